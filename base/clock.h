@@ -1,0 +1,25 @@
+/* Time as a number that is handed in: microseconds of a monotonic clock, or of a simulated one
+ * that stands still until a test advances it. Nothing that decides reads the system's clock.
+ *
+ * A real clock may be read by any thread; a simulated one belongs to one thread. No errors. */
+#ifndef TD_BASE_CLOCK_H
+#define TD_BASE_CLOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    bool is_simulated;
+    uint64_t simulated_us;
+} td_clock;
+
+td_clock td_clock_real(void);
+td_clock td_clock_simulated(uint64_t start_us);
+
+/* Microseconds since an unnamed moment; never goes back. */
+uint64_t td_clock_now_us(const td_clock *clock);
+
+/* Moves a simulated clock forward (it saturates at the end of time). */
+void td_clock_advance(td_clock *clock, uint64_t us);
+
+#endif

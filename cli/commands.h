@@ -1,0 +1,17 @@
+/* The commands of the `tandem` program, one file each. Each gets the arguments after its name and
+ * returns the process's exit code; `err` is printed by main when it is set. */
+#ifndef TD_CLI_COMMANDS_H
+#define TD_CLI_COMMANDS_H
+
+#include "base/err.h"
+
+int command_generate(int argc, char **argv, td_err *err);
+int command_devices(int argc, char **argv, td_err *err);
+int command_inspect(int argc, char **argv, td_err *err);
+int command_tokenize(int argc, char **argv, td_err *err);
+int command_logits(int argc, char **argv, td_err *err);
+int command_bench(int argc, char **argv, td_err *err);
+int command_plan(int argc, char **argv, td_err *err);
+int command_draft(int argc, char **argv, td_err *err);
+
+#endif

@@ -1,0 +1,146 @@
+/* tandem devices: what can run a model here. */
+#include "cli/commands.h"
+#include "cli/options.h"
+
+#include "base/check.h"
+#include "base/json_writer.h"
+#include "kernels/device.h"
+
+#include <stddef.h>
+#include <stdio.h>
+
+typedef struct {
+    bool is_json, is_measured;
+} fields;
+
+static const option options[] = {
+    {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
+    {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL, "measure the read bandwidth of each (a second or two)"},
+};
+static const command_help help = {"devices", "tandem devices [--json] [--measure]",
+                                  "Lists devices: what --device takes, name, driver, memory by heap and limits.",
+                                  options, TD_COUNT(options)};
+
+static const char *kind_name(td_device_kind kind)
+{
+    static const char *const names[] = {"host", "discrete GPU", "integrated GPU", "virtual GPU", "software"};
+    return (size_t)kind < TD_COUNT(names) ? names[kind] : "?";
+}
+
+/* Bytes a second, or 0 when it cannot be measured. */
+static double measure(const td_device_info *info)
+{
+    td_device *dev = info->is_usable ? td_device_create(info->spec, NULL) : NULL;
+    double rate = 0;
+    if (dev && !td_device_measure_bandwidth(dev, &rate, NULL))
+        rate = 0;
+    td_device_destroy(&dev);
+    return rate;
+}
+
+static void print_one(const td_device_info *d, bool is_measured)
+{
+    printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor, d->driver);
+    if (!d->is_usable)
+        printf("  not usable: %s\n", d->why_not);
+    for (uint32_t i = 0; i < d->n_heaps; i++)
+        printf("  heap %u: %.1f GiB, %.1f GiB free for use%s%s\n", i, (double)d->heaps[i].n_bytes / (1 << 30),
+               (double)d->heaps[i].budget_bytes / (1 << 30), d->heaps[i].is_device_local ? ", device-local" : "",
+               d->heaps[i].is_host_visible ? ", host-visible" : "");
+    if (d->max_buffer_bytes)
+        printf("  largest buffer %.0f MiB, subgroup %u%s%s%s\n", (double)d->max_buffer_bytes / (1 << 20),
+               d->subgroup_size, d->has_f16 ? ", f16" : "", d->has_int8_dot ? ", int8 dot" : "",
+               d->has_coopmat ? ", cooperative matrix" : "");
+    if (d->n_threads)
+        printf("  %u threads\n", d->n_threads);
+    if (d->quirks[0])
+        printf("  quirks: %s\n", d->quirks);
+    if (is_measured && d->is_usable)
+        printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
+}
+
+static void put(td_json_writer *w, const char *key, const char *value)
+{
+    td_json_write_key(w, key);
+    td_json_write_string(w, value);
+}
+
+static void put_bool(td_json_writer *w, const char *key, bool value)
+{
+    td_json_write_key(w, key);
+    td_json_write_bool(w, value);
+}
+
+static void put_u64(td_json_writer *w, const char *key, uint64_t value)
+{
+    td_json_write_key(w, key);
+    td_json_write_u64(w, value);
+}
+
+static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index, bool is_measured)
+{
+    td_json_begin_object(w);
+    put_u64(w, "index", index);
+    put(w, "device", d->spec);
+    put(w, "name", d->name);
+    put(w, "kind", kind_name(d->kind));
+    put(w, "vendor", d->vendor);
+    put(w, "driver", d->driver);
+    put_bool(w, "usable", d->is_usable);
+    put(w, "why_not", d->is_usable ? NULL : d->why_not);
+    td_json_write_key(w, "heaps");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < d->n_heaps; i++) {
+        td_json_begin_object(w);
+        put_u64(w, "bytes", d->heaps[i].n_bytes);
+        put_u64(w, "budget_bytes", d->heaps[i].budget_bytes);
+        put_bool(w, "device_local", d->heaps[i].is_device_local);
+        put_bool(w, "host_visible", d->heaps[i].is_host_visible);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+    put_u64(w, "max_buffer_bytes", d->max_buffer_bytes);
+    put_u64(w, "subgroup_size", d->subgroup_size);
+    put_u64(w, "threads", d->n_threads);
+    put_bool(w, "f16", d->has_f16);
+    put_bool(w, "int8_dot", d->has_int8_dot);
+    put_bool(w, "cooperative_matrix", d->has_coopmat);
+    put(w, "quirks", d->quirks);
+    if (is_measured) {
+        td_json_write_key(w, "bandwidth_bytes_per_s");
+        td_json_write_double(w, measure(d));
+    }
+    td_json_end_object(w);
+}
+
+int command_devices(int argc, char **argv, td_err *err)
+{
+    fields f = {0};
+    bool is_help;
+    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+        return 0;
+    if (is_help) {
+        options_print_help(&help);
+        return 0;
+    }
+    static td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
+    if (!f.is_json) {
+        for (uint32_t i = 0; i < n; i++)
+            print_one(&infos[i], f.is_measured);
+        return 0;
+    }
+    td_json_writer *w = td_json_writer_create(true, err);
+    if (!w)
+        return 0;
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < n; i++)
+        write_one(w, &infos[i], i, f.is_measured);
+    td_json_end_array(w);
+    const char *text;
+    size_t n_bytes;
+    if (td_json_writer_end(w, &text, &n_bytes, err))
+        puts(text);
+    td_json_writer_destroy(&w);
+    return 0;
+}

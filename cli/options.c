@@ -1,0 +1,299 @@
+#include "cli/options.h"
+
+#include "base/check.h"
+#include "base/text.h"
+#include "kernels/types.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SECTIONS_MAX 8u
+#define FIELDS_MAX   40u
+#define PATH_MAX_BYTES 4095
+
+static void *field_of(const option *o, void *fields) { return (char *)fields + o->offset; }
+
+static bool set_number(const option *o, void *fields, const char *text, td_err *err)
+{
+    double value = 0;
+    uint64_t whole = 0;
+    bool is_ok;
+    if (o->kind == OPT_FLOAT) {
+        is_ok = td_text_read_double(text, &value) && value >= o->min && value <= o->max;
+        if (is_ok)
+            *(float *)field_of(o, fields) = (float)value;
+    } else {
+        is_ok = td_text_read_u64(text, &whole) && (double)whole >= o->min && (double)whole <= o->max;
+        if (is_ok && o->kind == OPT_U32)
+            *(uint32_t *)field_of(o, fields) = (uint32_t)whole;
+        else if (is_ok)
+            *(uint64_t *)field_of(o, fields) = whole;
+    }
+    return is_ok || td_err_set(err, TD_E_USAGE, "%s: %s; allowed: %s %.15g..%.15g", o->flag,
+                               td_text_quote(text, strlen(text)).text,
+                               o->kind == OPT_FLOAT ? "a number" : "an integer", o->min, o->max);
+}
+
+static bool set_cache_type(const option *o, void *fields, const char *text, td_err *err)
+{
+    const td_type_info *type = td_type_find_name(text);
+    if (!type || !type->is_cache_type)
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16, q8_0, q4_0", o->flag,
+                          td_text_quote(text, strlen(text)).text);
+    *(const td_type_info **)field_of(o, fields) = type;
+    return true;
+}
+
+static bool add_to_list(const option *o, void *fields, const char *text, td_err *err)
+{
+    option_list *list = field_of(o, fields);
+    if (list->n == TD_OPTION_LIST_MAX)
+        return td_err_set(err, TD_E_USAGE, "%s: more than %u of them", o->flag, TD_OPTION_LIST_MAX);
+    list->items[list->n++] = text;
+    return true;
+}
+
+static bool set_option(const option *o, void *fields, const char *text, td_err *err)
+{
+    switch (o->kind) {
+    case OPT_FLAG:
+        *(bool *)field_of(o, fields) = true;
+        return true;
+    case OPT_U32:
+    case OPT_U64:
+    case OPT_FLOAT:
+        return set_number(o, fields, text, err);
+    case OPT_TEXT:
+        *(const char **)field_of(o, fields) = text;
+        return true;
+    case OPT_LIST:
+        return add_to_list(o, fields, text, err);
+    case OPT_CACHE_TYPE:
+        return set_cache_type(o, fields, text, err);
+    }
+    return false;
+}
+
+static const option *find_flag(const command_help *help, const char *text, size_t n_bytes)
+{
+    for (size_t i = 0; i < help->n_options; i++)
+        if (strlen(help->options[i].flag) == n_bytes && !memcmp(help->options[i].flag, text, n_bytes))
+            return &help->options[i];
+    return NULL;
+}
+
+static bool unknown_flag(const command_help *help, const char *text, td_err *err)
+{
+    const char *names[FIELDS_MAX];
+    size_t n = 0;
+    for (size_t i = 0; i < help->n_options && n < FIELDS_MAX; i++)
+        names[n++] = help->options[i].flag;
+    const char *nearest = td_text_find_nearest(text, names, n);
+    return td_err_set(err, TD_E_USAGE, "%s is no option of `tandem %s`%s%s%s; see `tandem %s --help`",
+                      td_text_quote(text, strlen(text)).text, help->name,
+                      nearest ? " (did you mean " : "", nearest ? nearest : "", nearest ? "?)" : "",
+                      help->name);
+}
+
+const char *options_find_config(int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "--config=", 9))
+            return argv[i] + 9;
+        if (!strcmp(argv[i], "--config") && i + 1 < argc)
+            return argv[i + 1];
+    }
+    return NULL;
+}
+
+bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
+                   td_err *err)
+{
+    bool is_list_begun[FIELDS_MAX] = {false};
+    *is_help = false;
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            *is_help = true;
+            return true;
+        }
+        const char *equals = !strncmp(argv[i], "--", 2) ? strchr(argv[i], '=') : NULL;
+        const option *o =
+            find_flag(help, argv[i], equals ? (size_t)(equals - argv[i]) : strlen(argv[i]));
+        if (!o)
+            return unknown_flag(help, argv[i], err);
+        const char *value = equals ? equals + 1 : NULL;
+        if (o->kind == OPT_FLAG && value)
+            return td_err_set(err, TD_E_USAGE, "%s takes no value", o->flag);
+        if (o->kind != OPT_FLAG && !value) {
+            if (i + 1 == argc)
+                return td_err_set(err, TD_E_USAGE, "%s needs a value: %s", o->flag, o->argument);
+            value = argv[++i];
+        }
+        /* Flags win over the file: the first of a list replaces what came from there. */
+        size_t index = (size_t)(o - help->options);
+        if (o->kind == OPT_LIST && !is_list_begun[index]) {
+            ((option_list *)field_of(o, fields))->n = 0;
+            is_list_begun[index] = true;
+        }
+        if (!set_option(o, fields, value, err))
+            return false;
+    }
+    return true;
+}
+
+/* -- configuration files ------------------------------------------------------------------- */
+
+typedef struct {
+    char name[32];
+    td_json_field fields[FIELDS_MAX];
+    const option *options[FIELDS_MAX];
+    size_t n_fields;
+    td_json_schema schema;
+} section;
+
+static td_json_field json_field(const option *o, const char *key)
+{
+    static const char *const cache_types[] = {"f32", "f16", "q8_0", "q4_0", NULL};
+    td_json_field f = {.key = key};
+    switch (o->kind) {
+    case OPT_FLAG:
+        f.type = TD_JSON_BOOL;
+        break;
+    case OPT_U32:
+    case OPT_U64:
+        f.type = TD_JSON_INT;
+        f.min = (int64_t)o->min;
+        f.max = o->max >= 9.2e18 ? INT64_MAX : (int64_t)o->max;
+        break;
+    case OPT_FLOAT:
+        f.type = TD_JSON_FLOAT;
+        f.f_min = o->min;
+        f.f_max = o->max;
+        break;
+    case OPT_TEXT:
+        f.type = TD_JSON_STRING;
+        f.min = 1;
+        f.max = PATH_MAX_BYTES;
+        break;
+    case OPT_LIST:
+        f.type = TD_JSON_STRING_OR_LIST;
+        f.min = 1;
+        f.max = PATH_MAX_BYTES;
+        f.n_max = TD_OPTION_LIST_MAX;
+        break;
+    case OPT_CACHE_TYPE:
+        f.type = TD_JSON_ENUM;
+        f.names = cache_types;
+        break;
+    }
+    return f;
+}
+
+/* Sorts the table's rows into the sections of a file. */
+static size_t build_sections(const command_help *help, section sections[SECTIONS_MAX])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < help->n_options; i++) {
+        const option *o = &help->options[i];
+        const char *dot = o->config ? strchr(o->config, '.') : NULL;
+        if (!dot)
+            continue;
+        size_t k = 0, n_name = (size_t)(dot - o->config);
+        while (k < n && (strlen(sections[k].name) != n_name || memcmp(sections[k].name, o->config, n_name)))
+            k++;
+        if (k == n) {
+            TD_ASSERT(n < SECTIONS_MAX && n_name < sizeof sections[k].name);
+            sections[n] = (section){0};
+            memcpy(sections[n++].name, o->config, n_name);
+        }
+        section *s = &sections[k];
+        TD_ASSERT(s->n_fields < FIELDS_MAX);
+        s->options[s->n_fields] = o;
+        s->fields[s->n_fields++] = json_field(o, dot + 1);
+    }
+    return n;
+}
+
+static bool apply_field(const option *o, const char *key, const td_json_object *object, void *fields,
+                        td_err *err)
+{
+    if (!td_json_has(object, key))
+        return true;
+    switch (o->kind) {
+    case OPT_FLAG:
+        *(bool *)field_of(o, fields) = td_json_get_bool(object, key, false);
+        return true;
+    case OPT_U32:
+        *(uint32_t *)field_of(o, fields) = (uint32_t)td_json_get_int(object, key, 0);
+        return true;
+    case OPT_U64:
+        *(uint64_t *)field_of(o, fields) = (uint64_t)td_json_get_int(object, key, 0);
+        return true;
+    case OPT_FLOAT:
+        *(float *)field_of(o, fields) = (float)td_json_get_double(object, key, 0);
+        return true;
+    case OPT_TEXT:
+        *(const char **)field_of(o, fields) = td_json_get_string(object, key, NULL);
+        return true;
+    case OPT_LIST:
+        ((option_list *)field_of(o, fields))->n = 0;
+        for (size_t i = 0; i < td_json_count(object, key); i++)
+            if (!add_to_list(o, fields, td_json_get_string_at(object, key, i), err))
+                return false;
+        return true;
+    case OPT_CACHE_TYPE: {
+        static const char *const names[] = {"f32", "f16", "q8_0", "q4_0"};
+        return set_cache_type(o, fields, names[td_json_get_enum(object, key, 1)], err);
+    }
+    }
+    return false;
+}
+
+bool options_read_config(const command_help *help, const char *path, void *fields,
+                         td_json **document, td_err *err)
+{
+    section sections[SECTIONS_MAX];
+    td_json_field roots[SECTIONS_MAX];
+    size_t n = build_sections(help, sections);
+    for (size_t i = 0; i < n; i++) {
+        sections[i].schema = (td_json_schema){sections[i].fields, sections[i].n_fields, false};
+        roots[i] = (td_json_field){.key = sections[i].name, .type = TD_JSON_OBJECT};
+    }
+    td_json_schema root_schema = {roots, n, false};
+    td_json_object root, object;
+    *document = td_json_read_file(path, err);
+    if (!*document || !td_json_read_root(*document, &root_schema, &root, err))
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (!td_json_has(&root, sections[i].name))
+            continue;
+        if (!td_json_read_member(&root, sections[i].name, &sections[i].schema, &object, err))
+            return false;
+        for (size_t k = 0; k < sections[i].n_fields; k++)
+            if (!apply_field(sections[i].options[k], sections[i].fields[k].key, &object, fields, err))
+                return false;
+    }
+    return true;
+}
+
+void options_print_help(const command_help *help)
+{
+    printf("usage: %s\n\n%s\n\n", help->usage, help->summary);
+    for (size_t i = 0; i < help->n_options; i++) {
+        const option *o = &help->options[i];
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s", o->flag, o->argument ? " " : "",
+                 o->argument ? o->argument : "");
+        printf("  %-26s %s\n", left, o->help);
+    }
+    printf("  %-26s %s\n", "-h, --help", "this text");
+    bool has_config = false;
+    for (size_t i = 0; i < help->n_options; i++)
+        has_config |= help->options[i].config != NULL;
+    if (!has_config)
+        return;
+    printf("\nKeys of a --config file (JSON; flags win over it):\n");
+    for (size_t i = 0; i < help->n_options; i++)
+        if (help->options[i].config)
+            printf("  %-26s %s\n", help->options[i].config, help->options[i].flag);
+}

@@ -1,0 +1,66 @@
+/* One table of options feeds the command line, the configuration file and --help.
+ *
+ * A row names a flag, its place in a configuration file ("section.key"), its kind and range, and
+ * the field of the caller's struct it sets. Flags win over the file. Every value is checked here;
+ * errors name the flag or FILE: section.key, the value seen and the values allowed (TD_E_USAGE;
+ * TD_E_DATA for a file). Strings point into argv or the configuration document, which must live
+ * as long as the struct. */
+#ifndef TD_CLI_OPTIONS_H
+#define TD_CLI_OPTIONS_H
+
+#include "base/err.h"
+#include "base/json.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TD_OPTION_LIST_MAX 16u
+
+typedef enum {
+    OPT_FLAG,  /* bool */
+    OPT_U32,   /* uint32_t in min..max */
+    OPT_U64,   /* uint64_t in min..max */
+    OPT_FLOAT, /* float in min..max */
+    OPT_TEXT,  /* const char * */
+    OPT_LIST,  /* option_list: given several times on the command line, a list in the file */
+    OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
+} option_kind;
+
+typedef struct {
+    uint32_t n;
+    const char *items[TD_OPTION_LIST_MAX];
+} option_list;
+
+typedef struct {
+    const char *flag;       /* "--temp" or "-n" */
+    const char *config;     /* "sampling.temp", or NULL: not in files */
+    option_kind kind;
+    size_t offset;          /* of the field */
+    double min, max;        /* numbers */
+    const char *argument;   /* "T" in the help; NULL for flags */
+    const char *help;       /* the default included */
+} option;
+
+typedef struct {
+    const char *name;       /* "generate" */
+    const char *usage;      /* "tandem generate --target M.gguf [options]" */
+    const char *summary;
+    const option *options;
+    size_t n_options;
+} command_help;
+
+/* Parses argv[0..argc) into *fields. *is_help is set by --help, and parsing stops there. */
+bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
+                   td_err *err);
+
+/* Applies a configuration file. *document must be destroyed after the last use of the fields. */
+bool options_read_config(const command_help *help, const char *path, void *fields,
+                         td_json **document, td_err *err);
+
+/* The value of --config among argv, or NULL; so that the file comes first and flags win. */
+const char *options_find_config(int argc, char **argv);
+
+void options_print_help(const command_help *help);
+
+#endif

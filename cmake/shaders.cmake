@@ -1,0 +1,68 @@
+# Compiles kernels/shaders/*.comp to SPIR-V, optimizes it and links it into td_kernels, where
+# td_shader_find("mat_vec.Q4_K") gives its words. A shader named in TD_SHADER_VARIANTS is compiled
+# once per value of the macro, all others once. Includes are tracked through depfiles.
+set(TD_QUANTS F32=0 F16=1 Q4_0=2 Q8_0=8 Q4_K=12 Q6_K=14) # GGUF type ids, as in kernels/types.h
+set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
+    embed:QUANT:TD_QUANTS
+    mat_vec:QUANT:TD_QUANTS
+    mat_mul:QUANT:TD_QUANTS)
+
+set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)
+file(MAKE_DIRECTORY ${TD_SHADER_DIR})
+set(td_shader_externs "")
+set(td_shader_rows "")
+set(td_shader_count 0)
+
+# One SPIR-V module, named `name`, out of kernels/shaders/`source`.comp.
+macro(td_shader name source)
+    set(spv ${TD_SHADER_DIR}/${name}.spv)
+    string(MAKE_C_IDENTIFIER "td_spv_${name}" symbol)
+    add_custom_command(
+        OUTPUT ${spv}
+        COMMAND ${TD_GLSLANG} --quiet --target-env vulkan1.3 ${ARGN}
+                -I${CMAKE_SOURCE_DIR}/kernels/shaders --depfile ${spv}.d
+                -o ${spv} ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
+        COMMAND ${TD_SPIRV_OPT} --target-env=vulkan1.3 -O ${spv} -o ${spv}
+        DEPENDS ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
+        DEPFILE ${spv}.d
+        COMMENT "Shader ${name}"
+        VERBATIM)
+    add_custom_command(
+        OUTPUT ${spv}.c
+        COMMAND ${CMAKE_COMMAND} -DINPUT=${spv} -DOUTPUT=${spv}.c -DSYMBOL=${symbol}
+                -P ${CMAKE_SOURCE_DIR}/cmake/embed_shader.cmake
+        DEPENDS ${spv} ${CMAKE_SOURCE_DIR}/cmake/embed_shader.cmake
+        VERBATIM)
+    target_sources(td_kernels PRIVATE ${spv}.c)
+    string(APPEND td_shader_externs
+           "extern const uint32_t ${symbol}[];\nextern const size_t ${symbol}_n_words;\n")
+    string(APPEND td_shader_rows "    {\"${name}\", ${symbol}, &${symbol}_n_words},\n")
+    math(EXPR td_shader_count "${td_shader_count} + 1")
+endmacro()
+
+file(GLOB td_shader_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/shaders/*.comp)
+foreach(path ${td_shader_sources})
+    get_filename_component(source ${path} NAME_WE)
+    set(has_variants FALSE)
+    foreach(variant ${TD_SHADER_VARIANTS})
+        string(REPLACE ":" ";" variant ${variant})
+        list(GET variant 0 shader)
+        list(GET variant 1 macro)
+        list(GET variant 2 values)
+        if(shader STREQUAL source)
+            set(has_variants TRUE)
+            foreach(value ${${values}})
+                string(REPLACE "=" ";" value ${value})
+                list(GET value 0 suffix)
+                list(GET value 1 number)
+                td_shader(${source}.${suffix} ${source} -D${macro}=${number})
+            endforeach()
+        endif()
+    endforeach()
+    if(NOT has_variants)
+        td_shader(${source} ${source})
+    endif()
+endforeach()
+
+configure_file(${CMAKE_SOURCE_DIR}/cmake/shader_table.c.in ${TD_SHADER_DIR}/shader_table.c @ONLY)
+target_sources(td_kernels PRIVATE ${TD_SHADER_DIR}/shader_table.c)

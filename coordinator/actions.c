@@ -1,0 +1,128 @@
+/* td_coordinator_next: the first thing owed to anybody. Control of the target comes before its next
+ * micro-batch, because both travel in one ordered queue; FINISH comes last of a sequence. */
+#include "coordinator/state.h"
+
+#include "base/check.h"
+
+/* Cache control, in the order in which it must be done. */
+static bool next_for_target(sequence *s, td_action *action)
+{
+    if (s->owes_open) {
+        s->owes_open = false;
+        action->kind = TD_ACT_OPEN;
+    } else if (s->owes_truncate) {
+        s->owes_truncate = false;
+        action->kind = TD_ACT_TRUNCATE;
+        action->length = s->n_cached;
+    } else if (s->owes_commit) {
+        s->owes_commit = false;
+        action->kind = TD_ACT_COMMIT;
+        action->length = s->n_cached;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool next_tokens(sequence *s, td_action *action)
+{
+    if (s->n_announced == s->info.n_tokens)
+        return false;
+    action->kind = TD_ACT_TOKENS;
+    action->position = s->info.n_prompt + s->n_announced;
+    action->tokens = s->info.tokens + s->n_announced;
+    action->is_draft = s->is_draft + s->n_announced;
+    action->n_tokens = s->info.n_tokens - s->n_announced;
+    s->n_announced = s->info.n_tokens;
+    return true;
+}
+
+static bool next_ending(const td_coordinator *c, sequence *s, td_action *action)
+{
+    if (s->phase != PHASE_ENDING)
+        return false;
+    if (s->owes_close) {
+        s->owes_close = false;
+        action->kind = TD_ACT_CLOSE;
+    } else if (s->is_draft_open && c->has_drafter) {
+        s->is_draft_open = false;
+        action->kind = TD_ACT_DRAFT_CLOSE;
+    } else {
+        s->phase = PHASE_DONE;
+        action->kind = TD_ACT_FINISH;
+        action->reason = s->info.reason;
+    }
+    return true;
+}
+
+/* Tells the drafter what it lacks. */
+static bool next_feed(sequence *s, td_action *action)
+{
+    uint32_t length = sequence_length(s);
+    if (!s->is_draft_open) {
+        s->is_draft_open = true;
+        s->n_fed = 0;
+        action->kind = TD_ACT_DRAFT_OPEN;
+    } else if (s->n_fed < length) {
+        action->kind = TD_ACT_DRAFT_FEED;
+        action->position = s->n_fed;
+        action->tokens = s->tokens + s->n_fed;
+        action->n_tokens = td_min_u32(length - s->n_fed, TD_FEED_TOKENS_MAX);
+        s->n_fed += action->n_tokens;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static uint64_t deadline_from(uint64_t now_us, uint64_t wait_us)
+{
+    uint64_t deadline_us;
+    return td_add_u64(now_us, wait_us, &deadline_us) ? deadline_us : UINT64_MAX;
+}
+
+/* Starts the round: asks for a draft, or is ready without one. */
+static bool next_proposal(const td_coordinator *c, sequence *s, td_action *action)
+{
+    if (s->phase != PHASE_DECODE || s->round != ROUND_START)
+        return false;
+    /* The round commits one token more than it drafts. */
+    uint32_t k = td_min_u32(c->params.draft_max, s->n_generate_max - s->info.n_tokens - 1);
+    s->n_draft = 0;
+    if (k == 0 || !c->has_drafter || s->is_asked) {
+        s->round = ROUND_READY;
+        return false;
+    }
+    s->round = ROUND_DRAFTING;
+    s->is_asked = true;
+    s->asked_epoch = s->epoch;
+    s->asked_position = sequence_length(s);
+    s->asked_k = k;
+    s->deadline_us = deadline_from(c->now_us, c->params.draft_deadline_us);
+    action->kind = TD_ACT_DRAFT_PROPOSE;
+    action->position = s->asked_position;
+    action->k = k;
+    return true;
+}
+
+static bool next_of_sequence(const td_coordinator *c, sequence *s, td_action *action)
+{
+    if (s->phase == PHASE_FREE || s->phase == PHASE_DONE)
+        return false;
+    if (next_for_target(s, action) || next_tokens(s, action) || next_ending(c, s, action))
+        return true;
+    if (c->has_drafter && c->params.draft_max > 0 && !sequence_is_mute(s) && next_feed(s, action))
+        return true;
+    return next_proposal(c, s, action);
+}
+
+bool td_coordinator_next(td_coordinator *c, td_action *action)
+{
+    for (uint32_t slot = 0; slot < c->params.n_slots; ++slot) {
+        sequence *s = &c->sequences[slot];
+        *action = (td_action){.sequence = s->id, .slot = slot, .epoch = s->epoch};
+        if (next_of_sequence(c, s, action))
+            return true;
+    }
+    return td_batch_begin(c, action);
+}

@@ -1,0 +1,257 @@
+/* The coordinator's door: creation, sequences in and out, and events. What is to be done about them
+ * is decided in actions.c and batch.c. */
+#include "coordinator/coordinator.h"
+
+#include "base/check.h"
+#include "coordinator/state.h"
+
+#include <string.h>
+
+const char *td_reason_name(td_reason reason)
+{
+    static const char *const names[] = {"none", "eos", "stop", "length", "context", "cancelled"};
+    TD_ASSERT((size_t)reason < TD_COUNT(names));
+    return names[reason];
+}
+
+static bool check_range(const char *name, uint32_t value, uint32_t min, uint32_t max, td_err *err)
+{
+    if (value >= min && value <= max)
+        return true;
+    return td_err_set(err, TD_E_USAGE, "%s is %u; allowed: %u..%u", name, value, min, max);
+}
+
+static bool check_params(const td_coordinator_params *p, td_err *err)
+{
+    return check_range("parallel sequences", p->n_slots, 1, TD_SEQUENCES_MAX, err) &&
+           check_range("context", p->n_ctx, 2, TD_CONTEXT_MAX, err) &&
+           check_range("draft length", p->draft_max, 0, TD_DRAFT_MAX, err) &&
+           check_range("verify rows", p->verify_rows_max, 1, TD_VERIFY_ROWS_MAX, err) &&
+           check_range("prefill rows", p->prefill_rows, 1, TD_BATCH_ROWS_MAX, err) &&
+           check_range("vocabulary", p->n_vocab, 1, TD_VOCAB_MAX, err);
+}
+
+static bool measure_tokens(td_coordinator *c, td_err *err)
+{
+    for (uint32_t id = 0; id < c->params.n_vocab; ++id) {
+        size_t n_bytes = 0;
+        c->params.token_bytes(c->params.user, id, &n_bytes);
+        if (n_bytes > TD_TOKEN_BYTES_MAX)
+            return td_err_set(err, TD_E_DATA, "token %u has %zu bytes; allowed: 0..%u", id, n_bytes,
+                              TD_TOKEN_BYTES_MAX);
+        c->token_bytes_max = td_max_u32(c->token_bytes_max, (uint32_t)n_bytes);
+    }
+    return true;
+}
+
+td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_err *err)
+{
+    TD_ASSERT(params->token_bytes && params->token_is_end);
+    if (!check_params(params, err))
+        return NULL;
+    td_coordinator *c = td_alloc(1, sizeof(*c), err);
+    if (!c)
+        return NULL;
+    c->params = *params;
+    if (!measure_tokens(c, err))
+        td_coordinator_destroy(&c);
+    return c;
+}
+
+void td_coordinator_destroy(td_coordinator **coordinator)
+{
+    td_coordinator *c = *coordinator;
+    if (!c)
+        return;
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; ++i)
+        td_sequence_end(&c->sequences[i]);
+    td_free(c);
+    *coordinator = NULL;
+}
+
+static sequence *find_sequence(const td_coordinator *c, uint32_t id)
+{
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        if (c->sequences[i].phase != PHASE_FREE && c->sequences[i].id == id)
+            return (sequence *)&c->sequences[i];
+    return NULL;
+}
+
+uint32_t td_coordinator_new_epoch(td_coordinator *c)
+{
+    if (++c->last_epoch == 0) /* 0 is never an epoch */
+        ++c->last_epoch;
+    return c->last_epoch;
+}
+
+/* Time passes only by events. Deadlines that passed make their rounds plain ones. */
+static void advance_clock(td_coordinator *c, uint64_t now_us)
+{
+    if (now_us > c->now_us)
+        c->now_us = now_us;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        sequence *s = &c->sequences[i];
+        if (s->phase != PHASE_DECODE || s->round != ROUND_DRAFTING || s->deadline_us > c->now_us)
+            continue;
+        s->round = ROUND_READY;
+        ++c->stats.n_deadlines;
+    }
+}
+
+uint32_t td_coordinator_n_free(const td_coordinator *c)
+{
+    uint32_t n_free = 0;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        n_free += c->sequences[i].phase == PHASE_FREE;
+    return n_free;
+}
+
+bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uint64_t now_us,
+                        uint32_t *id, td_err *err)
+{
+    advance_clock(c, now_us);
+    sequence *s = NULL;
+    for (uint32_t i = 0; i < c->params.n_slots && !s; ++i)
+        if (c->sequences[i].phase == PHASE_FREE)
+            s = &c->sequences[i];
+    if (!s)
+        return td_err_set(err, TD_E_AGAIN, "all %u sequence slots are taken", c->params.n_slots);
+    while (find_sequence(c, c->next_sequence)) /* only after 2^32 sequences */
+        ++c->next_sequence;
+    if (!td_sequence_begin(s, c, params, err))
+        return false;
+    s->id = c->next_sequence++;
+    s->order = ++c->last_order;
+    s->epoch = td_coordinator_new_epoch(c);
+    s->info.added_us = c->now_us;
+    *id = s->id;
+    return true;
+}
+
+void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason)
+{
+    s->phase = PHASE_ENDING;
+    s->info.reason = reason;
+    s->info.finished_us = c->now_us;
+    s->owes_close = !s->owes_open; /* what was never opened needs no closing */
+    s->owes_open = false;
+}
+
+void td_coordinator_cancel(td_coordinator *c, uint32_t id, uint64_t now_us)
+{
+    advance_clock(c, now_us);
+    sequence *s = find_sequence(c, id);
+    if (s && sequence_is_active(s))
+        td_coordinator_finish(c, s, TD_REASON_CANCELLED);
+}
+
+const td_sequence_info *td_coordinator_info(const td_coordinator *c, uint32_t id)
+{
+    const sequence *s = find_sequence(c, id);
+    return s ? &s->info : NULL;
+}
+
+void td_coordinator_remove(td_coordinator *c, uint32_t id)
+{
+    sequence *s = find_sequence(c, id);
+    TD_ASSERT(s && s->phase == PHASE_DONE);
+    td_sequence_end(s);
+}
+
+void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_us)
+{
+    advance_clock(c, now_us);
+    c->has_drafter = is_joined;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        sequence *s = &c->sequences[i];
+        s->is_draft_open = s->is_asked = false;
+        if (!sequence_is_active(s))
+            continue;
+        /* A draft that has arrived stays good: it is token ids, whoever they came from. */
+        if (s->phase == PHASE_DECODE && s->round == ROUND_DRAFTING)
+            s->round = ROUND_START;
+        s->epoch = td_coordinator_new_epoch(c);
+    }
+}
+
+static bool are_tokens(const td_coordinator *c, const uint32_t *ids, uint32_t n_ids)
+{
+    for (uint32_t i = 0; i < n_ids; ++i)
+        if (ids[i] >= c->params.n_vocab)
+            return false;
+    return true;
+}
+
+/* Numbers are handed out in ascending order; those before the next one have been in use. */
+static bool was_issued(uint32_t number, uint32_t next) { return next - number - 1 < 1u << 31; }
+
+static void take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
+                       const uint32_t *ids, uint32_t n_ids)
+{
+    if (!s->is_asked || epoch != s->asked_epoch || position != s->asked_position) {
+        bool is_old = was_issued(epoch, c->last_epoch + 1) && position <= sequence_length(s);
+        ++*(is_old ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
+        return;
+    }
+    if (n_ids > s->asked_k || !are_tokens(c, ids, n_ids)) {
+        ++c->stats.n_bad_drafts;
+        return;
+    }
+    s->is_asked = false;
+    if (s->round != ROUND_DRAFTING)
+        ++c->stats.n_late_drafts;
+    /* A late one still serves if the target has been too busy to start the round without it. */
+    bool is_of_round = s->round == ROUND_DRAFTING ||
+                       (s->round == ROUND_READY && epoch == s->epoch &&
+                        position == sequence_length(s));
+    if (!is_of_round)
+        return;
+    s->round = ROUND_READY;
+    s->n_draft = n_ids;
+    if (n_ids > 0)
+        memcpy(s->draft, ids, n_ids * sizeof(*ids));
+}
+
+void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uint32_t position,
+                             const uint32_t *ids, uint32_t n_ids, uint64_t now_us)
+{
+    sequence *s = find_sequence(c, id);
+    if (s && sequence_is_active(s))
+        take_draft(c, s, epoch, position, ids, n_ids);
+    else
+        ++*(was_issued(id, c->next_sequence) ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
+    advance_clock(c, now_us);
+}
+
+void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_t *chosen,
+                                uint64_t now_us)
+{
+    advance_clock(c, now_us);
+    if (c->is_in_flight && batch == c->batch)
+        td_batch_end(c, chosen);
+    else
+        ++c->stats.n_stale_batches;
+}
+
+void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us) { advance_clock(c, now_us); }
+
+uint64_t td_coordinator_deadline_us(const td_coordinator *c)
+{
+    uint64_t first_us = UINT64_MAX;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        const sequence *s = &c->sequences[i];
+        if (s->phase == PHASE_DECODE && s->round == ROUND_DRAFTING && s->deadline_us < first_us)
+            first_us = s->deadline_us;
+    }
+    return first_us;
+}
+
+bool td_coordinator_is_idle(const td_coordinator *c)
+{
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        if (c->sequences[i].phase != PHASE_FREE && c->sequences[i].phase != PHASE_DONE)
+            return false;
+    return true;
+}
+
+const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c) { return &c->stats; }

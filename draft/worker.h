@@ -1,0 +1,28 @@
+/* The draft worker: serves one coordinator over a link, in a thread of the same process (inproc) or
+ * in a process of its own (`tandem draft`). Two threads: one owns the link and answers pings at
+ * once, the other computes, so that a long prompt does not pass for a dead worker.
+ *
+ * A proposal whose sequence was fed or closed since is not computed: the coordinator has moved on.
+ * Errors: what link.h and drafter.h list; a message that makes no sense is logged and dropped. */
+#ifndef TD_DRAFT_WORKER_H
+#define TD_DRAFT_WORKER_H
+
+#include "base/err.h"
+#include "draft/drafter.h"
+#include "transport/link.h"
+
+typedef struct {
+    td_drafter *drafter;            /* borrowed; the worker's alone while it runs */
+    const td_tokenizer *tokenizer;  /* for the vocabulary's hash */
+    td_transport *transport;
+    const char *endpoint;           /* bound */
+    int stop_fd;                    /* readable: stop */
+} td_draft_worker_params;
+
+/* Serves until stop_fd is readable. False when the endpoint cannot be had or the device failed. */
+bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err);
+
+/* The hash callback of peer.h for a tokenizer. */
+uint64_t td_draft_vocab_hash(void *tokenizer, uint32_t a, uint32_t b);
+
+#endif

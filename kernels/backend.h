@@ -1,0 +1,101 @@
+/* What a kind of device implements. Private to kernels/: device.c and ops.c are the front that
+ * checks and records, a backend is a table of functions over the records. */
+#ifndef TD_KERNELS_BACKEND_H
+#define TD_KERNELS_BACKEND_H
+
+#include "kernels/ops.h"
+
+#define TD_PROGRAM_OPS_MAX 8192u
+#define TD_VIEWS_MAX       3u
+
+typedef enum {
+    TD_OP_EMBED,
+    TD_OP_RMS_NORM,
+    TD_OP_MAT_MUL,
+    TD_OP_ROPE,
+    TD_OP_KV_STORE,
+    TD_OP_ATTENTION,
+    TD_OP_SWIGLU,
+    TD_OP_ADD,
+    TD_OP_GATHER,
+    TD_OP_COUNT
+} td_op_kind;
+
+/* One recorded op. Reads in[0..n_in) (and, by kind, weight, bias, kv, batch); writes out (and kv
+ * for kv_store; rope writes in[0]'s columns, which out repeats). */
+typedef struct {
+    td_op_kind kind;
+    uint32_t n_in;
+    td_view in[TD_VIEWS_MAX];
+    td_view out;
+    td_weight *weight, *bias;
+    td_kv *kv;
+    td_batch_tensors batch;
+    union {
+        struct { uint32_t n_groups; float eps; } rms_norm;
+        struct { td_rope_kind kind; uint32_t head_dim, n_rot; } rope;
+        td_attention_params attention;
+    } u;
+} td_op;
+
+typedef struct td_backend td_backend;
+
+/* The common head of every object; a backend's own struct begins with it. */
+struct td_device {
+    const td_backend *backend;
+    td_device_info info;
+    uint64_t used_bytes, budget_bytes;
+};
+struct td_tensor {
+    td_device *dev;
+    td_tensor_params params; /* name is owned */
+    void *data;              /* host-visible memory or NULL */
+};
+struct td_weight {
+    td_device *dev;
+    td_weight_params params; /* name is owned */
+};
+struct td_kv {
+    td_device *dev;
+    td_kv_params params;
+};
+struct td_program {
+    td_device *dev;
+    td_program_params params; /* name is owned */
+    td_op *ops;               /* [n_ops], complete when compile is called */
+    uint32_t n_ops, capacity;
+    bool is_compiled;
+    bool is_out_of_memory; /* an op could not be recorded; td_program_end reports it */
+};
+
+/* Sizes are of the backend's own structs; the front allocates them zeroed, fills the head, calls
+ * *_init, and on failure *_free, which must accept half-built objects. */
+struct td_backend {
+    size_t tensor_size, weight_size, kv_size, program_size;
+    void (*device_destroy)(td_device *dev); /* frees the device struct too */
+    bool (*tensor_init)(td_tensor *t, td_err *err);
+    void (*tensor_free)(td_tensor *t);
+    bool (*weight_init)(td_weight *w, td_err *err);
+    void (*weight_free)(td_weight *w);
+    bool (*weight_write)(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
+    uint64_t (*weight_bytes)(const td_device *dev, const td_weight_params *params);
+    bool (*kv_init)(td_kv *kv, td_err *err);
+    void (*kv_free)(td_kv *kv);
+    uint64_t (*kv_bytes)(const td_device *dev, const td_kv_params *params);
+    bool (*program_compile)(td_program *p, td_err *err);
+    bool (*program_run)(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+    void (*program_free)(td_program *p);
+    bool (*measure_bandwidth)(td_device *dev, double *bytes_per_s, td_err *err);
+};
+
+/* Makers, by the spec's kind. host: n_threads 0 = all online CPUs; scalar = the oracle. `which` is
+ * the text after "vulkan:", an index or a part of the name. */
+td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err);
+void td_host_describe(td_device_info *info);
+td_device *td_vulkan_create(const char *which, td_err *err);
+uint32_t td_vulkan_list(td_device_info *out, uint32_t max);
+
+/* Rows an op works on in a run: n_rows, n_out or the tensor's capacity. */
+uint32_t td_op_rows(const td_op *op, uint32_t n_rows, uint32_t n_out);
+
+#endif

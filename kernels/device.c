@@ -1,0 +1,230 @@
+/* The front of every device: parses specs, allocates the objects' heads and hands them to the
+ * backend's table. ops.c records; the backends compile and run. */
+#include "kernels/backend.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS_MAX 1024u
+
+uint32_t td_device_list(td_device_info *out, uint32_t max)
+{
+    if (!max)
+        return 0;
+    out[0] = (td_device_info){.is_usable = true};
+    td_host_describe(&out[0]);
+    return 1 + td_vulkan_list(out + 1, max - 1);
+}
+
+/* "host" or "host:N". */
+static td_device *create_host(const char *spec, td_err *err)
+{
+    unsigned long n_threads = 0;
+    if (spec[4] == ':') {
+        char *end;
+        n_threads = strtoul(spec + 5, &end, 10);
+        if (spec[5] < '0' || spec[5] > '9' || *end || n_threads < 1 || n_threads > THREADS_MAX) {
+            td_err_set(err, TD_E_USAGE, "device \"%.64s\": threads must be 1..%u", spec,
+                       THREADS_MAX);
+            return NULL;
+        }
+    }
+    return td_host_create((uint32_t)n_threads, false, err);
+}
+
+td_device *td_device_create(const char *spec, td_err *err)
+{
+    if (!strncmp(spec, "host", 4) && (!spec[4] || spec[4] == ':'))
+        return create_host(spec, err);
+    if (!strcmp(spec, "scalar"))
+        return td_host_create(1, true, err);
+    if (!strncmp(spec, "vulkan:", 7) && spec[7])
+        return td_vulkan_create(spec + 7, err);
+    td_err_set(err, TD_E_USAGE,
+               "device \"%.64s\" is not known; allowed: host, host:THREADS, vulkan:INDEX, "
+               "vulkan:NAME (see `tandem devices`)",
+               spec);
+    return NULL;
+}
+
+void td_device_destroy(td_device **dev)
+{
+    if (*dev)
+        (*dev)->backend->device_destroy(*dev);
+    *dev = NULL;
+}
+
+const td_device_info *td_device_get_info(const td_device *dev) { return &dev->info; }
+
+void td_device_memory(const td_device *dev, uint64_t *used_bytes, uint64_t *budget_bytes)
+{
+    *used_bytes = dev->used_bytes;
+    *budget_bytes = dev->budget_bytes;
+}
+
+bool td_device_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *err)
+{
+    return dev->backend->measure_bandwidth(dev, bytes_per_s, err);
+}
+
+/* A copy of a name for messages; NULL names become "". */
+static const char *own_name(const char *name, td_err *err)
+{
+    return td_strndup(name ? name : "", name ? strlen(name) : 0, err);
+}
+
+td_tensor *td_tensor_create(td_device *dev, const td_tensor_params *params, td_err *err)
+{
+    TD_ASSERT(params->n_rows > 0 && params->n_cols > 0);
+    td_tensor *t = td_alloc(1, dev->backend->tensor_size, err);
+    if (!t)
+        return NULL;
+    t->dev = dev;
+    t->params = *params;
+    t->params.name = own_name(params->name, err);
+    if (!t->params.name || !dev->backend->tensor_init(t, err)) {
+        td_err_prepend(err, "tensor %s", params->name ? params->name : "");
+        td_tensor_destroy(&t);
+    }
+    return t;
+}
+
+void td_tensor_destroy(td_tensor **t)
+{
+    if (!*t)
+        return;
+    (*t)->dev->backend->tensor_free(*t);
+    td_free((void *)(uintptr_t)(*t)->params.name);
+    td_free(*t);
+    *t = NULL;
+}
+
+const td_tensor_params *td_tensor_get_params(const td_tensor *t) { return &t->params; }
+
+void *td_tensor_data(td_tensor *t) { return t->params.is_host_visible ? t->data : NULL; }
+
+td_weight *td_weight_create(td_device *dev, const td_weight_params *params, td_err *err)
+{
+    TD_ASSERT(params->n_rows > 0 && params->n_cols > 0);
+    TD_ASSERT(params->n_cols % params->type->block_elements == 0);
+    td_weight *w = td_alloc(1, dev->backend->weight_size, err);
+    if (!w)
+        return NULL;
+    w->dev = dev;
+    w->params = *params;
+    w->params.name = own_name(params->name, err);
+    if (!w->params.name || !dev->backend->weight_init(w, err)) {
+        td_err_prepend(err, "weight %s", params->name ? params->name : "");
+        td_weight_destroy(&w);
+    }
+    return w;
+}
+
+void td_weight_destroy(td_weight **w)
+{
+    if (!*w)
+        return;
+    (*w)->dev->backend->weight_free(*w);
+    td_free((void *)(uintptr_t)(*w)->params.name);
+    td_free(*w);
+    *w = NULL;
+}
+
+const td_weight_params *td_weight_get_params(const td_weight *w) { return &w->params; }
+
+bool td_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err)
+{
+    TD_ASSERT(row0 <= w->params.n_rows && n_rows <= w->params.n_rows - row0);
+    if (!w->dev->backend->weight_write(w, row0, n_rows, rows, err))
+        return td_err_prepend(err, "weight %s", w->params.name);
+    return true;
+}
+
+uint64_t td_weight_bytes(const td_device *dev, const td_weight_params *params)
+{
+    return dev->backend->weight_bytes(dev, params);
+}
+
+td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
+{
+    TD_ASSERT(params->type_k->is_cache_type && params->type_v->is_cache_type);
+    TD_ASSERT(params->n_pages > 0 && params->n_head_kv > 0);
+    td_kv *kv = td_alloc(1, dev->backend->kv_size, err);
+    if (!kv)
+        return NULL;
+    kv->dev = dev;
+    kv->params = *params;
+    if (!dev->backend->kv_init(kv, err)) {
+        td_err_prepend(err, "kv cache of %u pages", params->n_pages);
+        td_kv_destroy(&kv);
+    }
+    return kv;
+}
+
+void td_kv_destroy(td_kv **kv)
+{
+    if (!*kv)
+        return;
+    (*kv)->dev->backend->kv_free(*kv);
+    td_free(*kv);
+    *kv = NULL;
+}
+
+const td_kv_params *td_kv_get_params(const td_kv *kv) { return &kv->params; }
+
+uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params)
+{
+    return dev->backend->kv_bytes(dev, params);
+}
+
+td_program *td_program_begin(td_device *dev, const td_program_params *params, td_err *err)
+{
+    TD_ASSERT(params->n_rows_max >= 1 && params->n_out_max <= params->n_rows_max);
+    TD_ASSERT(params->n_rows_max <= (params->mode == TD_MODE_VERIFY ? TD_VERIFY_ROWS_MAX
+                                                                    : TD_PREFILL_ROWS_MAX));
+    td_program *p = td_alloc(1, dev->backend->program_size, err);
+    if (!p)
+        return NULL;
+    p->dev = dev;
+    p->params = *params;
+    p->params.name = own_name(params->name, err);
+    if (!p->params.name)
+        td_program_destroy(&p);
+    return p;
+}
+
+bool td_program_end(td_program *p, td_err *err)
+{
+    TD_ASSERT(!p->is_compiled && p->n_ops > 0);
+    if (p->is_out_of_memory)
+        return td_err_set(err, TD_E_NOMEM, "program %s: out of host memory while recording",
+                          p->params.name);
+    if (!p->dev->backend->program_compile(p, err))
+        return td_err_prepend(err, "program %s", p->params.name);
+    p->is_compiled = true;
+    return true;
+}
+
+void td_program_destroy(td_program **p)
+{
+    if (!*p)
+        return;
+    (*p)->dev->backend->program_free(*p);
+    td_free((*p)->ops);
+    td_free((void *)(uintptr_t)(*p)->params.name);
+    td_free(*p);
+    *p = NULL;
+}
+
+bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err)
+{
+    TD_ASSERT(p->is_compiled);
+    TD_ASSERT(n_rows >= 1 && n_rows <= p->params.n_rows_max && n_out <= p->params.n_out_max);
+    if (!p->dev->backend->program_run(p, n_rows, n_out, err))
+        return td_err_prepend(err, "%s: program %s", p->dev->info.spec, p->params.name);
+    return true;
+}

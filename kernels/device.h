@@ -1,0 +1,168 @@
+/* A device runs programs of ops over tensors, weights and caches it owns. Two kinds: `host`
+ * (CPU threads, SIMD) and `vulkan`; plus `scalar`, the slow plain-C oracle of the op tests.
+ *
+ *     td_device *dev = td_device_create("host:2", &err);
+ *     td_weight *w = td_weight_create(dev, &(td_weight_params){...}, &err);
+ *     td_weight_write(w, 0, n_rows, rows, &err);            // repacked as it arrives
+ *     td_tensor *x = td_tensor_create(dev, &(td_tensor_params){...}, &err);
+ *     td_program *p = td_program_begin(dev, &(td_program_params){...}, &err);
+ *     td_op_mat_mul(p, w, NULL, td_all(x), td_all(y));      // ops.h: one verb per op
+ *     td_program_end(p, &err);                              // compiled once
+ *     memcpy(td_tensor_data(x), ...);                       // host-visible tensors only
+ *     td_program_run(p, n_rows, n_out, &err);               // replayed per round, any row count
+ *
+ * A program is recorded once with the largest row counts and run with any smaller ones: nothing
+ * is allocated in the token loop. What changes per run (tokens, positions, cache pages) lies in
+ * host-visible input tensors.
+ *
+ * Law 1: in a program of mode TD_MODE_VERIFY the arithmetic of a row depends on that row alone,
+ * never on n_rows, on its index or on its neighbours, for 1..TD_VERIFY_ROWS_MAX rows. In
+ * TD_MODE_PREFILL a device may use another order, as long as it depends only on n_rows and the
+ * row's index in the chunk.
+ *
+ * Ownership: tensors, weights, caches and programs belong to their device and must be destroyed
+ * before it. Threads: one thread at a time uses a device; different devices are independent.
+ * Errors: TD_E_USAGE (spec), TD_E_NOMEM (says which limit), TD_E_DEVICE_LOST (latched: every later
+ * call on that device fails the same way). */
+#ifndef TD_KERNELS_DEVICE_H
+#define TD_KERNELS_DEVICE_H
+
+#include "base/err.h"
+#include "kernels/types.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TD_VERIFY_ROWS_MAX  64u  /* rows of a verify batch */
+#define TD_PREFILL_ROWS_MAX 256u /* rows of a prefill chunk; chunks start at multiples of it */
+#define TD_PAGE_POSITIONS   64u  /* positions of a cache page */
+#define TD_DEVICES_MAX      16u
+#define TD_HEAPS_MAX        16u
+
+typedef struct td_device td_device;
+typedef struct td_tensor td_tensor;
+typedef struct td_weight td_weight;
+typedef struct td_kv td_kv;
+typedef struct td_program td_program;
+
+typedef enum {
+    TD_DEVICE_HOST,
+    TD_DEVICE_DISCRETE,
+    TD_DEVICE_INTEGRATED,
+    TD_DEVICE_VIRTUAL,
+    TD_DEVICE_SOFTWARE, /* a Vulkan driver that runs on the CPU; never chosen by itself */
+} td_device_kind;
+
+typedef struct {
+    char spec[32];    /* "host", "vulkan:0": what --device takes */
+    char name[256];   /* CPU or GPU model */
+    char vendor[64];
+    char driver[256]; /* driver name and version, or the SIMD level in use */
+    td_device_kind kind;
+    bool is_usable;           /* false: enumerated, but it cannot run ops; why_not says so */
+    char why_not[128];        /* "compile-only (null device, no memory)", ... */
+    uint32_t n_heaps;
+    struct { uint64_t n_bytes, budget_bytes; bool is_device_local, is_host_visible; } heaps[TD_HEAPS_MAX];
+    uint64_t max_buffer_bytes;     /* largest single buffer or storage range */
+    uint32_t subgroup_size;        /* Vulkan; 0 on the host */
+    uint32_t n_threads;            /* host; 0 on Vulkan */
+    bool has_f16, has_int8_dot, has_coopmat; /* arithmetic the device accelerates */
+    char quirks[256];              /* driver quirks in force, comma-separated, or "" */
+} td_device_info;
+
+/* Enumerates usable and compile-only devices, host first. Returns the count (<= max). Vulkan being
+ * absent is not an error: only the host is listed. */
+uint32_t td_device_list(td_device_info *out, uint32_t max);
+
+/* SPEC without a layer range: host[:threads], scalar, vulkan:INDEX, vulkan:NAME-SUBSTRING. */
+td_device *td_device_create(const char *spec, td_err *err);
+void td_device_destroy(td_device **dev);
+const td_device_info *td_device_get_info(const td_device *dev);
+
+/* Bytes taken so far and the bytes this process may take in all (budget). */
+void td_device_memory(const td_device *dev, uint64_t *used_bytes, uint64_t *budget_bytes);
+
+/* Measured read bandwidth of the device's memory in bytes/s (takes about a second). */
+bool td_device_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *err);
+
+/* -- tensors: rows of activations or inputs ------------------------------------------------- */
+
+typedef enum { TD_ELEM_F32, TD_ELEM_I32 } td_elem;
+
+typedef enum {   /* how many rows of the tensor a run uses */
+    TD_ROWS_FIXED, /* all, always */
+    TD_ROWS_BATCH, /* the run's n_rows */
+    TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
+} td_rows;
+
+typedef struct {
+    const char *name;  /* for messages and debug labels; copied */
+    td_elem elem;
+    td_rows rows;
+    uint32_t n_rows;   /* capacity */
+    uint32_t n_cols;
+    bool is_host_visible; /* inputs and outputs: td_tensor_data gives their memory */
+} td_tensor_params;
+
+td_tensor *td_tensor_create(td_device *dev, const td_tensor_params *params, td_err *err);
+void td_tensor_destroy(td_tensor **t);
+const td_tensor_params *td_tensor_get_params(const td_tensor *t);
+/* Memory of a host-visible tensor, [n_rows][n_cols] of 4 bytes; NULL for others. May be written
+ * between runs and read after one. */
+void *td_tensor_data(td_tensor *t);
+
+/* -- weights: matrices and vectors of the model --------------------------------------------- */
+
+typedef struct {
+    const char *name;         /* copied */
+    const td_type_info *type;
+    uint32_t n_rows;          /* outputs; 1 for a vector */
+    uint32_t n_cols;          /* inputs, a multiple of the type's block */
+} td_weight_params;
+
+/* A weight may be larger than the device's largest buffer; it is then cut by rows inside. */
+td_weight *td_weight_create(td_device *dev, const td_weight_params *params, td_err *err);
+void td_weight_destroy(td_weight **w);
+const td_weight_params *td_weight_get_params(const td_weight *w);
+/* Rows row0..row0+n_rows-1 in the file's layout (td_row_bytes(type, n_cols) each), repacked on the
+ * way. All rows must be written before the first run. */
+bool td_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
+/* Bytes the device would take for such a weight. */
+uint64_t td_weight_bytes(const td_device *dev, const td_weight_params *params);
+
+/* -- kv: keys and values of one layer, in pages --------------------------------------------- */
+
+/* A page holds TD_PAGE_POSITIONS consecutive positions of one sequence. Which page holds which
+ * positions is the caller's page table (model/cache.h). Each head's row of head_dim elements is
+ * padded to the type's block. */
+typedef struct {
+    const td_type_info *type_k, *type_v; /* f32, f16, q8_0 or q4_0 */
+    uint32_t n_head_kv, head_dim_k, head_dim_v;
+    uint32_t n_pages;
+} td_kv_params;
+
+td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);
+void td_kv_destroy(td_kv **kv);
+const td_kv_params *td_kv_get_params(const td_kv *kv);
+uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params);
+
+/* -- programs ------------------------------------------------------------------------------- */
+
+typedef enum { TD_MODE_VERIFY, TD_MODE_PREFILL } td_mode;
+
+typedef struct {
+    const char *name;
+    td_mode mode;
+    uint32_t n_rows_max, n_out_max; /* n_rows_max <= TD_VERIFY_ROWS_MAX or TD_PREFILL_ROWS_MAX */
+} td_program_params;
+
+td_program *td_program_begin(td_device *dev, const td_program_params *params, td_err *err);
+bool td_program_end(td_program *p, td_err *err);
+void td_program_destroy(td_program **p);
+
+/* Runs the program for rows 0..n_rows-1 and outputs 0..n_out-1 and waits for it. Ops on
+ * TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <= n_rows_max, n_out <= n_out_max. */
+bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+
+#endif

@@ -1,0 +1,123 @@
+/* The arithmetic of the host, stated once. The `scalar` device computes it in plain C and the
+ * `host` device in SIMD, bit-equal to it at every level (generic, avx2, avx512), for any number of
+ * threads, any number of rows and any row index. Law 1 rests on it: nothing below mentions how
+ * many rows a batch has.
+ *
+ * fma(a, b, c) rounds once; + - * / and sqrt round once each; nothing is reassociated.
+ *
+ * mat_mul. One f32 accumulator per output, from 0, folded in ascending k; K is never split.
+ *   F32, F16    acc = fma(w[k], x[k], acc)
+ *   otherwise   x is quantized (below) in blocks of 32; isum = sum of weight quant * q, exact in
+ *               int32 and as an f32; dw, dx are the scales; per block of 32:
+ *     Q8_0      acc = fma(dw * dx, isum, acc)
+ *     Q4_0      the same, weight quants being nibble - 8
+ *     Q4_K      acc = fma(d * dx, scale * isum, acc)
+ *               acc = fma(-(d_min * dx), minimum * qsum, acc)         qsum = sum of the block's q
+ *     Q6_K      acc = fma(d * dx, scale0 * isum0 + scale1 * isum1, acc)   over its two 16s
+ *   A bias is added last.
+ *
+ * Quantizing x, per block of 32. amax = max |x|:
+ *   an x is Inf or NaN    d = NaN, q = 0
+ *   amax < 2^-120         d = 0, q = 0
+ *   otherwise             d = amax / 127, q = x * (127 / amax) rounded half to even
+ *
+ * sum16: the sum of terms t[0..n): 16 lanes from 0; lane j takes t[j], t[j + 16], ... in ascending
+ *   order; then lane[j] += lane[j + 8], += lane[j + 4], += lane[j + 2], += lane[j + 1]. Where the
+ *   terms are products they enter by fma; a tail shorter than 16 is filled with zeros.
+ *
+ * rms_norm. s = 1 / sqrt(sum16(x x) / n + eps); y = (x * s) * w.
+ * rope. (a, b) -> (fma(a, cos, -(b * sin)), fma(a, sin, b * cos)).
+ * swiglu. y = (g / (1 + exp(-g))) * up.
+ *
+ * attention, one query head: m = -inf, sum = 0, acc = 0; for each page of 64 positions that holds
+ * a visible one, ascending, with keys and values decoded from the cache's type:
+ *   s[j] = scale * (fma chain of q[d] k[j][d] in ascending d); softcap: s = cap * tanh(s / cap)
+ *   m' = max(m, visible s); a NaN is passed over here and comes in below; c = exp(m - m')
+ *   p[j] = exp(s[j] - m'), 0 where j is not visible
+ *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j ascending
+ * y = acc * (1 / sum).
+ *
+ * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting
+ * 1.5 * 2^23; r = x - n ln 2 in two fmas; a polynomial of degree 6; 2^n multiplied in two steps, so
+ * that subnormal results round once. exp(-inf) = 0, overflow gives inf, NaN stays NaN.
+ * tanh(x) = copysign(1 - 2 / (exp(2 |x|) + 1), x).
+ *
+ * Which NaN a NaN is, is not part of the claim. */
+#ifndef TD_KERNELS_HOST_ARITH_H
+#define TD_KERNELS_HOST_ARITH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TD_ACT_BLOCK    32u
+#define TD_ACT_AMAX_MIN 0x1p-120f
+
+#define TD_EXP_MIN    (-105.0f)
+#define TD_EXP_MAX    89.0f
+#define TD_EXP_LOG2E  0x1.715476p+0f
+#define TD_EXP_MAGIC  0x1.8p23f
+#define TD_EXP_LN2_HI 0x1.62e4p-1f
+#define TD_EXP_LN2_LO 0x1.7f7d1cp-20f
+/* (exp(r) - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], interpolated at the Chebyshev points; the
+ * relative error of exp is below 1.1e-8 before rounding. */
+#define TD_EXP_C0 0x1p-1f
+#define TD_EXP_C1 0x1.5554dcp-3f
+#define TD_EXP_C2 0x1.55551ap-5f
+#define TD_EXP_C3 0x1.120b6ep-7f
+#define TD_EXP_C4 0x1.6d110ap-10f
+
+static inline float td_arith_from_bits(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline uint32_t td_arith_bits(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+static inline float td_arith_exp(float x)
+{
+    x = TD_EXP_MIN > x ? TD_EXP_MIN : x; /* in this form a NaN stays */
+    x = TD_EXP_MAX < x ? TD_EXP_MAX : x;
+    float shifted = fmaf(x, TD_EXP_LOG2E, TD_EXP_MAGIC);
+    float n = shifted - TD_EXP_MAGIC;
+    float r = fmaf(-n, TD_EXP_LN2_HI, x);
+    r = fmaf(-n, TD_EXP_LN2_LO, r);
+    float p = fmaf(TD_EXP_C4, r, TD_EXP_C3);
+    p = fmaf(p, r, TD_EXP_C2);
+    p = fmaf(p, r, TD_EXP_C1);
+    p = fmaf(p, r, TD_EXP_C0);
+    p = fmaf(p, r * r, r) + 1.0f;
+    /* Unsigned, since the bits of a NaN make no sensible n. */
+    uint32_t whole = td_arith_bits(shifted) - td_arith_bits(TD_EXP_MAGIC);
+    uint32_t half = (uint32_t)((int32_t)whole >> 1);
+    return p * td_arith_from_bits((half + 127u) << 23) *
+           td_arith_from_bits((whole - half + 127u) << 23);
+}
+
+static inline float td_arith_tanh(float x)
+{
+    float a = fabsf(x);
+    return copysignf(1.0f - 2.0f / (td_arith_exp(a + a) + 1.0f), x);
+}
+
+/* A quantized activation block: 64 bytes, so that one cache line holds one. The sums are those a
+ * kernel needs to undo the offset that made its weights unsigned. */
+typedef struct {
+    int8_t q[TD_ACT_BLOCK];
+    float d;
+    int32_t sum;          /* of q */
+    int32_t by_128, by_8; /* -128 sum, -8 sum */
+    int32_t by_32[2];     /* -32 times the sums of the two halves */
+    int32_t unused[2];
+} td_act_block;
+
+_Static_assert(sizeof(td_act_block) == 64, "one cache line");
+
+#endif

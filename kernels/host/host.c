@@ -1,0 +1,170 @@
+/* The host device: creation, the SIMD level, memory accounting, tensors. */
+#include "kernels/host/host.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const td_host_kernels *best_kernels(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        return &td_host_kernels_avx512;
+    if (has_avx2)
+        return &td_host_kernels_avx2;
+#endif
+    return &td_host_kernels_generic;
+}
+
+const td_host_kernels *td_host_find_kernels(td_err *err)
+{
+    const td_host_kernels *best = best_kernels();
+    const char *wanted = getenv("TD_HOST_ISA");
+    if (!wanted || !*wanted || !strcmp(wanted, "avx512"))
+        return best;
+    if (!strcmp(wanted, "generic"))
+        return &td_host_kernels_generic;
+    if (strcmp(wanted, "avx2")) {
+        td_err_set(err, TD_E_USAGE,
+                   "environment variable TD_HOST_ISA is \"%.32s\"; allowed: generic, avx2, avx512",
+                   wanted);
+        return NULL;
+    }
+#if defined(__x86_64__)
+    if (best == &td_host_kernels_avx512)
+        return &td_host_kernels_avx2;
+#endif
+    return best;
+}
+
+bool td_host_reserve(td_device *dev, uint64_t n_bytes, td_err *err)
+{
+    if (n_bytes > dev->budget_bytes - dev->used_bytes) {
+        return td_err_set(err, TD_E_NOMEM,
+                          "out of host memory: %llu bytes wanted, %llu of %llu available are taken",
+                          (unsigned long long)n_bytes, (unsigned long long)dev->used_bytes,
+                          (unsigned long long)dev->budget_bytes);
+    }
+    dev->used_bytes += n_bytes;
+    return true;
+}
+
+void td_host_release(td_device *dev, uint64_t n_bytes) { dev->used_bytes -= n_bytes; }
+
+static uint64_t tensor_bytes(const td_tensor *t)
+{
+    return (uint64_t)t->params.n_rows * t->params.n_cols * 4;
+}
+
+bool td_host_tensor_init(td_tensor *t, td_err *err)
+{
+    if (!td_host_reserve(t->dev, tensor_bytes(t), err))
+        return false;
+    t->data = td_alloc(tensor_bytes(t), 1, err);
+    if (!t->data)
+        td_host_release(t->dev, tensor_bytes(t));
+    return t->data != NULL;
+}
+
+void td_host_tensor_free(td_tensor *t)
+{
+    if (t->data)
+        td_host_release(t->dev, tensor_bytes(t));
+    td_free(t->data);
+}
+
+void td_host_device_destroy(td_device *base)
+{
+    td_host_device *dev = (td_host_device *)base;
+    td_pool_destroy(&dev->pool);
+    td_free(dev);
+}
+
+static const td_backend host_backend = {
+    .tensor_size = sizeof(td_tensor),
+    .weight_size = sizeof(td_host_weight),
+    .kv_size = sizeof(td_host_kv),
+    .device_destroy = td_host_device_destroy,
+    .tensor_init = td_host_tensor_init,
+    .tensor_free = td_host_tensor_free,
+    .weight_init = td_host_weight_init,
+    .weight_free = td_host_weight_free,
+    .weight_write = td_host_weight_write,
+    .weight_bytes = td_host_weight_bytes,
+    .kv_init = td_host_kv_init,
+    .kv_free = td_host_kv_free,
+    .kv_bytes = td_host_kv_bytes,
+    .program_size = sizeof(td_host_program),
+    .program_compile = td_host_program_compile,
+    .program_run = td_host_program_run,
+    .program_free = td_host_program_free,
+    .measure_bandwidth = td_host_measure_bandwidth,
+};
+
+/* CPUs this process may run on. */
+static uint32_t count_cpus(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return (uint32_t)CPU_COUNT(&set);
+    return 1;
+}
+
+td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err)
+{
+    td_host_device *dev = td_alloc(1, sizeof *dev, err);
+    if (!dev)
+        return NULL;
+    dev->base.backend = is_scalar ? &td_scalar_backend : &host_backend;
+    td_device_info *info = &dev->base.info;
+    td_host_describe(info);
+    dev->base.budget_bytes = info->heaps[0].budget_bytes;
+    if (is_scalar) {
+        snprintf(info->spec, sizeof info->spec, "scalar");
+        snprintf(info->driver, sizeof info->driver, "plain C, the reference of the op tests");
+        info->n_threads = 1;
+        info->has_f16 = info->has_int8_dot = false;
+        return &dev->base;
+    }
+    dev->kernels = td_host_find_kernels(err);
+    if (!dev->kernels)
+        goto fail;
+    info->n_threads = n_threads ? n_threads : count_cpus();
+    if (n_threads)
+        snprintf(info->spec, sizeof info->spec, "host:%u", n_threads);
+    dev->pool = td_pool_create(info->n_threads, err);
+    if (!dev->pool)
+        goto fail;
+    return &dev->base;
+fail:
+    td_host_device_destroy(&dev->base);
+    return NULL;
+}
+
+void td_host_describe(td_device_info *info)
+{
+    *info = (td_device_info){.kind = TD_DEVICE_HOST, .is_usable = true, .spec = "host"};
+    td_host_read_cpu(info->name, sizeof info->name, info->vendor, sizeof info->vendor);
+    const td_host_kernels *kernels = td_host_find_kernels(NULL);
+    snprintf(info->driver, sizeof info->driver, "%s", kernels ? kernels->name : "?");
+    if (!kernels) {
+        info->is_usable = false;
+        snprintf(info->why_not, sizeof info->why_not, "TD_HOST_ISA names no SIMD level");
+    }
+    info->n_heaps = 1;
+    info->heaps[0].is_device_local = info->heaps[0].is_host_visible = true;
+    td_host_read_memory(&info->heaps[0].n_bytes, &info->heaps[0].budget_bytes);
+    info->max_buffer_bytes = info->heaps[0].n_bytes;
+    info->n_threads = count_cpus();
+#if defined(__x86_64__)
+    info->has_f16 = kernels && kernels != &td_host_kernels_generic;
+    info->has_int8_dot = kernels == &td_host_kernels_avx512;
+#endif
+}

@@ -1,0 +1,153 @@
+/* Private to kernels/host: the structs of the host device and the table of SIMD kernels. */
+#ifndef TD_KERNELS_HOST_HOST_H
+#define TD_KERNELS_HOST_HOST_H
+
+#include "kernels/backend.h"
+#include "kernels/host/arith.h"
+#include "kernels/host/pool.h"
+
+/* Rows of a weight lie in panels of 16, interleaved so that a vector lane is an output. All
+ * panels of a weight have the same size; the last one is padded with zeros.
+ *   F32, F16   [k][16]
+ *   Q8_0       [block][8 groups of 4 k][16 rows][4] quants + 128; then [block][16] f16 d
+ *   Q4_0       [block][4][16 rows][4] bytes, element e of a block of 32 in byte e % 16, nibble
+ *              e / 16; then [block][16] f16 d
+ *   Q4_K       quants like Q4_0, 8 blocks to a super-block; then per super-block
+ *              [16] f16 d, [16] f16 d_min, [8][16] u8 scale, [8][16] u8 minimum
+ *   Q6_K       per block of 32: low nibbles like Q4_0, then [2][16 rows][4] bytes, element e's high
+ *              two bits in vector e / 16, at bits 2 (e / 4 % 4); then per super-block
+ *              [16] f16 d, [16][16] i8 scale
+ * An F32 weight of one row (a vector) is kept as it is. */
+#define TD_PANEL_ROWS 16u
+
+typedef struct {
+    td_weight base;
+    uint8_t *data;
+    size_t panel_bytes;
+    size_t scales_offset; /* in a panel, of quantized types */
+    uint64_t n_bytes;
+    bool is_vector;
+} td_host_weight;
+
+/* One kv head of one page. Keys are transposed, so that a vector lane is a position:
+ *   F32, F16   [head_dim][64]
+ *   Q8_0       [padded dim][64] quants; then [padded dim / 32][64] f16 d
+ *   Q4_0       [padded dim / 2][64] bytes, paired as in the format's block; then d as in Q8_0
+ * Values are [64] rows in the cache's type. */
+typedef struct {
+    td_kv base;
+    uint8_t *k, *v;                      /* [n_pages][n_head_kv] of head_bytes */
+    size_t head_bytes_k, head_bytes_v;
+    size_t scales_offset_k;
+    size_t row_bytes_v;                  /* of one position */
+    uint32_t padded_k, padded_v;         /* head_dim rounded up to the type's block */
+    uint64_t n_bytes;
+} td_host_kv;
+
+#define TD_HOST_ACTS 2u /* activation buffers of a program */
+
+typedef struct {
+    const td_op *op;
+    bool is_quantize;   /* of op's input, op being a mat_mul */
+    bool is_by_rows;    /* how a quantize step is cut */
+    uint8_t i_act;      /* the buffer filled or read; TD_HOST_ACTS when none */
+} td_host_step;
+
+typedef struct {
+    td_program base;
+    td_host_step *steps;
+    uint32_t *phase_ends; /* [n_phases]: the step after the phase's last */
+    uint32_t n_steps, n_phases;
+    td_act_block *acts[TD_HOST_ACTS]; /* [rows][blocks of the widest input] */
+    uint64_t n_bytes;
+} td_host_program;
+
+/* Outputs 16 panel_begin.. of n_rows rows. x or act is read, by weight type. */
+typedef struct {
+    const td_host_weight *w;
+    const float *bias;       /* or NULL */
+    const float *x;          /* [n_rows], x_stride apart */
+    const td_act_block *act; /* [n_rows][n_cols / 32] */
+    float *y;
+    size_t x_stride, y_stride; /* elements */
+    uint32_t n_rows, panel_begin, panel_end;
+} td_host_mat_mul;
+
+/* One query head of one row. */
+typedef struct {
+    const td_host_kv *kv;
+    const td_attention_params *params;
+    const int32_t *pages; /* the row's page table */
+    const float *q;       /* [head_dim_k] */
+    float *y;             /* [head_dim_v] */
+    uint32_t head_kv, position;
+} td_host_attention;
+
+typedef struct {
+    const char *name; /* for td_device_info.driver */
+    void (*quantize)(const float *x, uint32_t n, td_act_block *out); /* n: a multiple of 32 */
+    void (*mat_mul)(const td_host_mat_mul *m);
+    void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
+    void (*rope)(float *x, const float *cos_sin, td_rope_kind kind, uint32_t n_rot);
+    void (*swiglu)(const float *gate, const float *up, uint32_t n, float *y);
+    void (*add)(const float *a, const float *b, uint32_t n, float *y);
+    void (*attention)(const td_host_attention *a);
+    void (*exp)(const float *x, uint32_t n, float *y); /* for the tests */
+} td_host_kernels;
+
+extern const td_host_kernels td_host_kernels_generic;
+#if defined(__x86_64__)
+extern const td_host_kernels td_host_kernels_avx2, td_host_kernels_avx512;
+#endif
+/* The best level this CPU has, or a lower one named by TD_HOST_ISA (generic, avx2, avx512). NULL
+ * with err set (TD_E_USAGE) when that names no level. */
+const td_host_kernels *td_host_find_kernels(td_err *err);
+
+typedef struct {
+    td_device base;
+    td_pool *pool; /* NULL for the scalar device */
+    const td_host_kernels *kernels;
+} td_host_device;
+
+/* Counts bytes against the device's budget before they are allocated. */
+bool td_host_reserve(td_device *dev, uint64_t n_bytes, td_err *err);
+void td_host_release(td_device *dev, uint64_t n_bytes);
+
+/* Model and vendor of the CPU; total and available memory. */
+void td_host_read_cpu(char *name, size_t name_size, char *vendor, size_t vendor_size);
+void td_host_read_memory(uint64_t *n_bytes, uint64_t *available_bytes);
+
+bool td_host_tensor_init(td_tensor *t, td_err *err);
+void td_host_tensor_free(td_tensor *t);
+void td_host_device_destroy(td_device *dev);
+bool td_host_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *err);
+
+uint64_t td_host_weight_bytes(const td_device *dev, const td_weight_params *params);
+bool td_host_weight_init(td_weight *w, td_err *err);
+void td_host_weight_free(td_weight *w);
+bool td_host_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
+                          td_err *err);
+/* One row as f32, equal to the type's dequantize of what was written. */
+void td_host_weight_read(const td_host_weight *w, uint32_t row, float *out);
+
+uint64_t td_host_kv_bytes(const td_device *dev, const td_kv_params *params);
+bool td_host_kv_init(td_kv *kv, td_err *err);
+void td_host_kv_free(td_kv *kv);
+/* One head of one position: slot = position % 64 of the page. */
+void td_host_kv_write(td_host_kv *kv, uint32_t page, uint32_t head, uint32_t slot, const float *k,
+                      const float *v);
+/* The page of a row's position; asserts that row, position and page are in range. */
+uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint32_t row);
+
+bool td_host_program_compile(td_program *p, td_err *err);
+bool td_host_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+void td_host_program_free(td_program *p);
+extern const td_backend td_scalar_backend;
+
+/* Row r of a view's memory; rows are n_cols of the tensor apart. */
+static inline float *td_host_row(td_view v, uint32_t r)
+{
+    return (float *)v.t->data + (size_t)r * v.t->params.n_cols + v.col0;
+}
+
+#endif

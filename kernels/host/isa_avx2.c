@@ -1,0 +1,34 @@
+/* The kernels in AVX2, FMA and F16C; only td_host_find_kernels may choose them. */
+#include "kernels/host/host.h"
+
+#if defined(__x86_64__)
+
+#include "base/check.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define INLINE   static inline __attribute__((always_inline))
+#define KERNELS  td_host_kernels_avx2
+#define ISA_NAME "avx2"
+
+#include "kernels/host/vec_avx2.h"
+
+#include "kernels/host/body_math.h"
+#include "kernels/host/body_mat_mul.h"
+#include "kernels/host/body_attention.h"
+#include "kernels/host/body_table.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif

@@ -1,0 +1,14 @@
+/* The kernels in plain C, for any machine. */
+#include "base/check.h"
+#include "kernels/host/host.h"
+
+#define INLINE   static inline __attribute__((always_inline))
+#define KERNELS  td_host_kernels_generic
+#define ISA_NAME "generic"
+
+#include "kernels/host/vec_generic.h"
+
+#include "kernels/host/body_math.h"
+#include "kernels/host/body_mat_mul.h"
+#include "kernels/host/body_attention.h"
+#include "kernels/host/body_table.h"

@@ -1,0 +1,122 @@
+/* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. */
+#define VL 8
+#define VF_ROWS_INT   4
+#define VF_ROWS_FLOAT 2
+
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256i vb;
+
+INLINE __m256i lanes_below(uint32_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)n),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+INLINE vf vf_set1(float a) { return _mm256_set1_ps(a); }
+INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+INLINE vf vf_load_n(const float *p, uint32_t n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+INLINE void vf_store_n(float *p, vf a, uint32_t n) { _mm256_maskstore_ps(p, lanes_below(n), a); }
+INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE float f32_of_f16(uint16_t h) { return _cvtsh_ss(h); }
+INLINE vf vf_of_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+INLINE vi vi_bits(vf a) { return _mm256_castps_si256(a); }
+INLINE vf vf_bits(vi a) { return _mm256_castsi256_ps(a); }
+INLINE vi vi_of_vf(vf a) { return _mm256_cvtps_epi32(a); }
+
+INLINE vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
+INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+#define vi_shl(a, n) _mm256_slli_epi32(a, n)
+#define vi_sra(a, n) _mm256_srai_epi32(a, n)
+#define vi_srl(a, n) _mm256_srli_epi32(a, n)
+INLINE vi vi_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
+INLINE vi vi_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
+
+INLINE float v16_sum(const vf *a)
+{
+    __m256 r8 = _mm256_add_ps(a[0], a[1]);
+    __m128 r4 = _mm_add_ps(_mm256_castps256_ps128(r8), _mm256_extractf128_ps(r8, 1));
+    __m128 r2 = _mm_add_ps(r4, _mm_movehl_ps(r4, r4));
+    return _mm_cvtss_f32(_mm_add_ss(r2, _mm_movehdup_ps(r2)));
+}
+INLINE float v16_max(const vf *a)
+{
+    __m256 r8 = _mm256_max_ps(a[0], a[1]);
+    __m128 r4 = _mm_max_ps(_mm256_castps256_ps128(r8), _mm256_extractf128_ps(r8, 1));
+    __m128 r2 = _mm_max_ps(r4, _mm_movehl_ps(r4, r4));
+    return _mm_cvtss_f32(_mm_max_ss(r2, _mm_movehdup_ps(r2)));
+}
+INLINE int32_t v16_sum_i(const vi *a)
+{
+    __m256i r8 = _mm256_add_epi32(a[0], a[1]);
+    __m128i r4 = _mm_add_epi32(_mm256_castsi256_si128(r8), _mm256_extracti128_si256(r8, 1));
+    __m128i r2 = _mm_add_epi32(r4, _mm_shuffle_epi32(r4, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(r2, _mm_shuffle_epi32(r2, 0xb1)));
+}
+INLINE int32_t v16_max_i(const vi *a)
+{
+    __m256i r8 = _mm256_max_epi32(a[0], a[1]);
+    __m128i r4 = _mm_max_epi32(_mm256_castsi256_si128(r8), _mm256_extracti128_si256(r8, 1));
+    __m128i r2 = _mm_max_epi32(r4, _mm_shuffle_epi32(r4, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(r2, _mm_shuffle_epi32(r2, 0xb1)));
+}
+INLINE void v32_store_i8(int8_t *p, const vi *a)
+{
+    /* The packs work per 128 bits and leave the groups of four as 0 2 4 6 1 3 5 7. */
+    __m256i low = _mm256_packs_epi32(a[0], a[1]), high = _mm256_packs_epi32(a[2], a[3]);
+    __m256i mixed = _mm256_packs_epi16(low, high);
+    __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(mixed, order));
+}
+
+INLINE __m256i four_bytes(const int8_t *q)
+{
+    int32_t r;
+    memcpy(&r, q, sizeof r);
+    return _mm256_set1_epi32(r);
+}
+
+INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE vb vb_and(vb a, uint8_t mask) { return _mm256_and_si256(a, _mm256_set1_epi8((char)mask)); }
+INLINE vb vb_or(vb a, vb b) { return _mm256_or_si256(a, b); }
+#define vb_shl(a, n) _mm256_slli_epi16(a, n)
+#define vb_shr(a, n) _mm256_srli_epi16(a, n)
+/* Pairs are summed in int16, which saturates: 2 * 63 * 127 fits. */
+INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
+{
+    __m256i pairs = _mm256_maddubs_epi16(u, four_bytes(q));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* Unsigned weights would saturate (2 * 255 * 127), so they are made signed again, and the sign
+ * goes to q, which is never -128: 2 * 128 * 127 fits. */
+typedef struct { __m256i sign, magnitude; } w8;
+INLINE w8 w8_load(const uint8_t *p)
+{
+    __m256i w = _mm256_xor_si256(vb_load(p), _mm256_set1_epi8((char)0x80));
+    return (w8){w, _mm256_abs_epi8(w)};
+}
+INLINE vi w8_start(const td_act_block *x)
+{
+    (void)x;
+    return _mm256_setzero_si256();
+}
+INLINE vi w8_dot4(vi acc, w8 w, const int8_t *q)
+{
+    __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(four_bytes(q), w.sign));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}

@@ -1,0 +1,85 @@
+/* vec_generic.h's names in AVX-512 F, BW, VL and VNNI: 16 lanes. */
+#define VL 16
+#define VF_ROWS_INT   8
+#define VF_ROWS_FLOAT 4
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+
+INLINE __mmask16 lanes_below(uint32_t n) { return (__mmask16)((1u << n) - 1); }
+
+INLINE vf vf_set1(float a) { return _mm512_set1_ps(a); }
+INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+INLINE vf vf_load_n(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+INLINE void vf_store_n(float *p, vf a, uint32_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), a); }
+INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE float f32_of_f16(uint16_t h) { return _cvtsh_ss(h); }
+INLINE vf vf_of_vi(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi vi_bits(vf a) { return _mm512_castps_si512(a); }
+INLINE vf vf_bits(vi a) { return _mm512_castsi512_ps(a); }
+INLINE vi vi_of_vf(vf a) { return _mm512_cvtps_epi32(a); }
+
+INLINE vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
+INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+#define vi_shl(a, n) _mm512_slli_epi32(a, n)
+#define vi_sra(a, n) _mm512_srai_epi32(a, n)
+#define vi_srl(a, n) _mm512_srli_epi32(a, n)
+INLINE vi vi_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
+INLINE vi vi_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+
+INLINE float v16_sum(const vf *a)
+{
+    __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a[0]), 1));
+    __m256 r8 = _mm256_add_ps(_mm512_castps512_ps256(a[0]), high);
+    __m128 r4 = _mm_add_ps(_mm256_castps256_ps128(r8), _mm256_extractf128_ps(r8, 1));
+    __m128 r2 = _mm_add_ps(r4, _mm_movehl_ps(r4, r4));
+    return _mm_cvtss_f32(_mm_add_ss(r2, _mm_movehdup_ps(r2)));
+}
+INLINE float v16_max(const vf *a) { return _mm512_reduce_max_ps(a[0]); }
+INLINE int32_t v16_sum_i(const vi *a) { return _mm512_reduce_add_epi32(a[0]); }
+INLINE int32_t v16_max_i(const vi *a) { return _mm512_reduce_max_epi32(a[0]); }
+INLINE void v32_store_i8(int8_t *p, const vi *a)
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a[0]));
+    _mm_storeu_si128((__m128i *)(p + 16), _mm512_cvtepi32_epi8(a[1]));
+}
+
+INLINE int32_t four_bytes(const int8_t *q)
+{
+    int32_t r;
+    memcpy(&r, q, sizeof r);
+    return r;
+}
+
+INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE vb vb_and(vb a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
+INLINE vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+#define vb_shl(a, n) _mm512_slli_epi16(a, n)
+#define vb_shr(a, n) _mm512_srli_epi16(a, n)
+INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
+{
+    return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(four_bytes(q)));
+}
+
+typedef vb w8;
+INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
+INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
+INLINE vi w8_dot4(vi acc, w8 w, const int8_t *q) { return vi_dot4(acc, w, q); }

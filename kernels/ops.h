@@ -1,0 +1,82 @@
+/* The ops: one verb each, appended to a program that is being recorded (device.h). Shapes are
+ * checked here by TD_ASSERT: they come from a model that was validated before.
+ *
+ * Notation: x[r][c] is row r, column c of a view; rows run over the program's batch (or outputs).
+ *
+ * Activation types of mat_mul by weight type (td_type_info.has_int8_activations):
+ *   host:    F32, F16: f32 activations; all other types: activations are quantized per row in
+ *            blocks of 32 (q = round-half-even(x * 127 / amax), f32 scale amax / 127) and products
+ *            are integer inside a block.
+ *   vulkan:  f32 activations for every type.
+ *   scalar:  as the host; its results are bit-equal to the host's at every SIMD level. */
+#ifndef TD_KERNELS_OPS_H
+#define TD_KERNELS_OPS_H
+
+#include "kernels/device.h"
+
+/* Columns col0..col0+n_cols-1 of every row of a tensor. */
+typedef struct {
+    td_tensor *t;
+    uint32_t col0, n_cols;
+} td_view;
+
+td_view td_all(td_tensor *t);
+td_view td_columns(td_tensor *t, uint32_t col0, uint32_t n_cols);
+
+/* Where the rows of a batch stand. All are host-visible I32 tensors. */
+typedef struct {
+    td_tensor *positions; /* [n_rows][1] absolute position of the row in its sequence */
+    td_tensor *slots;     /* [n_rows][1] row of the page table: the sequence's slot */
+    td_tensor *pages;     /* [n_slots][n_pages_max] page of positions 64 j .. 64 j + 63; FIXED */
+} td_batch_tensors;
+
+/* y[r] = w row ids[r][0], dequantized to f32. ids: I32, each < w.n_rows. */
+void td_op_embed(td_program *p, td_weight *w, td_view ids, td_view y);
+
+/* y[r][i] = x[r][i] / sqrt(mean_j x[r][j]^2 + eps) * w[i]. The columns are n_groups equal groups,
+ * each normed on its own (heads: w then has n_cols / n_groups entries). w (F32 vector) may be NULL.
+ * y may be x. Source: Zhang & Sennrich 2019. */
+void td_op_rms_norm(td_program *p, td_view x, td_weight *w, uint32_t n_groups, float eps, td_view y);
+
+/* y[r][o] = sum_k w[o][k] x[r][k] (+ bias[o]). bias: F32 vector of w.n_rows, or NULL. */
+void td_op_mat_mul(td_program *p, td_weight *w, td_weight *bias, td_view x, td_view y);
+
+typedef enum {
+    TD_ROPE_NORM, /* pairs (2i, 2i+1) */
+    TD_ROPE_NEOX, /* pairs (i, i + n_rot/2) */
+} td_rope_kind;
+
+/* Rotates, in place, the first n_rot of the head_dim columns of each head: pair i of row r by the
+ * angle whose cosine and sine are cos_sin[r][2i], cos_sin[r][2i+1] (F32, host-visible, computed by
+ * the model in double precision, magnitude scaling included).
+ * (a, b) -> (a cos - b sin, a sin + b cos). Source: Su et al. 2021. */
+void td_op_rope(td_program *p, td_view x, td_tensor *cos_sin, td_rope_kind kind, uint32_t head_dim,
+                uint32_t n_rot);
+
+/* Writes k[r] ([n_head_kv][head_dim_k]) and v[r] to the page slots of the rows' positions, in the
+ * cache's types. */
+void td_op_kv_store(td_program *p, td_kv *kv, td_view k, td_view v, const td_batch_tensors *batch);
+
+typedef struct {
+    uint32_t n_head;  /* query heads; query head h uses kv head h / (n_head / n_head_kv) */
+    float scale;      /* of q . k */
+    uint32_t window;  /* position j is visible to i if i - j < window; 0: all j <= i */
+    float softcap;    /* s = cap tanh(s / cap); 0: none */
+} td_attention_params;
+
+/* y[r][h] = sum_j softmax_j(scale q[r][h] . k[j]) v[j] over the visible positions j of the row's
+ * sequence, read from the cache (rows of this batch included: kv_store comes first). Positions are
+ * folded in blocks of TD_PAGE_POSITIONS by absolute position with a running maximum. */
+void td_op_attention(td_program *p, td_kv *kv, td_view q, td_view y,
+                     const td_attention_params *params, const td_batch_tensors *batch);
+
+/* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)). y may be gate or up. */
+void td_op_swiglu(td_program *p, td_view gate, td_view up, td_view y);
+
+/* y = a + b. y may be a or b. */
+void td_op_add(td_program *p, td_view a, td_view b, td_view y);
+
+/* y[i] = x[rows[i][0]] for the outputs i. rows: I32, ROWS_OUT; y: ROWS_OUT. */
+void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y);
+
+#endif

@@ -1,0 +1,124 @@
+/* What the host and the shaders agree on: one push constant struct per op, tile sizes and
+ * specialization constants. This text is both C and GLSL: kernels/vulkan/push.h includes it, and a
+ * shader declares
+ *
+ *     layout(push_constant) uniform push_block { push_embed p; };
+ *
+ * Bindings, all in set 0 and in this order, only those the op has (weights, biases and norms are
+ * read-only; a bias or norm weight that is absent is bound to a dummy, has_bias or has_weight is 0):
+ *
+ *     embed      0 ids   1 weight            2 y
+ *     rms_norm   0 x     1 weight            2 y
+ *     mat_vec    0 x     1 weight  2 bias    3 y      (verify: any number of rows 1..64)
+ *     mat_mul    0 x     1 weight  2 bias    3 y      (prefill)
+ *     rope       0 x     1 cos_sin           2 y      (y is x)
+ *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
+ *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y
+ *     swiglu     0 gate  1 up                2 y
+ *     add        0 a     1 b                 2 y
+ *     gather     0 x     1 rows              2 y
+ *
+ * Activations are float[], ids, rows, positions, slots and pages int[], weights, K and V uint[]
+ * (32-bit words; F32 vectors such as biases may be declared float[]). Views: element (r, c) of x is
+ * x[r * x_stride + x_col0 + c]. y may be the same buffer as an input.
+ *
+ * A weight larger than a storage buffer range is cut by rows into slabs, one dispatch each: o0 is
+ * the slab's first row, n_o its rows; row o0 + i of the weight is row i of the bound buffer, at word
+ * i * w_words. Rows are packed as described in inc/README.
+ *
+ * Cache: the 64 rows of (page, head) of K begin at word (page * n_head_kv + head) * 64 * k_words;
+ * inc/README has their order. Position i of sequence slot s is in page pages[s * n_pages_max + i / 64], slot i % 64. A page
+ * outside 0..n_pages-1 must not be read or written. */
+
+/* mat_vec: a workgroup computes TD_VK_VEC_OUTPUTS outputs for N_ROWS rows (constant_id 0, one of
+ * 1, 2, 4, 8, 16). Grid: x = n_o / TD_VK_VEC_OUTPUTS, y = n_rows / N_ROWS, rounded up. */
+#define TD_VK_VEC_OUTPUTS 8u
+#define TD_VK_VEC_ROWS_MAX 16u
+struct push_mat_mul {
+    uint n_rows;
+    uint n_k;      /* inputs: columns of the weight */
+    uint n_o;      /* outputs in this slab */
+    uint o0;       /* first output of the slab */
+    uint w_words;  /* words of a packed weight row */
+    uint has_bias; /* bias[o0 + o] */
+    uint x_col0, x_stride;
+    uint y_col0, y_stride; /* output o goes to column y_col0 + o0 + o */
+};
+
+/* mat_mul: a workgroup computes a tile. Grid: x = n_o / TD_VK_MUL_OUTPUTS, y = n_rows /
+ * TD_VK_MUL_ROWS, rounded up. Push constants as mat_vec. */
+#define TD_VK_MUL_OUTPUTS 64u
+#define TD_VK_MUL_ROWS    64u
+
+/* Grid: x = n_cols / 1024 rounded up, y = row. Rows whose id lies in another slab, or in none, are left alone. */
+struct push_embed {
+    uint n_rows;
+    uint n_cols;
+    uint o0, n_o; /* ids of this slab */
+    uint w_words;
+    uint ids_col0, ids_stride;
+    uint y_col0, y_stride;
+};
+
+/* One workgroup per group (x) and row (y). */
+struct push_rms_norm {
+    uint n_rows;
+    uint n_groups, group_cols;
+    uint has_weight; /* weight[group_cols] */
+    float eps;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+
+/* One workgroup per head (x) and row (y). cos_sin has stride n_rot. */
+struct push_rope {
+    uint n_rows;
+    uint n_heads, head_dim, n_rot;
+    uint kind; /* 0: pairs (2i, 2i+1); 1: pairs (i, i + n_rot / 2) */
+    uint x_col0, x_stride;
+};
+
+/* Grid: x = units of 64 elements of a row, ceil(head_dim / 64) * n_head_kv, / 32 rounded up;
+ * y = row; z = 0 for K, 1 for V. Specialization constants of kv_store and attention: 0 TYPE_K, 1 TYPE_V (GGUF type ids: F32 0, F16 1, Q4_0 2, Q8_0 8),
+ * 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
+struct push_kv_store {
+    uint n_rows;
+    uint n_head_kv, head_dim_k, head_dim_v;
+    uint k_words, v_words; /* words of a cache row of one head */
+    uint k_col0, k_stride;
+    uint v_col0, v_stride;
+    uint n_pages_max; /* columns of the page table */
+    uint n_slots;     /* rows of the page table */
+    uint n_pages;     /* pages of the cache */
+};
+
+/* One workgroup per query head (x) and row (y). */
+struct push_attention {
+    uint n_rows;
+    uint n_head, n_head_kv, head_dim_k, head_dim_v;
+    uint k_words, v_words;
+    float scale;
+    uint window;   /* 0: none */
+    float softcap; /* 0: none */
+    uint q_col0, q_stride;
+    uint y_col0, y_stride;
+    uint n_pages_max, n_slots, n_pages;
+};
+
+/* swiglu (a = gate, b = up) and add. Grid: x = n_cols / 256 rounded up, y = row. */
+struct push_pair {
+    uint n_rows;
+    uint n_cols;
+    uint a_col0, a_stride;
+    uint b_col0, b_stride;
+    uint y_col0, y_stride;
+};
+
+/* Grid as push_pair. A row index outside 0..n_rows_x-1 gives zeros. */
+struct push_gather {
+    uint n_rows;
+    uint n_cols;
+    uint n_rows_x;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};

@@ -1,0 +1,63 @@
+/* Weight and cache types: one row per GGUF tensor type tandem reads. A type that is not in the
+ * table is refused by name or number. Block layouts are those of the GGUF files in the field;
+ * golden/quants holds bytes and values of each. Immutable; any thread. */
+#ifndef TD_KERNELS_TYPES_H
+#define TD_KERNELS_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { /* the ids of the GGUF format */
+    TD_TYPE_F32 = 0,
+    TD_TYPE_F16 = 1,
+    TD_TYPE_Q4_0 = 2,
+    TD_TYPE_Q8_0 = 8,
+    TD_TYPE_Q4_K = 12,
+    TD_TYPE_Q6_K = 14,
+} td_type;
+
+typedef struct {
+    uint32_t id;
+    const char *name;        /* "Q4_K" */
+    uint32_t block_elements; /* elements along a row that share one block */
+    uint32_t block_bytes;
+    bool is_cache_type;      /* may hold keys or values */
+    bool has_int8_activations; /* host mat_mul quantizes the activations (see ops.h) */
+    /* Whole blocks; `blocks` may be unaligned. */
+    void (*dequantize)(const void *blocks, float *out, size_t n_elements);
+    /* Cache types only, else NULL. Defined for every float: a block that holds Inf or NaN decodes
+     * to NaN (F32 and F16 keep it as it is). */
+    void (*quantize)(const float *in, void *blocks, size_t n_elements);
+} td_type_info;
+
+/* The row of a type id; NULL when the id is not supported. */
+const td_type_info *td_type_find(uint32_t id);
+/* By name, case-insensitive; NULL when unknown. */
+const td_type_info *td_type_find_name(const char *name);
+/* "F32, F16, Q4_0, ..." for messages; static storage. */
+const char *td_type_names(void);
+
+typedef struct { /* what the format itself says of a type, supported by tandem or not */
+    const char *name;
+    uint32_t block_elements;
+    uint32_t block_bytes;
+} td_type_format;
+
+/* The format's row of a type id; NULL when the format has no such id. */
+const td_type_format *td_type_find_format(uint32_t id);
+/* Name of any type id of the format, supported or not, or "unknown". */
+const char *td_type_format_name(uint32_t id);
+
+/* IEEE half <-> single; to half rounds to nearest even. Subnormals are exact in both directions,
+ * Inf stays Inf, NaN stays NaN (quiet). */
+float td_f16_to_f32(uint16_t h);
+uint16_t td_f32_to_f16(float f);
+
+/* Bytes of a row of n_elements, a multiple of the block. Callers have bounded n_elements. */
+static inline size_t td_row_bytes(const td_type_info *t, size_t n_elements)
+{
+    return n_elements / t->block_elements * t->block_bytes;
+}
+
+#endif

@@ -1,0 +1,173 @@
+/* The tests' view of the backend, and the compilation of everything for drivers that only compile. */
+#include "kernels/vulkan/inspect.h"
+
+#include "base/check.h"
+#include "kernels/vulkan/shaders.h"
+#include "kernels/vulkan/vk.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+static const td_vk_recording *find(const td_program *program, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_program *p = (const td_vk_program *)program;
+    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
+        if (p->recordings[i].n_rows == n_rows && p->recordings[i].n_out == n_out)
+            return &p->recordings[i];
+    return NULL;
+}
+
+uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_recording *r = find(p, n_rows, n_out);
+    return r ? r->n_chunks : 0;
+}
+
+uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_recording *r = find(p, n_rows, n_out);
+    uint32_t n = 0;
+    for (uint32_t i = 0; r && i < r->n_parts; i++)
+        n += r->parts[i].needs_barrier;
+    return n;
+}
+
+uint32_t td_vulkan_count_slabs(const td_weight *w) { return ((const td_vk_weight *)w)->n_slabs; }
+
+uint32_t td_vulkan_count_messages(const td_device *dev)
+{
+    return atomic_load(&((const td_vk_device *)dev)->instance.n_messages);
+}
+
+void td_vulkan_set_cost(td_program *program, double us)
+{
+    td_vk_program *p = (td_vk_program *)program;
+    for (uint32_t i = 0; i < p->n_steps; i++)
+        p->steps[i].us_per_work = us;
+    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
+        td_vk_recording_free(p, &p->recordings[i]);
+}
+
+#define EXECUTABLES_MAX 4u
+#define STATISTICS_MAX  64u
+
+static uint32_t number(const VkPipelineExecutableStatisticKHR *s)
+{
+    switch (s->format) {
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR:
+        return s->value.b32;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR:
+        return (uint32_t)s->value.i64;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR:
+        return (uint32_t)s->value.u64;
+    default:
+        return (uint32_t)s->value.f64;
+    }
+}
+
+/* The statistics RADV gives, by its names; other drivers' that match are taken as well. */
+static void read_statistics(td_vk_device *d, VkPipeline pipeline, td_vulkan_pipeline_info *out)
+{
+    struct {
+        const char *name;
+        uint32_t *value;
+    } names[] = {
+        {"VGPRs", &out->n_vgprs},       {"SGPRs", &out->n_sgprs},
+        {"Spilled VGPRs", &out->n_spilled}, {"Spilled SGPRs", &out->n_spilled},
+        {"Scratch size", &out->scratch_bytes}, {"LDS size", &out->lds_bytes},
+        {"Code size", &out->code_bytes}, {"Subgroups per SIMD", &out->n_waves},
+    };
+    PFN_vkGetPipelineExecutableStatisticsKHR get = (PFN_vkGetPipelineExecutableStatisticsKHR)
+        vkGetDeviceProcAddr(d->handle, "vkGetPipelineExecutableStatisticsKHR");
+    if (!get)
+        return;
+    VkPipelineExecutableStatisticKHR statistics[STATISTICS_MAX];
+    for (uint32_t i = 0; i < STATISTICS_MAX; i++)
+        statistics[i] = (VkPipelineExecutableStatisticKHR){
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR};
+    uint32_t n = STATISTICS_MAX;
+    VkPipelineExecutableInfoKHR which = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+                                         .pipeline = pipeline};
+    if (get(d->handle, &which, &n, statistics) != VK_SUCCESS)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t k = 0; k < TD_COUNT(names); k++)
+            if (!strcmp(statistics[i].name, names[k].name)) {
+                *names[k].value += number(&statistics[i]);
+                out->has_statistics = true;
+            }
+}
+
+typedef struct {
+    td_vk_device *d;
+    void (*visit)(const td_vulkan_pipeline_info *info, void *context);
+    void *context;
+} compile_run;
+
+static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, td_err *err)
+{
+    char name[128];
+    int n = snprintf(name, sizeof name, "%s", key->shader);
+    for (uint32_t i = 0; i < key->n_spec; i++)
+        n += snprintf(name + n, sizeof name - (size_t)n, " %u", key->spec[i]);
+    VkPipelineCreateFlags flags = run->d->physical.limits.has_executable_info
+                                      ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR
+                                      : 0;
+    const td_vk_pipeline *pipeline = td_vk_pipeline_find(run->d, key, flags, err);
+    if (!pipeline)
+        return td_err_prepend(err, "%s", name);
+    td_vulkan_pipeline_info info = {.shader = name};
+    if (flags)
+        read_statistics(run->d, pipeline->handle, &info);
+    run->visit(&info, run->context);
+    return true;
+}
+
+/* Cache types in every pair, with head sizes that are and are not multiples of the blocks. */
+static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
+{
+    static const uint32_t types[] = {TD_TYPE_F32, TD_TYPE_F16, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
+    static const uint32_t head_dims[] = {64, 80, 128, 256};
+    for (size_t k = 0; k < TD_COUNT(types); k++)
+        for (size_t v = 0; v < TD_COUNT(types); v++)
+            for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
+                td_vk_pipeline_key key = {shader->name, TD_VK_BINDINGS_MAX,
+                                          {types[k], types[v], head_dims[i], head_dims[i]}, 4};
+                if (!compile_one(run, &key, err))
+                    return false;
+            }
+    return true;
+}
+
+static bool compile_shader(const compile_run *run, const td_shader *shader, td_err *err)
+{
+    td_vk_pipeline_key key = {.shader = shader->name, .n_bindings = TD_VK_BINDINGS_MAX};
+    if (!strcmp(shader->name, "attention") || !strcmp(shader->name, "kv_store"))
+        return compile_cache_shader(run, shader, err);
+    if (strncmp(shader->name, "mat_vec", 7))
+        return compile_one(run, &key, err);
+    key.n_spec = 1;
+    for (uint32_t i = 0; i < TD_VK_ROW_VARIANTS; i++) {
+        key.spec[0] = 1u << i;
+        if (!compile_one(run, &key, err))
+            return false;
+    }
+    return true;
+}
+
+bool td_vulkan_compile_all(const char *which,
+                           void (*visit)(const td_vulkan_pipeline_info *info, void *context),
+                           void *context, td_err *err)
+{
+    compile_run run = {td_vk_device_open(which, true, err), visit, context};
+    if (!run.d)
+        return false;
+    uint32_t n;
+    const td_shader *shaders = td_shader_list(&n);
+    bool is_ok = true;
+    for (uint32_t i = 0; i < n && is_ok; i++)
+        is_ok = compile_shader(&run, &shaders[i], err);
+    td_vk_device_close(run.d);
+    return is_ok;
+}

@@ -1,0 +1,36 @@
+/* What tests look at inside the Vulkan backend, without its headers. Not for the product. */
+#ifndef TD_KERNELS_VULKAN_INSPECT_H
+#define TD_KERNELS_VULKAN_INSPECT_H
+
+#include "kernels/device.h"
+
+/* Submissions, and barriers inside them, of a program's recording for the row counts; 0 if it was
+ * not run with them. */
+uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint32_t n_out);
+uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out);
+
+/* Slabs of a weight. */
+uint32_t td_vulkan_count_slabs(const td_weight *w);
+
+/* Messages of the validation layers so far (TD_VK_VALIDATION); destroying the device aborts when
+ * there were any. */
+uint32_t td_vulkan_count_messages(const td_device *dev);
+
+/* Makes every step's cost per unit of work `us`, so that a test decides how a program is cut, and
+ * drops its recordings. */
+void td_vulkan_set_cost(td_program *p, double us);
+
+typedef struct {
+    const char *shader;  /* with its specialization constants: "mat_vec.Q4_K 16" */
+    bool has_statistics; /* the driver tells the numbers below */
+    uint32_t n_vgprs, n_sgprs, n_spilled, scratch_bytes, lds_bytes, code_bytes, n_waves;
+} td_vulkan_pipeline_info;
+
+/* Compiles every shader in every specialization a program may ask for, on a device that need not
+ * be able to run anything, and hands each to `visit`. Errors: TD_E_USAGE (which), or the failed
+ * compilation's. */
+bool td_vulkan_compile_all(const char *which,
+                           void (*visit)(const td_vulkan_pipeline_info *info, void *context),
+                           void *context, td_err *err);
+
+#endif

@@ -1,0 +1,61 @@
+/* Tensors and caches: buffers with a head. Their memory starts as zeros, so that what was never
+ * written is the same on every run. */
+#include "kernels/vulkan/vk.h"
+
+#include "base/check.h"
+#include "kernels/vulkan/pack.h"
+
+bool td_vk_tensor_init(td_tensor *tensor, td_err *err)
+{
+    td_vk_tensor *t = (td_vk_tensor *)tensor;
+    td_vk_device *d = (td_vk_device *)tensor->dev;
+    const td_tensor_params *p = &tensor->params;
+    td_vk_use use = p->is_host_visible ? TD_VK_USE_HOST : TD_VK_USE_DEVICE;
+    if (!td_vk_buffer_create(d, 4ull * p->n_rows * p->n_cols, use, p->name, &t->buffer, err) ||
+        !td_vk_buffer_clear(d, &t->buffer, err))
+        return false;
+    tensor->data = p->is_host_visible ? t->buffer.mapped : NULL;
+    return true;
+}
+
+void td_vk_tensor_free(td_tensor *tensor)
+{
+    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &((td_vk_tensor *)tensor)->buffer);
+}
+
+static uint64_t cache_bytes(const td_kv_params *p, const td_type_info *type, uint32_t head_dim)
+{
+    uint64_t cell = 4ull * td_vk_kv_row_words(type, head_dim) * TD_PAGE_POSITIONS;
+    uint64_t n_bytes;
+    if (!td_mul_u64(cell * p->n_head_kv, p->n_pages, &n_bytes))
+        return UINT64_MAX / 4;
+    return n_bytes;
+}
+
+bool td_vk_kv_init(td_kv *cache, td_err *err)
+{
+    td_vk_kv *kv = (td_vk_kv *)cache;
+    td_vk_device *d = (td_vk_device *)cache->dev;
+    const td_kv_params *p = &cache->params;
+    kv->k_words = td_vk_kv_row_words(p->type_k, p->head_dim_k);
+    kv->v_words = td_vk_kv_row_words(p->type_v, p->head_dim_v);
+    return td_vk_buffer_create(d, cache_bytes(p, p->type_k, p->head_dim_k), TD_VK_USE_DEVICE,
+                               "cache k", &kv->k, err) &&
+           td_vk_buffer_create(d, cache_bytes(p, p->type_v, p->head_dim_v), TD_VK_USE_DEVICE,
+                               "cache v", &kv->v, err) &&
+           td_vk_buffer_clear(d, &kv->k, err) && td_vk_buffer_clear(d, &kv->v, err);
+}
+
+void td_vk_kv_free(td_kv *cache)
+{
+    td_vk_kv *kv = (td_vk_kv *)cache;
+    td_vk_buffer_destroy((td_vk_device *)cache->dev, &kv->k);
+    td_vk_buffer_destroy((td_vk_device *)cache->dev, &kv->v);
+}
+
+uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params)
+{
+    (void)dev;
+    return cache_bytes(params, params->type_k, params->head_dim_k) +
+           cache_bytes(params, params->type_v, params->head_dim_v);
+}

@@ -1,0 +1,329 @@
+/* What a GPU can do: fills td_device_info and the limits in force, decides whether the device can
+ * run ops at all, and finds the one a spec names.
+ *
+ * A driver may list devices that compile shaders but have no memory (RADV's null devices, made for
+ * testing compilers): they have no memory heap, which is how they are told. */
+#include "kernels/vulkan/vk.h"
+
+#include "base/check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXTENSIONS_MAX 512u
+#define FAMILIES_MAX   32u
+#define HEAP_SHARE     0.7 /* of a heap, where the driver does not tell a budget */
+#define MEMORY_SHARE   0.9 /* of what the system has available, for GPUs without memory of their own */
+
+static const char *vendor_name(uint32_t vendor)
+{
+    switch (vendor) {
+    case 0x1002:
+        return "AMD";
+    case 0x10de:
+        return "NVIDIA";
+    case 0x8086:
+        return "Intel";
+    case 0x13b5:
+        return "ARM";
+    case 0x5143:
+        return "Qualcomm";
+    case 0x106b:
+        return "Apple";
+    case 0x10005:
+        return "Mesa";
+    default:
+        return "unknown";
+    }
+}
+
+static td_device_kind kind_of(VkPhysicalDeviceType type)
+{
+    switch (type) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return TD_DEVICE_DISCRETE;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+        return TD_DEVICE_INTEGRATED;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU:
+        return TD_DEVICE_SOFTWARE;
+    default:
+        return TD_DEVICE_VIRTUAL;
+    }
+}
+
+static void find_extensions(td_vk_physical *p, bool *has_coopmat)
+{
+    static const char budget[] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    static const char executables[] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
+    VkExtensionProperties extensions[EXTENSIONS_MAX];
+    uint32_t n = EXTENSIONS_MAX;
+    VkResult result = vkEnumerateDeviceExtensionProperties(p->handle, NULL, &n, extensions);
+    if (result != VK_SUCCESS && result != VK_INCOMPLETE)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        const char *name = extensions[i].extensionName;
+        p->limits.has_memory_budget |= !strcmp(name, budget);
+        p->limits.has_executable_info |= !strcmp(name, executables);
+        *has_coopmat |= !strcmp(name, "VK_KHR_cooperative_matrix");
+    }
+}
+
+/* The family with compute that does the least else: it has its own queue on most GPUs. */
+static bool find_family(td_vk_physical *p, uint32_t *timestamp_bits)
+{
+    VkQueueFamilyProperties families[FAMILIES_MAX];
+    uint32_t n = FAMILIES_MAX;
+    vkGetPhysicalDeviceQueueFamilyProperties(p->handle, &n, families);
+    bool is_found = false, is_pure = false;
+    for (uint32_t i = 0; i < n; i++) {
+        bool graphics = families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT;
+        if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || (is_found && (graphics || is_pure)))
+            continue;
+        is_found = true;
+        is_pure = !graphics;
+        p->queue_family = i;
+        *timestamp_bits = families[i].timestampValidBits;
+    }
+    return is_found;
+}
+
+/* MemAvailable of the system, or UINT64_MAX where it is not told. */
+static uint64_t available_memory(void)
+{
+    FILE *f = fopen("/proc/meminfo", "re");
+    uint64_t result = UINT64_MAX;
+    char line[128];
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long kib;
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            result = (uint64_t)kib << 10;
+    }
+    if (f)
+        fclose(f);
+    return result;
+}
+
+static void describe_memory(td_vk_physical *p)
+{
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+    VkPhysicalDeviceMemoryProperties2 memory = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+        .pNext = p->limits.has_memory_budget ? &budget : NULL};
+    vkGetPhysicalDeviceMemoryProperties2(p->handle, &memory);
+    p->memory = memory.memoryProperties;
+    bool is_shared = p->info.kind == TD_DEVICE_INTEGRATED || p->info.kind == TD_DEVICE_SOFTWARE;
+    double available = is_shared ? MEMORY_SHARE * (double)available_memory() : HUGE_VAL;
+    p->info.n_heaps = td_min_u32(p->memory.memoryHeapCount, TD_HEAPS_MAX);
+    for (uint32_t i = 0; i < p->info.n_heaps; i++) {
+        VkMemoryHeap heap = p->memory.memoryHeaps[i];
+        double share = HEAP_SHARE * (double)heap.size;
+        if (p->limits.has_memory_budget && budget.heapBudget[i] > budget.heapUsage[i])
+            share = (double)(budget.heapBudget[i] - budget.heapUsage[i]);
+        p->info.heaps[i].n_bytes = heap.size;
+        p->info.heaps[i].budget_bytes = (uint64_t)fmin(share, available);
+        p->info.heaps[i].is_device_local = heap.flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT;
+    }
+    const VkMemoryPropertyFlags visible =
+        VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    for (uint32_t i = 0; i < p->memory.memoryTypeCount; i++)
+        if ((p->memory.memoryTypes[i].propertyFlags & visible) == visible &&
+            p->memory.memoryTypes[i].heapIndex < p->info.n_heaps)
+            p->info.heaps[p->memory.memoryTypes[i].heapIndex].is_host_visible = true;
+    p->limits.is_uma = is_shared && p->info.n_heaps > 0;
+    for (uint32_t i = 0; i < p->info.n_heaps; i++)
+        p->limits.is_uma &= p->info.heaps[i].is_host_visible;
+}
+
+/* The first reason against the device, or "" . */
+static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compute)
+{
+    VkPhysicalDeviceVulkan13Features v13 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES};
+    VkPhysicalDeviceVulkan12Features v12 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &v13};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+                                          .pNext = &v12};
+    uint64_t local_bytes = 0;
+    if (api < VK_API_VERSION_1_3)
+        return "it has no Vulkan 1.3 (a newer driver may)";
+    if (!has_compute)
+        return "it has no compute queue";
+    for (uint32_t i = 0; i < p->info.n_heaps; i++)
+        local_bytes += p->info.heaps[i].n_bytes;
+    if (!local_bytes)
+        return "compile-only (null device, no memory)";
+    vkGetPhysicalDeviceFeatures2(p->handle, &features);
+    if (!v13.synchronization2 || !v13.maintenance4 || !v12.timelineSemaphore)
+        return "it has no synchronization2, maintenance4 or timeline semaphores";
+    return "";
+}
+
+/* A Vulkan 1.2 driver knows no 1.3 structs: they stay zero and why_not says so. */
+static void describe(td_vk_physical *p, uint32_t index)
+{
+    VkPhysicalDeviceVulkan13Properties v13 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES};
+    VkPhysicalDeviceVulkan12Properties v12 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES, .pNext = &v13};
+    VkPhysicalDeviceVulkan11Properties v11 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES, .pNext = &v12};
+    VkPhysicalDeviceProperties2 properties = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &v11};
+    VkPhysicalDeviceVulkan12Features f12 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+                                          .pNext = &f12};
+    vkGetPhysicalDeviceProperties2(p->handle, &properties);
+    vkGetPhysicalDeviceFeatures2(p->handle, &features);
+    const VkPhysicalDeviceProperties *basic = &properties.properties;
+    td_device_info *info = &p->info;
+    snprintf(info->spec, sizeof info->spec, "vulkan:%u", index);
+    snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
+    snprintf(info->vendor, sizeof info->vendor, "%s", vendor_name(basic->vendorID));
+    snprintf(info->driver, sizeof info->driver, "%.100s %.150s", v12.driverName, v12.driverInfo);
+    info->kind = kind_of(basic->deviceType);
+    info->subgroup_size = v11.subgroupSize;
+    info->has_f16 = f12.shaderFloat16;
+    info->has_int8_dot = v13.integerDotProduct4x8BitPackedSignedAccelerated;
+
+    uint32_t timestamp_bits = 0;
+    find_extensions(p, &info->has_coopmat);
+    bool has_compute = find_family(p, &timestamp_bits);
+    describe_memory(p);
+    td_vk_limits *limits = &p->limits;
+    limits->storage_range_bytes = basic->limits.maxStorageBufferRange & ~15u;
+    limits->buffer_bytes = v13.maxBufferSize ? v13.maxBufferSize : limits->storage_range_bytes;
+    limits->allocation_bytes = v11.maxMemoryAllocationSize;
+    limits->groups_x = basic->limits.maxComputeWorkGroupCount[0];
+    limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
+                                       info->quirks, sizeof info->quirks);
+    if (timestamp_bits && isfinite(basic->limits.timestampPeriod) &&
+        !(limits->quirks & TD_VK_QUIRK_WALL_CLOCK))
+        limits->timestamp_ns = (double)basic->limits.timestampPeriod;
+    const char *reason = why_not(p, basic->apiVersion, has_compute);
+    snprintf(info->why_not, sizeof info->why_not, "%s", reason);
+    info->is_usable = !*reason;
+}
+
+static void set_max_buffer(td_vk_physical *p)
+{
+    uint64_t n = p->limits.storage_range_bytes;
+    n = n < p->limits.buffer_bytes ? n : p->limits.buffer_bytes;
+    p->info.max_buffer_bytes = n < p->limits.allocation_bytes ? n : p->limits.allocation_bytes;
+}
+
+uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out, uint32_t max)
+{
+    VkPhysicalDevice handles[TD_DEVICES_MAX];
+    uint32_t n = td_min_u32(max, TD_DEVICES_MAX);
+    VkResult result = vkEnumeratePhysicalDevices(instance->handle, &n, handles);
+    if (result != VK_SUCCESS && result != VK_INCOMPLETE)
+        return 0;
+    for (uint32_t i = 0; i < n; i++) {
+        out[i] = (td_vk_physical){.handle = handles[i]};
+        describe(&out[i], i);
+        td_vk_limits_lower(&out[i], getenv("TD_VK_LIMIT"), NULL);
+        set_max_buffer(&out[i]);
+    }
+    return n;
+}
+
+bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
+{
+    uint64_t groups_x = p->limits.groups_x, heap = UINT64_MAX;
+    struct {
+        const char *name;
+        uint64_t *value;
+    } names[] = {
+        {"maxStorageBufferRange", &p->limits.storage_range_bytes},
+        {"maxBufferSize", &p->limits.buffer_bytes},
+        {"maxMemoryAllocationSize", &p->limits.allocation_bytes},
+        {"maxComputeWorkGroupCount", &groups_x},
+        {"heapBudget", &heap},
+    };
+    for (const char *item = text; item && *item; item += *item == ',') {
+        const char *equals = strchr(item, '='), *end = item + strcspn(item, ",");
+        bool is_known = false;
+        for (size_t i = 0; equals && i < TD_COUNT(names); i++) {
+            char *stop;
+            size_t n = strlen(names[i].name);
+            if (n != (size_t)(equals - item) || memcmp(item, names[i].name, n))
+                continue;
+            uint64_t value = strtoull(equals + 1, &stop, 10);
+            is_known = stop == end && stop != equals + 1 && value > 0;
+            if (is_known && value < *names[i].value)
+                *names[i].value = value;
+        }
+        if (!is_known)
+            return td_err_set(err, TD_E_USAGE,
+                              "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are "
+                              "maxStorageBufferRange, maxBufferSize, maxMemoryAllocationSize, "
+                              "maxComputeWorkGroupCount, heapBudget = a number above 0",
+                              (int)(end - item), item);
+        item = end;
+    }
+    p->limits.groups_x = (uint32_t)groups_x;
+    p->limits.storage_range_bytes &= ~15ull;
+    for (uint32_t i = 0; i < p->info.n_heaps; i++)
+        if (heap < p->info.heaps[i].budget_bytes)
+            p->info.heaps[i].budget_bytes = heap;
+    return true;
+}
+
+/* The index of the device `which` means, or of none: n. */
+static uint32_t match(const td_vk_physical *devices, uint32_t n, const char *which, bool *is_ambiguous)
+{
+    char *end;
+    unsigned long index = strtoul(which, &end, 10);
+    *is_ambiguous = false;
+    if (*which >= '0' && *which <= '9' && !*end)
+        return index < n ? (uint32_t)index : n;
+    uint32_t found = n;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!strcasestr(devices[i].info.name, which))
+            continue;
+        *is_ambiguous = found != n;
+        if (*is_ambiguous)
+            return n;
+        found = i;
+    }
+    return found;
+}
+
+bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,
+                         td_err *err)
+{
+    td_vk_physical devices[TD_DEVICES_MAX];
+    uint32_t n = td_vk_physical_list(instance, devices, TD_DEVICES_MAX);
+    bool is_ambiguous;
+    uint32_t i = match(devices, n, which, &is_ambiguous);
+    if (i < n) {
+        *out = devices[i];
+        return td_vk_limits_lower(out, getenv("TD_VK_LIMIT"), err);
+    }
+    char list[512] = "";
+    for (uint32_t k = 0; k < n; k++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%svulkan:%u (%.80s)", k ? ", " : "", k,
+                 devices[k].info.name);
+    }
+    return td_err_set(err, TD_E_USAGE, "device \"vulkan:%.64s\" %s; there %s: %s", which,
+                      is_ambiguous ? "is ambiguous" : "does not exist",
+                      n == 1 ? "is" : "are", n ? list : "no Vulkan devices");
+}
+
+uint32_t td_vulkan_list(td_device_info *out, uint32_t max)
+{
+    td_vk_instance instance;
+    td_vk_physical devices[TD_DEVICES_MAX];
+    if (!td_vk_instance_create(&instance, NULL))
+        return 0;
+    uint32_t n = td_vk_physical_list(&instance, devices, td_min_u32(max, TD_DEVICES_MAX));
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = devices[i].info;
+    td_vk_instance_destroy(&instance);
+    return n;
+}

@@ -1,0 +1,39 @@
+/* Driver quirks, one row each: who has it, up to which driver version, what we do about it, and
+ * where it is known from. A row goes when no driver in the field needs it. */
+#include "kernels/vulkan/vk.h"
+
+#include "base/check.h"
+
+#include <stdio.h>
+
+#define ANY_VERSION UINT32_MAX
+
+static const struct {
+    uint32_t vendor; /* VkPhysicalDeviceProperties.vendorID */
+    VkDriverId driver;
+    uint32_t first_version, last_version; /* driverVersion, inclusive */
+    uint32_t quirk;
+    const char *name;
+    const char *link;
+} quirks[] = {
+    /* Timestamps are taken when a command buffer is walked, not when its dispatches are done. */
+    {0x10005, VK_DRIVER_ID_MESA_LLVMPIPE, 0, ANY_VERSION, TD_VK_QUIRK_WALL_CLOCK, "wall-clock",
+     "https://docs.mesa3d.org/drivers/llvmpipe.html"},
+};
+
+uint32_t td_vk_quirks_find(uint32_t vendor, VkDriverId driver, uint32_t version, char *names,
+                           size_t n_names)
+{
+    uint32_t found = 0;
+    size_t n = 0;
+    names[0] = 0;
+    for (size_t i = 0; i < TD_COUNT(quirks); i++) {
+        if (quirks[i].vendor != vendor || quirks[i].driver != driver ||
+            version < quirks[i].first_version || version > quirks[i].last_version)
+            continue;
+        found |= quirks[i].quirk;
+        int written = snprintf(names + n, n_names - n, "%s%s", n ? "," : "", quirks[i].name);
+        n = td_min_u32((uint32_t)(n + (size_t)written), (uint32_t)n_names - 1);
+    }
+    return found;
+}

@@ -1,0 +1,287 @@
+/* The inside of the Vulkan backend; kernels/vulkan/ is the only user of vulkan.h.
+ *
+ * A td_vk_device owns its instance, logical device and queue, so that several devices (even of the
+ * same GPU) share nothing. Every tensor, weight slab and cache is a VkBuffer of its own, bound into
+ * blocks of device memory (memory.c). A program is lowered to steps, one dispatch each (lower.c);
+ * a recording is the command buffers of the steps for one (n_rows, n_out) (record.c), replayed by
+ * submit.c, which alone talks to the queue.
+ *
+ * Errors: every Vulkan call that can fail is wrapped in VK_TRY, whose function has one `fail:`
+ * label. A lost device is latched in is_lost; each backend entry checks it. */
+#ifndef TD_KERNELS_VULKAN_VK_H
+#define TD_KERNELS_VULKAN_VK_H
+
+#include "kernels/backend.h"
+#include "kernels/vulkan/hazard.h"
+#include "kernels/vulkan/push.h"
+
+#include <vulkan/vulkan.h>
+
+#define TD_VK_BINDINGS_MAX   8u
+#define TD_VK_SPEC_MAX       4u
+#define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
+#define TD_VK_STAGING_BYTES  (16ull << 20) /* upload buffer, unless one row needs more */
+#define TD_VK_ROW_VARIANTS   5u            /* mat_vec for 1, 2, 4, 8, 16 rows */
+#define TD_VK_RECORDINGS_MAX 128u
+#define TD_VK_CHUNKS_MAX     1024u         /* of a recording; the last takes what is left */
+#define TD_VK_CHUNK_US       75000.0       /* planned time of a submission */
+#define TD_VK_CHUNK_MAX_US   150000.0      /* measured: above it the plan is made anew */
+#define TD_VK_WAIT_SLICE_NS  100000000ull
+#define TD_VK_DEADLINE_NS    60000000000ull
+
+#define VK_TRY(d, call)                                                                            \
+    do {                                                                                           \
+        VkResult vk_result_ = (call);                                                              \
+        if (vk_result_ != VK_SUCCESS) {                                                            \
+            td_vk_fail((d), vk_result_, #call, err);                                               \
+            goto fail;                                                                             \
+        }                                                                                          \
+    } while (0)
+
+/* -- instance.c: instance, validation ------------------------------------------------------- */
+
+typedef struct {
+    VkInstance handle;
+    VkDebugUtilsMessengerEXT messenger;
+    PFN_vkSetDebugUtilsObjectNameEXT set_name; /* NULL without validation */
+    _Atomic uint32_t n_messages;               /* warnings and errors of the validation layers */
+} td_vk_instance;
+
+/* Not movable once made: the messenger points to it. Failure: no loader or driver. */
+bool td_vk_instance_create(td_vk_instance *instance, td_err *err);
+/* Aborts when validation had messages: a test must not pass with them. */
+void td_vk_instance_destroy(td_vk_instance *instance);
+
+/* -- physical.c: what a GPU can do ---------------------------------------------------------- */
+
+enum { /* driver quirks; quirks.c says which driver has which */
+    TD_VK_QUIRK_WALL_CLOCK = 1u << 0, /* timestamps are unusable: measure by the wall clock */
+};
+
+typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
+    uint64_t storage_range_bytes, buffer_bytes, allocation_bytes;
+    uint32_t groups_x;
+    double timestamp_ns; /* 0: no timestamps */
+    uint32_t quirks;
+    bool has_memory_budget, has_executable_info, is_uma;
+} td_vk_limits;
+
+typedef struct {
+    VkPhysicalDevice handle;
+    VkPhysicalDeviceMemoryProperties memory;
+    uint32_t queue_family;
+    td_vk_limits limits;
+    td_device_info info;
+} td_vk_physical;
+
+/* Devices of the instance in the order of their index; returns the count. */
+uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out, uint32_t max);
+/* The device `which` names, an index or a part of the name; TD_E_USAGE lists the devices. */
+bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,
+                         td_err *err);
+/* Applies TD_VK_LIMIT, a list name=value,...; TD_E_USAGE names the item that is not understood. */
+bool td_vk_limits_lower(td_vk_physical *physical, const char *text, td_err *err);
+
+/* Quirks of a driver, and their names into `names`. */
+uint32_t td_vk_quirks_find(uint32_t vendor, VkDriverId driver, uint32_t version, char *names,
+                           size_t n_names);
+
+/* -- memory.c: blocks and buffers ----------------------------------------------------------- */
+
+typedef struct td_vk_block td_vk_block;
+
+typedef struct {
+    VkBuffer handle;
+    uint64_t n_bytes;    /* as bound in descriptors: a multiple of 16 */
+    td_vk_block *block;
+    uint64_t offset, n_reserved;
+    void *mapped;        /* NULL when the host cannot see it */
+} td_vk_buffer;
+
+typedef enum {
+    TD_VK_USE_DEVICE, /* weights, caches, activations */
+    TD_VK_USE_HOST,   /* read and written by the host: coherent, cached where possible */
+} td_vk_use;
+
+/* -- device.c ------------------------------------------------------------------------------- */
+
+typedef struct td_vk_pipeline td_vk_pipeline;
+
+typedef struct {
+    td_device head;
+    td_vk_instance instance;
+    td_vk_physical physical;
+    VkDevice handle;
+    VkQueue queue;
+    VkCommandPool pool;      /* of recordings and of once */
+    VkCommandBuffer once;    /* uploads and fills */
+    VkSemaphore timeline;
+    uint64_t timeline_value; /* last value submitted */
+    VkPipelineCache cache;
+    VkDescriptorSetLayout set_layouts[TD_VK_BINDINGS_MAX + 1]; /* by number of bindings */
+    VkPipelineLayout layouts[TD_VK_BINDINGS_MAX + 1];
+    td_vk_pipeline *pipelines;
+    td_vk_block *blocks;
+    uint64_t heap_used_bytes[TD_HEAPS_MAX]; /* in blocks */
+    td_vk_buffer dummy, staging;
+    bool is_lost;
+    bool is_hung;            /* work may still be running: nothing can be destroyed */
+    uint64_t n_submissions, lose_after; /* lose_after 0: never */
+} td_vk_device;
+
+/* Sets err for a failed Vulkan call and latches a lost device. Returns false. */
+bool td_vk_fail(td_vk_device *d, VkResult result, const char *call, td_err *err);
+/* False with TD_E_DEVICE_LOST when the device was lost before. */
+bool td_vk_check(td_vk_device *d, td_err *err);
+const char *td_vk_result_name(VkResult result);
+/* A debug label, when validation is on. */
+void td_vk_set_name(td_vk_device *d, VkObjectType type, uint64_t handle, const char *name);
+td_vk_device *td_vk_device_open(const char *which, bool is_compile_only, td_err *err);
+void td_vk_device_close(td_vk_device *d);
+
+bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const char *name,
+                         td_vk_buffer *out, td_err *err);
+void td_vk_buffer_destroy(td_vk_device *d, td_vk_buffer *buffer);
+bool td_vk_buffer_clear(td_vk_device *d, td_vk_buffer *buffer, td_err *err);
+/* Writes n_bytes of staging memory (staging.mapped) to a buffer the host cannot see, and waits. */
+bool td_vk_staging_reserve(td_vk_device *d, uint64_t n_bytes, td_err *err);
+bool td_vk_staging_flush(td_vk_device *d, td_vk_buffer *to, uint64_t offset, uint64_t n_bytes,
+                         td_err *err);
+
+/* -- objects.c, weights.c ------------------------------------------------------------------- */
+
+typedef struct {
+    td_tensor head;
+    td_vk_buffer buffer;
+} td_vk_tensor;
+
+typedef struct {
+    td_weight head;
+    uint64_t row_bytes;     /* packed */
+    uint32_t rows_per_slab; /* of all slabs but the last */
+    uint32_t n_slabs;
+    td_vk_buffer *slabs;
+} td_vk_weight;
+
+typedef struct {
+    td_kv head;
+    uint32_t k_words, v_words; /* of a cache row of one head */
+    td_vk_buffer k, v;
+} td_vk_kv;
+
+bool td_vk_tensor_init(td_tensor *t, td_err *err);
+void td_vk_tensor_free(td_tensor *t);
+bool td_vk_kv_init(td_kv *kv, td_err *err);
+void td_vk_kv_free(td_kv *kv);
+uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);
+bool td_vk_weight_init(td_weight *w, td_err *err);
+void td_vk_weight_free(td_weight *w);
+bool td_vk_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
+uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params);
+
+/* -- pipeline.c ----------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *shader;           /* name for td_shader_find, static storage */
+    uint32_t n_bindings;
+    uint32_t spec[TD_VK_SPEC_MAX]; /* constant_id 0.. */
+    uint32_t n_spec;
+} td_vk_pipeline_key;
+
+struct td_vk_pipeline {
+    td_vk_pipeline *next;
+    td_vk_pipeline_key key;
+    VkPipeline handle;
+};
+
+bool td_vk_layouts_create(td_vk_device *d, td_err *err);
+void td_vk_layouts_destroy(td_vk_device *d);
+/* The pipeline of a key, made on first use; owned by the device. `flags` are added at creation. */
+const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_key *key,
+                                          VkPipelineCreateFlags flags, td_err *err);
+
+/* -- lower.c, program.c, record.c, submit.c ------------------------------------------------- */
+
+typedef struct { /* one dispatch */
+    const td_op *op;
+    td_vk_pipeline_key key;
+    const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
+    const td_vk_pipeline *pipeline_mul;  /* prefill of more than a few rows; or NULL */
+    td_vk_pipeline_key key_mul;
+    bool has_row_variants;
+    const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
+    VkDescriptorSet set;
+    uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
+    uint32_t n_push;
+    uint32_t groups_x, groups_z; /* groups_y: rows, or groups of rows */
+    uint32_t mul_groups_x;       /* of pipeline_mul */
+    uint32_t reads[TD_VK_BINDINGS_MAX], writes[TD_VK_BINDINGS_MAX]; /* buffer ids of the program */
+    uint32_t n_reads, n_writes;
+    double work_per_row; /* multiply-adds or so */
+    double us_per_work;  /* learned from timestamps */
+} td_vk_step;
+
+/* Steps an op takes: one, or one for each slab of its weight. */
+uint32_t td_vk_lower_count(const td_op *op);
+/* Fills everything of a step but its pipelines, set and ids. */
+void td_vk_lower(td_vk_device *d, const td_op *op, td_mode mode, uint32_t i_slab, td_vk_step *out);
+/* How a step runs for a number of rows. */
+typedef struct {
+    const td_vk_pipeline *pipeline;
+    uint32_t x, y, z; /* workgroups */
+} td_vk_dispatch;
+td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows);
+
+typedef struct { /* workgroups x0..x0+n_x-1 of a step */
+    uint32_t i_step, x0, n_x;
+    bool begins_chunk;
+    bool needs_barrier;
+} td_vk_part;
+
+typedef struct { /* a command buffer */
+    VkCommandBuffer commands;
+    uint32_t first_part, n_parts; /* in the recording's plan */
+} td_vk_chunk;
+
+typedef struct {
+    uint32_t n_rows, n_out; /* n_rows 0: empty slot */
+    uint64_t last_use, n_uses;
+    td_vk_part *parts;      /* [n_parts] */
+    td_vk_chunk *chunks;    /* [n_chunks] */
+    uint32_t n_parts, n_chunks;
+    VkQueryPool queries;    /* two timestamps a chunk, or none */
+    bool is_stale;          /* its chunks are too long or too short: record it anew */
+} td_vk_recording;
+
+typedef struct {
+    td_program head;
+    td_vk_step *steps;
+    uint32_t n_steps;
+    VkDescriptorPool sets;
+    td_vk_hazard hazard;
+    td_vk_part *plan; /* scratch, [n_steps + TD_VK_CHUNKS_MAX] */
+    td_vk_recording recordings[TD_VK_RECORDINGS_MAX];
+    uint64_t n_runs;
+} td_vk_program;
+
+bool td_vk_program_compile(td_program *p, td_err *err);
+bool td_vk_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+void td_vk_program_free(td_program *p);
+
+/* plan.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts; returns
+ * the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured times of
+ * the chunks (or of all, where n_us is 1) and says when the plan should be made anew. */
+uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_part *out);
+void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us);
+
+/* record.c: command buffers of a plan. */
+bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_recording *out,
+                  td_err *err);
+void td_vk_recording_free(td_vk_program *p, td_vk_recording *r);
+
+/* Submits command buffers in order, each as a submission of its own, and waits for the last. */
+bool td_vk_submit(td_vk_device *d, const td_vk_chunk *chunks, uint32_t n_chunks, td_err *err);
+bool td_vk_submit_once(td_vk_device *d, td_err *err); /* d->once, recorded by the caller */
+bool td_vk_once_begin(td_vk_device *d, td_err *err);
+
+#endif

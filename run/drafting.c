@@ -1,0 +1,211 @@
+#include "run/drafting.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "draft/drafter.h"
+#include "draft/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define INPROC_ENDPOINT "inproc://tandem-draft"
+
+struct td_drafting {
+    td_transport *transport;
+    td_link *link;
+    td_peer *peer;
+    td_peer_event event;
+    /* A draft in this process. */
+    td_model *model;
+    td_drafter *drafter;
+    int stop_fd;
+    pthread_t thread;
+    bool is_thread;
+    td_draft_worker_params worker;
+};
+
+static void *worker_main(void *arg)
+{
+    td_drafting *d = arg;
+    td_err err = {0};
+    if (!td_draft_worker_run(&d->worker, &err))
+        td_log_warn("the draft stopped: %s; going on without it", err.message);
+    return NULL;
+}
+
+/* Loads the draft model and serves it from a thread. */
+static bool start_here(td_drafting *d, const td_run_params *params, uint32_t n_ctx, td_err *err)
+{
+    d->model = td_model_open(params->draft_path, err);
+    if (!d->model)
+        return false;
+    uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
+    d->drafter = td_drafter_create(&(td_drafter_params){.model = d->model,
+                                                        .spec = params->draft_spec,
+                                                        .type_k = params->type_k,
+                                                        .type_v = params->type_v,
+                                                        .n_slots = params->n_parallel,
+                                                        .n_ctx = n_ctx < n_train ? n_ctx : n_train},
+                                   err);
+    d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!d->drafter || d->stop_fd < 0)
+        return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
+    d->worker = (td_draft_worker_params){.drafter = d->drafter,
+                                         .tokenizer = td_model_tokenizer(d->model),
+                                         .transport = d->transport,
+                                         .endpoint = INPROC_ENDPOINT,
+                                         .stop_fd = d->stop_fd};
+    d->is_thread = !pthread_create(&d->thread, NULL, worker_main, d);
+    return d->is_thread || td_err_set(err, TD_E_NOMEM, "draft: no thread");
+}
+
+td_drafting *td_drafting_create(const td_run_params *params, const td_model *target, uint32_t n_ctx,
+                                const td_clock *clock, td_err *err)
+{
+    td_drafting *d = td_alloc(1, sizeof *d, err);
+    if (!d)
+        return NULL;
+    d->stop_fd = -1;
+    d->transport = td_transport_create(err);
+    bool is_here = !params->draft_endpoint;
+    if (!d->transport || (is_here && !start_here(d, params, n_ctx, err)))
+        goto fail;
+    d->link = td_link_open(d->transport, is_here ? INPROC_ENDPOINT : params->draft_endpoint,
+                           TD_LINK_CONNECT, err);
+    if (!d->link)
+        goto fail;
+    const td_tokenizer *tokenizer = td_model_tokenizer(target);
+    d->peer = td_peer_create(&(td_peer_params){.n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
+                                               .n_ctx = n_ctx,
+                                               .max_draft = TD_DRAFT_MAX,
+                                               .build = "tandem " TD_VERSION,
+                                               .hash = td_draft_vocab_hash,
+                                               .hash_user = (void *)(uintptr_t)tokenizer,
+                                               .retry_min_us = is_here ? 2000 : 0},
+                             d->link, clock, err);
+    if (!d->peer)
+        goto fail;
+    return d;
+fail:
+    td_err_prepend(err, "draft");
+    td_drafting_destroy(&d);
+    return NULL;
+}
+
+void td_drafting_destroy(td_drafting **drafting)
+{
+    td_drafting *d = *drafting;
+    if (!d)
+        return;
+    if (d->peer)
+        td_peer_bye(d->peer);
+    td_peer_destroy(&d->peer);
+    td_link_close(&d->link, true);
+    if (d->is_thread) {
+        uint64_t one = 1;
+        ssize_t n = write(d->stop_fd, &one, sizeof one);
+        (void)n;
+        pthread_join(d->thread, NULL);
+    }
+    if (d->stop_fd >= 0)
+        close(d->stop_fd);
+    td_drafter_destroy(&d->drafter);
+    td_model_close(&d->model);
+    td_transport_destroy(&d->transport);
+    td_free(d);
+    *drafting = NULL;
+}
+
+td_link *td_drafting_link(td_drafting *d) { return d->link; }
+uint64_t td_drafting_next_us(const td_drafting *d) { return td_peer_next_us(d->peer); }
+
+bool td_drafting_step(td_drafting *d, td_drafting_event *event, td_err *err)
+{
+    *event = (td_drafting_event){.type = TD_DRAFTING_NONE};
+    do {
+        if (!td_peer_step(d->peer, &d->event, err))
+            return td_err_prepend(err, "draft");
+        if (d->event.type != TD_PEER_REFUSED)
+            break;
+        /* A busy worker may be free later; one of another vocabulary never fits. */
+        if (d->event.refusal == TD_WIRE_REFUSE_VOCAB || d->event.refusal == TD_WIRE_REFUSE_PROTOCOL)
+            return td_err_set(err, TD_E_UNAVAILABLE, "draft: %s", d->event.reason);
+        td_log_warn("draft: %s; trying again", d->event.reason);
+    } while (true);
+    switch (d->event.type) {
+    case TD_PEER_JOINED:
+        event->type = TD_DRAFTING_JOINED;
+        break;
+    case TD_PEER_LOST:
+        event->type = TD_DRAFTING_LOST;
+        event->reason = d->event.reason;
+        break;
+    case TD_PEER_NONE:
+    case TD_PEER_REFUSED:
+        break;
+    case TD_PEER_MESSAGE:
+        if (d->event.msg.type == TD_WIRE_DRAFT) {
+            const td_wire_draft *draft = &d->event.msg.draft;
+            *event = (td_drafting_event){.type = TD_DRAFTING_DRAFT,
+                                         .sequence = draft->sequence,
+                                         .epoch = draft->epoch,
+                                         .position = draft->position,
+                                         .n = draft->n,
+                                         .ids = draft->ids};
+        }
+        break;
+    }
+    return true;
+}
+
+static bool send(td_drafting *d, const td_wire_msg *msg)
+{
+    td_err err = {0};
+    if (td_peer_send(d->peer, msg, &err))
+        return true;
+    td_log_debug("draft: %s", err.message);
+    return false;
+}
+
+bool td_drafting_open(td_drafting *d, uint32_t sequence, uint64_t stream,
+                      const td_sampling_params *s)
+{
+    return send(d, &(td_wire_msg){.type = TD_WIRE_OPEN,
+                                  .open = {.sequence = sequence,
+                                           .stream = stream,
+                                           .temperature = s->temperature,
+                                           .top_k = s->top_k,
+                                           .top_p = s->top_p,
+                                           .min_p = s->min_p,
+                                           .repeat_penalty = s->repeat_penalty,
+                                           .repeat_last_n = s->repeat_last_n}});
+}
+
+bool td_drafting_send(td_drafting *d, const td_action *a)
+{
+    switch (a->kind) {
+    case TD_ACT_DRAFT_FEED:
+        return send(d, &(td_wire_msg){.type = TD_WIRE_FEED,
+                                      .feed = {a->sequence, a->position, a->n_tokens, a->tokens}});
+    case TD_ACT_DRAFT_PROPOSE:
+        return send(d, &(td_wire_msg){.type = TD_WIRE_PROPOSE,
+                                      .propose = {a->sequence, a->epoch, a->position, a->k}});
+    case TD_ACT_DRAFT_CLOSE:
+        return send(d, &(td_wire_msg){.type = TD_WIRE_CLOSE, .close = {a->sequence}});
+    default:
+        return true;
+    }
+}
+
+const char *td_drafting_device(const td_drafting *d)
+{
+    return d->drafter ? td_drafter_device(d->drafter)->spec : "";
+}
+
+uint64_t td_drafting_bytes(const td_drafting *d)
+{
+    return d->drafter ? td_drafter_bytes(d->drafter) : 0;
+}

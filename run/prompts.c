@@ -1,0 +1,231 @@
+#include "run/prompts.h"
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/jsonl.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/sha256.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct td_prompts {
+    const td_run_params *params;
+    td_jsonl_reader *reader; /* NULL: the one prompt */
+    uint64_t n_lines;
+    bool is_done;
+};
+
+static const td_json_field fields[] = {
+    {.key = "id", .type = TD_JSON_STRING, .min = 1, .max = TD_PROMPT_ID_MAX},
+    {.key = "prompt", .type = TD_JSON_STRING, .required = true, .min = 0, .max = TD_JSONL_LINE_MAX},
+    {.key = "n", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
+    {.key = "temp", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 100},
+    {.key = "top_k", .type = TD_JSON_INT, .min = 0, .max = 1 << 20},
+    {.key = "top_p", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1},
+    {.key = "min_p", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1},
+    {.key = "repeat_penalty", .type = TD_JSON_FLOAT, .f_min = 0.01, .f_max = 100},
+    {.key = "seed", .type = TD_JSON_INT, .min = 0, .max = INT64_MAX},
+    {.key = "stop", .type = TD_JSON_STRING_OR_LIST, .min = 1, .max = TD_STOP_BYTES_MAX, .n_max = TD_STOPS_MAX},
+};
+static const td_json_schema schema = {fields, TD_COUNT(fields), false};
+
+/* Lines of a regular file, for the progress bar; 0 when it cannot be told. */
+static uint64_t count_lines(const char *path)
+{
+    struct stat st;
+    FILE *f = !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "re");
+    if (!f)
+        return 0;
+    char buffer[1 << 16];
+    uint64_t n = 0;
+    bool is_line_begun = false;
+    for (size_t n_read; (n_read = fread(buffer, 1, sizeof buffer, f)) > 0;)
+        for (size_t i = 0; i < n_read; i++) {
+            bool is_blank = buffer[i] == ' ' || buffer[i] == '\t' || buffer[i] == '\r';
+            if (buffer[i] == '\n') {
+                n += is_line_begun;
+                is_line_begun = false;
+            } else {
+                is_line_begun |= !is_blank;
+            }
+        }
+    fclose(f);
+    return n + is_line_begun;
+}
+
+td_prompts *td_prompts_open(const td_run_params *params, td_err *err)
+{
+    td_prompts *p = td_alloc(1, sizeof *p, err);
+    if (!p)
+        return NULL;
+    p->params = params;
+    p->n_lines = 1;
+    if (params->in_path) {
+        p->n_lines = count_lines(params->in_path);
+        p->reader = td_jsonl_reader_open(params->in_path, TD_JSONL_LINE_MAX, err);
+        if (!p->reader)
+            td_prompts_close(&p);
+    }
+    return p;
+}
+
+void td_prompts_close(td_prompts **p)
+{
+    if (!*p)
+        return;
+    td_jsonl_reader_close(&(*p)->reader);
+    td_free(*p);
+    *p = NULL;
+}
+
+uint64_t td_prompts_count(const td_prompts *p) { return p->n_lines; }
+
+void td_prompt_destroy(td_prompt **prompt)
+{
+    if (!*prompt)
+        return;
+    for (uint32_t i = 0; i < (*prompt)->n_stops; i++)
+        td_free((*prompt)->stops[i]);
+    td_free((*prompt)->text);
+    td_free(*prompt);
+    *prompt = NULL;
+}
+
+static bool own_text(td_prompt *q, const char *text, td_err *err)
+{
+    q->n_text = strlen(text);
+    q->text = td_strndup(text, q->n_text, err);
+    return q->text;
+}
+
+static bool own_stop(td_prompt *q, const char *text, td_err *err)
+{
+    q->stops[q->n_stops] = td_strndup(text, strlen(text), err);
+    return q->stops[q->n_stops] && ++q->n_stops;
+}
+
+/* What the run says, before the line overrides it. */
+static bool apply_defaults(td_prompt *q, const td_run_params *params, td_err *err)
+{
+    q->n_predict = params->n_predict;
+    q->sampling = params->sampling;
+    for (uint32_t i = 0; i < params->n_stops; i++)
+        if (!own_stop(q, params->stops[i], err))
+            return false;
+    return true;
+}
+
+static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name,
+                       const td_run_params *params, td_err *err)
+{
+    td_json *doc = td_json_parse(line->text, line->n_bytes, name, err);
+    td_json_object o;
+    bool is_ok = doc && td_json_read_root(doc, &schema, &o, err) &&
+                 own_text(q, td_json_get_string(&o, "prompt", ""), err);
+    if (is_ok && td_json_has(&o, "stop")) {
+        while (q->n_stops)
+            td_free(q->stops[--q->n_stops]);
+        for (size_t i = 0; is_ok && i < td_json_count(&o, "stop"); i++)
+            is_ok = own_stop(q, td_json_get_string_at(&o, "stop", i), err);
+    }
+    if (is_ok) {
+        if (td_json_has(&o, "id"))
+            snprintf(q->id, sizeof q->id, "%s", td_json_get_string(&o, "id", ""));
+        td_sampling_params *s = &q->sampling;
+        q->n_predict = (uint32_t)td_json_get_int(&o, "n", q->n_predict);
+        s->temperature = (float)td_json_get_double(&o, "temp", (double)s->temperature);
+        s->top_k = (uint32_t)td_json_get_int(&o, "top_k", s->top_k);
+        s->top_p = (float)td_json_get_double(&o, "top_p", (double)s->top_p);
+        s->min_p = (float)td_json_get_double(&o, "min_p", (double)s->min_p);
+        s->repeat_penalty = (float)td_json_get_double(&o, "repeat_penalty", (double)s->repeat_penalty);
+        if (td_json_has(&o, "seed"))
+            q->stream = (uint64_t)td_json_get_int(&o, "seed", 0);
+        else
+            q->stream = td_hash64(params->seed, q->id, strlen(q->id));
+    }
+    td_json_destroy(&doc);
+    return is_ok;
+}
+
+/* The input's name in the results: all that decides the text and came with the line. */
+static void hash_input(td_prompt *q)
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    char numbers[256];
+    int n = snprintf(numbers, sizeof numbers, "\n%u %a %u %a %a %a %u %llu\n", q->n_predict,
+                     (double)q->sampling.temperature, q->sampling.top_k, (double)q->sampling.top_p,
+                     (double)q->sampling.min_p, (double)q->sampling.repeat_penalty,
+                     q->sampling.repeat_last_n, (unsigned long long)q->stream);
+    td_sha256_begin(&s);
+    td_sha256_add(&s, q->text ? q->text : "", q->n_text);
+    td_sha256_add(&s, numbers, (size_t)n);
+    for (uint32_t i = 0; i < q->n_stops; i++)
+        td_sha256_add(&s, q->stops[i], strlen(q->stops[i]) + 1);
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);
+}
+
+/* The name of a line without an id: its number and eight digits of its hash. */
+static void name_line(td_prompt *q, const td_jsonl_line *line)
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    char hex[9];
+    td_sha256_begin(&s);
+    td_sha256_add(&s, line->text ? line->text : "", line->text ? line->n_bytes : 0);
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, hex, 8);
+    snprintf(q->id, sizeof q->id, "line-%llu-%s", (unsigned long long)line->number, hex);
+}
+
+static td_prompt *next_argument(td_prompts *p, td_err *err)
+{
+    td_prompt *q = td_alloc(1, sizeof *q, err);
+    p->is_done = true;
+    if (!q)
+        return NULL;
+    snprintf(q->id, sizeof q->id, "prompt");
+    q->stream = p->params->seed;
+    if (!apply_defaults(q, p->params, err) || !own_text(q, p->params->prompt, err))
+        td_prompt_destroy(&q);
+    else
+        hash_input(q);
+    return q;
+}
+
+td_prompt *td_prompts_next(td_prompts *p, td_err *err)
+{
+    if (p->is_done)
+        return NULL;
+    if (!p->reader)
+        return next_argument(p, err);
+    td_jsonl_line line = {0};
+    td_err bad = {0};
+    td_jsonl_status status = td_jsonl_read(p->reader, &line, &bad);
+    if (status == TD_JSONL_END || status == TD_JSONL_FAILED) {
+        p->is_done = true;
+        if (status == TD_JSONL_FAILED)
+            td_err_set(err, bad.code, "%s", bad.message);
+        return NULL;
+    }
+    td_prompt *q = td_alloc(1, sizeof *q, err);
+    if (!q)
+        return NULL;
+    q->line = line.number;
+    q->err = bad;
+    name_line(q, &line);
+    if (!apply_defaults(q, p->params, err)) {
+        td_prompt_destroy(&q);
+        return NULL;
+    }
+    char name[300];
+    snprintf(name, sizeof name, "%.255s:%llu", p->params->in_path, (unsigned long long)line.number);
+    if (q->err.code == TD_OK)
+        parse_line(q, &line, name, p->params, &q->err);
+    hash_input(q);
+    return q;
+}

@@ -1,0 +1,38 @@
+/* Prompts: lines of JSON with `prompt` and optionally id, n, temp, top_k, top_p, min_p,
+ * repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be used is
+ * a prompt with `err` set, so that it becomes an error line of the results, not the end of the run.
+ * One thread. */
+#ifndef TD_RUN_PROMPTS_H
+#define TD_RUN_PROMPTS_H
+
+#include "run/run.h"
+
+#define TD_PROMPT_ID_MAX 256u /* bytes */
+#define TD_SHA_HEX       16u  /* hex digits of the hashes in results */
+
+typedef struct {
+    char id[TD_PROMPT_ID_MAX + 1];
+    uint64_t line;           /* 1-based; 0: from the command line */
+    char *text;              /* owned, 0-terminated */
+    size_t n_text;
+    uint32_t n_predict;
+    td_sampling_params sampling;
+    uint64_t stream;         /* the line's seed, else a hash of the run's seed and the id */
+    uint32_t n_stops;
+    char *stops[TD_STOPS_MAX]; /* owned */
+    char input_sha[TD_SHA_HEX + 1]; /* of everything above that the line or the run set */
+    td_err err;              /* TD_OK: usable */
+} td_prompt;
+
+typedef struct td_prompts td_prompts;
+
+/* From params->in_path, or the one params->prompt. */
+td_prompts *td_prompts_open(const td_run_params *params, td_err *err);
+void td_prompts_close(td_prompts **p);
+/* Lines in all, if known (a regular file or one prompt); 0 if not. */
+uint64_t td_prompts_count(const td_prompts *p);
+/* The next prompt (to be freed by td_prompt_destroy); NULL at the end (err TD_OK) or on failure. */
+td_prompt *td_prompts_next(td_prompts *p, td_err *err);
+void td_prompt_destroy(td_prompt **prompt);
+
+#endif

@@ -1,0 +1,216 @@
+#include "run/results.h"
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/json_writer.h"
+#include "base/jsonl.h"
+#include "base/mem.h"
+#include "base/rng.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SYNC_LINES 64u
+#define SYNC_US    1000000u
+
+typedef struct {
+    char *id; /* NULL: an empty place of the table */
+    char input_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
+    bool is_in_file, is_ok, is_used;
+} entry;
+
+/* Known ids: open addressing, grown at half full. */
+struct td_results {
+    td_jsonl_writer *writer;
+    td_json_writer *json;
+    entry *entries;
+    size_t capacity, n_entries;
+};
+
+static const char *const statuses[] = {"ok", "error", NULL};
+static const td_json_field fields[] = {
+    {.key = "id", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_PROMPT_ID_MAX},
+    {.key = "status", .type = TD_JSON_ENUM, .required = true, .names = statuses},
+    {.key = "input_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
+    {.key = "config_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
+};
+static const td_json_schema schema = {fields, TD_COUNT(fields), true};
+
+/* The entry of an id, or the empty place where it belongs. */
+static entry *place_of(entry *entries, size_t capacity, const char *id)
+{
+    size_t i = td_hash64(0, id, strlen(id)) & (capacity - 1);
+    while (entries[i].id && strcmp(entries[i].id, id))
+        i = (i + 1) & (capacity - 1);
+    return &entries[i];
+}
+
+static bool grow(td_results *r, td_err *err)
+{
+    size_t capacity = r->capacity ? 2 * r->capacity : 1024;
+    entry *grown = td_alloc(capacity, sizeof *grown, err);
+    if (!grown)
+        return false;
+    for (size_t i = 0; i < r->capacity; i++)
+        if (r->entries[i].id)
+            *place_of(grown, capacity, r->entries[i].id) = r->entries[i];
+    td_free(r->entries);
+    r->entries = grown;
+    r->capacity = capacity;
+    return true;
+}
+
+static entry *find_or_add(td_results *r, const char *id, td_err *err)
+{
+    if (2 * (r->n_entries + 1) > r->capacity && !grow(r, err))
+        return NULL;
+    entry *e = place_of(r->entries, r->capacity, id);
+    if (!e->id) {
+        e->id = td_strndup(id, strlen(id), err);
+        if (!e->id)
+            return NULL;
+        r->n_entries++;
+    }
+    return e;
+}
+
+static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t offset_bytes,
+                             td_err *err)
+{
+    td_results *r = context;
+    char name[64];
+    snprintf(name, sizeof name, "result line %llu at byte %llu", (unsigned long long)line->number,
+             (unsigned long long)offset_bytes);
+    td_err bad = {0};
+    td_json *doc = td_json_parse(line->text, line->n_bytes, name, &bad);
+    td_json_object o;
+    if (!doc && bad.code == TD_E_DATA)
+        return TD_JSONL_TORN;
+    td_jsonl_verdict verdict = TD_JSONL_STOP;
+    if (doc && td_json_read_root(doc, &schema, &o, err)) {
+        entry *e = find_or_add(r, td_json_get_string(&o, "id", ""), err);
+        if (e) {
+            e->is_in_file = true;
+            e->is_ok = td_json_get_enum(&o, "status", 1) == 0;
+            snprintf(e->input_sha, sizeof e->input_sha, "%s", td_json_get_string(&o, "input_sha", ""));
+            snprintf(e->config_sha, sizeof e->config_sha, "%s",
+                     td_json_get_string(&o, "config_sha", ""));
+            verdict = TD_JSONL_KEEP;
+        }
+    } else if (!doc) {
+        td_err_set(err, bad.code, "%s", bad.message);
+    }
+    td_json_destroy(&doc);
+    return verdict;
+}
+
+td_results *td_results_open(const td_run_params *params, td_err *err)
+{
+    td_results *r = td_alloc(1, sizeof *r, err);
+    if (!r)
+        return NULL;
+    const char *path = params->out_path ? params->out_path : params->in_path ? "-" : NULL;
+    r->json = td_json_writer_create(false, err);
+    if (r->json && path)
+        r->writer = td_jsonl_writer_open(&(td_jsonl_writer_params){.path = path,
+                                                                   .sync_lines = SYNC_LINES,
+                                                                   .sync_us = SYNC_US,
+                                                                   .scan = scan,
+                                                                   .scan_context = r},
+                                         err);
+    if (!r->json || (path && !r->writer)) {
+        td_results_close(&r, NULL);
+        return NULL;
+    }
+    return r;
+}
+
+bool td_results_close(td_results **r, td_err *err)
+{
+    if (!*r)
+        return true;
+    bool is_ok = !(*r)->writer || td_jsonl_writer_close(&(*r)->writer, err);
+    td_json_writer_destroy(&(*r)->json);
+    for (size_t i = 0; i < (*r)->capacity; i++)
+        td_free((*r)->entries[i].id);
+    td_free((*r)->entries);
+    td_free(*r);
+    *r = NULL;
+    return is_ok;
+}
+
+td_result_state td_results_claim(td_results *r, const char *id, const char *input_sha,
+                                 const char *config_sha, char *why, size_t why_bytes, td_err *err)
+{
+    entry *e = find_or_add(r, id, err);
+    if (!e)
+        return TD_RESULT_NONE;
+    if (e->is_used)
+        return TD_RESULT_TWICE;
+    e->is_used = true;
+    if (!e->is_in_file)
+        return TD_RESULT_NONE;
+    bool is_other_input = strcmp(e->input_sha, input_sha) != 0;
+    if (is_other_input || strcmp(e->config_sha, config_sha) != 0) {
+        snprintf(why, why_bytes, "%s: the result there is of another %s (%s there, %s now); --force keeps it",
+                 id, is_other_input ? "input" : "configuration",
+                 is_other_input ? e->input_sha : e->config_sha,
+                 is_other_input ? input_sha : config_sha);
+        return TD_RESULT_OTHER;
+    }
+    return e->is_ok ? TD_RESULT_DONE : TD_RESULT_ERROR;
+}
+
+static void write_line(td_json_writer *w, const td_result *t)
+{
+    td_json_begin_object(w);
+    td_json_write_key(w, "id");
+    td_json_write_string(w, t->id);
+    td_json_write_key(w, "status");
+    td_json_write_string(w, t->is_ok ? "ok" : "error");
+    td_json_write_key(w, "text");
+    td_json_write_bytes(w, t->text ? t->text : "", t->text ? t->n_text : 0);
+    td_json_write_key(w, "tokens");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < t->n_tokens; i++)
+        td_json_write_u64(w, t->tokens[i]);
+    td_json_end_array(w);
+    td_json_write_key(w, "reason");
+    td_json_write_string(w, t->is_ok ? td_reason_name(t->reason) : NULL);
+    td_json_write_key(w, "error");
+    td_json_write_string(w, t->error);
+    const struct { const char *key; uint64_t value; } counts[] = {
+        {"drafted", t->n_drafted}, {"accepted", t->n_accepted}, {"rounds", t->n_rounds},
+        {"prompt_tokens", t->n_prompt_tokens}};
+    for (size_t i = 0; i < TD_COUNT(counts); i++) {
+        td_json_write_key(w, counts[i].key);
+        td_json_write_u64(w, counts[i].value);
+    }
+    td_json_write_key(w, "ttft_ms");
+    td_json_write_double(w, t->ttft_ms);
+    td_json_write_key(w, "ms");
+    td_json_write_double(w, t->ms);
+    const struct { const char *key, *value; } hashes[] = {
+        {"input_sha", t->input_sha}, {"config_sha", t->config_sha}, {"model_sha", t->model_sha}};
+    for (size_t i = 0; i < TD_COUNT(hashes); i++) {
+        td_json_write_key(w, hashes[i].key);
+        td_json_write_string(w, hashes[i].value);
+    }
+    td_json_end_object(w);
+}
+
+bool td_results_write(td_results *r, const td_result *result, td_err *err)
+{
+    if (!r->writer)
+        return true; /* text goes to stdout, no JSON is wanted */
+    write_line(r->json, result);
+    const char *line;
+    size_t n_bytes;
+    return td_json_writer_end(r->json, &line, &n_bytes, err) &&
+           td_jsonl_write(r->writer, line, n_bytes, err);
+}
+
+bool td_results_poll(td_results *r, td_err *err)
+{
+    return !r->writer || td_jsonl_writer_poll(r->writer, err);
+}

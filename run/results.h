@@ -1,0 +1,43 @@
+/* Results: one JSON line each, appended and kept through a crash; what is already in the file is
+ * read first, so that a run goes on where it stopped. The line's fields are those of docs/cli.md.
+ * One thread. */
+#ifndef TD_RUN_RESULTS_H
+#define TD_RUN_RESULTS_H
+
+#include "run/prompts.h"
+
+typedef struct {
+    const char *id;
+    bool is_ok;
+    const char *text;        /* raw bytes; mended to UTF-8 when written */
+    size_t n_text;
+    const uint32_t *tokens;  /* [n_tokens] */
+    uint32_t n_tokens;
+    td_reason reason;
+    const char *error;       /* NULL when ok */
+    uint32_t n_drafted, n_accepted, n_rounds, n_prompt_tokens;
+    double ttft_ms, ms;
+    const char *input_sha, *config_sha, *model_sha;
+} td_result;
+
+typedef struct td_results td_results;
+
+typedef enum {
+    TD_RESULT_NONE,  /* not there: run it */
+    TD_RESULT_DONE,  /* there and good: skip it */
+    TD_RESULT_ERROR, /* there, an error */
+    TD_RESULT_OTHER, /* there, but of another input or configuration */
+    TD_RESULT_TWICE, /* the id was used by an earlier line of this run */
+} td_result_state;
+
+/* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. */
+td_results *td_results_open(const td_run_params *params, td_err *err);
+bool td_results_close(td_results **r, td_err *err);
+
+/* What is known of an id; *why gets a message for TD_RESULT_OTHER. Marks the id as used. */
+td_result_state td_results_claim(td_results *r, const char *id, const char *input_sha,
+                                 const char *config_sha, char *why, size_t why_bytes, td_err *err);
+bool td_results_write(td_results *r, const td_result *result, td_err *err);
+bool td_results_poll(td_results *r, td_err *err); /* syncs when due */
+
+#endif

@@ -1,0 +1,145 @@
+#include "run/stats.h"
+
+#include "base/check.h"
+#include "base/io.h"
+#include "base/json_writer.h"
+
+static void put_u64(td_json_writer *w, const char *key, uint64_t value)
+{
+    td_json_write_key(w, key);
+    td_json_write_u64(w, value);
+}
+
+static void put_double(td_json_writer *w, const char *key, double value)
+{
+    td_json_write_key(w, key);
+    td_json_write_double(w, value);
+}
+
+static void put_string(td_json_writer *w, const char *key, const char *value)
+{
+    td_json_write_key(w, key);
+    td_json_write_string(w, value);
+}
+
+static double ratio(uint64_t a, uint64_t b) { return b ? (double)a / (double)b : 0; }
+
+static void write_totals(td_json_writer *w, const td_run_totals *t)
+{
+    double seconds = (double)(t->end_us - t->start_us) * 1e-6;
+    td_json_write_key(w, "totals");
+    td_json_begin_object(w);
+    put_u64(w, "ok", t->n_ok);
+    put_u64(w, "errors", t->n_error);
+    put_u64(w, "skipped", t->n_skipped);
+    put_u64(w, "prompt_tokens", t->n_prompt_tokens);
+    put_u64(w, "tokens", t->n_tokens);
+    put_u64(w, "rounds", t->n_rounds);
+    put_u64(w, "drafted", t->n_drafted);
+    put_u64(w, "accepted", t->n_accepted);
+    put_double(w, "acceptance", ratio(t->n_accepted, t->n_drafted));
+    put_double(w, "tokens_per_verification", ratio(t->n_tokens, t->n_rounds));
+    put_double(w, "seconds", seconds);
+    put_double(w, "tokens_per_second", seconds > 0 ? (double)t->n_tokens / seconds : 0);
+    put_double(w, "ttft_ms_mean", ratio(t->ttft_sum_us, t->n_ok) * 1e-3);
+    put_u64(w, "draft_joins", t->n_draft_joins);
+    put_u64(w, "draft_losses", t->n_draft_losses);
+    td_json_end_object(w);
+    td_json_write_key(w, "acceptance_by_position");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < TD_DRAFT_MAX && t->drafted_at[i]; i++) {
+        td_json_begin_object(w);
+        put_u64(w, "drafted", t->drafted_at[i]);
+        put_u64(w, "accepted", t->accepted_at[i]);
+        put_double(w, "rate", ratio(t->accepted_at[i], t->drafted_at[i]));
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
+static void write_stages(td_json_writer *w, const td_target *target)
+{
+    td_json_write_key(w, "stages");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
+        td_stage_info s;
+        td_target_stage_info(target, i, &s);
+        td_json_begin_object(w);
+        put_string(w, "device", s.spec);
+        put_string(w, "name", s.name);
+        put_u64(w, "first_layer", s.first);
+        put_u64(w, "last_layer", s.last);
+        put_u64(w, "bytes", s.n_bytes);
+        put_double(w, "prefill_ms", (double)s.busy_prefill_us * 1e-3);
+        put_u64(w, "prefill_rows", s.n_prefill_rows);
+        put_u64(w, "prefills", s.n_prefills);
+        put_double(w, "verify_ms", (double)s.busy_verify_us * 1e-3);
+        put_u64(w, "verify_rows", s.n_verify_rows);
+        put_u64(w, "verifies", s.n_verifies);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
+static void write_config(td_json_writer *w, const td_stats *s)
+{
+    const td_run_params *p = s->params;
+    td_json_write_key(w, "config");
+    td_json_begin_object(w);
+    put_string(w, "target", p->target_path);
+    put_string(w, "draft", p->draft_path);
+    put_string(w, "draft_device", s->draft_device && *s->draft_device ? s->draft_device : NULL);
+    put_string(w, "draft_endpoint", p->draft_endpoint);
+    put_u64(w, "draft_max", p->draft_max);
+    put_u64(w, "draft_fixed", p->draft_fixed);
+    put_string(w, "in", p->in_path);
+    put_string(w, "out", p->out_path);
+    put_u64(w, "n", p->n_predict);
+    put_double(w, "temp", (double)p->sampling.temperature);
+    put_u64(w, "top_k", p->sampling.top_k);
+    put_double(w, "top_p", (double)p->sampling.top_p);
+    put_double(w, "min_p", (double)p->sampling.min_p);
+    put_double(w, "repeat_penalty", (double)p->sampling.repeat_penalty);
+    put_u64(w, "seed", p->seed);
+    td_json_write_key(w, "stop");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < p->n_stops; i++)
+        td_json_write_string(w, p->stops[i]);
+    td_json_end_array(w);
+    put_string(w, "kv_k", p->type_k->name);
+    put_string(w, "kv_v", p->type_v->name);
+    put_u64(w, "ctx", td_target_n_ctx(s->target));
+    put_u64(w, "parallel", p->n_parallel);
+    td_json_end_object(w);
+}
+
+bool td_stats_write(const td_stats *s, const char *path, td_err *err)
+{
+    td_json_writer *w = td_json_writer_create(true, err);
+    if (!w)
+        return false;
+    td_json_begin_object(w);
+    put_string(w, "version", TD_VERSION);
+    put_string(w, "model", td_model_name(s->model));
+    put_string(w, "config_sha", s->config_sha);
+    write_totals(w, s->totals);
+    const td_coordinator_stats *c = s->coordinator;
+    td_json_write_key(w, "coordinator");
+    td_json_begin_object(w);
+    put_u64(w, "batches", c->n_batches);
+    put_u64(w, "rows", c->n_rows);
+    put_u64(w, "missed_deadlines", c->n_deadlines);
+    put_u64(w, "late_drafts", c->n_late_drafts);
+    put_u64(w, "stale_drafts", c->n_stale_drafts);
+    put_u64(w, "bad_drafts", c->n_bad_drafts);
+    td_json_end_object(w);
+    write_stages(w, s->target);
+    write_config(w, s);
+    td_json_end_object(w);
+    const char *text;
+    size_t n_bytes;
+    bool is_ok = td_json_writer_end(w, &text, &n_bytes, err) &&
+                 td_io_replace_file(path, text, n_bytes, err);
+    td_json_writer_destroy(&w);
+    return is_ok;
+}

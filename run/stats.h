@@ -1,0 +1,22 @@
+/* The figures of a run as JSON (--stats): totals, acceptance by position in the draft, time by
+ * phase and device, placement, and the configuration in effect. Format: docs/stats.md. */
+#ifndef TD_RUN_STATS_H
+#define TD_RUN_STATS_H
+
+#include "run/drafting.h"
+#include "target/target.h"
+
+typedef struct {
+    const td_run_params *params;
+    const td_run_totals *totals;
+    const td_coordinator_stats *coordinator;
+    const td_target *target;
+    const td_model *model;
+    const char *draft_device; /* "" or NULL when elsewhere or none */
+    const char *config_sha;
+} td_stats;
+
+/* Replaces the file as a whole. */
+bool td_stats_write(const td_stats *stats, const char *path, td_err *err);
+
+#endif

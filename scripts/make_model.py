@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Writes a GGUF model of any shape with random weights, for benchmarks and tests (standard library only).
+
+The shape is right and the numbers are sane (logits are finite, about 3 wide), the text is noise.
+Weights come from a pool of random blocks that is written over and over, each tensor from another
+place in it, so that a model of many gigabytes is made as fast as the disk takes it. The same
+options give the same bytes.
+
+The tokenizer is a byte-level BPE over all 256 bytes: merges of pairs, then of pairs and a byte,
+fill the vocabulary; the last two tokens are <|begin|> and <|end|>.
+
+  make_model.py --out small.gguf
+  make_model.py --arch qwen3 --n-embd 1024 --layers 28 --heads 16 --kv-heads 8 --head-dim 128 \\
+      --ffn 3072 --vocab 151936 --tied --type Q8_0 --out draft.gguf
+  make_model.py --n-embd 4096 --layers 32 --heads 32 --kv-heads 8 --ffn 14336 --vocab 128256 \\
+      --type Q4_K_M --out target.gguf
+"""
+import argparse
+import array
+import math
+import os
+import random
+import struct
+import sys
+
+ALIGNMENT = 32
+POOL_ELEMENTS = 1 << 18
+# name: (id, elements of a block, bytes of a block)
+TYPES = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q8_0": (8, 32, 34),
+    "Q4_K": (12, 256, 144),
+    "Q6_K": (14, 256, 210),
+}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 14, "Q4_K_M": 15, "Q6_K": 18}
+U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # value types of the format
+
+
+# --- blocks of random weights with standard deviation sigma ---
+
+# Quants without their odd one out (-128, -8), so that weights have mean 0.
+NO_MINUS_128 = bytes(0 if b == 0x80 else b for b in range(256))
+NO_MINUS_8 = bytes((b & 15 or 8) | (b >> 4 or 8) << 4 for b in range(256))
+
+
+def block_q8_0(rng, sigma):
+    return struct.pack("<e", sigma / 73.3) + rng.randbytes(32).translate(NO_MINUS_128)
+
+
+def block_q4_0(rng, sigma):
+    return struct.pack("<e", sigma / 4.18) + rng.randbytes(16).translate(NO_MINUS_8)
+
+
+def block_q4_k(rng, sigma):
+    """value = d * scale * q - d_min * minimum; with minimum = scale and d_min = 7.5 d, mean 0."""
+    d = sigma / (4.61 * 33.3)
+    s = [rng.randint(16, 48) for _ in range(8)]
+    head = [s[i] | (s[i + 4] >> 4) << 6 for i in range(4)]
+    tail = [(s[i] & 15) | (s[i] & 15) << 4 for i in range(4, 8)]
+    return struct.pack("<ee", d, 7.5 * d) + bytes(head + head + tail) + rng.randbytes(128)
+
+
+def block_q6_k(rng, sigma):
+    d = sigma / (18.5 * 33.3)
+    scales = [rng.randint(16, 48) * rng.choice((-1, 1)) for _ in range(16)]
+    return rng.randbytes(192) + struct.pack("<16be", *scales, d)
+
+
+BLOCKS = {"Q8_0": block_q8_0, "Q4_0": block_q4_0, "Q4_K": block_q4_k, "Q6_K": block_q6_k}
+
+
+class Pools:
+    """Bytes of random blocks by (type, sigma). Their number is odd, so that rows, whose blocks are
+    mostly powers of two, do not repeat soon."""
+
+    def __init__(self, seed, n_elements):
+        self.seed = seed
+        self.n_elements = min(n_elements, POOL_ELEMENTS)
+        self.pools = {}
+
+    def get(self, type_name, sigma):
+        key = (type_name, sigma)
+        if key not in self.pools:
+            rng = random.Random("%d %s %r" % (self.seed, type_name, sigma))
+            n = max(self.n_elements // TYPES[type_name][1], 2) - 1 | 1
+            if type_name in BLOCKS:
+                pool = b"".join(BLOCKS[type_name](rng, sigma) for _ in range(n))
+            elif type_name == "F16":
+                pool = struct.pack("<%de" % n, *(rng.gauss(0, sigma) for _ in range(n)))
+            else:
+                values = array.array("f", (rng.gauss(0, sigma) for _ in range(n)))
+                if sys.byteorder == "big":
+                    values.byteswap()
+                pool = values.tobytes()
+            self.pools[key] = pool
+        return self.pools[key]
+
+
+# --- the tokenizer ---
+
+def byte_alphabet():
+    """The 256 printable characters that stand for the bytes in byte-level BPE."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
+
+
+def make_tokenizer(n_vocab):
+    """(tokens, merges): bytes first, then what merges make, common letters first."""
+    letters = byte_alphabet()
+    common = [letters[b] for b in b" etaoinshrdlucmfwypvbgkjqxz"]
+    order = common + [c for c in letters if c not in common]
+    tokens, merges = list(letters), []
+    n_words = n_vocab - 2
+    left_halves = order
+    while len(tokens) < n_words:
+        made = []
+        for left in left_halves:
+            for right in order:
+                if len(tokens) == n_words:
+                    break
+                tokens.append(left + right)
+                merges.append(left + " " + right)
+                made.append(left + right)
+        left_halves = made
+    return tokens + ["<|begin|>", "<|end|>"], merges
+
+
+# --- the file ---
+
+def string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def entry(key, value_type, value):
+    head = string(key) + struct.pack("<I", value_type)
+    if value_type == STRING:
+        return head + string(value)
+    if value_type == ARRAY:
+        element, items = value
+        head += struct.pack("<IQ", element, len(items))
+        if element == STRING:
+            return head + b"".join(string(item) for item in items)
+        return head + struct.pack("<%d%s" % (len(items), {I32: "i"}[element]), *items)
+    return head + struct.pack({U32: "<I", F32: "<f", BOOL: "<?"}[value_type], value)
+
+
+def metadata(a):
+    tokens, merges = make_tokenizer(a.vocab)
+    arch = a.arch
+    entries = [
+        ("general.architecture", STRING, arch),
+        ("general.name", STRING, "random weights, seed %d" % a.seed),
+        ("general.file_type", U32, FILE_TYPES[a.type]),
+        ("general.quantization_version", U32, 2),
+        (arch + ".vocab_size", U32, a.vocab),
+        (arch + ".context_length", U32, a.ctx),
+        (arch + ".embedding_length", U32, a.n_embd),
+        (arch + ".block_count", U32, a.layers),
+        (arch + ".feed_forward_length", U32, a.ffn),
+        (arch + ".attention.head_count", U32, a.heads),
+        (arch + ".attention.head_count_kv", U32, a.kv_heads),
+        (arch + ".attention.key_length", U32, a.head_dim),
+        (arch + ".attention.value_length", U32, a.head_dim),
+        (arch + ".attention.layer_norm_rms_epsilon", F32, 1e-6 if arch != "llama" else 1e-5),
+        (arch + ".rope.freq_base", F32, a.rope_base),
+        (arch + ".rope.dimension_count", U32, a.head_dim),
+        ("tokenizer.ggml.model", STRING, "gpt2"),
+        ("tokenizer.ggml.pre", STRING, "llama-bpe" if arch == "llama" else "qwen2"),
+        ("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)),
+        ("tokenizer.ggml.token_type", ARRAY, (I32, [1] * (a.vocab - 2) + [3, 3])),
+        ("tokenizer.ggml.merges", ARRAY, (STRING, merges)),
+        ("tokenizer.ggml.bos_token_id", U32, a.vocab - 2),
+        ("tokenizer.ggml.eos_token_id", U32, a.vocab - 1),
+        ("tokenizer.ggml.add_bos_token", BOOL, arch == "llama"),
+    ]
+    return len(entries), b"".join(entry(*e) for e in entries)
+
+
+def gets_more_bits(i, n):
+    """The layers whose attn_v and ffn_down are Q6_K in a Q4_K_M file: the ends and every third."""
+    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
+
+
+def fitting_type(name, n_in):
+    """The type, or one with a smaller block when rows are no multiple of its block."""
+    for candidate in (name, "Q8_0", "F16"):
+        if n_in % TYPES[candidate][1] == 0:
+            return candidate
+    raise AssertionError("F16 fits every row")
+
+
+def tensors(a):
+    """(name, dims, type, kind): kind is 'norm', 'bias' or the sigma of the weights."""
+    n_q, n_kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    base = "Q4_K" if a.type == "Q4_K_M" else a.type
+    better = "Q6_K" if a.type == "Q4_K_M" else a.type
+
+    def matrix(name, n_in, n_out, type_name, sigma=None):
+        return name, (n_in, n_out), fitting_type(type_name, n_in), sigma or n_in ** -0.5
+
+    def vector(name, n, kind):
+        return name, (n,), "F32", kind
+
+    yield matrix("token_embd.weight", a.n_embd, a.vocab, better if a.tied else base,
+                 3 * a.n_embd ** -0.5 if a.tied else 1.0)
+    for i in range(a.layers):
+        p = "blk.%d." % i
+        more = better if gets_more_bits(i, a.layers) else base
+        yield vector(p + "attn_norm.weight", a.n_embd, "norm")
+        yield matrix(p + "attn_q.weight", a.n_embd, n_q, base)
+        yield matrix(p + "attn_k.weight", a.n_embd, n_kv, base)
+        yield matrix(p + "attn_v.weight", a.n_embd, n_kv, more)
+        if a.arch == "qwen2":
+            yield vector(p + "attn_q.bias", n_q, "bias")
+            yield vector(p + "attn_k.bias", n_kv, "bias")
+            yield vector(p + "attn_v.bias", n_kv, "bias")
+        if a.arch == "qwen3":
+            yield vector(p + "attn_q_norm.weight", a.head_dim, "norm")
+            yield vector(p + "attn_k_norm.weight", a.head_dim, "norm")
+        yield matrix(p + "attn_output.weight", n_q, a.n_embd, base)
+        yield vector(p + "ffn_norm.weight", a.n_embd, "norm")
+        yield matrix(p + "ffn_gate.weight", a.n_embd, a.ffn, base)
+        yield matrix(p + "ffn_up.weight", a.n_embd, a.ffn, base)
+        yield matrix(p + "ffn_down.weight", a.ffn, a.n_embd, more)
+    yield vector("output_norm.weight", a.n_embd, "norm")
+    if not a.tied:
+        yield matrix("output.weight", a.n_embd, a.vocab, better, 3 * a.n_embd ** -0.5)
+
+
+def size_of(dims, type_name):
+    _, n_block, n_bytes = TYPES[type_name]
+    return math.prod(dims) // n_block * n_bytes
+
+
+def write_tensor(f, a, pools, index, dims, type_name, kind):
+    rng = random.Random("%d tensor %d" % (a.seed, index))
+    if not isinstance(kind, float):
+        mean, sigma = (1, 0.1) if kind == "norm" else (0, 0.1)
+        f.write(struct.pack("<%df" % dims[0], *(rng.gauss(mean, sigma) for _ in range(dims[0]))))
+        return
+    pool = memoryview(pools.get(type_name, kind))
+    n_block = TYPES[type_name][2]
+    at = rng.randrange(len(pool) // n_block) * n_block
+    left = size_of(dims, type_name)
+    while left:
+        n = min(left, len(pool) - at)
+        f.write(pool[at:at + n])
+        left -= n
+        at = 0
+
+
+def write_model(a, f):
+    n_keys, keys = metadata(a)
+    directory, offset, all_tensors = [], 0, list(tensors(a))
+    for name, dims, type_name, _ in all_tensors:
+        directory.append(string(name) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims,
+                                                    TYPES[type_name][0], offset))
+        offset += -(-size_of(dims, type_name) // ALIGNMENT) * ALIGNMENT
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(all_tensors), n_keys) + keys + b"".join(directory)
+    f.write(head + bytes(-len(head) % ALIGNMENT))
+    pools = Pools(a.seed, max(math.prod(dims) for _, dims, _, _ in all_tensors))
+    for i, (_, dims, type_name, kind) in enumerate(all_tensors):
+        write_tensor(f, a, pools, i, dims, type_name, kind)
+        f.write(bytes(-size_of(dims, type_name) % ALIGNMENT))
+    return len(all_tensors)
+
+
+def parse_args(argv):
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--arch", choices=("llama", "qwen2", "qwen3"), default="llama")
+    p.add_argument("--n-embd", type=int, default=256)
+    p.add_argument("--layers", type=int, default=4)
+    p.add_argument("--heads", type=int, default=4)
+    p.add_argument("--kv-heads", type=int, help="default: as many as heads")
+    p.add_argument("--head-dim", type=int, help="default: n-embd / heads")
+    p.add_argument("--ffn", type=int, help="default: 3 * n-embd")
+    p.add_argument("--vocab", type=int, default=1024)
+    p.add_argument("--ctx", type=int, default=4096)
+    p.add_argument("--rope-base", type=float, help="default: 10000 (llama), 1000000 (qwen)")
+    p.add_argument("--type", choices=sorted(FILE_TYPES), default="Q4_K_M")
+    p.add_argument("--tied", action="store_true", help="no output.weight: token_embd serves twice")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--out", required=True)
+    a = p.parse_args(argv)
+    a.kv_heads = a.kv_heads if a.kv_heads is not None else a.heads
+    if a.head_dim is None and a.heads > 0:
+        a.head_dim = a.n_embd // a.heads
+    a.ffn = a.ffn if a.ffn is not None else 3 * a.n_embd
+    if a.rope_base is None:
+        a.rope_base = 1e4 if a.arch == "llama" else 1e6
+    limits = {"n_embd": (32, 1 << 16), "layers": (1, 512), "heads": (1, 1024),
+              "kv_heads": (1, 1024), "head_dim": (2, 1024), "ffn": (32, 1 << 18),
+              "vocab": (258, 1 << 20), "ctx": (1, 1 << 24)}
+    for name, (low, high) in limits.items():
+        value = getattr(a, name)
+        if not low <= value <= high:
+            p.error("--%s is %d; %d..%d are allowed" % (name.replace("_", "-"), value, low, high))
+    if a.heads % a.kv_heads:
+        p.error("--heads (%d) must be a multiple of --kv-heads (%d)" % (a.heads, a.kv_heads))
+    if a.head_dim % 2:
+        p.error("--head-dim is %d; it must be even" % a.head_dim)
+    return a
+
+
+def main(argv):
+    a = parse_args(argv)
+    try:
+        with open(a.out, "wb") as f:
+            n = write_model(a, f)
+    except OSError as e:
+        sys.exit("%s: %s" % (a.out, e.strerror))
+    print("%s: %d tensors, %d bytes" % (a.out, n, os.path.getsize(a.out)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,47 @@
+/* Jobs and the ordered queues between stages. Private to target/. */
+#ifndef TD_TARGET_QUEUE_H
+#define TD_TARGET_QUEUE_H
+
+#include "base/err.h"
+#include "model/forward.h"
+#include "model/sampling.h"
+
+#include <pthread.h>
+
+typedef enum { JOB_FORWARD, JOB_OPEN, JOB_TRUNCATE, JOB_COMMIT, JOB_CLOSE, JOB_STOP } job_kind;
+
+typedef struct job {
+    struct job *next;
+    job_kind kind;
+    uint32_t slot, length;
+    uint64_t stream;             /* OPEN */
+    td_sampling_params sampling; /* OPEN */
+    struct batch *batch;         /* FORWARD */
+} job;
+
+/* What a FORWARD job carries; few of them, each with room for a prefill chunk. */
+typedef struct batch {
+    struct batch *next;
+    uint64_t id;
+    td_mode mode;
+    uint32_t n_rows, n_out;
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    float *activations; /* [n_rows][n_embd], written by one stage and read by the next */
+    uint32_t chosen[TD_PREFILL_ROWS_MAX];
+    uint64_t bad_slots;
+    td_err err;
+} batch;
+
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t filled;
+    job *head, *tail;
+} queue;
+
+void queue_init(queue *q);
+void queue_destroy(queue *q);
+void queue_push(queue *q, job *j);
+job *queue_pop(queue *q);              /* waits */
+job *queue_try_pop(queue *q);          /* NULL when empty */
+
+#endif

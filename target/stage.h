@@ -1,0 +1,31 @@
+/* One stage: a thread that takes jobs from its queue in order, performs them on its part of the
+ * model and passes them to the next queue. Private to target/. */
+#ifndef TD_TARGET_STAGE_H
+#define TD_TARGET_STAGE_H
+
+#include "target/queue.h"
+#include "target/target.h"
+
+typedef struct stage {
+    td_forward *forward; /* borrowed from the chain */
+    td_stage_info info;
+    queue in;
+    queue *out;            /* the next stage's, or the target's done queue */
+    void (*wake)(void *user); /* after a push on the done queue; NULL for others */
+    void *user;
+    uint32_t n_embd, n_vocab, n_slots;
+    /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */
+    td_sampler *sampler;
+    struct stage_slot {
+        uint64_t stream;
+        td_sampling_params sampling;
+        uint32_t *tokens; /* [n_ctx + 1] */
+    } *slots;             /* [n_slots] */
+    pthread_t thread;
+    bool is_running;
+} stage;
+
+bool stage_start(stage *s, td_err *err);
+void stage_stop(stage *s); /* joins; the queue holds a JOB_STOP or gets one */
+
+#endif

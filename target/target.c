@@ -1,0 +1,270 @@
+/* Builds the chain (devices, placement, parts, threads) and feeds it. Jobs and batches come from
+ * fixed pools and return to them when the last stage is done, so nothing is allocated per round. */
+#include "target/target.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "target/stage.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define N_JOBS    512u /* in the chain at once */
+#define N_BATCHES 4u
+
+struct td_target {
+    td_chain *chain;
+    uint32_t n_stages, n_slots;
+    stage stages[TD_STAGES_MAX];
+    queue done;
+    int fd;
+    job *jobs;       /* [N_JOBS] */
+    job *free_jobs;  /* owned by the calling thread */
+    batch *batches;  /* [N_BATCHES] */
+    batch *free_batches;
+    batch *results, *last_result; /* finished, not yet polled */
+    batch *polled;   /* handed out, freed by the next poll */
+};
+
+static void wake(void *user)
+{
+    const td_target *t = user;
+    uint64_t one = 1;
+    ssize_t n = write(t->fd, &one, sizeof one);
+    (void)n; /* the counter cannot overflow: it is drained at every poll */
+}
+
+static void free_batch(td_target *t, batch *b)
+{
+    b->next = t->free_batches;
+    t->free_batches = b;
+}
+
+/* Takes one finished job back; batches become results, in order. */
+static void take_back(td_target *t, job *j)
+{
+    if (j->kind == JOB_FORWARD) {
+        j->batch->next = NULL;
+        if (t->last_result)
+            t->last_result->next = j->batch;
+        else
+            t->results = j->batch;
+        t->last_result = j->batch;
+    }
+    j->next = t->free_jobs;
+    t->free_jobs = j;
+}
+
+static void submit(td_target *t, const job *what)
+{
+    for (job *j; (j = queue_try_pop(&t->done));)
+        take_back(t, j);
+    while (!t->free_jobs)
+        take_back(t, queue_pop(&t->done));
+    job *j = t->free_jobs;
+    t->free_jobs = j->next;
+    *j = *what;
+    queue_push(&t->stages[0].in, j);
+}
+
+void td_target_open_sequence(td_target *t, uint32_t slot, uint64_t stream,
+                             const td_sampling_params *sampling)
+{
+    submit(t, &(job){.kind = JOB_OPEN, .slot = slot, .stream = stream, .sampling = *sampling});
+}
+
+void td_target_truncate(td_target *t, uint32_t slot, uint32_t length)
+{
+    submit(t, &(job){.kind = JOB_TRUNCATE, .slot = slot, .length = length});
+}
+
+void td_target_commit(td_target *t, uint32_t slot, uint32_t length)
+{
+    submit(t, &(job){.kind = JOB_COMMIT, .slot = slot, .length = length});
+}
+
+void td_target_close_sequence(td_target *t, uint32_t slot)
+{
+    submit(t, &(job){.kind = JOB_CLOSE, .slot = slot});
+}
+
+void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forward_row *rows,
+                       uint32_t n_rows)
+{
+    TD_ASSERT(n_rows >= 1 && n_rows <= (is_prefill ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX));
+    while (!t->free_batches && !t->results)
+        take_back(t, queue_pop(&t->done));
+    TD_ASSERT(t->free_batches); /* the caller polls before it submits more than N_BATCHES */
+    batch *b = t->free_batches;
+    t->free_batches = b->next;
+    b->id = id;
+    b->mode = is_prefill ? TD_MODE_PREFILL : TD_MODE_VERIFY;
+    b->n_rows = n_rows;
+    b->n_out = 0;
+    b->bad_slots = 0;
+    b->err.code = TD_OK;
+    memcpy(b->rows, rows, n_rows * sizeof *rows);
+    for (uint32_t i = 0; i < n_rows; i++)
+        b->n_out += rows[i].is_output;
+    submit(t, &(job){.kind = JOB_FORWARD, .batch = b});
+}
+
+int td_target_fd(const td_target *t) { return t->fd; }
+
+bool td_target_poll(td_target *t, td_target_result *out)
+{
+    if (t->polled)
+        free_batch(t, t->polled);
+    t->polled = NULL;
+    uint64_t count;
+    ssize_t n = read(t->fd, &count, sizeof count);
+    (void)n; /* not blocking: nothing to read is fine */
+    for (job *j; (j = queue_try_pop(&t->done));)
+        take_back(t, j);
+    batch *b = t->results;
+    if (!b)
+        return false;
+    t->results = b->next;
+    if (!t->results)
+        t->last_result = NULL;
+    else
+        wake(t); /* more to poll */
+    t->polled = b;
+    *out = (td_target_result){.batch = b->id,
+                              .err = b->err,
+                              .chosen = b->chosen,
+                              .n_out = b->n_out,
+                              .bad_slots = b->bad_slots};
+    return true;
+}
+
+/* -- building ------------------------------------------------------------------------------ */
+
+static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *err)
+{
+    stage *s = &t->stages[i];
+    const td_chain_part *part = &t->chain->parts[i];
+    s->forward = part->forward;
+    s->n_embd = h->n_embd;
+    s->n_vocab = h->n_vocab;
+    s->n_slots = t->n_slots;
+    s->info.first = part->first;
+    s->info.last = part->last;
+    s->info.n_bytes = part->n_bytes;
+    memcpy(s->info.spec, part->spec, sizeof s->info.spec);
+    memcpy(s->info.name, td_device_get_info(part->dev)->name, sizeof s->info.name);
+    s->slots = td_alloc(s->n_slots, sizeof *s->slots, err);
+    if (!s->slots)
+        return false;
+    bool is_last = i + 1 == t->n_stages;
+    if (is_last) {
+        s->sampler = td_sampler_create(h->n_vocab, err);
+        if (!s->sampler)
+            return false;
+        for (uint32_t k = 0; k < s->n_slots; k++)
+            if (!(s->slots[k].tokens = td_alloc((size_t)t->chain->n_ctx + 1, sizeof(uint32_t), err)))
+                return false;
+        s->wake = wake;
+        s->user = t;
+    }
+    s->out = is_last ? &t->done : &t->stages[i + 1].in;
+    return true;
+}
+
+static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
+{
+    t->jobs = td_alloc(N_JOBS, sizeof *t->jobs, err);
+    t->batches = td_alloc(N_BATCHES, sizeof *t->batches, err);
+    if (!t->jobs || !t->batches)
+        return false;
+    for (uint32_t i = 0; i < N_JOBS; i++) {
+        t->jobs[i].kind = JOB_STOP; /* no batch to take back with it */
+        take_back(t, &t->jobs[i]);
+    }
+    for (uint32_t i = 0; i < N_BATCHES; i++) {
+        batch *b = &t->batches[i];
+        if (t->n_stages > 1 &&
+            !(b->activations = td_alloc((size_t)TD_PREFILL_ROWS_MAX * n_embd, sizeof(float), err)))
+            return false;
+        free_batch(t, b);
+    }
+    return true;
+}
+
+td_target *td_target_create(const td_chain_params *params, td_err *err)
+{
+    td_target *t = td_alloc(1, sizeof *t, err);
+    if (!t)
+        return NULL;
+    TD_ASSERT(params->n_slots >= 1 && params->n_slots <= 64);
+    const td_hparams *h = td_model_hparams(params->model);
+    t->n_slots = params->n_slots;
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+        queue_init(&t->stages[i].in);
+    queue_init(&t->done);
+    t->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (t->fd < 0)
+        td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
+    else
+        t->chain = td_chain_create(params, err);
+    if (!t->chain)
+        goto fail;
+    t->n_stages = t->chain->n_parts;
+    for (uint32_t i = 0; i < t->n_stages; i++)
+        if (!build_stage(t, i, h, err))
+            goto fail;
+    if (!build_pools(t, h->n_embd, err))
+        goto fail;
+    for (uint32_t i = 0; i < t->n_stages; i++)
+        if (!stage_start(&t->stages[i], err))
+            goto fail;
+    return t;
+fail:
+    td_err_prepend(err, "target");
+    td_target_destroy(&t);
+    return NULL;
+}
+
+void td_target_destroy(td_target **target)
+{
+    td_target *t = *target;
+    if (!t)
+        return;
+    if (t->stages[0].is_running) /* a started prefix of the chain passes the stop along */
+        submit(t, &(job){.kind = JOB_STOP});
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+        stage_stop(&t->stages[i]);
+    for (uint32_t i = 0; i < t->n_stages; i++) {
+        stage *s = &t->stages[i];
+        td_sampler_destroy(&s->sampler);
+        if (s->slots)
+            for (uint32_t k = 0; k < s->n_slots; k++)
+                td_free(s->slots[k].tokens);
+        td_free(s->slots);
+    }
+    td_chain_destroy(&t->chain);
+    if (t->batches)
+        for (uint32_t i = 0; i < N_BATCHES; i++)
+            td_free(t->batches[i].activations);
+    td_free(t->batches);
+    td_free(t->jobs);
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+        queue_destroy(&t->stages[i].in);
+    queue_destroy(&t->done);
+    if (t->fd >= 0)
+        close(t->fd);
+    td_free(t);
+    *target = NULL;
+}
+
+uint32_t td_target_n_ctx(const td_target *t) { return t->chain->n_ctx; }
+uint32_t td_target_n_stages(const td_target *t) { return t->n_stages; }
+
+void td_target_stage_info(const td_target *t, uint32_t stage_index, td_stage_info *out)
+{
+    TD_ASSERT(stage_index < t->n_stages);
+    *out = t->stages[stage_index].info;
+}

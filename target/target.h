@@ -1,0 +1,63 @@
+/* The target: an ordered chain of stages, each a run of the model's layers on one device with its
+ * cache, each a thread with an ordered queue. Jobs travel from stage to stage in one order, so a
+ * truncate never overtakes a micro-batch; the last stage samples. While one stage works on a
+ * micro-batch another may work on the next (law 4).
+ *
+ *     td_target *t = td_target_create(&params, &err);
+ *     td_target_open_sequence(t, slot, stream, &sampling);
+ *     td_target_forward(t, batch, is_prefill, rows, n_rows);
+ *     poll(td_target_fd(t)) ... td_target_poll(t, &result)
+ *
+ * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
+ * pass between stages in the job's host buffer.
+ * Errors: td_target_create as forward.h and placement.h; a result carries the error of its batch. */
+#ifndef TD_TARGET_H
+#define TD_TARGET_H
+
+#include "base/err.h"
+#include "model/forward.h"
+#include "model/sampling.h"
+#include "target/chain.h"
+
+typedef struct td_target td_target;
+
+typedef struct {
+    char spec[128];   /* "host:1", without the range */
+    char name[256];   /* the device's */
+    uint32_t first, last;
+    uint64_t n_bytes; /* weights, cache and activations */
+    uint64_t busy_prefill_us, busy_verify_us;
+    uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;
+} td_stage_info;
+
+typedef struct {
+    uint64_t batch;
+    td_err err;                /* code TD_OK when the batch ran */
+    const uint32_t *chosen;    /* [n_out] token after each output row; valid until the next poll */
+    uint32_t n_out;
+    uint64_t bad_slots;        /* bit s: logits of slot s were not finite; its token means nothing */
+} td_target_result;
+
+td_target *td_target_create(const td_chain_params *params, td_err *err);
+void td_target_destroy(td_target **t);
+
+uint32_t td_target_n_ctx(const td_target *t);
+uint32_t td_target_n_stages(const td_target *t);
+/* Figures of a stage so far. Busy times are exact once no batch is in flight. */
+void td_target_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
+
+/* Jobs, performed in the order of the calls. They wait only if hundreds are queued already. */
+void td_target_open_sequence(td_target *t, uint32_t slot, uint64_t stream,
+                             const td_sampling_params *sampling);
+void td_target_forward(td_target *t, uint64_t batch, bool is_prefill, const td_forward_row *rows,
+                       uint32_t n_rows);
+void td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
+void td_target_commit(td_target *t, uint32_t slot, uint32_t length);
+void td_target_close_sequence(td_target *t, uint32_t slot);
+
+/* Readable when td_target_poll has a result. */
+int td_target_fd(const td_target *t);
+/* The next finished batch; false when there is none yet. */
+bool td_target_poll(td_target *t, td_target_result *out);
+
+#endif

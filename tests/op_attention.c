@@ -1,0 +1,353 @@
+/* td_op_kv_store and td_op_attention together, against an f64 softmax over keys and values that
+ * went through the cache types' own encoders on the CPU: all 16 type pairs, odd head sizes, grouped
+ * heads, windows, soft caps, several sequences with shuffled pages in one batch. With a window of
+ * one position the op returns the cached value itself, which shows kv_store's rounding. And law 1:
+ * a row has the same bits whatever batch it runs in and wherever its pages lie. */
+#include "op_common.h"
+
+#define N_SEQUENCES 2u
+#define PAGES_MAX   8u /* of a sequence */
+
+typedef struct {
+    const char *type_k, *type_v;
+    uint32_t n_head_kv, group, dim_k, dim_v;
+    uint32_t window;
+    float softcap;
+    uint32_t n_positions; /* of each sequence */
+    td_mode mode;
+} att_case;
+
+typedef struct {
+    bench b;
+    td_tensor *q, *k, *v, *y, *positions, *slots, *pages;
+} att_bench;
+
+typedef struct { /* [N_SEQUENCES][n_positions][heads][dim] each */
+    float *q, *k, *v;
+    float *k_cached, *v_cached; /* after the cache type */
+} att_data;
+
+static uint32_t n_head(const att_case *c) { return c->n_head_kv * c->group; }
+static float att_scale(const att_case *c) { return 1.0f / sqrtf((float)c->dim_k); }
+
+/* Every head's row padded to the block, encoded and decoded. */
+static float *new_cached(const char *type_name, const float *in, size_t n_rows, uint32_t dim)
+{
+    const td_type_info *type = td_type_find_name(type_name);
+    uint32_t padded = td_round_up(dim, type->block_elements);
+    float *row = test_alloc(padded, sizeof(float)), *out = test_alloc(n_rows * dim, sizeof(float));
+    void *blocks = test_alloc(1, td_row_bytes(type, padded));
+    for (size_t r = 0; r < n_rows; r++) {
+        memset(row, 0, padded * sizeof(float));
+        memcpy(row, in + r * dim, dim * sizeof(float));
+        type->quantize(row, blocks, padded);
+        type->dequantize(blocks, row, padded);
+        memcpy(out + r * dim, row, dim * sizeof(float));
+    }
+    free(blocks);
+    free(row);
+    return out;
+}
+
+static void encode_data(const att_case *c, att_data *d)
+{
+    size_t n = (size_t)N_SEQUENCES * c->n_positions * c->n_head_kv;
+    d->k_cached = new_cached(c->type_k, d->k, n, c->dim_k);
+    d->v_cached = new_cached(c->type_v, d->v, n, c->dim_v);
+}
+
+static att_data new_data(const att_case *c)
+{
+    size_t n = (size_t)N_SEQUENCES * c->n_positions;
+    att_data d = {.q = new_random(n * n_head(c) * c->dim_k, 21),
+                  .k = new_random(n * c->n_head_kv * c->dim_k, 22),
+                  .v = new_random(n * c->n_head_kv * c->dim_v, 23)};
+    for (size_t i = 0; i < n * n_head(c) * c->dim_k; i++)
+        d.q[i] *= 4.0f; /* scores far enough apart to matter */
+    encode_data(c, &d);
+    return d;
+}
+
+static void free_data(att_data *d)
+{
+    free(d->q);
+    free(d->k);
+    free(d->v);
+    free(d->k_cached);
+    free(d->v_cached);
+}
+
+/* `shift` turns the page order, so that the same positions lie elsewhere. */
+static att_bench begin_case(td_device *dev, const att_case *c, uint32_t n_rows, uint32_t shift)
+{
+    att_bench m = {.b = bench_begin(dev, c->mode, n_rows, 0)};
+    uint32_t n_pages = N_SEQUENCES * PAGES_MAX + 1;
+    m.q = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, n_rows, n_head(c) * c->dim_k);
+    m.k = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, n_rows, c->n_head_kv * c->dim_k + 3);
+    m.v = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, n_rows, c->n_head_kv * c->dim_v);
+    m.y = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, n_rows, n_head(c) * c->dim_v + 1);
+    m.positions = bench_tensor(&m.b, TD_ELEM_I32, TD_ROWS_BATCH, n_rows, 1);
+    m.slots = bench_tensor(&m.b, TD_ELEM_I32, TD_ROWS_BATCH, n_rows, 1);
+    m.pages = bench_tensor(&m.b, TD_ELEM_I32, TD_ROWS_FIXED, N_SEQUENCES, PAGES_MAX);
+    for (uint32_t i = 0; i < N_SEQUENCES * PAGES_MAX; i++) /* 7 and n_pages = 17 are coprime */
+        i32_data(m.pages)[i] = (int32_t)((i * 7 + shift) % n_pages);
+    td_kv *kv = bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k),
+                                               td_type_find_name(c->type_v), c->n_head_kv, c->dim_k,
+                                               c->dim_v, n_pages});
+    const td_batch_tensors batch = {m.positions, m.slots, m.pages};
+    td_op_kv_store(m.b.p, kv, td_columns(m.k, 3, c->n_head_kv * c->dim_k), td_all(m.v), &batch);
+    td_op_attention(m.b.p, kv, td_all(m.q), td_columns(m.y, 1, n_head(c) * c->dim_v),
+                    &(td_attention_params){n_head(c), att_scale(c), c->window, c->softcap}, &batch);
+    bench_end(&m.b);
+    return m;
+}
+
+static void set_row(att_bench *m, const att_case *c, const att_data *d, uint32_t row,
+                    uint32_t sequence, uint32_t position)
+{
+    size_t at = (size_t)sequence * c->n_positions + position;
+    size_t n_q = (size_t)n_head(c) * c->dim_k, n_k = (size_t)c->n_head_kv * c->dim_k;
+    size_t n_v = (size_t)c->n_head_kv * c->dim_v;
+    memcpy(view_row(td_all(m->q), row), d->q + at * n_q, n_q * sizeof(float));
+    memcpy(view_row(td_all(m->k), row) + 3, d->k + at * n_k, n_k * sizeof(float));
+    memcpy(view_row(td_all(m->v), row), d->v + at * n_v, n_v * sizeof(float));
+    i32_data(m->positions)[row] = (int32_t)position;
+    i32_data(m->slots)[row] = (int32_t)sequence;
+}
+
+/* Feeds both sequences in batches of `width` rows, taking turns position by position, and gives
+ * y [N_SEQUENCES][n_positions][n_head][dim_v]. */
+static float *new_results(td_device *dev, const att_case *c, const att_data *d, uint32_t width,
+                          uint32_t shift)
+{
+    size_t n_y = (size_t)n_head(c) * c->dim_v;
+    uint32_t n_rows = N_SEQUENCES * c->n_positions;
+    float *out = test_alloc(n_rows * n_y, sizeof(float));
+    att_bench m = begin_case(dev, c, width, shift);
+    for (uint32_t first = 0; first < n_rows; first += width) {
+        uint32_t n = td_min_u32(width, n_rows - first);
+        for (uint32_t r = 0; r < n; r++)
+            set_row(&m, c, d, r, (first + r) % N_SEQUENCES, (first + r) / N_SEQUENCES);
+        bench_run(&m.b, n, 0);
+        for (uint32_t r = 0; r < n; r++) {
+            uint32_t sequence = (first + r) % N_SEQUENCES, position = (first + r) / N_SEQUENCES;
+            memcpy(out + ((size_t)sequence * c->n_positions + position) * n_y,
+                   view_row(td_all(m.y), r) + 1, n_y * sizeof(float));
+        }
+    }
+    bench_destroy(&m.b);
+    return out;
+}
+
+/* One head of one row in f64. *error bounds what f32 scores may do to the weights. */
+static void attend(const att_case *c, const att_data *d, uint32_t sequence, uint32_t position,
+                   uint32_t head, double *y, double *error)
+{
+    static double weights[PAGES_MAX * TD_PAGE_POSITIONS];
+    uint32_t head_kv = head / c->group, first = 0;
+    if (c->window && position + 1 > c->window)
+        first = position + 1 - c->window;
+    size_t base = (size_t)sequence * c->n_positions;
+    const float *q = d->q + ((base + position) * n_head(c) + head) * c->dim_k;
+    double top = -INFINITY, total = 0, longest = 0;
+    for (uint32_t j = first; j <= position; j++) {
+        const float *k = d->k_cached + ((base + j) * c->n_head_kv + head_kv) * c->dim_k;
+        double s = 0, size = 0;
+        for (uint32_t i = 0; i < c->dim_k; i++) {
+            s += (double)q[i] * (double)k[i];
+            size += fabs((double)q[i] * (double)k[i]);
+        }
+        s *= (double)att_scale(c);
+        if (c->softcap != 0)
+            s = (double)c->softcap * tanh(s / (double)c->softcap);
+        longest = fmax(longest, size * (double)att_scale(c));
+        weights[j] = s;
+        top = fmax(top, s);
+    }
+    for (uint32_t j = first; j <= position; j++)
+        total += weights[j] = exp(weights[j] - top);
+    memset(y, 0, c->dim_v * sizeof *y);
+    for (uint32_t j = first; j <= position; j++)
+        for (uint32_t i = 0; i < c->dim_v; i++)
+            y[i] += weights[j] / total *
+                    (double)d->v_cached[((base + j) * c->n_head_kv + head_kv) * c->dim_v + i];
+    *error = 1e-5 + 16 * 0x1p-24 * longest + 4e-7 * (double)c->softcap;
+}
+
+static void check_results(td_device *dev, const att_case *c, const att_data *d, const float *y)
+{
+    char what[128];
+    snprintf(what, sizeof what, "attention %s %s, %u heads x %u, dims %u %u, window %u, mode %d",
+             c->type_k, c->type_v, c->n_head_kv, c->group, c->dim_k, c->dim_v, c->window,
+             (int)c->mode);
+    double *want = test_alloc(c->dim_v, sizeof(double)), error;
+    for (uint32_t s = 0; s < N_SEQUENCES; s++)
+        for (uint32_t p = 0; p < c->n_positions; p++)
+            for (uint32_t h = 0; h < n_head(c); h++) {
+                size_t row = ((size_t)s * c->n_positions + p) * n_head(c) + h;
+                attend(c, d, s, p, h, want, &error);
+                for (uint32_t i = 0; i < c->dim_v; i++)
+                    check_close(y[row * c->dim_v + i], want[i], error, row * c->dim_v + i, what,
+                                dev);
+            }
+    free(want);
+}
+
+static void check_case(const att_case *c)
+{
+    size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
+    att_data d = new_data(c);
+    float *scalar = NULL;
+    for (size_t i = 0; i < n_test_devices; i++) {
+        float *y = new_results(test_devices[i], c, &d, c->mode == TD_MODE_VERIFY ? 33 : 100, 3);
+        check_results(test_devices[i], c, &d, y);
+        if (!scalar) {
+            scalar = y;
+            continue;
+        }
+        if (is_bit_equal_to_scalar(test_devices[i]))
+            check_same_bits(y, scalar, n, "attention against scalar", test_devices[i]);
+        free(y);
+    }
+    free(scalar);
+    free_data(&d);
+}
+
+static void test_attention_reads_every_pair_of_cache_types(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < TD_COUNT(cache_types); k++)
+        for (size_t v = 0; v < TD_COUNT(cache_types); v++)
+            check_case(&(att_case){cache_types[k], cache_types[v], 2, 2, 40, 64, 0, 0, 70,
+                                   (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL});
+}
+
+static void test_attention_takes_odd_heads_and_groups(void **state)
+{
+    (void)state;
+    const att_case cases[] = {
+        {"F16", "F16", 3, 1, 24, 24, 0, 0, 40, TD_MODE_VERIFY},
+        {"Q8_0", "Q4_0", 1, 8, 128, 128, 0, 0, 66, TD_MODE_VERIFY},
+        {"F32", "F32", 2, 4, 5, 3, 0, 0, 66, TD_MODE_VERIFY},
+        {"F16", "Q8_0", 2, 1, 20, 100, 0, 0, 66, TD_MODE_VERIFY},
+        {"Q4_0", "F16", 1, 4, 64, 12, 0, 0, 66, TD_MODE_PREFILL},
+        {"F16", "F32", 1, 1, 256, 300, 0, 0, 20, TD_MODE_VERIFY},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++)
+        check_case(&cases[i]);
+}
+
+static void test_attention_keeps_windows_and_caps(void **state)
+{
+    (void)state;
+    const att_case cases[] = {
+        {"F16", "F16", 1, 2, 32, 32, 1, 0, 70, TD_MODE_VERIFY},
+        {"F16", "F16", 1, 2, 32, 32, 64, 0, 200, TD_MODE_VERIFY},
+        {"Q8_0", "Q8_0", 1, 2, 32, 32, 100, 0, 330, TD_MODE_PREFILL},
+        {"F16", "F16", 1, 2, 32, 32, 0, 5.0f, 130, TD_MODE_VERIFY},
+        {"F32", "F16", 1, 1, 16, 16, 0, 0, 8 * TD_PAGE_POSITIONS, TD_MODE_VERIFY},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++)
+        check_case(&cases[i]);
+}
+
+/* A window of one position: the softmax is 1 and y the cached value. */
+static void test_kv_store_rounds_as_the_encoders_do(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < TD_COUNT(cache_types); t++) {
+        const att_case c = {"F16", cache_types[t], 2, 1, 8, 96, 1, 0, 60, TD_MODE_VERIFY};
+        att_data d = new_data(&c);
+        size_t n = (size_t)N_SEQUENCES * c.n_positions * c.n_head_kv * c.dim_v;
+        for (size_t i = 0; i < n; i++) { /* sizes from the subnormal halves up, ties, zeros */
+            size_t row = i / c.dim_v;
+            d.v[i] = ldexpf(d.v[i], (int)(row % 40) - 30);
+            if (row % 7 == 0)
+                d.v[i] = (float)((int)(i % 17) - 8) * 0.5f;
+            if (row % 11 == 0)
+                d.v[i] = 0;
+        }
+        free(d.v_cached);
+        d.v_cached = new_cached(c.type_v, d.v, n / c.dim_v, c.dim_v);
+        for (size_t i = 0; i < n_test_devices; i++) {
+            float *y = new_results(test_devices[i], &c, &d, 16, 0);
+            for (size_t j = 0; j < n; j++) /* one step of a quant would be 2^-11 of it or more */
+                check_close(y[j], (double)d.v_cached[j], 0x1p-20 * fabs((double)d.v_cached[j]), j,
+                            cache_types[t], test_devices[i]);
+            free(y);
+        }
+        free_data(&d);
+    }
+}
+
+static void test_a_row_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    static const uint32_t widths[] = {1, 2, 5, 16, 17, 33, 64};
+    const att_case cases[] = {{"F16", "F16", 2, 2, 40, 40, 0, 0, 150, TD_MODE_VERIFY},
+                              {"Q8_0", "Q4_0", 1, 4, 64, 64, 70, 0, 150, TD_MODE_VERIFY}};
+    for (size_t k = 0; k < TD_COUNT(cases); k++) {
+        const att_case *c = &cases[k];
+        att_data d = new_data(c);
+        size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
+        for (size_t i = 0; i < n_test_devices; i++) {
+            float *want = new_results(test_devices[i], c, &d, 1, 0);
+            for (size_t w = 1; w < TD_COUNT(widths); w++) {
+                float *y = new_results(test_devices[i], c, &d, widths[w], (uint32_t)w);
+                check_same_bits(y, want, n, "row invariance", test_devices[i]);
+                free(y);
+            }
+            free(want);
+        }
+        free_data(&d);
+    }
+}
+
+/* Sequence 1 is poisoned from its first position, sequence 0 at a position that leaves the window. */
+static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
+{
+    (void)state;
+    static const float hostile[] = {NAN, INFINITY, -INFINITY, 1e30f};
+    enum { BAD = 5, WINDOW = 10 };
+    for (size_t t = 0; t < TD_COUNT(cache_types); t++) {
+        const att_case c = {cache_types[t], cache_types[t], 1, 2, 32, 32, WINDOW, 0, 80,
+                            TD_MODE_VERIFY};
+        att_data clean = new_data(&c);
+        size_t n_y = (size_t)n_head(&c) * c.dim_v;
+        for (size_t i = 0; i < n_test_devices; i++) {
+            float *want = new_results(test_devices[i], &c, &clean, 20, 0);
+            for (size_t h = 0; h < TD_COUNT(hostile); h++) {
+                att_data d = new_data(&c);
+                for (size_t j = 0; j < (size_t)c.n_positions * c.dim_k; j++)
+                    d.k[(size_t)c.n_positions * c.dim_k + j] = hostile[h];
+                for (uint32_t j = 0; j < c.dim_k; j++)
+                    d.k[BAD * c.dim_k + j] = d.v[BAD * c.dim_v + j] = hostile[h];
+                float *y = new_results(test_devices[i], &c, &d, 20, 0);
+                for (uint32_t p = 0; p < c.n_positions; p++) {
+                    if (p < BAD || p >= BAD + WINDOW)
+                        check_same_bits(y + p * n_y, want + p * n_y, n_y, "beside hostile rows",
+                                        test_devices[i]);
+                    else if (h == 0)
+                        assert_true(isnan(y[p * n_y]) != 0);
+                }
+                free(y);
+                free_data(&d);
+            }
+            free(want);
+        }
+        free_data(&clean);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention_reads_every_pair_of_cache_types),
+        cmocka_unit_test(test_attention_takes_odd_heads_and_groups),
+        cmocka_unit_test(test_attention_keeps_windows_and_caps),
+        cmocka_unit_test(test_kv_store_rounds_as_the_encoders_do),
+        cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
+        cmocka_unit_test(test_hostile_positions_reach_only_rows_that_see_them),
+    };
+    return TEST_MAIN(tests);
+}

@@ -1,0 +1,299 @@
+/* td_op_mat_mul against an f64 product of the decoded weights, for every weight type, odd shapes,
+ * views, both modes and non-finite neighbours; and law 1: a row's result does not depend on how
+ * many rows run with it or on its place among them.
+ *
+ * Tolerances. Vulkan works in f32: an error of (n_k / 32 + 64) ulp of sum |w x| is far more than
+ * its chains can make. The host rounds activations of quantized weights to 8 bits per block of 32:
+ * at most amax / 254 each. */
+#include "op_common.h"
+
+typedef struct {
+    const td_type_info *type;
+    uint32_t n_k, n_o, n_rows;
+    uint32_t x_pad, y_pad; /* columns of the tensors before and behind the views */
+    bool has_bias;
+    td_mode mode;
+} mul_case;
+
+typedef struct {
+    bench b;
+    td_tensor *x, *y;
+} mul_bench;
+
+static mul_bench begin_case(td_device *dev, const mul_case *c, const void *rows, const float *bias)
+{
+    mul_bench m = {.b = bench_begin(dev, c->mode, c->n_rows, c->n_rows)};
+    m.x = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, c->n_rows, c->n_k + 2 * c->x_pad);
+    m.y = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, c->n_rows, c->n_o + 2 * c->y_pad);
+    td_weight *w = bench_weight(&m.b, c->type, c->n_o, c->n_k, rows);
+    td_op_mat_mul(m.b.p, w, c->has_bias ? bench_vector(&m.b, bias, c->n_o) : NULL,
+                  td_columns(m.x, c->x_pad, c->n_k), td_columns(m.y, c->y_pad, c->n_o));
+    bench_end(&m.b);
+    return m;
+}
+
+static void set_x(mul_bench *m, const mul_case *c, uint32_t row, const float *values)
+{
+    float *x = f32_data(m->x) + (size_t)row * (c->n_k + 2 * c->x_pad);
+    for (uint32_t i = 0; i < 2 * c->x_pad + c->n_k; i++)
+        x[i] = NAN; /* a read outside the view shows */
+    memcpy(x + c->x_pad, values, c->n_k * sizeof(float));
+}
+
+static const float *get_y(mul_bench *m, const mul_case *c, uint32_t row)
+{
+    return f32_data(m->y) + (size_t)row * (c->n_o + 2 * c->y_pad) + c->y_pad;
+}
+
+static float *new_scalar_results(const mul_case *c, const void *rows, const float *bias,
+                                 const float *x)
+{
+    mul_bench m = begin_case(test_devices[0], c, rows, bias);
+    for (uint32_t r = 0; r < c->n_rows; r++)
+        set_x(&m, c, r, x + (size_t)r * c->n_k);
+    bench_run(&m.b, c->n_rows, c->n_rows);
+    float *out = test_alloc((size_t)c->n_rows * c->n_o, sizeof(float));
+    for (uint32_t r = 0; r < c->n_rows; r++)
+        memcpy(out + (size_t)r * c->n_o, get_y(&m, c, r), c->n_o * sizeof(float));
+    bench_destroy(&m.b);
+    return out;
+}
+
+/* What 8-bit activations may add: sum over blocks of 32 of sum |w| amax / 254. */
+static double activation_error(const float *w, const float *x, uint32_t n_k)
+{
+    double error = 0;
+    for (uint32_t k = 0; k < n_k; k += 32) {
+        double amax = 0, sum = 0;
+        for (uint32_t i = k; i < k + 32 && i < n_k; i++) {
+            amax = fmax(amax, fabs((double)x[i]));
+            sum += fabs((double)w[i]);
+        }
+        error += sum * amax / 254.0;
+    }
+    return error;
+}
+
+static void check_row(const td_device *dev, const mul_case *c, const float *decoded,
+                      const float *bias, const float *x, const float *y)
+{
+    char what[128];
+    snprintf(what, sizeof what, "%s %u x %u, %u rows, pads %u %u, mode %d", c->type->name, c->n_o,
+             c->n_k, c->n_rows, c->x_pad, c->y_pad, (int)c->mode);
+    for (uint32_t o = 0; o < c->n_o; o++) {
+        const float *w = decoded + (size_t)o * c->n_k;
+        double sum = c->has_bias ? (double)bias[o] : 0.0, size = fabs(sum);
+        for (uint32_t k = 0; k < c->n_k; k++) {
+            sum += (double)w[k] * (double)x[k];
+            size += fabs((double)w[k] * (double)x[k]);
+        }
+        double tolerance = (c->n_k / 32.0 + 64.0) * 0x1p-24 * size + 1e-37;
+        if (!is_vulkan(dev) && c->type->has_int8_activations)
+            tolerance += 1.001 * activation_error(w, x, c->n_k);
+        check_close(y[o], sum, tolerance, o, what, dev);
+    }
+}
+
+static void check_case(const mul_case *c)
+{
+    unsigned char *rows = new_random_rows(c->type, c->n_o, c->n_k, c->n_k * 7919u + c->n_o);
+    float *decoded = new_decoded(c->type, rows, c->n_o, c->n_k);
+    float *bias = new_random(c->n_o, 3), *x = new_random((size_t)c->n_rows * c->n_k, 11);
+    float *scalar = new_scalar_results(c, rows, bias, x);
+    for (size_t i = 0; i < n_test_devices; i++) {
+        td_device *dev = test_devices[i];
+        mul_bench m = begin_case(dev, c, rows, bias);
+        for (uint32_t r = 0; r < c->n_rows; r++)
+            set_x(&m, c, r, x + (size_t)r * c->n_k);
+        for (size_t j = 0; j < (size_t)c->n_rows * (c->n_o + 2 * c->y_pad); j++)
+            f32_data(m.y)[j] = 12345.0f;
+        bench_run(&m.b, c->n_rows, c->n_rows);
+        for (uint32_t r = 0; r < c->n_rows; r++) {
+            const float *y = get_y(&m, c, r);
+            check_row(dev, c, decoded, bias, x + (size_t)r * c->n_k, y);
+            if (is_bit_equal_to_scalar(dev))
+                check_same_bits(y, scalar + (size_t)r * c->n_o, c->n_o, "against scalar", dev);
+            for (uint32_t j = 1; j <= c->y_pad; j++) { /* nothing outside the view is written */
+                assert_true(*(y - j) == 12345.0f);
+                assert_true(y[c->n_o + j - 1] == 12345.0f);
+            }
+        }
+        bench_destroy(&m.b);
+    }
+    free(scalar);
+    free(x);
+    free(bias);
+    free(decoded);
+    free(rows);
+}
+
+static void test_mat_mul_is_right_for_every_type_and_shape(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
+        const td_type_info *type = td_type_find_name(weight_types[t]);
+        uint32_t block = type->block_elements;
+        for (int mode = 0; mode < 2; mode++) {
+            const mul_case cases[] = {
+                {type, block, 1, 1, 0, 0, false, (td_mode)mode},
+                {type, block * 3, 5, 3, 0, 0, true, (td_mode)mode},
+                {type, block == 256 ? 1280 : 1056, 67, 9, 4, 4, true, (td_mode)mode},
+                {type, block == 256 ? 512 : 96, 65, 37, 3, 1, true, (td_mode)mode},
+                {type, block == 1 ? 8 : block, 4097, 2, 0, 0, false, (td_mode)mode},
+            };
+            for (size_t i = 0; i < TD_COUNT(cases); i++)
+                check_case(&cases[i]);
+        }
+    }
+}
+
+static void test_plain_types_take_odd_lengths(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {1, 2, 3, 5, 7, 9, 31, 33, 127, 130, 1001};
+    for (size_t t = 0; t < 2; t++)
+        for (size_t i = 0; i < TD_COUNT(lengths); i++)
+            for (int mode = 0; mode < 2; mode++) {
+                const td_type_info *type = td_type_find_name(weight_types[t]);
+                check_case(&(mul_case){type, lengths[i], 9, 5, (uint32_t)i % 5, 1, true,
+                                       (td_mode)mode});
+                check_case(&(mul_case){type, lengths[i], 6, 2, 0, 0, false, (td_mode)mode});
+            }
+}
+
+static void test_prefill_takes_a_full_chunk(void **state)
+{
+    (void)state;
+    check_case(&(mul_case){td_type_find(TD_TYPE_Q4_K), 256, 70, TD_PREFILL_ROWS_MAX, 0, 0, true,
+                           TD_MODE_PREFILL});
+    check_case(&(mul_case){td_type_find(TD_TYPE_F16), 100, 130, 65, 0, 0, false, TD_MODE_PREFILL});
+}
+
+/* The row under test among others, in every batch size and at several places. */
+static void check_invariance(td_device *dev, const mul_case *c, const void *rows)
+{
+    static const uint32_t sizes[] = {1, 2, 3, 5, 8, 9, 16, 17, 33, 64};
+    mul_bench m = begin_case(dev, c, rows, NULL);
+    float *probe = new_random(c->n_k, 77), *others = new_random((size_t)64 * c->n_k, 78);
+    float *want = test_alloc(c->n_o, sizeof(float));
+    for (size_t s = 0; s < TD_COUNT(sizes); s++) {
+        const uint32_t places[] = {0, sizes[s] / 2, sizes[s] - 1};
+        for (size_t i = 0; i < TD_COUNT(places); i++) {
+            for (uint32_t r = 0; r < sizes[s]; r++)
+                set_x(&m, c, r, others + (size_t)((r + s) % 64) * c->n_k);
+            set_x(&m, c, places[i], probe);
+            bench_run(&m.b, sizes[s], sizes[s]);
+            if (s == 0 && i == 0)
+                memcpy(want, get_y(&m, c, 0), c->n_o * sizeof(float));
+            check_same_bits(get_y(&m, c, places[i]), want, c->n_o, "row invariance", dev);
+        }
+    }
+    bench_destroy(&m.b);
+    free(want);
+    free(others);
+    free(probe);
+}
+
+static void test_a_row_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
+        const td_type_info *type = td_type_find_name(weight_types[t]);
+        mul_case c = {type, type->block_elements == 256 ? 1536 : 992, 43, 64, 0, 0, false,
+                      TD_MODE_VERIFY};
+        unsigned char *rows = new_random_rows(type, c.n_o, c.n_k, 5);
+        for (size_t i = 0; i < n_test_devices; i++)
+            check_invariance(test_devices[i], &c, rows);
+        free(rows);
+    }
+}
+
+/* Rows of Inf, NaN, huge and denormal numbers beside finite ones: those keep their bits. */
+static void check_hostile_neighbours(td_device *dev, const mul_case *c, const void *rows)
+{
+    static const float hostile[] = {INFINITY, -INFINITY, NAN, 1e30f, -1e38f, 1e-42f, 0.0f};
+    mul_bench m = begin_case(dev, c, rows, NULL);
+    float *probe = new_random(c->n_k, 91), *bad = test_alloc(c->n_k, sizeof(float));
+    float *want = test_alloc(c->n_o, sizeof(float));
+    set_x(&m, c, 0, probe);
+    bench_run(&m.b, 1, 1);
+    memcpy(want, get_y(&m, c, 0), c->n_o * sizeof(float));
+    for (size_t h = 0; h < TD_COUNT(hostile); h++) {
+        for (uint32_t k = 0; k < c->n_k; k++)
+            bad[k] = hostile[h];
+        for (uint32_t r = 0; r < c->n_rows; r++)
+            set_x(&m, c, r, r % 2 ? probe : bad);
+        bench_run(&m.b, c->n_rows, c->n_rows);
+        for (uint32_t r = 0; r < c->n_rows; r++) {
+            const float *y = get_y(&m, c, r);
+            if (r % 2)
+                check_same_bits(y, want, c->n_o, "beside hostile rows", dev);
+            else if (!isfinite(hostile[h]))
+                assert_false(isfinite(y[0]) != 0);
+            else if (hostile[h] == 0.0f)
+                assert_true(y[0] == 0.0f);
+        }
+    }
+    bench_destroy(&m.b);
+    free(want);
+    free(bad);
+    free(probe);
+}
+
+/* A weight row whose scale or values are not finite spoils its own output alone. */
+static void check_hostile_weight(td_device *dev, const mul_case *c, const unsigned char *rows)
+{
+    const uint32_t bad_row = 2;
+    size_t row_bytes = td_row_bytes(c->type, c->n_k);
+    unsigned char *spoiled = test_alloc(c->n_o, row_bytes);
+    memcpy(spoiled, rows, c->n_o * row_bytes);
+    memset(spoiled + bad_row * row_bytes, 0xff, row_bytes); /* NaN, in every type */
+    float *probe = new_random(c->n_k, 91);
+    mul_bench good = begin_case(dev, c, rows, NULL), bad = begin_case(dev, c, spoiled, NULL);
+    set_x(&good, c, 0, probe);
+    set_x(&bad, c, 0, probe);
+    bench_run(&good.b, 1, 1);
+    bench_run(&bad.b, 1, 1);
+    for (uint32_t o = 0; o < c->n_o; o++) {
+        if (o == bad_row)
+            assert_true(isnan(get_y(&bad, c, 0)[o]) != 0);
+        else
+            check_same_bits(get_y(&bad, c, 0) + o, get_y(&good, c, 0) + o, 1,
+                            "beside a NaN weight", dev);
+    }
+    bench_destroy(&bad.b);
+    bench_destroy(&good.b);
+    free(probe);
+    free(spoiled);
+}
+
+static void test_finite_rows_are_unaffected_by_hostile_ones(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
+        const td_type_info *type = td_type_find_name(weight_types[t]);
+        for (int mode = 0; mode < 2; mode++) {
+            mul_case c = {type, type->block_elements == 256 ? 512 : 64, 21, 6, 1, 0, false,
+                          (td_mode)mode};
+            unsigned char *rows = new_random_rows(type, c.n_o, c.n_k, 6);
+            for (size_t i = 0; i < n_test_devices; i++) {
+                if (c.mode == TD_MODE_VERIFY)
+                    check_hostile_weight(test_devices[i], &c, rows);
+                check_hostile_neighbours(test_devices[i], &c, rows);
+            }
+            free(rows);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_mat_mul_is_right_for_every_type_and_shape),
+        cmocka_unit_test(test_plain_types_take_odd_lengths),
+        cmocka_unit_test(test_prefill_takes_a_full_chunk),
+        cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
+        cmocka_unit_test(test_finite_rows_are_unaffected_by_hostile_ones),
+    };
+    return TEST_MAIN(tests);
+}

@@ -1,0 +1,546 @@
+/* A world for the coordinator: a toy target, a toy drafter and a simulated clock, all of it decided
+ * by one seed. The target's choice after a row is a hash of the last tokens in its cache, so a cache
+ * that was rolled back wrongly gives another text. The drafter knows the text that plain decoding
+ * gives and spoils it as told. The world checks at every action what must always hold.
+ *
+ * Include after cmocka.h. One program includes it once. */
+#ifndef TD_TESTS_SIM_WORLD_H
+#define TD_TESTS_SIM_WORLD_H
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "coordinator/coordinator.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define N_VOCAB       40u
+#define END_TOKEN     7u
+#define N_CTX_MAX     8192u
+#define N_PROMPTS_MAX 16u
+#define N_SLOTS_MAX   8u
+#define N_EVENTS_MAX  4096u
+
+typedef enum {
+    DRAFTER_NONE,
+    DRAFTER_PROMPT,    /* answers at once */
+    DRAFTER_LATE,      /* about as long as the deadline */
+    DRAFTER_SILENT,    /* answers some, then no more */
+    DRAFTER_KILLED,    /* lost and joined again, now and then */
+    DRAFTER_DUPLICATE, /* every answer comes twice or thrice */
+    DRAFTER_REORDER,   /* answers after widely different times */
+    DRAFTER_GARBAGE,   /* answers nonsense among good ones */
+    DRAFTER_CHAOS,     /* all of it */
+    DRAFTER_KIND_COUNT
+} drafter_kind;
+
+typedef struct {
+    uint64_t seed;
+    drafter_kind drafter;
+    double agreement; /* of each drafted token, independently */
+    uint32_t n_prompts, n_slots, n_ctx, draft_max, verify_rows_max, prefill_rows;
+    uint32_t n_prompt_max, n_predict_max; /* random below, unless is_exact */
+    bool is_exact, ignore_end, has_stops, has_cancels;
+} world_params;
+
+/* What plain decoding gives. */
+typedef struct {
+    uint32_t prompt[N_CTX_MAX], n_prompt, n_predict;
+    bool ignore_end;
+    char stops[4][12];
+    uint32_t n_stops;
+    uint64_t stream;
+    uint32_t tokens[N_CTX_MAX], n_tokens; /* expected */
+    char text[N_CTX_MAX * 4];
+    size_t n_text;
+    td_reason reason;
+    uint32_t sequence, n_seen; /* tokens announced so far */
+    bool is_added, is_cancelled, is_done;
+    td_sequence_info info; /* after FINISH; its pointers are gone */
+} prompt;
+
+typedef struct {
+    bool is_open;
+    uint32_t sequence, n, n_committed;
+    uint32_t tokens[N_CTX_MAX];
+} toy_cache; /* the target's by slot, the drafter's by prompt */
+
+typedef struct {
+    uint64_t at_us, order;
+    bool is_verified;
+    uint64_t batch;
+    uint32_t sequence, epoch, position, n;
+    uint32_t ids[TD_BATCH_ROWS_MAX];
+} event;
+
+typedef struct {
+    world_params params;
+    td_coordinator *c;
+    prompt prompts[N_PROMPTS_MAX];
+    toy_cache target[N_SLOTS_MAX], drafter[N_PROMPTS_MAX];
+    event events[N_EVENTS_MAX];
+    uint32_t n_events, n_in_flight, n_answers;
+    uint64_t n_pushed, now_us, random, next_kill_us, n_allocated, n_steps;
+    bool is_joined, is_silent;
+    td_coordinator_stats stats; /* at the end */
+} world;
+
+#define CHECK(w, condition)                                                                        \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            fail_msg("seed %llu, drafter %d, line %d: %s", (unsigned long long)(w)->params.seed,   \
+                     (int)(w)->params.drafter, __LINE__, #condition);                              \
+    } while (0)
+
+static uint64_t mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static uint64_t random_u64(world *w) { return mix(w->random += 0x9e3779b97f4a7c15u); }
+
+static uint32_t random_below(world *w, uint32_t n) { return (uint32_t)(random_u64(w) % n); }
+
+static bool random_chance(world *w, double p)
+{
+    return (double)(random_u64(w) >> 11) < p * 9007199254740992.0;
+}
+
+/* Tokens of 0..3 bytes over a tiny alphabet, so that stop strings occur and straddle tokens. */
+static const char *toy_bytes(void *user, uint32_t id, size_t *n_bytes)
+{
+    static const char letters[] = "aabaabbbabababbaaabbabaaabbbbaababaabbbaab";
+    (void)user;
+    *n_bytes = id % 4;
+    return letters + id % 38;
+}
+
+static bool toy_is_end(void *user, uint32_t id)
+{
+    (void)user;
+    return id == END_TOKEN;
+}
+
+/* The target: the token after tokens[0..n). */
+static uint32_t toy_choose(uint64_t stream, const uint32_t *tokens, uint32_t n)
+{
+    uint64_t h = mix(stream + n);
+    for (uint32_t i = n > 3 ? n - 3 : 0; i < n; ++i)
+        h = mix(h * 31 + tokens[i] + 1);
+    return (uint32_t)(h % N_VOCAB);
+}
+
+/* ---- plain decoding, from its definition ---- */
+
+/* Appends a token's text and cuts it before the first stop string that is complete. */
+static bool append_plain(prompt *p, uint32_t token)
+{
+    size_t n_bytes;
+    const char *bytes = toy_bytes(NULL, token, &n_bytes);
+    for (size_t i = 0; i < n_bytes; ++i) {
+        p->text[p->n_text++] = bytes[i];
+        size_t n_cut = 0;
+        for (uint32_t j = 0; j < p->n_stops; ++j) {
+            size_t n = strlen(p->stops[j]);
+            if (n > n_cut && n <= p->n_text && !memcmp(p->text + p->n_text - n, p->stops[j], n))
+                n_cut = n;
+        }
+        p->n_text -= n_cut;
+        if (n_cut)
+            return true;
+    }
+    return false;
+}
+
+static void decode_plain(prompt *p, uint32_t n_ctx)
+{
+    static uint32_t all[N_CTX_MAX];
+    uint32_t n = p->n_prompt;
+    memcpy(all, p->prompt, n * sizeof(*all));
+    while (p->reason == TD_REASON_NONE) {
+        uint32_t token = toy_choose(p->stream, all, n);
+        all[n++] = p->tokens[p->n_tokens++] = token;
+        if (token == END_TOKEN && !p->ignore_end)
+            p->reason = TD_REASON_EOS;
+        else if (append_plain(p, token))
+            p->reason = TD_REASON_STOP;
+        else if (p->n_tokens == p->n_predict)
+            p->reason = TD_REASON_LENGTH;
+        else if (n == n_ctx)
+            p->reason = TD_REASON_CONTEXT;
+    }
+}
+
+static void make_prompt(world *w, prompt *p)
+{
+    const world_params *params = &w->params;
+    p->stream = random_u64(w);
+    p->ignore_end = params->ignore_end;
+    p->n_prompt = params->is_exact ? params->n_prompt_max : 1 + random_below(w, params->n_prompt_max);
+    p->n_predict =
+        params->is_exact ? params->n_predict_max : 1 + random_below(w, params->n_predict_max);
+    for (uint32_t i = 0; i < p->n_prompt; ++i)
+        p->prompt[i] = random_below(w, N_VOCAB);
+    p->n_stops = params->has_stops ? random_below(w, 5) : 0;
+    for (uint32_t i = 0; i < p->n_stops; ++i) {
+        uint32_t n = 3 + random_below(w, 8);
+        for (uint32_t j = 0; j < n; ++j)
+            p->stops[i][j] = random_chance(w, 0.5) ? 'a' : 'b';
+    }
+    decode_plain(p, params->n_ctx);
+}
+
+static uint32_t find_prompt(const world *w, uint32_t sequence)
+{
+    for (uint32_t i = 0; i < w->params.n_prompts; ++i)
+        if (w->prompts[i].is_added && w->prompts[i].sequence == sequence)
+            return i;
+    CHECK(w, !"the sequence was added");
+    return 0;
+}
+
+/* Token `i` of prompt and expected text. */
+static uint32_t expected_at(const prompt *p, uint32_t i)
+{
+    if (i < p->n_prompt)
+        return p->prompt[i];
+    return i - p->n_prompt < p->n_tokens ? p->tokens[i - p->n_prompt] : N_VOCAB - 1;
+}
+
+/* ---- events on their way ---- */
+
+static event *push_event(world *w, uint64_t delay_us)
+{
+    CHECK(w, w->n_events < N_EVENTS_MAX);
+    event *e = &w->events[w->n_events++];
+    *e = (event){.at_us = w->now_us + delay_us, .order = w->n_pushed++};
+    return e;
+}
+
+static uint32_t first_event(const world *w)
+{
+    uint32_t first = UINT32_MAX;
+    for (uint32_t i = 0; i < w->n_events; ++i) {
+        const event *a = &w->events[i], *b = &w->events[first == UINT32_MAX ? i : first];
+        if (a->at_us < b->at_us || (a->at_us == b->at_us && a->order <= b->order))
+            first = i;
+    }
+    return first;
+}
+
+/* ---- the target ---- */
+
+static void forward(world *w, const td_action *a)
+{
+    CHECK(w, ++w->n_in_flight == 1);
+    CHECK(w, a->n_rows >= 1);
+    CHECK(w, a->n_rows <= (a->is_prefill ? w->params.prefill_rows : w->params.verify_rows_max));
+    event *e = push_event(w, 100 + 10 * a->n_rows);
+    e->is_verified = true;
+    e->batch = a->batch;
+    for (uint32_t i = 0; i < a->n_rows; ++i) {
+        const td_row *row = &a->rows[i];
+        CHECK(w, row->slot < w->params.n_slots);
+        toy_cache *cache = &w->target[row->slot];
+        CHECK(w, cache->is_open && cache->sequence == row->sequence);
+        CHECK(w, row->position == cache->n && cache->n < w->params.n_ctx);
+        CHECK(w, row->token < N_VOCAB);
+        if (a->is_prefill) {
+            CHECK(w, row->sequence == a->sequence && row->slot == a->slot);
+            CHECK(w, i > 0 || row->position % w->params.prefill_rows == 0);
+            CHECK(w, !row->is_output || i == a->n_rows - 1);
+        } else {
+            CHECK(w, row->is_output);
+        }
+        cache->tokens[cache->n++] = row->token;
+        if (row->is_output)
+            e->ids[e->n++] = toy_choose(w->prompts[find_prompt(w, row->sequence)].stream,
+                                        cache->tokens, cache->n);
+    }
+    CHECK(w, e->n == a->n_out);
+}
+
+static void control(world *w, const td_action *a)
+{
+    CHECK(w, a->slot < w->params.n_slots);
+    toy_cache *cache = &w->target[a->slot];
+    prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    if (a->kind == TD_ACT_OPEN) {
+        CHECK(w, !cache->is_open);
+        *cache = (toy_cache){.is_open = true, .sequence = a->sequence};
+        return;
+    }
+    CHECK(w, cache->is_open && cache->sequence == a->sequence);
+    if (a->kind == TD_ACT_CLOSE) {
+        cache->is_open = false;
+    } else if (a->kind == TD_ACT_TRUNCATE) {
+        CHECK(w, a->length >= cache->n_committed && a->length < cache->n);
+        cache->n = a->length;
+    } else {
+        CHECK(w, a->length >= cache->n_committed && a->length == cache->n);
+        for (uint32_t i = cache->n_committed; i < cache->n; ++i)
+            CHECK(w, cache->tokens[i] == expected_at(p, i));
+        cache->n_committed = a->length;
+    }
+}
+
+/* ---- the drafter ---- */
+
+static void push_garbage(world *w, const td_action *a)
+{
+    event *e = push_event(w, random_below(w, 400));
+    e->sequence = random_chance(w, 0.7) ? a->sequence : (uint32_t)random_u64(w);
+    e->epoch = a->epoch + random_below(w, 5) - 2;
+    e->position = a->position + random_below(w, 5) - 2;
+    e->n = random_below(w, TD_DRAFT_MAX + 20);
+    for (uint32_t i = 0; i < e->n; ++i)
+        e->ids[i] = random_chance(w, 0.9) ? random_below(w, N_VOCAB) : (uint32_t)random_u64(w);
+}
+
+static uint64_t answer_delay(world *w, drafter_kind kind, uint32_t k)
+{
+    if (kind == DRAFTER_LATE)
+        return 200 + random_below(w, 600);
+    if (kind == DRAFTER_REORDER)
+        return random_chance(w, 0.1) ? 5000 : random_below(w, 400);
+    return kind == DRAFTER_PROMPT ? 5 * k : random_below(w, 100);
+}
+
+static void propose(world *w, const td_action *a)
+{
+    uint32_t i_prompt = find_prompt(w, a->sequence);
+    const prompt *p = &w->prompts[i_prompt];
+    const toy_cache *memory = &w->drafter[i_prompt];
+    CHECK(w, memory->is_open && memory->n == a->position);
+    CHECK(w, a->k >= 1 && a->k <= w->params.draft_max);
+    CHECK(w, a->position + a->k < w->params.n_ctx);
+    drafter_kind kind = w->params.drafter;
+    if (kind == DRAFTER_CHAOS)
+        kind = 1 + random_below(w, DRAFTER_CHAOS - 1);
+    ++w->n_answers;
+    if (kind == DRAFTER_SILENT && (w->is_silent || random_chance(w, 0.1))) {
+        w->is_silent = w->params.drafter == DRAFTER_SILENT;
+        return;
+    }
+    event answer = {.sequence = a->sequence, .epoch = a->epoch, .position = a->position, .n = a->k};
+    if (w->params.drafter == DRAFTER_CHAOS && random_chance(w, 0.1))
+        answer.n = random_below(w, a->k + 1); /* fewer will do, none too */
+    for (uint32_t i = 0; i < answer.n; ++i) {
+        uint32_t right = expected_at(p, a->position + i);
+        answer.ids[i] = random_chance(w, w->params.agreement) ? right : (right + 1) % N_VOCAB;
+    }
+    uint32_t n_copies = kind == DRAFTER_DUPLICATE ? 2 + random_below(w, 2) : 1;
+    for (uint32_t i = 0; i < n_copies; ++i) {
+        event *e = push_event(w, answer_delay(w, kind, a->k) + i * random_below(w, 3000));
+        answer.at_us = e->at_us;
+        answer.order = e->order;
+        *e = answer;
+    }
+    while (kind == DRAFTER_GARBAGE && random_chance(w, 0.6))
+        push_garbage(w, a);
+}
+
+static void remember(world *w, const td_action *a)
+{
+    uint32_t i_prompt = find_prompt(w, a->sequence);
+    toy_cache *memory = &w->drafter[i_prompt];
+    CHECK(w, w->is_joined);
+    if (a->kind == TD_ACT_DRAFT_OPEN) {
+        CHECK(w, !memory->is_open);
+        memory->is_open = true;
+        memory->n = 0;
+        return;
+    }
+    CHECK(w, memory->is_open);
+    if (a->kind == TD_ACT_DRAFT_CLOSE) {
+        memory->is_open = false;
+        return;
+    }
+    CHECK(w, a->n_tokens >= 1 && a->n_tokens <= TD_FEED_TOKENS_MAX && a->position == memory->n);
+    for (uint32_t i = 0; i < a->n_tokens; ++i) {
+        CHECK(w, a->tokens[i] == expected_at(&w->prompts[i_prompt], a->position + i));
+        memory->tokens[memory->n++] = a->tokens[i];
+    }
+}
+
+static void toggle_drafter(world *w)
+{
+    bool is_lost = w->is_joined && random_chance(w, 0.7); /* else it restarts unnoticed */
+    w->is_joined = !is_lost;
+    for (uint32_t i = 0; i < N_PROMPTS_MAX; ++i)
+        w->drafter[i].is_open = false;
+    td_coordinator_on_drafter(w->c, w->is_joined, w->now_us);
+    w->next_kill_us = w->now_us + 1 + random_below(w, w->is_joined ? 4000 : 1000);
+}
+
+/* ---- the run ---- */
+
+static void check_finish(world *w, const td_action *a)
+{
+    prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    const td_sequence_info *info = td_coordinator_info(w->c, a->sequence);
+    CHECK(w, info && !p->is_done && !w->target[a->slot].is_open);
+    CHECK(w, info->reason == a->reason && info->n_tokens == p->n_seen);
+    CHECK(w, info->text[info->n_text] == 0 && info->n_prompt == p->n_prompt);
+    if (a->reason == TD_REASON_CANCELLED) {
+        CHECK(w, p->is_cancelled && info->n_tokens <= p->n_tokens);
+    } else {
+        CHECK(w, info->reason == p->reason && info->n_tokens == p->n_tokens);
+        CHECK(w, info->n_text == p->n_text && !memcmp(info->text, p->text, p->n_text));
+        CHECK(w, info->added_us <= info->first_token_us);
+        CHECK(w, info->first_token_us <= info->finished_us && info->finished_us <= w->now_us);
+    }
+    CHECK(w, !memcmp(info->tokens, p->tokens, info->n_tokens * sizeof(*p->tokens)));
+    CHECK(w, info->n_accepted <= info->n_drafted && info->n_accepted <= info->n_tokens);
+    CHECK(w, info->n_rounds <= info->n_tokens);
+    p->info = *info;
+    p->is_done = true;
+    td_coordinator_remove(w->c, a->sequence);
+    CHECK(w, !td_coordinator_info(w->c, a->sequence));
+}
+
+static void check_tokens(world *w, const td_action *a)
+{
+    prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    CHECK(w, a->n_tokens >= 1 && a->position == p->n_prompt + p->n_seen);
+    CHECK(w, p->n_seen + a->n_tokens <= p->n_tokens);
+    for (uint32_t i = 0; i < a->n_tokens; ++i)
+        CHECK(w, a->tokens[i] == p->tokens[p->n_seen + i]);
+    p->n_seen += a->n_tokens;
+}
+
+static void perform(world *w, const td_action *a)
+{
+    switch (a->kind) {
+    case TD_ACT_FORWARD: forward(w, a); break;
+    case TD_ACT_DRAFT_PROPOSE: propose(w, a); break;
+    case TD_ACT_DRAFT_OPEN:
+    case TD_ACT_DRAFT_FEED:
+    case TD_ACT_DRAFT_CLOSE: remember(w, a); break;
+    case TD_ACT_TOKENS: check_tokens(w, a); break;
+    case TD_ACT_FINISH: check_finish(w, a); break;
+    default: control(w, a); break;
+    }
+}
+
+static void drain(world *w)
+{
+    td_action action;
+    while (td_coordinator_next(w->c, &action)) {
+        CHECK(w, ++w->n_steps < 5000000);
+        perform(w, &action);
+    }
+    CHECK(w, td_alloc_count() == w->n_allocated);
+    /* All is said: the target's caches are the committed tokens but the pending one, and rows in
+     * flight after them. */
+    for (uint32_t i = 0; w->n_in_flight == 0 && i < w->params.n_slots; ++i)
+        CHECK(w, !w->target[i].is_open || w->target[i].n == w->target[i].n_committed);
+}
+
+static void add_prompts(world *w)
+{
+    for (uint32_t i = 0; i < w->params.n_prompts && td_coordinator_n_free(w->c) > 0; ++i) {
+        prompt *p = &w->prompts[i];
+        if (p->is_added)
+            continue;
+        td_sequence_params params = {.prompt = p->prompt, .n_prompt = p->n_prompt,
+                                     .n_predict = p->n_predict, .ignore_end = p->ignore_end,
+                                     .n_stops = p->n_stops};
+        for (uint32_t j = 0; j < p->n_stops; ++j)
+            params.stops[j] = p->stops[j];
+        td_err err = {0};
+        if (!td_coordinator_add(w->c, &params, w->now_us, &p->sequence, &err))
+            fail_msg("%s", err.message);
+        p->is_added = true;
+        w->n_allocated = td_alloc_count();
+    }
+}
+
+static void deliver(world *w, uint32_t i_event)
+{
+    event e = w->events[i_event];
+    w->events[i_event] = w->events[--w->n_events];
+    w->now_us = e.at_us > w->now_us ? e.at_us : w->now_us;
+    if (e.is_verified) {
+        --w->n_in_flight;
+        td_coordinator_on_verified(w->c, e.batch, e.ids, w->now_us);
+    } else {
+        td_coordinator_on_draft(w->c, e.sequence, e.epoch, e.position, e.ids, e.n, w->now_us);
+    }
+}
+
+static void cancel_one(world *w)
+{
+    prompt *p = &w->prompts[random_below(w, w->params.n_prompts)];
+    if (!p->is_added || p->is_done)
+        return;
+    p->is_cancelled = true;
+    td_coordinator_cancel(w->c, p->sequence, w->now_us);
+}
+
+/* The next thing that happens: an event, a deadline, or the drafter's end. */
+static void step(world *w)
+{
+    uint32_t first = first_event(w);
+    uint64_t at_us = first == UINT32_MAX ? UINT64_MAX : w->events[first].at_us;
+    uint64_t deadline_us = td_coordinator_deadline_us(w->c);
+    bool has_kills = w->params.drafter == DRAFTER_KILLED || w->params.drafter == DRAFTER_CHAOS;
+    CHECK(w, at_us != UINT64_MAX || deadline_us != UINT64_MAX); /* else nothing will ever happen */
+    if (has_kills && w->next_kill_us <= at_us && w->next_kill_us <= deadline_us) {
+        w->now_us = w->next_kill_us > w->now_us ? w->next_kill_us : w->now_us;
+        toggle_drafter(w);
+    } else if (deadline_us < at_us) {
+        w->now_us = deadline_us > w->now_us ? deadline_us : w->now_us;
+        td_coordinator_on_tick(w->c, w->now_us);
+        CHECK(w, td_coordinator_deadline_us(w->c) > w->now_us);
+    } else {
+        deliver(w, first);
+    }
+    if (w->params.has_cancels && random_chance(w, 0.01))
+        cancel_one(w);
+}
+
+/* Runs all prompts to their end under all checks. */
+static void world_run(world *w, const world_params *params)
+{
+    memset(w, 0, sizeof(*w));
+    w->params = *params;
+    w->random = mix(params->seed + 1) + (uint64_t)params->drafter;
+    for (uint32_t i = 0; i < params->n_prompts; ++i)
+        make_prompt(w, &w->prompts[i]);
+    td_err err = {0};
+    w->c = td_coordinator_create(
+        &(td_coordinator_params){.n_slots = params->n_slots, .n_ctx = params->n_ctx,
+                                 .draft_max = params->draft_max,
+                                 .verify_rows_max = params->verify_rows_max,
+                                 .prefill_rows = params->prefill_rows, .draft_deadline_us = 500,
+                                 .n_vocab = N_VOCAB, .token_bytes = toy_bytes,
+                                 .token_is_end = toy_is_end},
+        &err);
+    if (!w->c)
+        fail_msg("%s", err.message);
+    w->is_joined = params->drafter != DRAFTER_NONE;
+    if (w->is_joined)
+        td_coordinator_on_drafter(w->c, true, 0);
+    w->next_kill_us = random_below(w, 3000);
+    for (;;) {
+        add_prompts(w);
+        drain(w);
+        if (td_coordinator_is_idle(w->c) && td_coordinator_n_free(w->c) == params->n_slots) {
+            uint32_t n_done = 0;
+            for (uint32_t i = 0; i < params->n_prompts; ++i)
+                n_done += w->prompts[i].is_done;
+            if (n_done == params->n_prompts)
+                break;
+            continue; /* room for those not added yet */
+        }
+        step(w);
+    }
+    w->stats = *td_coordinator_get_stats(w->c);
+    td_coordinator_destroy(&w->c);
+    CHECK(w, w->c == NULL);
+}
+
+#endif

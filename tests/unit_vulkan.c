@@ -1,0 +1,435 @@
+/* The Vulkan backend apart from its arithmetic (tests/op_*.c has that): enumeration, several
+ * devices in one process, weights cut into slabs, submissions cut by time, a lost device, limits.
+ * Runs on the first usable device of index 0; skips where there is none. */
+#include "base/check.h"
+#include "kernels/backend.h"
+#include "kernels/ops.h"
+#include "kernels/vulkan/hazard.h"
+#include "kernels/vulkan/inspect.h"
+#include "kernels/vulkan/push.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define N_COLS 256u
+
+static td_device *open_device(void)
+{
+    td_err err = {0};
+    td_device *dev = td_device_create("vulkan:0", &err);
+    if (!dev)
+        fail_msg("%s", err.message);
+    return dev;
+}
+
+static td_tensor *make(td_device *dev, const char *name, td_elem elem, td_rows rows, uint32_t n_rows,
+                       uint32_t n_cols, bool is_host_visible)
+{
+    td_err err = {0};
+    td_tensor *t = td_tensor_create(
+        dev, &(td_tensor_params){name, elem, rows, n_rows, n_cols, is_host_visible}, &err);
+    if (!t)
+        fail_msg("%s", err.message);
+    return t;
+}
+
+/* An F32 weight whose row r holds r + 1 in column r % N_COLS and zeros elsewhere. */
+static td_weight *make_weight(td_device *dev, uint32_t n_rows)
+{
+    td_err err = {0};
+    td_weight *w = td_weight_create(
+        dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), n_rows, N_COLS}, &err);
+    if (!w)
+        fail_msg("%s", err.message);
+    float *rows = calloc((size_t)n_rows * N_COLS, sizeof *rows);
+    for (uint32_t r = 0; r < n_rows; r++)
+        rows[(size_t)r * N_COLS + r % N_COLS] = (float)(r + 1);
+    /* In two unequal pieces, neither ending where a slab does. */
+    uint32_t half = n_rows / 3 + 1;
+    assert_true(td_weight_write(w, 0, half, rows, &err));
+    assert_true(td_weight_write(w, half, n_rows - half, rows + (size_t)half * N_COLS, &err));
+    free(rows);
+    return w;
+}
+
+typedef struct { /* x, y = w x + bias, z = y + y */
+    td_device *dev;
+    td_weight *w, *bias;
+    td_tensor *x, *y, *z;
+    td_program *p;
+} fixture;
+
+static fixture make_fixture(td_device *dev, uint32_t n_out, td_mode mode)
+{
+    fixture f = {.dev = dev};
+    td_err err = {0};
+    f.w = make_weight(dev, n_out);
+    f.bias = td_weight_create(
+        dev, &(td_weight_params){"bias", td_type_find(TD_TYPE_F32), 1, n_out}, &err);
+    float *bias = calloc(n_out, sizeof *bias);
+    for (uint32_t i = 0; i < n_out; i++)
+        bias[i] = (float)(i % 7);
+    assert_true(td_weight_write(f.bias, 0, 1, bias, &err));
+    free(bias);
+    f.x = make(dev, "x", TD_ELEM_F32, TD_ROWS_BATCH, 64, N_COLS, true);
+    f.y = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, 64, n_out, false);
+    f.z = make(dev, "z", TD_ELEM_F32, TD_ROWS_BATCH, 64, n_out, true);
+    f.p = td_program_begin(dev, &(td_program_params){"test", mode, 64, 0}, &err);
+    td_op_mat_mul(f.p, f.w, f.bias, td_all(f.x), td_all(f.y));
+    td_op_add(f.p, td_all(f.y), td_all(f.y), td_all(f.z));
+    if (!td_program_end(f.p, &err))
+        fail_msg("%s", err.message);
+    float *x = td_tensor_data(f.x);
+    for (uint32_t i = 0; i < 64 * N_COLS; i++)
+        x[i] = (float)(i / N_COLS + 1) / (float)(1 + i % N_COLS % 5);
+    return f;
+}
+
+static void destroy_fixture(fixture *f)
+{
+    td_program_destroy(&f->p);
+    td_tensor_destroy(&f->z);
+    td_tensor_destroy(&f->y);
+    td_tensor_destroy(&f->x);
+    td_weight_destroy(&f->bias);
+    td_weight_destroy(&f->w);
+}
+
+static void run_and_check(fixture *f, uint32_t n_rows)
+{
+    td_err err = {0};
+    uint32_t n_out = td_weight_get_params(f->w)->n_rows;
+    if (!td_program_run(f->p, n_rows, 0, &err))
+        fail_msg("%s", err.message);
+    const float *x = td_tensor_data(f->x), *z = td_tensor_data(f->z);
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t o = 0; o < n_out; o++) {
+            float y = (float)(o + 1) * x[r * N_COLS + o % N_COLS] + (float)(o % 7);
+            if (z[r * n_out + o] != 2 * y)
+                fail_msg("row %u output %u: %g, expected %g", r, o, (double)z[r * n_out + o],
+                         (double)(2 * y));
+        }
+}
+
+static void test_list_describes_devices(void **state)
+{
+    (void)state;
+    td_device_info info[TD_DEVICES_MAX];
+    uint32_t n = td_vulkan_list(info, TD_DEVICES_MAX);
+    assert_true(n >= 1);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(strncmp(info[i].spec, "vulkan:", 7), 0);
+        assert_true(info[i].name[0] && info[i].driver[0] && info[i].vendor[0]);
+        assert_int_equal(info[i].is_usable, !info[i].why_not[0]);
+        if (info[i].is_usable) {
+            assert_true(info[i].n_heaps > 0 && info[i].heaps[0].n_bytes > 0);
+            assert_true(info[i].max_buffer_bytes >= 1u << 27); /* what Vulkan 1.3 promises */
+            assert_true(info[i].subgroup_size >= 4);
+        }
+    }
+}
+
+static void expect_refused(const char *spec, const char *word)
+{
+    td_err err = {0};
+    td_device *dev = td_device_create(spec, &err);
+    assert_null(dev);
+    assert_int_equal(err.code, TD_E_USAGE);
+    if (!strstr(err.message, word))
+        fail_msg("\"%s\" does not say \"%s\"", err.message, word);
+}
+
+static void test_unknown_specs_are_refused_with_the_list(void **state)
+{
+    (void)state;
+    td_device_info info;
+    assert_int_equal(td_vulkan_list(&info, 1), 1);
+    expect_refused("vulkan:99", info.name);
+    expect_refused("vulkan:no such thing", info.name);
+    expect_refused("vulkan:", "vulkan:INDEX");
+}
+
+static void test_name_substring_finds_the_device(void **state)
+{
+    (void)state;
+    td_device_info info[TD_DEVICES_MAX];
+    uint32_t n = td_vulkan_list(info, TD_DEVICES_MAX);
+    char spec[320];
+    snprintf(spec, sizeof spec, "vulkan:%s", info[0].name);
+    if (n > 1) {
+        expect_refused("vulkan: ", "ambiguous"); /* names have spaces */
+        return;
+    }
+    td_err err = {0};
+    td_device *dev = td_device_create(spec, &err);
+    if (!dev)
+        fail_msg("%s", err.message);
+    assert_string_equal(td_device_get_info(dev)->spec, "vulkan:0");
+    td_device_destroy(&dev);
+}
+
+static void test_two_devices_of_one_gpu_work_side_by_side(void **state)
+{
+    (void)state;
+    td_device *a = open_device(), *b = open_device();
+    fixture fa = make_fixture(a, 100, TD_MODE_VERIFY), fb = make_fixture(b, 37, TD_MODE_VERIFY);
+    for (uint32_t n = 1; n <= 64; n = n * 3 + 1) {
+        run_and_check(&fa, n);
+        run_and_check(&fb, n);
+    }
+    destroy_fixture(&fa);
+    td_device_destroy(&a);
+    run_and_check(&fb, 5);
+    destroy_fixture(&fb);
+    td_device_destroy(&b);
+}
+
+static void test_memory_is_counted_and_given_back(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    uint64_t before, during, after, budget;
+    td_device_memory(dev, &before, &budget);
+    fixture f = make_fixture(dev, 1000, TD_MODE_VERIFY);
+    td_device_memory(dev, &during, &budget);
+    assert_true(during >= before + 1000 * N_COLS * 4 && during <= budget);
+    destroy_fixture(&f);
+    td_device_memory(dev, &after, &budget);
+    assert_true(after <= before + (17u << 20)); /* the staging buffer may stay */
+    td_device_destroy(&dev);
+}
+
+static void test_weights_larger_than_a_range_are_cut_by_rows(void **state)
+{
+    (void)state;
+    setenv("TD_VK_LIMIT", "maxStorageBufferRange=262144", 1); /* 256 rows of 1 KiB */
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 1000, TD_MODE_VERIFY);
+    assert_int_equal(td_vulkan_count_slabs(f.w), 4);
+    run_and_check(&f, 1);
+    run_and_check(&f, 33);
+    destroy_fixture(&f);
+    f = make_fixture(dev, 1000, TD_MODE_PREFILL);
+    run_and_check(&f, 64);
+
+    /* Embedding rows out of every slab. */
+    td_err err = {0};
+    td_tensor *ids = make(dev, "ids", TD_ELEM_I32, TD_ROWS_BATCH, 4, 1, true);
+    td_tensor *y = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, 4, N_COLS, true);
+    td_program *p = td_program_begin(dev, &(td_program_params){"embed", TD_MODE_VERIFY, 4, 0}, &err);
+    td_op_embed(p, f.w, td_all(ids), td_all(y));
+    assert_true(td_program_end(p, &err));
+    const int32_t wanted[4] = {999, 0, 256, 511};
+    memcpy(td_tensor_data(ids), wanted, sizeof wanted);
+    assert_true(td_program_run(p, 4, 0, &err));
+    for (uint32_t r = 0; r < 4; r++)
+        for (uint32_t c = 0; c < N_COLS; c++)
+            assert_true(((float *)td_tensor_data(y))[r * N_COLS + c] ==
+                        (c == (uint32_t)wanted[r] % N_COLS ? (float)(wanted[r] + 1) : 0.0f));
+    td_program_destroy(&p);
+    td_tensor_destroy(&ids);
+    td_tensor_destroy(&y);
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+static void test_more_rows_than_workgroups_are_cut(void **state)
+{
+    (void)state;
+    setenv("TD_VK_LIMIT", "maxComputeWorkGroupCount=100", 1);
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 1000, TD_MODE_VERIFY);
+    assert_int_equal(td_vulkan_count_slabs(f.w), td_div_up(1000, 100 * TD_VK_VEC_OUTPUTS));
+    run_and_check(&f, 2);
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+static void expect_no_memory(const char *limit, const char *word)
+{
+    setenv("TD_VK_LIMIT", limit, 1);
+    td_device *dev = open_device();
+    td_err err = {0};
+    td_tensor *t = td_tensor_create(
+        dev, &(td_tensor_params){"big", TD_ELEM_F32, TD_ROWS_BATCH, 64, 1 << 16, false}, &err);
+    assert_null(t);
+    assert_int_equal(err.code, TD_E_NOMEM);
+    if (!strstr(err.message, word) || !strstr(err.message, "tensor big"))
+        fail_msg("\"%s\" does not name the tensor and %s", err.message, word);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+static void test_out_of_memory_names_the_limit(void **state)
+{
+    (void)state;
+    expect_no_memory("heapBudget=8388608", "heap 0");
+    expect_no_memory("maxStorageBufferRange=1048576", "maxStorageBufferRange");
+    expect_no_memory("maxBufferSize=1048576", "maxBufferSize");
+    expect_no_memory("maxMemoryAllocationSize=1048576", "maxMemoryAllocationSize");
+}
+
+static void test_limits_that_are_not_understood_are_refused(void **state)
+{
+    (void)state;
+    const char *bad[] = {"maxStorageBufferRange", "maxStorageBufferRange=", "x=1",
+                         "maxBufferSize=0", "maxBufferSize=1k", "maxBufferSize=1,,"};
+    for (size_t i = 0; i < TD_COUNT(bad); i++) {
+        setenv("TD_VK_LIMIT", bad[i], 1);
+        expect_refused("vulkan:0", "TD_VK_LIMIT");
+    }
+    unsetenv("TD_VK_LIMIT");
+}
+
+static void test_long_programs_are_cut_into_submissions(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 1000, TD_MODE_VERIFY);
+    run_and_check(&f, 7);
+    run_and_check(&f, 7); /* the second run knows the real cost */
+    assert_int_equal(td_vulkan_count_submissions(f.p, 7, 0), 1);
+    /* Say a multiply-add takes 0.1 us: 179 ms for the weight, which is cut inside the dispatch. */
+    td_vulkan_set_cost(f.p, 0.1);
+    run_and_check(&f, 7);
+    assert_true(td_vulkan_count_submissions(f.p, 7, 0) >= 3);
+    run_and_check(&f, 7);
+    assert_int_equal(td_vulkan_count_submissions(f.p, 7, 0), 1); /* learned again */
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+}
+
+static void test_barriers_only_where_data_flows(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    td_err err = {0};
+    td_tensor *t[5];
+    for (int i = 0; i < 5; i++)
+        t[i] = make(dev, "t", TD_ELEM_F32, TD_ROWS_BATCH, 2, 300, true);
+    td_program *p = td_program_begin(dev, &(td_program_params){"flow", TD_MODE_VERIFY, 2, 0}, &err);
+    td_op_add(p, td_all(t[0]), td_all(t[1]), td_all(t[2]));
+    td_op_add(p, td_all(t[0]), td_all(t[1]), td_all(t[3])); /* independent */
+    td_op_add(p, td_all(t[2]), td_all(t[3]), td_all(t[4])); /* reads both: barrier */
+    td_op_add(p, td_all(t[4]), td_all(t[0]), td_all(t[4])); /* in place: barrier */
+    td_op_add(p, td_all(t[1]), td_all(t[1]), td_all(t[0])); /* overwrites what was read: barrier */
+    assert_true(td_program_end(p, &err));
+    float *a = td_tensor_data(t[0]), *b = td_tensor_data(t[1]);
+    for (int i = 0; i < 600; i++) {
+        a[i] = (float)i;
+        b[i] = (float)(1000 - 2 * i);
+    }
+    assert_true(td_program_run(p, 2, 0, &err));
+    assert_int_equal(td_vulkan_count_barriers(p, 2, 0), 3);
+    for (int i = 0; i < 600; i++) {
+        assert_true(((float *)td_tensor_data(t[4]))[i] == (float)(2 * (1000 - i) + i));
+        assert_true(a[i] == (float)(2 * (1000 - 2 * i)));
+    }
+    td_program_destroy(&p);
+    for (int i = 0; i < 5; i++)
+        td_tensor_destroy(&t[i]);
+    td_device_destroy(&dev);
+}
+
+static void test_hazard_tracker_sees_every_kind(void **state)
+{
+    (void)state;
+    td_vk_hazard h;
+    td_err err = {0};
+    const uint32_t a = 0, b = 1, c = 2, both[] = {0, 1};
+    assert_true(td_vk_hazard_create(&h, 3, &err));
+    assert_false(td_vk_hazard_add(&h, &a, 1, &b, 1));
+    assert_false(td_vk_hazard_add(&h, &a, 1, &c, 1)); /* read after read */
+    assert_true(td_vk_hazard_add(&h, &b, 1, NULL, 0)); /* read after write */
+    assert_false(td_vk_hazard_add(&h, &c, 1, NULL, 0)); /* the barrier covered c as well */
+    assert_true(td_vk_hazard_add(&h, NULL, 0, &b, 1)); /* write after read */
+    assert_true(td_vk_hazard_add(&h, NULL, 0, both, 2)); /* write after write */
+    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));  /* in place after a write */
+    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));  /* and again */
+    td_vk_hazard_reset(&h);
+    assert_false(td_vk_hazard_add(&h, both, 2, &c, 1));
+    h.epoch = UINT32_MAX; /* wrap-around keeps nothing from the old days */
+    td_vk_hazard_reset(&h);
+    assert_int_equal(h.epoch, 1);
+    assert_false(td_vk_hazard_add(&h, both, 2, &c, 1));
+    td_vk_hazard_destroy(&h);
+}
+
+static void test_lost_device_stays_lost(void **state)
+{
+    (void)state;
+    setenv("TD_VK_LOSE_AFTER", "40", 1);
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 10, TD_MODE_VERIFY);
+    td_err err = {0};
+    bool is_ok = true;
+    for (int i = 0; i < 100 && is_ok; i++)
+        is_ok = td_program_run(f.p, 1, 0, &err);
+    assert_false(is_ok);
+    assert_int_equal(err.code, TD_E_DEVICE_LOST);
+    td_err_clear(&err);
+    assert_false(td_program_run(f.p, 2, 0, &err));
+    assert_int_equal(err.code, TD_E_DEVICE_LOST);
+    td_err_clear(&err);
+    float row[N_COLS] = {0};
+    assert_false(td_weight_write(f.w, 0, 1, row, &err));
+    assert_int_equal(err.code, TD_E_DEVICE_LOST);
+    td_err_clear(&err);
+    assert_null(td_tensor_create(
+        dev, &(td_tensor_params){"t", TD_ELEM_F32, TD_ROWS_BATCH, 1, 1, false}, &err));
+    assert_int_equal(err.code, TD_E_DEVICE_LOST);
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LOSE_AFTER");
+}
+
+static void test_bandwidth_is_measured(void **state)
+{
+    (void)state;
+    if (getenv("TD_VK_VALIDATION")) /* says nothing new, and is slow under the layers */
+        skip();
+    setenv("TD_VK_LIMIT", "heapBudget=67108864", 1);
+    td_device *dev = open_device();
+    td_err err = {0};
+    double bytes_per_s = 0;
+    if (!td_device_measure_bandwidth(dev, &bytes_per_s, &err))
+        fail_msg("%s", err.message);
+    assert_true(bytes_per_s > 1e6 && bytes_per_s < 1e14);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+int main(void)
+{
+    td_device_info info;
+    if (!td_vulkan_list(&info, 1) || !info.is_usable) {
+        fprintf(stderr, "skipped: no usable Vulkan device of index 0\n");
+        return 77;
+    }
+    fprintf(stderr, "device: %s, %s\n", info.name, info.driver);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_list_describes_devices),
+        cmocka_unit_test(test_unknown_specs_are_refused_with_the_list),
+        cmocka_unit_test(test_name_substring_finds_the_device),
+        cmocka_unit_test(test_two_devices_of_one_gpu_work_side_by_side),
+        cmocka_unit_test(test_memory_is_counted_and_given_back),
+        cmocka_unit_test(test_weights_larger_than_a_range_are_cut_by_rows),
+        cmocka_unit_test(test_more_rows_than_workgroups_are_cut),
+        cmocka_unit_test(test_out_of_memory_names_the_limit),
+        cmocka_unit_test(test_limits_that_are_not_understood_are_refused),
+        cmocka_unit_test(test_long_programs_are_cut_into_submissions),
+        cmocka_unit_test(test_barriers_only_where_data_flows),
+        cmocka_unit_test(test_hazard_tracker_sees_every_kind),
+        cmocka_unit_test(test_lost_device_stays_lost),
+        cmocka_unit_test(test_bandwidth_is_measured),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

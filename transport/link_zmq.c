@@ -1,0 +1,434 @@
+/* td_link over ZeroMQ; the only file that knows it.
+ *
+ * The worker's bound socket is a ROUTER, so that a second coordinator can be told that it is
+ * refused instead of sharing the first one's stream; the coordinator's is a DEALER. A ROUTER names
+ * its peers by up to 255 bytes that the peer may choose; the names it makes up itself have five.
+ * Here a name of up to seven bytes is packed into a td_route and longer ones are dropped: no
+ * table, nothing to fill up.
+ *
+ * High-water marks are small (16 messages), so that a slow peer is felt soon; a burst, such as
+ * a long prompt in FEED messages, waits in a byte ring of our own. The ring keeps the order per
+ * link: as long as it holds anything, later messages join its end. */
+#include "base/check.h"
+#include "base/mem.h"
+#include "transport/endpoint.h"
+#include "transport/link_impl.h"
+#include "transport/wire.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <zmq.h>
+
+#define LINGER_CLEAN_MS 1000
+#define ROUTE_NAME_MAX  7
+#define DROPS_PER_RECV  64 /* what one recv may pass over before its caller gets a say again */
+#define RECORD_BYTES    12 /* before each queued message: route u64, length u32, host order */
+
+struct td_transport {
+    void *context;
+    _Atomic uint32_t n_links;
+};
+
+typedef struct {
+    td_link base;
+    td_transport *transport;
+    void *socket;
+    bool is_router, is_ipv6;
+    char address[TD_ENDPOINT_MAX];
+    uint8_t *ring;    /* [TD_LINK_QUEUE_BYTES] */
+    size_t ring_head; /* offset of the oldest byte; their count is base.stats.n_queued_bytes */
+} zmq_link;
+
+/* --- Context -------------------------------------------------------------------------------- */
+
+td_transport *td_transport_create(td_err *err)
+{
+    int major, minor, patch;
+    zmq_version(&major, &minor, &patch);
+    if (major * 10000 + minor * 100 + patch < 40303) {
+        td_err_set(err, TD_E_UNAVAILABLE,
+                   "libzmq is %d.%d.%d; allowed: 4.3.3 and later (CVE-2020-15166)", major, minor,
+                   patch);
+        return NULL;
+    }
+    td_transport *t = td_alloc(1, sizeof *t, err);
+    if (!t)
+        return NULL;
+    t->context = zmq_ctx_new();
+    if (!t->context) {
+        td_err_set(err, TD_E_NOMEM, "no ZeroMQ context: %s", zmq_strerror(errno));
+        td_free(t);
+        return NULL;
+    }
+    zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, 64);
+    zmq_ctx_set(t->context, ZMQ_MAX_MSGSZ, (int)TD_WIRE_MESSAGE_MAX);
+    return t;
+}
+
+void td_transport_destroy(td_transport **t)
+{
+    if (!*t)
+        return;
+    TD_ASSERT(atomic_load(&(*t)->n_links) == 0); /* an open socket would make the next line wait */
+    while (zmq_ctx_term((*t)->context) != 0 && errno == EINTR)
+        ;
+    td_free(*t);
+    *t = NULL;
+}
+
+/* --- Socket --------------------------------------------------------------------------------- */
+
+static bool set_option(void *socket, int option, int value, td_err *err)
+{
+    if (zmq_setsockopt(socket, option, &value, sizeof value) == 0)
+        return true;
+    return td_err_set(err, TD_E_IO, "ZeroMQ socket option %d = %d: %s", option, value,
+                      zmq_strerror(errno));
+}
+
+static bool set_options(const zmq_link *l, td_err *err)
+{
+    static const struct {
+        int option, value;
+    } options[] = {
+        {ZMQ_LINGER, 0},               /* td_link_close raises it for a clean end */
+        {ZMQ_SNDHWM, 16},              /* messages */
+        {ZMQ_RCVHWM, 16},              /* messages */
+        {ZMQ_HANDSHAKE_IVL, 5000},     /* ms; a silent stranger is hung up on */
+        {ZMQ_HEARTBEAT_IVL, 1000},     /* ms; finds a dead cable, not hung work: see peer.h */
+        {ZMQ_HEARTBEAT_TIMEOUT, 3000}, /* ms */
+        {ZMQ_HEARTBEAT_TTL, 3000},     /* ms */
+        {ZMQ_IMMEDIATE, 1},            /* nothing is queued towards a peer that is not there */
+        {ZMQ_RECONNECT_IVL, 100},      /* ms */
+        {ZMQ_RECONNECT_IVL_MAX, 5000}, /* ms */
+        {ZMQ_BACKLOG, 16},
+    };
+    for (size_t i = 0; i < TD_COUNT(options); i++)
+        if (!set_option(l->socket, options[i].option, options[i].value, err))
+            return false;
+    /* Per part, and not applied to inproc; recv checks again. */
+    int64_t max_bytes = TD_WIRE_MESSAGE_MAX;
+    if (zmq_setsockopt(l->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) != 0)
+        return td_err_set(err, TD_E_IO, "ZeroMQ message limit: %s", zmq_strerror(errno));
+    if (l->is_router && !set_option(l->socket, ZMQ_ROUTER_MANDATORY, 1, err))
+        return false; /* without it a message to a peer that has gone vanishes silently */
+    return !l->is_ipv6 || set_option(l->socket, ZMQ_IPV6, 1, err);
+}
+
+static bool open_socket(zmq_link *l, td_err *err)
+{
+    l->socket = zmq_socket(l->transport->context, l->is_router ? ZMQ_ROUTER : ZMQ_DEALER);
+    if (!l->socket)
+        return td_err_set(err, TD_E_IO, "endpoint %s: no socket: %s", l->address,
+                          zmq_strerror(errno));
+    if (!set_options(l, err))
+        return false;
+    if (l->is_router ? zmq_bind(l->socket, l->address) : zmq_connect(l->socket, l->address))
+        return td_err_set(err, TD_E_UNAVAILABLE, "endpoint %s: cannot %s: %s", l->address,
+                          l->is_router ? "bind" : "connect", zmq_strerror(errno));
+    return true;
+}
+
+static void close_socket(zmq_link *l, int linger_ms)
+{
+    if (!l->socket)
+        return;
+    zmq_setsockopt(l->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    zmq_close(l->socket);
+    l->socket = NULL;
+}
+
+/* --- Queue ---------------------------------------------------------------------------------- */
+
+static void ring_write(zmq_link *l, const void *bytes, size_t n)
+{
+    size_t at = (l->ring_head + l->base.stats.n_queued_bytes) % TD_LINK_QUEUE_BYTES;
+    size_t first = n < TD_LINK_QUEUE_BYTES - at ? n : TD_LINK_QUEUE_BYTES - at;
+    memcpy(l->ring + at, bytes, first);
+    memcpy(l->ring, (const uint8_t *)bytes + first, n - first);
+    l->base.stats.n_queued_bytes += n;
+}
+
+/* Copies n bytes that lie `offset` behind the head. */
+static void ring_peek(const zmq_link *l, size_t offset, void *out, size_t n)
+{
+    TD_ASSERT(offset + n <= l->base.stats.n_queued_bytes);
+    size_t at = (l->ring_head + offset) % TD_LINK_QUEUE_BYTES;
+    size_t first = n < TD_LINK_QUEUE_BYTES - at ? n : TD_LINK_QUEUE_BYTES - at;
+    memcpy(out, l->ring + at, first);
+    memcpy((uint8_t *)out + first, l->ring, n - first);
+}
+
+static bool enqueue(zmq_link *l, td_route route, const void *bytes, size_t n_bytes, td_err *err)
+{
+    size_t n_free = TD_LINK_QUEUE_BYTES - l->base.stats.n_queued_bytes;
+    if (n_free < n_bytes + RECORD_BYTES)
+        return td_err_set(err, TD_E_AGAIN,
+                          "endpoint %s: the peer is slow: %zu bytes wait for it; allowed: %u",
+                          l->address, l->base.stats.n_queued_bytes, TD_LINK_QUEUE_BYTES);
+    uint32_t n = (uint32_t)n_bytes; /* <= TD_WIRE_MESSAGE_MAX */
+    ring_write(l, &route, sizeof route);
+    ring_write(l, &n, sizeof n);
+    ring_write(l, bytes, n_bytes);
+    return true;
+}
+
+/* --- Send ----------------------------------------------------------------------------------- */
+
+static size_t unpack_route(td_route route, uint8_t name[ROUTE_NAME_MAX])
+{
+    for (int i = 0; i < ROUTE_NAME_MAX; i++)
+        name[i] = (uint8_t)(route >> (8 * i));
+    return (size_t)(route >> 56);
+}
+
+static bool pack_route(const uint8_t *name, size_t n, td_route *route)
+{
+    if (n < 1 || n > ROUTE_NAME_MAX)
+        return false;
+    *route = (uint64_t)n << 56;
+    for (size_t i = 0; i < n; i++)
+        *route |= (uint64_t)name[i] << (8 * i);
+    return true;
+}
+
+/* 0, or the errno. Takes the message over on success only. */
+static int send_now(zmq_link *l, td_route route, zmq_msg_t *msg)
+{
+    if (l->is_router) {
+        uint8_t name[ROUTE_NAME_MAX];
+        size_t n = unpack_route(route, name);
+        if (n < 1 || n > ROUTE_NAME_MAX)
+            return EHOSTUNREACH;
+        while (zmq_send(l->socket, name, n, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
+            if (errno != EINTR)
+                return errno;
+    }
+    while (zmq_msg_send(msg, l->socket, ZMQ_DONTWAIT) < 0)
+        if (errno != EINTR)
+            return errno;
+    l->base.stats.n_sent++;
+    return 0;
+}
+
+/* Sends from the ring until it is empty or the peer is slow. */
+static void zmq_link_flush(td_link *base)
+{
+    zmq_link *l = (zmq_link *)base;
+    while (l->socket && base->stats.n_queued_bytes) {
+        td_route route;
+        uint32_t n;
+        zmq_msg_t msg;
+        ring_peek(l, 0, &route, sizeof route);
+        ring_peek(l, sizeof route, &n, sizeof n);
+        if (zmq_msg_init_size(&msg, n) != 0)
+            return; /* no memory: the ring keeps it for later */
+        ring_peek(l, RECORD_BYTES, zmq_msg_data(&msg), n);
+        int e = send_now(l, route, &msg);
+        if (e != 0)
+            zmq_msg_close(&msg);
+        if (e == EAGAIN)
+            return;
+        if (e != 0)
+            base->stats.n_unroutable++;
+        l->ring_head = (l->ring_head + RECORD_BYTES + n) % TD_LINK_QUEUE_BYTES;
+        base->stats.n_queued_bytes -= RECORD_BYTES + n;
+    }
+}
+
+static bool zmq_link_send(td_link *base, td_route route, const void *bytes, size_t n_bytes,
+                          bool may_queue, td_err *err)
+{
+    zmq_link *l = (zmq_link *)base;
+    if (!l->socket && !open_socket(l, err)) { /* a reset that failed is tried again here */
+        close_socket(l, 0);
+        return false;
+    }
+    zmq_link_flush(base);
+    int e = EAGAIN;
+    if (!base->stats.n_queued_bytes) {
+        zmq_msg_t msg;
+        if (zmq_msg_init_size(&msg, n_bytes) != 0)
+            return td_err_set(err, TD_E_NOMEM, "endpoint %s: a message of %zu bytes", l->address,
+                              n_bytes);
+        memcpy(zmq_msg_data(&msg), bytes, n_bytes);
+        e = send_now(l, route, &msg);
+        if (e != 0)
+            zmq_msg_close(&msg);
+    }
+    if (e == 0)
+        return true;
+    if (e == EAGAIN && may_queue)
+        return enqueue(l, route, bytes, n_bytes, err);
+    if (e == EAGAIN)
+        return td_err_set(err, TD_E_AGAIN, "endpoint %s: the peer is slow or not there",
+                          l->address);
+    if (e == EHOSTUNREACH) {
+        base->stats.n_unroutable++;
+        return td_err_set(err, TD_E_UNAVAILABLE, "endpoint %s: the peer has gone", l->address);
+    }
+    return td_err_set(err, TD_E_IO, "endpoint %s: send: %s", l->address, zmq_strerror(e));
+}
+
+/* --- Receive -------------------------------------------------------------------------------- */
+
+/* The next part; 0, or the errno. */
+static int recv_part(void *socket, zmq_msg_t *part)
+{
+    while (zmq_msg_recv(part, socket, ZMQ_DONTWAIT) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+/* Throws away the rest of a message: a message arrives whole, so this ends. */
+static void skip_parts(void *socket, zmq_msg_t *part)
+{
+    while (zmq_msg_more(part) && recv_part(socket, part) == 0)
+        ;
+}
+
+/* Takes one message off the socket; *n_bytes stays 0 for one that is dropped and counted. */
+static int recv_one(zmq_link *l, void *buffer, size_t *n_bytes, td_route *route)
+{
+    td_link_stats *stats = &l->base.stats;
+    zmq_msg_t part;
+    zmq_msg_init(&part);
+    int e = recv_part(l->socket, &part);
+    bool is_named = true;
+    if (e == 0 && l->is_router) {
+        is_named = pack_route(zmq_msg_data(&part), zmq_msg_size(&part), route);
+        if (!zmq_msg_more(&part))
+            is_named = false; /* a name and nothing else */
+        else
+            e = recv_part(l->socket, &part);
+    }
+    if (e == 0) {
+        size_t n = zmq_msg_size(&part);
+        if (zmq_msg_more(&part)) {
+            stats->n_multipart++;
+            skip_parts(l->socket, &part);
+        } else if (!is_named) {
+            stats->n_unroutable++;
+        } else if (n < 1 || n > TD_WIRE_MESSAGE_MAX) {
+            stats->n_bad_size++;
+        } else {
+            memcpy(buffer, zmq_msg_data(&part), n);
+            *n_bytes = n;
+            stats->n_received++;
+        }
+    }
+    zmq_msg_close(&part);
+    return e;
+}
+
+static bool zmq_link_recv(td_link *base, void *buffer, size_t *n_bytes, td_route *route,
+                          td_err *err)
+{
+    zmq_link *l = (zmq_link *)base;
+    if (!l->socket)
+        return true;
+    zmq_link_flush(base);
+    for (int i = 0; i < DROPS_PER_RECV && *n_bytes == 0; i++) {
+        int e = recv_one(l, buffer, n_bytes, route);
+        if (e == EAGAIN)
+            return true;
+        if (e != 0)
+            return td_err_set(err, TD_E_IO, "endpoint %s: receive: %s", l->address,
+                              zmq_strerror(e));
+    }
+    return true;
+}
+
+/* --- The rest ------------------------------------------------------------------------------- */
+
+static bool zmq_link_reset(td_link *base, td_err *err)
+{
+    zmq_link *l = (zmq_link *)base;
+    base->stats.n_queued_bytes = 0;
+    if (l->is_router)
+        return true;
+    close_socket(l, 0);
+    if (open_socket(l, err))
+        return true;
+    close_socket(l, 0);
+    return false;
+}
+
+static void zmq_link_close(td_link *base, bool is_clean)
+{
+    zmq_link *l = (zmq_link *)base;
+    if (is_clean)
+        zmq_link_flush(base);
+    close_socket(l, is_clean ? LINGER_CLEAN_MS : 0);
+    atomic_fetch_sub(&l->transport->n_links, 1);
+    td_free(l->ring);
+    td_free(l);
+}
+
+static const td_link_ops zmq_ops = {
+    .send = zmq_link_send,
+    .recv = zmq_link_recv,
+    .reset = zmq_link_reset,
+    .flush = zmq_link_flush,
+    .close = zmq_link_close,
+};
+
+td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, td_err *err)
+{
+    td_endpoint e;
+    if (!td_endpoint_parse(endpoint, &e, err) ||
+        !td_endpoint_prepare(&e, side == TD_LINK_BIND, err))
+        return NULL;
+    zmq_link *l = td_alloc(1, sizeof *l, err);
+    if (!l)
+        return NULL;
+    l->base.ops = &zmq_ops;
+    l->transport = t;
+    atomic_fetch_add(&t->n_links, 1);
+    l->is_router = side == TD_LINK_BIND;
+    l->is_ipv6 = e.is_ipv6;
+    memcpy(l->address, e.address, sizeof l->address);
+    l->ring = td_alloc(TD_LINK_QUEUE_BYTES, 1, err);
+    if (!l->ring || !open_socket(l, err))
+        goto fail;
+    /* The directory already keeps others out; the mode keeps them out of a socket moved elsewhere.
+     */
+    if (l->is_router && e.path && chmod(e.path, 0600) != 0) {
+        td_err_set(err, TD_E_IO, "endpoint %s: chmod 600: %s", l->address, strerror(errno));
+        goto fail;
+    }
+    return &l->base;
+fail:
+    zmq_link_close(&l->base, false);
+    return NULL;
+}
+
+bool td_link_zmq_poll(td_link_poll_item *items, size_t n_items, int64_t timeout_us,
+                      bool *is_interrupted, td_err *err)
+{
+    zmq_pollitem_t polled[TD_LINK_POLL_MAX];
+    td_link_poll_item *owner[TD_LINK_POLL_MAX];
+    int n = 0;
+    for (size_t i = 0; i < n_items; i++) {
+        td_link *base = items[i].link;
+        if (base && base->clock)
+            continue;
+        void *socket = base ? ((zmq_link *)base)->socket : NULL;
+        if (base && !socket)
+            continue;
+        polled[n] = (zmq_pollitem_t){.socket = socket, .fd = items[i].fd, .events = ZMQ_POLLIN};
+        owner[n++] = &items[i];
+    }
+    int64_t timeout_ms = timeout_us < 0 ? -1 : timeout_us / 1000 + (timeout_us % 1000 != 0);
+    *is_interrupted = false;
+    if (zmq_poll(polled, n, (long)timeout_ms) < 0) {
+        *is_interrupted = errno == EINTR;
+        return *is_interrupted || td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+    }
+    for (int i = 0; i < n; i++)
+        owner[i]->is_readable = (polled[i].revents & (ZMQ_POLLIN | ZMQ_POLLERR)) != 0;
+    return true;
+}
