@@ -227,6 +227,7 @@ td_jsonl_status td_jsonl_read(td_jsonl_reader *r, td_jsonl_line *line, td_err *e
             td_err_set(err, TD_E_DATA, "%s: line %llu has %llu bytes; at most %zu are allowed",
                        r->name, (unsigned long long)r->n_lines,
                        (unsigned long long)(n_dropped + n_bytes), r->max_bytes);
+            *line = (td_jsonl_line){.text = "", .number = r->n_lines};
             return TD_JSONL_BAD_LINE;
         }
         if (r->n_lines == 1 && n_bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {

@@ -29,7 +29,8 @@ typedef struct td_jsonl_reader td_jsonl_reader;
 
 typedef enum {
     TD_JSONL_LINE,     /* a line */
-    TD_JSONL_BAD_LINE, /* err is set and tells of this line only; clear it and read on */
+    TD_JSONL_BAD_LINE, /* err is set and tells of this line only (it has a number and no text);
+                          clear it and read on */
     TD_JSONL_END,
     TD_JSONL_FAILED /* err is set; nothing more comes */
 } td_jsonl_status;

@@ -74,7 +74,7 @@ int command_draft(int argc, char **argv, td_err *err)
                 .n_slots = 8};
     td_json *document = NULL;
     bool is_help = false;
-    const char *config = options_find_config(argc, argv);
+    const char *config = options_find_config(&help, argc, argv);
     int code = 0;
     if ((!config || options_read_config(&help, config, &f, &document, err)) &&
         options_parse(&help, argc, argv, &f, &is_help, err)) {

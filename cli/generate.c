@@ -60,8 +60,8 @@ static const command_help help = {
 static bool check(fields *f, td_err *err)
 {
     td_run_params *r = &f->run;
-    if (r->draft_path && !strcmp(r->draft_path, "none"))
-        r->draft_path = NULL;
+    if (r->draft_path && !strcmp(r->draft_path, "none")) /* whatever else a file says of drafts */
+        r->draft_path = r->draft_spec = r->draft_endpoint = NULL;
     if (!r->target_path)
         return td_err_set(err, TD_E_USAGE, "--target M.gguf is needed; see `tandem generate --help`");
     if (!r->prompt == !r->in_path)
@@ -113,13 +113,16 @@ int command_generate(int argc, char **argv, td_err *err)
                         .n_parallel = 1}};
     td_json *document = NULL;
     bool is_help = false;
-    const char *config = options_find_config(argc, argv);
+    const char *config = options_find_config(&help, argc, argv);
     td_run_totals totals = {0};
     int signal = 0, code = 0;
     if (config && !options_read_config(&help, config, &f, &document, err))
         goto done;
+    const char *config_in = f.run.in_path;
     if (!options_parse(&help, argc, argv, &f, &is_help, err))
         goto done;
+    if (f.run.prompt && f.run.in_path == config_in) /* flags win over the file's prompts too */
+        f.run.in_path = NULL;
     if (is_help) {
         options_print_help(&help);
         goto done;

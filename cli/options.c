@@ -88,40 +88,54 @@ static bool unknown_flag(const command_help *help, const char *text, td_err *err
     size_t n = 0;
     for (size_t i = 0; i < help->n_options && n < FIELDS_MAX; i++)
         names[n++] = help->options[i].flag;
-    const char *nearest = td_text_find_nearest(text, names, n);
+    const char *equals = strchr(text, '=');
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", equals ? (int)td_min_u32((uint32_t)(equals - text), 63) : 63,
+             text);
+    const char *nearest = td_text_find_nearest(name, names, n);
     return td_err_set(err, TD_E_USAGE, "%s is no option of `tandem %s`%s%s%s; see `tandem %s --help`",
                       td_text_quote(text, strlen(text)).text, help->name,
                       nearest ? " (did you mean " : "", nearest ? nearest : "", nearest ? "?)" : "",
                       help->name);
 }
 
-const char *options_find_config(int argc, char **argv)
+/* The option that argv[i] names, or NULL. *value is what stands after '=', or NULL. */
+static const option *find_option(const command_help *help, const char *text, const char **value)
 {
+    const char *equals = !strncmp(text, "--", 2) ? strchr(text, '=') : NULL;
+    *value = equals ? equals + 1 : NULL;
+    return find_flag(help, text, equals ? (size_t)(equals - text) : strlen(text));
+}
+
+const char *options_find_config(const command_help *help, int argc, char **argv)
+{
+    const char *config = NULL;
     for (int i = 0; i < argc; i++) {
-        if (!strncmp(argv[i], "--config=", 9))
-            return argv[i] + 9;
-        if (!strcmp(argv[i], "--config") && i + 1 < argc)
-            return argv[i + 1];
+        const char *value;
+        const option *o = find_option(help, argv[i], &value);
+        if (o && o->kind != OPT_FLAG && !value && i + 1 < argc)
+            value = argv[++i]; /* may look like a flag, and is none */
+        if (o && !strcmp(o->flag, "--config"))
+            config = value;
     }
-    return NULL;
+    return config;
 }
 
 bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                    td_err *err)
 {
     bool is_list_begun[FIELDS_MAX] = {false};
+    TD_ASSERT(help->n_options <= FIELDS_MAX);
     *is_help = false;
     for (int i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             *is_help = true;
             return true;
         }
-        const char *equals = !strncmp(argv[i], "--", 2) ? strchr(argv[i], '=') : NULL;
-        const option *o =
-            find_flag(help, argv[i], equals ? (size_t)(equals - argv[i]) : strlen(argv[i]));
+        const char *value;
+        const option *o = find_option(help, argv[i], &value);
         if (!o)
             return unknown_flag(help, argv[i], err);
-        const char *value = equals ? equals + 1 : NULL;
         if (o->kind == OPT_FLAG && value)
             return td_err_set(err, TD_E_USAGE, "%s takes no value", o->flag);
         if (o->kind != OPT_FLAG && !value) {

@@ -50,7 +50,7 @@ typedef struct {
     size_t n_options;
 } command_help;
 
-/* Parses argv[0..argc) into *fields. *is_help is set by --help, and parsing stops there. */
+/* Parses argv[0..argc) into *fields. A flag given twice: the last one wins; a list grows. *is_help is set by --help, and parsing stops there. */
 bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                    td_err *err);
 
@@ -58,8 +58,8 @@ bool options_parse(const command_help *help, int argc, char **argv, void *fields
 bool options_read_config(const command_help *help, const char *path, void *fields,
                          td_json **document, td_err *err);
 
-/* The value of --config among argv, or NULL; so that the file comes first and flags win. */
-const char *options_find_config(int argc, char **argv);
+/* The (last) value of --config among argv, or NULL; so that the file comes first and flags win. */
+const char *options_find_config(const command_help *help, int argc, char **argv);
 
 void options_print_help(const command_help *help);
 

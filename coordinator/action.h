@@ -9,22 +9,28 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum { TD_REASON_NONE, TD_REASON_EOS, TD_REASON_STOP, TD_REASON_LENGTH, TD_REASON_CONTEXT,
-               TD_REASON_CANCELLED } td_reason;
+typedef enum {
+    TD_REASON_NONE,
+    TD_REASON_EOS,
+    TD_REASON_STOP,
+    TD_REASON_LENGTH,
+    TD_REASON_CONTEXT,
+    TD_REASON_CANCELLED
+} td_reason;
 const char *td_reason_name(td_reason reason); /* "eos", "stop", "length", "context", "cancelled" */
 
 typedef enum {
-    TD_ACT_OPEN,     /* target: sequence takes slot (cache empty) */
-    TD_ACT_FORWARD,  /* target: run this micro-batch, answer td_coordinator_on_verified */
-    TD_ACT_TRUNCATE, /* target: cache of the slot keeps positions 0..length-1 */
-    TD_ACT_COMMIT,   /* target: positions 0..length-1 are committed */
-    TD_ACT_CLOSE,    /* target: the slot is free */
+    TD_ACT_OPEN,       /* target: sequence takes slot (cache empty) */
+    TD_ACT_FORWARD,    /* target: run this micro-batch, answer td_coordinator_on_verified */
+    TD_ACT_TRUNCATE,   /* target: cache of the slot keeps positions 0..length-1 */
+    TD_ACT_COMMIT,     /* target: positions 0..length-1 are committed */
+    TD_ACT_CLOSE,      /* target: the slot is free */
     TD_ACT_DRAFT_OPEN, /* drafter: sequence begins */
     TD_ACT_DRAFT_FEED, /* drafter: committed tokens from `position`, older ones there are dropped */
     TD_ACT_DRAFT_PROPOSE, /* drafter: k tokens from committed length `position`, answer on_draft */
     TD_ACT_DRAFT_CLOSE,
-    TD_ACT_TOKENS,   /* run: these tokens were committed (in order, each once) */
-    TD_ACT_FINISH,   /* run: the sequence ended, its last action; info stays until remove */
+    TD_ACT_TOKENS, /* run: these tokens were committed (in order, each once) */
+    TD_ACT_FINISH, /* run: the sequence ended, its last action; info stays until remove */
 } td_action_kind;
 
 typedef struct {
@@ -38,16 +44,16 @@ typedef struct {
 typedef struct {
     td_action_kind kind;
     uint32_t sequence, slot;
-    uint32_t epoch, position, k;        /* DRAFT_*: position = first token's / committed length */
-    uint32_t length;                    /* TRUNCATE, COMMIT */
-    const uint32_t *tokens;             /* DRAFT_FEED, TOKENS */
-    const bool *is_draft;               /* TOKENS: it was proposed by the drafter and accepted */
+    uint32_t epoch, position, k; /* DRAFT_*: position = first token's / committed length */
+    uint32_t length;             /* TRUNCATE, COMMIT */
+    const uint32_t *tokens;      /* DRAFT_FEED, TOKENS */
+    const bool *is_draft;        /* TOKENS: it was proposed by the drafter and accepted */
     uint32_t n_tokens;
-    uint64_t batch;                     /* FORWARD */
-    bool is_prefill;                    /* FORWARD: one sequence's prompt chunk; else verify rows */
-    const td_row *rows;                 /* FORWARD: [n_rows], a sequence's rows in ascending position */
-    uint32_t n_rows, n_out;             /* FORWARD: n_out rows have is_output; may be 0 */
-    td_reason reason;                   /* FINISH */
+    uint64_t batch;         /* FORWARD */
+    bool is_prefill;        /* FORWARD: one sequence's prompt chunk; else verify rows */
+    const td_row *rows;     /* FORWARD: [n_rows], a sequence's rows in ascending position */
+    uint32_t n_rows, n_out; /* FORWARD: n_out rows have is_output; may be 0 */
+    td_reason reason;       /* FINISH */
 } td_action;
 
 #endif

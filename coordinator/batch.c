@@ -1,8 +1,8 @@
 /* Micro-batches: which rows the target runs next, and what its choices mean.
  *
  * While drafts are awaited the target takes prompt chunks; when all decoding sequences are ready it
- * takes turns between them and the prompts, so that neither starves. Prompts are taken one after the
- * other, oldest first, which gives each its first token as early as possible.
+ * takes turns between them and the prompts, so that neither starves. Prompts are taken one after
+ * the other, oldest first, which gives each its first token as early as possible.
  *
  * In a verify batch every ready sequence gets its pending row, and what is left of verify_rows_max
  * is dealt one drafted row at a time, in turn: the i-th token of a draft is accepted less often
@@ -46,8 +46,10 @@ static void add_rows(td_coordinator *c, uint32_t *n_rows, uint32_t slot, const u
                      uint32_t n, uint32_t position)
 {
     for (uint32_t i = 0; i < n; ++i)
-        c->rows[(*n_rows)++] = (td_row){.sequence = c->sequences[slot].id, .slot = slot,
-                                        .token = tokens[i], .position = position + i};
+        c->rows[(*n_rows)++] = (td_row){.sequence = c->sequences[slot].id,
+                                        .slot = slot,
+                                        .token = tokens[i],
+                                        .position = position + i};
 }
 
 static uint32_t fill_prefill(td_coordinator *c, uint32_t slot, uint32_t *n_out)
@@ -132,8 +134,12 @@ bool td_batch_begin(td_coordinator *c, td_action *action)
     ++c->batch;
     ++c->stats.n_batches;
     c->stats.n_rows += n_rows;
-    *action = (td_action){.kind = TD_ACT_FORWARD, .batch = c->batch, .is_prefill = is_prefill,
-                          .rows = c->rows, .n_rows = n_rows, .n_out = is_prefill ? n_out : n_rows};
+    *action = (td_action){.kind = TD_ACT_FORWARD,
+                          .batch = c->batch,
+                          .is_prefill = is_prefill,
+                          .rows = c->rows,
+                          .n_rows = n_rows,
+                          .n_out = is_prefill ? n_out : n_rows};
     if (is_prefill) {
         action->sequence = c->parts[0].sequence;
         action->slot = c->parts[0].slot;

@@ -201,9 +201,9 @@ static void take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t 
     if (s->round != ROUND_DRAFTING)
         ++c->stats.n_late_drafts;
     /* A late one still serves if the target has been too busy to start the round without it. */
-    bool is_of_round = s->round == ROUND_DRAFTING ||
-                       (s->round == ROUND_READY && epoch == s->epoch &&
-                        position == sequence_length(s));
+    bool is_of_round =
+        s->round == ROUND_DRAFTING ||
+        (s->round == ROUND_READY && epoch == s->epoch && position == sequence_length(s));
     if (!is_of_round)
         return;
     s->round = ROUND_READY;

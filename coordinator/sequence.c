@@ -33,8 +33,10 @@ bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_p
     td_arena *arena = td_arena_create(err);
     if (!arena)
         return false;
-    *s = (sequence){.arena = arena, .n_predict = params->n_predict,
-                    .n_generate_max = n_generate_max, .ignore_end = params->ignore_end};
+    *s = (sequence){.arena = arena,
+                    .n_predict = params->n_predict,
+                    .n_generate_max = n_generate_max,
+                    .ignore_end = params->ignore_end};
     s->stops = td_stops_create(arena, params->stops, params->n_stops, err);
     s->tokens = td_arena_alloc(arena, params->n_prompt + n_generate_max, sizeof(*s->tokens), err);
     s->is_draft = td_arena_alloc(arena, n_generate_max, sizeof(*s->is_draft), err);

@@ -53,7 +53,7 @@ static bool choose_context(td_drafter *d, td_err *err)
         if (d->params.n_ctx || d->n_ctx <= TD_PREFILL_ROWS_MAX)
             return td_err_set(err, TD_E_NOMEM, "%s: the draft needs %llu MiB, %llu MiB are free",
                               d->params.spec, (unsigned long long)(wanted >> 20),
-                              (unsigned long long)((budget - used) >> 20));
+                              (unsigned long long)(budget > used ? (budget - used) >> 20 : 0));
         d->n_ctx /= 2;
     }
     d->n_bytes = wanted;
@@ -149,6 +149,9 @@ void td_drafter_reset(td_drafter *d)
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err)
 {
+    td_err why = {0};
+    if (!td_sampling_check(sampling, &why))
+        return td_err_set(err, TD_E_DATA, "sequence %u: %s", sequence, why.message);
     td_drafter_close(d, sequence);
     for (uint32_t i = 0; i < d->params.n_slots; i++) {
         sequence_state *s = &d->sequences[i];
@@ -171,24 +174,25 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
     sequence_state *s;
     if (!find_open(d, sequence, &s, err))
         return false;
+    /* Past the draft's own context it knows nothing more and proposes nothing. */
+    if (position >= d->n_ctx && s->n_tokens == d->n_ctx)
+        return true;
     if (position > s->n_tokens)
         return td_err_set(err, TD_E_DATA, "sequence %u: fed at position %u, known are %u tokens",
                           sequence, position, s->n_tokens);
+    for (uint32_t i = 0; i < n_ids; i++)
+        if (ids[i] >= d->n_vocab)
+            return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
+                              position + i, d->n_vocab);
     d->stats.n_fed += n_ids;
-    /* Past the draft's own context it knows nothing more and proposes nothing. */
-    uint32_t room = d->n_ctx > position ? d->n_ctx - position : 0;
-    uint32_t n = td_min_u32(n_ids, room);
+    uint32_t n = td_min_u32(n_ids, d->n_ctx - position);
     uint32_t n_equal = 0;
     while (n_equal < n && position + n_equal < s->n_tokens &&
            s->tokens[position + n_equal] == ids[n_equal])
         n_equal++;
     roll_back(d, s, position + n_equal);
-    for (uint32_t i = n_equal; i < n; i++) {
-        if (ids[i] >= d->n_vocab)
-            return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
-                              position + i, d->n_vocab);
+    for (uint32_t i = n_equal; i < n; i++)
         s->tokens[position + i] = ids[i];
-    }
     s->n_tokens = position + n;
     return true;
 }
@@ -205,8 +209,11 @@ static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
                                        .token = s->tokens[s->n_cached + i],
                                        .is_output = s->n_cached + i + 1 == n};
         td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
-        if (!td_forward_run(d->forward, mode, rows, n_rows, err))
+        if (!td_forward_run(d->forward, mode, rows, n_rows, err)) {
+            /* The cache has grown by rows that hold nothing. */
+            td_cache_truncate(td_forward_cache(d->forward), (uint32_t)(s - d->sequences), s->n_cached);
             return false;
+        }
         s->n_cached += n_rows;
         d->stats.n_evaluated += n_rows;
     }

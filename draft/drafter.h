@@ -39,10 +39,12 @@ uint64_t td_drafter_bytes(const td_drafter *d);
 const td_device_info *td_drafter_device(const td_drafter *d);
 const td_drafter_stats *td_drafter_get_stats(const td_drafter *d);
 
-/* A sequence begins; one of the same id is replaced. */
+/* A sequence begins; one of the same id is replaced. TD_E_DATA too for a sampler's settings out of
+ * their ranges. */
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err);
-/* ids[n] stand at positions position..; whatever was held from there on is replaced. */
+/* ids[n] stand at positions position..; whatever was held from there on is replaced. What lies past
+ * the draft's own context is passed over. */
 bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids,
                      uint32_t n_ids, td_err *err);
 /* Proposes up to k tokens that follow the first `position` ones. Fewer (or none) near the end of

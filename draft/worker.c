@@ -209,11 +209,13 @@ static bool take_events(worker *w, td_peer *peer, td_err *err)
             return true;
         case TD_PEER_JOINED:
             push_item(w, NULL);
-            td_log_info("draft worker: a coordinator joined");
+            if (!w->params->is_quiet)
+                td_log_info("draft worker: a coordinator joined");
             break;
         case TD_PEER_LOST:
             push_item(w, NULL);
-            td_log_info("draft worker: the coordinator left: %s", event.reason);
+            if (!w->params->is_quiet)
+                td_log_info("draft worker: the coordinator left: %s", event.reason);
             break;
         case TD_PEER_REFUSED:
             td_log_warn("draft worker: refused a coordinator: %s", event.reason);

@@ -17,6 +17,7 @@ typedef struct {
     td_transport *transport;
     const char *endpoint;           /* bound */
     int stop_fd;                    /* readable: stop */
+    bool is_quiet;                  /* do not log who comes and goes */
 } td_draft_worker_params;
 
 /* Serves until stop_fd is readable. False when the endpoint cannot be had or the device failed. */

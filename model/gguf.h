@@ -1,6 +1,6 @@
-/* GGUF files, v2 and v3, little-endian, whole or split (name-00001-of-00005.gguf: open the
- * first, the rest are found beside it; keys are those of the first). td_gguf_open checks everything that RELIABILITY 1b lists before
- * anything is built from it: every count, length, offset and type of the file is hostile.
+/* GGUF files, v2 and v3, little-endian, whole or split (name-00001-of-00005.gguf: open the first,
+ * the rest are found beside it; keys are those of the first). td_gguf_open checks every count,
+ * length, offset and type before anything is built from it: all bytes of the file are hostile.
  *
  * Owns: the file descriptors and a copy of the metadata (strings returned live until close).
  * Tensor data is never mapped, only read with pread into the caller's memory, so that a file that

@@ -198,7 +198,7 @@ static bool init_rope(td_model *m, td_err *err)
         m->rope_magnitude = 1.0 + 0.1 * log((double)h->rope_factor);
     }
     for (uint32_t i = 0; i < n_pairs; i++) {
-        if (!(fabsf(factors[i]) >= 1e-6f && fabsf(factors[i]) <= 1e6f)) {
+        if (!(factors[i] >= 1e-6f && factors[i] <= 1e6f)) {
             td_err_set(err, TD_E_DATA, "rope_freqs.weight[%u] is %g; allowed: 1e-6..1e6", i,
                        (double)factors[i]);
             goto fail;

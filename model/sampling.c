@@ -7,8 +7,8 @@
  *   - E >= u >= 2^-(z+1), where z is the number of leading zero bits of u's 32 bits; so a token
  *     with w < 2^-(z+1) / best has lost before exp() and log1p() are computed;
  *   - z <= 32: below 2^-33 / best not even the noise bits are needed.
- * Truncation sorts no more than it keeps: top-k keeps a heap of k, top-p pops a heap until the mass
- * is reached. */
+ * Truncation does not sort the vocabulary either: top-k keeps a heap of k; top-p finds by a
+ * histogram of log p the narrow bin in which the mass is reached and sorts only that. */
 #include "model/sampling.h"
 
 #include "base/check.h"
@@ -19,13 +19,18 @@
 #include <string.h>
 
 #define LOG2_E       1.4426950408889634
-#define BOUND_MARGIN 1e-6  /* in log2 units; far above the rounding of the bound's own arithmetic */
-#define NOISE_LOG2   (-33) /* log2 of the smallest u */
+#define N_BINS       4096
+#define BINS_PER_NAT 128.0 /* so the bins before the last reach down to e^-32 */
+#define BOUND_MARGIN                                                                               \
+    1e-6                 /* in log2 units; far above the rounding of the bound's own arithmetic    \
+                          */
+#define NOISE_LOG2 (-33) /* log2 of the smallest u */
 
 struct td_sampler {
     uint32_t n_vocab;
     double *logits;      /* [n_vocab] after penalties; -inf = out of the race; the max is finite */
-    double *weights;     /* [n_vocab] of kept[i] */
+    double *weights;     /* [n_vocab] by id, of the kept ones */
+    double *bins;        /* [N_BINS] mass by log p */
     uint32_t *kept;      /* [n_vocab] ids that survive truncation, n_kept of them */
     uint32_t *penalized; /* [n_vocab] generation in which a token was penalized */
     uint32_t n_kept;
@@ -68,9 +73,10 @@ td_sampler *td_sampler_create(uint32_t n_vocab, td_err *err)
     s->n_vocab = n_vocab;
     s->logits = td_alloc(n_vocab, sizeof(*s->logits), err);
     s->weights = td_alloc(n_vocab, sizeof(*s->weights), err);
+    s->bins = td_alloc(N_BINS, sizeof(*s->bins), err);
     s->kept = td_alloc(n_vocab, sizeof(*s->kept), err);
     s->penalized = td_alloc(n_vocab, sizeof(*s->penalized), err);
-    if (!s->logits || !s->weights || !s->kept || !s->penalized)
+    if (!s->logits || !s->weights || !s->bins || !s->kept || !s->penalized)
         td_sampler_destroy(&s);
     return s;
 }
@@ -82,6 +88,7 @@ void td_sampler_destroy(td_sampler **sampler)
         return;
     td_free(s->logits);
     td_free(s->weights);
+    td_free(s->bins);
     td_free(s->kept);
     td_free(s->penalized);
     td_free(s);
@@ -99,7 +106,8 @@ static void apply_penalty(td_sampler *s, const td_sampling_params *params, const
         s->generation = 1;
     }
     double penalty = (double)params->repeat_penalty;
-    for (uint32_t i = n_history - td_min_u32(n_history, params->repeat_last_n); i < n_history; ++i) {
+    for (uint32_t i = n_history - td_min_u32(n_history, params->repeat_last_n); i < n_history;
+         ++i) {
         uint32_t id = history[i];
         if (id >= s->n_vocab || s->penalized[id] == s->generation)
             continue;
@@ -159,11 +167,12 @@ static bool is_before(const td_sampler *s, uint32_t a, uint32_t b)
     return xa > xb || (xa == xb && a < b);
 }
 
-/* Restores a heap whose root may be misplaced: kept[0] is the most probable of n (is_best_first)
+/* Restores a heap whose item i may be misplaced: heap[0] is the most probable of n (is_best_first)
  * or the least probable. */
-static void sift_down(td_sampler *s, uint32_t i, uint32_t n, bool is_best_first)
+static void sift_down(const td_sampler *s, uint32_t *heap, uint32_t i, uint32_t n,
+                      bool is_best_first)
 {
-    uint32_t *heap = s->kept, id = heap[i];
+    uint32_t id = heap[i];
     for (uint32_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && is_before(s, heap[child + 1], heap[child]) == is_best_first)
             ++child;
@@ -174,10 +183,10 @@ static void sift_down(td_sampler *s, uint32_t i, uint32_t n, bool is_best_first)
     heap[i] = id;
 }
 
-static void build_heap(td_sampler *s, uint32_t n, bool is_best_first)
+static void build_heap(const td_sampler *s, uint32_t *heap, uint32_t n, bool is_best_first)
 {
     for (uint32_t i = n / 2; i-- > 0;)
-        sift_down(s, i, n, is_best_first);
+        sift_down(s, heap, i, n, is_best_first);
 }
 
 /* The k most probable: a heap of the best k so far, its worst at the root. */
@@ -185,37 +194,68 @@ static void keep_top_k(td_sampler *s, uint32_t k)
 {
     for (uint32_t i = 0; i < k; ++i)
         s->kept[i] = i;
-    build_heap(s, k, false);
+    build_heap(s, s->kept, k, false);
     for (uint32_t i = k; i < s->n_vocab; ++i) {
         if (s->logits[i] > s->logits[s->kept[0]]) { /* ids ascend, so a tie keeps the older one */
             s->kept[0] = i;
-            sift_down(s, 0, k, false);
+            sift_down(s, s->kept, 0, k, false);
         }
     }
     s->n_kept = k;
 }
 
-/* Pops the most probable until their mass is reached. The popped ones gather at the end of the
- * heap's array, best last, and are moved to the front. */
+/* Bins of equal width in log p, the most probable first; the last one takes the whole rest. */
+static uint32_t bin_of(const td_sampler *s, const td_sampling_params *params, uint32_t id)
+{
+    double bin = (s->max - s->logits[id]) / (double)params->temperature * BINS_PER_NAT;
+    return bin < N_BINS - 1 ? (uint32_t)bin : N_BINS - 1;
+}
+
+/* Moves the kept ids whose bin is at most `last` to the front, and cuts the others off. */
+static uint32_t count_to_front(const td_sampler *s, const td_sampling_params *params, uint32_t n,
+                               uint32_t last)
+{
+    uint32_t n_front = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+        uint32_t id = s->kept[i];
+        if (bin_of(s, params, id) > last)
+            continue;
+        s->kept[i] = s->kept[n_front];
+        s->kept[n_front++] = id;
+    }
+    return n_front;
+}
+
+/* Of the bin in which the mass is reached, the most probable ids are popped until it is. They
+ * gather behind the heap and are then moved before it. */
 static void keep_top_p(td_sampler *s, const td_sampling_params *params)
 {
     double total = 0, mass = 0;
+    memset(s->bins, 0, N_BINS * sizeof(*s->bins));
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        total += weight_of(s, params, s->kept[i]);
-    build_heap(s, s->n_kept, true);
-    uint32_t n = s->n_kept;
+        s->bins[bin_of(s, params, s->kept[i])] += s->weights[s->kept[i]];
+    for (uint32_t i = 0; i < N_BINS; ++i)
+        total += s->bins[i];
     double wanted = (double)params->top_p * total;
+    uint32_t edge = 0; /* the bin */
+    while (edge < N_BINS - 1 && mass + s->bins[edge] < wanted)
+        mass += s->bins[edge++];
+    uint32_t n_edge = count_to_front(s, params, s->n_kept, edge);
+    uint32_t n_sure = edge > 0 ? count_to_front(s, params, n_edge, edge - 1) : 0;
+    uint32_t *heap = s->kept + n_sure;
+    n_edge -= n_sure;
+    uint32_t n = n_edge;
+    build_heap(s, heap, n, true);
     while (n > 0 && mass < wanted) {
-        uint32_t best = s->kept[0];
-        mass += weight_of(s, params, best);
-        s->kept[0] = s->kept[--n];
-        s->kept[n] = best;
+        uint32_t best = heap[0];
+        mass += s->weights[best];
+        heap[0] = heap[--n];
+        heap[n] = best;
         if (n > 0)
-            sift_down(s, 0, n, true);
+            sift_down(s, heap, 0, n, true);
     }
-    uint32_t n_best = s->n_kept - n;
-    memmove(s->kept, s->kept + n, n_best * sizeof(*s->kept));
-    s->n_kept = n_best;
+    memmove(heap, heap + n, (n_edge - n) * sizeof(*heap));
+    s->n_kept = n_sure + n_edge - n;
 }
 
 static bool is_truncating(const td_sampler *s, const td_sampling_params *params)
@@ -233,15 +273,15 @@ static void truncate_to_kept(td_sampler *s, const td_sampling_params *params)
             s->kept[i] = i;
         s->n_kept = s->n_vocab;
     }
+    for (uint32_t i = 0; i < s->n_kept; ++i)
+        s->weights[s->kept[i]] = weight_of(s, params, s->kept[i]);
     if (params->top_p < 1.0f)
         keep_top_p(s, params);
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_kept; ++i) {
-        double w = weight_of(s, params, s->kept[i]);
-        if (w <= 0 || w < (double)params->min_p)
-            continue;
-        s->kept[n] = s->kept[i];
-        s->weights[n++] = w;
+        double w = s->weights[s->kept[i]];
+        if (w > 0 && w >= (double)params->min_p)
+            s->kept[n++] = s->kept[i];
     }
     s->n_kept = n;
     TD_ASSERT(n > 0); /* the most probable token has weight 1 */
@@ -269,7 +309,7 @@ static uint32_t race_of_kept(const td_sampler *s, race *r)
     r->best = HUGE_VAL;
     r->id = UINT32_MAX;
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        enter_race(r, s->kept[i], s->weights[i]);
+        enter_race(r, s->kept[i], s->weights[s->kept[i]]);
     return r->id;
 }
 
@@ -336,9 +376,9 @@ void td_sample_distribution(td_sampler *s, const td_sampling_params *params, con
     truncate_to_kept(s, params);
     double total = 0;
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        total += s->weights[i];
+        total += s->weights[s->kept[i]];
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        p[s->kept[i]] = s->weights[i] / total;
+        p[s->kept[i]] = s->weights[s->kept[i]] / total;
 }
 
 bool td_logits_finite(const float *logits, uint32_t n_vocab)

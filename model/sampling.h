@@ -35,14 +35,18 @@ typedef struct {
 } td_sampling_params;
 
 #define TD_SAMPLING_DEFAULTS                                                                       \
-    ((td_sampling_params){.temperature = 0.8f, .top_k = 0, .top_p = 1.0f, .min_p = 0.0f,           \
-                          .repeat_penalty = 1.0f, .repeat_last_n = TD_REPEAT_LAST_N})
+    ((td_sampling_params){.temperature = 0.8f,                                                     \
+                          .top_k = 0,                                                              \
+                          .top_p = 1.0f,                                                           \
+                          .min_p = 0.0f,                                                           \
+                          .repeat_penalty = 1.0f,                                                  \
+                          .repeat_last_n = TD_REPEAT_LAST_N})
 
 /* Are all parameters in the ranges above? repeat_penalty must be within 0.01..100.
  * Error: TD_E_USAGE, with the name, the value and the range. */
 bool td_sampling_check(const td_sampling_params *params, td_err *err);
 
-#define TD_SAMPLER_VOCAB_MAX (1u << 22) /* tokens of a vocabulary */
+#define TD_SAMPLER_VOCAB_MAX (1u << 20) /* tokens of a vocabulary */
 
 typedef struct td_sampler td_sampler;
 
@@ -51,8 +55,8 @@ td_sampler *td_sampler_create(uint32_t n_vocab, td_err *err);
 void td_sampler_destroy(td_sampler **s);
 
 /* logits: [n_vocab]. history: all tokens of the sequence before `position`, [n_history]; only the
- * last repeat_last_n are read, and ids beyond the vocabulary passed over. `position` is the absolute
- * position the token will have. */
+ * last repeat_last_n are read, and ids beyond the vocabulary passed over. `position` is the
+ * absolute position the token will have. */
 uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float *logits,
                    const uint32_t *history, uint32_t n_history, uint64_t stream, uint64_t position);
 

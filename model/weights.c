@@ -122,9 +122,12 @@ static void log_extra(const td_model *m, uint32_t n_found)
         unsigned layer = 0;
         int at = 0;
         bool is_known = !strcmp(name, "rope_freqs.weight");
-        if (sscanf(name, "blk.%u.%n", &layer, &at) == 1 && at > 0 && layer < m->hparams.n_layer) {
-            for (int k = 0; k < TD_W_LAYER_COUNT; k++)
-                is_known |= is_wanted(m, &layer_rows[k]) && !strcmp(name + at, layer_rows[k].name);
+        if (sscanf(name, "blk.%3u.%n", &layer, &at) == 1 && at > 0 && layer < m->hparams.n_layer) {
+            for (int k = 0; k < TD_W_LAYER_COUNT && !is_known; k++) {
+                char known[TD_NAME_MAX]; /* "blk.01." and "blk.+1." are no layers */
+                snprintf(known, sizeof known, "blk.%u.%s", layer, layer_rows[k].name);
+                is_known = is_wanted(m, &layer_rows[k]) && !strcmp(name, known);
+            }
         } else {
             for (int k = 0; k < TD_W_END_COUNT; k++)
                 is_known |= !strcmp(name, end_rows[k].name);

@@ -1,5 +1,6 @@
 #include "run/drafting.h"
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "draft/drafter.h"
@@ -12,8 +13,10 @@
 #include <unistd.h>
 
 #define INPROC_ENDPOINT "inproc://tandem-draft"
+#define HERE_RETRY_US   2000u /* a thread of this process answers at once */
 
 struct td_drafting {
+    const td_run_params *params;
     td_transport *transport;
     td_link *link;
     td_peer *peer;
@@ -37,8 +40,9 @@ static void *worker_main(void *arg)
 }
 
 /* Loads the draft model and serves it from a thread. */
-static bool start_here(td_drafting *d, const td_run_params *params, uint32_t n_ctx, td_err *err)
+static bool start_here(td_drafting *d, td_err *err)
 {
+    const td_run_params *params = d->params;
     d->model = td_model_open(params->draft_path, err);
     if (!d->model)
         return false;
@@ -48,7 +52,7 @@ static bool start_here(td_drafting *d, const td_run_params *params, uint32_t n_c
                                                         .type_k = params->type_k,
                                                         .type_v = params->type_v,
                                                         .n_slots = params->n_parallel,
-                                                        .n_ctx = n_ctx < n_train ? n_ctx : n_train},
+                                                        .n_ctx = td_min_u32(params->n_ctx, n_train)},
                                    err);
     d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!d->drafter || d->stop_fd < 0)
@@ -57,42 +61,44 @@ static bool start_here(td_drafting *d, const td_run_params *params, uint32_t n_c
                                          .tokenizer = td_model_tokenizer(d->model),
                                          .transport = d->transport,
                                          .endpoint = INPROC_ENDPOINT,
-                                         .stop_fd = d->stop_fd};
+                                         .stop_fd = d->stop_fd,
+                                         .is_quiet = true};
     d->is_thread = !pthread_create(&d->thread, NULL, worker_main, d);
     return d->is_thread || td_err_set(err, TD_E_NOMEM, "draft: no thread");
 }
 
-td_drafting *td_drafting_create(const td_run_params *params, const td_model *target, uint32_t n_ctx,
-                                const td_clock *clock, td_err *err)
+td_drafting *td_drafting_create(const td_run_params *params, td_err *err)
 {
     td_drafting *d = td_alloc(1, sizeof *d, err);
     if (!d)
         return NULL;
+    d->params = params;
     d->stop_fd = -1;
     d->transport = td_transport_create(err);
-    bool is_here = !params->draft_endpoint;
-    if (!d->transport || (is_here && !start_here(d, params, n_ctx, err)))
-        goto fail;
-    d->link = td_link_open(d->transport, is_here ? INPROC_ENDPOINT : params->draft_endpoint,
-                           TD_LINK_CONNECT, err);
-    if (!d->link)
-        goto fail;
-    const td_tokenizer *tokenizer = td_model_tokenizer(target);
-    d->peer = td_peer_create(&(td_peer_params){.n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
-                                               .n_ctx = n_ctx,
-                                               .max_draft = TD_DRAFT_MAX,
-                                               .build = "tandem " TD_VERSION,
-                                               .hash = td_draft_vocab_hash,
-                                               .hash_user = (void *)(uintptr_t)tokenizer,
-                                               .retry_min_us = is_here ? 2000 : 0},
-                             d->link, clock, err);
-    if (!d->peer)
-        goto fail;
+    if (!d->transport || (!params->draft_endpoint && !start_here(d, err))) {
+        td_err_prepend(err, "draft");
+        td_drafting_destroy(&d);
+    }
     return d;
-fail:
-    td_err_prepend(err, "draft");
-    td_drafting_destroy(&d);
-    return NULL;
+}
+
+bool td_drafting_connect(td_drafting *d, const td_model *target, uint32_t n_ctx,
+                         const td_clock *clock, td_err *err)
+{
+    const char *endpoint = d->params->draft_endpoint ? d->params->draft_endpoint : INPROC_ENDPOINT;
+    const td_tokenizer *tokenizer = td_model_tokenizer(target);
+    d->link = td_link_open(d->transport, endpoint, TD_LINK_CONNECT, err);
+    if (d->link)
+        d->peer = td_peer_create(
+            &(td_peer_params){.n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
+                              .n_ctx = n_ctx,
+                              .max_draft = TD_DRAFT_MAX,
+                              .build = "tandem " TD_VERSION,
+                              .hash = td_draft_vocab_hash,
+                              .hash_user = (void *)(uintptr_t)tokenizer,
+                              .retry_min_us = d->params->draft_endpoint ? 0 : HERE_RETRY_US},
+            d->link, clock, err);
+    return d->peer || td_err_prepend(err, "draft");
 }
 
 void td_drafting_destroy(td_drafting **drafting)
@@ -203,6 +209,11 @@ bool td_drafting_send(td_drafting *d, const td_action *a)
 const char *td_drafting_device(const td_drafting *d)
 {
     return d->drafter ? td_drafter_device(d->drafter)->spec : "";
+}
+
+const td_drafter_stats *td_drafting_stats(const td_drafting *d)
+{
+    return d->drafter ? td_drafter_get_stats(d->drafter) : NULL;
 }
 
 uint64_t td_drafting_bytes(const td_drafting *d)

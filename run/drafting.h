@@ -8,6 +8,7 @@
 #ifndef TD_RUN_DRAFTING_H
 #define TD_RUN_DRAFTING_H
 
+#include "draft/drafter.h"
 #include "model/model.h"
 #include "run/run.h"
 #include "transport/link.h"
@@ -24,9 +25,12 @@ typedef struct {
     const uint32_t *ids; /* valid until the next step */
 } td_drafting_event;
 
-/* target: the target's model, whose vocabulary the draft must share. n_ctx: the target's. */
-td_drafting *td_drafting_create(const td_run_params *params, const td_model *target, uint32_t n_ctx,
-                                const td_clock *clock, td_err *err);
+/* Loads a draft of this process and starts its thread, or prepares for a worker elsewhere. Comes
+ * before the target is placed, so that the draft's memory is counted there. */
+td_drafting *td_drafting_create(const td_run_params *params, td_err *err);
+/* Begins the session. target: the model whose vocabulary the draft must share; n_ctx: the target's. */
+bool td_drafting_connect(td_drafting *d, const td_model *target, uint32_t n_ctx,
+                         const td_clock *clock, td_err *err);
 void td_drafting_destroy(td_drafting **d);
 
 td_link *td_drafting_link(td_drafting *d); /* to poll */
@@ -41,7 +45,9 @@ bool td_drafting_send(td_drafting *d, const td_action *action);
 
 /* Where the draft runs, for stats; "" when it is elsewhere. */
 const char *td_drafting_device(const td_drafting *d);
-/* Bytes a draft in this process will take on its device. */
+/* Bytes a draft in this process takes on its device; 0 when it is elsewhere. */
 uint64_t td_drafting_bytes(const td_drafting *d);
+/* Of a draft in this process, exact once it is idle; NULL when it is elsewhere. */
+const td_drafter_stats *td_drafting_stats(const td_drafting *d);
 
 #endif

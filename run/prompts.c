@@ -145,6 +145,10 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
             q->stream = (uint64_t)td_json_get_int(&o, "seed", 0);
         else
             q->stream = td_hash64(params->seed, q->id, strlen(q->id));
+        /* The ends that a table cannot exclude: top_p 0, min_p 1, and what a float rounds to them. */
+        td_err why = {0};
+        if (!td_sampling_check(s, &why))
+            is_ok = td_err_set(err, TD_E_DATA, "%s: %s", name, why.message);
     }
     td_json_destroy(&doc);
     return is_ok;
@@ -156,13 +160,15 @@ static void hash_input(td_prompt *q)
     td_sha256 s;
     uint8_t digest[32];
     char numbers[256];
-    int n = snprintf(numbers, sizeof numbers, "\n%u %a %u %a %a %a %u %llu\n", q->n_predict,
-                     (double)q->sampling.temperature, q->sampling.top_k, (double)q->sampling.top_p,
-                     (double)q->sampling.min_p, (double)q->sampling.repeat_penalty,
-                     q->sampling.repeat_last_n, (unsigned long long)q->stream);
+    /* Lengths go first, so that no text can look like the numbers after it. */
+    int n = snprintf(numbers, sizeof numbers, "%zu %u %u %a %u %a %a %a %u %llu\n", q->n_text,
+                     q->n_stops, q->n_predict, (double)q->sampling.temperature, q->sampling.top_k,
+                     (double)q->sampling.top_p, (double)q->sampling.min_p,
+                     (double)q->sampling.repeat_penalty, q->sampling.repeat_last_n,
+                     (unsigned long long)q->stream);
     td_sha256_begin(&s);
-    td_sha256_add(&s, q->text ? q->text : "", q->n_text);
     td_sha256_add(&s, numbers, (size_t)n);
+    td_sha256_add(&s, q->text ? q->text : "", q->n_text);
     for (uint32_t i = 0; i < q->n_stops; i++)
         td_sha256_add(&s, q->stops[i], strlen(q->stops[i]) + 1);
     td_sha256_end(&s, digest);
@@ -176,7 +182,7 @@ static void name_line(td_prompt *q, const td_jsonl_line *line)
     uint8_t digest[32];
     char hex[9];
     td_sha256_begin(&s);
-    td_sha256_add(&s, line->text ? line->text : "", line->text ? line->n_bytes : 0);
+    td_sha256_add(&s, line->text, line->n_bytes);
     td_sha256_end(&s, digest);
     td_sha256_hex(digest, hex, 8);
     snprintf(q->id, sizeof q->id, "line-%llu-%s", (unsigned long long)line->number, hex);

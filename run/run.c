@@ -459,23 +459,28 @@ static bool start(run *r, const char *const *specs, uint32_t n_specs, td_err *er
     r->show = td_show_create(p, td_model_tokenizer(r->model), td_prompts_count(r->prompts), err);
     if (!r->show)
         return false;
-    r->target = td_target_create(&(td_chain_params){.model = r->model,
-                                                    .specs = specs,
-                                                    .n_specs = n_specs,
-                                                    .type_k = p->type_k,
-                                                    .type_v = p->type_v,
-                                                    .n_slots = p->n_parallel,
-                                                    .n_ctx = p->n_ctx},
-                                 err);
+    if (p->draft_path || p->draft_endpoint) {
+        r->drafting = td_drafting_create(p, err);
+        if (!r->drafting)
+            return false;
+    }
+    r->target = td_target_create(
+        &(td_chain_params){.model = r->model,
+                           .specs = specs,
+                           .n_specs = n_specs,
+                           .type_k = p->type_k,
+                           .type_v = p->type_v,
+                           .n_slots = p->n_parallel,
+                           .n_ctx = p->n_ctx,
+                           .draft_bytes = r->drafting ? td_drafting_bytes(r->drafting) : 0,
+                           .draft_spec = r->drafting ? td_drafting_device(r->drafting) : NULL},
+        err);
     if (!r->target)
         return false;
     hash_config(r);
     uint32_t n_ctx = td_target_n_ctx(r->target);
-    if (p->draft_path || p->draft_endpoint) {
-        r->drafting = td_drafting_create(p, r->model, n_ctx, &r->clock, err);
-        if (!r->drafting)
-            return false;
-    }
+    if (r->drafting && !td_drafting_connect(r->drafting, r->model, n_ctx, &r->clock, err))
+        return false;
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
     r->coordinator = td_coordinator_create(
         &(td_coordinator_params){
@@ -493,6 +498,28 @@ static bool start(run *r, const char *const *specs, uint32_t n_specs, td_err *er
     return r->coordinator;
 }
 
+/* The device that verifies least: a GPU without layers, else the host, which is idle when the
+ * target is on GPUs and all there is when it is not. */
+static const char *choose_draft_device(const char *const *specs, uint32_t n_specs)
+{
+    static const char *gpus[TD_STAGES_MAX]; /* borrowed from static storage */
+    uint32_t n_gpus = td_chain_default_specs(gpus);
+    bool is_host_used = false;
+    for (uint32_t i = 0; i < n_specs; i++)
+        is_host_used |= !strncmp(specs[i], "host", 4);
+    for (uint32_t k = 0; k < n_gpus; k++) {
+        bool is_used = !strcmp(gpus[k], "host");
+        for (uint32_t i = 0; i < n_specs; i++) {
+            /* A device given by name may be any of them. */
+            bool is_named = !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
+            is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
+        }
+        if (!is_used)
+            return gpus[k];
+    }
+    return is_host_used ? "host:1" : "host";
+}
+
 bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_err *err)
 {
     run r = {.params = params, .totals = totals, .clock = td_clock_real()};
@@ -506,8 +533,7 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
         specs = defaults;
     }
     if (params->draft_path && !params->draft_spec) {
-        /* The host verifies nothing when the target is on GPUs; else it is all there is. */
-        filled.draft_spec = "host:1";
+        filled.draft_spec = choose_draft_device(specs, n_specs);
         r.params = &filled;
     }
     if (!td_signals_open(err))
@@ -526,6 +552,7 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
                                            .target = r.target,
                                            .model = r.model,
                                            .draft_device = r.drafting ? td_drafting_device(r.drafting) : NULL,
+                                           .draft = r.drafting ? td_drafting_stats(r.drafting) : NULL,
                                            .config_sha = r.config_sha},
                                params->stats_path, err);
     *signal = td_signals_pending();

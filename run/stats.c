@@ -134,6 +134,16 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     put_u64(w, "bad_drafts", c->n_bad_drafts);
     td_json_end_object(w);
     write_stages(w, s->target);
+    if (s->draft) {
+        td_json_write_key(w, "draft");
+        td_json_begin_object(w);
+        put_string(w, "device", s->draft_device);
+        put_double(w, "busy_ms", (double)s->draft->busy_us * 1e-3);
+        put_u64(w, "proposals", s->draft->n_proposals);
+        put_u64(w, "tokens", s->draft->n_tokens);
+        put_u64(w, "evaluated_rows", s->draft->n_evaluated);
+        td_json_end_object(w);
+    }
     write_config(w, s);
     td_json_end_object(w);
     const char *text;

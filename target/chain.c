@@ -26,6 +26,7 @@ static td_forward_params forward_params(const builder *b, uint32_t i)
                                .type_v = p->type_v,
                                .n_slots = p->n_slots,
                                .n_ctx = b->chain->n_ctx,
+                               .is_all_logits = p->is_all_logits,
                                .progress = p->progress,
                                .user = p->user};
 }
@@ -51,6 +52,7 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
 {
     const td_hparams *h = td_model_hparams(b->params.model);
     td_place_device devices[TD_STAGES_MAX] = {0};
+    uint32_t n_out = b->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
     uint64_t *layer_bytes = td_alloc((size_t)b->chain->n_parts * h->n_layer, sizeof *layer_bytes, err);
     if (!layer_bytes)
         return false;
@@ -58,6 +60,7 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
         td_forward_params p = forward_params(b, i);
         uint64_t *bytes = layer_bytes + (size_t)i * h->n_layer;
         p.first = p.last = h->n_layer / 2; /* a layer in the middle, where there is one */
+        bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
         uint64_t one_part = td_forward_bytes(&p);
         td_cache_params cache = {.type_k = p.type_k, .type_v = p.type_v, .n_layers = 1,
                                  .n_head_kv = h->n_head_kv, .head_dim_k = h->head_dim_k,
@@ -74,7 +77,7 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
             .budget_bytes = budget_of(b, i),
             .fixed_bytes = one_part - ends - bytes[p.first],
             .first_bytes = first,
-            .last_bytes = last + 4ull * TD_VERIFY_ROWS_MAX * h->n_vocab,
+            .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
             .layer_bytes = bytes,
             .is_pinned = specs[i].is_pinned,
             .first = specs[i].first,

@@ -117,10 +117,11 @@ bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_la
             n_free++;
         const td_place_device *pin = i + n_free < n_devices ? &devices[i + n_free] : NULL;
         uint32_t gap_end = pin ? pin->first : n_layers; /* exclusive */
-        if (pin && (pin->last >= n_layers || pin->first < next))
+        if (pin && (pin->last >= n_layers || pin->first < next || pin->first > pin->last))
             return td_err_set(err, TD_E_USAGE,
-                              "device %u is pinned to layers %u..%u; allowed here: %u..%u, in order",
-                              i + n_free, pin->first, pin->last, next, n_layers - 1);
+                              "device %u is pinned to layers %u..%u; allowed here: layers from %u on, "
+                              "below %u, in order",
+                              i + n_free, pin->first, pin->last, next, n_layers);
         if (n_free == 0 && gap_end > next)
             return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, gap_end - 1);
         if (n_free && gap_end == next)

@@ -27,14 +27,22 @@ static void sample_rows(stage *s, batch *b)
 
 static void run_batch(stage *s, batch *b)
 {
-    if (b->err.code != TD_OK)
-        return; /* an earlier stage failed: pass it on */
+    /* A batch that fails anywhere leaves holes in the caches from there on, so every later one
+     * fails as well. */
+    if (b->err.code == TD_OK)
+        b->err = s->failure;
+    if (b->err.code != TD_OK) {
+        s->failure = b->err;
+        return;
+    }
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
-    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err))
+    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err)) {
+        s->failure = b->err;
         return;
+    }
     if (td_forward_is_last(s->forward))
         sample_rows(s, b);
     else

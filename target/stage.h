@@ -8,6 +8,7 @@
 
 typedef struct stage {
     td_forward *forward; /* borrowed from the chain */
+    td_err failure;      /* of the first batch that failed here or before; later ones get it too */
     td_stage_info info;
     queue in;
     queue *out;            /* the next stage's, or the target's done queue */

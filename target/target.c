@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define N_JOBS    512u /* in the chain at once */
-#define N_BATCHES 4u
+#define N_BATCHES (TD_TARGET_BATCHES_MAX + 1) /* one more is in the caller's hands */
 
 struct td_target {
     td_chain *chain;
@@ -97,7 +97,7 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     TD_ASSERT(n_rows >= 1 && n_rows <= (is_prefill ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX));
     while (!t->free_batches && !t->results)
         take_back(t, queue_pop(&t->done));
-    TD_ASSERT(t->free_batches); /* the caller polls before it submits more than N_BATCHES */
+    TD_ASSERT(t->free_batches); /* the caller polls before it submits more than it may */
     batch *b = t->free_batches;
     t->free_batches = b->next;
     b->id = id;

@@ -19,6 +19,8 @@
 #include "model/sampling.h"
 #include "target/chain.h"
 
+#define TD_TARGET_BATCHES_MAX 3u /* submitted and not yet polled */
+
 typedef struct td_target td_target;
 
 typedef struct {
@@ -32,7 +34,7 @@ typedef struct {
 
 typedef struct {
     uint64_t batch;
-    td_err err;                /* code TD_OK when the batch ran */
+    td_err err;                /* code TD_OK when the batch ran; after a failed one all fail */
     const uint32_t *chosen;    /* [n_out] token after each output row; valid until the next poll */
     uint32_t n_out;
     uint64_t bad_slots;        /* bit s: logits of slot s were not finite; its token means nothing */
@@ -49,6 +51,7 @@ void td_target_stage_info(const td_target *t, uint32_t stage, td_stage_info *out
 /* Jobs, performed in the order of the calls. They wait only if hundreds are queued already. */
 void td_target_open_sequence(td_target *t, uint32_t slot, uint64_t stream,
                              const td_sampling_params *sampling);
+/* At most TD_TARGET_BATCHES_MAX batches that were not polled; rows[] are copied. */
 void td_target_forward(td_target *t, uint64_t batch, bool is_prefill, const td_forward_row *rows,
                        uint32_t n_rows);
 void td_target_truncate(td_target *t, uint32_t slot, uint32_t length);

@@ -282,6 +282,28 @@ static void test_second_client_is_refused_and_served_later(void **state)
     party_close(&y);
 }
 
+/* A client that hangs with its connection open: what waits for it must not stop the next one. */
+static void test_client_that_stops_reading_does_not_block_the_next(void **state)
+{
+    (void)state;
+    uint32_t ids[TD_WIRE_DRAFT_MAX] = {0};
+    td_wire_msg m = {.type = TD_WIRE_DRAFT, .draft = {.n = TD_WIRE_DRAFT_MAX, .ids = ids}};
+    td_err err = {0};
+    party y;
+    party_open(&y);
+    party_add(&y, 1, "inproc://hang");
+    party_add(&y, 0, "inproc://hang");
+    must_meet(&y, 0, TD_PEER_JOINED);
+    must_draft(&y); /* the worker has joined as well */
+    td_peer_destroy(&y.peers[0]);
+    for (int i = 0; i < 5000 && td_peer_send(y.peers[1], &m, &err); i++)
+        ;
+    assert_int_equal(err.code, TD_E_AGAIN);
+    party_add(&y, 2, "inproc://hang");
+    must_meet(&y, 2, TD_PEER_JOINED);
+    party_close(&y);
+}
+
 /* --- Processes ------------------------------------------------------------------------------ */
 
 static int worker_main(const char *endpoint)
@@ -376,6 +398,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_raw_garbage_does_not_stop_the_worker),
         cmocka_unit_test(test_malformed_messages_are_dropped_and_counted),
         cmocka_unit_test(test_second_client_is_refused_and_served_later),
+        cmocka_unit_test(test_client_that_stops_reading_does_not_block_the_next),
         cmocka_unit_test(test_killed_worker_is_lost_and_its_successor_joined),
         cmocka_unit_test(test_stopped_worker_is_lost_and_rejoined_when_it_goes_on),
     };

@@ -450,6 +450,42 @@ static void test_out_of_memory_is_an_error_everywhere(void **state)
     }
 }
 
+/* One bit of a small file flipped, at every byte: an error with a message, or a tokenizer that
+ * tokenizes. The sanitizers do the rest. */
+static void test_flipped_bits_do_no_harm(void **state)
+{
+    (void)state;
+    for (unsigned kind = 0; kind < 2; kind++) {
+        gw w = kind == 0 ? tv_spm(ab, 2) : tv_bpe("default", ab, 2);
+        if (kind == 1)
+            tv_merges(&w, (const char *const[]){"a b", "ab ab"}, 2);
+        gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 1);
+        gw_end(&w, 32, 0);
+        size_t n_good = 0;
+        for (size_t at = 8; at < w.n; at++) {
+            td_err err = {0};
+            uint32_t *ids;
+            size_t n;
+            uint8_t bit = (uint8_t)(1u << (at * 5 + kind) % 8);
+            w.bytes[at] ^= bit;
+            td_tokenizer *t = tv_create(&w, NULL, &err);
+            w.bytes[at] ^= bit;
+            assert_true((t == NULL) == (err.code != TD_OK && err.message[0] != 0));
+            if (t == NULL)
+                continue;
+            n_good++;
+            if (td_tokenize(t, "abab </s> \xff\xe2", 12, true, true, &ids, &n, &err)) {
+                for (size_t i = 0; i < n; i++)
+                    assert_true(ids[i] < td_tokenizer_get_info(t)->n_vocab);
+                td_free(ids);
+            }
+            td_tokenizer_destroy(&t);
+        }
+        assert_true(n_good > 0 && n_good < w.n);
+        gw_free(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -466,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_every_pretokenizer_is_linear),
         cmocka_unit_test(test_texts_over_the_limit_are_refused),
         cmocka_unit_test(test_dense_special_tokens),
+        cmocka_unit_test(test_flipped_bits_do_no_harm),
         cmocka_unit_test(test_out_of_memory_is_an_error_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

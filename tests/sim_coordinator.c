@@ -89,10 +89,19 @@ static void test_duplicates_and_garbage_are_counted(void **state)
 static void test_long_prompt_ends_at_the_context(void **state)
 {
     (void)state;
-    world_params params = {.seed = 3, .drafter = DRAFTER_PROMPT, .agreement = 0.8, .n_prompts = 1,
-                           .n_slots = 1, .n_ctx = N_CTX_MAX, .draft_max = 8, .verify_rows_max = 64,
-                           .prefill_rows = 256, .n_prompt_max = N_CTX_MAX - 100,
-                           .n_predict_max = 500, .is_exact = true, .ignore_end = true};
+    world_params params = {.seed = 3,
+                           .drafter = DRAFTER_PROMPT,
+                           .agreement = 0.8,
+                           .n_prompts = 1,
+                           .n_slots = 1,
+                           .n_ctx = N_CTX_MAX,
+                           .draft_max = 8,
+                           .verify_rows_max = 64,
+                           .prefill_rows = 256,
+                           .n_prompt_max = N_CTX_MAX - 100,
+                           .n_predict_max = 500,
+                           .is_exact = true,
+                           .ignore_end = true};
     world_run(&w, &params);
     assert_int_equal(w.prompts[0].info.reason, TD_REASON_CONTEXT);
     assert_int_equal(w.prompts[0].info.n_tokens, 100);

@@ -19,10 +19,19 @@ static const uint32_t draft_lengths[] = {0, 1, 2, 4, 8, 16, 63};
 
 static void run_one(uint64_t seed, uint32_t k, double agreement, uint32_t n_predict)
 {
-    world_params params = {.seed = seed, .drafter = DRAFTER_PROMPT, .agreement = agreement,
-                           .n_prompts = 1, .n_slots = 1, .n_ctx = N_CTX_MAX, .draft_max = k,
-                           .verify_rows_max = 64, .prefill_rows = 32, .n_prompt_max = 33,
-                           .n_predict_max = n_predict, .is_exact = true, .ignore_end = true};
+    world_params params = {.seed = seed,
+                           .drafter = DRAFTER_PROMPT,
+                           .agreement = agreement,
+                           .n_prompts = 1,
+                           .n_slots = 1,
+                           .n_ctx = N_CTX_MAX,
+                           .draft_max = k,
+                           .verify_rows_max = 64,
+                           .prefill_rows = 32,
+                           .n_prompt_max = 33,
+                           .n_predict_max = n_predict,
+                           .is_exact = true,
+                           .ignore_end = true};
     world_run(&w, &params);
     assert_int_equal(w.prompts[0].info.n_tokens, n_predict);
     assert_int_equal(w.prompts[0].info.reason, TD_REASON_LENGTH);
@@ -92,10 +101,19 @@ static void test_cut_drafts_share_the_batch(void **state)
 {
     (void)state;
     for (uint32_t n_rows = 1; n_rows <= 64; n_rows += 3) {
-        world_params params = {.seed = n_rows, .drafter = DRAFTER_PROMPT, .agreement = 1,
-                               .n_prompts = 8, .n_slots = 8, .n_ctx = 400, .draft_max = 16,
-                               .verify_rows_max = n_rows, .prefill_rows = 16, .n_prompt_max = 16,
-                               .n_predict_max = 256, .is_exact = true, .ignore_end = true};
+        world_params params = {.seed = n_rows,
+                               .drafter = DRAFTER_PROMPT,
+                               .agreement = 1,
+                               .n_prompts = 8,
+                               .n_slots = 8,
+                               .n_ctx = 400,
+                               .draft_max = 16,
+                               .verify_rows_max = n_rows,
+                               .prefill_rows = 16,
+                               .n_prompt_max = 16,
+                               .n_predict_max = 256,
+                               .is_exact = true,
+                               .ignore_end = true};
         world_run(&w, &params);
         uint32_t least = UINT32_MAX, most = 0;
         for (uint32_t i = 0; i < 8; ++i) {

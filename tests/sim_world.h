@@ -1,7 +1,7 @@
 /* A world for the coordinator: a toy target, a toy drafter and a simulated clock, all of it decided
- * by one seed. The target's choice after a row is a hash of the last tokens in its cache, so a cache
- * that was rolled back wrongly gives another text. The drafter knows the text that plain decoding
- * gives and spoils it as told. The world checks at every action what must always hold.
+ * by one seed. The target's choice after a row is a hash of the last tokens in its cache, so a
+ * cache that was rolled back wrongly gives another text. The drafter knows the text that plain
+ * decoding gives and spoils it as told. The world checks at every action what must always hold.
  *
  * Include after cmocka.h. One program includes it once. */
 #ifndef TD_TESTS_SIM_WORLD_H
@@ -178,7 +178,8 @@ static void make_prompt(world *w, prompt *p)
     const world_params *params = &w->params;
     p->stream = random_u64(w);
     p->ignore_end = params->ignore_end;
-    p->n_prompt = params->is_exact ? params->n_prompt_max : 1 + random_below(w, params->n_prompt_max);
+    p->n_prompt =
+        params->is_exact ? params->n_prompt_max : 1 + random_below(w, params->n_prompt_max);
     p->n_predict =
         params->is_exact ? params->n_predict_max : 1 + random_below(w, params->n_predict_max);
     for (uint32_t i = 0; i < p->n_prompt; ++i)
@@ -414,14 +415,26 @@ static void check_tokens(world *w, const td_action *a)
 static void perform(world *w, const td_action *a)
 {
     switch (a->kind) {
-    case TD_ACT_FORWARD: forward(w, a); break;
-    case TD_ACT_DRAFT_PROPOSE: propose(w, a); break;
+    case TD_ACT_FORWARD:
+        forward(w, a);
+        break;
+    case TD_ACT_DRAFT_PROPOSE:
+        propose(w, a);
+        break;
     case TD_ACT_DRAFT_OPEN:
     case TD_ACT_DRAFT_FEED:
-    case TD_ACT_DRAFT_CLOSE: remember(w, a); break;
-    case TD_ACT_TOKENS: check_tokens(w, a); break;
-    case TD_ACT_FINISH: check_finish(w, a); break;
-    default: control(w, a); break;
+    case TD_ACT_DRAFT_CLOSE:
+        remember(w, a);
+        break;
+    case TD_ACT_TOKENS:
+        check_tokens(w, a);
+        break;
+    case TD_ACT_FINISH:
+        check_finish(w, a);
+        break;
+    default:
+        control(w, a);
+        break;
     }
 }
 
@@ -445,8 +458,10 @@ static void add_prompts(world *w)
         prompt *p = &w->prompts[i];
         if (p->is_added)
             continue;
-        td_sequence_params params = {.prompt = p->prompt, .n_prompt = p->n_prompt,
-                                     .n_predict = p->n_predict, .ignore_end = p->ignore_end,
+        td_sequence_params params = {.prompt = p->prompt,
+                                     .n_prompt = p->n_prompt,
+                                     .n_predict = p->n_predict,
+                                     .ignore_end = p->ignore_end,
                                      .n_stops = p->n_stops};
         for (uint32_t j = 0; j < p->n_stops; ++j)
             params.stops[j] = p->stops[j];
@@ -511,14 +526,17 @@ static void world_run(world *w, const world_params *params)
     for (uint32_t i = 0; i < params->n_prompts; ++i)
         make_prompt(w, &w->prompts[i]);
     td_err err = {0};
-    w->c = td_coordinator_create(
-        &(td_coordinator_params){.n_slots = params->n_slots, .n_ctx = params->n_ctx,
-                                 .draft_max = params->draft_max,
-                                 .verify_rows_max = params->verify_rows_max,
-                                 .prefill_rows = params->prefill_rows, .draft_deadline_us = 500,
-                                 .n_vocab = N_VOCAB, .token_bytes = toy_bytes,
-                                 .token_is_end = toy_is_end},
-        &err);
+    w->c =
+        td_coordinator_create(&(td_coordinator_params){.n_slots = params->n_slots,
+                                                       .n_ctx = params->n_ctx,
+                                                       .draft_max = params->draft_max,
+                                                       .verify_rows_max = params->verify_rows_max,
+                                                       .prefill_rows = params->prefill_rows,
+                                                       .draft_deadline_us = 500,
+                                                       .n_vocab = N_VOCAB,
+                                                       .token_bytes = toy_bytes,
+                                                       .token_is_end = toy_is_end},
+                              &err);
     if (!w->c)
         fail_msg("%s", err.message);
     w->is_joined = params->drafter != DRAFTER_NONE;

@@ -34,10 +34,15 @@ static bool is_end(void *user, uint32_t id)
 
 static td_coordinator_params params_of(uint32_t n_slots, uint32_t draft_max)
 {
-    return (td_coordinator_params){.n_slots = n_slots, .n_ctx = 100, .draft_max = draft_max,
-                                   .verify_rows_max = 64, .prefill_rows = 4,
-                                   .draft_deadline_us = 1000, .n_vocab = N_VOCAB,
-                                   .token_bytes = letter_of, .token_is_end = is_end};
+    return (td_coordinator_params){.n_slots = n_slots,
+                                   .n_ctx = 100,
+                                   .draft_max = draft_max,
+                                   .verify_rows_max = 64,
+                                   .prefill_rows = 4,
+                                   .draft_deadline_us = 1000,
+                                   .n_vocab = N_VOCAB,
+                                   .token_bytes = letter_of,
+                                   .token_is_end = is_end};
 }
 
 static td_coordinator *create(const td_coordinator_params *params)
@@ -128,7 +133,8 @@ static void test_coordinator_round_in_order(void **state)
     a = NEXT(c, TD_ACT_FORWARD);
     assert_true(!a.is_prefill && a.n_rows == 4 && a.n_out == 4);
     for (uint32_t i = 0; i < 4; ++i)
-        assert_true(a.rows[i].position == 5 + i && a.rows[i].token == 10 + i && a.rows[i].is_output);
+        assert_true(a.rows[i].position == 5 + i && a.rows[i].token == 10 + i &&
+                    a.rows[i].is_output);
     td_coordinator_on_verified(c, a.batch, (uint32_t[]){11, 12, 50, 51}, 40);
     assert_int_equal(NEXT(c, TD_ACT_TRUNCATE).length, 8);
     assert_int_equal(NEXT(c, TD_ACT_COMMIT).length, 8);
@@ -413,8 +419,8 @@ static void check_stop(const char *const *stops, uint32_t n_stops, const char *t
 {
     td_coordinator_params params = params_of(1, 0);
     td_coordinator *c = create(&params);
-    td_sequence_params p = {.prompt = prompt, .n_prompt = 5, .n_stops = n_stops,
-                            .n_predict = (uint32_t)strlen(text)};
+    td_sequence_params p = {
+        .prompt = prompt, .n_prompt = 5, .n_stops = n_stops, .n_predict = (uint32_t)strlen(text)};
     for (uint32_t j = 0; j < n_stops; ++j)
         p.stops[j] = stops[j];
     uint32_t q, i = 0;
@@ -429,7 +435,8 @@ static void check_stop(const char *const *stops, uint32_t n_stops, const char *t
     assert_int_equal(info->n_text, strlen(expected));
     assert_int_equal(info->n_tokens, n_expected_tokens);
     assert_int_equal(info->reason, strlen(text) == n_expected_tokens && !strcmp(text, expected)
-                                       ? TD_REASON_LENGTH : TD_REASON_STOP);
+                                       ? TD_REASON_LENGTH
+                                       : TD_REASON_STOP);
     td_coordinator_destroy(&c);
 }
 
@@ -438,8 +445,8 @@ static void test_coordinator_stop_strings(void **state)
     (void)state;
     check_stop((const char *[]){"xyz"}, 1, "abxyxyzq", "abxy", 7);
     check_stop((const char *[]){"aab"}, 1, "aaaabc", "aa", 5);
-    check_stop((const char *[]){"abab", "b"}, 2, "ababc", "a", 2);   /* complete first */
-    check_stop((const char *[]){"b", "cab"}, 2, "xcabq", "x", 4);    /* longer of two */
+    check_stop((const char *[]){"abab", "b"}, 2, "ababc", "a", 2); /* complete first */
+    check_stop((const char *[]){"b", "cab"}, 2, "xcabq", "x", 4);  /* longer of two */
     check_stop((const char *[]){"cab", "b"}, 2, "xcabq", "x", 4);
     check_stop((const char *[]){"abcd"}, 1, "abcabcabd", "abcabcabd", 9); /* never complete */
     check_stop((const char *[]){"z"}, 1, "abz", "ab", 3); /* by the last token: stop, not length */
@@ -566,8 +573,8 @@ static void test_coordinator_survives_no_memory(void **state)
     td_alloc_fail_at(0);
     params.n_ctx = 100000; /* more than one block of the arena */
     td_coordinator *c = create(&params);
-    td_sequence_params p = {.prompt = prompt, .n_prompt = 5, .n_predict = 99000, .n_stops = 2,
-                            .stops = {"a", "b"}};
+    td_sequence_params p = {
+        .prompt = prompt, .n_prompt = 5, .n_predict = 99000, .n_stops = 2, .stops = {"a", "b"}};
     uint32_t q;
     bool is_added = false;
     uint64_t n = 0;

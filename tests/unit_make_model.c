@@ -157,7 +157,7 @@ static int remove_file(void **state)
 int main(void)
 {
     if (access("scripts/make_model.py", R_OK) != 0 || system("python3 -c 0") != 0) {
-        printf("skipped: this test runs scripts/make_model.py with python3, from the source root\n");
+        printf("skipped: this test runs scripts/make_model.py with python3 in the source root\n");
         return 77;
     }
     int fd = mkstemp(path);

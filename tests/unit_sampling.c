@@ -28,7 +28,10 @@ static uint64_t random_u64(void)
     return z ^ (z >> 31);
 }
 
-static double random_uniform(void) { return ((double)(random_u64() >> 11) + 0.5) / 9007199254740992.0; }
+static double random_uniform(void)
+{
+    return ((double)(random_u64() >> 11) + 0.5) / 9007199254740992.0;
+}
 
 static double random_normal(void)
 {
@@ -41,8 +44,8 @@ static void fill_logits(float *logits, uint32_t n, double spread)
         logits[i] = (float)(random_normal() * spread);
 }
 
-static const td_sampling_params plain = {.temperature = 1.0f, .top_p = 1.0f,
-                                         .repeat_penalty = 1.0f, .repeat_last_n = 64};
+static const td_sampling_params plain = {
+    .temperature = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.0f, .repeat_last_n = 64};
 
 static const td_sampling_params chains[] = {
     {.temperature = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.0f, .repeat_last_n = 64},
@@ -51,7 +54,11 @@ static const td_sampling_params chains[] = {
     {.temperature = 0.8f, .top_p = 0.95f, .repeat_penalty = 1.0f, .repeat_last_n = 64},
     {.temperature = 1.0f, .top_p = 1.0f, .min_p = 0.05f, .repeat_penalty = 1.0f},
     {.temperature = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.3f, .repeat_last_n = 4},
-    {.temperature = 1.4f, .top_k = 12, .top_p = 0.9f, .min_p = 0.02f, .repeat_penalty = 1.1f,
+    {.temperature = 1.4f,
+     .top_k = 12,
+     .top_p = 0.9f,
+     .min_p = 0.02f,
+     .repeat_penalty = 1.1f,
      .repeat_last_n = 64},
     {.temperature = 100.0f, .top_p = 1.0f, .repeat_penalty = 1.0f},
     {.temperature = 1.0f, .top_k = 1, .top_p = 1.0f, .repeat_penalty = 1.0f},
@@ -97,8 +104,8 @@ static void expected_distribution(const td_sampling_params *params, const float 
     double total = 0, mass = 0, kept = 0;
     for (uint32_t i = 0; i < n_kept; ++i)
         total += e[i].w = exp((e[i].x - e[0].x) / (double)params->temperature);
-    for (uint32_t i = 0; i < n_kept && (params->top_p == 1.0f ||
-                                        mass < (double)params->top_p * total); ++i) {
+    for (uint32_t i = 0;
+         i < n_kept && (params->top_p == 1.0f || mass < (double)params->top_p * total); ++i) {
         mass += e[i].w;
         if (e[i].w >= (double)params->min_p * e[0].w)
             kept += p[e[i].id] = e[i].w;
@@ -149,9 +156,9 @@ static void test_sampling_matches_plain_computation(void **state)
                 }
                 assert_true(fabs(total - 1) < 1e-9);
                 uint64_t stream = random_u64(), position = random_u64() >> (trial % 60);
-                assert_int_equal(td_sample(s, &chains[i], logits, history, TD_COUNT(history),
-                                           stream, position),
-                                 expected_token(q, n, stream, position));
+                assert_int_equal(
+                    td_sample(s, &chains[i], logits, history, TD_COUNT(history), stream, position),
+                    expected_token(q, n, stream, position));
             }
         }
         td_sampler_destroy(&s);
@@ -180,7 +187,8 @@ static void test_sampling_draws_follow_exact_probabilities(void **state)
         uint32_t counts[n] = {0};
         expected_distribution(&chains[i], logits, n, history, TD_COUNT(history), p);
         for (uint32_t position = 0; position < n_draws; ++position)
-            ++counts[td_sample(s, &chains[i], logits, history, TD_COUNT(history), 77 + i, position)];
+            ++counts[td_sample(s, &chains[i], logits, history, TD_COUNT(history), 77 + i,
+                               position)];
         double chi2 = 0, rest_p = 0, rest = 0;
         int n_cells = 0;
         for (uint32_t j = 0; j < n; ++j) {
@@ -405,7 +413,7 @@ static void test_sampling_allocates_nothing(void **state)
 static void test_sampling_create_survives_no_memory(void **state)
 {
     (void)state;
-    for (uint64_t i = 1; i <= 5; ++i) {
+    for (uint64_t i = 1; i <= 6; ++i) {
         td_err err = {0};
         td_alloc_fail_at(i);
         assert_null(td_sampler_create(100, &err));

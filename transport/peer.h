@@ -12,8 +12,8 @@
  *
  * Messages of a session are numbered without gaps. One that was seen is dropped and counted; a gap
  * means that something was lost, and a session with a hole is given up (TD_PEER_LOST) and begun
- * anew, because the caller can rebuild everything from the committed tokens. So can a worker
- * that was killed and started again: it refuses the unknown session, and the client returns.
+ * anew, because the caller can rebuild everything from the committed tokens. A worker that was
+ * killed and started again refuses the session it does not know, and the client begins anew too.
  * Silence for n_misses pings, or work that stands still for hung_us, is a loss as well. After
  * TD_PEER_LOST the owner forgets what the worker held and waits for the next TD_PEER_JOINED.
  * The worker must step often enough to answer pings: compute in another thread, or in short pieces.

@@ -8,9 +8,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* Nobody is there. `other.node` and `session` are kept, to know a late copy of an old HELLO. */
+/* Nobody is there. `other.node` and `session` are kept, to know a late copy of an old HELLO. What
+ * is queued is for somebody who does not read it, and would keep the next one waiting. */
 static void be_alone(td_peer *p)
 {
+    td_link_reset(p->link, NULL);
     p->state = PEER_GREETING;
     p->limits = td_wire_limits_widest();
     p->next_us = UINT64_MAX;
@@ -26,6 +28,7 @@ static void answer_hello(td_peer *p)
 
 static void accept(td_peer *p, const td_wire_msg *m, td_route route)
 {
+    td_link_reset(p->link, NULL); /* what is queued belongs to the session that ends here */
     p->other = m->hello;
     p->session = m->session;
     p->route = route;

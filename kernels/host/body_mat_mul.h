@@ -2,7 +2,6 @@
  * accumulators in registers. The weights of a tile are read once for its rows. A tile's row count
  * is a constant in each copy, so that the loops over rows unroll; the arithmetic of a row is the
  * same in all of them. */
-#define UNROLL       _Pragma("GCC unroll 8")
 #define ROWS_MAX     8
 #define Q_VECTOR     (4 * VL) /* bytes of 4 k of VL outputs */
 #define BLOCK_GROUPS 8        /* groups of 4 k in a block of 32 */

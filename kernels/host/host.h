@@ -6,6 +6,16 @@
 #include "kernels/host/arith.h"
 #include "kernels/host/pool.h"
 
+/* Tiles are inlined and unrolled so that their accumulators live in registers. Under a sanitizer
+ * each unrolled access is instrumented and a file would take minutes to compile: not there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TD_HOST_INLINE static __attribute__((noinline, unused))
+#define UNROLL
+#else
+#define TD_HOST_INLINE static inline __attribute__((always_inline))
+#define UNROLL         _Pragma("GCC unroll 8")
+#endif
+
 /* Rows of a weight lie in panels of 16, interleaved so that a vector lane is an output. All
  * panels of a weight have the same size; the last one is padded with zeros.
  *   F32, F16   [k][16]

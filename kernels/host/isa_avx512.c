@@ -14,7 +14,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
 #endif
 
-#define INLINE   static inline __attribute__((always_inline))
+#define INLINE   TD_HOST_INLINE
 #define KERNELS  td_host_kernels_avx512
 #define ISA_NAME "avx512-vnni"
 

@@ -2,7 +2,7 @@
 #include "base/check.h"
 #include "kernels/host/host.h"
 
-#define INLINE   static inline __attribute__((always_inline))
+#define INLINE   TD_HOST_INLINE
 #define KERNELS  td_host_kernels_generic
 #define ISA_NAME "generic"
 

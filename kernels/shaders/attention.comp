@@ -38,6 +38,7 @@ layout(set = 0, binding = 6) writeonly buffer y_floats { float y[]; };
 
 const uint SLICES = 4u;
 const uint LANES = TD_KV_SLOTS;
+const uint AHEAD = 4u;
 #define NOTHING uintBitsToFloat(0xff800000u) /* -inf: no position seen yet */
 
 const uint CHUNK_K = TD_KV_CHUNK(TYPE_K);
@@ -55,7 +56,7 @@ shared vec4 q_row[Q_VEC4S];             /* padded with zeros, as the cache's row
 shared vec4 scores[SLICES * LANES / 4u];
 shared vec4 weights[SLICES * LANES / 4u];
 shared float slice_max[SLICES], slice_sum[SLICES];
-shared float partial[SLICES * LANES];
+shared vec4 partial[SLICES * LANES];
 
 /* The page of the cache behind page i of the sequence; false where the table holds none. */
 bool find_page(uint slot, uint i, out uint page)
@@ -67,26 +68,38 @@ bool find_page(uint slot, uint i, out uint page)
     return page < p.n_pages;
 }
 
-/* scale q . k, capped, of the position in a slot of the cell. */
+/* sum + q . k over chunk c. */
+float add_chunk(float sum0, uint c, uvec4 quants, uint scale_word)
+{
+    precise float sum = sum0;
+    float d = td_kv_has_scales(TYPE_K) ? td_kv_scale(TYPE_K, scale_word, c) : 0.0;
+    [[unroll]] for (uint j = 0u; j < CHUNK_K / 4u; j++) {
+        vec4 a = q_row[c * (CHUNK_K / 4u) + j], b = td_kv_decode(TYPE_K, quants, d, j);
+        sum = fma(a.x, b.x, sum);
+        sum = fma(a.y, b.y, sum);
+        sum = fma(a.z, b.z, sum);
+        sum = fma(a.w, b.w, sum);
+    }
+    return sum;
+}
+
+/* scale q . k, capped, of the position in a slot of the cell. Loads are AHEAD chunks ahead. */
 float score(uint cell, uint slot)
 {
     precise float sum = 0.0;
-    uint scale_word = 0u;
-    for (uint c = 0u; c < CHUNKS_K; c++) {
-        uvec4 quants = k4[td_kv_k_chunk_at(cell, slot, c)];
-        float d = 0.0;
-        if (td_kv_has_scales(TYPE_K)) {
-            if (c * CHUNK_K % 64u == 0u)
-                scale_word = k[td_kv_k_scale_at(cell, CHUNKS_K, slot, c * CHUNK_K / 64u)];
-            d = td_kv_scale(TYPE_K, scale_word, c);
+    [[dont_unroll]] for (uint c = 0u; c < CHUNKS_K; c += AHEAD) {
+        uvec4 quants[AHEAD];
+        uint scale_words[AHEAD];
+        [[unroll]] for (uint a = 0u; a < AHEAD; a++) {
+            uint i = min(c + a, CHUNKS_K - 1u);
+            quants[a] = k4[td_kv_k_chunk_at(cell, slot, i)];
+            scale_words[a] = 0u;
+            if (td_kv_has_scales(TYPE_K))
+                scale_words[a] = k[td_kv_k_scale_at(cell, CHUNKS_K, slot, i * CHUNK_K / 64u)];
         }
-        [[unroll]] for (uint j = 0u; j < CHUNK_K / 4u; j++) {
-            vec4 a = q_row[c * (CHUNK_K / 4u) + j], b = td_kv_decode(TYPE_K, quants, d, j);
-            sum = fma(a.x, b.x, sum);
-            sum = fma(a.y, b.y, sum);
-            sum = fma(a.z, b.z, sum);
-            sum = fma(a.w, b.w, sum);
-        }
+        [[unroll]] for (uint a = 0u; a < AHEAD; a++)
+            if (c + a < CHUNKS_K)
+                sum = add_chunk(sum, c + a, quants[a], scale_words[a]);
     }
     sum *= p.scale;
     if (p.softcap != 0.0) /* cap tanh(s / cap), in a form that cannot overflow */
@@ -138,21 +151,23 @@ void join_and_store(uint slice, uint lane, uint y0)
         factors[s] = slice_sum[s] == 0.0 ? 0.0 : exp(slice_max[s] - top);
         total = fma(factors[s], slice_sum[s], total);
     }
-    [[unroll]] for (uint i = 0u; i < TURNS * CHUNK_V; i++) {
-        uint turn = i / CHUNK_V, e = i % CHUNK_V;
-        partial[slice * LANES + lane] = sums[turn * (CHUNK_V / 4u) + e / 4u][e % 4u];
+    [[unroll]] for (uint i = 0u; i < TURNS * CHUNK_V / 4u; i++) {
+        uint turn = i / (CHUNK_V / 4u), e = i % (CHUNK_V / 4u) * 4u;
+        partial[slice * LANES + lane] = sums[i];
         barrier();
         uint c = lane + turn * LANES;
-        uint column = c * CHUNK_V + e;
-        if (slice == 0u && c < CHUNKS_V && column < HEAD_DIM_V) {
-            precise float sum = 0.0;
-            for (uint s = 0u; s < SLICES; s++) {
-                precise float of_slice = 0.0;
-                for (uint part = 0u; part < PARTS; part++)
+        if (slice == 0u && c < CHUNKS_V) {
+            precise vec4 sum = vec4(0.0);
+            [[dont_unroll]] for (uint s = 0u; s < SLICES; s++) {
+                precise vec4 of_slice = vec4(0.0);
+                [[dont_unroll]] for (uint part = 0u; part < PARTS; part++)
                     of_slice += partial[s * LANES + part * CHUNKS_V + lane];
-                sum = fma(factors[s], of_slice, sum);
+                sum = fma(vec4(factors[s]), of_slice, sum);
             }
-            y[y0 + column] = sum / total;
+            uint column = c * CHUNK_V + e;
+            [[unroll]] for (uint f = 0u; f < 4u; f++)
+                if (column + f < HEAD_DIM_V)
+                    y[y0 + column + f] = sum[f] / total;
         }
         barrier();
     }

@@ -4,6 +4,8 @@
  * left alone. Specialization: 0 TYPE_K, 1 TYPE_V. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+
 #include "inc/push.glsl"
 #include "inc/kv.glsl"
 
@@ -24,45 +26,56 @@ layout(set = 0, binding = 6) readonly buffer page_ints { int pages[]; };
 
 const uint UNIT = 64u; /* elements */
 
-void store_k(uint i_k, uint page, uint head, uint slot, uint first)
+bool is_k;                 /* what this invocation stores */
+uint i_source, n_elements; /* where the head's row begins in k or v, and its length */
+
+float td_kv_element(uint i)
 {
-    float elements[64];
-    for (uint i = 0u; i < UNIT; i++)
-        elements[i] = first + i < p.head_dim_k ? k[i_k + first + i] : 0.0;
-    td_kv_unit unit = td_kv_encode(TYPE_K, elements);
-    uint cell = td_kv_cell(page, p.n_head_kv, head, p.k_words);
-    uint n_chunks = td_kv_chunks(TYPE_K, p.head_dim_k);
-    uint c0 = first / td_kv_chunk(TYPE_K);
-    for (uint c = 0u; c < UNIT / td_kv_chunk(TYPE_K); c++)
-        if (c0 + c < n_chunks)
-            cache_k4[td_kv_k_chunk_at(cell, slot, c0 + c)] = unit.q[c];
-    if (td_kv_has_scales(TYPE_K))
-        cache_k[td_kv_k_scale_at(cell, n_chunks, slot, first / UNIT)] = unit.scales;
+    if (i >= n_elements)
+        return 0.0;
+    return is_k ? k[i_source + i] : v[i_source + i];
 }
 
-void store_v(uint i_v, uint page, uint head, uint slot, uint first)
+#include "inc/kv_encode.glsl"
+
+void put_chunk(uint cell, uint n_chunks, uint slot, uint c, uvec4 chunk)
 {
-    float elements[64];
-    for (uint i = 0u; i < UNIT; i++)
-        elements[i] = first + i < p.head_dim_v ? v[i_v + first + i] : 0.0;
-    td_kv_unit unit = td_kv_encode(TYPE_V, elements);
-    uint cell = td_kv_cell(page, p.n_head_kv, head, p.v_words);
-    uint n_chunks = td_kv_chunks(TYPE_V, p.head_dim_v);
-    uint n_scale_words = td_kv_scale_words(TYPE_V, p.head_dim_v);
-    uint c0 = first / td_kv_chunk(TYPE_V);
-    for (uint c = 0u; c < UNIT / td_kv_chunk(TYPE_V); c++)
-        if (c0 + c < n_chunks)
-            cache_v4[td_kv_v_chunk_at(cell, n_chunks, slot, c0 + c)] = unit.q[c];
-    if (td_kv_has_scales(TYPE_V))
-        cache_v[td_kv_v_scale_at(cell, n_chunks, n_scale_words, slot, first / UNIT)] = unit.scales;
+    if (is_k)
+        cache_k4[td_kv_k_chunk_at(cell, slot, c)] = chunk;
+    else
+        cache_v4[td_kv_v_chunk_at(cell, n_chunks, slot, c)] = chunk;
+}
+
+/* Encodes the elements first..first+63 of the row, a block of 32 at a time. */
+void store_unit(uint type, uint cell, uint slot, uint first)
+{
+    uint n_chunks = td_kv_chunks(type, n_elements), scales = 0u;
+    uint per_block = 32u / td_kv_chunk(type);
+    [[dont_unroll]] for (uint b = 0u; b < 2u; b++) {
+        td_kv_block block = td_kv_block(true, 0.0, 0u);
+        if (td_kv_has_scales(type))
+            block = td_kv_measure(type, first + 32u * b);
+        scales |= block.half_bits << (16u * b);
+        uint c0 = first / td_kv_chunk(type) + b * per_block;
+        [[dont_unroll]] for (uint c = c0; c < min(c0 + per_block, n_chunks); c++)
+            put_chunk(cell, n_chunks, slot, c, td_kv_encode_chunk(type, block, c));
+    }
+    if (!td_kv_has_scales(type))
+        return;
+    uint i = first / UNIT;
+    if (is_k)
+        cache_k[td_kv_k_scale_at(cell, n_chunks, slot, i)] = scales;
+    else
+        cache_v[td_kv_v_scale_at(cell, n_chunks, td_kv_scale_words(type, n_elements), slot, i)] =
+            scales;
 }
 
 void main()
 {
     uint r = gl_WorkGroupID.y;
-    bool is_k = gl_WorkGroupID.z == 0u;
-    uint head_dim = is_k ? p.head_dim_k : p.head_dim_v;
-    uint n_units = (head_dim + UNIT - 1u) / UNIT;
+    is_k = gl_WorkGroupID.z == 0u;
+    n_elements = is_k ? p.head_dim_k : p.head_dim_v;
+    uint n_units = (n_elements + UNIT - 1u) / UNIT;
     uint head = gl_GlobalInvocationID.x / n_units, i_unit = gl_GlobalInvocationID.x % n_units;
     if (head >= p.n_head_kv)
         return;
@@ -73,8 +86,11 @@ void main()
     if (page >= p.n_pages)
         return;
     uint slot = position % TD_KV_SLOTS, first = i_unit * UNIT;
-    if (is_k)
-        store_k(r * p.k_stride + p.k_col0 + head * head_dim, page, head, slot, first);
-    else
-        store_v(r * p.v_stride + p.v_col0 + head * head_dim, page, head, slot, first);
+    if (is_k) {
+        i_source = r * p.k_stride + p.k_col0 + head * n_elements;
+        store_unit(TYPE_K, td_kv_cell(page, p.n_head_kv, head, p.k_words), slot, first);
+    } else {
+        i_source = r * p.v_stride + p.v_col0 + head * n_elements;
+        store_unit(TYPE_V, td_kv_cell(page, p.n_head_kv, head, p.v_words), slot, first);
+    }
 }

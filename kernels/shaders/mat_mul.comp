@@ -64,12 +64,25 @@ void load_x(bool is_aligned, uint thread, uint k0)
     }
 }
 
+vec4 sums[PART]; /* [row]: 4 outputs */
+
+void add_products(uint k, uint column, uint part)
+{
+    vec4 weights = tile_w[k * PITCH_W + column];
+    [[unroll]] for (uint r = 0u; r < PART; r += 4u) {
+        vec4 v = tile_x[k * PITCH_X + (part * PART + r) / 4u];
+        [[unroll]] for (uint c = 0u; c < 4u; c++) {
+            precise vec4 sum = fma(weights, vec4(v[c]), sums[r + c]);
+            sums[r + c] = sum;
+        }
+    }
+}
+
 void main()
 {
     uint thread = gl_LocalInvocationID.x;
     uint column = thread % COLUMNS, part = thread / COLUMNS;
     bool is_aligned = td_x_is_aligned();
-    vec4 sums[PART]; /* [row]: 4 outputs */
     [[unroll]] for (uint r = 0u; r < PART; r++)
         sums[r] = vec4(0.0);
     for (uint k0 = 0u; k0 < p.n_k; k0 += DEPTH) {
@@ -79,16 +92,9 @@ void main()
         else
             load_x(false, thread, k0);
         barrier();
-        [[unroll]] for (uint k = 0u; k < DEPTH; k++) {
-            vec4 weights = tile_w[k * PITCH_W + column];
-            [[unroll]] for (uint r = 0u; r < PART; r += 4u) {
-                vec4 v = tile_x[k * PITCH_X + (part * PART + r) / 4u];
-                [[unroll]] for (uint c = 0u; c < 4u; c++) {
-                    precise vec4 sum = fma(weights, vec4(v[c]), sums[r + c]);
-                    sums[r + c] = sum;
-                }
-            }
-        }
+        [[dont_unroll]] for (uint k = 0u; k < DEPTH; k += 4u)
+            [[unroll]] for (uint d = 0u; d < 4u; d++)
+                add_products(k + d, column, part);
         barrier();
     }
     uint o = gl_WorkGroupID.x * TD_VK_MUL_OUTPUTS + column * 4u;

@@ -37,6 +37,26 @@ shared float segment_sums[GROUPS * N_ROWS * SEGMENTS];
 
 float sums[OUTPUTS][TD_VK_VEC_ROWS_MAX];
 
+/* Adds elements 4j..4j+3 of run i for every output and row. */
+void add_four(bool is_aligned, td_run runs[OUTPUTS], uint i, uint j, uint row0)
+{
+    vec4 weights[OUTPUTS];
+    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
+        weights[o] = td_run_vec4(runs[o], j);
+    [[unroll]] for (uint r = 0u; r < N_ROWS; r++) {
+        /* Rows past the last repeat it; their sums are not stored. */
+        vec4 v = td_load_x(is_aligned, min(row0 + r, p.n_rows - 1u), i * TD_RUN + 4u * j);
+        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
+            precise float sum = sums[o][r];
+            sum = fma(weights[o].x, v.x, sum);
+            sum = fma(weights[o].y, v.y, sum);
+            sum = fma(weights[o].z, v.z, sum);
+            sum = fma(weights[o].w, v.w, sum);
+            sums[o][r] = sum;
+        }
+    }
+}
+
 void add_runs(bool is_aligned, uint lane, uint out_row0, uint row0)
 {
     uint row_words[OUTPUTS];
@@ -47,22 +67,13 @@ void add_runs(bool is_aligned, uint lane, uint out_row0, uint row0)
         td_run runs[OUTPUTS];
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
             runs[o] = td_load_run(row_words[o], p.n_k, i);
-        [[unroll]] for (uint j = 0u; j < TD_RUN / 4u; j++) {
-            vec4 weights[OUTPUTS];
-            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-                weights[o] = td_run_vec4(runs[o], j);
-            [[unroll]] for (uint r = 0u; r < N_ROWS; r++) {
-                /* Rows past the last repeat it; their sums are not stored. */
-                vec4 v = td_load_x(is_aligned, min(row0 + r, p.n_rows - 1u), i * TD_RUN + 4u * j);
-                [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
-                    precise float sum = sums[o][r];
-                    sum = fma(weights[o].x, v.x, sum);
-                    sum = fma(weights[o].y, v.y, sum);
-                    sum = fma(weights[o].z, v.z, sum);
-                    sum = fma(weights[o].w, v.w, sum);
-                    sums[o][r] = sum;
-                }
-            }
+        /* One row needs many loads in flight; many rows would fill the instruction cache. */
+        if (is_aligned && N_ROWS <= 2u) {
+            [[unroll]] for (uint j = 0u; j < TD_RUN / 4u; j++)
+                add_four(is_aligned, runs, i, j, row0);
+        } else {
+            [[dont_unroll]] for (uint j = 0u; j < TD_RUN / 4u; j++)
+                add_four(is_aligned, runs, i, j, row0);
         }
     }
 }

@@ -38,12 +38,8 @@ static bool create_logical(td_vk_device *d, bool is_compile_only, td_err *err)
         .pNext = is_compile_only && d->physical.limits.has_executable_info ? &executables : NULL,
         .synchronization2 = VK_TRUE,
         .maintenance4 = VK_TRUE};
-    VkPhysicalDeviceVulkan12Features v12 = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-        .pNext = &v13,
-        .timelineSemaphore = VK_TRUE};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
-                                          .pNext = &v12};
+                                          .pNext = &v13};
     float priority = 1;
     VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
                                      .queueFamilyIndex = d->physical.queue_family,
@@ -65,16 +61,11 @@ fail:
 
 static bool create_queue_objects(td_vk_device *d, td_err *err)
 {
-    VkSemaphoreTypeCreateInfo timeline = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
-                                          .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    VkFenceCreateInfo fence = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
     VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
                                     .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
                                     .queueFamilyIndex = d->physical.queue_family};
-    VK_TRY(d, vkCreateSemaphore(d->handle,
-                                &(VkSemaphoreCreateInfo){
-                                    .sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO,
-                                    .pNext = &timeline},
-                                NULL, &d->timeline));
+    VK_TRY(d, vkCreateFence(d->handle, &fence, NULL, &d->fence));
     VK_TRY(d, vkCreateCommandPool(d->handle, &pool, NULL, &d->pool));
     VkCommandBufferAllocateInfo once = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
                                         .commandPool = d->pool,
@@ -123,7 +114,7 @@ void td_vk_device_close(td_vk_device *d)
         td_vk_buffer_destroy(d, &d->dummy);
         td_vk_buffer_destroy(d, &d->staging);
         vkDestroyCommandPool(d->handle, d->pool, NULL);
-        vkDestroySemaphore(d->handle, d->timeline, NULL);
+        vkDestroyFence(d->handle, d->fence, NULL);
         td_vk_layouts_destroy(d);
         TD_ASSERT(!d->blocks); /* a tensor, weight or cache outlives its device */
         vkDestroyDevice(d->handle, NULL);

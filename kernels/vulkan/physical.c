@@ -110,10 +110,11 @@ static void describe_memory(td_vk_physical *p)
     VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
     VkPhysicalDeviceMemoryProperties2 memory = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
-        .pNext = p->limits.has_memory_budget ? &budget : NULL};
-    vkGetPhysicalDeviceMemoryProperties2(p->handle, &memory);
-    p->memory = memory.memoryProperties;
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2, .pNext = &budget};
+    vkGetPhysicalDeviceMemoryProperties(p->handle, &p->memory);
+    /* A null device has no heaps, and crashes when asked for their budget (RADV of Mesa 22.3). */
+    if (p->limits.has_memory_budget && p->memory.memoryHeapCount)
+        vkGetPhysicalDeviceMemoryProperties2(p->handle, &memory);
     bool is_shared = p->info.kind == TD_DEVICE_INTEGRATED || p->info.kind == TD_DEVICE_SOFTWARE;
     double available = is_shared ? MEMORY_SHARE * (double)available_memory() : HUGE_VAL;
     p->info.n_heaps = td_min_u32(p->memory.memoryHeapCount, TD_HEAPS_MAX);
@@ -142,10 +143,8 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
 {
     VkPhysicalDeviceVulkan13Features v13 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES};
-    VkPhysicalDeviceVulkan12Features v12 = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &v13};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
-                                          .pNext = &v12};
+                                          .pNext = &v13};
     uint64_t local_bytes = 0;
     if (api < VK_API_VERSION_1_3)
         return "it has no Vulkan 1.3 (a newer driver may)";
@@ -156,8 +155,8 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
     if (!local_bytes)
         return "compile-only (null device, no memory)";
     vkGetPhysicalDeviceFeatures2(p->handle, &features);
-    if (!v13.synchronization2 || !v13.maintenance4 || !v12.timelineSemaphore)
-        return "it has no synchronization2, maintenance4 or timeline semaphores";
+    if (!v13.synchronization2 || !v13.maintenance4)
+        return "it has no synchronization2 or maintenance4";
     return "";
 }
 
@@ -200,8 +199,8 @@ static void describe(td_vk_physical *p, uint32_t index)
     limits->groups_x = basic->limits.maxComputeWorkGroupCount[0];
     limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
                                        info->quirks, sizeof info->quirks);
-    if (timestamp_bits && isfinite(basic->limits.timestampPeriod) &&
-        !(limits->quirks & TD_VK_QUIRK_WALL_CLOCK))
+    info->has_coopmat &= !(limits->quirks & TD_VK_QUIRK_NO_COOPMAT);
+    if (timestamp_bits && isfinite(basic->limits.timestampPeriod))
         limits->timestamp_ns = (double)basic->limits.timestampPeriod;
     const char *reason = why_not(p, basic->apiVersion, has_compute);
     snprintf(info->why_not, sizeof info->why_not, "%s", reason);

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "kernels/vulkan/exact.h"
 #include "kernels/vulkan/shaders.h"
 
 #include <stdio.h>
@@ -71,6 +72,10 @@ static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFla
                    td_vk_pipeline *out, td_err *err)
 {
     VkShaderModule module = VK_NULL_HANDLE;
+    size_t n_words;
+    uint32_t *words = td_vk_exact_module(shader->words, *shader->n_words, &n_words, err);
+    if (!words)
+        goto fail;
     VkSpecializationMapEntry entries[TD_VK_SPEC_MAX];
     for (uint32_t i = 0; i < out->key.n_spec; i++)
         entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
@@ -81,8 +86,8 @@ static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFla
     VK_TRY(d, vkCreateShaderModule(d->handle,
                                    &(VkShaderModuleCreateInfo){
                                        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                       .codeSize = *shader->n_words * sizeof(uint32_t),
-                                       .pCode = shader->words,
+                                       .codeSize = n_words * sizeof *words,
+                                       .pCode = words,
                                    },
                                    NULL, &module));
     VkComputePipelineCreateInfo info = {
@@ -97,10 +102,12 @@ static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFla
     };
     VK_TRY(d, vkCreateComputePipelines(d->handle, d->cache, 1, &info, NULL, &out->handle));
     vkDestroyShaderModule(d->handle, module, NULL);
+    td_free(words);
     td_vk_set_name(d, VK_OBJECT_TYPE_PIPELINE, (uint64_t)(uintptr_t)out->handle, out->key.shader);
     return true;
 fail:
     vkDestroyShaderModule(d->handle, module, NULL);
+    td_free(words);
     return td_err_prepend(err, "shader %s", out->key.shader);
 }
 

@@ -16,9 +16,11 @@ static const struct {
     const char *name;
     const char *link;
 } quirks[] = {
-    /* Timestamps are taken when a command buffer is walked, not when its dispatches are done. */
-    {0x10005, VK_DRIVER_ID_MESA_LLVMPIPE, 0, ANY_VERSION, TD_VK_QUIRK_WALL_CLOCK, "wall-clock",
-     "https://docs.mesa3d.org/drivers/llvmpipe.html"},
+    /* They report cooperative matrices on GPUs that have none. */
+    {0x1002, VK_DRIVER_ID_AMD_PROPRIETARY, 0, ANY_VERSION, TD_VK_QUIRK_NO_COOPMAT, "no-coopmat",
+     "https://github.com/ggml-org/llama.cpp, ggml_vk_khr_cooperative_matrix_support"},
+    {0x1002, VK_DRIVER_ID_AMD_OPEN_SOURCE, 0, ANY_VERSION, TD_VK_QUIRK_NO_COOPMAT, "no-coopmat",
+     "https://github.com/ggml-org/llama.cpp, ggml_vk_khr_cooperative_matrix_support"},
 };
 
 uint32_t td_vk_quirks_find(uint32_t vendor, VkDriverId driver, uint32_t version, char *names,

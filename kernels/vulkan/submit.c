@@ -1,5 +1,6 @@
 /* The queue. Every command buffer is a submission of its own, so that the driver's watchdog sees
- * short jobs; one timeline semaphore counts them. Waiting goes in slices, so that a signal can
+ * short jobs; the last of a run signals the device's fence. (Not a timeline semaphore: GPU-assisted
+ * validation of layers as of 1.3.239 reports false timeouts with them.) Waiting goes in slices, so that a signal can
  * interrupt it between two, and ends at a deadline: work that takes that long will not come back,
  * and the device is given up as lost and hung.
  *
@@ -33,12 +34,12 @@ bool td_vk_fail(td_vk_device *d, VkResult result, const char *call, td_err *err)
                       call, td_vk_result_name(result));
 }
 
-static VkResult submit(td_vk_device *d, VkCommandBuffer commands)
+static VkResult submit(td_vk_device *d, VkCommandBuffer commands, VkFence fence)
 {
     d->n_submissions++;
     if (d->lose_after && d->n_submissions > d->lose_after)
         return VK_ERROR_DEVICE_LOST;
-    VkResult result = vkQueueSubmit2(
+    return vkQueueSubmit2(
         d->queue, 1,
         &(VkSubmitInfo2){
             .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
@@ -46,29 +47,16 @@ static VkResult submit(td_vk_device *d, VkCommandBuffer commands)
             .pCommandBufferInfos =
                 &(VkCommandBufferSubmitInfo){.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
                                              .commandBuffer = commands},
-            .signalSemaphoreInfoCount = 1,
-            .pSignalSemaphoreInfos =
-                &(VkSemaphoreSubmitInfo){.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
-                                         .semaphore = d->timeline,
-                                         .value = d->timeline_value + 1,
-                                         .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT},
         },
-        VK_NULL_HANDLE);
-    if (result == VK_SUCCESS)
-        d->timeline_value++;
-    return result;
+        fence);
 }
 
-/* Waits until all that was submitted is done. */
-static bool wait_idle(td_vk_device *d, td_err *err)
+/* Waits for the fence of the last submission, and so for all before it. */
+static bool wait_fence(td_vk_device *d, td_err *err)
 {
-    VkSemaphoreWaitInfo info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                .semaphoreCount = 1,
-                                .pSemaphores = &d->timeline,
-                                .pValues = &d->timeline_value};
     VkResult result = VK_TIMEOUT;
     for (uint64_t ns = 0; result == VK_TIMEOUT && ns < TD_VK_DEADLINE_NS; ns += TD_VK_WAIT_SLICE_NS)
-        result = vkWaitSemaphores(d->handle, &info, TD_VK_WAIT_SLICE_NS);
+        result = vkWaitForFences(d->handle, 1, &d->fence, VK_TRUE, TD_VK_WAIT_SLICE_NS);
     if (result == VK_TIMEOUT) {
         d->is_lost = true;
         d->is_hung = true;
@@ -76,6 +64,7 @@ static bool wait_idle(td_vk_device *d, td_err *err)
                           d->head.info.name, TD_VK_DEADLINE_NS / 1000000000ull);
     }
     VK_TRY(d, result);
+    VK_TRY(d, vkResetFences(d->handle, 1, &d->fence));
     return true;
 fail:
     return false;
@@ -85,13 +74,15 @@ bool td_vk_submit(td_vk_device *d, const td_vk_chunk *chunks, uint32_t n_chunks,
 {
     VkResult result = VK_SUCCESS;
     for (uint32_t i = 0; i < n_chunks && result == VK_SUCCESS; i++)
-        result = submit(d, chunks[i].commands);
+        result = submit(d, chunks[i].commands, i + 1 == n_chunks ? d->fence : VK_NULL_HANDLE);
     if (result != VK_SUCCESS) {
+        td_vk_fail(d, result, "vkQueueSubmit2", err);
         /* What was submitted before may be running, and its objects must outlive it. */
-        wait_idle(d, NULL);
-        return td_vk_fail(d, result, "vkQueueSubmit2", err);
+        if (vkQueueSubmit2(d->queue, 0, NULL, d->fence) == VK_SUCCESS)
+            wait_fence(d, NULL);
+        return false;
     }
-    return wait_idle(d, err);
+    return n_chunks == 0 || wait_fence(d, err);
 }
 
 bool td_vk_once_begin(td_vk_device *d, td_err *err)

@@ -55,7 +55,7 @@ void td_vk_instance_destroy(td_vk_instance *instance);
 /* -- physical.c: what a GPU can do ---------------------------------------------------------- */
 
 enum { /* driver quirks; quirks.c says which driver has which */
-    TD_VK_QUIRK_WALL_CLOCK = 1u << 0, /* timestamps are unusable: measure by the wall clock */
+    TD_VK_QUIRK_NO_COOPMAT = 1u << 0, /* cooperative matrices are reported but not to be trusted */
 };
 
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
@@ -115,8 +115,7 @@ typedef struct {
     VkQueue queue;
     VkCommandPool pool;      /* of recordings and of once */
     VkCommandBuffer once;    /* uploads and fills */
-    VkSemaphore timeline;
-    uint64_t timeline_value; /* last value submitted */
+    VkFence fence;           /* of the last submission of a run; unsignaled between runs */
     VkPipelineCache cache;
     VkDescriptorSetLayout set_layouts[TD_VK_BINDINGS_MAX + 1]; /* by number of bindings */
     VkPipelineLayout layouts[TD_VK_BINDINGS_MAX + 1];

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test.
+#
+#     ./scripts/test.sh [--werror] [--quick]
+#
+#   --werror   warnings fail the build
+#   --quick    the main suite only, without the sanitizers
+#
+# The main suite is all of ctest, the Vulkan validation runs among it. Then the tests that feed the
+# program hostile input, the unit tests and the simulations run again under AddressSanitizer and
+# UndefinedBehaviorSanitizer. ctest's closing lines of each are repeated at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+werror=OFF
+quick=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --werror) werror=ON ;;
+    --quick) quick=1 ;;
+    -h | --help)
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'
+        exit 0
+        ;;
+    *)
+        echo "test.sh: \"$1\" is no option; see --help" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+./scripts/setup.sh --tests
+
+status=0
+names=()
+# suite NAME BUILD-DIR CTEST-OPTIONS...: runs and logs; goes on after failures, so that one run
+# tells all of them.
+suite() {
+    local name=$1 build=$2
+    shift 2
+    names+=("$name:$build")
+    echo "== $name" >&2
+    ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(nproc)" "$@" 2>&1 |
+        tee "$build/ctest.log" || status=1
+}
+
+./scripts/build.sh build/test -DTD_WERROR=$werror
+suite "all tests" build/test
+
+if [ -z "$quick" ]; then
+    ./scripts/build.sh build/asan -DTD_WERROR=$werror -DTD_SANITIZE=address,undefined
+    # Vulkan drivers and the layers keep what they allocate; our own objects are counted by the
+    # validation suite.
+    LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" \
+        UBSAN_OPTIONS=print_stacktrace=1 \
+        suite "address and undefined-behaviour sanitizers" build/asan -L '^(unit|hostile|sim)$' \
+        -E '^unit_shaders_'
+fi
+
+for name in "${names[@]}"; do
+    printf '\n== %s\n' "${name%%:*}"
+    sed -n '/tests passed/,$p' "${name#*:}/ctest.log"
+done
+exit $status

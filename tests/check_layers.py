@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Holds the #include lines against the table of folders in docs/architecture.md, and files against
+the sizes the style asks for.
+
+    check_layers.py [ROOT]
+
+A folder may include only folders below it, and only those named here; a foreign library has one
+user. Exit code 1 tells that a rule is broken; long headers are only reported.
+"""
+import os
+import re
+import sys
+
+# Folder -> what it may include besides itself and system headers.
+LAYERS = {
+    "base": set(),
+    "kernels": {"base"},
+    "model": {"base", "kernels"},
+    "transport": {"base"},
+    "coordinator": {"base"},
+    "draft": {"base", "kernels", "model", "transport"},
+    "target": {"base", "kernels", "model", "transport"},
+}
+ALL = set(LAYERS)
+LAYERS["run"] = set(ALL)
+LAYERS["cli"] = ALL | {"run"}
+
+# Header of a foreign library -> the only files that may include it. Tests may look behind.
+FOREIGN = {
+    r"vulkan/.*": r"kernels/vulkan/[^/]+",
+    r"zmq\.h": r"transport/link[^/]*\.c",
+    r"jansson\.h": r"base/json[^/]*\.c",
+    r"utf8proc\.h": r"model/unicode[^/]*\.c",
+}
+# The two kinds of devices do not know each other, nor does what is above know them.
+BACKENDS = ["kernels/host/", "kernels/vulkan/"]
+
+SOURCE_LINES_MAX = 1000
+HEADER_LINES_MAX = 150
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+
+def blank(match):
+    return "\n" * match.group().count("\n")
+
+
+def check_file(root, path, problems, notes):
+    with open(os.path.join(root, path), encoding="utf-8") as file:
+        text = file.read()
+    n_lines = text.count("\n")
+    if n_lines > SOURCE_LINES_MAX:
+        problems.append(f"{path}: {n_lines} lines; allowed: {SOURCE_LINES_MAX}")
+    elif path.endswith(".h") and n_lines > HEADER_LINES_MAX and not path.startswith("tests/"):
+        notes.append(f"{path}: {n_lines} lines; a header should stay under {HEADER_LINES_MAX}")
+    folder = path.split("/")[0]
+    if folder == "tests" or not path.endswith((".c", ".h")):
+        return
+    text = COMMENT.sub(blank, text)
+    for match in INCLUDE.finditer(text):
+        kind, header = match.groups()
+        where = f"{path}:{text.count(chr(10), 0, match.start(2)) + 1}"
+        for pattern, users in FOREIGN.items():
+            if re.fullmatch(pattern, header) and not re.fullmatch(users, path):
+                problems.append(f"{where}: {header} may be included by {users} only")
+        if kind == "<":
+            continue
+        if not os.path.exists(os.path.join(root, header)):
+            problems.append(f"{where}: \"{header}\" is not named from the root of the tree")
+            continue
+        other = header.split("/")[0]
+        if other != folder and other not in LAYERS[folder]:
+            allowed = ", ".join(sorted(LAYERS[folder])) or "nothing"
+            problems.append(f"{where}: {folder}/ includes {header}; allowed besides itself: {allowed}")
+        for prefix in BACKENDS:
+            if header.startswith(prefix) and not path.startswith(prefix):
+                problems.append(f"{where}: {header} is private to {prefix}")
+
+
+def main():
+    root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "..")
+    problems, notes, n_files = [], [], 0
+    for top in [*LAYERS, "tests"]:
+        for folder, _, names in os.walk(os.path.join(root, top)):
+            for name in sorted(names):
+                if name.endswith((".c", ".h", ".comp", ".glsl")):
+                    check_file(root, os.path.relpath(os.path.join(folder, name), root), problems, notes)
+                    n_files += 1
+    if n_files < 50:
+        problems.append(f"only {n_files} files found under {root}: is that the tree?")
+    for line in notes:
+        print("note:", line)
+    for line in problems:
+        print("broken:", line)
+    print(f"{n_files} files, {len(problems)} broken rules")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+/* Law 1 on the bundled pair, on the host: the same lines with any draft length, any cut of the
+ * layers, any neighbours, with the draft in a thread or in a process of its own. */
+#include "tests/e2e_law1.h"
+
+#include "tests/e2e_process.h"
+
+static const struct {
+    const char *name;
+    uint32_t type;
+} caches[] = {{"f16", TD_TYPE_F16}, {"q8_0", TD_TYPE_Q8_0}, {"q4_0", TD_TYPE_Q4_0}};
+
+static const char *const host_placements[] = {"host:1", "host:2", "host:1@0-2+host:1@3-9",
+                                              "host:2@0-6+host:1@7-9"};
+
+static td_run_params cache_params(const scratch *s, size_t cache)
+{
+    td_run_params params = base_params(s, TALES_TARGET);
+    params.type_k = params.type_v = td_type_find(caches[cache].type);
+    return params;
+}
+
+static void open_prompts(scratch *s)
+{
+    scratch_open(s);
+    char *words = many_words(300);
+    write_law1_prompts(s->in, words);
+    free(words);
+}
+
+static void check_run(const scratch *s, const td_run_params *params, const char *what,
+                      const json_t *wanted)
+{
+    td_run_totals totals;
+    json_t *got = run_lines(s, params, &totals);
+    assert_same_texts(what, wanted, got);
+    printf("%s: the same; accepted %llu of %llu\n", what, (unsigned long long)totals.n_accepted,
+           (unsigned long long)totals.n_drafted);
+    assert_true(!params->draft_fixed || totals.n_accepted > 0);
+    json_decref(got);
+}
+
+static void test_rows_do_not_depend_on_their_batch(void **state)
+{
+    (void)state;
+    td_err err = {0};
+    td_model *model = td_model_open(TALES_TARGET, &err);
+    if (!model)
+        fail_msg("%s", err.message);
+    for (size_t i = 0; i < n_placements; i++)
+        check_rows("tales-target", model, &placements[i], caches[i % TD_COUNT(caches)].type, 8);
+    td_model_close(&model);
+}
+
+static void test_lines_do_not_depend_on_draft_cut_or_neighbours(void **state)
+{
+    static const uint32_t widths[] = {0, 1, 4, 8, 16};
+    (void)state;
+    scratch s;
+    open_prompts(&s);
+    for (size_t c = 0; c < TD_COUNT(caches); c++) {
+        td_run_params params = cache_params(&s, c);
+        json_t *wanted = run_lines(&s, &params, NULL);
+        assert_int_equal(json_object_size(wanted), 10);
+        for (size_t p = 0; p < n_placements; p++)
+            for (size_t w = 0; w < TD_COUNT(widths); w++)
+                for (uint32_t n_parallel = 1; n_parallel <= 4; n_parallel += 3) {
+                    /* The quantized caches take every third of them. */
+                    if (c > 0 && (p + w + n_parallel + c) % 3)
+                        continue;
+                    char what[256];
+                    set_placement(&params, &placements[p]);
+                    params.draft_path = widths[w] ? TALES_DRAFT : NULL;
+                    params.draft_spec = widths[w] ? "host:1" : NULL;
+                    params.draft_fixed = widths[w];
+                    params.n_parallel = n_parallel;
+                    snprintf(what, sizeof what, "%s cache on %s, k = %u, %u at once",
+                             caches[c].name, placements[p].name, widths[w], n_parallel);
+                    check_run(&s, &params, what, wanted);
+                }
+        json_decref(wanted);
+    }
+    scratch_close(&s);
+}
+
+static void test_context_end_is_the_same_with_a_draft(void **state)
+{
+    (void)state;
+    scratch s;
+    scratch_open(&s);
+    write_file(s.in, "{\"id\":\"a\",\"prompt\":\"Once upon a time\",\"temp\":0.8,\"seed\":1}\n"
+                     "{\"id\":\"b\",\"prompt\":\"There was a fox, and the fox\",\"temp\":0}\n");
+    td_run_params params = base_params(&s, TALES_TARGET);
+    params.n_ctx = 64;
+    params.n_predict = 500;
+    params.ignore_eos = true;
+    json_t *wanted = run_lines(&s, &params, NULL);
+    const char *reason = json_string_value(json_object_get(json_object_get(wanted, "a"), "reason"));
+    assert_string_equal(reason, "context");
+    static const uint32_t widths[] = {1, 7, 63};
+    for (size_t i = 0; i < TD_COUNT(widths); i++)
+        for (params.n_parallel = 1; params.n_parallel <= 2; params.n_parallel++) {
+            params.draft_path = TALES_DRAFT;
+            params.draft_spec = "host:1";
+            params.draft_fixed = widths[i];
+            check_run(&s, &params, "at the end of the context", wanted);
+        }
+    json_decref(wanted);
+    scratch_close(&s);
+}
+
+/* A draft whose own context is shorter than the text, in a process of its own. */
+static void test_lines_do_not_depend_on_a_draft_process(void **state)
+{
+    (void)state;
+    if (!tandem_program())
+        skip();
+    scratch s;
+    open_prompts(&s);
+    static const char *const contexts[] = {"512", "40"};
+    for (size_t i = 0; i < TD_COUNT(contexts); i++) {
+        td_run_params params = cache_params(&s, i);
+        json_t *wanted = run_lines(&s, &params, NULL);
+        pid_t draft = start_draft(TALES_DRAFT, s.endpoint, contexts[i]);
+        params.draft_endpoint = s.endpoint;
+        static const uint32_t widths[] = {4, 16};
+        for (size_t w = 0; w < TD_COUNT(widths); w++) {
+            char what[128];
+            params.draft_fixed = widths[w];
+            params.n_parallel = w ? 4 : 1;
+            snprintf(what, sizeof what, "draft process with a context of %s, k = %u", contexts[i],
+                     widths[w]);
+            check_run(&s, &params, what, wanted);
+        }
+        assert_int_equal(stop_process(draft, SIGTERM), 143);
+        json_decref(wanted);
+    }
+    scratch_close(&s);
+}
+
+int main(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (!is_readable(TALES_TARGET) || !is_readable(TALES_DRAFT))
+        return SKIPPED;
+    td_log_set_level(TD_LOG_ERROR);
+    for (size_t i = 0; i < TD_COUNT(host_placements); i++)
+        add_placement(host_placements[i]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows_do_not_depend_on_their_batch),
+        cmocka_unit_test(test_lines_do_not_depend_on_draft_cut_or_neighbours),
+        cmocka_unit_test(test_context_end_is_the_same_with_a_draft),
+        cmocka_unit_test(test_lines_do_not_depend_on_a_draft_process),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,117 @@
+/* Law 1 on every device and on mixed splits, with the tiny models: a row's logits are the same bits
+ * in every verify batch, and a run's lines are the same with any draft and with none. The models
+ * have random weights, so that their drafts are seldom right but when the draft is the target. */
+#include "tests/e2e_law1.h"
+
+static const char *const row_cases[] = {"llama",      "llama-f16", "llama-q8_0", "llama-q4_k_m",
+                                        "llama-yarn", "qwen2",     "qwen3",      "stories260k"};
+
+static const char *model_path(const char *name)
+{
+    static char path[2][640];
+    static unsigned i;
+    snprintf(path[i ^= 1], sizeof path[0], "%s/models/%s/model.gguf", golden_dir(), name);
+    return path[i];
+}
+
+static void test_rows_do_not_depend_on_their_batch(void **state)
+{
+    static const uint32_t types[] = {TD_TYPE_F16, TD_TYPE_F32, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(row_cases); i++) {
+        td_err err = {0};
+        td_model *model = td_model_open(model_path(row_cases[i]), &err);
+        if (!model)
+            fail_msg("%s", err.message);
+        for (size_t k = 0; k < n_placements; k++) {
+            /* The first model with every type, the others with one each in turn. */
+            for (size_t t = 0; t < TD_COUNT(types); t++)
+                if (i == 0 || t == i % TD_COUNT(types))
+                    check_rows(row_cases[i], model, &placements[k], types[t],
+                               placements[k].is_host ? 8 : 3);
+        }
+        td_model_close(&model);
+    }
+}
+
+typedef struct {
+    const char *target, *draft;
+} model_pair;
+
+static void check_runs(const model_pair *pair, const placement *p, json_t **host_lines)
+{
+    static const struct {
+        uint32_t k, n_parallel;
+        bool is_self; /* the draft is the target itself */
+    } variants[] = {{1, 1, true}, {4, 4, true}, {8, 1, false}, {16, 4, true}, {63, 2, true}};
+    scratch s;
+    scratch_open(&s);
+    char *words = many_words(60), what[256];
+    write_law1_prompts(s.in, words);
+    td_run_params params = base_params(&s, model_path(pair->target));
+    set_placement(&params, p);
+    params.ignore_eos = true;
+    params.n_ctx = 512;
+    json_t *wanted = run_lines(&s, &params, NULL);
+    assert_int_equal(json_object_size(wanted), 10);
+    if (p->is_host) { /* layers may be cut anywhere among devices of one kind */
+        if (*host_lines)
+            assert_same_texts(p->name, *host_lines, wanted);
+        else
+            *host_lines = json_incref(wanted);
+    }
+    for (size_t i = 0; i < TD_COUNT(variants); i++) {
+        td_run_totals totals;
+        params.draft_path = model_path(variants[i].is_self ? pair->target : pair->draft);
+        params.draft_spec = p->is_host || i % 2 ? "host:1" : p->specs[0];
+        params.draft_fixed = variants[i].k;
+        params.n_parallel = variants[i].n_parallel;
+        snprintf(what, sizeof what, "%s on %s, k = %u, %u at once, draft on %s", pair->target,
+                 p->name, params.draft_fixed, params.n_parallel, params.draft_spec);
+        json_t *got = run_lines(&s, &params, &totals);
+        assert_same_texts(what, wanted, got);
+        printf("%s: the same; accepted %llu of %llu\n", what,
+               (unsigned long long)totals.n_accepted, (unsigned long long)totals.n_drafted);
+        assert_true(totals.n_drafted > 0);
+        assert_true(!variants[i].is_self || totals.n_accepted > 0);
+        json_decref(got);
+    }
+    json_decref(wanted);
+    free(words);
+    scratch_close(&s);
+}
+
+static void test_lines_do_not_depend_on_the_draft(void **state)
+{
+    static const model_pair pairs[] = {{"llama-q8_0", "qwen2"}, {"qwen3", "llama"}};
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(pairs); i++) {
+        json_t *host_lines = NULL;
+        for (size_t k = 0; k < n_placements; k++)
+            check_runs(&pairs[i], &placements[k], &host_lines);
+        json_decref(host_lines);
+    }
+}
+
+int main(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (!is_readable(model_path("llama")))
+        return SKIPPED;
+    td_log_set_level(TD_LOG_ERROR);
+    const char *splits[3] = {"host:1@0-0+host:1", NULL, NULL};
+    find_placements(NULL);
+    static char mixed[160];
+    for (size_t i = 0; i < n_placements && !splits[1]; i++)
+        if (!placements[i].is_host) {
+            snprintf(mixed, sizeof mixed, "%s+host:2", placements[i].name);
+            splits[1] = mixed;
+        }
+    for (size_t i = 0; splits[i]; i++)
+        add_placement(splits[i]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows_do_not_depend_on_their_batch),
+        cmocka_unit_test(test_lines_do_not_depend_on_the_draft),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

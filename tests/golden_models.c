@@ -1,0 +1,386 @@
+/* Logits and greedy tokens of whole models against a reference implementation, as prefill and
+ * through the verify path by 1, 5 and 16 rows, on every device and on a split.
+ *
+ * Tolerances come with the data. Quantized weights on the host quantize activations too, so there
+ * the error is compared with what the reference's own integer kernels make of it. Models of
+ * architectures or layer kinds that tandem does not run are printed as skipped. */
+#include "tests/e2e_common.h"
+
+#include "target/chain.h"
+
+#include <math.h>
+
+typedef struct {
+    char name[64], dir[512], model_path[640];
+    json_t *golden; /* golden.json */
+    double tol_f32, tol_f16_kv;
+    double tol_quantised_rms, tol_quantised_max; /* 0: none given */
+    bool is_f32; /* weights are F32 or F16: no device quantizes activations */
+    td_model *model;
+    uint32_t n_vocab, n_tokens, n_rows; /* rows of logits.bin */
+    uint32_t *tokens;    /* [n_tokens] the prompt */
+    uint32_t *positions; /* [n_rows] of those rows */
+    float *logits;       /* [n_rows][n_vocab] */
+} golden_case;
+
+typedef struct {
+    double max, rms;
+} deviation;
+
+/* -- data -------------------------------------------------------------------------------------- */
+
+static json_t *load_json(const char *path)
+{
+    json_error_t error;
+    json_t *document = json_load_file(path, 0, &error);
+    if (!document)
+        fail_msg("%s: %s", path, error.text);
+    return document;
+}
+
+static uint32_t *load_ids(const json_t *list, uint32_t *n)
+{
+    *n = (uint32_t)json_array_size(list);
+    uint32_t *ids = calloc(*n + 1u, sizeof *ids);
+    assert_non_null(ids);
+    for (uint32_t i = 0; i < *n; i++)
+        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
+    return ids;
+}
+
+static double number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+static void load_logits(golden_case *c)
+{
+    char path[640];
+    snprintf(path, sizeof path, "%s/logits.bin", c->dir);
+    size_t n = (size_t)c->n_rows * c->n_vocab;
+    c->logits = calloc(n, sizeof *c->logits);
+    FILE *f = fopen(path, "re");
+    assert_non_null(c->logits);
+    if (!f || fread(c->logits, sizeof *c->logits, n, f) != n || fgetc(f) != EOF)
+        fail_msg("%s: not %zu floats", path, n);
+    fclose(f);
+}
+
+static bool has_experts(const td_gguf *g, const char *arch)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.expert_count", arch);
+    return td_gguf_has(g, key);
+}
+
+static void close_case(golden_case *c)
+{
+    td_model_close(&c->model);
+    json_decref(c->golden);
+    free(c->tokens);
+    free(c->positions);
+    free(c->logits);
+}
+
+/* False (with the reason printed) for a model that tandem does not run. */
+static bool open_case(golden_case *c, const json_t *entry)
+{
+    static const char *const archs[] = {"llama", "qwen2", "qwen3"};
+    const char *arch = json_string_value(json_object_get(entry, "arch"));
+    *c = (golden_case){.is_f32 = true};
+    snprintf(c->name, sizeof c->name, "%s", json_string_value(json_object_get(entry, "case")));
+    size_t i = 0;
+    while (i < TD_COUNT(archs) && strcmp(archs[i], arch))
+        i++;
+    if (i == TD_COUNT(archs)) {
+        printf("skipped: %s: architecture %s\n", c->name, arch);
+        return false;
+    }
+    char path[640];
+    snprintf(c->dir, sizeof c->dir, "%s/models/%s", golden_dir(), c->name);
+    snprintf(path, sizeof path, "%s/golden.json", c->dir);
+    c->golden = load_json(path);
+    snprintf(c->model_path, sizeof c->model_path, "%s/%s", c->dir,
+             json_string_value(json_object_get(c->golden, "model")));
+    td_err err = {0};
+    td_gguf *g = td_gguf_open(c->model_path, &err);
+    if (!g)
+        fail_msg("%s: %s", c->name, err.message);
+    bool is_moe = has_experts(g, arch);
+    for (uint32_t k = 0; k < td_gguf_n_tensors(g); k++) {
+        uint32_t type = td_gguf_tensor_at(g, k)->type_id;
+        c->is_f32 &= type == TD_TYPE_F32 || type == TD_TYPE_F16;
+    }
+    td_gguf_close(&g);
+    if (is_moe) {
+        printf("skipped: %s: experts\n", c->name);
+        close_case(c);
+        return false;
+    }
+    c->model = td_model_open(c->model_path, &err);
+    if (!c->model)
+        fail_msg("%s: %s", c->name, err.message);
+    c->tol_f32 = number(entry, "tol_f32");
+    c->tol_f16_kv = number(entry, "tol_f16_kv");
+    const json_t *quantised = json_object_get(entry, "tol_quantised_activations");
+    c->tol_quantised_rms = number(quantised, "rms");
+    c->tol_quantised_max = number(quantised, "max");
+    c->n_vocab = (uint32_t)number(entry, "n_vocab");
+    assert_int_equal(c->n_vocab, td_model_hparams(c->model)->n_vocab);
+    c->tokens = load_ids(json_object_get(c->golden, "prompt_tokens"), &c->n_tokens);
+    c->positions = load_ids(json_object_get(c->golden, "logit_positions"), &c->n_rows);
+    if (!c->n_rows) { /* all of them */
+        free(c->positions);
+        c->positions = load_ids(json_object_get(c->golden, "prompt_tokens"), &c->n_rows);
+        for (uint32_t k = 0; k < c->n_rows; k++)
+            c->positions[k] = k;
+    }
+    load_logits(c);
+    return true;
+}
+
+/* -- runs -------------------------------------------------------------------------------------- */
+
+static td_chain *load(const golden_case *c, const placement *p, uint32_t type_k, uint32_t type_v,
+                      uint32_t n_ctx)
+{
+    td_err err = {0};
+    td_chain *chain = td_chain_create(&(td_chain_params){.model = c->model,
+                                                         .specs = p->specs,
+                                                         .n_specs = p->n_specs,
+                                                         .type_k = td_type_find(type_k),
+                                                         .type_v = td_type_find(type_v),
+                                                         .n_slots = 1,
+                                                         .n_ctx = n_ctx,
+                                                         .is_all_logits = true},
+                                      &err);
+    if (!chain)
+        fail_msg("%s on %s: %s", c->name, p->name, err.message);
+    return chain;
+}
+
+static void run_rows(td_chain *chain, td_mode mode, const uint32_t *tokens, uint32_t position,
+                     uint32_t n)
+{
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    td_err err = {0};
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (td_forward_row){
+            .position = position + i, .token = tokens[i], .is_output = true};
+    if (!td_chain_run(chain, mode, rows, n, &err))
+        fail_msg("%s", err.message);
+}
+
+/* n_rows 0: as prefill. The prompt's logits against those of the file. */
+static deviation run_prompt(const golden_case *c, td_chain *chain, uint32_t n_rows)
+{
+    uint32_t step = n_rows ? n_rows : TD_PREFILL_ROWS_MAX, i_row = 0;
+    double max = 0, sum = 0;
+    td_chain_truncate(chain, 0, 0);
+    for (uint32_t at = 0; at < c->n_tokens; at += step) {
+        uint32_t n = td_min_u32(step, c->n_tokens - at);
+        run_rows(chain, n_rows ? TD_MODE_VERIFY : TD_MODE_PREFILL, c->tokens + at, at, n);
+        for (; i_row < c->n_rows && c->positions[i_row] < at + n; i_row++) {
+            const float *got =
+                td_chain_logits(chain) + (size_t)(c->positions[i_row] - at) * c->n_vocab;
+            const float *want = c->logits + (size_t)i_row * c->n_vocab;
+            for (uint32_t k = 0; k < c->n_vocab; k++) {
+                double d = fabs((double)got[k] - (double)want[k]);
+                if (!(d <= max))
+                    max = d; /* a NaN stays */
+                sum += d * d;
+            }
+        }
+    }
+    assert_int_equal(i_row, c->n_rows);
+    return (deviation){max, sqrt(sum / ((double)c->n_rows * c->n_vocab))};
+}
+
+static uint32_t argmax(const float *logits, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+/* Greedy decoding after `tokens` (in the cache but for the last one, whose row is run first).
+ * Compared until a step whose margin is within the error; the number compared. */
+static uint32_t run_greedy(const char *what, td_chain *chain, uint32_t n_vocab, uint32_t last,
+                           uint32_t position, const json_t *wanted, const json_t *margins,
+                           double error)
+{
+    uint32_t n = (uint32_t)json_array_size(wanted), token = last;
+    for (uint32_t i = 0; i < n; i++) {
+        if (json_number_value(json_array_get(margins, i)) <= 2 * error)
+            return i;
+        run_rows(chain, TD_MODE_VERIFY, &token, position + i, 1);
+        token = argmax(td_chain_logits(chain), n_vocab);
+        json_int_t want = json_integer_value(json_array_get(wanted, i));
+        if (token != (uint32_t)want)
+            fail_msg("%s: greedy token %u is %u, not %lld", what, i, token, (long long)want);
+    }
+    return n;
+}
+
+static void check(const golden_case *c, const placement *p, const char *what, deviation d,
+                  double tol_max, double tol_rms)
+{
+    if (!(d.max <= tol_max) || !(d.rms <= tol_rms))
+        fail_msg("%s on %s, %s: error max %g (allowed %g), rms %g (allowed %g)", c->name, p->name,
+                 what, d.max, tol_max, d.rms, tol_rms);
+}
+
+static void note(deviation *worst, deviation d)
+{
+    worst->max = d.max > worst->max ? d.max : worst->max;
+    worst->rms = d.rms > worst->rms ? d.rms : worst->rms;
+}
+
+static void test_case(const golden_case *c, const placement *p)
+{
+    static const uint32_t widths[] = {0, 1, 5, 16};
+    const json_t *greedy = json_object_get(c->golden, "greedy_tokens");
+    const json_t *margins = json_object_get(c->golden, "greedy_margins");
+    bool is_exact = c->is_f32 || !p->is_host; /* else activations are quantized */
+    double tol_max = is_exact ? c->tol_f32 : c->tol_quantised_max;
+    double tol_rms = is_exact ? c->tol_f32 : c->tol_quantised_rms;
+    uint32_t n_ctx = c->n_tokens + (uint32_t)json_array_size(greedy) + 1;
+    deviation worst = {0}, worst_f16 = {0};
+    char what[256];
+    td_chain *chain = load(c, p, TD_TYPE_F32, TD_TYPE_F32, n_ctx);
+    for (size_t i = 0; i < TD_COUNT(widths); i++) {
+        /* Token by token takes a software GPU long, and a split adds nothing to it. */
+        if (widths[i] == 1 && c->n_tokens > 100 && (!p->is_host || p->n_specs > 1))
+            continue;
+        deviation d = run_prompt(c, chain, widths[i]);
+        snprintf(what, sizeof what, "f32 cache, rows %u (0 is prefill)", widths[i]);
+        check(c, p, what, d, tol_max, tol_rms);
+        note(&worst, d);
+    }
+    snprintf(what, sizeof what, "%s on %s", c->name, p->name);
+    td_chain_truncate(chain, 0, c->n_tokens - 1);
+    uint32_t n_greedy = run_greedy(what, chain, c->n_vocab, c->tokens[c->n_tokens - 1],
+                                   c->n_tokens - 1, greedy, margins, worst.max);
+    assert_true(n_greedy > 0);
+    td_chain_destroy(&chain);
+
+    chain = load(c, p, TD_TYPE_F16, TD_TYPE_F16, n_ctx);
+    for (size_t i = 0; i < 2; i++) {
+        deviation d = run_prompt(c, chain, i ? 16 : 0);
+        check(c, p, i ? "f16 cache, rows 16" : "f16 cache, prefill", d,
+              c->tol_f16_kv + (is_exact ? 0 : tol_max), c->tol_f16_kv + (is_exact ? 0 : tol_rms));
+        note(&worst_f16, d);
+    }
+    td_chain_destroy(&chain);
+    printf("%-18s %-16s max %.2e rms %.2e (f16 cache: max %.2e), %u of %zu greedy tokens\n",
+           c->name, p->name, worst.max, worst.rms, worst_f16.max, n_greedy, json_array_size(greedy));
+}
+
+/* -- tests ------------------------------------------------------------------------------------- */
+
+static json_t *cases; /* index.json */
+
+static void for_each_case(void (*f)(const golden_case *c, const placement *p))
+{
+    size_t i;
+    json_t *entry;
+    json_array_foreach(cases, i, entry)
+    {
+        golden_case c;
+        if (!open_case(&c, entry))
+            continue;
+        for (size_t k = 0; k < n_placements; k++)
+            f(&c, &placements[k]);
+        close_case(&c);
+    }
+}
+
+static void test_logits_match_the_reference(void **state)
+{
+    (void)state;
+    for_each_case(test_case);
+}
+
+/* A long story of a trained model, token by token from BOS. */
+static void story(const golden_case *c, const placement *p)
+{
+    const json_t *s = json_object_get(c->golden, "long_greedy_from_bos");
+    if (!s || p->n_specs > 1)
+        return;
+    const json_t *wanted = json_object_get(s, "greedy_tokens");
+    uint32_t n_prompt, *prompt = load_ids(json_object_get(s, "prompt_tokens"), &n_prompt);
+    td_chain *chain = load(c, p, TD_TYPE_F32, TD_TYPE_F32,
+                           n_prompt + (uint32_t)json_array_size(wanted) + 1);
+    assert_int_equal(n_prompt, 1);
+    uint32_t n = run_greedy(c->name, chain, c->n_vocab, prompt[0], 0, wanted,
+                            json_object_get(s, "margins"), c->tol_f32);
+    printf("%-18s %-16s %u of %zu tokens of the story\n", c->name, p->name, n,
+           json_array_size(wanted));
+    assert_true(n > 100);
+    td_chain_destroy(&chain);
+    free(prompt);
+}
+
+static void test_story_from_bos_matches_the_reference(void **state)
+{
+    (void)state;
+    for_each_case(story);
+}
+
+/* The error a quantized cache brings, against the one it brings to the reference. */
+static void quantized_cache(const golden_case *c, const placement *p)
+{
+    static const struct {
+        const char *key;
+        uint32_t type;
+    } kinds[] = {{"k=q8_0 v=q8_0", TD_TYPE_Q8_0}, {"k=q4_0 v=q4_0", TD_TYPE_Q4_0}};
+    char path[640];
+    snprintf(path, sizeof path, "%s/models/kv_quant.json", golden_dir());
+    json_t *document = load_json(path);
+    const json_t *entry = json_object_get(json_object_get(document, "cases"), c->name);
+    for (size_t i = 0; entry && i < TD_COUNT(kinds); i++) {
+        const json_t *reference = json_object_get(entry, kinds[i].key);
+        assert_non_null(reference);
+        double activations = c->is_f32 || !p->is_host ? 0 : 1;
+        double rms = hypot(2 * number(reference, "rms"), activations * c->tol_quantised_rms);
+        double max = 2 * number(reference, "max_abs") + activations * c->tol_quantised_max;
+        td_chain *chain = load(c, p, kinds[i].type, kinds[i].type, c->n_tokens);
+        deviation prefill = run_prompt(c, chain, 0), rows = run_prompt(c, chain, 5);
+        printf("%-18s %-16s %s: max %.3f (reference %.3f), rms %.4f (reference %.4f)\n", c->name,
+               p->name, kinds[i].key, fmax(prefill.max, rows.max), number(reference, "max_abs"),
+               fmax(prefill.rms, rows.rms), number(reference, "rms"));
+        check(c, p, kinds[i].key, prefill, max, rms);
+        check(c, p, kinds[i].key, rows, max, rms);
+        td_chain_destroy(&chain);
+    }
+    json_decref(document);
+}
+
+static void test_quantized_caches_are_as_good_as_the_reference(void **state)
+{
+    (void)state;
+    for_each_case(quantized_cache);
+}
+
+int main(void)
+{
+    static const char *const splits[] = {"host:1+host:1", NULL};
+    char path[640];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    snprintf(path, sizeof path, "%s/models/index.json", golden_dir());
+    if (!is_readable(path))
+        return SKIPPED;
+    td_log_set_level(TD_LOG_ERROR);
+    cases = json_load_file(path, 0, NULL);
+    find_placements(splits);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits_match_the_reference),
+        cmocka_unit_test(test_story_from_bos_matches_the_reference),
+        cmocka_unit_test(test_quantized_caches_are_as_good_as_the_reference),
+    };
+    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
+    json_decref(cases);
+    return n_failed;
+}

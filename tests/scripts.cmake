@@ -1,0 +1,30 @@
+# Scripts run as tests. Each exits 77 where what it needs is missing.
+function(td_script_test name label)
+    add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 600)
+endfunction()
+
+# Vulkan: the shaders are valid, compile without spilling on AMD's GPUs, and the programs that use
+# a device have nothing to hear from the validation layers.
+td_script_test(unit_shaders_valid unit ${CMAKE_CURRENT_SOURCE_DIR}/check_shaders.sh
+               ${TD_SHADER_DIR} ${TD_SPIRV_VAL})
+td_script_test(unit_shaders_radv unit ${CMAKE_CURRENT_SOURCE_DIR}/check_radv.sh
+               $<TARGET_FILE:test_unit_vulkan_compile>)
+foreach(source ${test_sources})
+    get_filename_component(name ${source} NAME_WE)
+    if(name MATCHES "^op_|^unit_vulkan$")
+        foreach(mode core sync gpu)
+            td_script_test(validation_${mode}_${name} validation
+                           ${CMAKE_CURRENT_SOURCE_DIR}/check_validation.sh ${mode}
+                           $<TARGET_FILE:test_${name}>)
+        endforeach()
+    endif()
+endforeach()
+
+# The tree itself: who includes whom, sizes, format; and that every example configuration is one.
+td_script_test(style_layers style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_layers.py)
+td_script_test(style_format style ${CMAKE_CURRENT_SOURCE_DIR}/check_format.sh)
+td_script_test(style_configs style ${CMAKE_CURRENT_SOURCE_DIR}/check_configs.sh
+               $<TARGET_FILE:tandem>)
+td_script_test(style_docs style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_docs.py
+               $<TARGET_FILE:tandem>)

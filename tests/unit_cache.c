@@ -1,0 +1,343 @@
+/* The cache's pages: growing, shrinking, sharing, and what is left when they run out. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "model/cache.h"
+
+#include "dies.h"
+
+#include <string.h>
+
+#define N_SLOTS 4u
+#define N_CTX   300u /* 5 pages, the last of them not full */
+#define N_COLS  5u
+
+static td_device *dev;
+
+static td_cache_params params_of(uint32_t n_pages)
+{
+    const td_type_info *f16 = td_type_find(TD_TYPE_F16);
+    return (td_cache_params){.type_k = f16, .type_v = f16, .n_layers = 2, .n_head_kv = 2,
+                             .head_dim_k = 8, .head_dim_v = 8, .n_slots = N_SLOTS, .n_ctx = N_CTX,
+                             .n_pages = n_pages};
+}
+
+static td_cache *create(uint32_t n_pages)
+{
+    td_cache_params params = params_of(n_pages);
+    td_err err = {0};
+    td_cache *c = td_cache_create(dev, &params, &err);
+    if (!c)
+        fail_msg("%s", err.message);
+    return c;
+}
+
+static const int32_t *row_of(td_cache *c, uint32_t slot)
+{
+    return (const int32_t *)td_tensor_data(td_cache_pages(c)) + slot * N_COLS;
+}
+
+static void reserve(td_cache *c, uint32_t slot, uint32_t length)
+{
+    td_err err = {0};
+    if (!td_cache_reserve(c, slot, length, &err))
+        fail_msg("%s", err.message);
+}
+
+static void test_cache_counts_its_bytes(void **state)
+{
+    (void)state;
+    uint64_t before, during, after, budget;
+    td_device_memory(dev, &before, &budget);
+    td_cache *c = create(0);
+    td_device_memory(dev, &during, &budget);
+    td_cache_params params = params_of(0);
+    uint64_t table = 4ull * N_SLOTS * N_COLS;
+    assert_int_equal(during - before, td_cache_bytes(dev, &params) + table);
+    assert_int_equal(td_cache_n_free_pages(c), N_SLOTS * N_COLS);
+    assert_ptr_not_equal(td_cache_kv(c, 0), td_cache_kv(c, 1));
+    assert_int_equal(td_kv_get_params(td_cache_kv(c, 1))->n_pages, N_SLOTS * N_COLS);
+    td_cache_destroy(&c);
+    assert_null(c);
+    td_cache_destroy(&c);
+    td_device_memory(dev, &after, &budget);
+    assert_int_equal(after, before);
+}
+
+static void test_cache_reserves_whole_pages(void **state)
+{
+    (void)state;
+    td_cache *c = create(0);
+    const uint32_t n = td_cache_n_free_pages(c);
+    const struct { uint32_t length, n_pages; } steps[] = {{0, 0}, {1, 1}, {64, 1}, {65, 2}, {128, 2},
+                                                          {129, 3}, {300, 5}};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        reserve(c, 1, steps[i].length);
+        assert_int_equal(td_cache_length(c, 1), steps[i].length);
+        assert_int_equal(n - td_cache_n_free_pages(c), steps[i].n_pages);
+    }
+    reserve(c, 1, 3); /* a smaller length changes nothing */
+    assert_int_equal(td_cache_length(c, 1), 300);
+    for (uint32_t i = 0; i < N_COLS; i++)
+        for (uint32_t k = 0; k < i; k++)
+            assert_int_not_equal(row_of(c, 1)[i], row_of(c, 1)[k]);
+    for (uint32_t i = 0; i < N_COLS; i++)
+        assert_int_equal(row_of(c, 0)[i], 0);
+    td_cache_destroy(&c);
+}
+
+static void test_cache_truncates_to_the_committed_length_at_most(void **state)
+{
+    (void)state;
+    td_cache *c = create(0);
+    const uint32_t n = td_cache_n_free_pages(c);
+    reserve(c, 2, 200);
+    const int32_t first = row_of(c, 2)[0], second = row_of(c, 2)[1];
+    td_cache_commit(c, 2, 100);
+    td_cache_truncate(c, 2, 250); /* longer than it is: nothing */
+    assert_int_equal(td_cache_length(c, 2), 200);
+    td_cache_truncate(c, 2, 129);
+    assert_int_equal(n - td_cache_n_free_pages(c), 3);
+    td_cache_truncate(c, 2, 128);
+    assert_int_equal(n - td_cache_n_free_pages(c), 2);
+    td_cache_truncate(c, 2, 100);
+    assert_int_equal(n - td_cache_n_free_pages(c), 2);
+    assert_int_equal(td_cache_length(c, 2), 100);
+    assert_int_equal(td_cache_committed(c, 2), 100);
+    assert_int_equal(row_of(c, 2)[0], first);
+    assert_int_equal(row_of(c, 2)[1], second);
+    assert_int_equal(row_of(c, 2)[2], 0);
+    td_cache_clear(c, 2);
+    assert_int_equal(td_cache_n_free_pages(c), n);
+    assert_int_equal(td_cache_length(c, 2), 0);
+    assert_int_equal(td_cache_committed(c, 2), 0);
+    td_cache_destroy(&c);
+}
+
+static void test_cache_out_of_pages_changes_nothing(void **state)
+{
+    (void)state;
+    td_cache *c = create(6);
+    reserve(c, 0, 64 * 3);
+    reserve(c, 1, 64 * 2);
+    int32_t before[N_SLOTS * N_COLS];
+    memcpy(before, row_of(c, 0), sizeof before);
+    td_err err = {0};
+    assert_false(td_cache_reserve(c, 1, 64 * 4, &err));
+    assert_int_equal(err.code, TD_E_NOMEM);
+    assert_non_null(strstr(err.message, "2 pages wanted, 1 of 6 free"));
+    assert_int_equal(td_cache_length(c, 1), 128);
+    assert_int_equal(td_cache_n_free_pages(c), 1);
+    assert_memory_equal(before, row_of(c, 0), sizeof before);
+    reserve(c, 1, 64 * 3); /* what there is may still be had */
+    assert_int_equal(td_cache_n_free_pages(c), 0);
+    reserve(c, 1, 10);
+    td_cache_truncate(c, 0, 64);
+    reserve(c, 1, 64 * 4);
+    td_cache_destroy(&c);
+}
+
+static void test_cache_keeps_shared_pages_until_the_last_owner_leaves(void **state)
+{
+    (void)state;
+    td_cache *c = create(8);
+    reserve(c, 0, 200);
+    td_cache_commit(c, 0, 150);
+    td_cache_share(c, 0, 1, 128);
+    td_cache_share(c, 1, 2, 64); /* of a shared prefix */
+    assert_int_equal(td_cache_length(c, 1), 128);
+    assert_int_equal(td_cache_committed(c, 1), 128);
+    assert_int_equal(td_cache_n_free_pages(c), 4);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(row_of(c, 0)[i], row_of(c, 1)[i]);
+    const int32_t shared[2] = {row_of(c, 1)[0], row_of(c, 1)[1]};
+    td_cache_clear(c, 0); /* frees its two own pages only */
+    assert_int_equal(td_cache_n_free_pages(c), 6);
+    reserve(c, 3, 300);
+    reserve(c, 1, 129); /* all pages are taken now; none may be a shared one */
+    assert_int_equal(td_cache_n_free_pages(c), 0);
+    for (uint32_t i = 0; i < N_COLS; i++)
+        for (uint32_t k = 0; k < 2; k++)
+            assert_int_not_equal(row_of(c, 3)[i], shared[k]);
+    assert_int_not_equal(row_of(c, 1)[2], shared[0]);
+    td_cache_clear(c, 1);
+    assert_int_equal(td_cache_n_free_pages(c), 2); /* the first page is still slot 2's */
+    td_cache_clear(c, 2);
+    td_cache_clear(c, 3);
+    assert_int_equal(td_cache_n_free_pages(c), 8);
+    td_cache_destroy(&c);
+}
+
+/* What the cache should be, kept as a list of pages per slot. */
+typedef struct {
+    uint32_t length, committed, n_pages;
+    int32_t pages[N_COLS];
+} model_slot;
+
+static void check_against(td_cache *c, const model_slot *model, uint32_t n_pages)
+{
+    bool is_used[64] = {false};
+    uint32_t n_used = 0;
+    for (uint32_t s = 0; s < N_SLOTS; s++) {
+        assert_int_equal(td_cache_length(c, s), model[s].length);
+        assert_int_equal(td_cache_committed(c, s), model[s].committed);
+        for (uint32_t i = 0; i < N_COLS; i++)
+            assert_int_equal(row_of(c, s)[i], i < model[s].n_pages ? model[s].pages[i] : 0);
+        for (uint32_t i = 0; i < model[s].n_pages; i++) {
+            assert_in_range(model[s].pages[i], 0, n_pages - 1);
+            n_used += !is_used[model[s].pages[i]];
+            is_used[model[s].pages[i]] = true;
+        }
+    }
+    assert_int_equal(td_cache_n_free_pages(c), n_pages - n_used);
+}
+
+/* A page that a slot gets must be nobody's. */
+static void take_new_pages(td_cache *c, model_slot *model, uint32_t s, uint32_t n)
+{
+    for (; model[s].n_pages < n; model[s].n_pages++) {
+        int32_t page = row_of(c, s)[model[s].n_pages];
+        for (uint32_t k = 0; k < N_SLOTS; k++)
+            for (uint32_t i = 0; i < model[k].n_pages; i++)
+                assert_int_not_equal(page, model[k].pages[i]);
+        model[s].pages[model[s].n_pages] = page;
+    }
+}
+
+static void random_step(td_cache *c, model_slot *model, uint64_t r)
+{
+    uint32_t s = r >> 8 & 3, to = r >> 10 & 3, length = (uint32_t)(r >> 16) % (N_CTX + 1);
+    model_slot *m = &model[s];
+    td_err err = {0};
+    switch (r & 7) {
+    case 0: case 1: case 2: {
+        uint32_t n = (length + 63) / 64, n_free = td_cache_n_free_pages(c);
+        bool fits = n <= m->n_pages || n - m->n_pages <= n_free;
+        assert_int_equal(td_cache_reserve(c, s, length, &err), fits);
+        if (fits) {
+            take_new_pages(c, model, s, n);
+            m->length = length > m->length ? length : m->length;
+        }
+        break;
+    }
+    case 3: case 4:
+        length = length < m->committed ? m->committed : length;
+        td_cache_truncate(c, s, length);
+        m->length = length < m->length ? length : m->length;
+        if (m->n_pages > (m->length + 63) / 64)
+            m->n_pages = (m->length + 63) / 64;
+        break;
+    case 5:
+        m->committed += m->length > m->committed ? length % (m->length - m->committed + 1) : 0;
+        td_cache_commit(c, s, m->committed);
+        break;
+    case 6:
+        td_cache_clear(c, s);
+        *m = (model_slot){0};
+        break;
+    case 7:
+        length = length / 64 * 64 > m->committed ? m->committed / 64 * 64 : length / 64 * 64;
+        if (s == to || model[to].n_pages || model[to].length)
+            break;
+        td_cache_share(c, s, to, length);
+        model[to] = (model_slot){.length = length, .committed = length, .n_pages = length / 64};
+        memcpy(model[to].pages, m->pages, sizeof m->pages);
+        break;
+    }
+}
+
+static void test_cache_agrees_with_a_list_of_pages(void **state)
+{
+    (void)state;
+    td_cache *c = create(11); /* too few for all */
+    model_slot model[N_SLOTS] = {0};
+    uint64_t r = 7;
+    for (uint32_t i = 0; i < 20000; i++) {
+        r = r * 6364136223846793005u + 1442695040888963407u;
+        random_step(c, model, r >> 16);
+        check_against(c, model, 11);
+    }
+    td_cache_destroy(&c);
+}
+
+static void truncate_committed(void *c) { td_cache_truncate(c, 0, 69); }
+static void commit_beyond(void *c) { td_cache_commit(c, 0, 101); }
+static void commit_back(void *c) { td_cache_commit(c, 0, 69); }
+static void share_with_itself(void *c) { td_cache_share(c, 0, 0, 0); }
+static void share_into_used(void *c) { td_cache_share(c, 0, 1, 64); }
+static void share_part_of_a_page(void *c) { td_cache_share(c, 0, 2, 65); }
+static void share_uncommitted(void *c) { td_cache_share(c, 0, 2, 128); }
+static void use_no_slot(void *c) { td_cache_clear(c, N_SLOTS); }
+static void use_no_layer(void *c) { td_cache_kv(c, 2); }
+static void reserve_beyond(void *c) { td_cache_reserve(c, 0, N_CTX + 1, NULL); }
+static void do_nothing(void *c) { td_cache_truncate(c, 0, 70); }
+
+static void test_cache_holds_its_contracts(void **state)
+{
+    (void)state;
+    td_cache *c = create(0);
+    reserve(c, 0, 100);
+    td_cache_commit(c, 0, 70);
+    reserve(c, 1, 1);
+    void (*const bad[])(void *) = {truncate_committed,   commit_beyond,     commit_back,
+                                   share_with_itself,    share_into_used,   share_part_of_a_page,
+                                   share_uncommitted,    use_no_slot,       use_no_layer,
+                                   reserve_beyond};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (!dies(bad[i], c))
+            fail_msg("contract %zu is not held", i);
+    assert_false(dies(do_nothing, c));
+    td_cache_destroy(&c);
+}
+
+static void test_cache_survives_every_failing_allocation(void **state)
+{
+    (void)state;
+    uint64_t before, after, budget;
+    td_cache_params params = params_of(0);
+    td_device_memory(dev, &before, &budget);
+    uint64_t n_failed = 0;
+    for (uint64_t n = 1;; n++) {
+        td_err err = {0};
+        td_alloc_fail_at(n);
+        td_cache *c = td_cache_create(dev, &params, &err);
+        td_alloc_fail_at(0);
+        bool is_ok = c != NULL;
+        assert_int_equal(err.code, is_ok ? TD_OK : TD_E_NOMEM);
+        td_cache_destroy(&c);
+        td_device_memory(dev, &after, &budget);
+        assert_int_equal(after, before);
+        if (is_ok)
+            break;
+        n_failed++;
+    }
+    assert_true(n_failed >= 8); /* cache, 4 lists, table, 2 layers */
+}
+
+int main(void)
+{
+    td_err err = {0};
+    dev = td_device_create("host:1", &err);
+    if (!dev) {
+        print_error("%s\n", err.message);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cache_counts_its_bytes),
+        cmocka_unit_test(test_cache_reserves_whole_pages),
+        cmocka_unit_test(test_cache_truncates_to_the_committed_length_at_most),
+        cmocka_unit_test(test_cache_out_of_pages_changes_nothing),
+        cmocka_unit_test(test_cache_keeps_shared_pages_until_the_last_owner_leaves),
+        cmocka_unit_test(test_cache_agrees_with_a_list_of_pages),
+        cmocka_unit_test(test_cache_holds_its_contracts),
+        cmocka_unit_test(test_cache_survives_every_failing_allocation),
+    };
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    td_device_destroy(&dev);
+    return rc;
+}
