@@ -177,7 +177,7 @@ static td_json_field json_field(const option *o, const char *key)
     case OPT_U64:
         f.type = TD_JSON_INT;
         f.min = (int64_t)o->min;
-        f.max = o->max >= 9.2e18 ? INT64_MAX : (int64_t)o->max;
+        f.max = o->max >= 9223372036854775808.0 ? INT64_MAX : (int64_t)o->max;
         break;
     case OPT_FLOAT:
         f.type = TD_JSON_FLOAT;

@@ -199,10 +199,11 @@ td_program *td_program_begin(td_device *dev, const td_program_params *params, td
 
 bool td_program_end(td_program *p, td_err *err)
 {
-    TD_ASSERT(!p->is_compiled && p->n_ops > 0);
-    if (p->is_out_of_memory)
+    TD_ASSERT(!p->is_compiled);
+    if (p->is_out_of_memory) /* perhaps before the first op */
         return td_err_set(err, TD_E_NOMEM, "program %s: out of host memory while recording",
                           p->params.name);
+    TD_ASSERT(p->n_ops > 0);
     if (!p->dev->backend->program_compile(p, err))
         return td_err_prepend(err, "program %s", p->params.name);
     p->is_compiled = true;

@@ -190,15 +190,29 @@ bool td_drafting_open(td_drafting *d, uint32_t sequence, uint64_t stream,
                                            .repeat_last_n = s->repeat_last_n}});
 }
 
+bool td_drafting_is_beyond(const td_drafting *d, uint32_t position)
+{
+    td_peer_info info = td_peer_get_info(d->peer);
+    return info.is_joined && position >= info.n_ctx;
+}
+
 bool td_drafting_send(td_drafting *d, const td_action *a)
 {
+    /* What lies beyond the draft's context is not told to it. */
+    td_peer_info info = td_peer_get_info(d->peer);
+    if (!info.is_joined)
+        return false;
+    uint32_t room = info.n_ctx > a->position ? info.n_ctx - a->position : 0;
     switch (a->kind) {
     case TD_ACT_DRAFT_FEED:
-        return send(d, &(td_wire_msg){.type = TD_WIRE_FEED,
-                                      .feed = {a->sequence, a->position, a->n_tokens, a->tokens}});
+        return !room || send(d, &(td_wire_msg){.type = TD_WIRE_FEED,
+                                               .feed = {a->sequence, a->position,
+                                                        td_min_u32(a->n_tokens, room), a->tokens}});
     case TD_ACT_DRAFT_PROPOSE:
+        TD_ASSERT(room > 0);
         return send(d, &(td_wire_msg){.type = TD_WIRE_PROPOSE,
-                                      .propose = {a->sequence, a->epoch, a->position, a->k}});
+                                      .propose = {a->sequence, a->epoch, a->position,
+                                                  td_min_u32(a->k, room)}});
     case TD_ACT_DRAFT_CLOSE:
         return send(d, &(td_wire_msg){.type = TD_WIRE_CLOSE, .close = {a->sequence}});
     default:

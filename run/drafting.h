@@ -43,6 +43,9 @@ bool td_drafting_open(td_drafting *d, uint32_t sequence, uint64_t stream,
                       const td_sampling_params *sampling);
 bool td_drafting_send(td_drafting *d, const td_action *action);
 
+/* Is a position beyond the context of the session's draft? No proposal is to be sent for it. */
+bool td_drafting_is_beyond(const td_drafting *d, uint32_t position);
+
 /* Where the draft runs, for stats; "" when it is elsewhere. */
 const char *td_drafting_device(const td_drafting *d);
 /* Bytes a draft in this process takes on its device; 0 when it is elsewhere. */

@@ -282,6 +282,10 @@ static void send_to_draft(run *r, const td_action *a)
 {
     if (!r->is_draft_joined)
         return;
+    if (a->kind == TD_ACT_DRAFT_PROPOSE && td_drafting_is_beyond(r->drafting, a->position)) {
+        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, now_us(r));
+        return;
+    }
     bool is_sent;
     if (a->kind == TD_ACT_DRAFT_OPEN) {
         const td_prompt *q = find_active(r, a->sequence)->prompt;

@@ -1,11 +1,11 @@
 #include "target/placement.h"
 
 #include "base/check.h"
+#include "base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SHARE_STEPS 40 /* halvings of the search for the fullest device's share */
 
 /* "a-b" after '@'. */
 static bool parse_range(const char *text, const char *range, td_device_spec *out, td_err *err)
@@ -54,58 +54,72 @@ static uint64_t bytes_of(const td_place_device *d, uint32_t first, uint32_t last
     return n;
 }
 
-/* Gives each of the free devices [0, n) of a gap as many of the layers first..last as fit into
- * `share` of its budget, at least one. True when all layers found a place. */
-static bool fill(td_place_device *devices, uint32_t n, uint32_t first, uint32_t last,
-                 uint32_t n_layers, double share)
+/* How full a device gets. */
+static double share_of(const td_place_device *d, uint64_t n_bytes)
 {
-    uint32_t next = first;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t n_after = n - 1 - i; /* each needs a layer */
-        td_place_device *d = &devices[i];
-        uint32_t end = next;
-        while (end < last - n_after &&
-               (double)bytes_of(d, next, end + 1, n_layers) <= share * (double)d->budget_bytes)
-            end++;
-        if ((double)bytes_of(d, next, end, n_layers) > share * (double)d->budget_bytes)
-            return false;
-        d->first = next;
-        d->last = end;
-        next = end + 1;
-    }
-    return next == last + 1;
+    if (n_bytes == 0)
+        return 0;
+    return d->budget_bytes ? (double)n_bytes / (double)d->budget_bytes : HUGE_VAL;
 }
 
-/* Shares layers first..last among n free devices. */
+static bool report_too_much(const td_place_device *devices, uint32_t n, uint32_t first,
+                            uint32_t last, uint32_t n_layers, td_err *err)
+{
+    uint64_t wanted = 0, budget = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        budget += devices[i].budget_bytes;
+        wanted += devices[i].fixed_bytes;
+    }
+    wanted += bytes_of(&devices[0], first, last, n_layers) - devices[0].fixed_bytes;
+    return td_err_set(err, TD_E_NOMEM,
+                      "layers %u..%u need %llu MiB with cache and scratch; the devices for them "
+                      "have %llu MiB (use a shorter --ctx, a smaller --kv type or more devices)",
+                      first, last, (unsigned long long)(wanted >> 20),
+                      (unsigned long long)(budget >> 20));
+}
+
+/* Shares layers first..last among n free devices: dynamic programming from the last device to the
+ * first. best[k] is the share of the fullest of the devices i.. when they hold the layers from
+ * first + k on; a device takes as many layers as that allows. (Filling each device in turn would
+ * miss cuts where layers differ in size, for each device must get one.) */
 static bool share_gap(td_place_device *devices, uint32_t n, uint32_t first, uint32_t last,
                       uint32_t n_layers, td_err *err)
 {
-    if (last - first + 1 < n)
+    const uint32_t n_gap = last - first + 1;
+    if (n_gap < n)
         return td_err_set(err, TD_E_USAGE, "%u devices for %u layers (%u..%u): one layer each at least",
-                          n, last - first + 1, first, last);
-    double low = 0, high = 1;
-    if (!fill(devices, n, first, last, n_layers, high)) {
-        uint64_t wanted = 0, budget = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            budget += devices[i].budget_bytes;
-            wanted += devices[i].fixed_bytes;
+                          n, n_gap, first, last);
+    double *best = td_alloc(n_gap + 1, sizeof *best, err);
+    uint32_t *ends = td_alloc((size_t)n * n_gap, sizeof *ends, err); /* last layer, by i and k */
+    bool is_ok = best && ends;
+    for (uint32_t k = 0; is_ok && k < n_gap; k++)
+        best[k] = HUGE_VAL; /* and 0 behind the last layer, where no device is left */
+    for (uint32_t i = n; is_ok && i-- > 0; best[n_gap] = HUGE_VAL) {
+        const td_place_device *d = &devices[i];
+        for (uint32_t k = 0; k < n_gap; k++) {
+            uint64_t n_bytes = d->fixed_bytes + (first + k == 0 ? d->first_bytes : 0);
+            double least = HUGE_VAL;
+            for (uint32_t e = k; e < n_gap; e++) {
+                n_bytes += d->layer_bytes[first + e] + (first + e + 1 == n_layers ? d->last_bytes : 0);
+                double share = fmax(share_of(d, n_bytes), best[e + 1]);
+                if (share <= least) {
+                    least = share;
+                    ends[i * n_gap + k] = e;
+                }
+            }
+            best[k] = least;
         }
-        wanted += bytes_of(&devices[0], first, last, n_layers) - devices[0].fixed_bytes;
-        return td_err_set(err, TD_E_NOMEM,
-                          "layers %u..%u need %llu MiB with cache and scratch; the devices for them "
-                          "have %llu MiB (use a shorter --ctx, a smaller --kv type or more devices)",
-                          first, last, (unsigned long long)(wanted >> 20),
-                          (unsigned long long)(budget >> 20));
     }
-    for (int i = 0; i < SHARE_STEPS; i++) {
-        double middle = (low + high) / 2;
-        if (fill(devices, n, first, last, n_layers, middle))
-            high = middle;
-        else
-            low = middle;
+    if (is_ok && best[0] > 1)
+        is_ok = report_too_much(devices, n, first, last, n_layers, err);
+    for (uint32_t i = 0, k = 0; is_ok && i < n; i++) {
+        devices[i].first = first + k;
+        devices[i].last = first + ends[i * n_gap + k];
+        k = ends[i * n_gap + k] + 1;
     }
-    fill(devices, n, first, last, n_layers, high);
-    return true;
+    td_free(best);
+    td_free(ends);
+    return is_ok;
 }
 
 bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)

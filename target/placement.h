@@ -29,7 +29,7 @@ typedef struct {
 /* Cuts layers 0..n_layers-1 into contiguous runs, in the order of the devices. Pinned devices keep
  * their range; the others share what is left so that the fullest (bytes / budget) is as empty as
  * possible, each with at least one layer. TD_E_USAGE: ranges that overlap, leave a gap, are out of
- * order, or too many devices; TD_E_NOMEM: says which device lacks how much. */
+ * order, or too many devices; TD_E_NOMEM: bytes wanted and there. */
 bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err);
 
 #endif

@@ -13,4 +13,5 @@ if [ -z "$found" ]; then
     echo "skipped: no validation layers; on Debian: apt-get install vulkan-validationlayers"
     exit 77
 fi
-TD_VK_VALIDATION=$mode exec "$program"
+# The op tests need not run on the host here.
+TD_TEST_DEVICES=${TD_TEST_DEVICES:-vulkan:0} TD_VK_VALIDATION=$mode exec "$program"

@@ -52,18 +52,20 @@ static inline const char *env_or(const char *name, const char *fallback)
 
 static inline const char *golden_dir(void) { return env_or("TD_GOLDEN", "../shared/golden"); }
 
-/* Path of a file of the bundled pair; static storage for a few calls. */
-static inline const char *tales_path(const char *file)
+/* The files of the bundled pair; static storage. */
+static inline const char *tales_target(void)
 {
-    static char paths[4][512];
-    static unsigned i;
-    char *path = paths[i++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", env_or("TD_TALES", "configs/tales"), file);
+    static char path[512];
+    snprintf(path, sizeof path, "%s/tales-target.q8_0.gguf", env_or("TD_TALES", "configs/tales"));
     return path;
 }
 
-#define TALES_TARGET tales_path("tales-target.q8_0.gguf")
-#define TALES_DRAFT  tales_path("tales-draft.q8_0.gguf")
+static inline const char *tales_draft(void)
+{
+    static char path[512];
+    snprintf(path, sizeof path, "%s/tales-draft.q8_0.gguf", env_or("TD_TALES", "configs/tales"));
+    return path;
+}
 
 static inline bool is_readable(const char *path)
 {
@@ -274,8 +276,8 @@ static inline json_int_t line_count(const json_t *line, const char *key)
 /* Law 1: every line says the same; what was drafted may differ. */
 static inline void assert_same_texts(const char *what, const json_t *wanted, const json_t *got)
 {
-    static const char *const keys[] = {"status", "tokens", "text", "reason", "error",
-                                       "prompt_tokens", "input_sha", "config_sha", "model_sha"};
+    static const char *const keys[] = {"status", "model_sha", "config_sha", "input_sha", "tokens",
+                                       "text", "reason", "error", "prompt_tokens"};
     const char *id;
     json_t *line;
     if (json_object_size(wanted) != json_object_size(got))

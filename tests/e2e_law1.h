@@ -66,13 +66,14 @@ static inline void run_alone(row_check *r)
     }
 }
 
-/* n rows: the sequences' next rows in a drawn mixture, some without an output. */
+/* n rows: the sequences' next rows in a drawn mixture, some without an output; draw 0: sequence
+ * after sequence, as a run has them. */
 static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
     uint32_t taken[ROW_SLOTS] = {0}, index[TD_VERIFY_ROWS_MAX];
     for (uint32_t i = 0, at = 0; i < n; at++) {
-        uint32_t slot = td_noise_bits(draw, n, 2 * at) % ROW_SLOTS;
+        uint32_t slot = (draw ? td_noise_bits(draw, n, 2 * at) : at / 8) % ROW_SLOTS;
         if (taken[slot] == ROW_DRAFTED)
             continue;
         uint32_t position = row_prompts[slot] + taken[slot];
@@ -80,7 +81,7 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
         rows[i++] = (td_forward_row){.slot = slot,
                                      .position = position,
                                      .token = row_token(slot, position, r->n_vocab),
-                                     .is_output = td_noise_bits(draw, n, 2 * at + 1) % 8 != 0};
+                                     .is_output = !draw || td_noise_bits(draw, n, 2 * at + 1) % 8};
     }
     rows[n - 1].is_output = true;
     run_verify(r, rows, n);

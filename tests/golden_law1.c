@@ -6,12 +6,11 @@
 static const char *const row_cases[] = {"llama",      "llama-f16", "llama-q8_0", "llama-q4_k_m",
                                         "llama-yarn", "qwen2",     "qwen3",      "stories260k"};
 
-static const char *model_path(const char *name)
+/* Each caller's buffer holds the path as long as it is used. */
+static const char *model_path(char path[static 640], const char *name)
 {
-    static char path[2][640];
-    static unsigned i;
-    snprintf(path[i ^= 1], sizeof path[0], "%s/models/%s/model.gguf", golden_dir(), name);
-    return path[i];
+    snprintf(path, 640, "%s/models/%s/model.gguf", golden_dir(), name);
+    return path;
 }
 
 static void test_rows_do_not_depend_on_their_batch(void **state)
@@ -19,8 +18,9 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
     static const uint32_t types[] = {TD_TYPE_F16, TD_TYPE_F32, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
     (void)state;
     for (size_t i = 0; i < TD_COUNT(row_cases); i++) {
+        char path[640];
         td_err err = {0};
-        td_model *model = td_model_open(model_path(row_cases[i]), &err);
+        td_model *model = td_model_open(model_path(path, row_cases[i]), &err);
         if (!model)
             fail_msg("%s", err.message);
         for (size_t k = 0; k < n_placements; k++) {
@@ -46,9 +46,9 @@ static void check_runs(const model_pair *pair, const placement *p, json_t **host
     } variants[] = {{1, 1, true}, {4, 4, true}, {8, 1, false}, {16, 4, true}, {63, 2, true}};
     scratch s;
     scratch_open(&s);
-    char *words = many_words(60), what[256];
+    char *words = many_words(60), what[256], target[640], draft[640];
     write_law1_prompts(s.in, words);
-    td_run_params params = base_params(&s, model_path(pair->target));
+    td_run_params params = base_params(&s, model_path(target, pair->target));
     set_placement(&params, p);
     params.ignore_eos = true;
     params.n_ctx = 512;
@@ -62,7 +62,7 @@ static void check_runs(const model_pair *pair, const placement *p, json_t **host
     }
     for (size_t i = 0; i < TD_COUNT(variants); i++) {
         td_run_totals totals;
-        params.draft_path = model_path(variants[i].is_self ? pair->target : pair->draft);
+        params.draft_path = model_path(draft, variants[i].is_self ? pair->target : pair->draft);
         params.draft_spec = p->is_host || i % 2 ? "host:1" : p->specs[0];
         params.draft_fixed = variants[i].k;
         params.n_parallel = variants[i].n_parallel;
@@ -96,7 +96,8 @@ static void test_lines_do_not_depend_on_the_draft(void **state)
 int main(void)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (!is_readable(model_path("llama")))
+    char path[640];
+    if (!is_readable(model_path(path, "llama")))
         return SKIPPED;
     td_log_set_level(TD_LOG_ERROR);
     const char *splits[3] = {"host:1@0-0+host:1", NULL, NULL};

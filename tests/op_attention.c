@@ -262,8 +262,10 @@ static void test_kv_store_rounds_as_the_encoders_do(void **state)
         for (size_t i = 0; i < n; i++) { /* sizes from the subnormal halves up, ties, zeros */
             size_t row = i / c.dim_v;
             d.v[i] = ldexpf(d.v[i], (int)(row % 40) - 30);
-            if (row % 7 == 0)
-                d.v[i] = (float)((int)(i % 17) - 8) * 0.5f;
+            if (row % 5 == 0) /* d = 1 in Q8_0: halves of a quant */
+                d.v[i] = i % 32 ? (float)(i % 9) - 4.5f : 127.0f;
+            if (row % 7 == 0) /* halves of the last bit of a half */
+                d.v[i] = 1.0f + (float)(2 * (i % 50) + 1) * 0x1p-11f;
             if (row % 11 == 0)
                 d.v[i] = 0;
         }

@@ -14,6 +14,11 @@ foreach(source ${test_sources})
     get_filename_component(name ${source} NAME_WE)
     if(name MATCHES "^op_|^unit_vulkan$")
         foreach(mode core sync gpu)
+            # Instrumented, the unrolled kernels take many minutes on a software driver; the small
+            # shapes of unit_vulkan run them all the same.
+            if(mode STREQUAL "gpu" AND name MATCHES "mat_mul|attention")
+                continue()
+            endif()
             td_script_test(validation_${mode}_${name} validation
                            ${CMAKE_CURRENT_SOURCE_DIR}/check_validation.sh ${mode}
                            $<TARGET_FILE:test_${name}>)

@@ -92,7 +92,8 @@ static inline toy_tensor *toy_find(toy *t, const char *name)
 
 static inline void toy_drop_tensor(toy *t, const char *name)
 {
-    *toy_find(t, name) = t->tensors[--t->n_tensors];
+    toy_tensor *x = toy_find(t, name);
+    *x = t->tensors[--t->n_tensors];
 }
 
 static inline toy_tensor *toy_add(toy *t, const char *name, uint64_t n_cols, uint64_t n_rows)

@@ -172,9 +172,8 @@ static void test_three_unequal_devices_fill_evenly(void **state)
     d[0].first_bytes = 100 * MIB;
     d[2].last_bytes = 100 * MIB;
     assert_true(td_place_layers(d, 3, 15, NULL));
-    assert_int_equal(d[0].last, 9);  /* 200 of 400 */
-    assert_int_equal(d[1].last, 14 - 1);  /* 40 of 100: at 50 the last would have none */
-    assert_int_equal(d[2].last, 14); /* 110 of 200 */
+    assert_int_equal(d[2].first, 14); /* 110 of 200 at least, so ... */
+    assert_int_equal(d[0].last, 11);  /* ... the first may have 220 of 400 */
     d[1].fixed_bytes = 90 * MIB;
     assert_true(td_place_layers(d, 3, 15, NULL));
     assert_int_equal(d[1].last, d[1].first); /* one layer fits, and one there must be */
@@ -270,7 +269,7 @@ static void test_placement_is_the_best_of_all_cuts(void **state)
             worst = share > worst ? share : worst;
         }
         assert_int_equal(d[n - 1].last, n_layers - 1);
-        if (worst > best * (1 + 1e-9) + 1e-9)
+        if (worst > best)
             fail_msg("case %u: the fullest device is filled to %g, possible is %g", c, worst, best);
     }
     assert_in_range(n_feasible, n_cases / 5, n_cases * 4 / 5); /* the cases are worth something */

@@ -2,6 +2,7 @@
  * devices in one process, weights cut into slabs, submissions cut by time, a lost device, limits.
  * Runs on the first usable device of index 0; skips where there is none. */
 #include "base/check.h"
+#include "base/mem.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 #include "kernels/vulkan/hazard.h"
@@ -28,8 +29,8 @@ static td_device *open_device(void)
     return dev;
 }
 
-static td_tensor *make(td_device *dev, const char *name, td_elem elem, td_rows rows, uint32_t n_rows,
-                       uint32_t n_cols, bool is_host_visible)
+static td_tensor *make(td_device *dev, const char *name, td_elem elem, td_rows rows,
+                       uint32_t n_rows, uint32_t n_cols, bool is_host_visible)
 {
     td_err err = {0};
     td_tensor *t = td_tensor_create(
@@ -70,8 +71,8 @@ static fixture make_fixture(td_device *dev, uint32_t n_out, td_mode mode)
     fixture f = {.dev = dev};
     td_err err = {0};
     f.w = make_weight(dev, n_out);
-    f.bias = td_weight_create(
-        dev, &(td_weight_params){"bias", td_type_find(TD_TYPE_F32), 1, n_out}, &err);
+    f.bias = td_weight_create(dev, &(td_weight_params){"bias", td_type_find(TD_TYPE_F32), 1, n_out},
+                              &err);
     float *bias = calloc(n_out, sizeof *bias);
     for (uint32_t i = 0; i < n_out; i++)
         bias[i] = (float)(i % 7);
@@ -222,7 +223,8 @@ static void test_weights_larger_than_a_range_are_cut_by_rows(void **state)
     td_err err = {0};
     td_tensor *ids = make(dev, "ids", TD_ELEM_I32, TD_ROWS_BATCH, 4, 1, true);
     td_tensor *y = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, 4, N_COLS, true);
-    td_program *p = td_program_begin(dev, &(td_program_params){"embed", TD_MODE_VERIFY, 4, 0}, &err);
+    td_program *p =
+        td_program_begin(dev, &(td_program_params){"embed", TD_MODE_VERIFY, 4, 0}, &err);
     td_op_embed(p, f.w, td_all(ids), td_all(y));
     assert_true(td_program_end(p, &err));
     const int32_t wanted[4] = {999, 0, 256, 511};
@@ -235,6 +237,19 @@ static void test_weights_larger_than_a_range_are_cut_by_rows(void **state)
     td_program_destroy(&p);
     td_tensor_destroy(&ids);
     td_tensor_destroy(&y);
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+/* As on a GPU whose memory the host cannot see; the weight takes two staging buffers. */
+static void test_weights_go_through_staging(void **state)
+{
+    (void)state;
+    setenv("TD_VK_LIMIT", "directWriteBytes=1", 1);
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 20000, TD_MODE_VERIFY);
+    run_and_check(&f, 1);
     destroy_fixture(&f);
     td_device_destroy(&dev);
     unsetenv("TD_VK_LIMIT");
@@ -281,7 +296,7 @@ static void test_limits_that_are_not_understood_are_refused(void **state)
 {
     (void)state;
     const char *bad[] = {"maxStorageBufferRange", "maxStorageBufferRange=", "x=1",
-                         "maxBufferSize=0", "maxBufferSize=1k", "maxBufferSize=1,,"};
+                         "maxBufferSize=0",       "maxBufferSize=1k",       "maxBufferSize=1,,"};
     for (size_t i = 0; i < TD_COUNT(bad); i++) {
         setenv("TD_VK_LIMIT", bad[i], 1);
         expect_refused("vulkan:0", "TD_VK_LIMIT");
@@ -347,13 +362,13 @@ static void test_hazard_tracker_sees_every_kind(void **state)
     const uint32_t a = 0, b = 1, c = 2, both[] = {0, 1};
     assert_true(td_vk_hazard_create(&h, 3, &err));
     assert_false(td_vk_hazard_add(&h, &a, 1, &b, 1));
-    assert_false(td_vk_hazard_add(&h, &a, 1, &c, 1)); /* read after read */
-    assert_true(td_vk_hazard_add(&h, &b, 1, NULL, 0)); /* read after write */
-    assert_false(td_vk_hazard_add(&h, &c, 1, NULL, 0)); /* the barrier covered c as well */
-    assert_true(td_vk_hazard_add(&h, NULL, 0, &b, 1)); /* write after read */
+    assert_false(td_vk_hazard_add(&h, &a, 1, &c, 1));    /* read after read */
+    assert_true(td_vk_hazard_add(&h, &b, 1, NULL, 0));   /* read after write */
+    assert_false(td_vk_hazard_add(&h, &c, 1, NULL, 0));  /* the barrier covered c as well */
+    assert_true(td_vk_hazard_add(&h, NULL, 0, &b, 1));   /* write after read */
     assert_true(td_vk_hazard_add(&h, NULL, 0, both, 2)); /* write after write */
-    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));  /* in place after a write */
-    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));  /* and again */
+    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));     /* in place after a write */
+    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));     /* and again */
     td_vk_hazard_reset(&h);
     assert_false(td_vk_hazard_add(&h, both, 2, &c, 1));
     h.epoch = UINT32_MAX; /* wrap-around keeps nothing from the old days */
@@ -384,6 +399,55 @@ static void test_rows_do_not_depend_on_their_number(void **state)
     td_device_destroy(&dev);
 }
 
+/* A row that sees one position only gets its values back; pages, slots and positions that do not
+ * exist are neither written nor read (GPU-assisted validation watches that). */
+static void test_cache_stores_and_ignores_what_is_outside(void **state)
+{
+    (void)state;
+    enum { HEADS = 2, DIM = 40, ROWS = 4 };
+    td_device *dev = open_device();
+    td_err err = {0};
+    const td_type_info *type = td_type_find(TD_TYPE_F32);
+    td_kv *kv = td_kv_create(dev, &(td_kv_params){type, type, HEADS, DIM, DIM, 3}, &err);
+    assert_non_null(kv);
+    td_tensor *q = make(dev, "q", TD_ELEM_F32, TD_ROWS_BATCH, ROWS, 3 * HEADS * DIM, true);
+    td_tensor *y = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, ROWS, HEADS * DIM, true);
+    td_batch_tensors batch = {
+        make(dev, "positions", TD_ELEM_I32, TD_ROWS_BATCH, ROWS, 1, true),
+        make(dev, "slots", TD_ELEM_I32, TD_ROWS_BATCH, ROWS, 1, true),
+        make(dev, "pages", TD_ELEM_I32, TD_ROWS_FIXED, 2, 2, true),
+    };
+    td_program *p =
+        td_program_begin(dev, &(td_program_params){"cache", TD_MODE_VERIFY, ROWS, 0}, &err);
+    td_view k = td_columns(q, HEADS * DIM, HEADS * DIM);
+    td_view v = td_columns(q, 2 * HEADS * DIM, HEADS * DIM);
+    td_op_kv_store(p, kv, k, v, &batch);
+    td_op_attention(p, kv, td_columns(q, 0, HEADS * DIM), td_all(y),
+                    &(td_attention_params){.n_head = HEADS, .scale = 0.1f, .window = 1}, &batch);
+    if (!td_program_end(p, &err))
+        fail_msg("%s", err.message);
+    float *x = td_tensor_data(q);
+    for (uint32_t i = 0; i < ROWS * 3 * HEADS * DIM; i++)
+        x[i] = (float)(i % 101) - 50.0f;
+    /* Rows: one that is there; a page, a slot and a position that are not. */
+    memcpy(td_tensor_data(batch.positions), (int32_t[]){70, 3, 0, 128}, 4 * ROWS);
+    memcpy(td_tensor_data(batch.slots), (int32_t[]){0, 1, 1000000, 0}, 4 * ROWS);
+    memcpy(td_tensor_data(batch.pages), (int32_t[]){0, 2, 3, -1}, 4 * ROWS);
+    if (!td_program_run(p, ROWS, 0, &err))
+        fail_msg("%s", err.message);
+    const float *out = td_tensor_data(y);
+    for (uint32_t c = 0; c < HEADS * DIM; c++)
+        assert_true(out[c] == x[2 * HEADS * DIM + c]);
+    td_program_destroy(&p);
+    td_tensor_destroy(&batch.positions);
+    td_tensor_destroy(&batch.slots);
+    td_tensor_destroy(&batch.pages);
+    td_tensor_destroy(&q);
+    td_tensor_destroy(&y);
+    td_kv_destroy(&kv);
+    td_device_destroy(&dev);
+}
+
 static void test_lost_device_stays_lost(void **state)
 {
     (void)state;
@@ -410,6 +474,53 @@ static void test_lost_device_stays_lost(void **state)
     destroy_fixture(&f);
     td_device_destroy(&dev);
     unsetenv("TD_VK_LOSE_AFTER");
+}
+
+/* Opens a device, builds a small program and runs it; false with err set at the first failure. */
+static bool build_and_run(td_err *err)
+{
+    td_device *dev = td_device_create("vulkan:0", err);
+    td_weight *w = NULL;
+    td_tensor *x = NULL, *y = NULL;
+    td_program *p = NULL;
+    bool is_ok = dev != NULL;
+    float rows[8 * 16] = {0};
+    if (is_ok)
+        w = td_weight_create(dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), 8, 16}, err);
+    if (w)
+        x = td_tensor_create(dev, &(td_tensor_params){"x", TD_ELEM_F32, TD_ROWS_BATCH, 2, 16, true},
+                             err);
+    if (x)
+        y = td_tensor_create(dev, &(td_tensor_params){"y", TD_ELEM_F32, TD_ROWS_BATCH, 2, 8, false},
+                             err);
+    is_ok = y && td_weight_write(w, 0, 8, rows, err);
+    if (is_ok)
+        p = td_program_begin(dev, &(td_program_params){"p", TD_MODE_VERIFY, 2, 0}, err);
+    if (p)
+        td_op_mat_mul(p, w, NULL, td_all(x), td_all(y));
+    is_ok = p && td_program_end(p, err) && td_program_run(p, 2, 0, err);
+    td_program_destroy(&p);
+    td_tensor_destroy(&y);
+    td_tensor_destroy(&x);
+    td_weight_destroy(&w);
+    td_device_destroy(&dev);
+    return is_ok;
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    bool is_ok = false;
+    uint64_t n = 0;
+    while (!is_ok && n < 1000) {
+        td_err err = {0};
+        td_alloc_fail_at(++n);
+        is_ok = build_and_run(&err);
+        td_alloc_fail_at(0);
+        if (!is_ok)
+            assert_int_equal(err.code, TD_E_NOMEM);
+    }
+    assert_true(is_ok && n > 10);
 }
 
 static void test_bandwidth_is_measured(void **state)
@@ -443,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_two_devices_of_one_gpu_work_side_by_side),
         cmocka_unit_test(test_memory_is_counted_and_given_back),
         cmocka_unit_test(test_weights_larger_than_a_range_are_cut_by_rows),
+        cmocka_unit_test(test_weights_go_through_staging),
         cmocka_unit_test(test_more_rows_than_workgroups_are_cut),
         cmocka_unit_test(test_out_of_memory_names_the_limit),
         cmocka_unit_test(test_limits_that_are_not_understood_are_refused),
@@ -450,7 +562,9 @@ int main(void)
         cmocka_unit_test(test_barriers_only_where_data_flows),
         cmocka_unit_test(test_hazard_tracker_sees_every_kind),
         cmocka_unit_test(test_rows_do_not_depend_on_their_number),
+        cmocka_unit_test(test_cache_stores_and_ignores_what_is_outside),
         cmocka_unit_test(test_lost_device_stays_lost),
+        cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_bandwidth_is_measured),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,7 +39,8 @@ int main(void)
         fprintf(stderr, "%s: %s\n", info.name, err.message);
         return 1;
     }
-    printf("%s, %s: %u pipelines, %u spill registers; most VGPRs: %u (%s)\n", info.name, info.driver,
-           n_compiled, n_spilling, n_most_vgprs, n_most_vgprs ? most_vgprs : "not told");
+    printf("%s, %s: %u pipelines, %u spill registers; most VGPRs: %u (%s)\n", info.name,
+           info.driver, n_compiled, n_spilling, n_most_vgprs,
+           n_most_vgprs ? most_vgprs : "not told");
     return n_spilling ? 1 : 0;
 }

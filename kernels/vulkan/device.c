@@ -136,7 +136,8 @@ static bool measure(td_device *dev, double *bytes_per_s, td_err *err)
         dev, &(td_weight_params){"bandwidth", td_type_find(TD_TYPE_F32), n_rows, BANDWIDTH_COLS},
         err);
     td_tensor *x = td_tensor_create(
-        dev, &(td_tensor_params){"bandwidth x", TD_ELEM_F32, TD_ROWS_BATCH, 1, BANDWIDTH_COLS, false},
+        dev,
+        &(td_tensor_params){"bandwidth x", TD_ELEM_F32, TD_ROWS_BATCH, 1, BANDWIDTH_COLS, false},
         err);
     td_tensor *y = td_tensor_create(
         dev, &(td_tensor_params){"bandwidth y", TD_ELEM_F32, TD_ROWS_BATCH, 1, n_rows, false}, err);

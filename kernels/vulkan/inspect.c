@@ -1,4 +1,5 @@
-/* The tests' view of the backend, and the compilation of everything for drivers that only compile. */
+/* The tests' view of the backend, and the compilation of all there is for drivers that only
+ * compile. */
 #include "kernels/vulkan/inspect.h"
 
 #include "base/check.h"
@@ -73,13 +74,18 @@ static void read_statistics(td_vk_device *d, VkPipeline pipeline, td_vulkan_pipe
         const char *name;
         uint32_t *value;
     } names[] = {
-        {"VGPRs", &out->n_vgprs},       {"SGPRs", &out->n_sgprs},
-        {"Spilled VGPRs", &out->n_spilled}, {"Spilled SGPRs", &out->n_spilled},
-        {"Scratch size", &out->scratch_bytes}, {"LDS size", &out->lds_bytes},
-        {"Code size", &out->code_bytes}, {"Subgroups per SIMD", &out->n_waves},
+        {"VGPRs", &out->n_vgprs},
+        {"SGPRs", &out->n_sgprs},
+        {"Spilled VGPRs", &out->n_spilled},
+        {"Spilled SGPRs", &out->n_spilled},
+        {"Scratch size", &out->scratch_bytes},
+        {"LDS size", &out->lds_bytes},
+        {"Code size", &out->code_bytes},
+        {"Subgroups per SIMD", &out->n_waves},
     };
-    PFN_vkGetPipelineExecutableStatisticsKHR get = (PFN_vkGetPipelineExecutableStatisticsKHR)
-        vkGetDeviceProcAddr(d->handle, "vkGetPipelineExecutableStatisticsKHR");
+    PFN_vkGetPipelineExecutableStatisticsKHR get =
+        (PFN_vkGetPipelineExecutableStatisticsKHR)vkGetDeviceProcAddr(
+            d->handle, "vkGetPipelineExecutableStatisticsKHR");
     if (!get)
         return;
     VkPipelineExecutableStatisticKHR statistics[STATISTICS_MAX];
@@ -132,8 +138,10 @@ static bool compile_cache_shader(const compile_run *run, const td_shader *shader
     for (size_t k = 0; k < TD_COUNT(types); k++)
         for (size_t v = 0; v < TD_COUNT(types); v++)
             for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
-                td_vk_pipeline_key key = {shader->name, TD_VK_BINDINGS_MAX,
-                                          {types[k], types[v], head_dims[i], head_dims[i]}, 4};
+                td_vk_pipeline_key key = {shader->name,
+                                          TD_VK_BINDINGS_MAX,
+                                          {types[k], types[v], head_dims[i], head_dims[i]},
+                                          4};
                 if (!compile_one(run, &key, err))
                     return false;
             }

@@ -25,8 +25,8 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
 }
 
 /* The feature TD_VK_VALIDATION asks for. */
-static bool find_validation(const char *text, VkValidationFeatureEnableEXT *feature, bool *has_feature,
-                            td_err *err)
+static bool find_validation(const char *text, VkValidationFeatureEnableEXT *feature,
+                            bool *has_feature, td_err *err)
 {
     *has_feature = true;
     if (!strcmp(text, "core"))
@@ -97,8 +97,9 @@ bool td_vk_instance_create(td_vk_instance *instance, td_err *err)
                           td_vk_result_name(result));
     }
     if (has_validation) {
-        PFN_vkCreateDebugUtilsMessengerEXT create = (PFN_vkCreateDebugUtilsMessengerEXT)
-            vkGetInstanceProcAddr(instance->handle, "vkCreateDebugUtilsMessengerEXT");
+        PFN_vkCreateDebugUtilsMessengerEXT create =
+            (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
+                instance->handle, "vkCreateDebugUtilsMessengerEXT");
         create(instance->handle, &messenger, NULL, &instance->messenger);
         instance->set_name = (PFN_vkSetDebugUtilsObjectNameEXT)vkGetInstanceProcAddr(
             instance->handle, "vkSetDebugUtilsObjectNameEXT");
@@ -111,8 +112,9 @@ void td_vk_instance_destroy(td_vk_instance *instance)
     if (!instance->handle)
         return;
     if (instance->messenger) {
-        PFN_vkDestroyDebugUtilsMessengerEXT destroy = (PFN_vkDestroyDebugUtilsMessengerEXT)
-            vkGetInstanceProcAddr(instance->handle, "vkDestroyDebugUtilsMessengerEXT");
+        PFN_vkDestroyDebugUtilsMessengerEXT destroy =
+            (PFN_vkDestroyDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
+                instance->handle, "vkDestroyDebugUtilsMessengerEXT");
         destroy(instance->handle, instance->messenger, NULL);
     }
     vkDestroyInstance(instance->handle, NULL);

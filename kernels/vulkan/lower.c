@@ -8,13 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PAIR_COLS         256u  /* a workgroup's columns of add, swiglu and gather */
-#define EMBED_COLS        1024u
-#define STORE_UNIT        64u   /* elements an invocation of kv_store encodes */
-#define STORE_UNITS       32u   /* invocations of its workgroup */
-#define MUL_ROWS_MIN      9u    /* rows from which prefill uses mat_mul */
-#define ATTENTION_PAGES   64u   /* first guess of the pages a row reads */
-#define WORK_PER_ELEMENT  8.0
+#define PAIR_COLS        256u /* a workgroup's columns of add, swiglu and gather */
+#define EMBED_COLS       1024u
+#define STORE_UNIT       64u /* elements an invocation of kv_store encodes */
+#define STORE_UNITS      32u /* invocations of its workgroup */
+#define MUL_ROWS_MIN     9u  /* rows from which prefill uses mat_mul */
+#define ATTENTION_PAGES  64u /* first guess of the pages a row reads */
+#define WORK_PER_ELEMENT 8.0
 
 static td_vk_buffer *buffer_of(td_tensor *t) { return &((td_vk_tensor *)t)->buffer; }
 
@@ -231,8 +231,8 @@ static void lower_attention(const td_op *op, td_vk_step *s)
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_head;
     uint32_t n_pages = td_min_u32(push.n_pages_max, ATTENTION_PAGES);
-    s->work_per_row = (double)push.n_head * (p->head_dim_k + p->head_dim_v) * TD_PAGE_POSITIONS *
-                      n_pages;
+    s->work_per_row =
+        (double)push.n_head * (p->head_dim_k + p->head_dim_v) * TD_PAGE_POSITIONS * n_pages;
 }
 
 static void lower_pair(const td_op *op, const char *shader, td_vk_step *s)
@@ -319,8 +319,8 @@ void td_vk_lower(td_vk_device *d, const td_op *op, td_mode mode, uint32_t i_slab
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows)
 {
     if (s->pipeline_mul && n_rows >= MUL_ROWS_MIN)
-        return (td_vk_dispatch){s->pipeline_mul, s->mul_groups_x,
-                                td_div_up(n_rows, TD_VK_MUL_ROWS), 1};
+        return (td_vk_dispatch){s->pipeline_mul, s->mul_groups_x, td_div_up(n_rows, TD_VK_MUL_ROWS),
+                                1};
     if (!s->has_row_variants)
         return (td_vk_dispatch){s->pipelines[0], s->groups_x, n_rows, s->groups_z};
     uint32_t i = 0; /* the least variant that takes all rows at once, or the largest */

@@ -56,16 +56,17 @@ static int score(const td_vk_device *d, uint32_t type, td_vk_use use)
 static bool refuse(const td_vk_device *d, uint32_t heap, uint64_t wanted, td_err *why)
 {
     td_err_clear(why);
-    td_err_set(why, TD_E_NOMEM,
-               "heap %u of %s is full: %llu MiB wanted, %llu of %llu MiB in use (heap of %llu MiB)%s",
-               heap, d->head.info.name, (unsigned long long)((wanted + (1 << 20) - 1) >> 20),
-               (unsigned long long)(d->heap_used_bytes[heap] >> 20),
-               (unsigned long long)(d->head.info.heaps[heap].budget_bytes >> 20),
-               (unsigned long long)(d->head.info.heaps[heap].n_bytes >> 20),
-               d->head.info.kind != TD_DEVICE_INTEGRATED
-                   ? ""
-                   : "; an integrated GPU gets more by the BIOS setting of its frame buffer (UMA), "
-                     "or by the kernel's GTT limit (ttm.pages_limit, amdgpu.gttsize)");
+    td_err_set(
+        why, TD_E_NOMEM,
+        "heap %u of %s is full: %llu MiB wanted, %llu of %llu MiB in use (heap of %llu MiB)%s",
+        heap, d->head.info.name, (unsigned long long)((wanted + (1 << 20) - 1) >> 20),
+        (unsigned long long)(d->heap_used_bytes[heap] >> 20),
+        (unsigned long long)(d->head.info.heaps[heap].budget_bytes >> 20),
+        (unsigned long long)(d->head.info.heaps[heap].n_bytes >> 20),
+        d->head.info.kind != TD_DEVICE_INTEGRATED
+            ? ""
+            : "; an integrated GPU gets more by the BIOS setting of its frame buffer (UMA), "
+              "or by the kernel's GTT limit (ttm.pages_limit, amdgpu.gttsize)");
     return false;
 }
 
@@ -91,12 +92,12 @@ static td_vk_block *create_block(td_vk_device *d, uint32_t type, uint64_t n_byte
     if (!block)
         return NULL;
     *block = (td_vk_block){.type = type, .heap = heap, .n_bytes = n_bytes};
-    VkResult result = vkAllocateMemory(
-        d->handle,
-        &(VkMemoryAllocateInfo){.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
-                                .allocationSize = n_bytes,
-                                .memoryTypeIndex = type},
-        NULL, &block->memory);
+    VkResult result =
+        vkAllocateMemory(d->handle,
+                         &(VkMemoryAllocateInfo){.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                                 .allocationSize = n_bytes,
+                                                 .memoryTypeIndex = type},
+                         NULL, &block->memory);
     if (result != VK_SUCCESS) {
         block->memory = VK_NULL_HANDLE;
         if (result == VK_ERROR_OUT_OF_DEVICE_MEMORY || result == VK_ERROR_OUT_OF_HOST_MEMORY)
@@ -248,11 +249,10 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
         return false;
     if (out->n_bytes > limits->storage_range_bytes || out->n_bytes > limits->buffer_bytes) {
         bool is_range = limits->storage_range_bytes <= limits->buffer_bytes;
-        return td_err_set(err, TD_E_NOMEM, "%llu bytes, above %s of %llu",
-                          (unsigned long long)n_bytes,
-                          is_range ? "maxStorageBufferRange" : "maxBufferSize",
-                          (unsigned long long)(is_range ? limits->storage_range_bytes
-                                                        : limits->buffer_bytes));
+        return td_err_set(
+            err, TD_E_NOMEM, "%llu bytes, above %s of %llu", (unsigned long long)n_bytes,
+            is_range ? "maxStorageBufferRange" : "maxBufferSize",
+            (unsigned long long)(is_range ? limits->storage_range_bytes : limits->buffer_bytes));
     }
     VK_TRY(d, vkCreateBuffer(d->handle,
                              &(VkBufferCreateInfo){
@@ -268,6 +268,8 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
     vkGetBufferMemoryRequirements(d->handle, out->handle, &needs);
     if (!allocate(d, &needs, use, out, err))
         goto fail;
+    if (use == TD_VK_USE_DEVICE && n_bytes > limits->direct_write_bytes)
+        out->mapped = NULL;
     if (d->head.info.heaps[out->block->heap].is_device_local)
         d->head.used_bytes += out->n_reserved;
     VK_TRY(d, vkBindBufferMemory(d->handle, out->handle, out->block->memory, out->offset));

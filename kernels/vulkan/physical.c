@@ -15,7 +15,7 @@
 #define EXTENSIONS_MAX 512u
 #define FAMILIES_MAX   32u
 #define HEAP_SHARE     0.7 /* of a heap, where the driver does not tell a budget */
-#define MEMORY_SHARE   0.9 /* of what the system has available, for GPUs without memory of their own */
+#define MEMORY_SHARE   0.9 /* of the system's available memory, for GPUs without their own */
 
 static const char *vendor_name(uint32_t vendor)
 {
@@ -138,7 +138,7 @@ static void describe_memory(td_vk_physical *p)
         p->limits.is_uma &= p->info.heaps[i].is_host_visible;
 }
 
-/* The first reason against the device, or "" . */
+/* The first reason against the device, or "". */
 static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compute)
 {
     VkPhysicalDeviceVulkan13Features v13 = {
@@ -196,6 +196,7 @@ static void describe(td_vk_physical *p, uint32_t index)
     limits->storage_range_bytes = basic->limits.maxStorageBufferRange & ~15u;
     limits->buffer_bytes = v13.maxBufferSize ? v13.maxBufferSize : limits->storage_range_bytes;
     limits->allocation_bytes = v11.maxMemoryAllocationSize;
+    limits->direct_write_bytes = UINT64_MAX;
     limits->groups_x = basic->limits.maxComputeWorkGroupCount[0];
     limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
                                        info->quirks, sizeof info->quirks);
@@ -241,6 +242,7 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
         {"maxBufferSize", &p->limits.buffer_bytes},
         {"maxMemoryAllocationSize", &p->limits.allocation_bytes},
         {"maxComputeWorkGroupCount", &groups_x},
+        {"directWriteBytes", &p->limits.direct_write_bytes},
         {"heapBudget", &heap},
     };
     for (const char *item = text; item && *item; item += *item == ',') {
@@ -260,7 +262,8 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
             return td_err_set(err, TD_E_USAGE,
                               "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are "
                               "maxStorageBufferRange, maxBufferSize, maxMemoryAllocationSize, "
-                              "maxComputeWorkGroupCount, heapBudget = a number above 0",
+                              "maxComputeWorkGroupCount, directWriteBytes, "
+                              "heapBudget = a number above 0",
                               (int)(end - item), item);
         item = end;
     }
@@ -273,7 +276,8 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
 }
 
 /* The index of the device `which` means, or of none: n. */
-static uint32_t match(const td_vk_physical *devices, uint32_t n, const char *which, bool *is_ambiguous)
+static uint32_t match(const td_vk_physical *devices, uint32_t n, const char *which,
+                      bool *is_ambiguous)
 {
     char *end;
     unsigned long index = strtoul(which, &end, 10);
@@ -310,8 +314,8 @@ bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_v
                  devices[k].info.name);
     }
     return td_err_set(err, TD_E_USAGE, "device \"vulkan:%.64s\" %s; there %s: %s", which,
-                      is_ambiguous ? "is ambiguous" : "does not exist",
-                      n == 1 ? "is" : "are", n ? list : "no Vulkan devices");
+                      is_ambiguous ? "is ambiguous" : "does not exist", n == 1 ? "is" : "are",
+                      n ? list : "no Vulkan devices");
 }
 
 uint32_t td_vulkan_list(td_device_info *out, uint32_t max)

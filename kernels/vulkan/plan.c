@@ -12,11 +12,12 @@
 
 #include <math.h>
 
-#define LEARN_RUNS  4u  /* every one of the first runs of a recording teaches, then one in 64 */
+#define LEARN_RUNS  4u /* every one of the first runs of a recording teaches, then one in 64 */
 #define LEARN_EVERY 64u
 
 /* Microseconds of a part. */
-static double part_us(const td_vk_program *p, const td_vk_part *part, uint32_t n_rows, uint32_t n_out)
+static double part_us(const td_vk_program *p, const td_vk_part *part, uint32_t n_rows,
+                      uint32_t n_out)
 {
     const td_vk_step *s = &p->steps[part->i_step];
     uint32_t rows = td_op_rows(s->op, n_rows, n_out);
@@ -56,8 +57,8 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
             }
             uint32_t n = fits ? rest : td_max_u32((uint32_t)(left_us / x_us), 1);
             left_us -= n * x_us;
-            bool needs_barrier = td_vk_hazard_add(&p->hazard, s->reads, s->n_reads, s->writes,
-                                                  s->n_writes);
+            bool needs_barrier =
+                td_vk_hazard_add(&p->hazard, s->reads, s->n_reads, s->writes, s->n_writes);
             out[n_parts++] = (td_vk_part){i, x0, n, is_new, needs_barrier};
             x0 += n;
         }
@@ -66,7 +67,8 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
 }
 
 /* Corrects the costs of a range of parts that took `us`; the range took `expected` by them. */
-static void correct(td_vk_program *p, const td_vk_recording *r, uint32_t first, uint32_t n, double us)
+static void correct(td_vk_program *p, const td_vk_recording *r, uint32_t first, uint32_t n,
+                    double us)
 {
     double expected = 0;
     for (uint32_t i = first; i < first + n; i++)

@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static void barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 from_access,
-                    VkPipelineStageFlags2 to, VkAccessFlags2 to_access)
+static void barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from,
+                    VkAccessFlags2 from_access, VkPipelineStageFlags2 to, VkAccessFlags2 to_access)
 {
     vkCmdPipelineBarrier2(commands,
                           &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
@@ -46,9 +46,9 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
     const td_vk_chunk *c = &r->chunks[i_chunk];
-    VK_TRY(d, vkBeginCommandBuffer(
-                  c->commands, &(VkCommandBufferBeginInfo){
-                                   .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO}));
+    VK_TRY(d, vkBeginCommandBuffer(c->commands,
+                                   &(VkCommandBufferBeginInfo){
+                                       .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO}));
     barrier(c->commands, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
             VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT, COMPUTE, STORAGE_ACCESS);
     if (r->queries) {

@@ -1,8 +1,8 @@
 /* The queue. Every command buffer is a submission of its own, so that the driver's watchdog sees
- * short jobs; the last of a run signals the device's fence. (Not a timeline semaphore: GPU-assisted
- * validation of layers as of 1.3.239 reports false timeouts with them.) Waiting goes in slices, so that a signal can
- * interrupt it between two, and ends at a deadline: work that takes that long will not come back,
- * and the device is given up as lost and hung.
+ * short jobs; the last of a run signals the device's fence. (Not a timeline semaphore: the
+ * GPU-assisted validation of layers 1.3.239 reports false timeouts with them.) Waiting goes in
+ * slices and ends at a deadline: work that takes that long will not come back, and the device is
+ * given up as lost and hung.
  *
  * Test hook: TD_VK_LOSE_AFTER=n makes submission n + 1 and all later ones fail as a lost device. */
 #include "kernels/vulkan/vk.h"
@@ -89,23 +89,23 @@ bool td_vk_once_begin(td_vk_device *d, td_err *err)
 {
     if (!td_vk_check(d, err))
         return false;
-    VK_TRY(d, vkBeginCommandBuffer(d->once, &(VkCommandBufferBeginInfo){
-                                                .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-                                                .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
-                                            }));
+    VK_TRY(d,
+           vkBeginCommandBuffer(d->once, &(VkCommandBufferBeginInfo){
+                                             .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                             .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
+                                         }));
     /* The staging buffer is written anew each time: order the copies with earlier ones. */
     vkCmdPipelineBarrier2(
-        d->once,
-        &(VkDependencyInfo){
-            .sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
-            .memoryBarrierCount = 1,
-            .pMemoryBarriers = &(VkMemoryBarrier2){
-                .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
-                .srcStageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
-                .srcAccessMask = VK_ACCESS_2_MEMORY_WRITE_BIT,
-                .dstStageMask = VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
-                .dstAccessMask = VK_ACCESS_2_TRANSFER_READ_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT,
-            }});
+        d->once, &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
+                                     .memoryBarrierCount = 1,
+                                     .pMemoryBarriers = &(VkMemoryBarrier2){
+                                         .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
+                                         .srcStageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
+                                         .srcAccessMask = VK_ACCESS_2_MEMORY_WRITE_BIT,
+                                         .dstStageMask = VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
+                                         .dstAccessMask = VK_ACCESS_2_TRANSFER_READ_BIT |
+                                                          VK_ACCESS_2_TRANSFER_WRITE_BIT,
+                                     }});
     return true;
 fail:
     return false;

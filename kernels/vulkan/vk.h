@@ -23,9 +23,9 @@
 #define TD_VK_STAGING_BYTES  (16ull << 20) /* upload buffer, unless one row needs more */
 #define TD_VK_ROW_VARIANTS   5u            /* mat_vec for 1, 2, 4, 8, 16 rows */
 #define TD_VK_RECORDINGS_MAX 128u
-#define TD_VK_CHUNKS_MAX     1024u         /* of a recording; the last takes what is left */
-#define TD_VK_CHUNK_US       75000.0       /* planned time of a submission */
-#define TD_VK_CHUNK_MAX_US   150000.0      /* measured: above it the plan is made anew */
+#define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
+#define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
+#define TD_VK_CHUNK_MAX_US   150000.0 /* measured: above it the plan is made anew */
 #define TD_VK_WAIT_SLICE_NS  100000000ull
 #define TD_VK_DEADLINE_NS    60000000000ull
 
@@ -55,11 +55,13 @@ void td_vk_instance_destroy(td_vk_instance *instance);
 /* -- physical.c: what a GPU can do ---------------------------------------------------------- */
 
 enum { /* driver quirks; quirks.c says which driver has which */
-    TD_VK_QUIRK_NO_COOPMAT = 1u << 0, /* cooperative matrices are reported but not to be trusted */
+       TD_VK_QUIRK_NO_COOPMAT = 1u
+                                << 0, /* cooperative matrices are reported but not to be trusted */
 };
 
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t storage_range_bytes, buffer_bytes, allocation_bytes;
+    uint64_t direct_write_bytes; /* larger weights and caches are written through staging always */
     uint32_t groups_x;
     double timestamp_ns; /* 0: no timestamps */
     uint32_t quirks;
@@ -92,10 +94,10 @@ typedef struct td_vk_block td_vk_block;
 
 typedef struct {
     VkBuffer handle;
-    uint64_t n_bytes;    /* as bound in descriptors: a multiple of 16 */
+    uint64_t n_bytes; /* as bound in descriptors: a multiple of 16 */
     td_vk_block *block;
     uint64_t offset, n_reserved;
-    void *mapped;        /* NULL when the host cannot see it */
+    void *mapped; /* NULL when the host cannot see it */
 } td_vk_buffer;
 
 typedef enum {
@@ -113,9 +115,9 @@ typedef struct {
     td_vk_physical physical;
     VkDevice handle;
     VkQueue queue;
-    VkCommandPool pool;      /* of recordings and of once */
-    VkCommandBuffer once;    /* uploads and fills */
-    VkFence fence;           /* of the last submission of a run; unsignaled between runs */
+    VkCommandPool pool;   /* of recordings and of once */
+    VkCommandBuffer once; /* uploads and fills */
+    VkFence fence;        /* of the last submission of a run; unsignaled between runs */
     VkPipelineCache cache;
     VkDescriptorSetLayout set_layouts[TD_VK_BINDINGS_MAX + 1]; /* by number of bindings */
     VkPipelineLayout layouts[TD_VK_BINDINGS_MAX + 1];
@@ -124,7 +126,7 @@ typedef struct {
     uint64_t heap_used_bytes[TD_HEAPS_MAX]; /* in blocks */
     td_vk_buffer dummy, staging;
     bool is_lost;
-    bool is_hung;            /* work may still be running: nothing can be destroyed */
+    bool is_hung;                       /* work may still be running: nothing can be destroyed */
     uint64_t n_submissions, lose_after; /* lose_after 0: never */
 } td_vk_device;
 
@@ -175,13 +177,14 @@ void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);
 bool td_vk_weight_init(td_weight *w, td_err *err);
 void td_vk_weight_free(td_weight *w);
-bool td_vk_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
+bool td_vk_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
+                        td_err *err);
 uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params);
 
 /* -- pipeline.c ----------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *shader;           /* name for td_shader_find, static storage */
+    const char *shader; /* name for td_shader_find, static storage */
     uint32_t n_bindings;
     uint32_t spec[TD_VK_SPEC_MAX]; /* constant_id 0.. */
     uint32_t n_spec;
@@ -205,7 +208,7 @@ typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
     const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
-    const td_vk_pipeline *pipeline_mul;  /* prefill of more than a few rows; or NULL */
+    const td_vk_pipeline *pipeline_mul; /* prefill of more than a few rows; or NULL */
     td_vk_pipeline_key key_mul;
     bool has_row_variants;
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
@@ -245,11 +248,11 @@ typedef struct { /* a command buffer */
 typedef struct {
     uint32_t n_rows, n_out; /* n_rows 0: empty slot */
     uint64_t last_use, n_uses;
-    td_vk_part *parts;      /* [n_parts] */
-    td_vk_chunk *chunks;    /* [n_chunks] */
+    td_vk_part *parts;   /* [n_parts] */
+    td_vk_chunk *chunks; /* [n_chunks] */
     uint32_t n_parts, n_chunks;
-    VkQueryPool queries;    /* two timestamps a chunk, or none */
-    bool is_stale;          /* its chunks are too long or too short: record it anew */
+    VkQueryPool queries; /* two timestamps a chunk, or none */
+    bool is_stale;       /* its chunks are too long or too short: record it anew */
 } td_vk_recording;
 
 typedef struct {

@@ -5,7 +5,7 @@
  *     layout(push_constant) uniform push_block { push_embed p; };
  *
  * Bindings, all in set 0 and in this order, only those the op has (weights, biases and norms are
- * read-only; a bias or norm weight that is absent is bound to a dummy, has_bias or has_weight is 0):
+ * read-only; an absent bias or norm weight is bound to a dummy, and has_bias or has_weight is 0):
  *
  *     embed      0 ids   1 weight            2 y
  *     rms_norm   0 x     1 weight            2 y
@@ -23,12 +23,13 @@
  * x[r * x_stride + x_col0 + c]. y may be the same buffer as an input.
  *
  * A weight larger than a storage buffer range is cut by rows into slabs, one dispatch each: o0 is
- * the slab's first row, n_o its rows; row o0 + i of the weight is row i of the bound buffer, at word
- * i * w_words. Rows are packed as described in inc/README.
+ * the slab's first row, n_o its rows; row o0 + i of the weight is row i of the bound buffer, at
+ * word i * w_words. Rows are packed as described in inc/README.
  *
  * Cache: the 64 rows of (page, head) of K begin at word (page * n_head_kv + head) * 64 * k_words;
- * inc/README has their order. Position i of sequence slot s is in page pages[s * n_pages_max + i / 64], slot i % 64. A page
- * outside 0..n_pages-1 must not be read or written. */
+ * inc/README has their order. Position i of sequence slot s is in page
+ * pages[s * n_pages_max + i / 64], at i % 64. A page outside 0..n_pages-1 must not be read or
+ * written. */
 
 /* mat_vec: a workgroup computes TD_VK_VEC_OUTPUTS outputs for N_ROWS rows (constant_id 0, one of
  * 1, 2, 4, 8, 16). Grid: x = n_o / TD_VK_VEC_OUTPUTS, y = n_rows / N_ROWS, rounded up. */
@@ -50,7 +51,8 @@ struct push_mat_mul {
 #define TD_VK_MUL_OUTPUTS 64u
 #define TD_VK_MUL_ROWS    64u
 
-/* Grid: x = n_cols / 1024 rounded up, y = row. Rows whose id lies in another slab, or in none, are left alone. */
+/* Grid: x = n_cols / 1024 rounded up, y = row. Rows whose id lies in another slab, or in none, are
+ * left alone. */
 struct push_embed {
     uint n_rows;
     uint n_cols;
@@ -79,8 +81,8 @@ struct push_rope {
 };
 
 /* Grid: x = units of 64 elements of a row, ceil(head_dim / 64) * n_head_kv, / 32 rounded up;
- * y = row; z = 0 for K, 1 for V. Specialization constants of kv_store and attention: 0 TYPE_K, 1 TYPE_V (GGUF type ids: F32 0, F16 1, Q4_0 2, Q8_0 8),
- * 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
+ * y = row; z = 0 for K, 1 for V. Specialization constants of kv_store and attention: 0 TYPE_K,
+ * 1 TYPE_V (GGUF type ids: F32 0, F16 1, Q4_0 2, Q8_0 8), 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
 struct push_kv_store {
     uint n_rows;
     uint n_head_kv, head_dim_k, head_dim_v;

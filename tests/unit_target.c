@@ -1,0 +1,435 @@
+/* The target's chain of stages: a split equals no split bit for bit, jobs keep their order through
+ * all stages, a target may be closed with work queued, and a failed batch fails all after it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "target/stage.h"
+#include "target/target.h"
+
+#include "dies.h"
+#include "toy_model.h"
+
+#include <poll.h>
+
+static td_model *model;
+
+static const char *const whole[] = {"host:1"};
+static const char *const halves[] = {"host:1@0-1", "host:2@2-3"};
+static const char *const quarters[] = {"host:1", "host:1", "host:1", "host:1"};
+static const struct {
+    const char *const *specs;
+    uint32_t n;
+} splits[] = {{whole, 1}, {halves, 2}, {quarters, 4}};
+
+static td_chain_params params_of(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
+{
+    const td_type_info *f16 = td_type_find(TD_TYPE_F16);
+    return (td_chain_params){.model = model, .specs = specs, .n_specs = n_specs, .type_k = f16,
+                             .type_v = f16, .n_slots = n_slots};
+}
+
+static td_target *create(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
+{
+    td_chain_params params = params_of(specs, n_specs, n_slots);
+    td_err err = {0};
+    td_target *t = td_target_create(&params, &err);
+    if (!t)
+        fail_msg("%s", err.message);
+    return t;
+}
+
+/* Waits for the next finished batch. */
+static td_target_result wait_for(td_target *t)
+{
+    td_target_result result;
+    while (!td_target_poll(t, &result)) {
+        struct pollfd p = {.fd = td_target_fd(t), .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 60000), 1);
+    }
+    return result;
+}
+
+static uint32_t token_at(uint32_t slot, uint32_t position) { return (7 * position + 31 * slot) % TOY_VOCAB; }
+
+/* Rows of a slot from a position on; the last (or each) is an output. */
+static uint32_t make_rows(td_forward_row *rows, uint32_t slot, uint32_t position, uint32_t n, bool is_each)
+{
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (td_forward_row){.slot = slot, .position = position + i,
+                                   .token = token_at(slot, position + i), .is_output = is_each || i + 1 == n};
+    return n;
+}
+
+/* -- one chain, by hand ------------------------------------------------------------------------ */
+
+static td_chain *create_chain(const char *const *specs, uint32_t n_specs, bool is_all_logits)
+{
+    td_chain_params params = params_of(specs, n_specs, 2);
+    params.is_all_logits = is_all_logits;
+    td_err err = {0};
+    td_chain *chain = td_chain_create(&params, &err);
+    if (!chain)
+        fail_msg("%s", err.message);
+    return chain;
+}
+
+static void run_chain(td_chain *chain, td_mode mode, uint32_t slot, uint32_t position, uint32_t n, float *logits)
+{
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    td_err err = {0};
+    make_rows(rows, slot, position, n, true);
+    if (!td_chain_run(chain, mode, rows, n, &err))
+        fail_msg("%s", err.message);
+    memcpy(logits, td_chain_logits(chain), (size_t)n * TOY_VOCAB * sizeof *logits);
+}
+
+static void test_a_split_gives_the_same_logits(void **state)
+{
+    (void)state;
+    static float want[3][TD_PREFILL_ROWS_MAX * TOY_VOCAB], got[3][TD_PREFILL_ROWS_MAX * TOY_VOCAB];
+    for (size_t i = 0; i < TD_COUNT(splits); i++) {
+        td_chain *chain = create_chain(splits[i].specs, splits[i].n, true);
+        assert_int_equal(chain->n_parts, splits[i].n);
+        float (*to)[TD_PREFILL_ROWS_MAX * TOY_VOCAB] = i ? got : want;
+        run_chain(chain, TD_MODE_PREFILL, 0, 0, 200, to[0]); /* more outputs than a verify batch has */
+        run_chain(chain, TD_MODE_VERIFY, 0, 200, 5, to[1]);
+        td_chain_truncate(chain, 0, 202);
+        run_chain(chain, TD_MODE_VERIFY, 0, 202, 54, to[2]); /* to the context's end */
+        /* The rows after the truncation are those from before it. */
+        assert_memory_equal(to[1] + 2 * TOY_VOCAB, to[2], 3 * TOY_VOCAB * sizeof(float));
+        td_chain_destroy(&chain);
+    }
+    assert_memory_equal(want[0], got[0], 200 * TOY_VOCAB * sizeof(float));
+    assert_memory_equal(want[1], got[1], 5 * TOY_VOCAB * sizeof(float));
+    assert_memory_equal(want[2], got[2], 54 * TOY_VOCAB * sizeof(float));
+}
+
+static void test_a_part_takes_the_bytes_it_was_planned_with(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(splits); i++) {
+        td_chain *chain = create_chain(splits[i].specs, splits[i].n, i == 0);
+        for (uint32_t k = 0; k < chain->n_parts; k++) {
+            uint64_t used, budget;
+            td_device_memory(chain->parts[k].dev, &used, &budget);
+            /* Programs keep some scratch of their own. */
+            assert_in_range(used, chain->parts[k].n_bytes, chain->parts[k].n_bytes + (4u << 20));
+        }
+        td_chain_destroy(&chain);
+    }
+}
+
+static void test_a_chain_that_cannot_be_built_says_why(void **state)
+{
+    (void)state;
+    static const struct { const char *specs[3]; uint32_t n; td_err_code code; const char *part; } cases[] = {
+        {{"host:1@0-1", "host:1@3-3"}, 2, TD_E_USAGE, "no device for layers 2..2"},
+        {{"host:1@0-4"}, 1, TD_E_USAGE, "pinned to layers 0..4"},
+        {{"host:1@0-3", "host:1"}, 2, TD_E_USAGE, "left without a layer"},
+        {{"nowhere"}, 1, TD_E_USAGE, "nowhere"},
+        {{"host:1@x"}, 1, TD_E_USAGE, "FIRST-LAST"},
+        {{""}, 1, TD_E_USAGE, "a name of"},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++) {
+        td_chain_params params = params_of(cases[i].specs, cases[i].n, 1);
+        td_err err = {0};
+        assert_null(td_chain_create(&params, &err));
+        assert_int_equal(err.code, cases[i].code);
+        if (!strstr(err.message, cases[i].part))
+            fail_msg("\"%s\" lacks \"%s\"", err.message, cases[i].part);
+    }
+    td_chain_params params = params_of(whole, 1, 64); /* 64 sequences of 2^24 positions */
+    params.n_ctx = TD_CTX_MAX;
+    td_err err = {0};
+    assert_null(td_chain_create(&params, &err));
+    assert_int_equal(err.code, TD_E_NOMEM);
+    assert_non_null(strstr(err.message, "MiB"));
+    const char *many[TD_STAGES_MAX + 1];
+    for (uint32_t i = 0; i <= TD_STAGES_MAX; i++)
+        many[i] = "host:1";
+    params = params_of(many, TD_STAGES_MAX + 1, 1);
+    td_err_clear(&err);
+    assert_null(td_chain_create(&params, &err));
+    assert_non_null(strstr(err.message, "17 target devices; allowed: 1..16"));
+    params.n_specs = 5; /* four layers */
+    td_err_clear(&err);
+    assert_null(td_chain_create(&params, &err));
+    assert_non_null(strstr(err.message, "5 devices for 4 layers"));
+}
+
+static void test_a_plan_loads_nothing(void **state)
+{
+    (void)state;
+    td_chain_params params = params_of(halves, 2, 3);
+    params.is_plan_only = true;
+    td_chain *chain = td_chain_create(&params, NULL);
+    assert_non_null(chain);
+    assert_int_equal(chain->n_ctx, 256);
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t used, budget;
+        td_device_memory(chain->parts[i].dev, &used, &budget);
+        assert_int_equal(used, 0);
+        assert_null(chain->parts[i].forward);
+        assert_true(chain->parts[i].n_bytes > 0);
+    }
+    td_chain_destroy(&chain);
+}
+
+/* -- threads ----------------------------------------------------------------------------------- */
+
+/* Two sequences of a script of jobs; the chosen tokens of all batches, in order. Everything that can
+ * be queued is queued at once, so that only the queues keep the order. */
+static uint32_t play(td_target *t, uint32_t *chosen)
+{
+    static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    uint32_t n_chosen = 0, n_batches = 0;
+    td_target_open_sequence(t, 0, 11, &sampling);
+    td_target_open_sequence(t, 1, 12, &sampling);
+    td_target_forward(t, n_batches++, true, rows, make_rows(rows, 0, 0, 100, false));
+    td_target_commit(t, 0, 100);
+    td_target_forward(t, n_batches++, false, rows, make_rows(rows, 1, 0, 3, true));
+    td_target_truncate(t, 1, 1);
+    /* Rows of both, at the lengths that the jobs before leave. */
+    uint32_t n = make_rows(rows, 0, 100, 9, true);
+    n += make_rows(rows + n, 1, 1, 9, true);
+    td_target_forward(t, n_batches++, false, rows, n);
+    for (uint32_t round = 0; round < 20; round++) {
+        td_target_result result = wait_for(t);
+        assert_int_equal(result.err.code, TD_OK);
+        assert_int_equal(result.batch, n_batches - 3);
+        assert_int_equal(result.bad_slots, 0);
+        memcpy(chosen + n_chosen, result.chosen, result.n_out * sizeof *chosen);
+        n_chosen += result.n_out;
+        if (round < 3) /* what the batches so far leave: 109 and 10 positions */
+            td_target_truncate(t, 1, 10 - round);
+        uint32_t position = 109 + 2 * round;
+        n = make_rows(rows, 0, position, 2, true);
+        td_target_forward(t, n_batches++, false, rows, n);
+        td_target_commit(t, 0, position);
+        if (round == 10) {
+            td_target_close_sequence(t, 1);
+            td_target_open_sequence(t, 1, 13, &sampling);
+        }
+    }
+    while (n_batches-- > 20) {
+        td_target_result result = wait_for(t);
+        memcpy(chosen + n_chosen, result.chosen, result.n_out * sizeof *chosen);
+        n_chosen += result.n_out;
+    }
+    return n_chosen;
+}
+
+static void test_jobs_keep_their_order_through_all_stages(void **state)
+{
+    (void)state;
+    uint32_t want[256], got[256], n_want = 0;
+    for (size_t i = 0; i < TD_COUNT(splits); i++) {
+        td_target *t = create(splits[i].specs, splits[i].n, 2);
+        assert_int_equal(td_target_n_stages(t), splits[i].n);
+        uint32_t n = play(t, i ? got : want);
+        if (i == 0) {
+            n_want = n;
+            assert_true(n > 50);
+        } else {
+            assert_int_equal(n, n_want);
+            assert_memory_equal(want, got, n * sizeof *want);
+        }
+        td_stage_info info;
+        td_target_stage_info(t, splits[i].n - 1, &info);
+        assert_int_equal(info.last, 3);
+        assert_int_equal(info.n_prefill_rows, 100);
+        assert_int_equal(info.n_verifies, 22);
+        td_target_destroy(&t);
+        assert_null(t);
+    }
+}
+
+static void test_a_row_does_not_see_its_neighbours(void **state)
+{
+    (void)state;
+    static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    td_target *t = create(halves, 2, 64);
+    td_forward_row rows[TD_VERIFY_ROWS_MAX];
+    uint32_t alone[64];
+    for (uint32_t slot = 0; slot < 64; slot++) {
+        td_target_open_sequence(t, slot, slot + 1, &sampling);
+        td_target_forward(t, slot, false, rows, make_rows(rows, slot, 0, 1, true));
+        alone[slot] = wait_for(t).chosen[0];
+    }
+    for (uint32_t slot = 0; slot < 64; slot++) {
+        td_target_truncate(t, slot, 0);
+        make_rows(rows + slot, slot, 0, 1, true);
+    }
+    td_target_forward(t, 64, false, rows, 64);
+    td_target_result result = wait_for(t);
+    assert_int_equal(result.n_out, 64);
+    assert_memory_equal(result.chosen, alone, sizeof alone);
+    td_target_destroy(&t);
+}
+
+static void test_a_target_may_be_closed_with_work_queued(void **state)
+{
+    (void)state;
+    static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    for (uint32_t n = 0; n <= TD_TARGET_BATCHES_MAX; n++) {
+        td_target *t = create(quarters, 4, 2);
+        td_forward_row rows[64];
+        for (uint32_t i = 0; i < 700; i++) /* more than there are jobs */
+            td_target_open_sequence(t, i % 2, i, &sampling);
+        for (uint32_t i = 0; i < n; i++)
+            td_target_forward(t, i, false, rows, make_rows(rows, 0, 20 * i, 20, true));
+        td_target_commit(t, 0, 5 * n);
+        td_target_destroy(&t);
+    }
+}
+
+/* Batches of the last round may be waited for only as many as there are. */
+static void submit_too_many(void *unused)
+{
+    (void)unused;
+    alarm(60); /* hanging would be no failed contract */
+    td_target *t = create(whole, 1, 1);
+    td_forward_row rows[1];
+    for (uint32_t i = 0; i < 10; i++)
+        td_target_forward(t, i, false, rows, make_rows(rows, 0, i, 1, true));
+}
+
+static void test_batches_in_flight_are_bounded(void **state)
+{
+    (void)state;
+    assert_true(dies(submit_too_many, NULL));
+}
+
+/* -- failures ---------------------------------------------------------------------------------- */
+
+/* A stage without a thread, to be given jobs by hand. */
+static void test_after_a_failed_batch_all_fail_with_its_error(void **state)
+{
+    (void)state;
+    td_chain *chain = create_chain(halves, 2, false);
+    stage *s = td_alloc(1, sizeof *s, NULL);
+    batch *b = td_alloc(3, sizeof *b, NULL);
+    queue out;
+    queue_init(&s->in);
+    queue_init(&out);
+    s->forward = chain->parts[0].forward;
+    s->out = &out;
+    s->n_embd = 64;
+    s->n_slots = 2;
+    job jobs[5] = {{.kind = JOB_FORWARD, .batch = &b[0]},
+                   {.kind = JOB_COMMIT, .slot = 0, .length = 40},
+                   {.kind = JOB_FORWARD, .batch = &b[1]},
+                   {.kind = JOB_CLOSE, .slot = 0},
+                   {.kind = JOB_STOP}};
+    for (uint32_t i = 0; i < 2; i++) {
+        b[i].activations = td_alloc(TD_PREFILL_ROWS_MAX * 64, sizeof(float), NULL);
+        b[i].mode = TD_MODE_VERIFY;
+        b[i].n_rows = make_rows(b[i].rows, 0, 20 * i, 20, false);
+    }
+    td_err_set(&b[0].err, TD_E_DEVICE_LOST, "an earlier stage's device is lost");
+    for (uint32_t i = 0; i < 5; i++)
+        queue_push(&s->in, &jobs[i]);
+    assert_true(stage_start(s, NULL));
+    stage_stop(s);
+    for (uint32_t i = 0; i < 5; i++) /* in order, none lost */
+        assert_ptr_equal(queue_try_pop(&out), &jobs[i]);
+    assert_null(queue_try_pop(&out));
+    assert_int_equal(b[1].err.code, TD_E_DEVICE_LOST);
+    assert_string_equal(b[1].err.message, "an earlier stage's device is lost");
+    assert_int_equal(s->info.n_verify_rows, 0);
+    for (uint32_t i = 0; i < 2; i++)
+        td_free(b[i].activations);
+    td_free(b);
+    queue_destroy(&s->in);
+    queue_destroy(&out);
+    td_free(s);
+    td_chain_destroy(&chain);
+}
+
+static void test_a_lost_device_is_the_error_of_its_batches(void **state)
+{
+    (void)state;
+    static td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n = td_device_list(infos, TD_DEVICES_MAX), i = 0;
+    while (i < n && !(infos[i].kind != TD_DEVICE_HOST && infos[i].is_usable))
+        i++;
+    if (i == n) {
+        print_message("no Vulkan device: nothing can be lost\n");
+        skip();
+    }
+    const char *const specs[] = {"host:1@0-1", infos[i].spec};
+    setenv("TD_VK_LOSE_AFTER", "3", 1);
+    td_chain_params params = params_of(specs, 2, 1);
+    td_err err = {0};
+    td_target *t = td_target_create(&params, &err);
+    static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    td_err_code code = err.code;
+    if (t) {
+        td_forward_row rows[1];
+        td_target_open_sequence(t, 0, 1, &sampling);
+        for (uint32_t k = 0; k < 10; k++) {
+            td_target_forward(t, k, false, rows, make_rows(rows, 0, k, 1, true));
+            td_target_result result = wait_for(t);
+            assert_true(code == TD_OK || code == result.err.code); /* once lost, always lost */
+            code = result.err.code;
+            err = result.err;
+        }
+    }
+    unsetenv("TD_VK_LOSE_AFTER");
+    assert_int_equal(code, TD_E_DEVICE_LOST);
+    assert_true(err.message[0] != 0);
+    td_target_destroy(&t);
+}
+
+static void test_create_survives_every_failing_allocation(void **state)
+{
+    (void)state;
+    uint64_t n = 0;
+    for (bool is_ok = false; !is_ok;) {
+        td_chain_params params = params_of(halves, 2, 2);
+        td_err err = {0};
+        td_alloc_fail_at(n += 1 + n / 16);
+        td_target *t = td_target_create(&params, &err);
+        td_alloc_fail_at(0);
+        is_ok = t != NULL;
+        if (!is_ok && err.code != TD_E_NOMEM)
+            fail_msg("allocation %u: %s", (unsigned)n, err.message);
+        td_target_destroy(&t);
+    }
+    assert_true(n > 100);
+}
+
+int main(void)
+{
+    toy t = toy_begin("llama", TOY_SHAPE);
+    toy_find(&t, "blk.1.ffn_up.weight")->type = TD_TYPE_Q8_0; /* integer products too */
+    toy_find(&t, "blk.2.attn_q.weight")->type = TD_TYPE_Q4_0;
+    td_err err = {0};
+    model = toy_open(&t, &err);
+    if (!model) {
+        print_error("%s\n", err.message);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_split_gives_the_same_logits),
+        cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
+        cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
+        cmocka_unit_test(test_a_plan_loads_nothing),
+        cmocka_unit_test(test_jobs_keep_their_order_through_all_stages),
+        cmocka_unit_test(test_a_row_does_not_see_its_neighbours),
+        cmocka_unit_test(test_a_target_may_be_closed_with_work_queued),
+        cmocka_unit_test(test_batches_in_flight_are_bounded),
+        cmocka_unit_test(test_after_a_failed_batch_all_fail_with_its_error),
+        cmocka_unit_test(test_a_lost_device_is_the_error_of_its_batches),
+        cmocka_unit_test(test_create_survives_every_failing_allocation),
+    };
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    td_model_close(&model);
+    return rc;
+}
