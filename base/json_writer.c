@@ -159,11 +159,12 @@ static void put_escaped(td_json_writer *w, uint32_t codepoint)
 {
     static const char short_from[] = "\"\\\n\r\t\b\f", short_to[] = "\"\\nrtbf";
     char out[8];
-    if (codepoint == TD_UTF8_BAD || codepoint == TD_UTF8_CUT) {
+    /* U+0000 too: many readers refuse it, ours (json.h) among them. */
+    if (codepoint == TD_UTF8_BAD || codepoint == TD_UTF8_CUT || codepoint == 0) {
         put(w, out, td_utf8_encode(TD_UTF8_REPLACEMENT, out));
         return;
     }
-    const char *found = codepoint ? strchr(short_from, (int)codepoint) : NULL;
+    const char *found = strchr(short_from, (int)codepoint);
     int n = found ? snprintf(out, sizeof out, "\\%c", short_to[found - short_from])
                   : snprintf(out, sizeof out, "\\u%04x", (unsigned)(codepoint & 0xffff));
     put(w, out, (size_t)n);

@@ -37,7 +37,7 @@ void td_json_write_key(td_json_writer *w, const char *key);
 
 void td_json_write_string(td_json_writer *w, const char *text); /* ends in 0; NULL writes null */
 
-/* Any bytes; each maximal ill-formed subpart is written as U+FFFD. */
+/* Any bytes; each maximal ill-formed subpart, and each 0 byte, is written as U+FFFD. */
 void td_json_write_bytes(td_json_writer *w, const char *bytes, size_t n_bytes);
 void td_json_write_u64(td_json_writer *w, uint64_t value);
 void td_json_write_i64(td_json_writer *w, int64_t value);

@@ -100,6 +100,9 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
                 (unsigned long long)t->n_accepted, (unsigned long long)t->n_drafted,
                 t->n_drafted ? (double)t->n_accepted / (double)t->n_drafted : 0,
                 t->n_rounds ? (double)t->n_tokens / (double)t->n_rounds : 0);
+    if (t->n_old_errors)
+        fprintf(stderr, "; %llu of the skipped are errors (--retry-errors runs them again)",
+                (unsigned long long)t->n_old_errors);
     fputc('\n', stderr);
 }
 
@@ -133,7 +136,7 @@ int command_generate(int argc, char **argv, td_err *err)
     if (totals.end_us && !f.is_quiet)
         print_summary(&f.run, &totals);
     if (is_ok)
-        code = signal ? 128 + signal : totals.n_error ? 1 : 0;
+        code = signal ? 128 + signal : totals.n_error || totals.n_old_errors ? 1 : 0;
 done:
     td_json_destroy(&document);
     return code;

@@ -118,8 +118,11 @@ static bool perform(worker *w, item *it)
         td_log_warn("draft worker: message dropped: %s", err.message);
         return true;
     }
-    if (!is_ok)
+    if (!is_ok) {
+        pthread_mutex_lock(&w->lock);
         w->err = err;
+        pthread_mutex_unlock(&w->lock);
+    }
     return is_ok;
 }
 
@@ -234,8 +237,13 @@ static bool serve(worker *w, td_link *link, td_peer *peer, const td_clock *clock
         if (!take_events(w, peer, err))
             return false;
         send_answers(w, peer);
+        pthread_mutex_lock(&w->lock);
         if (w->err.code != TD_OK)
-            return td_err_set(err, w->err.code, "%s", w->err.message);
+            td_err_set(err, w->err.code, "%s", w->err.message);
+        bool has_failed = w->err.code != TD_OK;
+        pthread_mutex_unlock(&w->lock);
+        if (has_failed)
+            return false;
         uint64_t now = td_clock_now_us(clock), next = td_peer_next_us(peer);
         int64_t wait_us = next == UINT64_MAX ? 1000000 : next > now ? (int64_t)(next - now) : 0;
         td_link_poll_item items[] = {

@@ -31,6 +31,8 @@ static const td_json_field fields[] = {
     {.key = "stop", .type = TD_JSON_STRING_OR_LIST, .min = 1, .max = TD_STOP_BYTES_MAX, .n_max = TD_STOPS_MAX},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), false};
+/* The id alone, so that a line that is bad elsewhere is reported under its own name. */
+static const td_json_schema id_schema = {fields, 1, true};
 
 /* Lines of a regular file, for the progress bar; 0 when it cannot be told. */
 static uint64_t count_lines(const char *path)
@@ -123,6 +125,8 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
 {
     td_json *doc = td_json_parse(line->text, line->n_bytes, name, err);
     td_json_object o;
+    if (doc && td_json_read_root(doc, &id_schema, &o, NULL) && td_json_has(&o, "id"))
+        snprintf(q->id, sizeof q->id, "%s", td_json_get_string(&o, "id", ""));
     bool is_ok = doc && td_json_read_root(doc, &schema, &o, err) &&
                  own_text(q, td_json_get_string(&o, "prompt", ""), err);
     if (is_ok && td_json_has(&o, "stop")) {
@@ -132,8 +136,6 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
             is_ok = own_stop(q, td_json_get_string_at(&o, "stop", i), err);
     }
     if (is_ok) {
-        if (td_json_has(&o, "id"))
-            snprintf(q->id, sizeof q->id, "%s", td_json_get_string(&o, "id", ""));
         td_sampling_params *s = &q->sampling;
         q->n_predict = (uint32_t)td_json_get_int(&o, "n", q->n_predict);
         s->temperature = (float)td_json_get_double(&o, "temp", (double)s->temperature);
@@ -175,17 +177,19 @@ static void hash_input(td_prompt *q)
     td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);
 }
 
-/* The name of a line without an id: its number and eight digits of its hash. */
+/* The name of a line without an id of its own: its number and eight digits of its hash. The hash
+ * also stands for the input as long as the line has not been understood. */
 static void name_line(td_prompt *q, const td_jsonl_line *line)
 {
     td_sha256 s;
     uint8_t digest[32];
-    char hex[9];
     td_sha256_begin(&s);
     td_sha256_add(&s, line->text, line->n_bytes);
     td_sha256_end(&s, digest);
-    td_sha256_hex(digest, hex, 8);
-    snprintf(q->id, sizeof q->id, "line-%llu-%s", (unsigned long long)line->number, hex);
+    td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);
+    snprintf(q->line_id, sizeof q->line_id, "line-%llu-%.8s", (unsigned long long)line->number,
+             q->input_sha);
+    memcpy(q->id, q->line_id, sizeof q->line_id);
 }
 
 static td_prompt *next_argument(td_prompts *p, td_err *err)
@@ -232,6 +236,7 @@ td_prompt *td_prompts_next(td_prompts *p, td_err *err)
     snprintf(name, sizeof name, "%.255s:%llu", p->params->in_path, (unsigned long long)line.number);
     if (q->err.code == TD_OK)
         parse_line(q, &line, name, p->params, &q->err);
-    hash_input(q);
+    if (q->err.code == TD_OK)
+        hash_input(q);
     return q;
 }

@@ -12,6 +12,7 @@
 
 typedef struct {
     char id[TD_PROMPT_ID_MAX + 1];
+    char line_id[40];        /* "line-<n>-<hash>": the id of a line without one */
     uint64_t line;           /* 1-based; 0: from the command line */
     char *text;              /* owned, 0-terminated */
     size_t n_text;

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define REJOIN_US 1000000u /* after a draft that could not be sent to */
+#define JOIN_US   1000000u /* a run waits so long for its draft before it begins without */
 
 /* A prompt that is being worked on. */
 typedef struct {
@@ -202,41 +203,31 @@ static bool take_prompt(run *r, td_prompt **prompt, td_err *err)
     td_prompt *q = *prompt;
     char why[512] = "";
     td_err claim = {0};
-    switch (td_results_claim(r->results, q->id, q->input_sha, r->config_sha, why, sizeof why, &claim)) {
-    case TD_RESULT_TWICE: {
-        snprintf(why, sizeof why, "line %llu: the id is used by an earlier line",
-                 (unsigned long long)q->line);
-        bool is_ok = write_error(r, q, why, err);
-        td_prompt_destroy(prompt);
-        return is_ok;
-    }
-    case TD_RESULT_OTHER:
-        if (!r->params->is_force)
-            return td_err_set(err, TD_E_DATA, "%s: %s", r->params->out_path, why);
-        r->totals->n_skipped++;
-        td_prompt_destroy(prompt);
-        return true;
-    case TD_RESULT_ERROR:
-        if (r->params->is_retry_errors)
-            break;
-        r->totals->n_skipped++;
-        td_prompt_destroy(prompt);
-        return true;
-    case TD_RESULT_DONE:
-        r->totals->n_skipped++;
-        td_prompt_destroy(prompt);
-        return true;
-    case TD_RESULT_NONE:
-        break;
+    td_result_state state = td_results_claim(r->results, q->id, q->input_sha, r->config_sha, why,
+                                             sizeof why, &claim);
+    if (state == TD_RESULT_TWICE) { /* an error, under the line's own name */
+        td_err_set(&q->err, TD_E_DATA, "line %llu: the id %s is used by an earlier line",
+                   (unsigned long long)q->line, q->id);
+        memcpy(q->id, q->line_id, sizeof q->line_id);
+        state = td_results_claim(r->results, q->id, q->input_sha, r->config_sha, why, sizeof why,
+                                 &claim);
     }
     if (claim.code != TD_OK)
         return td_err_set(err, claim.code, "%s", claim.message);
-    if (q->err.code != TD_OK) {
-        bool is_ok = write_error(r, q, q->err.message, err);
-        td_prompt_destroy(prompt);
-        return is_ok;
-    }
-    return add_prompt(r, prompt, err);
+    if (state == TD_RESULT_OTHER && !r->params->is_force)
+        return td_err_set(err, TD_E_DATA, "%s: %s", r->params->out_path, why);
+    bool is_wanted =
+        state == TD_RESULT_NONE || (state == TD_RESULT_ERROR && r->params->is_retry_errors);
+    if (is_wanted && q->err.code == TD_OK)
+        return add_prompt(r, prompt, err);
+    bool is_ok = true;
+    if (is_wanted)
+        is_ok = write_error(r, q, q->err.message, err);
+    else
+        r->totals->n_skipped++;
+    r->totals->n_old_errors += !is_wanted && state == TD_RESULT_ERROR;
+    td_prompt_destroy(prompt);
+    return is_ok;
 }
 
 /* Fills free slots. */
@@ -424,6 +415,20 @@ static bool wait_for_events(run *r, td_err *err)
     return td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err);
 }
 
+/* So that the first tokens are drafted too. A worker that is not there yet joins later. */
+static bool wait_for_draft(run *r, td_err *err)
+{
+    for (uint64_t end = now_us(r) + JOIN_US; r->drafting && !r->is_draft_joined && now_us(r) < end;) {
+        uint64_t now = now_us(r), next = td_drafting_next_us(r->drafting);
+        next = next < end ? next : end;
+        td_link_poll_item items[] = {{.link = td_drafting_link(r->drafting)}};
+        if (!td_link_poll(items, 1, next > now ? (int64_t)(next - now) : 0, err) ||
+            !take_draft_events(r, err))
+            return false;
+    }
+    return true;
+}
+
 static bool loop(run *r, td_err *err)
 {
     while (true) {
@@ -544,8 +549,9 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
         return false;
     bool is_ok = start(&r, specs, n_specs, err);
     if (is_ok) {
+        is_ok = wait_for_draft(&r, err);
         totals->start_us = now_us(&r);
-        is_ok = loop(&r, err);
+        is_ok = is_ok && loop(&r, err);
         totals->end_us = now_us(&r);
         td_show_end(r.show);
     }

@@ -24,11 +24,13 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
         if (!model)
             fail_msg("%s", err.message);
         for (size_t k = 0; k < n_placements; k++) {
-            /* The first model with every type, the others with one each in turn. */
+            const placement *p = &placements[k];
+            /* The first model with every type and on the splits, the others with a type in turn;
+             * a software GPU is slow. */
             for (size_t t = 0; t < TD_COUNT(types); t++)
-                if (i == 0 || t == i % TD_COUNT(types))
-                    check_rows(row_cases[i], model, &placements[k], types[t],
-                               placements[k].is_host ? 8 : 3);
+                if (i == 0 ? t < (p->n_specs > 1 ? 1 : TD_COUNT(types))
+                           : t == i % TD_COUNT(types) && p->n_specs == 1)
+                    check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2);
         }
         td_model_close(&model);
     }

@@ -91,9 +91,9 @@ static att_bench begin_case(td_device *dev, const att_case *c, uint32_t n_rows, 
     m.pages = bench_tensor(&m.b, TD_ELEM_I32, TD_ROWS_FIXED, N_SEQUENCES, PAGES_MAX);
     for (uint32_t i = 0; i < N_SEQUENCES * PAGES_MAX; i++) /* 7 and n_pages = 17 are coprime */
         i32_data(m.pages)[i] = (int32_t)((i * 7 + shift) % n_pages);
-    td_kv *kv = bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k),
-                                               td_type_find_name(c->type_v), c->n_head_kv, c->dim_k,
-                                               c->dim_v, n_pages});
+    td_kv *kv =
+        bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k), td_type_find_name(c->type_v),
+                                       c->n_head_kv, c->dim_k, c->dim_v, n_pages});
     const td_batch_tensors batch = {m.positions, m.slots, m.pages};
     td_op_kv_store(m.b.p, kv, td_columns(m.k, 3, c->n_head_kv * c->dim_k), td_all(m.v), &batch);
     td_op_attention(m.b.p, kv, td_all(m.q), td_columns(m.y, 1, n_head(c) * c->dim_v),
@@ -305,7 +305,8 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
     }
 }
 
-/* Sequence 1 is poisoned from its first position, sequence 0 at a position that leaves the window. */
+/* Sequence 1 is poisoned from its first position, sequence 0 at a position that leaves the window.
+ */
 static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
 {
     (void)state;

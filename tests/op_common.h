@@ -38,7 +38,10 @@
 static td_device *test_devices[TEST_DEVICES_MAX];
 static size_t n_test_devices;
 
-static inline const char *device_spec(const td_device *dev) { return td_device_get_info(dev)->spec; }
+static inline const char *device_spec(const td_device *dev)
+{
+    return td_device_get_info(dev)->spec;
+}
 
 static inline bool is_vulkan(const td_device *dev)
 {
@@ -300,8 +303,8 @@ static inline void check_close(float got, double want, double tolerance, size_t 
                                const td_device *dev)
 {
     if (!(fabs((double)got - want) <= tolerance))
-        fail_msg("%s: %s: element %zu is %.9g, expected %.9g within %.3g", device_spec(dev), what, i,
-                 (double)got, want, tolerance);
+        fail_msg("%s: %s: element %zu is %.9g, expected %.9g within %.3g", device_spec(dev), what,
+                 i, (double)got, want, tolerance);
 }
 
 /* The host and the scalar device agree bit for bit. */

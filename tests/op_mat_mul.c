@@ -155,8 +155,8 @@ static void test_plain_types_take_odd_lengths(void **state)
         for (size_t i = 0; i < TD_COUNT(lengths); i++)
             for (int mode = 0; mode < 2; mode++) {
                 const td_type_info *type = td_type_find_name(weight_types[t]);
-                check_case(&(mul_case){type, lengths[i], 9, 5, (uint32_t)i % 5, 1, true,
-                                       (td_mode)mode});
+                check_case(
+                    &(mul_case){type, lengths[i], 9, 5, (uint32_t)i % 5, 1, true, (td_mode)mode});
                 check_case(&(mul_case){type, lengths[i], 6, 2, 0, 0, false, (td_mode)mode});
             }
 }
@@ -199,7 +199,7 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
     (void)state;
     for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
         const td_type_info *type = td_type_find_name(weight_types[t]);
-        mul_case c = {type, type->block_elements == 256 ? 1536 : 992, 43, 64, 0, 0, false,
+        mul_case c = {type,          type->block_elements == 256 ? 1536 : 992, 43, 64, 0, 0, false,
                       TD_MODE_VERIFY};
         unsigned char *rows = new_random_rows(type, c.n_o, c.n_k, 5);
         for (size_t i = 0; i < n_test_devices; i++)
@@ -258,8 +258,8 @@ static void check_hostile_weight(td_device *dev, const mul_case *c, const unsign
         if (o == bad_row)
             assert_true(isnan(get_y(&bad, c, 0)[o]) != 0);
         else
-            check_same_bits(get_y(&bad, c, 0) + o, get_y(&good, c, 0) + o, 1,
-                            "beside a NaN weight", dev);
+            check_same_bits(get_y(&bad, c, 0) + o, get_y(&good, c, 0) + o, 1, "beside a NaN weight",
+                            dev);
     }
     bench_destroy(&bad.b);
     bench_destroy(&good.b);
@@ -273,7 +273,7 @@ static void test_finite_rows_are_unaffected_by_hostile_ones(void **state)
     for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
         const td_type_info *type = td_type_find_name(weight_types[t]);
         for (int mode = 0; mode < 2; mode++) {
-            mul_case c = {type, type->block_elements == 256 ? 512 : 64, 21, 6, 1, 0, false,
+            mul_case c = {type,         type->block_elements == 256 ? 512 : 64, 21, 6, 1, 0, false,
                           (td_mode)mode};
             unsigned char *rows = new_random_rows(type, c.n_o, c.n_k, 6);
             for (size_t i = 0; i < n_test_devices; i++) {

@@ -60,8 +60,8 @@ static void test_rms_norm_matches_its_formula(void **state)
 {
     (void)state;
     static const norm_case cases[] = {
-        {1, 1, true, false, 0},    {5, 1, true, false, 1},   {128, 1, false, false, 0},
-        {1000, 1, true, true, 0},  {4097, 1, true, false, 0}, {24 * 7, 7, true, true, 4},
+        {1, 1, true, false, 0},      {5, 1, true, false, 1},      {128, 1, false, false, 0},
+        {1000, 1, true, true, 0},    {4097, 1, true, false, 0},   {24 * 7, 7, true, true, 4},
         {64 * 8, 8, false, true, 0}, {33 * 3, 3, true, false, 3},
     };
     for (size_t k = 0; k < TD_COUNT(cases); k++) {

@@ -33,7 +33,8 @@ static void rotate(const rope_case *c, const float *in, const float *cos_sin, do
 static void check_case(const rope_case *c)
 {
     uint32_t n_cols = c->n_heads * c->head_dim, stride = n_cols + 2 * c->pad;
-    float *x0 = new_random((size_t)N_ROWS * stride, 4), *scalar = new_random((size_t)N_ROWS * stride, 4);
+    float *x0 = new_random((size_t)N_ROWS * stride, 4),
+          *scalar = new_random((size_t)N_ROWS * stride, 4);
     float *angles = test_alloc((size_t)N_ROWS * c->n_rot, sizeof(float));
     double *want = test_alloc(n_cols, sizeof(double)), *sizes = test_alloc(n_cols, sizeof(double));
     for (uint32_t i = 0; i < N_ROWS * c->n_rot / 2; i++) {
@@ -53,7 +54,8 @@ static void check_case(const rope_case *c)
             const float *before = x0 + r * stride, *after = f32_data(x) + r * stride;
             rotate(c, before + c->pad, angles + r * c->n_rot, want, sizes);
             for (uint32_t i = 0; i < n_cols; i++)
-                check_close(after[c->pad + i], want[i], 3e-7 * sizes[i], i, "rope", test_devices[d]);
+                check_close(after[c->pad + i], want[i], 3e-7 * sizes[i], i, "rope",
+                            test_devices[d]);
             check_same_bits(after, before, c->pad, "before the view", test_devices[d]);
             check_same_bits(after + c->pad + n_cols, before + c->pad + n_cols, c->pad,
                             "behind the view", test_devices[d]);

@@ -2,6 +2,9 @@
 function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 600)
+    if(label MATCHES "^(validation|e2e)$") # see CMakeLists.txt
+        set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+    endif()
 endfunction()
 
 # Vulkan: the shaders are valid, compile without spilling on AMD's GPUs, and the programs that use
@@ -33,3 +36,7 @@ td_script_test(style_configs style ${CMAKE_CURRENT_SOURCE_DIR}/check_configs.sh
                $<TARGET_FILE:tandem>)
 td_script_test(style_docs style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_docs.py
                $<TARGET_FILE:tandem>)
+
+# The program as a user meets it.
+td_script_test(e2e_cli e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_cli.py $<TARGET_FILE:tandem>)
+td_script_test(e2e_kill e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_kill.py $<TARGET_FILE:tandem>)

@@ -425,7 +425,7 @@ static void test_a_result_is_one_stable_line(void **state)
     char text[2048];
     read_back(text, sizeof text);
     assert_string_equal(
-        text, "{\"id\":\"i\\\"d\",\"status\":\"ok\",\"text\":\"a\xef\xbf\xbd\xc3\xa4\\n\\u0000b\",\"tokens\":[1,4294967295],"
+        text, "{\"id\":\"i\\\"d\",\"status\":\"ok\",\"text\":\"a\xef\xbf\xbd\xc3\xa4\\n\xef\xbf\xbd" "b\",\"tokens\":[1,4294967295],"
               "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,"
               "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\"}\n"
               "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":\"went wrong\","

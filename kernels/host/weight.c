@@ -72,50 +72,59 @@ static place find_place(const td_host_weight *w, uint32_t row)
     return (place){panel, panel + w->scales_offset, row % TD_PANEL_ROWS};
 }
 
-/* Copies a half between a block and place i of an array of 16 per entry. */
+/* The row's half in the 16 at `offset` of the scales. */
 static uint8_t *half_at(place p, size_t offset) { return p.scales + offset + 2 * p.lane; }
 
-/* Byte of k group g (of 4), element i, in a run of 64-byte vectors. */
-static uint8_t *byte_at(place p, uint8_t *vectors, uint32_t e)
+/* Four elements at a time: a row's share of a 64-byte vector. */
+static uint32_t load4(const uint8_t *p)
 {
-    return vectors + e / 4 * 64 + p.lane * 4 + e % 4;
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static void store4(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
+
+#define BYTES4(b) ((b) * 0x01010101u) /* the byte b four times */
+
+/* The row's four bytes of vector i, at `offset` of the panel. */
+static uint8_t *four_at(place p, size_t offset, uint32_t i)
+{
+    return p.quants + offset + i * 64u + p.lane * 4;
 }
 
 static void pack_q8_0(place p, uint32_t b, const uint8_t *block)
 {
-    memcpy(half_at(p, b * 32u), block, 2);
-    for (uint32_t e = 0; e < 32; e++)
-        *byte_at(p, p.quants + b * (size_t)512, e) = block[2 + e] ^ 0x80;
+    memcpy(half_at(p, b * (size_t)32), block, 2);
+    for (uint32_t i = 0; i < 8; i++)
+        store4(four_at(p, b * (size_t)512, i), load4(block + 2 + 4 * i) ^ BYTES4(0x80u));
 }
 
 static void unpack_q8_0(place p, uint32_t b, uint8_t *block)
 {
-    memcpy(block, half_at(p, b * 32u), 2);
-    for (uint32_t e = 0; e < 32; e++)
-        block[2 + e] = *byte_at(p, p.quants + b * (size_t)512, e) ^ 0x80;
+    memcpy(block, half_at(p, b * (size_t)32), 2);
+    for (uint32_t i = 0; i < 8; i++)
+        store4(block + 2 + 4 * i, load4(four_at(p, b * (size_t)512, i)) ^ BYTES4(0x80u));
 }
 
+/* The format pairs elements e and e + 16 as we do. */
 static void pack_q4_0(place p, uint32_t b, const uint8_t *block)
 {
-    memcpy(half_at(p, b * 32u), block, 2);
-    for (uint32_t e = 0; e < 16; e++)
-        *byte_at(p, p.quants + b * (size_t)256, e) = block[2 + e];
+    memcpy(half_at(p, b * (size_t)32), block, 2);
+    for (uint32_t i = 0; i < 4; i++)
+        store4(four_at(p, b * (size_t)256, i), load4(block + 2 + 4 * i));
 }
 
 static void unpack_q4_0(place p, uint32_t b, uint8_t *block)
 {
-    memcpy(block, half_at(p, b * 32u), 2);
-    for (uint32_t e = 0; e < 16; e++)
-        block[2 + e] = *byte_at(p, p.quants + b * (size_t)256, e);
+    memcpy(block, half_at(p, b * (size_t)32), 2);
+    for (uint32_t i = 0; i < 4; i++)
+        store4(block + 2 + 4 * i, load4(four_at(p, b * (size_t)256, i)));
 }
 
-/* Q4_K: sub-block s has its nibbles in run s / 2 of 32 bytes, low nibbles for even s. */
-static void pack_q4_k(place p, uint32_t b, const uint8_t *block)
+/* Scales and minima of 6 bits: types.c has the layout. */
+static void pack_q4_k_scales(place p, size_t at, const uint8_t *packed)
 {
-    const uint8_t *packed = block + 4, *q = block + 16;
-    size_t at = b * (size_t)Q4_K_SCALES;
-    memcpy(half_at(p, at), block, 2);
-    memcpy(half_at(p, at + 32), block + 2, 2);
     for (uint32_t s = 0; s < 8; s++) {
         uint32_t scale, minimum;
         if (s < 4) {
@@ -127,23 +136,12 @@ static void pack_q4_k(place p, uint32_t b, const uint8_t *block)
         }
         p.scales[at + 64 + s * 16 + p.lane] = (uint8_t)scale;
         p.scales[at + 192 + s * 16 + p.lane] = (uint8_t)minimum;
-        uint8_t *vectors = p.quants + b * (size_t)2048 + s * 256;
-        uint32_t shift = s % 2 * 4;
-        for (uint32_t e = 0; e < 16; e++) {
-            uint32_t low = q[s / 2 * 32 + e] >> shift & 15u;
-            uint32_t high = q[s / 2 * 32 + e + 16] >> shift & 15u;
-            *byte_at(p, vectors, e) = (uint8_t)(low | high << 4);
-        }
     }
 }
 
-static void unpack_q4_k(place p, uint32_t b, uint8_t *block)
+static void unpack_q4_k_scales(place p, size_t at, uint8_t *packed)
 {
-    uint8_t *packed = block + 4, *q = block + 16;
-    size_t at = b * (size_t)Q4_K_SCALES;
-    memset(block, 0, 144);
-    memcpy(block, half_at(p, at), 2);
-    memcpy(block + 2, half_at(p, at + 32), 2);
+    memset(packed, 0, 12);
     for (uint32_t s = 0; s < 8; s++) {
         uint32_t scale = p.scales[at + 64 + s * 16 + p.lane];
         uint32_t minimum = p.scales[at + 192 + s * 16 + p.lane];
@@ -155,19 +153,48 @@ static void unpack_q4_k(place p, uint32_t b, uint8_t *block)
             packed[s - 4] = (uint8_t)(packed[s - 4] | scale >> 4 << 6);
             packed[s] = (uint8_t)(packed[s] | minimum >> 4 << 6);
         }
-        uint8_t *vectors = p.quants + b * (size_t)2048 + s * 256;
+    }
+}
+
+/* Sub-block s has its nibbles in run s / 2 of 32 bytes, low nibbles for even s. */
+static void pack_q4_k(place p, uint32_t b, const uint8_t *block)
+{
+    size_t at = b * (size_t)Q4_K_SCALES;
+    memcpy(half_at(p, at), block, 2);
+    memcpy(half_at(p, at + 32), block + 2, 2);
+    pack_q4_k_scales(p, at, block + 4);
+    for (uint32_t s = 0; s < 8; s++) {
+        const uint8_t *run = block + 16 + s / 2 * 32;
         uint32_t shift = s % 2 * 4;
-        for (uint32_t e = 0; e < 16; e++) {
-            uint32_t pair = *byte_at(p, vectors, e);
-            uint8_t *at_q = q + s / 2 * 32 + e;
-            at_q[0] = (uint8_t)(at_q[0] | (pair & 15u) << shift);
-            at_q[16] = (uint8_t)(at_q[16] | pair >> 4 << shift);
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t low = (load4(run + 4 * i) >> shift) & BYTES4(15u);
+            uint32_t high = (load4(run + 16 + 4 * i) >> shift) & BYTES4(15u);
+            store4(four_at(p, b * (size_t)2048 + s * 256, i), low | high << 4);
         }
     }
 }
 
-/* Q6_K: in each half of 128 elements, group g of 32 has its low bits in low[32 (g % 2) + j],
- * nibble g / 2, and its high bits in high[j], bits 2g. Our block of 32 is one such group. */
+static void unpack_q4_k(place p, uint32_t b, uint8_t *block)
+{
+    size_t at = b * (size_t)Q4_K_SCALES;
+    memset(block, 0, 144);
+    memcpy(block, half_at(p, at), 2);
+    memcpy(block + 2, half_at(p, at + 32), 2);
+    unpack_q4_k_scales(p, at, block + 4);
+    for (uint32_t s = 0; s < 8; s++) {
+        uint8_t *run = block + 16 + s / 2 * 32;
+        uint32_t shift = s % 2 * 4;
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t pair = load4(four_at(p, b * (size_t)2048 + s * 256, i));
+            uint8_t *low = run + 4 * i, *high = run + 16 + 4 * i;
+            store4(low, load4(low) | (pair & BYTES4(15u)) << shift);
+            store4(high, load4(high) | ((pair >> 4) & BYTES4(15u)) << shift);
+        }
+    }
+}
+
+/* In each half of 128 elements, group g of 32 has its low bits in low[32 (g % 2) + j], nibble
+ * g / 2, and its high bits in high[j], bits 2g. Our block s of 32 is group s % 4 of half s / 4. */
 static void pack_q6_k(place p, uint32_t b, const uint8_t *block)
 {
     size_t at = b * (size_t)Q6_K_SCALES;
@@ -175,17 +202,19 @@ static void pack_q6_k(place p, uint32_t b, const uint8_t *block)
     for (uint32_t i = 0; i < 16; i++)
         p.scales[at + 32 + i * 16 + p.lane] = block[192 + i];
     for (uint32_t s = 0; s < 8; s++) {
-        uint32_t g = s % 4;
+        uint32_t g = s % 4, shift = g / 2 * 4;
         const uint8_t *low = block + s / 4 * 64 + g % 2 * 32, *high = block + 128 + s / 4 * 32;
-        uint8_t *nibbles = p.quants + b * (size_t)3072 + s * 384, *tops = nibbles + 256;
-        for (uint32_t e = 0; e < 32; e++) {
-            uint32_t nibble = low[e] >> g / 2 * 4 & 15u, top = high[e] >> 2 * g & 3u;
-            uint8_t *n = byte_at(p, nibbles, e % 16);
-            *n = (uint8_t)((*n & ~(15u << e / 16 * 4)) | nibble << e / 16 * 4);
-            uint8_t *t = tops + e / 16 * 64 + p.lane * 4 + e % 4;
-            uint32_t shift = e / 4 % 4 * 2;
-            *t = (uint8_t)((*t & ~(3u << shift)) | top << shift);
+        size_t quants = b * (size_t)3072 + s * 384;
+        uint32_t tops[2] = {0, 0};
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t first = (load4(low + 4 * i) >> shift) & BYTES4(15u);
+            uint32_t second = (load4(low + 16 + 4 * i) >> shift) & BYTES4(15u);
+            store4(four_at(p, quants, i), first | second << 4);
+            for (uint32_t h = 0; h < 2; h++)
+                tops[h] |= ((load4(high + 16 * h + 4 * i) >> 2 * g) & BYTES4(3u)) << 2 * i;
         }
+        store4(four_at(p, quants, 4), tops[0]);
+        store4(four_at(p, quants, 5), tops[1]);
     }
 }
 
@@ -197,14 +226,14 @@ static void unpack_q6_k(place p, uint32_t b, uint8_t *block)
     for (uint32_t i = 0; i < 16; i++)
         block[192 + i] = p.scales[at + 32 + i * 16 + p.lane];
     for (uint32_t s = 0; s < 8; s++) {
-        uint32_t g = s % 4;
+        uint32_t g = s % 4, shift = g / 2 * 4;
         uint8_t *low = block + s / 4 * 64 + g % 2 * 32, *high = block + 128 + s / 4 * 32;
-        uint8_t *nibbles = p.quants + b * (size_t)3072 + s * 384, *tops = nibbles + 256;
-        for (uint32_t e = 0; e < 32; e++) {
-            uint32_t nibble = *byte_at(p, nibbles, e % 16) >> e / 16 * 4 & 15u;
-            uint32_t top = tops[e / 16 * 64 + p.lane * 4 + e % 4] >> e / 4 % 4 * 2 & 3u;
-            low[e] = (uint8_t)(low[e] | nibble << g / 2 * 4);
-            high[e] = (uint8_t)(high[e] | top << 2 * g);
+        size_t quants = b * (size_t)3072 + s * 384;
+        for (uint32_t i = 0; i < 8; i++) { /* groups of four elements */
+            uint32_t pair = load4(four_at(p, quants, i % 4)) >> i / 4 * 4;
+            uint32_t top = load4(four_at(p, quants, 4 + i / 4)) >> i % 4 * 2;
+            store4(low + 4 * i, load4(low + 4 * i) | (pair & BYTES4(15u)) << shift);
+            store4(high + 4 * i, load4(high + 4 * i) | (top & BYTES4(3u)) << 2 * g);
         }
     }
 }

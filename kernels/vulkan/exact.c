@@ -9,16 +9,16 @@
 #include <string.h>
 
 enum { /* opcodes */
-    OP_EXT_INST = 12,
-    OP_DECORATE = 71,
-    OP_MEMBER_DECORATE = 72,
-    OP_F_NEGATE = 127,
-    OP_F_ADD = 129,
-    OP_F_SUB = 131,
-    OP_F_MUL = 133,
-    OP_F_DIV = 136,
-    OP_VECTOR_TIMES_SCALAR = 142,
-    OP_DOT = 148,
+       OP_EXT_INST = 12,
+       OP_DECORATE = 71,
+       OP_MEMBER_DECORATE = 72,
+       OP_F_NEGATE = 127,
+       OP_F_ADD = 129,
+       OP_F_SUB = 131,
+       OP_F_MUL = 133,
+       OP_F_DIV = 136,
+       OP_VECTOR_TIMES_SCALAR = 142,
+       OP_DOT = 148,
 };
 
 #define MAGIC          0x07230203u
@@ -45,9 +45,9 @@ static bool is_arithmetic(uint32_t opcode)
 }
 
 typedef struct {
-    uint8_t *state;  /* [id]: 1 arithmetic, 2 decorated already */
+    uint8_t *state; /* [id]: 1 arithmetic, 2 decorated already */
     uint32_t n_ids;
-    size_t n_add;    /* ids to decorate */
+    size_t n_add;     /* ids to decorate */
     size_t insert_at; /* word behind the last annotation */
 } survey;
 

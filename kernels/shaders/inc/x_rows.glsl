@@ -3,7 +3,7 @@
 layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
 layout(set = 0, binding = 0) readonly buffer x_vec4s { vec4 x4[]; };
 
-/* Whole runs of vec4s: what a model has, but for odd shapes. Uniform: choose once, outside loops. */
+/* Whole runs of vec4s: what a model has, but for odd shapes. Chosen once, outside of loops. */
 bool td_x_is_aligned()
 {
     return ((p.x_col0 | p.x_stride) & 3u) == 0u && p.n_k % TD_RUN == 0u;

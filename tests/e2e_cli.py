@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""The command line as a user meets it: help, usage errors, configuration files, hostile files.
+
+usage: e2e_cli.py TANDEM   (run from the source root; standard library only)"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
+TARGET = 'configs/tales/tales-target.q8_0.gguf'
+DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
+GOLDEN = os.environ.get('TD_GOLDEN', 'tests/data/golden')
+COMMANDS = ['generate', 'draft', 'devices', 'inspect', 'tokenize', 'logits', 'bench', 'plan']
+
+
+def run(*args, stdin=None, timeout=120):
+    return subprocess.run([TANDEM, *args], input=stdin, capture_output=True, text=True, timeout=timeout)
+
+
+def generate(*args, **kw):
+    return run('generate', '--target', TARGET, '--device', 'host:1', '--quiet', *args, **kw)
+
+
+def read(path, mode='r'):
+    with open(path, mode) as f:
+        return f.read()
+
+
+class Cli(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+
+    def path(self, name, text=None):
+        p = os.path.join(self.dir.name, name)
+        if text is not None:
+            with open(p, 'w') as f:
+                f.write(text)
+        return p
+
+    def fails(self, result, code, *needles):
+        self.assertEqual(result.returncode, code, result.stderr)
+        for needle in needles:
+            self.assertIn(needle, result.stderr)
+
+    def test_help_and_version_everywhere(self):
+        for command in COMMANDS:
+            r = run(command, '--help')
+            self.assertEqual(r.returncode, 0)
+            self.assertIn('usage: tandem ' + command, r.stdout)
+            r = run(command, '--version')
+            self.assertEqual((r.returncode, r.stdout.split()[0]), (0, 'tandem'))
+        self.assertEqual(run('--help').returncode, 0)
+        self.assertEqual(run('--version').returncode, 0)
+
+    def test_usage_errors_name_flag_value_and_range(self):
+        self.fails(run(), 2)
+        self.fails(run('generat'), 2, '"generat"')
+        self.fails(generate('--prompt', 'x', '--temp', 'hot'), 2, '--temp', '"hot"', '0..100')
+        self.fails(generate('--prompt', 'x', '--draft-max', '64'), 2, '--draft-max', '"64"', '1..63')
+        self.fails(generate('--prompt', 'x', '-n', '0'), 2, '-n', '"0"')
+        self.fails(generate('--prompt', 'x', '--kv-k', 'q5_0'), 2, '--kv-k', '"q5_0"', 'q8_0')
+        self.fails(generate('--prompt', 'x', '--tmep', '1'), 2, '--tmep', '--temp')
+        self.fails(generate('--prompt', 'x', '--in', 'y'), 2, '--prompt')
+        self.fails(generate(), 2, '--prompt')
+        self.fails(run('generate', '--prompt', 'x'), 2, '--target')
+        self.fails(generate('--prompt', 'x', '--temp'), 2, '--temp')
+        self.fails(generate('--prompt', 'x', '--quiet=yes'), 2, '--quiet')
+
+    def test_devices_are_checked(self):
+        for spec in ['gpu', 'host:0', 'host:x', 'vulkan:', 'host:1@3-1', 'host:1@0-99', 'vulkan:99']:
+            r = run('generate', '--target', TARGET, '--device', spec, '--prompt', 'x')
+            self.fails(r, 2, 'device')
+        self.fails(run('generate', '--target', TARGET, '--device', 'host:1@0-3', '--prompt', 'x'), 2, '4..9')
+
+    def test_devices_json(self):
+        devices = json.loads(run('devices', '--json').stdout)
+        self.assertEqual(devices[0]['device'], 'host')
+        self.assertTrue(devices[0]['usable'])
+        self.assertGreater(devices[0]['heaps'][0]['bytes'], 0)
+
+    def test_config_errors_name_file_key_value_and_allowed(self):
+        bad = [('{"sampling": {"tmep": 1}}', 'tmep', 'temp'),
+               ('{"sampling": {"temp": "1"}}', 'sampling.temp', '"1"'),
+               ('{"sampling": {"temp": 101}}', 'sampling.temp', '101', '100'),
+               ('{"draft": {"max": 0}}', 'draft.max', '0', '63'),
+               ('{"draft": {"max": 5.0}}', 'draft.max', '5.0'),
+               ('{"cache": {"k": "q5_0"}}', 'cache.k', 'q5_0', 'q8_0'),
+               ('{"run": {"n": 1, "n": 2}}', 'n'),
+               ('{"target": []}', 'target'),
+               ('{"tarket": {}}', 'tarket', 'target'),
+               ('[]', ''), ('{', ''), ('', '')]
+        for text, *needles in bad:
+            p = self.path('bad.json', text)
+            self.fails(run('generate', '--config', p, '--prompt', 'x'), 65, 'bad.json', *needles)
+        self.fails(run('generate', '--config', self.path('none.json'), '--prompt', 'x'), 74, 'none.json')
+
+    def test_flags_win_over_config(self):
+        p = self.path('c.json', json.dumps({'target': {'model': TARGET, 'devices': ['host:1', 'host:1']},
+                                            'sampling': {'temp': 0}, 'run': {'n': 3}}))
+        out = self.path('o.jsonl')
+        args = ['generate', '--config', p, '--in', '-', '--quiet']
+        r = run(*args, '--out', out, '--stats', self.path('s.json'), stdin='{"prompt": "The fox"}\n')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(len(json.loads(read(out))['tokens']), 3)
+        self.assertEqual(len(json.loads(read(self.path('s.json')))['stages']), 2)
+        r = run(*args, '-n', '5', '--device', 'host:1', '--stats', self.path('s.json'),
+                stdin='{"prompt": "The fox"}\n')
+        self.assertEqual(len(json.loads(r.stdout)['tokens']), 5)
+        self.assertEqual(len(json.loads(read(self.path('s.json')))['stages']), 1)
+
+    def test_a_prompt_is_text_on_stdout(self):
+        r = generate('--prompt', 'The fox said', '-n', '8', '--temp', '0')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertTrue(r.stdout.startswith('The fox said'))
+        self.assertGreater(len(r.stdout), len('The fox said') + 4)
+
+    def test_result_line_has_its_fields(self):
+        r = generate('--draft', DRAFT, '--in', '-', '-n', '8', stdin='{"id": "a", "prompt": "The fox"}\n')
+        line = json.loads(r.stdout)
+        self.assertEqual(sorted(line), sorted(
+            'id status text tokens reason error drafted accepted rounds prompt_tokens ttft_ms ms '
+            'input_sha config_sha model_sha'.split()))
+        self.assertEqual((line['id'], line['status'], line['reason'], len(line['tokens'])),
+                         ('a', 'ok', 'length', 8))
+
+    def test_stop_strings_across_tokens(self):
+        full = json.loads(generate('--in', '-', '-n', '60', '--temp', '0',
+                                   stdin='{"prompt": "Once upon a time"}\n').stdout)['text']
+        for at in (7, 20, 41):
+            stop = full[at:at + 5]
+            r = json.loads(generate('--in', '-', '-n', '60', '--temp', '0', '--stop', stop,
+                                    stdin='{"prompt": "Once upon a time"}\n').stdout)
+            self.assertEqual((r['text'], r['reason']), (full[:full.index(stop)], 'stop'))
+
+    def test_endpoints_off_loopback_are_refused(self):
+        for endpoint in ['tcp://*:5555', 'tcp://0.0.0.0:5555', 'tcp://192.168.1.2:5555', 'udp://x', 'x']:
+            r = generate('--draft-endpoint', endpoint, '--prompt', 'x')
+            self.fails(r, 2, endpoint)
+            self.fails(run('draft', '--model', DRAFT, '--bind', endpoint), 2, endpoint)
+
+    def test_another_vocabulary_is_refused_with_the_first_token(self):
+        other = os.path.join(GOLDEN, 'models', 'llama', 'model.gguf')
+        if not os.path.exists(other):
+            self.skipTest(other + ' is not here')
+        r = generate('--draft', other, '--prompt', 'x', '-n', '4')
+        self.fails(r, 69, 'the vocabularies differ', 'first token that does is 0')
+
+    def test_bad_files(self):
+        for name, text in [('empty.gguf', ''), ('text.gguf', 'this is no model file, whatever it is called')]:
+            p = self.path(name, text)
+            self.fails(run('inspect', p), 65, name)
+            self.fails(run('generate', '--target', p, '--prompt', 'x'), 65, name)
+        self.fails(run('inspect', self.path('none.gguf')), 74, 'none.gguf')
+        cut = self.path('cut.gguf')
+        with open(TARGET, 'rb') as f, open(cut, 'wb') as g:
+            g.write(f.read(3_000_000))
+        self.fails(run('generate', '--target', cut, '--prompt', 'x'), 65, 'cut.gguf')
+
+    def test_inspect_and_plan(self):
+        j = json.loads(run('inspect', TARGET, '--json').stdout)
+        self.assertEqual((j['architecture'], j['parameters']['layers'], j['runnable']), ('llama', 10, True))
+        self.assertEqual(len(j['layer_bytes']), 10)
+        r = run('plan', '--target', TARGET, '--device', 'host:1', '--device', 'host:1@7-9')
+        self.assertIn('0..6', r.stdout)
+
+    def test_logits_by_rows_are_bit_identical(self):
+        tokens = ','.join(str(i) for i in range(300, 340))
+        files = []
+        for rows in (['--step'], ['--rows', '1'], ['--rows', '7'], ['--rows', '64']):
+            p = self.path('l%d' % len(files))
+            r = run('logits', '--model', TARGET, '--tokens', tokens, '--device', 'host:2', *rows, '--out', p)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            files.append(read(p, 'rb'))
+        self.assertEqual(len(files[0]), 40 * 4096 * 4)
+        self.assertTrue(all(f == files[0] for f in files))
+        self.fails(run('logits', '--model', TARGET, '--tokens', '1,4096', '--out', self.path('x')), 65, '"4096"', '4095')
+        self.fails(run('logits', '--model', TARGET, '--tokens', '1,a', '--out', self.path('x')), 65, '"a"')
+
+    def test_tokenize(self):
+        one = json.loads(run('tokenize', '--model', TARGET, '--text', 'The fox').stdout)
+        lines = run('tokenize', '--model', TARGET, '--in', '-', stdin='{"text": "The fox"}\n{"text": ""}\n').stdout
+        self.assertEqual([json.loads(x) for x in lines.splitlines()], [one, []])
+        with_bos = json.loads(run('tokenize', '--model', TARGET, '--text', 'The fox', '--add-special').stdout)
+        self.assertEqual(with_bos, [1] + one)
+        self.fails(run('tokenize', '--model', TARGET, '--in', '-', stdin='{"text": 1}\n'), 65, ':1')
+
+    def test_bench_json(self):
+        r = run('bench', '--model', DRAFT, '--device', 'host:1', '--pp', '16', '--tg', '4', '--widths', '1,4',
+                '--repeat', '1', '--json')
+        j = json.loads(r.stdout)
+        self.assertGreater(j['pp16'], 0)
+        self.assertGreater(j['tg4'], 0)
+        self.assertEqual(sorted(j['verify']), ['1', '4'])
+        self.assertEqual(j['verify']['1']['c'], 1)
+        self.fails(run('bench', '--model', DRAFT, '--widths', '1,65'), 2, '--widths')
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=1)
