@@ -8,14 +8,10 @@ static const struct {
     const char *name;
     int exit_code;
 } codes[TD_E_CODE_COUNT] = {
-    [TD_OK] = {"ok", 0},
-    [TD_E_USAGE] = {"usage", 2},
-    [TD_E_DATA] = {"data", 65},
-    [TD_E_UNAVAILABLE] = {"unavailable", 69},
-    [TD_E_BUG] = {"bug", 70},
-    [TD_E_IO] = {"io", 74},
-    [TD_E_AGAIN] = {"again", 75},
-    [TD_E_DEVICE_LOST] = {"device-lost", 75},
+    [TD_OK] = {"ok", 0},           [TD_E_USAGE] = {"usage", 2},
+    [TD_E_DATA] = {"data", 65},    [TD_E_UNAVAILABLE] = {"unavailable", 69},
+    [TD_E_BUG] = {"bug", 70},      [TD_E_IO] = {"io", 74},
+    [TD_E_AGAIN] = {"again", 75},  [TD_E_DEVICE_LOST] = {"device-lost", 75},
     [TD_E_NOMEM] = {"memory", 75},
 };
 

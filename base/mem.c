@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 64u
+#define ALIGNMENT         64u
 #define ARENA_BLOCK_BYTES (64u << 10)
 
 static _Atomic uint64_t n_allocated;

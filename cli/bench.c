@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WIDTHS_MAX 32u
+#define WIDTHS_MAX  32u
 #define REPEATS_MAX 101u
 
 typedef struct {
@@ -32,15 +32,19 @@ static const option options[] = {
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
     {"--pp", NULL, OPT_U32, AT(n_prefill), 1, 65536, "N", "tokens of the prompt (default: 128)"},
     {"--tg", NULL, OPT_U32, AT(n_decode), 1, 65536, "N", "tokens to decode (default: 32)"},
-    {"--widths", NULL, OPT_TEXT, AT(widths), 0, 0, "1,2,4", "rows of a verification, 1..64 each (default: 1,2,4,8,9,16)"},
+    {"--widths", NULL, OPT_TEXT, AT(widths), 0, 0, "1,2,4",
+     "rows of a verification, 1..64 each (default: 1,2,4,8,9,16)"},
     {"--repeat", NULL, OPT_U32, AT(n_repeats), 1, REPEATS_MAX, "N", "repeats of each (default: 5)"},
-    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE", "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE", "type of cached values (default: f16)"},
+    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+     "type of cached values (default: f16)"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "as JSON"},
 };
-static const command_help help = {"bench", "tandem bench --model M.gguf [--device SPEC]... [options]",
-                                  "Measures tokens/s of prefill and decode, and c(n) = time of n rows / time of one.",
-                                  options, TD_COUNT(options)};
+static const command_help help = {
+    "bench", "tandem bench --model M.gguf [--device SPEC]... [options]",
+    "Measures tokens/s of prefill and decode, and c(n) = time of n rows / time of one.", options,
+    TD_COUNT(options)};
 
 static bool parse_widths(const char *text, uint32_t widths[WIDTHS_MAX], uint32_t *n, td_err *err)
 {
@@ -51,9 +55,11 @@ static bool parse_widths(const char *text, uint32_t widths[WIDTHS_MAX], uint32_t
         uint64_t value = 0;
         if (n_bytes < sizeof one)
             memcpy(one, p, n_bytes);
-        if (!td_text_read_u64(one, &value) || value < 1 || value > TD_VERIFY_ROWS_MAX || *n == WIDTHS_MAX)
+        if (!td_text_read_u64(one, &value) || value < 1 || value > TD_VERIFY_ROWS_MAX ||
+            *n == WIDTHS_MAX)
             return td_err_set(err, TD_E_USAGE, "--widths: %s; allowed: up to %u numbers of 1..%u",
-                              td_text_quote(text, strlen(text)).text, WIDTHS_MAX, TD_VERIFY_ROWS_MAX);
+                              td_text_quote(text, strlen(text)).text, WIDTHS_MAX,
+                              TD_VERIFY_ROWS_MAX);
         widths[(*n)++] = (uint32_t)value;
         p += n_bytes + (p[n_bytes] == ',');
     }
@@ -73,8 +79,8 @@ static double median(double *values, uint32_t n)
 }
 
 /* Runs n tokens from `position` in one batch (or in prefill chunks); *seconds is what it took. */
-static bool timed_run(td_chain *chain, td_mode mode, uint32_t n_vocab, uint32_t position, uint32_t n,
-                      double *seconds, td_err *err)
+static bool timed_run(td_chain *chain, td_mode mode, uint32_t n_vocab, uint32_t position,
+                      uint32_t n, double *seconds, td_err *err)
 {
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);

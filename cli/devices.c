@@ -15,15 +15,18 @@ typedef struct {
 
 static const option options[] = {
     {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
-    {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL, "measure the read bandwidth of each (a second or two)"},
+    {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL,
+     "measure the read bandwidth of each (a second or two)"},
 };
-static const command_help help = {"devices", "tandem devices [--json] [--measure]",
-                                  "Lists devices: what --device takes, name, driver, memory by heap and limits.",
-                                  options, TD_COUNT(options)};
+static const command_help help = {
+    "devices", "tandem devices [--json] [--measure]",
+    "Lists devices: what --device takes, name, driver, memory by heap and limits.", options,
+    TD_COUNT(options)};
 
 static const char *kind_name(td_device_kind kind)
 {
-    static const char *const names[] = {"host", "discrete GPU", "integrated GPU", "virtual GPU", "software"};
+    static const char *const names[] = {"host", "discrete GPU", "integrated GPU", "virtual GPU",
+                                        "software"};
     return (size_t)kind < TD_COUNT(names) ? names[kind] : "?";
 }
 
@@ -40,17 +43,20 @@ static double measure(const td_device_info *info)
 
 static void print_one(const td_device_info *d, bool is_measured)
 {
-    printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor, d->driver);
+    printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor,
+           d->driver);
     if (!d->is_usable)
         printf("  not usable: %s\n", d->why_not);
     for (uint32_t i = 0; i < d->n_heaps; i++)
-        printf("  heap %u: %.1f GiB, %.1f GiB free for use%s%s\n", i, (double)d->heaps[i].n_bytes / (1 << 30),
-               (double)d->heaps[i].budget_bytes / (1 << 30), d->heaps[i].is_device_local ? ", device-local" : "",
+        printf("  heap %u: %.1f GiB, %.1f GiB free for use%s%s\n", i,
+               (double)d->heaps[i].n_bytes / (1 << 30),
+               (double)d->heaps[i].budget_bytes / (1 << 30),
+               d->heaps[i].is_device_local ? ", device-local" : "",
                d->heaps[i].is_host_visible ? ", host-visible" : "");
     if (d->max_buffer_bytes)
-        printf("  largest buffer %.0f MiB, subgroup %u%s%s%s\n", (double)d->max_buffer_bytes / (1 << 20),
-               d->subgroup_size, d->has_f16 ? ", f16" : "", d->has_int8_dot ? ", int8 dot" : "",
-               d->has_coopmat ? ", cooperative matrix" : "");
+        printf("  largest buffer %.0f MiB, subgroup %u%s%s%s\n",
+               (double)d->max_buffer_bytes / (1 << 20), d->subgroup_size, d->has_f16 ? ", f16" : "",
+               d->has_int8_dot ? ", int8 dot" : "", d->has_coopmat ? ", cooperative matrix" : "");
     if (d->n_threads)
         printf("  %u threads\n", d->n_threads);
     if (d->quirks[0])

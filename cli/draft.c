@@ -18,14 +18,21 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json", "all of this from a file; flags win"},
+    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json",
+     "all of this from a file; flags win"},
     {"--model", "draft.model", OPT_TEXT, AT(model), 0, 0, "D.gguf", "the draft model (required)"},
-    {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC", "host[:threads], vulkan:INDEX or vulkan:NAME (default: host:1)"},
-    {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP", "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
-    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE", "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE", "type of cached values (default: f16)"},
-    {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N", "positions of a sequence (default: the smaller of the model's and what fits)"},
-    {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N", "sequences at once, 1..64 (default: 8)"},
+    {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC",
+     "host[:threads], vulkan:INDEX or vulkan:NAME (default: host:1)"},
+    {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
+     "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
+    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+     "type of cached values (default: f16)"},
+    {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
+     "positions of a sequence (default: the smaller of the model's and what fits)"},
+    {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N",
+     "sequences at once, 1..64 (default: 8)"},
 };
 static const command_help help = {
     "draft", "tandem draft --model D.gguf --bind EP [options]",
@@ -53,12 +60,13 @@ static bool serve(const fields *f, td_err *err)
     if (transport) {
         td_log_info("draft worker: %s on %s at %s", td_model_name(model),
                     td_drafter_device(drafter)->name, f->bind);
-        is_ok = td_draft_worker_run(&(td_draft_worker_params){.drafter = drafter,
-                                                              .tokenizer = td_model_tokenizer(model),
-                                                              .transport = transport,
-                                                              .endpoint = f->bind,
-                                                              .stop_fd = td_signals_fd()},
-                                    err);
+        is_ok =
+            td_draft_worker_run(&(td_draft_worker_params){.drafter = drafter,
+                                                          .tokenizer = td_model_tokenizer(model),
+                                                          .transport = transport,
+                                                          .endpoint = f->bind,
+                                                          .stop_fd = td_signals_fd()},
+                                err);
     }
     td_transport_destroy(&transport);
     td_drafter_destroy(&drafter);
@@ -81,7 +89,8 @@ int command_draft(int argc, char **argv, td_err *err)
         if (is_help)
             options_print_help(&help);
         else if (!f.model || !f.bind)
-            td_err_set(err, TD_E_USAGE, "--model D.gguf and --bind EP are needed; see `tandem draft --help`");
+            td_err_set(err, TD_E_USAGE,
+                       "--model D.gguf and --bind EP are needed; see `tandem draft --help`");
         else if (serve(&f, err))
             code = 128 + td_signals_pending(); /* only a signal ends it */
     }

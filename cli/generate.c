@@ -20,41 +20,70 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json", "all of this from a file; flags win"},
-    {"--target", "target.model", OPT_TEXT, AT(run.target_path), 0, 0, "M.gguf", "the model that decides (required)"},
+    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json",
+     "all of this from a file; flags win"},
+    {"--target", "target.model", OPT_TEXT, AT(run.target_path), 0, 0, "M.gguf",
+     "the model that decides (required)"},
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
      "host[:threads], vulkan:INDEX or vulkan:NAME, each with @a-b for layers a..b;\n"
      "                             several make a split in order (default: GPUs found, else host)"},
-    {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none", "a small model that proposes tokens (default: none)"},
-    {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC", "where the draft runs (default: host:1)"},
-    {"--draft-endpoint", "draft.endpoint", OPT_TEXT, AT(run.draft_endpoint), 0, 0, "EP", "a `tandem draft` worker: ipc://PATH or tcp://127.0.0.1:PORT"},
-    {"--draft-max", "draft.max", OPT_U32, AT(run.draft_max), 1, TD_DRAFT_MAX, "K", "tokens of a draft at most, 1..63 (default: 8)"},
-    {"--draft-fixed", "draft.fixed", OPT_U32, AT(run.draft_fixed), 1, TD_DRAFT_MAX, "K", "always draft K tokens, 1..63"},
-    {"--prompt", NULL, OPT_TEXT, AT(run.prompt), 0, 0, "TEXT", "one prompt; its text goes to stdout"},
-    {"--in", "run.in", OPT_TEXT, AT(run.in_path), 0, 0, "FILE.jsonl", "prompts, one JSON object a line; - for stdin"},
-    {"--out", "run.out", OPT_TEXT, AT(run.out_path), 0, 0, "FILE.jsonl", "results, appended; a file that is there is resumed (default: stdout)"},
-    {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N", "tokens to generate at most (default: 256)"},
-    {"--temp", "sampling.temp", OPT_FLOAT, AT(run.sampling.temperature), 0, 100, "T", "temperature; 0 is greedy (default: 0.8)"},
-    {"--top-k", "sampling.top_k", OPT_U32, AT(run.sampling.top_k), 0, 1 << 20, "K", "keep the K most probable; 0 is all (default: 0)"},
-    {"--top-p", "sampling.top_p", OPT_FLOAT, AT(run.sampling.top_p), 0, 1, "P", "keep the smallest set of mass P (default: 1)"},
-    {"--min-p", "sampling.min_p", OPT_FLOAT, AT(run.sampling.min_p), 0, 1, "P", "drop what is below P times the largest (default: 0)"},
-    {"--repeat-penalty", "sampling.repeat_penalty", OPT_FLOAT, AT(run.sampling.repeat_penalty), 0.01, 100, "R", "of the last 64 tokens (default: 1)"},
-    {"--seed", "sampling.seed", OPT_U64, AT(run.seed), 0, 9223372036854774784.0, "S", "of the run (default: 0)"},
-    {"--stop", "sampling.stop", OPT_LIST, AT(stops), 0, 0, "TEXT", "end a text where TEXT appears; may be given several times"},
-    {"--ignore-eos", "run.ignore_eos", OPT_FLAG, AT(run.ignore_eos), 0, 0, NULL, "go on past end-of-text tokens"},
-    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.type_k), 0, 0, "TYPE", "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.type_v), 0, 0, "TYPE", "type of cached values (default: f16)"},
-    {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N", "positions of a sequence (default: the smaller of the model's and what fits)"},
-    {"--parallel", "run.parallel", OPT_U32, AT(run.n_parallel), 1, TD_SEQUENCES_MAX, "N", "sequences at once, 1..64 (default: 1)"},
-    {"--stats", "run.stats", OPT_TEXT, AT(run.stats_path), 0, 0, "FILE.json", "write acceptance, times and placement"},
-    {"--force", NULL, OPT_FLAG, AT(run.is_force), 0, 0, NULL, "keep results of another input or configuration and go on"},
-    {"--retry-errors", NULL, OPT_FLAG, AT(run.is_retry_errors), 0, 0, NULL, "run lines again whose result is an error"},
-    {"--mark", NULL, OPT_FLAG, AT(run.is_marked), 0, 0, NULL, "mark accepted draft tokens in green even when stdout is no terminal"},
+    {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
+     "a small model that proposes tokens (default: none)"},
+    {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
+     "where the draft runs (default: host:1)"},
+    {"--draft-endpoint", "draft.endpoint", OPT_TEXT, AT(run.draft_endpoint), 0, 0, "EP",
+     "a `tandem draft` worker: ipc://PATH or tcp://127.0.0.1:PORT"},
+    {"--draft-max", "draft.max", OPT_U32, AT(run.draft_max), 1, TD_DRAFT_MAX, "K",
+     "tokens of a draft at most, 1..63 (default: 8)"},
+    {"--draft-fixed", "draft.fixed", OPT_U32, AT(run.draft_fixed), 1, TD_DRAFT_MAX, "K",
+     "always draft K tokens, 1..63"},
+    {"--prompt", NULL, OPT_TEXT, AT(run.prompt), 0, 0, "TEXT",
+     "one prompt; its text goes to stdout"},
+    {"--in", "run.in", OPT_TEXT, AT(run.in_path), 0, 0, "FILE.jsonl",
+     "prompts, one JSON object a line; - for stdin"},
+    {"--out", "run.out", OPT_TEXT, AT(run.out_path), 0, 0, "FILE.jsonl",
+     "results, appended; a file that is there is resumed (default: stdout)"},
+    {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N",
+     "tokens to generate at most (default: 256)"},
+    {"--temp", "sampling.temp", OPT_FLOAT, AT(run.sampling.temperature), 0, 100, "T",
+     "temperature; 0 is greedy (default: 0.8)"},
+    {"--top-k", "sampling.top_k", OPT_U32, AT(run.sampling.top_k), 0, 1 << 20, "K",
+     "keep the K most probable; 0 is all (default: 0)"},
+    {"--top-p", "sampling.top_p", OPT_FLOAT, AT(run.sampling.top_p), 0, 1, "P",
+     "keep the smallest set of mass P (default: 1)"},
+    {"--min-p", "sampling.min_p", OPT_FLOAT, AT(run.sampling.min_p), 0, 1, "P",
+     "drop what is below P times the largest (default: 0)"},
+    {"--repeat-penalty", "sampling.repeat_penalty", OPT_FLOAT, AT(run.sampling.repeat_penalty),
+     0.01, 100, "R", "of the last 64 tokens (default: 1)"},
+    {"--seed", "sampling.seed", OPT_U64, AT(run.seed), 0, 9223372036854774784.0, "S",
+     "of the run (default: 0)"},
+    {"--stop", "sampling.stop", OPT_LIST, AT(stops), 0, 0, "TEXT",
+     "end a text where TEXT appears; may be given several times"},
+    {"--ignore-eos", "run.ignore_eos", OPT_FLAG, AT(run.ignore_eos), 0, 0, NULL,
+     "go on past end-of-text tokens"},
+    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.type_k), 0, 0, "TYPE",
+     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.type_v), 0, 0, "TYPE",
+     "type of cached values (default: f16)"},
+    {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",
+     "positions of a sequence (default: the smaller of the model's and what fits)"},
+    {"--parallel", "run.parallel", OPT_U32, AT(run.n_parallel), 1, TD_SEQUENCES_MAX, "N",
+     "sequences at once, 1..64 (default: 1)"},
+    {"--stats", "run.stats", OPT_TEXT, AT(run.stats_path), 0, 0, "FILE.json",
+     "write acceptance, times and placement"},
+    {"--force", NULL, OPT_FLAG, AT(run.is_force), 0, 0, NULL,
+     "keep results of another input or configuration and go on"},
+    {"--retry-errors", NULL, OPT_FLAG, AT(run.is_retry_errors), 0, 0, NULL,
+     "run lines again whose result is an error"},
+    {"--mark", NULL, OPT_FLAG, AT(run.is_marked), 0, 0, NULL,
+     "mark accepted draft tokens in green even when stdout is no terminal"},
     {"--quiet", NULL, OPT_FLAG, AT(is_quiet), 0, 0, NULL, "no summary on stderr"},
 };
 static const command_help help = {
-    "generate", "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl) [options]",
-    "Generates text. A draft model only makes it faster: the text is the same with any draft and with none.",
+    "generate",
+    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl) [options]",
+    "Generates text. A draft model only makes it faster: the text is the same with any draft and "
+    "with none.",
     options, TD_COUNT(options)};
 
 static bool check(fields *f, td_err *err)
@@ -63,11 +92,13 @@ static bool check(fields *f, td_err *err)
     if (r->draft_path && !strcmp(r->draft_path, "none")) /* whatever else a file says of drafts */
         r->draft_path = r->draft_spec = r->draft_endpoint = NULL;
     if (!r->target_path)
-        return td_err_set(err, TD_E_USAGE, "--target M.gguf is needed; see `tandem generate --help`");
+        return td_err_set(err, TD_E_USAGE,
+                          "--target M.gguf is needed; see `tandem generate --help`");
     if (!r->prompt == !r->in_path)
         return td_err_set(err, TD_E_USAGE, "give either --prompt TEXT or --in FILE.jsonl");
     if (r->draft_path && r->draft_endpoint)
-        return td_err_set(err, TD_E_USAGE, "give either --draft D.gguf or --draft-endpoint EP, not both");
+        return td_err_set(err, TD_E_USAGE,
+                          "give either --draft D.gguf or --draft-endpoint EP, not both");
     if (r->draft_spec && !r->draft_path)
         return td_err_set(err, TD_E_USAGE, "--draft-device needs --draft D.gguf");
     if (!(r->sampling.top_p > 0))
@@ -80,7 +111,8 @@ static bool check(fields *f, td_err *err)
     for (uint32_t i = 0; i < f->stops.n; i++) {
         size_t n = strlen(f->stops.items[i]);
         if (n < 1 || n > TD_STOP_BYTES_MAX)
-            return td_err_set(err, TD_E_USAGE, "--stop: %zu bytes; allowed: 1..%u", n, TD_STOP_BYTES_MAX);
+            return td_err_set(err, TD_E_USAGE, "--stop: %zu bytes; allowed: 1..%u", n,
+                              TD_STOP_BYTES_MAX);
         r->stops[i] = f->stops.items[i];
     }
     return true;
@@ -90,10 +122,12 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
 {
     double seconds = (double)(t->end_us - t->start_us) * 1e-6;
     uint64_t n = t->n_ok ? t->n_ok : 1;
-    fprintf(stderr, "%llu ok, %llu failed, %llu skipped; %llu tokens in %.2f s: %.1f tokens/s; "
-                    "time to first token %.1f ms",
-            (unsigned long long)t->n_ok, (unsigned long long)t->n_error, (unsigned long long)t->n_skipped,
-            (unsigned long long)t->n_tokens, seconds, seconds > 0 ? (double)t->n_tokens / seconds : 0,
+    fprintf(stderr,
+            "%llu ok, %llu failed, %llu skipped; %llu tokens in %.2f s: %.1f tokens/s; "
+            "time to first token %.1f ms",
+            (unsigned long long)t->n_ok, (unsigned long long)t->n_error,
+            (unsigned long long)t->n_skipped, (unsigned long long)t->n_tokens, seconds,
+            seconds > 0 ? (double)t->n_tokens / seconds : 0,
             (double)t->ttft_sum_us * 1e-3 / (double)n);
     if (p->draft_path || p->draft_endpoint)
         fprintf(stderr, "; accepted %llu of %llu drafted (%.2f), %.2f tokens a verification",

@@ -18,9 +18,10 @@ typedef struct {
 static const option options[] = {
     {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
 };
-static const command_help help = {"inspect", "tandem inspect M.gguf [--json]",
-                                  "Shows architecture, hyper-parameters, tensor types, bytes per layer and tokenizer.",
-                                  options, TD_COUNT(options)};
+static const command_help help = {
+    "inspect", "tandem inspect M.gguf [--json]",
+    "Shows architecture, hyper-parameters, tensor types, bytes per layer and tokenizer.", options,
+    TD_COUNT(options)};
 
 /* Bytes and counts by tensor type. */
 typedef struct {
@@ -49,7 +50,8 @@ static uint32_t sum_types(const td_gguf *g, type_sum sums[64])
 }
 
 /* Bytes of layer tensors ("blk.N."), of others into *rest. */
-static void sum_layers(const td_gguf *g, uint64_t layers[TD_LAYERS_MAX], uint32_t *n_layers, uint64_t *rest)
+static void sum_layers(const td_gguf *g, uint64_t layers[TD_LAYERS_MAX], uint32_t *n_layers,
+                       uint64_t *rest)
 {
     *n_layers = 0;
     *rest = 0;
@@ -102,9 +104,10 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
     uint32_t n_layers, n_types = sum_types(g, sums);
     uint64_t rest;
     sum_layers(g, layers, &n_layers, &rest);
-    printf("name          %s\narchitecture  %s\nGGUF version  %u, %u file(s), %u keys, %u tensors\n",
-           text_key(g, "general.name", "(none)"), text_key(g, "general.architecture", "(none)"),
-           td_gguf_version(g), td_gguf_n_shards(g), td_gguf_n_keys(g), td_gguf_n_tensors(g));
+    printf(
+        "name          %s\narchitecture  %s\nGGUF version  %u, %u file(s), %u keys, %u tensors\n",
+        text_key(g, "general.name", "(none)"), text_key(g, "general.architecture", "(none)"),
+        td_gguf_version(g), td_gguf_n_shards(g), td_gguf_n_keys(g), td_gguf_n_tensors(g));
     if (m) {
         const td_hparams *h = td_model_hparams(m);
         for (size_t i = 0; i < TD_COUNT(params); i++)
@@ -115,13 +118,15 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
                : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? "linear"
                                                            : "none",
                (double)h->rope_factor);
-        printf("output        %s\ntokenizer     %s%s%s\n", h->is_tied ? "tied to the embedding" : "own matrix",
-               t->model, *t->pre ? ", pre " : "", t->pre);
+        printf("output        %s\ntokenizer     %s%s%s\n",
+               h->is_tied ? "tied to the embedding" : "own matrix", t->model,
+               *t->pre ? ", pre " : "", t->pre);
     } else {
         printf("not runnable  %s\n", why->message);
     }
     for (uint32_t i = 0; i < n_types; i++)
-        printf("type %-8s %4u tensors, %.2f MiB\n", sums[i].name, sums[i].n_tensors, (double)sums[i].n_bytes / (1 << 20));
+        printf("type %-8s %4u tensors, %.2f MiB\n", sums[i].name, sums[i].n_tensors,
+               (double)sums[i].n_bytes / (1 << 20));
     for (uint32_t i = 0; i < n_layers; i++)
         printf("layer %-7u %.3f MiB\n", i, (double)layers[i] / (1 << 20));
     printf("other tensors %.3f MiB\n", (double)rest / (1 << 20));

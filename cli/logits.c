@@ -26,21 +26,27 @@ static const option options[] = {
     {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the model (required)"},
     {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE", "token ids (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
-    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE", "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE", "type of cached values (default: f16)"},
-    {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N", "through the verify path, N tokens at a time, 1..64"},
+    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+     "type of cached values (default: f16)"},
+    {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
+     "through the verify path, N tokens at a time, 1..64"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},
-    {"--out", NULL, OPT_TEXT, AT(out), 0, 0, "FILE", "little-endian f32 [n_tokens][n_vocab] (required)"},
+    {"--out", NULL, OPT_TEXT, AT(out), 0, 0, "FILE",
+     "little-endian f32 [n_tokens][n_vocab] (required)"},
 };
-static const command_help help = {"logits", "tandem logits --model M.gguf --tokens 1,2,3|@FILE --out FILE [options]",
-                                  "Writes raw logits after each token; by default as prefill.", options, TD_COUNT(options)};
+static const command_help help = {
+    "logits", "tandem logits --model M.gguf --tokens 1,2,3|@FILE --out FILE [options]",
+    "Writes raw logits after each token; by default as prefill.", options, TD_COUNT(options)};
 
 static bool write_rows(FILE *out, const char *path, const float *logits, size_t n, td_err *err)
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, &logits[i], sizeof bits);
-        const uint8_t bytes[4] = {(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits >> 16), (uint8_t)(bits >> 24)};
+        const uint8_t bytes[4] = {(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits >> 16),
+                                  (uint8_t)(bits >> 24)};
         if (fwrite(bytes, 1, 4, out) != 4)
             return td_err_set(err, TD_E_IO, "%s: %s", path, strerror(errno));
     }
@@ -59,15 +65,16 @@ static bool run(const fields *f, const td_model *model, td_err *err)
     const char *defaults[TD_STAGES_MAX];
     uint32_t n_default = f->devices.n ? 0 : td_chain_default_specs(defaults);
     if (is_ok)
-        chain = td_chain_create(&(td_chain_params){.model = model,
-                                                   .specs = f->devices.n ? f->devices.items : defaults,
-                                                   .n_specs = f->devices.n ? f->devices.n : n_default,
-                                                   .type_k = f->type_k,
-                                                   .type_v = f->type_v,
-                                                   .n_slots = 1,
-                                                   .n_ctx = (uint32_t)n_ids,
-                                                   .is_all_logits = true},
-                                err);
+        chain =
+            td_chain_create(&(td_chain_params){.model = model,
+                                               .specs = f->devices.n ? f->devices.items : defaults,
+                                               .n_specs = f->devices.n ? f->devices.n : n_default,
+                                               .type_k = f->type_k,
+                                               .type_v = f->type_v,
+                                               .n_slots = 1,
+                                               .n_ctx = (uint32_t)n_ids,
+                                               .is_all_logits = true},
+                            err);
     is_ok = chain;
     if (is_ok && !(out = fopen(f->out, "wbe")))
         is_ok = td_err_set(err, TD_E_IO, "%s: %s", f->out, strerror(errno));

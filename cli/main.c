@@ -27,9 +27,10 @@ static void print_usage(FILE *out)
     fprintf(out, "usage: tandem COMMAND [options]\n\ncommands:\n");
     for (size_t i = 0; i < TD_COUNT(commands); i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(out, "\n`tandem COMMAND --help` lists the options of one; `tandem --version` the version.\n"
-                 "Exit codes: 0 done, 1 some prompts failed, 2 usage, 65 bad data, 69 peer\n"
-                 "unavailable, 70 bug, 74 I/O, 75 try again, 130/143 signals.\n");
+    fprintf(out,
+            "\n`tandem COMMAND --help` lists the options of one; `tandem --version` the version.\n"
+            "Exit codes: 0 done, 1 some prompts failed, 2 usage, 65 bad data, 69 peer\n"
+            "unavailable, 70 bug, 74 I/O, 75 try again, 130/143 signals.\n");
 }
 
 int main(int argc, char **argv)

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SECTIONS_MAX 8u
-#define FIELDS_MAX   40u
+#define SECTIONS_MAX   8u
+#define FIELDS_MAX     40u
 #define PATH_MAX_BYTES 4095
 
 static void *field_of(const option *o, void *fields) { return (char *)fields + o->offset; }
@@ -23,7 +23,8 @@ static bool set_number(const option *o, void *fields, const char *text, td_err *
         if (is_ok)
             *(float *)field_of(o, fields) = (float)value;
     } else {
-        is_ok = td_text_read_u64(text, &whole) && (double)whole >= o->min && (double)whole <= o->max;
+        is_ok =
+            td_text_read_u64(text, &whole) && (double)whole >= o->min && (double)whole <= o->max;
         if (is_ok && o->kind == OPT_U32)
             *(uint32_t *)field_of(o, fields) = (uint32_t)whole;
         else if (is_ok)
@@ -77,7 +78,8 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
 static const option *find_flag(const command_help *help, const char *text, size_t n_bytes)
 {
     for (size_t i = 0; i < help->n_options; i++)
-        if (strlen(help->options[i].flag) == n_bytes && !memcmp(help->options[i].flag, text, n_bytes))
+        if (strlen(help->options[i].flag) == n_bytes &&
+            !memcmp(help->options[i].flag, text, n_bytes))
             return &help->options[i];
     return NULL;
 }
@@ -90,13 +92,13 @@ static bool unknown_flag(const command_help *help, const char *text, td_err *err
         names[n++] = help->options[i].flag;
     const char *equals = strchr(text, '=');
     char name[64];
-    snprintf(name, sizeof name, "%.*s", equals ? (int)td_min_u32((uint32_t)(equals - text), 63) : 63,
-             text);
+    snprintf(name, sizeof name, "%.*s",
+             equals ? (int)td_min_u32((uint32_t)(equals - text), 63) : 63, text);
     const char *nearest = td_text_find_nearest(name, names, n);
-    return td_err_set(err, TD_E_USAGE, "%s is no option of `tandem %s`%s%s%s; see `tandem %s --help`",
-                      td_text_quote(text, strlen(text)).text, help->name,
-                      nearest ? " (did you mean " : "", nearest ? nearest : "", nearest ? "?)" : "",
-                      help->name);
+    return td_err_set(
+        err, TD_E_USAGE, "%s is no option of `tandem %s`%s%s%s; see `tandem %s --help`",
+        td_text_quote(text, strlen(text)).text, help->name, nearest ? " (did you mean " : "",
+        nearest ? nearest : "", nearest ? "?)" : "", help->name);
 }
 
 /* The option that argv[i] names, or NULL. *value is what stands after '=', or NULL. */
@@ -213,7 +215,8 @@ static size_t build_sections(const command_help *help, section sections[SECTIONS
         if (!dot)
             continue;
         size_t k = 0, n_name = (size_t)(dot - o->config);
-        while (k < n && (strlen(sections[k].name) != n_name || memcmp(sections[k].name, o->config, n_name)))
+        while (k < n &&
+               (strlen(sections[k].name) != n_name || memcmp(sections[k].name, o->config, n_name)))
             k++;
         if (k == n) {
             TD_ASSERT(n < SECTIONS_MAX && n_name < sizeof sections[k].name);
@@ -228,8 +231,8 @@ static size_t build_sections(const command_help *help, section sections[SECTIONS
     return n;
 }
 
-static bool apply_field(const option *o, const char *key, const td_json_object *object, void *fields,
-                        td_err *err)
+static bool apply_field(const option *o, const char *key, const td_json_object *object,
+                        void *fields, td_err *err)
 {
     if (!td_json_has(object, key))
         return true;
@@ -284,7 +287,8 @@ bool options_read_config(const command_help *help, const char *path, void *field
         if (!td_json_read_member(&root, sections[i].name, &sections[i].schema, &object, err))
             return false;
         for (size_t k = 0; k < sections[i].n_fields; k++)
-            if (!apply_field(sections[i].options[k], sections[i].fields[k].key, &object, fields, err))
+            if (!apply_field(sections[i].options[k], sections[i].fields[k].key, &object, fields,
+                             err))
                 return false;
     }
     return true;

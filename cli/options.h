@@ -18,12 +18,12 @@
 #define TD_OPTION_LIST_MAX 16u
 
 typedef enum {
-    OPT_FLAG,  /* bool */
-    OPT_U32,   /* uint32_t in min..max */
-    OPT_U64,   /* uint64_t in min..max */
-    OPT_FLOAT, /* float in min..max */
-    OPT_TEXT,  /* const char * */
-    OPT_LIST,  /* option_list: given several times on the command line, a list in the file */
+    OPT_FLAG,       /* bool */
+    OPT_U32,        /* uint32_t in min..max */
+    OPT_U64,        /* uint64_t in min..max */
+    OPT_FLOAT,      /* float in min..max */
+    OPT_TEXT,       /* const char * */
+    OPT_LIST,       /* option_list: given several times on the command line, a list in the file */
     OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
 } option_kind;
 
@@ -33,24 +33,25 @@ typedef struct {
 } option_list;
 
 typedef struct {
-    const char *flag;       /* "--temp" or "-n" */
-    const char *config;     /* "sampling.temp", or NULL: not in files */
+    const char *flag;   /* "--temp" or "-n" */
+    const char *config; /* "sampling.temp", or NULL: not in files */
     option_kind kind;
-    size_t offset;          /* of the field */
-    double min, max;        /* numbers */
-    const char *argument;   /* "T" in the help; NULL for flags */
-    const char *help;       /* the default included */
+    size_t offset;        /* of the field */
+    double min, max;      /* numbers */
+    const char *argument; /* "T" in the help; NULL for flags */
+    const char *help;     /* the default included */
 } option;
 
 typedef struct {
-    const char *name;       /* "generate" */
-    const char *usage;      /* "tandem generate --target M.gguf [options]" */
+    const char *name;  /* "generate" */
+    const char *usage; /* "tandem generate --target M.gguf [options]" */
     const char *summary;
     const option *options;
     size_t n_options;
 } command_help;
 
-/* Parses argv[0..argc) into *fields. A flag given twice: the last one wins; a list grows. *is_help is set by --help, and parsing stops there. */
+/* Parses argv[0..argc) into *fields. A flag given twice: the last one wins; a list grows. *is_help
+ * is set by --help, and parsing stops there. */
 bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                    td_err *err);
 

@@ -24,12 +24,15 @@ static const option options[] = {
     {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the vocabulary's file (required)"},
     {"--text", NULL, OPT_TEXT, AT(text), 0, 0, "T", "one text"},
     {"--in", NULL, OPT_TEXT, AT(in), 0, 0, "FILE.jsonl", "lines of {\"text\": ...}; - for stdin"},
-    {"--add-special", NULL, OPT_FLAG, AT(is_special_added), 0, 0, NULL, "add BOS/EOS where the file asks for them"},
-    {"--parse-special", NULL, OPT_FLAG, AT(is_special_parsed), 0, 0, NULL, "read special tokens in the text as such"},
+    {"--add-special", NULL, OPT_FLAG, AT(is_special_added), 0, 0, NULL,
+     "add BOS/EOS where the file asks for them"},
+    {"--parse-special", NULL, OPT_FLAG, AT(is_special_parsed), 0, 0, NULL,
+     "read special tokens in the text as such"},
     {"--pre", NULL, OPT_TEXT, AT(pre), 0, 0, "NAME", "override the file's pre-tokenizer"},
 };
-static const command_help help = {"tokenize", "tandem tokenize --model M.gguf (--text T | --in FILE.jsonl) [options]",
-                                  "Prints one JSON list of token ids per text.", options, TD_COUNT(options)};
+static const command_help help = {
+    "tokenize", "tandem tokenize --model M.gguf (--text T | --in FILE.jsonl) [options]",
+    "Prints one JSON list of token ids per text.", options, TD_COUNT(options)};
 
 static bool print_ids(const fields *f, const td_tokenizer *t, td_json_writer *w, const char *text,
                       size_t n_bytes, td_err *err)
@@ -37,7 +40,8 @@ static bool print_ids(const fields *f, const td_tokenizer *t, td_json_writer *w,
     uint32_t *ids;
     size_t n_ids, n_line;
     const char *line;
-    if (!td_tokenize(t, text, n_bytes, f->is_special_added, f->is_special_parsed, &ids, &n_ids, err))
+    if (!td_tokenize(t, text, n_bytes, f->is_special_added, f->is_special_parsed, &ids, &n_ids,
+                     err))
         return false;
     td_json_begin_array(w);
     for (size_t i = 0; i < n_ids; i++)
@@ -61,7 +65,8 @@ static bool print_lines(const fields *f, const td_tokenizer *t, td_json_writer *
             break;
         char name[300];
         snprintf(name, sizeof name, "%.255s:%llu", f->in, (unsigned long long)line.number);
-        td_json *doc = status == TD_JSONL_LINE ? td_json_parse(line.text, line.n_bytes, name, err) : NULL;
+        td_json *doc =
+            status == TD_JSONL_LINE ? td_json_parse(line.text, line.n_bytes, name, err) : NULL;
         td_json_object o;
         is_ok = doc && td_json_read_root(doc, &schema, &o, err);
         if (is_ok) {

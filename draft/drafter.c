@@ -11,9 +11,9 @@ typedef struct {
     uint32_t sequence;
     uint64_t stream;
     td_sampling_params sampling;
-    uint32_t *tokens;   /* [n_ctx + 1]: committed ones, then what was proposed */
-    uint32_t n_tokens;  /* known */
-    uint32_t n_cached;  /* positions whose keys and values are in the cache, of these tokens */
+    uint32_t *tokens;  /* [n_ctx + 1]: committed ones, then what was proposed */
+    uint32_t n_tokens; /* known */
+    uint32_t n_cached; /* positions whose keys and values are in the cache, of these tokens */
 } sequence_state;
 
 struct td_drafter {
@@ -211,7 +211,8 @@ static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
         td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
         if (!td_forward_run(d->forward, mode, rows, n_rows, err)) {
             /* The cache has grown by rows that hold nothing. */
-            td_cache_truncate(td_forward_cache(d->forward), (uint32_t)(s - d->sequences), s->n_cached);
+            td_cache_truncate(td_forward_cache(d->forward), (uint32_t)(s - d->sequences),
+                              s->n_cached);
             return false;
         }
         s->n_cached += n_rows;

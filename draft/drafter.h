@@ -23,7 +23,7 @@ typedef struct {
     const char *spec; /* device, without a layer range */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
-    uint32_t n_ctx;   /* 0: the model's, or what fits */
+    uint32_t n_ctx; /* 0: the model's, or what fits */
 } td_drafter_params;
 
 typedef struct {

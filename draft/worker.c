@@ -31,14 +31,14 @@ typedef struct {
     const td_draft_worker_params *params;
     pthread_mutex_t lock;
     pthread_cond_t filled;
-    item *items;     /* [N_ITEMS]; head..tail-1 wait */
+    item *items; /* [N_ITEMS]; head..tail-1 wait */
     uint64_t head, tail;
     answer *answers; /* [N_ITEMS] */
     uint64_t answer_head, answer_tail;
     bool is_stopping;
     uint64_t progress; /* pieces of work done */
     int done_fd;
-    td_err err;      /* of the computing thread */
+    td_err err; /* of the computing thread */
 } worker;
 
 uint64_t td_draft_vocab_hash(void *tokenizer, uint32_t a, uint32_t b)
@@ -100,11 +100,13 @@ static bool perform(worker *w, item *it)
         break;
     case TD_WIRE_PROPOSE: {
         const td_wire_propose *p = &m->propose;
-        answer a = {.sequence = p->sequence, .epoch = p->epoch, .position = p->position,
+        answer a = {.sequence = p->sequence,
+                    .epoch = p->epoch,
+                    .position = p->position,
                     .session = m->session};
         if (!is_overtaken(w, it))
-            is_ok = td_drafter_propose(d, p->sequence, p->position, td_min_u32(p->k, TD_WIRE_DRAFT_MAX),
-                                       a.ids, &a.n, &err);
+            is_ok = td_drafter_propose(d, p->sequence, p->position,
+                                       td_min_u32(p->k, TD_WIRE_DRAFT_MAX), a.ids, &a.n, &err);
         push_answer(w, &a);
         break;
     }
@@ -278,14 +280,15 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     link = td_link_open(params->transport, params->endpoint, TD_LINK_BIND, err);
     if (!link)
         goto done;
-    peer = td_peer_create(&(td_peer_params){.is_worker = true,
-                                            .n_vocab = td_tokenizer_get_info(params->tokenizer)->n_vocab,
-                                            .n_ctx = td_drafter_n_ctx(params->drafter),
-                                            .max_draft = TD_WIRE_DRAFT_MAX,
-                                            .build = "tandem " TD_VERSION,
-                                            .hash = td_draft_vocab_hash,
-                                            .hash_user = (void *)(uintptr_t)params->tokenizer},
-                          link, &clock, err);
+    peer = td_peer_create(
+        &(td_peer_params){.is_worker = true,
+                          .n_vocab = td_tokenizer_get_info(params->tokenizer)->n_vocab,
+                          .n_ctx = td_drafter_n_ctx(params->drafter),
+                          .max_draft = TD_WIRE_DRAFT_MAX,
+                          .build = "tandem " TD_VERSION,
+                          .hash = td_draft_vocab_hash,
+                          .hash_user = (void *)(uintptr_t)params->tokenizer},
+        link, &clock, err);
     if (!peer)
         goto done;
     is_thread = !pthread_create(&thread, NULL, compute_main, &w);

@@ -12,12 +12,12 @@
 #include "transport/link.h"
 
 typedef struct {
-    td_drafter *drafter;            /* borrowed; the worker's alone while it runs */
-    const td_tokenizer *tokenizer;  /* for the vocabulary's hash */
+    td_drafter *drafter;           /* borrowed; the worker's alone while it runs */
+    const td_tokenizer *tokenizer; /* for the vocabulary's hash */
     td_transport *transport;
-    const char *endpoint;           /* bound */
-    int stop_fd;                    /* readable: stop */
-    bool is_quiet;                  /* do not log who comes and goes */
+    const char *endpoint; /* bound */
+    int stop_fd;          /* readable: stop */
+    bool is_quiet;        /* do not log who comes and goes */
 } td_draft_worker_params;
 
 /* Serves until stop_fd is readable. False when the endpoint cannot be had or the device failed. */

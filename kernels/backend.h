@@ -32,8 +32,14 @@ typedef struct {
     td_kv *kv;
     td_batch_tensors batch;
     union {
-        struct { uint32_t n_groups; float eps; } rms_norm;
-        struct { td_rope_kind kind; uint32_t head_dim, n_rot; } rope;
+        struct {
+            uint32_t n_groups;
+            float eps;
+        } rms_norm;
+        struct {
+            td_rope_kind kind;
+            uint32_t head_dim, n_rot;
+        } rope;
         td_attention_params attention;
     } u;
 } td_op;
@@ -77,7 +83,8 @@ struct td_backend {
     void (*tensor_free)(td_tensor *t);
     bool (*weight_init)(td_weight *w, td_err *err);
     void (*weight_free)(td_weight *w);
-    bool (*weight_write)(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
+    bool (*weight_write)(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
+                         td_err *err);
     uint64_t (*weight_bytes)(const td_device *dev, const td_weight_params *params);
     bool (*kv_init)(td_kv *kv, td_err *err);
     void (*kv_free)(td_kv *kv);

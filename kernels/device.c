@@ -184,8 +184,8 @@ uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params)
 td_program *td_program_begin(td_device *dev, const td_program_params *params, td_err *err)
 {
     TD_ASSERT(params->n_rows_max >= 1 && params->n_out_max <= params->n_rows_max);
-    TD_ASSERT(params->n_rows_max <= (params->mode == TD_MODE_VERIFY ? TD_VERIFY_ROWS_MAX
-                                                                    : TD_PREFILL_ROWS_MAX));
+    TD_ASSERT(params->n_rows_max <=
+              (params->mode == TD_MODE_VERIFY ? TD_VERIFY_ROWS_MAX : TD_PREFILL_ROWS_MAX));
     td_program *p = td_alloc(1, dev->backend->program_size, err);
     if (!p)
         return NULL;

@@ -55,20 +55,23 @@ typedef enum {
 } td_device_kind;
 
 typedef struct {
-    char spec[32];    /* "host", "vulkan:0": what --device takes */
-    char name[256];   /* CPU or GPU model */
+    char spec[32];  /* "host", "vulkan:0": what --device takes */
+    char name[256]; /* CPU or GPU model */
     char vendor[64];
     char driver[256]; /* driver name and version, or the SIMD level in use */
     td_device_kind kind;
-    bool is_usable;           /* false: enumerated, but it cannot run ops; why_not says so */
-    char why_not[128];        /* "compile-only (null device, no memory)", ... */
+    bool is_usable;    /* false: enumerated, but it cannot run ops; why_not says so */
+    char why_not[128]; /* "compile-only (null device, no memory)", ... */
     uint32_t n_heaps;
-    struct { uint64_t n_bytes, budget_bytes; bool is_device_local, is_host_visible; } heaps[TD_HEAPS_MAX];
-    uint64_t max_buffer_bytes;     /* largest single buffer or storage range */
-    uint32_t subgroup_size;        /* Vulkan; 0 on the host */
-    uint32_t n_threads;            /* host; 0 on Vulkan */
+    struct {
+        uint64_t n_bytes, budget_bytes;
+        bool is_device_local, is_host_visible;
+    } heaps[TD_HEAPS_MAX];
+    uint64_t max_buffer_bytes;               /* largest single buffer or storage range */
+    uint32_t subgroup_size;                  /* Vulkan; 0 on the host */
+    uint32_t n_threads;                      /* host; 0 on Vulkan */
     bool has_f16, has_int8_dot, has_coopmat; /* arithmetic the device accelerates */
-    char quirks[256];              /* driver quirks in force, comma-separated, or "" */
+    char quirks[256];                        /* driver quirks in force, comma-separated, or "" */
 } td_device_info;
 
 /* Enumerates usable and compile-only devices, host first. Returns the count (<= max). Vulkan being
@@ -90,17 +93,17 @@ bool td_device_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *er
 
 typedef enum { TD_ELEM_F32, TD_ELEM_I32 } td_elem;
 
-typedef enum {   /* how many rows of the tensor a run uses */
-    TD_ROWS_FIXED, /* all, always */
-    TD_ROWS_BATCH, /* the run's n_rows */
-    TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
+typedef enum {                /* how many rows of the tensor a run uses */
+               TD_ROWS_FIXED, /* all, always */
+               TD_ROWS_BATCH, /* the run's n_rows */
+               TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
 } td_rows;
 
 typedef struct {
-    const char *name;  /* for messages and debug labels; copied */
+    const char *name; /* for messages and debug labels; copied */
     td_elem elem;
     td_rows rows;
-    uint32_t n_rows;   /* capacity */
+    uint32_t n_rows; /* capacity */
     uint32_t n_cols;
     bool is_host_visible; /* inputs and outputs: td_tensor_data gives their memory */
 } td_tensor_params;
@@ -115,10 +118,10 @@ void *td_tensor_data(td_tensor *t);
 /* -- weights: matrices and vectors of the model --------------------------------------------- */
 
 typedef struct {
-    const char *name;         /* copied */
+    const char *name; /* copied */
     const td_type_info *type;
-    uint32_t n_rows;          /* outputs; 1 for a vector */
-    uint32_t n_cols;          /* inputs, a multiple of the type's block */
+    uint32_t n_rows; /* outputs; 1 for a vector */
+    uint32_t n_cols; /* inputs, a multiple of the type's block */
 } td_weight_params;
 
 /* A weight may be larger than the device's largest buffer; it is then cut by rows inside. */
@@ -162,7 +165,8 @@ bool td_program_end(td_program *p, td_err *err);
 void td_program_destroy(td_program **p);
 
 /* Runs the program for rows 0..n_rows-1 and outputs 0..n_out-1 and waits for it. Ops on
- * TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <= n_rows_max, n_out <= n_out_max. */
+ * TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <= n_rows_max, n_out <= n_out_max.
+ */
 bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
 
 #endif

@@ -117,12 +117,9 @@ void td_op_mat_mul(td_program *p, td_weight *w, td_weight *bias, td_view x, td_v
     TD_ASSERT(w->dev == p->dev && x.n_cols == w->params.n_cols && y.n_cols == w->params.n_rows);
     if (bias)
         check_vector(p, bias, w->params.n_rows);
-    append(p, &(td_op){.kind = TD_OP_MAT_MUL,
-                       .n_in = 1,
-                       .in = {x},
-                       .out = y,
-                       .weight = w,
-                       .bias = bias});
+    append(
+        p,
+        &(td_op){.kind = TD_OP_MAT_MUL, .n_in = 1, .in = {x}, .out = y, .weight = w, .bias = bias});
 }
 
 void td_op_rope(td_program *p, td_view x, td_tensor *cos_sin, td_rope_kind kind, uint32_t head_dim,
@@ -150,8 +147,7 @@ void td_op_kv_store(td_program *p, td_kv *kv, td_view k, td_view v, const td_bat
     check_rows_alike(k, v);
     TD_ASSERT(kv->dev == p->dev && k.n_cols == kv->params.n_head_kv * kv->params.head_dim_k);
     TD_ASSERT(v.n_cols == kv->params.n_head_kv * kv->params.head_dim_v);
-    append(p, &(td_op){
-                  .kind = TD_OP_KV_STORE, .n_in = 2, .in = {k, v}, .kv = kv, .batch = *batch});
+    append(p, &(td_op){.kind = TD_OP_KV_STORE, .n_in = 2, .in = {k, v}, .kv = kv, .batch = *batch});
 }
 
 void td_op_attention(td_program *p, td_kv *kv, td_view q, td_view y,
@@ -193,7 +189,10 @@ void td_op_swiglu(td_program *p, td_view gate, td_view up, td_view y)
     append_pair(p, TD_OP_SWIGLU, gate, up, y);
 }
 
-void td_op_add(td_program *p, td_view a, td_view b, td_view y) { append_pair(p, TD_OP_ADD, a, b, y); }
+void td_op_add(td_program *p, td_view a, td_view b, td_view y)
+{
+    append_pair(p, TD_OP_ADD, a, b, y);
+}
 
 void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y)
 {

@@ -36,7 +36,8 @@ void td_op_embed(td_program *p, td_weight *w, td_view ids, td_view y);
 /* y[r][i] = x[r][i] / sqrt(mean_j x[r][j]^2 + eps) * w[i]. The columns are n_groups equal groups,
  * each normed on its own (heads: w then has n_cols / n_groups entries). w (F32 vector) may be NULL.
  * y may be x. Source: Zhang & Sennrich 2019. */
-void td_op_rms_norm(td_program *p, td_view x, td_weight *w, uint32_t n_groups, float eps, td_view y);
+void td_op_rms_norm(td_program *p, td_view x, td_weight *w, uint32_t n_groups, float eps,
+                    td_view y);
 
 /* y[r][o] = sum_k w[o][k] x[r][k] (+ bias[o]). bias: F32 vector of w.n_rows, or NULL. */
 void td_op_mat_mul(td_program *p, td_weight *w, td_weight *bias, td_view x, td_view y);
@@ -58,10 +59,10 @@ void td_op_rope(td_program *p, td_view x, td_tensor *cos_sin, td_rope_kind kind,
 void td_op_kv_store(td_program *p, td_kv *kv, td_view k, td_view v, const td_batch_tensors *batch);
 
 typedef struct {
-    uint32_t n_head;  /* query heads; query head h uses kv head h / (n_head / n_head_kv) */
-    float scale;      /* of q . k */
-    uint32_t window;  /* position j is visible to i if i - j < window; 0: all j <= i */
-    float softcap;    /* s = cap tanh(s / cap); 0: none */
+    uint32_t n_head; /* query heads; query head h uses kv head h / (n_head / n_head_kv) */
+    float scale;     /* of q . k */
+    uint32_t window; /* position j is visible to i if i - j < window; 0: all j <= i */
+    float softcap;   /* s = cap tanh(s / cap); 0: none */
 } td_attention_params;
 
 /* y[r][h] = sum_j softmax_j(scale q[r][h] . k[j]) v[j] over the visible positions j of the row's

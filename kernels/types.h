@@ -9,12 +9,12 @@
 #include <stdint.h>
 
 typedef enum { /* the ids of the GGUF format */
-    TD_TYPE_F32 = 0,
-    TD_TYPE_F16 = 1,
-    TD_TYPE_Q4_0 = 2,
-    TD_TYPE_Q8_0 = 8,
-    TD_TYPE_Q4_K = 12,
-    TD_TYPE_Q6_K = 14,
+               TD_TYPE_F32 = 0,
+               TD_TYPE_F16 = 1,
+               TD_TYPE_Q4_0 = 2,
+               TD_TYPE_Q8_0 = 8,
+               TD_TYPE_Q4_K = 12,
+               TD_TYPE_Q6_K = 14,
 } td_type;
 
 typedef struct {
@@ -22,7 +22,7 @@ typedef struct {
     const char *name;        /* "Q4_K" */
     uint32_t block_elements; /* elements along a row that share one block */
     uint32_t block_bytes;
-    bool is_cache_type;      /* may hold keys or values */
+    bool is_cache_type;        /* may hold keys or values */
     bool has_int8_activations; /* host mat_mul quantizes the activations (see ops.h) */
     /* Whole blocks; `blocks` may be unaligned. */
     void (*dequantize)(const void *blocks, float *out, size_t n_elements);

@@ -11,13 +11,13 @@ typedef struct {
 
 struct td_cache {
     td_cache_params params;
-    uint32_t n_table_cols;   /* pages of a full slot */
-    td_kv **kvs;             /* [n_layers] */
+    uint32_t n_table_cols; /* pages of a full slot */
+    td_kv **kvs;           /* [n_layers] */
     td_tensor *pages;
-    slot_state *slots;       /* [n_slots] */
-    uint32_t *free_pages;    /* stack of [n_free] */
+    slot_state *slots;    /* [n_slots] */
+    uint32_t *free_pages; /* stack of [n_free] */
     uint32_t n_free;
-    uint32_t *n_references;  /* [n_pages] */
+    uint32_t *n_references; /* [n_pages] */
 };
 
 static uint32_t pages_for(uint32_t length) { return td_div_up(length, TD_PAGE_POSITIONS); }
@@ -73,7 +73,8 @@ td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err 
     if (!c->pages)
         goto fail;
     /* Unused entries name page 0, so that no stale number can point outside the cache. */
-    memset(td_tensor_data(c->pages), 0, (size_t)params->n_slots * c->n_table_cols * sizeof(int32_t));
+    memset(td_tensor_data(c->pages), 0,
+           (size_t)params->n_slots * c->n_table_cols * sizeof(int32_t));
     td_kv_params kv = kv_params(&c->params);
     for (uint32_t i = 0; i < params->n_layers; i++)
         if (!(c->kvs[i] = td_kv_create(dev, &kv, err)))
@@ -188,5 +189,8 @@ void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length)
 }
 
 uint32_t td_cache_length(const td_cache *c, uint32_t slot) { return slot_of(c, slot)->length; }
-uint32_t td_cache_committed(const td_cache *c, uint32_t slot) { return slot_of(c, slot)->committed; }
+uint32_t td_cache_committed(const td_cache *c, uint32_t slot)
+{
+    return slot_of(c, slot)->committed;
+}
 uint32_t td_cache_n_free_pages(const td_cache *c) { return c->n_free; }

@@ -3,8 +3,8 @@
  * Layout: memory is cut into pages of TD_PAGE_POSITIONS positions; a page holds those positions of
  * one sequence for every layer of the part. A sequence has a slot; row `slot` of the page table
  * names its pages in order, so sequences grow, shrink, join and leave without moving anything
- * (continuous batching), and a page may stand in several rows (shared prefixes, counted references).
- * The table is a host-visible tensor that the attention and kv_store ops read.
+ * (continuous batching), and a page may stand in several rows (shared prefixes, counted
+ * references). The table is a host-visible tensor that the attention and kv_store ops read.
  *
  * A slot has a length (positions that may be read, the speculative tail included) and a committed
  * length, which never shrinks but by td_cache_clear. truncate drops the tail by returning pages and

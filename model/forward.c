@@ -21,16 +21,16 @@ struct td_forward {
     td_tensor *cos_sin;  /* [rows][n_rot] */
     td_batch_tensors batch;
     /* Activations. */
-    td_tensor *x;             /* [rows][n_embd] the residual stream */
-    td_tensor *normed;        /* [rows][n_embd] */
-    td_tensor *q;             /* [rows][n_head * head_dim_k] */
-    td_tensor *k, *v;         /* [rows][n_head_kv * head_dim] */
-    td_tensor *attended;      /* [rows][n_head * head_dim_v] */
-    td_tensor *delta;         /* [rows][n_embd] what a block adds */
-    td_tensor *gate, *up;     /* [rows][n_ff] */
-    td_tensor *x_out;         /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
-    td_tensor *normed_out;    /* [outs][n_embd] */
-    td_tensor *logits;        /* [outs][n_vocab], host-visible */
+    td_tensor *x;          /* [rows][n_embd] the residual stream */
+    td_tensor *normed;     /* [rows][n_embd] */
+    td_tensor *q;          /* [rows][n_head * head_dim_k] */
+    td_tensor *k, *v;      /* [rows][n_head_kv * head_dim] */
+    td_tensor *attended;   /* [rows][n_head * head_dim_v] */
+    td_tensor *delta;      /* [rows][n_embd] what a block adds */
+    td_tensor *gate, *up;  /* [rows][n_ff] */
+    td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
+    td_tensor *normed_out; /* [outs][n_embd] */
+    td_tensor *logits;     /* [outs][n_vocab], host-visible */
     td_program *verify, *prefill;
 };
 
@@ -63,10 +63,10 @@ static uint32_t tensor_table(td_forward *f, tensor_row rows[N_TENSORS_MAX])
     const bool last = is_last(p);
     uint32_t n = 0;
 #define ROW(field, elem_, rows_, n_cols_, is_host, wanted)                                         \
-    rows[n++] = (tensor_row){&f->field,                                                            \
-                             {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows,       \
-                              n_cols_, is_host},                                                   \
-                             wanted}
+    rows[n++] = (tensor_row){                                                                      \
+        &f->field,                                                                                 \
+        {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows, n_cols_, is_host},         \
+        wanted}
     ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, is_first(p));
     ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !is_first(p));
     ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, last);
@@ -213,7 +213,8 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     tensor_row rows[N_TENSORS_MAX];
     uint32_t n = tensor_table(f, rows);
     for (uint32_t i = 0; i < n; i++)
-        if (rows[i].is_wanted && !(*rows[i].slot = td_tensor_create(params->dev, &rows[i].params, err)))
+        if (rows[i].is_wanted &&
+            !(*rows[i].slot = td_tensor_create(params->dev, &rows[i].params, err)))
             goto fail;
     f->verify = record(f, TD_MODE_VERIFY, err);
     f->prefill = f->verify ? record(f, TD_MODE_PREFILL, err) : NULL;

@@ -20,18 +20,18 @@ typedef struct td_forward td_forward;
 typedef struct {
     const td_model *model;
     td_device *dev;
-    uint32_t first, last;               /* layers, inclusive */
+    uint32_t first, last; /* layers, inclusive */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;
-    bool is_all_logits;                 /* prefill chunks may ask for every row's logits */
+    bool is_all_logits; /* prefill chunks may ask for every row's logits */
     void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
     void *user;
 } td_forward_params;
 
 typedef struct {
     uint32_t slot, position;
-    uint32_t token;    /* read by the first part only */
-    bool is_output;    /* the last part makes logits of this row */
+    uint32_t token; /* read by the first part only */
+    bool is_output; /* the last part makes logits of this row */
 } td_forward_row;
 
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
@@ -54,7 +54,8 @@ void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows);
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err);
 
-/* After a run. Last part: logits [n_out][n_vocab], in row order; else activations [n_rows][n_embd]. */
+/* After a run. Last part: logits [n_out][n_vocab], in row order; else activations [n_rows][n_embd].
+ */
 const float *td_forward_output(td_forward *f);
 
 #endif

@@ -232,8 +232,8 @@ bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint
     const td_gguf_shard *s = &g->shards[t->shard];
     uint64_t at = t->offset + from;
     for (uint64_t n_read = 0; n_read < n_bytes;) {
-        ssize_t n = pread(s->fd, (char *)dst + n_read, (size_t)(n_bytes - n_read),
-                          (off_t)(at + n_read));
+        ssize_t n =
+            pread(s->fd, (char *)dst + n_read, (size_t)(n_bytes - n_read), (off_t)(at + n_read));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -241,8 +241,8 @@ bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint
                               s->path, t->name, at + n_read, strerror(errno));
         if (n == 0)
             return td_err_set(err, TD_E_IO,
-                              "%s: tensor '%s': the file ends at byte %" PRIu64
-                              ", but had %" PRIu64 " bytes when it was opened",
+                              "%s: tensor '%s': the file ends at byte %" PRIu64 ", but had %" PRIu64
+                              " bytes when it was opened",
                               s->path, t->name, at + n_read, s->n_file_bytes);
         n_read += (uint64_t)n;
     }

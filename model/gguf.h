@@ -21,18 +21,29 @@
 #define TD_GGUF_MAX_KEYS     65536u
 #define TD_GGUF_MAX_TENSORS  65536u
 #define TD_GGUF_MAX_SHARDS   1024u
-#define TD_GGUF_MAX_KEY      65535u          /* bytes of a key */
-#define TD_GGUF_MAX_NAME     63u             /* bytes of a tensor name */
-#define TD_GGUF_MAX_STRING   (1u << 24)      /* bytes of a string value */
-#define TD_GGUF_MAX_ARRAY    (1u << 24)      /* elements of an array */
-#define TD_GGUF_MAX_METADATA (512u << 20)    /* bytes before the tensor data of one file */
+#define TD_GGUF_MAX_KEY      65535u       /* bytes of a key */
+#define TD_GGUF_MAX_NAME     63u          /* bytes of a tensor name */
+#define TD_GGUF_MAX_STRING   (1u << 24)   /* bytes of a string value */
+#define TD_GGUF_MAX_ARRAY    (1u << 24)   /* elements of an array */
+#define TD_GGUF_MAX_METADATA (512u << 20) /* bytes before the tensor data of one file */
 #define TD_GGUF_MAX_DIM      (1ull << 40)
-#define TD_GGUF_MAX_TENSOR   (1ull << 40)    /* bytes */
+#define TD_GGUF_MAX_TENSOR   (1ull << 40) /* bytes */
 
 typedef enum { /* metadata value types of the format */
-    TD_GGUF_U8 = 0, TD_GGUF_I8, TD_GGUF_U16, TD_GGUF_I16, TD_GGUF_U32, TD_GGUF_I32, TD_GGUF_F32,
-    TD_GGUF_BOOL, TD_GGUF_STRING, TD_GGUF_ARRAY, TD_GGUF_U64, TD_GGUF_I64, TD_GGUF_F64,
-    TD_GGUF_VALUE_COUNT
+               TD_GGUF_U8 = 0,
+               TD_GGUF_I8,
+               TD_GGUF_U16,
+               TD_GGUF_I16,
+               TD_GGUF_U32,
+               TD_GGUF_I32,
+               TD_GGUF_F32,
+               TD_GGUF_BOOL,
+               TD_GGUF_STRING,
+               TD_GGUF_ARRAY,
+               TD_GGUF_U64,
+               TD_GGUF_I64,
+               TD_GGUF_F64,
+               TD_GGUF_VALUE_COUNT
 } td_gguf_value_type;
 
 typedef struct td_gguf td_gguf;
@@ -42,16 +53,16 @@ typedef struct {
     uint32_t type_id;         /* a type of the format: td_type_format_name(type_id) */
     const td_type_info *type; /* NULL when tandem does not compute with this type */
     uint32_t n_dims;
-    uint64_t ne[4];    /* ne[0] is contiguous; unused ones are 1 */
+    uint64_t ne[4]; /* ne[0] is contiguous; unused ones are 1 */
     uint64_t n_bytes;
-    uint64_t offset;   /* absolute byte offset in its shard */
+    uint64_t offset; /* absolute byte offset in its shard */
     uint32_t shard;
 } td_gguf_tensor;
 
 typedef struct {
     td_gguf_value_type type; /* of the elements; never ARRAY */
     uint32_t n;
-    const void *data;        /* numbers as stored (may be unaligned); opaque for strings */
+    const void *data; /* numbers as stored (may be unaligned); opaque for strings */
 } td_gguf_array;
 
 td_gguf *td_gguf_open(const char *path, td_err *err);
@@ -75,7 +86,7 @@ bool td_gguf_get_u32(const td_gguf *g, const char *key, uint32_t *out, td_err *e
 bool td_gguf_get_u64(const td_gguf *g, const char *key, uint64_t *out, td_err *err);
 bool td_gguf_get_i64(const td_gguf *g, const char *key, int64_t *out, td_err *err);
 bool td_gguf_get_f64(const td_gguf *g, const char *key, double *out, td_err *err); /* finite */
-bool td_gguf_get_f32(const td_gguf *g, const char *key, float *out, td_err *err); /* finite */
+bool td_gguf_get_f32(const td_gguf *g, const char *key, float *out, td_err *err);  /* finite */
 bool td_gguf_get_bool(const td_gguf *g, const char *key, bool *out, td_err *err);
 /* *out is 0-terminated; n_bytes (may be NULL) is its length; it may hold inner zeros. */
 bool td_gguf_get_str(const td_gguf *g, const char *key, const char **out, size_t *n_bytes,
@@ -88,7 +99,7 @@ bool td_gguf_get_any_array(const td_gguf *g, const char *key, td_gguf_array *out
 /* An array of any integer type (i: 0-based, < n), for arrays that files write in several widths. */
 bool td_gguf_get_int_array(const td_gguf *g, const char *key, td_gguf_array *out, td_err *err);
 int64_t td_gguf_array_int(const td_gguf_array *a, uint32_t i); /* above INT64_MAX: INT64_MAX */
-float td_gguf_array_f32(const td_gguf_array *a, uint32_t i); /* of an F32 array */
+float td_gguf_array_f32(const td_gguf_array *a, uint32_t i);   /* of an F32 array */
 /* 0-terminated, may hold inner zeros; n_bytes may be NULL. */
 const char *td_gguf_array_str(const td_gguf_array *a, uint32_t i, size_t *n_bytes);
 

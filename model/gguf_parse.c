@@ -40,10 +40,10 @@ static const struct {
     const char *name;
     uint32_t n_bytes;
 } value_types[TD_GGUF_VALUE_COUNT] = {
-    [TD_GGUF_U8] = {"U8", 1},    [TD_GGUF_I8] = {"I8", 1},         [TD_GGUF_U16] = {"U16", 2},
-    [TD_GGUF_I16] = {"I16", 2},  [TD_GGUF_U32] = {"U32", 4},       [TD_GGUF_I32] = {"I32", 4},
-    [TD_GGUF_F32] = {"F32", 4},  [TD_GGUF_BOOL] = {"BOOL", 1},     [TD_GGUF_STRING] = {"STRING", 0},
-    [TD_GGUF_U64] = {"U64", 8},  [TD_GGUF_ARRAY] = {"ARRAY", 0},   [TD_GGUF_I64] = {"I64", 8},
+    [TD_GGUF_U8] = {"U8", 1},   [TD_GGUF_I8] = {"I8", 1},       [TD_GGUF_U16] = {"U16", 2},
+    [TD_GGUF_I16] = {"I16", 2}, [TD_GGUF_U32] = {"U32", 4},     [TD_GGUF_I32] = {"I32", 4},
+    [TD_GGUF_F32] = {"F32", 4}, [TD_GGUF_BOOL] = {"BOOL", 1},   [TD_GGUF_STRING] = {"STRING", 0},
+    [TD_GGUF_U64] = {"U64", 8}, [TD_GGUF_ARRAY] = {"ARRAY", 0}, [TD_GGUF_I64] = {"I64", 8},
     [TD_GGUF_F64] = {"F64", 8},
 };
 
@@ -74,8 +74,8 @@ static bool load(reader *c, uint64_t end)
         c->n_allocated = n;
     }
     while (c->n_loaded < end) {
-        ssize_t n = pread(s->fd, s->bytes + c->n_loaded, c->n_allocated - c->n_loaded,
-                          (off_t)c->n_loaded);
+        ssize_t n =
+            pread(s->fd, s->bytes + c->n_loaded, c->n_allocated - c->n_loaded, (off_t)c->n_loaded);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -216,8 +216,7 @@ static bool read_array(reader *c, td_gguf_entry *e, td_arena *arena)
 {
     uint32_t element;
     uint64_t n;
-    if (!read_u32(c, &element, "an array's element type") ||
-        !read_u64(c, &n, "an array's length"))
+    if (!read_u32(c, &element, "an array's element type") || !read_u64(c, &n, "an array's length"))
         return false;
     if (element >= TD_GGUF_VALUE_COUNT || element == TD_GGUF_ARRAY) /* G12: no nesting */
         return td_err_set(c->err, TD_E_DATA,
@@ -250,9 +249,8 @@ static bool read_value(reader *c, td_gguf_entry *e, td_arena *arena)
     if (!read_u32(c, &type, "a value type"))
         return false;
     if (type >= TD_GGUF_VALUE_COUNT)
-        return td_err_set(c->err, TD_E_DATA,
-                          "value type %u at byte %" PRIu64 "; 0..%d are allowed", type, c->pos - 4,
-                          TD_GGUF_VALUE_COUNT - 1);
+        return td_err_set(c->err, TD_E_DATA, "value type %u at byte %" PRIu64 "; 0..%d are allowed",
+                          type, c->pos - 4, TD_GGUF_VALUE_COUNT - 1);
     e->type = (td_gguf_value_type)type;
     if (type == TD_GGUF_ARRAY)
         return read_array(c, e, arena);
@@ -300,8 +298,7 @@ bool td_gguf_sort_names(td_gguf_name *names, uint32_t n, const char *what, td_er
 uint32_t td_gguf_find_name(const td_gguf_name *names, uint32_t n, const char *name)
 {
     const td_gguf_name wanted = {name, 0};
-    const td_gguf_name *found =
-        n ? bsearch(&wanted, names, n, sizeof wanted, compare_names) : NULL;
+    const td_gguf_name *found = n ? bsearch(&wanted, names, n, sizeof wanted, compare_names) : NULL;
     return found ? found->i : UINT32_MAX;
 }
 
@@ -310,10 +307,16 @@ bool td_gguf_load_int(td_gguf_value_type type, const uint8_t *p, uint64_t *out, 
     uint32_t n_bytes = td_gguf_scalar_bytes(type);
     bool is_signed = false;
     switch (type) {
-    case TD_GGUF_I8: case TD_GGUF_I16: case TD_GGUF_I32: case TD_GGUF_I64:
+    case TD_GGUF_I8:
+    case TD_GGUF_I16:
+    case TD_GGUF_I32:
+    case TD_GGUF_I64:
         is_signed = true;
         break;
-    case TD_GGUF_U8: case TD_GGUF_U16: case TD_GGUF_U32: case TD_GGUF_U64:
+    case TD_GGUF_U8:
+    case TD_GGUF_U16:
+    case TD_GGUF_U32:
+    case TD_GGUF_U64:
         break;
     default:
         return false;
@@ -481,8 +484,8 @@ static bool place_tensors(td_gguf_shard *s, td_arena *arena, td_err *err)
             return td_err_set(err, TD_E_DATA,
                               "tensor '%s': offset %" PRIu64 " is no multiple of the alignment, %u",
                               t->name, t->offset, s->alignment);
-        if (!td_add_u64(start, t->offset, &t->offset) ||
-            !td_add_u64(t->offset, t->n_bytes, &end) || end > s->n_file_bytes)
+        if (!td_add_u64(start, t->offset, &t->offset) || !td_add_u64(t->offset, t->n_bytes, &end) ||
+            end > s->n_file_bytes)
             return td_err_set(err, TD_E_DATA,
                               "tensor '%s': %" PRIu64 " bytes at byte %" PRIu64
                               " reach beyond the end of the file, %" PRIu64 "; is it truncated?",

@@ -99,8 +99,9 @@ bool td_gguf_get_i64(const td_gguf *g, const char *key, int64_t *out, td_err *er
     if (!get_int(g, key, &v, &negative, err))
         return false;
     if (!negative && v > INT64_MAX)
-        return td_err_set(err, TD_E_DATA, "%s: key '%s' is %" PRIu64 "; at most %" PRId64
-                          " is allowed", td_gguf_path(g), key, v, INT64_MAX);
+        return td_err_set(err, TD_E_DATA,
+                          "%s: key '%s' is %" PRIu64 "; at most %" PRId64 " is allowed",
+                          td_gguf_path(g), key, v, INT64_MAX);
     *out = (int64_t)v;
     return true;
 }

@@ -26,7 +26,7 @@ typedef struct {
     uint32_t fallback; /* 0: the key is required */
 } u32_param;
 
-#define FIELD(name) offsetof(td_hparams, name)
+#define FIELD(name)    offsetof(td_hparams, name)
 #define OPTIONAL_LATER UINT32_MAX /* filled in by derive() */
 
 static const u32_param u32_params[] = {
@@ -107,7 +107,8 @@ static bool read_rope(const td_gguf *g, const char *arch, td_hparams *h, td_err 
     else if (!strcmp(type, "yarn"))
         h->rope_scaling = TD_ROPE_SCALING_YARN;
     else
-        return td_err_set(err, TD_E_DATA, "%s is \"%.64s\"; allowed: none, linear, yarn", key, type);
+        return td_err_set(err, TD_E_DATA, "%s is \"%.64s\"; allowed: none, linear, yarn", key,
+                          type);
     return true;
 }
 
@@ -117,8 +118,9 @@ static bool derive(td_hparams *h, td_err *err)
     if (!h->n_head_kv)
         h->n_head_kv = h->n_head;
     if (h->n_head % h->n_head_kv)
-        return td_err_set(err, TD_E_DATA, "attention.head_count %u is no multiple of head_count_kv %u",
-                          h->n_head, h->n_head_kv);
+        return td_err_set(err, TD_E_DATA,
+                          "attention.head_count %u is no multiple of head_count_kv %u", h->n_head,
+                          h->n_head_kv);
     if (!h->head_dim_k) {
         if (h->n_embd % h->n_head)
             return td_err_set(err, TD_E_DATA,
@@ -131,9 +133,10 @@ static bool derive(td_hparams *h, td_err *err)
     if (!h->n_rot)
         h->n_rot = h->head_dim_k;
     if (h->n_rot > h->head_dim_k || h->n_rot % 2)
-        return td_err_set(err, TD_E_DATA,
-                          "rope.dimension_count is %u; allowed: an even number up to the head size %u",
-                          h->n_rot, h->head_dim_k);
+        return td_err_set(
+            err, TD_E_DATA,
+            "rope.dimension_count is %u; allowed: an even number up to the head size %u", h->n_rot,
+            h->head_dim_k);
     if (!h->rope_orig_ctx)
         h->rope_orig_ctx = h->n_ctx_train;
     return true;
@@ -161,8 +164,8 @@ static bool read_hparams(td_model *m, td_err *err)
     if (td_gguf_has(g, key) && !td_gguf_get_u32(g, key, &n_expert, err))
         return false;
     if (n_expert)
-        return td_err_set(err, TD_E_DATA, "%s is %u: mixtures of experts are not supported yet", key,
-                          n_expert);
+        return td_err_set(err, TD_E_DATA, "%s is %u: mixtures of experts are not supported yet",
+                          key, n_expert);
     return read_f32(g, name, "attention.layer_norm_rms_epsilon", 1e-12f, 1.0f, 0.0f, &h->rms_eps,
                     err) &&
            read_rope(g, name, h, err) && derive(h, err);
@@ -206,9 +209,10 @@ static bool init_rope(td_model *m, td_err *err)
         double fast = pow((double)h->rope_base, -2.0 * i / h->n_rot) / (double)factors[i];
         double slow = fast / (double)h->rope_factor;
         double ramp = 1.0 - fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)));
-        m->rope_speed[i] = h->rope_scaling == TD_ROPE_SCALING_NONE     ? fast
-                           : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? slow
-                                                                       : slow * (1 - ramp) + fast * ramp;
+        m->rope_speed[i] = h->rope_scaling == TD_ROPE_SCALING_NONE ? fast
+                           : h->rope_scaling == TD_ROPE_SCALING_LINEAR
+                               ? slow
+                               : slow * (1 - ramp) + fast * ramp;
     }
     td_free(factors);
     return true;

@@ -32,14 +32,14 @@ typedef struct {
     uint32_t n_vocab, n_embd, n_layer, n_ff;
     uint32_t n_head, n_head_kv;
     uint32_t head_dim_k, head_dim_v;
-    uint32_t n_rot;       /* columns of each head that rope rotates */
+    uint32_t n_rot; /* columns of each head that rope rotates */
     uint32_t n_ctx_train;
     float rms_eps;
     float rope_base;
     td_rope_scaling rope_scaling;
-    float rope_factor;    /* linear and YaRN: > 0 */
+    float rope_factor; /* linear and YaRN: > 0 */
     uint32_t rope_orig_ctx;
-    bool is_tied;         /* logits come from token_embd */
+    bool is_tied; /* logits come from token_embd */
 } td_hparams;
 
 typedef struct td_model td_model;
@@ -59,11 +59,24 @@ const char *td_arch_names(void);
 /* -- the tensors of a layer and of the model's ends, as one table (weights.c) ------------------ */
 
 typedef enum {
-    TD_W_ATTN_NORM, TD_W_Q, TD_W_K, TD_W_V, TD_W_O,
-    TD_W_BQ, TD_W_BK, TD_W_BV, TD_W_BO,
-    TD_W_Q_NORM, TD_W_K_NORM,
-    TD_W_FFN_NORM, TD_W_GATE, TD_W_UP, TD_W_DOWN,
-    TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN,
+    TD_W_ATTN_NORM,
+    TD_W_Q,
+    TD_W_K,
+    TD_W_V,
+    TD_W_O,
+    TD_W_BQ,
+    TD_W_BK,
+    TD_W_BV,
+    TD_W_BO,
+    TD_W_Q_NORM,
+    TD_W_K_NORM,
+    TD_W_FFN_NORM,
+    TD_W_GATE,
+    TD_W_UP,
+    TD_W_DOWN,
+    TD_W_B_GATE,
+    TD_W_B_UP,
+    TD_W_B_DOWN,
     TD_W_LAYER_COUNT
 } td_layer_weight;
 
@@ -87,7 +100,8 @@ td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, u
 void td_weights_destroy(td_weights **w);
 /* Bytes a device would take for layer i; and for the ends a part of first..last needs. */
 uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer);
-uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first, uint32_t last);
+uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
+                              uint32_t last);
 
 /* Angles: cos_sin[2i], cos_sin[2i+1] of pair i at a position, [n_rot], magnitude scaling included.
  * Computed in double precision. Sources: Su et al. 2021; Peng et al. 2023 (YaRN). */

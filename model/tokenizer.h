@@ -20,10 +20,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TD_VOCAB_MAX      (1u << 20)
-#define TD_TOKEN_MAX      1024u        /* bytes of one token's text */
-#define TD_TEXT_MAX       (16u << 20)  /* bytes of a text to tokenize */
-#define TD_NO_TOKEN       UINT32_MAX
+#define TD_VOCAB_MAX (1u << 20)
+#define TD_TOKEN_MAX 1024u       /* bytes of one token's text */
+#define TD_TEXT_MAX  (16u << 20) /* bytes of a text to tokenize */
+#define TD_NO_TOKEN  UINT32_MAX
 
 typedef struct td_tokenizer td_tokenizer;
 

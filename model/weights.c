@@ -78,7 +78,8 @@ static bool is_wanted(const td_model *m, const row *r)
 }
 
 /* The tensor of a row, by full name. NULL when the file has none. */
-static const td_gguf_tensor *find(const td_model *m, const row *r, int layer, char name[TD_NAME_MAX])
+static const td_gguf_tensor *find(const td_model *m, const row *r, int layer,
+                                  char name[TD_NAME_MAX])
 {
     if (layer >= 0)
         snprintf(name, TD_NAME_MAX, "blk.%d.%s", layer, r->name);
@@ -92,17 +93,17 @@ static bool check_row(const td_model *m, const row *r, int layer, uint32_t *n_fo
     char name[TD_NAME_MAX];
     const td_gguf_tensor *t = find(m, r, layer, name);
     if (!t)
-        return r->need == OPTIONAL ||
-               td_err_set(err, TD_E_DATA, "tensor %s is missing", name);
+        return r->need == OPTIONAL || td_err_set(err, TD_E_DATA, "tensor %s is missing", name);
     ++*n_found;
     uint32_t n_cols = dim_of(&m->hparams, r->n_cols), n_rows = dim_of(&m->hparams, r->n_rows);
     if (t->ne[0] != n_cols || t->ne[1] != n_rows || t->ne[2] != 1 || t->ne[3] != 1)
-        return td_err_set(err, TD_E_DATA, "tensor %s is %llu x %llu x %llu; expected: %u x %u", name,
-                          (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+        return td_err_set(err, TD_E_DATA, "tensor %s is %llu x %llu x %llu; expected: %u x %u",
+                          name, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
                           (unsigned long long)t->ne[2], n_cols, n_rows);
     if (!t->type)
-        return td_err_set(err, TD_E_DATA, "tensor %s has a type that is not supported yet; allowed: %s",
-                          name, td_type_names());
+        return td_err_set(err, TD_E_DATA,
+                          "tensor %s has a type that is not supported yet; allowed: %s", name,
+                          td_type_names());
     if (r->n_rows == D_ONE && t->type->block_elements != 1)
         return td_err_set(err, TD_E_DATA, "tensor %s has type %s; allowed for a vector: F32, F16",
                           name, t->type->name);
@@ -229,14 +230,15 @@ static bool needs_end(const td_model *m, int end, uint32_t first, uint32_t last)
 
 /* Calls f for every tensor a part needs. */
 static bool each_tensor(const td_model *m, uint32_t first, uint32_t last,
-                        bool (*f)(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot,
-                                  td_err *err),
+                        bool (*f)(void *user, const row *r, const td_gguf_tensor *t,
+                                  td_weight **slot, td_err *err),
                         void *user, td_weights *w, td_err *err)
 {
     char name[TD_NAME_MAX];
     for (int i = 0; i < TD_W_END_COUNT; i++) {
         const td_gguf_tensor *t = find(m, &end_rows[i], -1, name);
-        if (t && needs_end(m, i, first, last) && !f(user, &end_rows[i], t, w ? &w->ends[i] : NULL, err))
+        if (t && needs_end(m, i, first, last) &&
+            !f(user, &end_rows[i], t, w ? &w->ends[i] : NULL, err))
             return false;
     }
     for (uint32_t layer = first; layer <= last; layer++)
@@ -249,7 +251,8 @@ static bool each_tensor(const td_model *m, uint32_t first, uint32_t last,
     return true;
 }
 
-static bool add_size(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot, td_err *err)
+static bool add_size(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot,
+                     td_err *err)
 {
     (void)slot, (void)err;
     loader *l = user;
@@ -260,7 +263,8 @@ static bool add_size(void *user, const row *r, const td_gguf_tensor *t, td_weigh
     return true;
 }
 
-static bool load_slot(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot, td_err *err)
+static bool load_slot(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot,
+                      td_err *err)
 {
     *slot = load_one(user, r, t, err);
     return *slot;
@@ -271,7 +275,8 @@ td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, u
                             td_err *err)
 {
     TD_ASSERT(first <= last && last < m->hparams.n_layer);
-    loader l = {.m = m, .dev = dev, .staging_bytes = CHUNK_BYTES, .progress = progress, .user = user};
+    loader l = {
+        .m = m, .dev = dev, .staging_bytes = CHUNK_BYTES, .progress = progress, .user = user};
     td_weights *w = td_alloc(1, sizeof *w, err);
     if (!w)
         return NULL;
@@ -317,7 +322,8 @@ uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_
     return n;
 }
 
-uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first, uint32_t last)
+uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
+                              uint32_t last)
 {
     uint64_t n = 0;
     char name[TD_NAME_MAX];

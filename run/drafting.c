@@ -47,13 +47,14 @@ static bool start_here(td_drafting *d, td_err *err)
     if (!d->model)
         return false;
     uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
-    d->drafter = td_drafter_create(&(td_drafter_params){.model = d->model,
-                                                        .spec = params->draft_spec,
-                                                        .type_k = params->type_k,
-                                                        .type_v = params->type_v,
-                                                        .n_slots = params->n_parallel,
-                                                        .n_ctx = td_min_u32(params->n_ctx, n_train)},
-                                   err);
+    d->drafter =
+        td_drafter_create(&(td_drafter_params){.model = d->model,
+                                               .spec = params->draft_spec,
+                                               .type_k = params->type_k,
+                                               .type_v = params->type_v,
+                                               .n_slots = params->n_parallel,
+                                               .n_ctx = td_min_u32(params->n_ctx, n_train)},
+                          err);
     d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!d->drafter || d->stop_fd < 0)
         return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));

@@ -16,7 +16,12 @@
 
 typedef struct td_drafting td_drafting;
 
-typedef enum { TD_DRAFTING_NONE, TD_DRAFTING_JOINED, TD_DRAFTING_LOST, TD_DRAFTING_DRAFT } td_drafting_event_type;
+typedef enum {
+    TD_DRAFTING_NONE,
+    TD_DRAFTING_JOINED,
+    TD_DRAFTING_LOST,
+    TD_DRAFTING_DRAFT
+} td_drafting_event_type;
 
 typedef struct {
     td_drafting_event_type type;
@@ -28,7 +33,8 @@ typedef struct {
 /* Loads a draft of this process and starts its thread, or prepares for a worker elsewhere. Comes
  * before the target is placed, so that the draft's memory is counted there. */
 td_drafting *td_drafting_create(const td_run_params *params, td_err *err);
-/* Begins the session. target: the model whose vocabulary the draft must share; n_ctx: the target's. */
+/* Begins the session. target: the model whose vocabulary the draft must share; n_ctx: the target's.
+ */
 bool td_drafting_connect(td_drafting *d, const td_model *target, uint32_t n_ctx,
                          const td_clock *clock, td_err *err);
 void td_drafting_destroy(td_drafting **d);

@@ -28,7 +28,11 @@ static const td_json_field fields[] = {
     {.key = "min_p", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1},
     {.key = "repeat_penalty", .type = TD_JSON_FLOAT, .f_min = 0.01, .f_max = 100},
     {.key = "seed", .type = TD_JSON_INT, .min = 0, .max = INT64_MAX},
-    {.key = "stop", .type = TD_JSON_STRING_OR_LIST, .min = 1, .max = TD_STOP_BYTES_MAX, .n_max = TD_STOPS_MAX},
+    {.key = "stop",
+     .type = TD_JSON_STRING_OR_LIST,
+     .min = 1,
+     .max = TD_STOP_BYTES_MAX,
+     .n_max = TD_STOPS_MAX},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), false};
 /* The id alone, so that a line that is bad elsewhere is reported under its own name. */
@@ -38,7 +42,8 @@ static const td_json_schema id_schema = {fields, 1, true};
 static uint64_t count_lines(const char *path)
 {
     struct stat st;
-    FILE *f = !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "re");
+    FILE *f =
+        !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "re");
     if (!f)
         return 0;
     char buffer[1 << 16];
@@ -142,12 +147,14 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
         s->top_k = (uint32_t)td_json_get_int(&o, "top_k", s->top_k);
         s->top_p = (float)td_json_get_double(&o, "top_p", (double)s->top_p);
         s->min_p = (float)td_json_get_double(&o, "min_p", (double)s->min_p);
-        s->repeat_penalty = (float)td_json_get_double(&o, "repeat_penalty", (double)s->repeat_penalty);
+        s->repeat_penalty =
+            (float)td_json_get_double(&o, "repeat_penalty", (double)s->repeat_penalty);
         if (td_json_has(&o, "seed"))
             q->stream = (uint64_t)td_json_get_int(&o, "seed", 0);
         else
             q->stream = td_hash64(params->seed, q->id, strlen(q->id));
-        /* The ends that a table cannot exclude: top_p 0, min_p 1, and what a float rounds to them. */
+        /* The ends that a table cannot exclude: top_p 0, min_p 1, and what a float rounds to them.
+         */
         td_err why = {0};
         if (!td_sampling_check(s, &why))
             is_ok = td_err_set(err, TD_E_DATA, "%s: %s", name, why.message);

@@ -12,17 +12,17 @@
 
 typedef struct {
     char id[TD_PROMPT_ID_MAX + 1];
-    char line_id[40];        /* "line-<n>-<hash>": the id of a line without one */
-    uint64_t line;           /* 1-based; 0: from the command line */
-    char *text;              /* owned, 0-terminated */
+    char line_id[40]; /* "line-<n>-<hash>": the id of a line without one */
+    uint64_t line;    /* 1-based; 0: from the command line */
+    char *text;       /* owned, 0-terminated */
     size_t n_text;
     uint32_t n_predict;
     td_sampling_params sampling;
-    uint64_t stream;         /* the line's seed, else a hash of the run's seed and the id */
+    uint64_t stream; /* the line's seed, else a hash of the run's seed and the id */
     uint32_t n_stops;
-    char *stops[TD_STOPS_MAX]; /* owned */
+    char *stops[TD_STOPS_MAX];      /* owned */
     char input_sha[TD_SHA_HEX + 1]; /* of everything above that the line or the run set */
-    td_err err;              /* TD_OK: usable */
+    td_err err;                     /* TD_OK: usable */
 } td_prompt;
 
 typedef struct td_prompts td_prompts;

@@ -92,7 +92,8 @@ static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t 
         if (e) {
             e->is_in_file = true;
             e->is_ok = td_json_get_enum(&o, "status", 1) == 0;
-            snprintf(e->input_sha, sizeof e->input_sha, "%s", td_json_get_string(&o, "input_sha", ""));
+            snprintf(e->input_sha, sizeof e->input_sha, "%s",
+                     td_json_get_string(&o, "input_sha", ""));
             snprintf(e->config_sha, sizeof e->config_sha, "%s",
                      td_json_get_string(&o, "config_sha", ""));
             verdict = TD_JSONL_KEEP;
@@ -152,8 +153,9 @@ td_result_state td_results_claim(td_results *r, const char *id, const char *inpu
         return TD_RESULT_NONE;
     bool is_other_input = strcmp(e->input_sha, input_sha) != 0;
     if (is_other_input || strcmp(e->config_sha, config_sha) != 0) {
-        snprintf(why, why_bytes, "%s: the result there is of another %s (%s there, %s now); --force keeps it",
-                 id, is_other_input ? "input" : "configuration",
+        snprintf(why, why_bytes,
+                 "%s: the result there is of another %s (%s there, %s now); --force keeps it", id,
+                 is_other_input ? "input" : "configuration",
                  is_other_input ? e->input_sha : e->config_sha,
                  is_other_input ? input_sha : config_sha);
         return TD_RESULT_OTHER;
@@ -179,9 +181,13 @@ static void write_line(td_json_writer *w, const td_result *t)
     td_json_write_string(w, t->is_ok ? td_reason_name(t->reason) : NULL);
     td_json_write_key(w, "error");
     td_json_write_string(w, t->error);
-    const struct { const char *key; uint64_t value; } counts[] = {
-        {"drafted", t->n_drafted}, {"accepted", t->n_accepted}, {"rounds", t->n_rounds},
-        {"prompt_tokens", t->n_prompt_tokens}};
+    const struct {
+        const char *key;
+        uint64_t value;
+    } counts[] = {{"drafted", t->n_drafted},
+                  {"accepted", t->n_accepted},
+                  {"rounds", t->n_rounds},
+                  {"prompt_tokens", t->n_prompt_tokens}};
     for (size_t i = 0; i < TD_COUNT(counts); i++) {
         td_json_write_key(w, counts[i].key);
         td_json_write_u64(w, counts[i].value);
@@ -190,7 +196,9 @@ static void write_line(td_json_writer *w, const td_result *t)
     td_json_write_double(w, t->ttft_ms);
     td_json_write_key(w, "ms");
     td_json_write_double(w, t->ms);
-    const struct { const char *key, *value; } hashes[] = {
+    const struct {
+        const char *key, *value;
+    } hashes[] = {
         {"input_sha", t->input_sha}, {"config_sha", t->config_sha}, {"model_sha", t->model_sha}};
     for (size_t i = 0; i < TD_COUNT(hashes); i++) {
         td_json_write_key(w, hashes[i].key);

@@ -9,12 +9,12 @@
 typedef struct {
     const char *id;
     bool is_ok;
-    const char *text;        /* raw bytes; mended to UTF-8 when written */
+    const char *text; /* raw bytes; mended to UTF-8 when written */
     size_t n_text;
-    const uint32_t *tokens;  /* [n_tokens] */
+    const uint32_t *tokens; /* [n_tokens] */
     uint32_t n_tokens;
     td_reason reason;
-    const char *error;       /* NULL when ok */
+    const char *error; /* NULL when ok */
     uint32_t n_drafted, n_accepted, n_rounds, n_prompt_tokens;
     double ttft_ms, ms;
     const char *input_sha, *config_sha, *model_sha;

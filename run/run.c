@@ -23,7 +23,7 @@
 typedef struct {
     td_prompt *prompt; /* NULL: free */
     uint32_t sequence;
-    uint32_t slot;     /* of the target, known from TD_ACT_OPEN on */
+    uint32_t slot; /* of the target, known from TD_ACT_OPEN on */
     bool has_bad_logits;
 } active;
 
@@ -169,9 +169,10 @@ static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
     if (is_ok && n_ids == 0)
         is_ok = td_err_set(&bad, TD_E_DATA, "the prompt is empty and the model has no BOS token");
     if (is_ok && n_ids >= n_ctx)
-        is_ok = td_err_set(&bad, TD_E_DATA,
-                           "the prompt has %zu tokens; allowed: 1..%u (the context is %u, see --ctx)",
-                           n_ids, n_ctx - 1, n_ctx);
+        is_ok =
+            td_err_set(&bad, TD_E_DATA,
+                       "the prompt has %zu tokens; allowed: 1..%u (the context is %u, see --ctx)",
+                       n_ids, n_ctx - 1, n_ctx);
     if (is_ok) {
         td_sequence_params s = {.prompt = ids,
                                 .n_prompt = (uint32_t)n_ids,
@@ -203,8 +204,8 @@ static bool take_prompt(run *r, td_prompt **prompt, td_err *err)
     td_prompt *q = *prompt;
     char why[512] = "";
     td_err claim = {0};
-    td_result_state state = td_results_claim(r->results, q->id, q->input_sha, r->config_sha, why,
-                                             sizeof why, &claim);
+    td_result_state state =
+        td_results_claim(r->results, q->id, q->input_sha, r->config_sha, why, sizeof why, &claim);
     if (state == TD_RESULT_TWICE) { /* an error, under the line's own name */
         td_err_set(&q->err, TD_E_DATA, "line %llu: the id %s is used by an earlier line",
                    (unsigned long long)q->line, q->id);
@@ -233,7 +234,8 @@ static bool take_prompt(run *r, td_prompt **prompt, td_err *err)
 /* Fills free slots. */
 static bool admit(run *r, td_err *err)
 {
-    while (!r->is_input_done && td_coordinator_n_free(r->coordinator) > 0 && !td_signals_pending()) {
+    while (!r->is_input_done && td_coordinator_n_free(r->coordinator) > 0 &&
+           !td_signals_pending()) {
         td_err failure = {0};
         td_prompt *q = td_prompts_next(r->prompts, &failure);
         if (!q) {
@@ -274,7 +276,8 @@ static void send_to_draft(run *r, const td_action *a)
     if (!r->is_draft_joined)
         return;
     if (a->kind == TD_ACT_DRAFT_PROPOSE && td_drafting_is_beyond(r->drafting, a->position)) {
-        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, now_us(r));
+        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0,
+                                now_us(r));
         return;
     }
     bool is_sent;
@@ -308,7 +311,8 @@ static bool perform(run *r, const td_action *a, td_err *err)
     case TD_ACT_OPEN: {
         active *opened = find_active(r, a->sequence);
         opened->slot = a->slot;
-        td_target_open_sequence(r->target, a->slot, opened->prompt->stream, &opened->prompt->sampling);
+        td_target_open_sequence(r->target, a->slot, opened->prompt->stream,
+                                &opened->prompt->sampling);
         return true;
     }
     case TD_ACT_FORWARD:
@@ -418,7 +422,8 @@ static bool wait_for_events(run *r, td_err *err)
 /* So that the first tokens are drafted too. A worker that is not there yet joins later. */
 static bool wait_for_draft(run *r, td_err *err)
 {
-    for (uint64_t end = now_us(r) + JOIN_US; r->drafting && !r->is_draft_joined && now_us(r) < end;) {
+    for (uint64_t end = now_us(r) + JOIN_US;
+         r->drafting && !r->is_draft_joined && now_us(r) < end;) {
         uint64_t now = now_us(r), next = td_drafting_next_us(r->drafting);
         next = next < end ? next : end;
         td_link_poll_item items[] = {{.link = td_drafting_link(r->drafting)}};
@@ -492,17 +497,19 @@ static bool start(run *r, const char *const *specs, uint32_t n_specs, td_err *er
         return false;
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
     r->coordinator = td_coordinator_create(
-        &(td_coordinator_params){
-            .n_slots = p->n_parallel,
-            .n_ctx = n_ctx,
-            .draft_max = !r->drafting ? 0 : p->draft_fixed ? p->draft_fixed : p->draft_max,
-            .verify_rows_max = TD_VERIFY_ROWS_MAX,
-            .prefill_rows = TD_PREFILL_ROWS_MAX,
-            .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us : TD_DRAFT_DEADLINE_US,
-            .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
-            .token_bytes = token_bytes,
-            .token_is_end = token_is_end,
-            .user = (void *)(uintptr_t)tokenizer},
+        &(td_coordinator_params){.n_slots = p->n_parallel,
+                                 .n_ctx = n_ctx,
+                                 .draft_max = !r->drafting     ? 0
+                                              : p->draft_fixed ? p->draft_fixed
+                                                               : p->draft_max,
+                                 .verify_rows_max = TD_VERIFY_ROWS_MAX,
+                                 .prefill_rows = TD_PREFILL_ROWS_MAX,
+                                 .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us
+                                                                           : TD_DRAFT_DEADLINE_US,
+                                 .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
+                                 .token_bytes = token_bytes,
+                                 .token_is_end = token_is_end,
+                                 .user = (void *)(uintptr_t)tokenizer},
         err);
     return r->coordinator;
 }
@@ -520,7 +527,8 @@ static const char *choose_draft_device(const char *const *specs, uint32_t n_spec
         bool is_used = !strcmp(gpus[k], "host");
         for (uint32_t i = 0; i < n_specs; i++) {
             /* A device given by name may be any of them. */
-            bool is_named = !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
+            bool is_named =
+                !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
             is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
         }
         if (!is_used)
@@ -556,15 +564,16 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
         td_show_end(r.show);
     }
     if (is_ok && params->stats_path)
-        is_ok = td_stats_write(&(td_stats){.params = r.params,
-                                           .totals = totals,
-                                           .coordinator = td_coordinator_get_stats(r.coordinator),
-                                           .target = r.target,
-                                           .model = r.model,
-                                           .draft_device = r.drafting ? td_drafting_device(r.drafting) : NULL,
-                                           .draft = r.drafting ? td_drafting_stats(r.drafting) : NULL,
-                                           .config_sha = r.config_sha},
-                               params->stats_path, err);
+        is_ok = td_stats_write(
+            &(td_stats){.params = r.params,
+                        .totals = totals,
+                        .coordinator = td_coordinator_get_stats(r.coordinator),
+                        .target = r.target,
+                        .model = r.model,
+                        .draft_device = r.drafting ? td_drafting_device(r.drafting) : NULL,
+                        .draft = r.drafting ? td_drafting_stats(r.drafting) : NULL,
+                        .config_sha = r.config_sha},
+            params->stats_path, err);
     *signal = td_signals_pending();
     /* Results first: whatever happens on the way down, what was finished is on disk. */
     is_ok = td_results_close(&r.results, is_ok ? err : NULL) && is_ok;

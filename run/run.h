@@ -11,7 +11,7 @@
 #include "kernels/types.h"
 #include "model/sampling.h"
 
-#define TD_RUN_SPECS_MAX 16u
+#define TD_RUN_SPECS_MAX     16u
 #define TD_DRAFT_DEADLINE_US 2000000u /* a round waits no longer for a draft */
 
 typedef struct {
@@ -22,12 +22,12 @@ typedef struct {
     uint32_t draft_max;         /* 1..TD_DRAFT_MAX */
     uint32_t draft_fixed;       /* 0: draft_max bounds; else always k = this */
     const char *specs[TD_RUN_SPECS_MAX];
-    uint32_t n_specs;           /* 0: chosen */
+    uint32_t n_specs; /* 0: chosen */
 
-    const char *prompt;         /* one prompt from the command line, or NULL */
-    const char *in_path;        /* JSONL of prompts, "-" for stdin, or NULL */
-    const char *out_path;       /* JSONL of results; NULL: text to stdout */
-    const char *stats_path;     /* NULL: none */
+    const char *prompt;     /* one prompt from the command line, or NULL */
+    const char *in_path;    /* JSONL of prompts, "-" for stdin, or NULL */
+    const char *out_path;   /* JSONL of results; NULL: text to stdout */
+    const char *stats_path; /* NULL: none */
 
     uint32_t n_predict;
     td_sampling_params sampling;
@@ -36,11 +36,11 @@ typedef struct {
     uint32_t n_stops;
     const char *stops[TD_STOPS_MAX];
     const td_type_info *type_k, *type_v;
-    uint32_t n_ctx;             /* 0: the smaller of the model's and what fits */
+    uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
     uint32_t n_parallel;
-    bool is_force;              /* go on though results of another input or configuration are there */
-    bool is_retry_errors;       /* run lines again whose result is an error */
-    bool is_marked;             /* text output: mark tokens that were drafted and accepted */
+    bool is_force;        /* go on though results of another input or configuration are there */
+    bool is_retry_errors; /* run lines again whose result is an error */
+    bool is_marked;       /* text output: mark tokens that were drafted and accepted */
     uint64_t draft_deadline_us; /* 0: TD_DRAFT_DEADLINE_US */
 } td_run_params;
 

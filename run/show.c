@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define REDRAW_US 200000u
+#define REDRAW_US    200000u
 #define COLOUR_DRAFT "\x1b[32m" /* drafted and accepted */
 #define COLOUR_OFF   "\x1b[0m"
 
@@ -21,8 +21,8 @@ struct td_show {
     td_detokenizer detokenizer;
 };
 
-td_show *td_show_create(const td_run_params *params, const td_tokenizer *tokenizer, uint64_t n_lines,
-                        td_err *err)
+td_show *td_show_create(const td_run_params *params, const td_tokenizer *tokenizer,
+                        uint64_t n_lines, td_err *err)
 {
     td_show *s = td_alloc(1, sizeof *s, err);
     if (!s)

@@ -8,8 +8,8 @@
 
 typedef struct td_show td_show;
 
-td_show *td_show_create(const td_run_params *params, const td_tokenizer *tokenizer, uint64_t n_lines,
-                        td_err *err);
+td_show *td_show_create(const td_run_params *params, const td_tokenizer *tokenizer,
+                        uint64_t n_lines, td_err *err);
 void td_show_destroy(td_show **s);
 
 void td_show_begin(td_show *s, const char *prompt);

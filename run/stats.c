@@ -148,8 +148,8 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_end_object(w);
     const char *text;
     size_t n_bytes;
-    bool is_ok = td_json_writer_end(w, &text, &n_bytes, err) &&
-                 td_io_replace_file(path, text, n_bytes, err);
+    bool is_ok =
+        td_json_writer_end(w, &text, &n_bytes, err) && td_io_replace_file(path, text, n_bytes, err);
     td_json_writer_destroy(&w);
     return is_ok;
 }

@@ -12,7 +12,7 @@ typedef struct {
     const td_coordinator_stats *coordinator;
     const td_target *target;
     const td_model *model;
-    const char *draft_device; /* "" or NULL when elsewhere or none */
+    const char *draft_device;      /* "" or NULL when elsewhere or none */
     const td_drafter_stats *draft; /* NULL when elsewhere or none */
     const char *config_sha;
 } td_stats;

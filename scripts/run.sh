@@ -23,7 +23,7 @@ while [ $# -gt 0 ]; do
         shift 2
         ;;
     -h | --help)
-        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *)

@@ -23,7 +23,7 @@ for argument in "$@"; do
     case $argument in
     --tests) packages+=("${test_packages[@]}") ;;
     -h | --help)
-        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *) fail "\"$argument\" is no option; allowed: --tests" ;;
@@ -56,12 +56,11 @@ say "installing ${missing[*]} (a few minutes)"
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-for step in update "install -y --no-install-recommends ${missing[*]}"; do
-    # shellcheck disable=SC2086 # the step is words
-    if ! "${apt[@]}" $step >"$log" 2>&1; then
-        tail -n 20 "$log" >&2
-        fail "apt-get ${step%% *} failed (its last lines are above); is the network up, and are the" \
-            "sources those of Debian 12 or later? By hand: apt-get install ${missing[*]}"
-    fi
-done
+# A source of the user's that fails to update need not keep the packages from being found.
+"${apt[@]}" update >"$log" 2>&1 || { tail -n 5 "$log" >&2 && say "apt-get update failed; going on"; }
+if ! "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    fail "apt-get install failed (its last lines are above); is the network up, and are the sources" \
+        "those of Debian 12 or later? By hand: apt-get install ${missing[*]}"
+fi
 say "installed"

@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
     --werror) werror=ON ;;
     --quick) quick=1 ;;
     -h | --help)
-        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *)

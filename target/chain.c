@@ -53,18 +53,23 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
     const td_hparams *h = td_model_hparams(b->params.model);
     td_place_device devices[TD_STAGES_MAX] = {0};
     uint32_t n_out = b->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
-    uint64_t *layer_bytes = td_alloc((size_t)b->chain->n_parts * h->n_layer, sizeof *layer_bytes, err);
+    uint64_t *layer_bytes =
+        td_alloc((size_t)b->chain->n_parts * h->n_layer, sizeof *layer_bytes, err);
     if (!layer_bytes)
         return false;
     for (uint32_t i = 0; i < b->chain->n_parts; i++) {
         td_forward_params p = forward_params(b, i);
         uint64_t *bytes = layer_bytes + (size_t)i * h->n_layer;
-        p.first = p.last = h->n_layer / 2; /* a layer in the middle, where there is one */
+        p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
         bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
         uint64_t one_part = td_forward_bytes(&p);
-        td_cache_params cache = {.type_k = p.type_k, .type_v = p.type_v, .n_layers = 1,
-                                 .n_head_kv = h->n_head_kv, .head_dim_k = h->head_dim_k,
-                                 .head_dim_v = h->head_dim_v, .n_slots = p.n_slots,
+        td_cache_params cache = {.type_k = p.type_k,
+                                 .type_v = p.type_v,
+                                 .n_layers = 1,
+                                 .n_head_kv = h->n_head_kv,
+                                 .head_dim_k = h->head_dim_k,
+                                 .head_dim_v = h->head_dim_v,
+                                 .n_slots = p.n_slots,
                                  .n_ctx = p.n_ctx};
         uint64_t cache_bytes = td_cache_bytes(p.dev, &cache);
         for (uint32_t k = 0; k < h->n_layer; k++)
@@ -73,15 +78,15 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
         uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
         uint64_t last = td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
                                              h->n_layer - 1);
-        devices[i] = (td_place_device){
-            .budget_bytes = budget_of(b, i),
-            .fixed_bytes = one_part - ends - bytes[p.first],
-            .first_bytes = first,
-            .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
-            .layer_bytes = bytes,
-            .is_pinned = specs[i].is_pinned,
-            .first = specs[i].first,
-            .last = specs[i].last};
+        devices[i] =
+            (td_place_device){.budget_bytes = budget_of(b, i),
+                              .fixed_bytes = one_part - ends - bytes[p.first],
+                              .first_bytes = first,
+                              .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
+                              .layer_bytes = bytes,
+                              .is_pinned = specs[i].is_pinned,
+                              .first = specs[i].first,
+                              .last = specs[i].last};
         const td_device_info *info = td_device_get_info(p.dev);
         if (b->params.draft_bytes && b->params.draft_spec &&
             (!strcmp(b->params.draft_spec, specs[i].device) ||
@@ -106,15 +111,16 @@ static bool place_with_context(builder *b, const td_device_spec *specs, td_err *
         td_err why = {0};
         if (place(b, specs, &why))
             break;
-        bool is_smaller_possible = !b->params.n_ctx && why.code == TD_E_NOMEM && b->chain->n_ctx > CTX_STEP;
+        bool is_smaller_possible =
+            !b->params.n_ctx && why.code == TD_E_NOMEM && b->chain->n_ctx > CTX_STEP;
         if (!is_smaller_possible)
             return td_err_set(err, why.code, "%s", why.message);
         uint32_t less = b->chain->n_ctx / 4 * 3 / CTX_STEP * CTX_STEP;
         b->chain->n_ctx = td_max_u32(less, CTX_STEP);
     }
     if (!b->params.n_ctx && b->chain->n_ctx < n_train)
-        td_log_warn("the model's context of %u does not fit; using %u (set --ctx to choose)", n_train,
-                    b->chain->n_ctx);
+        td_log_warn("the model's context of %u does not fit; using %u (set --ctx to choose)",
+                    n_train, b->chain->n_ctx);
     return true;
 }
 
@@ -168,7 +174,8 @@ static bool load_parts(builder *b, td_err *err)
         part->forward = td_forward_create(&params, err);
         if (!part->forward)
             return false;
-        progress.done_before += td_weights_end_bytes(params.model, part->dev, part->first, part->last);
+        progress.done_before +=
+            td_weights_end_bytes(params.model, part->dev, part->first, part->last);
         for (uint32_t k = part->first; k <= part->last; k++)
             progress.done_before += td_weights_layer_bytes(params.model, part->dev, k);
     }
@@ -181,7 +188,8 @@ td_chain *td_chain_create(const td_chain_params *params, td_err *err)
     builder b = {.params = *params, .chain = td_alloc(1, sizeof(td_chain), err)};
     if (!b.chain)
         return NULL;
-    if (!open_devices(&b, specs, err) || !place_with_context(&b, specs, err) || !load_parts(&b, err))
+    if (!open_devices(&b, specs, err) || !place_with_context(&b, specs, err) ||
+        !load_parts(&b, err))
         td_chain_destroy(&b.chain);
     return b.chain;
 }

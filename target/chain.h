@@ -18,17 +18,17 @@ typedef struct {
     uint32_t n_specs;
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
-    uint32_t n_ctx;           /* 0: the smaller of the model's and what fits */
+    uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
     bool is_all_logits;
-    bool is_plan_only;        /* place the layers, load nothing */
-    uint64_t draft_bytes;     /* kept free for a draft on device draft_spec; may be 0 */
+    bool is_plan_only;    /* place the layers, load nothing */
+    uint64_t draft_bytes; /* kept free for a draft on device draft_spec; may be 0 */
     const char *draft_spec;
     void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
     void *user;
 } td_chain_params;
 
 typedef struct {
-    char spec[128];   /* "host:1", without the range */
+    char spec[128]; /* "host:1", without the range */
     td_device *dev;
     td_forward *forward; /* NULL when only planned */
     uint32_t first, last;

@@ -19,10 +19,11 @@ static bool parse_range(const char *text, const char *range, td_device_spec *out
         is_ok = second[0] >= '0' && second[0] <= '9' && !*end;
     }
     if (!is_ok || first > last || last >= TD_LAYERS_MAX)
-        return td_err_set(err, TD_E_USAGE,
-                          "device \"%.128s\": layers \"%.64s\" must be FIRST-LAST with FIRST <= LAST "
-                          "< %u",
-                          text, range, TD_LAYERS_MAX);
+        return td_err_set(
+            err, TD_E_USAGE,
+            "device \"%.128s\": layers \"%.64s\" must be FIRST-LAST with FIRST <= LAST "
+            "< %u",
+            text, range, TD_LAYERS_MAX);
     out->is_pinned = true;
     out->first = (uint32_t)first;
     out->last = (uint32_t)last;
@@ -35,8 +36,8 @@ bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err)
     const char *at = strrchr(text, '@');
     size_t n = at ? (size_t)(at - text) : strlen(text);
     if (n == 0 || n >= sizeof out->device)
-        return td_err_set(err, TD_E_USAGE, "device \"%.64s\": a name of 1..%zu bytes is needed", text,
-                          sizeof out->device - 1);
+        return td_err_set(err, TD_E_USAGE, "device \"%.64s\": a name of 1..%zu bytes is needed",
+                          text, sizeof out->device - 1);
     memcpy(out->device, text, n);
     return !at || parse_range(text, at + 1, out, err);
 }
@@ -87,8 +88,9 @@ static bool share_gap(td_place_device *devices, uint32_t n, uint32_t first, uint
 {
     const uint32_t n_gap = last - first + 1;
     if (n_gap < n)
-        return td_err_set(err, TD_E_USAGE, "%u devices for %u layers (%u..%u): one layer each at least",
-                          n, n_gap, first, last);
+        return td_err_set(err, TD_E_USAGE,
+                          "%u devices for %u layers (%u..%u): one layer each at least", n, n_gap,
+                          first, last);
     double *best = td_alloc(n_gap + 1, sizeof *best, err);
     uint32_t *ends = td_alloc((size_t)n * n_gap, sizeof *ends, err); /* last layer, by i and k */
     bool is_ok = best && ends;
@@ -100,7 +102,8 @@ static bool share_gap(td_place_device *devices, uint32_t n, uint32_t first, uint
             uint64_t n_bytes = d->fixed_bytes + (first + k == 0 ? d->first_bytes : 0);
             double least = HUGE_VAL;
             for (uint32_t e = k; e < n_gap; e++) {
-                n_bytes += d->layer_bytes[first + e] + (first + e + 1 == n_layers ? d->last_bytes : 0);
+                n_bytes +=
+                    d->layer_bytes[first + e] + (first + e + 1 == n_layers ? d->last_bytes : 0);
                 double share = fmax(share_of(d, n_bytes), best[e + 1]);
                 if (share <= least) {
                     least = share;
@@ -132,10 +135,11 @@ bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_la
         const td_place_device *pin = i + n_free < n_devices ? &devices[i + n_free] : NULL;
         uint32_t gap_end = pin ? pin->first : n_layers; /* exclusive */
         if (pin && (pin->last >= n_layers || pin->first < next || pin->first > pin->last))
-            return td_err_set(err, TD_E_USAGE,
-                              "device %u is pinned to layers %u..%u; allowed here: layers from %u on, "
-                              "below %u, in order",
-                              i + n_free, pin->first, pin->last, next, n_layers);
+            return td_err_set(
+                err, TD_E_USAGE,
+                "device %u is pinned to layers %u..%u; allowed here: layers from %u on, "
+                "below %u, in order",
+                i + n_free, pin->first, pin->last, next, n_layers);
         if (n_free == 0 && gap_end > next)
             return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, gap_end - 1);
         if (n_free && gap_end == next)

@@ -17,13 +17,13 @@ typedef struct {
 bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err);
 
 typedef struct {
-    uint64_t budget_bytes;    /* what may be used on the device */
-    uint64_t fixed_bytes;     /* taken whatever the layers: scratch, a draft on the same device */
-    uint64_t first_bytes;     /* more if it holds layer 0 (embedding) */
-    uint64_t last_bytes;      /* more if it holds the last layer (output) */
+    uint64_t budget_bytes; /* what may be used on the device */
+    uint64_t fixed_bytes;  /* taken whatever the layers: scratch, a draft on the same device */
+    uint64_t first_bytes;  /* more if it holds layer 0 (embedding) */
+    uint64_t last_bytes;   /* more if it holds the last layer (output) */
     const uint64_t *layer_bytes; /* [n_layers] weights and cache */
     bool is_pinned;
-    uint32_t first, last;     /* in: of a pinned device; out: of every device */
+    uint32_t first, last; /* in: of a pinned device; out: of every device */
 } td_place_device;
 
 /* Cuts layers 0..n_layers-1 into contiguous runs, in the order of the devices. Pinned devices keep

@@ -41,7 +41,7 @@ typedef struct {
 void queue_init(queue *q);
 void queue_destroy(queue *q);
 void queue_push(queue *q, job *j);
-job *queue_pop(queue *q);              /* waits */
-job *queue_try_pop(queue *q);          /* NULL when empty */
+job *queue_pop(queue *q);     /* waits */
+job *queue_try_pop(queue *q); /* NULL when empty */
 
 #endif

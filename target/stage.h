@@ -11,7 +11,7 @@ typedef struct stage {
     td_err failure;      /* of the first batch that failed here or before; later ones get it too */
     td_stage_info info;
     queue in;
-    queue *out;            /* the next stage's, or the target's done queue */
+    queue *out;               /* the next stage's, or the target's done queue */
     void (*wake)(void *user); /* after a push on the done queue; NULL for others */
     void *user;
     uint32_t n_embd, n_vocab, n_slots;
@@ -21,7 +21,7 @@ typedef struct stage {
         uint64_t stream;
         td_sampling_params sampling;
         uint32_t *tokens; /* [n_ctx + 1] */
-    } *slots;             /* [n_slots] */
+    } * slots;            /* [n_slots] */
     pthread_t thread;
     bool is_running;
 } stage;

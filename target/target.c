@@ -12,7 +12,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define N_JOBS    512u /* in the chain at once */
+#define N_JOBS    512u                        /* in the chain at once */
 #define N_BATCHES (TD_TARGET_BATCHES_MAX + 1) /* one more is in the caller's hands */
 
 struct td_target {
@@ -21,12 +21,12 @@ struct td_target {
     stage stages[TD_STAGES_MAX];
     queue done;
     int fd;
-    job *jobs;       /* [N_JOBS] */
-    job *free_jobs;  /* owned by the calling thread */
-    batch *batches;  /* [N_BATCHES] */
+    job *jobs;      /* [N_JOBS] */
+    job *free_jobs; /* owned by the calling thread */
+    batch *batches; /* [N_BATCHES] */
     batch *free_batches;
     batch *results, *last_result; /* finished, not yet polled */
-    batch *polled;   /* handed out, freed by the next poll */
+    batch *polled;                /* handed out, freed by the next poll */
 };
 
 static void wake(void *user)
@@ -165,7 +165,8 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
         if (!s->sampler)
             return false;
         for (uint32_t k = 0; k < s->n_slots; k++)
-            if (!(s->slots[k].tokens = td_alloc((size_t)t->chain->n_ctx + 1, sizeof(uint32_t), err)))
+            if (!(s->slots[k].tokens =
+                      td_alloc((size_t)t->chain->n_ctx + 1, sizeof(uint32_t), err)))
                 return false;
         s->wake = wake;
         s->user = t;

@@ -10,7 +10,8 @@
  *
  * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
  * pass between stages in the job's host buffer.
- * Errors: td_target_create as forward.h and placement.h; a result carries the error of its batch. */
+ * Errors: td_target_create as forward.h and placement.h; a result carries the error of its batch.
+ */
 #ifndef TD_TARGET_H
 #define TD_TARGET_H
 
@@ -24,8 +25,8 @@
 typedef struct td_target td_target;
 
 typedef struct {
-    char spec[128];   /* "host:1", without the range */
-    char name[256];   /* the device's */
+    char spec[128]; /* "host:1", without the range */
+    char name[256]; /* the device's */
     uint32_t first, last;
     uint64_t n_bytes; /* weights, cache and activations */
     uint64_t busy_prefill_us, busy_verify_us;
@@ -34,10 +35,10 @@ typedef struct {
 
 typedef struct {
     uint64_t batch;
-    td_err err;                /* code TD_OK when the batch ran; after a failed one all fail */
-    const uint32_t *chosen;    /* [n_out] token after each output row; valid until the next poll */
+    td_err err;             /* code TD_OK when the batch ran; after a failed one all fail */
+    const uint32_t *chosen; /* [n_out] token after each output row; valid until the next poll */
     uint32_t n_out;
-    uint64_t bad_slots;        /* bit s: logits of slot s were not finite; its token means nothing */
+    uint64_t bad_slots; /* bit s: logits of slot s were not finite; its token means nothing */
 } td_target_result;
 
 td_target *td_target_create(const td_chain_params *params, td_err *err);

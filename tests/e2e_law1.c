@@ -23,7 +23,7 @@ static void open_prompts(scratch *s)
 {
     scratch_open(s);
     char *words = many_words(300);
-    write_law1_prompts(s->in, words);
+    write_law1_prompts(s->in, words, 60);
     free(words);
 }
 

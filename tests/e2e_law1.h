@@ -141,7 +141,7 @@ typedef struct {
 } law1_line;
 
 /* Prompts under every kind of sampler and stop rule. long_prompt crosses a prefill chunk. */
-static inline void write_law1_prompts(const char *path, const char *long_prompt)
+static inline void write_law1_prompts(const char *path, const char *long_prompt, int n_max)
 {
     const law1_line lines[] = {
         {"greedy", "Once upon a time there was a king who", 0, 0, 1, 0, 1, 1, 48, NULL},
@@ -162,7 +162,7 @@ static inline void write_law1_prompts(const char *path, const char *long_prompt)
         json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:f, s:f, s:f, s:i, s:i}", "id", l->id, "prompt",
                               l->prompt, "temp", l->temp, "top_k", l->top_k, "top_p", l->top_p,
                               "min_p", l->min_p, "repeat_penalty", l->penalty, "seed", l->seed, "n",
-                              l->n);
+                              l->n < n_max ? l->n : n_max);
         assert_non_null(o);
         if (l->stop)
             json_object_set_new(o, "stop", json_string(l->stop));

@@ -76,7 +76,8 @@ static void test_models_open(void **state)
     (void)state;
     json_t *index = load_json("models/index.json"), *row;
     size_t i, n_opened = 0;
-    json_array_foreach(index, i, row) {
+    json_array_foreach(index, i, row)
+    {
         const char *name = json_string_value(json_object_get(row, "case"));
         td_gguf *g = open_golden("models", name, json_string_value(json_object_get(row, "model")));
         const char *arch;
@@ -84,8 +85,7 @@ static void test_models_open(void **state)
         td_err err = {0};
         assert_true(td_gguf_get_str(g, "general.architecture", &arch, NULL, &err));
         assert_string_equal(arch, json_string_value(json_object_get(row, "arch")));
-        assert_true(
-            td_gguf_get_array(g, "tokenizer.ggml.tokens", TD_GGUF_STRING, &tokens, &err));
+        assert_true(td_gguf_get_array(g, "tokenizer.ggml.tokens", TD_GGUF_STRING, &tokens, &err));
         uint64_t n_vocab = (uint64_t)json_integer_value(json_object_get(row, "n_vocab"));
         assert_int_equal(tokens.n, n_vocab);
         const td_gguf_tensor *t = td_gguf_find_tensor(g, "token_embd.weight");
@@ -140,7 +140,8 @@ static void check_pieces(const td_gguf_array *tokens, const json_t *pieces)
 {
     size_t i, n_checked = 0;
     const json_t *row;
-    json_array_foreach(pieces, i, row) {
+    json_array_foreach(pieces, i, row)
+    {
         uint32_t id = (uint32_t)json_integer_value(json_object_get(row, "id"));
         const char *hex = json_string_value(json_object_get(row, "bytes_hex"));
         char bytes[256];
@@ -190,8 +191,7 @@ static void test_vocabularies_open(void **state)
         assert_int_equal(td_gguf_n_tensors(g), 0);
         assert_true(td_gguf_get_str(g, "tokenizer.ggml.model", &model, NULL, &err));
         assert_string_equal(model, rows[i].model);
-        assert_true(
-            td_gguf_get_array(g, "tokenizer.ggml.tokens", TD_GGUF_STRING, &tokens, &err));
+        assert_true(td_gguf_get_array(g, "tokenizer.ggml.tokens", TD_GGUF_STRING, &tokens, &err));
         assert_int_equal(tokens.n, rows[i].n_tokens);
         assert_true(td_gguf_get_int_array(g, "tokenizer.ggml.token_type", &types, &err));
         assert_int_equal(types.n, rows[i].n_tokens);

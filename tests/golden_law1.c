@@ -45,27 +45,29 @@ static void check_runs(const model_pair *pair, const placement *p, json_t **host
     static const struct {
         uint32_t k, n_parallel;
         bool is_self; /* the draft is the target itself */
-    } variants[] = {{1, 1, true}, {4, 4, true}, {8, 1, false}, {16, 4, true}, {63, 2, true}};
+    } variants[] = {{1, 1, true}, {16, 4, true}, {4, 4, true}, {63, 2, true}, {8, 1, false}};
     scratch s;
     scratch_open(&s);
     char *words = many_words(60), what[256], target[640], draft[640];
-    write_law1_prompts(s.in, words);
+    write_law1_prompts(s.in, words, p->is_host ? 60 : 18);
     td_run_params params = base_params(&s, model_path(target, pair->target));
     set_placement(&params, p);
     params.ignore_eos = true;
     params.n_ctx = 512;
     json_t *wanted = run_lines(&s, &params, NULL);
     assert_int_equal(json_object_size(wanted), 10);
-    if (p->is_host) { /* layers may be cut anywhere among devices of one kind */
+    if (p->is_host) { /* the layers may be cut anywhere among devices of one kind */
         if (*host_lines)
             assert_same_texts(p->name, *host_lines, wanted);
         else
             *host_lines = json_incref(wanted);
     }
     for (size_t i = 0; i < TD_COUNT(variants); i++) {
+        if (!p->is_host && i % 3 != 1) /* a software GPU is slow */
+            continue;
         td_run_totals totals;
         params.draft_path = model_path(draft, variants[i].is_self ? pair->target : pair->draft);
-        params.draft_spec = p->is_host || i % 2 ? "host:1" : p->specs[0];
+        params.draft_spec = p->is_host || i % 2 == 0 ? "host:1" : p->specs[0];
         params.draft_fixed = variants[i].k;
         params.n_parallel = variants[i].n_parallel;
         snprintf(what, sizeof what, "%s on %s, k = %u, %u at once, draft on %s", pair->target,
@@ -90,7 +92,8 @@ static void test_lines_do_not_depend_on_the_draft(void **state)
     for (size_t i = 0; i < TD_COUNT(pairs); i++) {
         json_t *host_lines = NULL;
         for (size_t k = 0; k < n_placements; k++)
-            check_runs(&pairs[i], &placements[k], &host_lines);
+            if (i == 0 || placements[k].n_specs == 1)
+                check_runs(&pairs[i], &placements[k], &host_lines);
         json_decref(host_lines);
     }
 }

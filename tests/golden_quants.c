@@ -74,7 +74,8 @@ static void test_decoding_is_bit_equal(void **state)
     (void)state;
     json_t *index = load_index(), *row;
     size_t i, n_checked = 0;
-    json_array_foreach(json_object_get(index, "types"), i, row) {
+    json_array_foreach(json_object_get(index, "types"), i, row)
+    {
         const td_type_info *type =
             td_type_find((uint32_t)json_integer_value(json_object_get(row, "type_id")));
         if (!type)
@@ -104,8 +105,8 @@ static void test_encoding_is_byte_equal(void **state)
         type->quantize((const float *)(const void *)source, blocks, n_source / sizeof(float));
         for (size_t j = 0; j < n_expected; j++)
             if (blocks[j] != expected[j])
-                fail_msg("%s: byte %zu (byte %zu of block %zu) is %02x, expected %02x", names[i],
-                         j, j % type->block_bytes, j / type->block_bytes, blocks[j], expected[j]);
+                fail_msg("%s: byte %zu (byte %zu of block %zu) is %02x, expected %02x", names[i], j,
+                         j % type->block_bytes, j / type->block_bytes, blocks[j], expected[j]);
         free(blocks);
         free(expected);
     }
@@ -117,7 +118,8 @@ static void test_table_agrees_with_index(void **state)
     (void)state;
     json_t *index = load_index(), *row;
     size_t i;
-    json_array_foreach(json_object_get(index, "types"), i, row) {
+    json_array_foreach(json_object_get(index, "types"), i, row)
+    {
         uint32_t id = (uint32_t)json_integer_value(json_object_get(row, "type_id"));
         const char *name = json_string_value(json_object_get(row, "name"));
         uint32_t elements = (uint32_t)json_integer_value(json_object_get(row, "block_size"));

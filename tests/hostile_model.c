@@ -42,7 +42,11 @@ static void accepts(const toy *t)
 static void test_integers_out_of_range_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *key; uint32_t value; const char *part; } cases[] = {
+    static const struct {
+        const char *key;
+        uint32_t value;
+        const char *part;
+    } cases[] = {
         {"context_length", 0, "llama.context_length is 0; allowed: 1..16777216"},
         {"context_length", 1u << 31, "llama.context_length is 2147483648"},
         {"context_length", (1u << 24) + 1, "context_length"},
@@ -65,7 +69,8 @@ static void test_integers_out_of_range_are_refused(void **state)
         {"attention.key_length", 15, "rope.dimension_count is 15"}, /* odd */
         {"attention.value_length", 0, "llama.attention.value_length is 0"},
         {"rope.dimension_count", 0, "llama.rope.dimension_count is 0"},
-        {"rope.dimension_count", 7, "rope.dimension_count is 7; allowed: an even number up to the head size 16"},
+        {"rope.dimension_count", 7,
+         "rope.dimension_count is 7; allowed: an even number up to the head size 16"},
         {"rope.dimension_count", 18, "rope.dimension_count is 18"},
         {"rope.scaling.original_context_length", 0, "original_context_length is 0"},
         {"expert_count", 8, "llama.expert_count is 8: mixtures of experts are not supported yet"},
@@ -78,9 +83,10 @@ static void test_integers_out_of_range_are_refused(void **state)
     toy t = toy_begin("llama", TOY_SHAPE);
     toy_u32(&t, "expert_count", 0); /* a dense model may say so */
     accepts(&t);
-    static const char *const required[] = {"context_length", "embedding_length", "block_count",
-                                           "feed_forward_length", "attention.head_count",
-                                           "attention.layer_norm_rms_epsilon", "general.architecture"};
+    static const char *const required[] = {
+        "context_length",      "embedding_length",     "block_count",
+        "feed_forward_length", "attention.head_count", "attention.layer_norm_rms_epsilon",
+        "general.architecture"};
     for (size_t i = 0; i < TD_COUNT(required); i++) {
         t = toy_begin("llama", TOY_SHAPE);
         toy_drop_key(&t, required[i]);
@@ -91,7 +97,10 @@ static void test_integers_out_of_range_are_refused(void **state)
 static void test_floats_out_of_range_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *key; float value; } cases[] = {
+    static const struct {
+        const char *key;
+        float value;
+    } cases[] = {
         {"attention.layer_norm_rms_epsilon", 0},
         {"attention.layer_norm_rms_epsilon", -1e-5f},
         {"attention.layer_norm_rms_epsilon", 2},
@@ -126,7 +135,10 @@ static void test_floats_out_of_range_are_refused(void **state)
 static void test_extreme_rope_parameters_give_numbers(void **state)
 {
     (void)state;
-    static const struct { float base, factor; uint32_t context; } cases[] = {
+    static const struct {
+        float base, factor;
+        uint32_t context;
+    } cases[] = {
         {1, 4, 1}, {1, 4, 1u << 24}, {1e12f, 1e6f, 1}, {1.0001f, 1e-3f, 201}, {10000, 1, 1u << 24}};
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
         toy t = toy_begin("llama", TOY_SHAPE);
@@ -171,10 +183,11 @@ static void test_missing_tensors_are_named(void **state)
 {
     (void)state;
     static const char *const names[] = {
-        "token_embd.weight",  "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight",
-        "blk.2.attn_k.weight", "blk.3.attn_v.weight", "blk.0.attn_output.weight",
-        "blk.3.ffn_norm.weight", "blk.3.ffn_gate.weight", "blk.3.ffn_up.weight", "blk.3.ffn_down.weight",
-        "blk.2.attn_q_norm.weight", "blk.2.attn_k_norm.weight"};
+        "token_embd.weight",        "output_norm.weight",    "blk.0.attn_norm.weight",
+        "blk.1.attn_q.weight",      "blk.2.attn_k.weight",   "blk.3.attn_v.weight",
+        "blk.0.attn_output.weight", "blk.3.ffn_norm.weight", "blk.3.ffn_gate.weight",
+        "blk.3.ffn_up.weight",      "blk.3.ffn_down.weight", "blk.2.attn_q_norm.weight",
+        "blk.2.attn_k_norm.weight"};
     for (size_t i = 0; i < TD_COUNT(names); i++) {
         toy t = toy_begin("qwen3", TOY_SHAPE);
         toy_drop_tensor(&t, names[i]);
@@ -193,16 +206,23 @@ static void test_missing_tensors_are_named(void **state)
 static void test_wrong_shapes_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *name; uint64_t ne0, ne1; const char *part; } cases[] = {
-        {"token_embd.weight", 64, TOY_VOCAB + 1, "tensor token_embd.weight is 64 x 260 x 1; expected: 64 x 259"},
+    static const struct {
+        const char *name;
+        uint64_t ne0, ne1;
+        const char *part;
+    } cases[] = {
+        {"token_embd.weight", 64, TOY_VOCAB + 1,
+         "tensor token_embd.weight is 64 x 260 x 1; expected: 64 x 259"},
         {"token_embd.weight", 64, TOY_VOCAB - 1, "expected: 64 x 259"},
         {"token_embd.weight", TOY_VOCAB, 64, "tensor token_embd.weight is 259 x 64"},
         {"output.weight", 64, 1, "tensor output.weight"},
         {"output_norm.weight", 63, 1, "tensor output_norm.weight is 63 x 1 x 1; expected: 64 x 1"},
-        {"blk.0.attn_q.weight", 64, 32, "tensor blk.0.attn_q.weight is 64 x 32 x 1; expected: 64 x 64"},
+        {"blk.0.attn_q.weight", 64, 32,
+         "tensor blk.0.attn_q.weight is 64 x 32 x 1; expected: 64 x 64"},
         {"blk.3.attn_k.weight", 64, 64, "expected: 64 x 32"},
         {"blk.3.attn_v.weight", 64, 33, "expected: 64 x 32"},
-        {"blk.1.ffn_down.weight", 64, 96, "tensor blk.1.ffn_down.weight is 64 x 96 x 1; expected: 96 x 64"},
+        {"blk.1.ffn_down.weight", 64, 96,
+         "tensor blk.1.ffn_down.weight is 64 x 96 x 1; expected: 96 x 64"},
         {"blk.1.ffn_gate.weight", 64, 97, "expected: 64 x 96"},
         {"blk.2.attn_q.bias", 63, 1, "tensor blk.2.attn_q.bias is 63 x 1 x 1; expected: 64 x 1"},
     };
@@ -257,7 +277,11 @@ static void test_types_that_cannot_be_computed_with_are_refused(void **state)
 static void test_rope_factors_must_be_numbers_one_a_pair(void **state)
 {
     (void)state;
-    static const struct { uint64_t n; float value; const char *part; } cases[] = {
+    static const struct {
+        uint64_t n;
+        float value;
+        const char *part;
+    } cases[] = {
         {7, 1, "rope_freqs.weight must be F32 with 8 entries"},
         {16, 1, "rope_freqs.weight must be F32 with 8 entries"},
         {8, 0, "rope_freqs.weight[3] is 0; allowed: 1e-6..1e6"},
@@ -304,9 +328,15 @@ static void test_extra_tensors_are_said_once(void **state)
     toy_add(&t, "rope_freqs.weight", 8, 1)->offset = 1;
     open_logged(&t, text, sizeof text);
     assert_string_equal(text, ""); /* a known one */
-    static const char *const names[] = {"cls.output.weight", "blk.4.attn_q.weight", "blk.0.attn_q_norm.weight",
-                                        "blk.01.attn_q.weight", "blk.0.", "blk.x", "blk.0.attn_q.weightx",
-                                        "blk.4294967296.attn_q.weight", "blk.-1.attn_q.weight"};
+    static const char *const names[] = {"cls.output.weight",
+                                        "blk.4.attn_q.weight",
+                                        "blk.0.attn_q_norm.weight",
+                                        "blk.01.attn_q.weight",
+                                        "blk.0.",
+                                        "blk.x",
+                                        "blk.0.attn_q.weightx",
+                                        "blk.4294967296.attn_q.weight",
+                                        "blk.-1.attn_q.weight"};
     for (size_t i = 0; i < TD_COUNT(names); i++) {
         t = toy_begin("llama", TOY_SHAPE);
         toy_add(&t, names[i], 16, 4);
@@ -358,8 +388,8 @@ static void read_results(const char *path, outcome *out, uint32_t n_max, uint32_
     td_jsonl_reader_close(&r);
 }
 
-static void run_toy(const toy *t, const char *draft, const char *prompts, outcome *out, uint32_t n_max,
-                    uint32_t *n)
+static void run_toy(const toy *t, const char *draft, const char *prompts, outcome *out,
+                    uint32_t n_max, uint32_t *n)
 {
     char model[] = "/tmp/hostile_model_XXXXXX", in[] = "/tmp/hostile_model_XXXXXX";
     char out_path[] = "/tmp/hostile_model_XXXXXX";
@@ -368,11 +398,19 @@ static void run_toy(const toy *t, const char *draft, const char *prompts, outcom
     assert_true(fd >= 0 && write(fd, prompts, strlen(prompts)) == (ssize_t)strlen(prompts));
     close(fd);
     close(mkstemp(out_path));
-    td_run_params params = {.target_path = model, .draft_path = draft, .draft_spec = draft ? "host:1" : NULL,
-                            .draft_max = 4, .specs = {"host:1"}, .n_specs = 1, .in_path = in,
-                            .out_path = out_path, .n_predict = 12,
-                            .sampling = TD_SAMPLING_DEFAULTS, .ignore_eos = true,
-                            .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16),
+    td_run_params params = {.target_path = model,
+                            .draft_path = draft,
+                            .draft_spec = draft ? "host:1" : NULL,
+                            .draft_max = 4,
+                            .specs = {"host:1"},
+                            .n_specs = 1,
+                            .in_path = in,
+                            .out_path = out_path,
+                            .n_predict = 12,
+                            .sampling = TD_SAMPLING_DEFAULTS,
+                            .ignore_eos = true,
+                            .type_k = td_type_find(TD_TYPE_F16),
+                            .type_v = td_type_find(TD_TYPE_F16),
                             .n_parallel = 3};
     td_run_totals totals;
     td_err err = {0};
@@ -385,8 +423,9 @@ static void run_toy(const toy *t, const char *draft, const char *prompts, outcom
     unlink(out_path);
 }
 
-static const char prompts[] = "{\"id\":\"a\",\"prompt\":\"abc\"}\n{\"id\":\"bad\",\"prompt\":\"az\"}\n"
-                              "{\"id\":\"c\",\"prompt\":\"cab, and more of it\"}\n";
+static const char prompts[] =
+    "{\"id\":\"a\",\"prompt\":\"abc\"}\n{\"id\":\"bad\",\"prompt\":\"az\"}\n"
+    "{\"id\":\"c\",\"prompt\":\"cab, and more of it\"}\n";
 
 static const outcome *find_outcome(const outcome *list, uint32_t n, const char *id)
 {
@@ -433,11 +472,13 @@ static void test_nan_in_one_embedding_spoils_its_prompts_only(void **state)
 static void test_nan_in_weights_and_scales_is_an_error_line(void **state)
 {
     (void)state;
-    static const struct { const char *name; uint32_t type; } cases[] = {
-        {"blk.1.attn_q.weight", TD_TYPE_F32}, {"blk.2.attn_k.weight", TD_TYPE_F16},
-        {"blk.2.attn_v.weight", TD_TYPE_Q8_0}, {"blk.0.ffn_down.weight", TD_TYPE_Q4_0},
-        {"blk.3.ffn_norm.weight", TD_TYPE_F32}, {"output.weight", TD_TYPE_Q8_0},
-        {"output_norm.weight", TD_TYPE_F16}};
+    static const struct {
+        const char *name;
+        uint32_t type;
+    } cases[] = {{"blk.1.attn_q.weight", TD_TYPE_F32},   {"blk.2.attn_k.weight", TD_TYPE_F16},
+                 {"blk.2.attn_v.weight", TD_TYPE_Q8_0},  {"blk.0.ffn_down.weight", TD_TYPE_Q4_0},
+                 {"blk.3.ffn_norm.weight", TD_TYPE_F32}, {"output.weight", TD_TYPE_Q8_0},
+                 {"output_norm.weight", TD_TYPE_F16}};
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
         toy t = toy_begin("llama", TOY_SHAPE);
         toy_tensor *x = toy_find(&t, cases[i].name);
@@ -452,8 +493,8 @@ static void test_nan_in_weights_and_scales_is_an_error_line(void **state)
         assert_int_equal(n, 3);
         for (uint32_t k = 0; k < n; k++)
             if (out[k].is_ok || !strstr(out[k].error, "not finite"))
-                fail_msg("%s: %s is %s \"%s\"", cases[i].name, out[k].id, out[k].is_ok ? "ok" : "an error",
-                         out[k].error);
+                fail_msg("%s: %s is %s \"%s\"", cases[i].name, out[k].id,
+                         out[k].is_ok ? "ok" : "an error", out[k].error);
     }
 }
 

@@ -16,7 +16,7 @@
 
 typedef struct {
     char key[64];
-    uint32_t type;  /* GW_U32, GW_F32 or GW_STRING */
+    uint32_t type; /* GW_U32, GW_F32 or GW_STRING */
     uint32_t bits;
     const char *text;
 } toy_key;
@@ -25,8 +25,8 @@ typedef struct {
     char name[64];
     uint32_t n_dims, type;
     uint64_t ne[4];
-    float offset, scale;  /* values: offset + scale * uniform(-1, 1) */
-    float poison;         /* written to elements poison_first.. */
+    float offset, scale; /* values: offset + scale * uniform(-1, 1) */
+    float poison;        /* written to elements poison_first.. */
     uint64_t poison_first, n_poison;
 } toy_tensor;
 

@@ -22,8 +22,14 @@ static td_device *dev;
 static td_cache_params params_of(uint32_t n_pages)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
-    return (td_cache_params){.type_k = f16, .type_v = f16, .n_layers = 2, .n_head_kv = 2,
-                             .head_dim_k = 8, .head_dim_v = 8, .n_slots = N_SLOTS, .n_ctx = N_CTX,
+    return (td_cache_params){.type_k = f16,
+                             .type_v = f16,
+                             .n_layers = 2,
+                             .n_head_kv = 2,
+                             .head_dim_k = 8,
+                             .head_dim_v = 8,
+                             .n_slots = N_SLOTS,
+                             .n_ctx = N_CTX,
                              .n_pages = n_pages};
 }
 
@@ -74,8 +80,9 @@ static void test_cache_reserves_whole_pages(void **state)
     (void)state;
     td_cache *c = create(0);
     const uint32_t n = td_cache_n_free_pages(c);
-    const struct { uint32_t length, n_pages; } steps[] = {{0, 0}, {1, 1}, {64, 1}, {65, 2}, {128, 2},
-                                                          {129, 3}, {300, 5}};
+    const struct {
+        uint32_t length, n_pages;
+    } steps[] = {{0, 0}, {1, 1}, {64, 1}, {65, 2}, {128, 2}, {129, 3}, {300, 5}};
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         reserve(c, 1, steps[i].length);
         assert_int_equal(td_cache_length(c, 1), steps[i].length);
@@ -215,7 +222,9 @@ static void random_step(td_cache *c, model_slot *model, uint64_t r)
     model_slot *m = &model[s];
     td_err err = {0};
     switch (r & 7) {
-    case 0: case 1: case 2: {
+    case 0:
+    case 1:
+    case 2: {
         uint32_t n = (length + 63) / 64, n_free = td_cache_n_free_pages(c);
         bool fits = n <= m->n_pages || n - m->n_pages <= n_free;
         assert_int_equal(td_cache_reserve(c, s, length, &err), fits);
@@ -225,7 +234,8 @@ static void random_step(td_cache *c, model_slot *model, uint64_t r)
         }
         break;
     }
-    case 3: case 4:
+    case 3:
+    case 4:
         length = length < m->committed ? m->committed : length;
         td_cache_truncate(c, s, length);
         m->length = length < m->length ? length : m->length;
@@ -284,10 +294,9 @@ static void test_cache_holds_its_contracts(void **state)
     reserve(c, 0, 100);
     td_cache_commit(c, 0, 70);
     reserve(c, 1, 1);
-    void (*const bad[])(void *) = {truncate_committed,   commit_beyond,     commit_back,
-                                   share_with_itself,    share_into_used,   share_part_of_a_page,
-                                   share_uncommitted,    use_no_slot,       use_no_layer,
-                                   reserve_beyond};
+    void (*const bad[])(void *) = {
+        truncate_committed,   commit_beyond,     commit_back, share_with_itself, share_into_used,
+        share_part_of_a_page, share_uncommitted, use_no_slot, use_no_layer,      reserve_beyond};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (!dies(bad[i], c))
             fail_msg("contract %zu is not held", i);

@@ -22,8 +22,12 @@ static td_drafter *create(uint32_t n_ctx)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
     td_err err = {0};
-    td_drafter *d = td_drafter_create(&(td_drafter_params){.model = model, .spec = "host:1", .type_k = f16,
-                                                           .type_v = f16, .n_slots = N_SLOTS, .n_ctx = n_ctx},
+    td_drafter *d = td_drafter_create(&(td_drafter_params){.model = model,
+                                                           .spec = "host:1",
+                                                           .type_k = f16,
+                                                           .type_v = f16,
+                                                           .n_slots = N_SLOTS,
+                                                           .n_ctx = n_ctx},
                                       &err);
     if (!d)
         fail_msg("%s", err.message);
@@ -50,14 +54,16 @@ static void open_sequence(td_drafter *d, uint32_t sequence)
         fail_msg("%s", err.message);
 }
 
-static void feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids, uint32_t n)
+static void feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids,
+                 uint32_t n)
 {
     td_err err = {0};
     if (!td_drafter_feed(d, sequence, position, ids, n, &err))
         fail_msg("%s", err.message);
 }
 
-static uint32_t propose(td_drafter *d, uint32_t sequence, uint32_t position, uint32_t k, uint32_t *ids)
+static uint32_t propose(td_drafter *d, uint32_t sequence, uint32_t position, uint32_t k,
+                        uint32_t *ids)
 {
     uint32_t n;
     td_err err = {0};
@@ -70,7 +76,8 @@ static uint32_t propose(td_drafter *d, uint32_t sequence, uint32_t position, uin
 }
 
 /* What a drafter says that knows nothing but these tokens. */
-static uint32_t propose_fresh(uint32_t sequence, const uint32_t *tokens, uint32_t n_tokens, uint32_t k, uint32_t *ids)
+static uint32_t propose_fresh(uint32_t sequence, const uint32_t *tokens, uint32_t n_tokens,
+                              uint32_t k, uint32_t *ids)
 {
     td_drafter_reset(fresh);
     open_sequence(fresh, sequence);
@@ -226,12 +233,14 @@ static void test_senseless_messages_are_refused_and_change_nothing(void **state)
     refuses(td_drafter_feed(d, 5, 0, tokens, 1, &err), &err, "sequence 5 is not open");
     refuses(td_drafter_propose(d, 5, 1, 1, ids, &n, &err), &err, "sequence 5 is not open");
     assert_int_equal(n, 0);
-    refuses(td_drafter_feed(d, 4, 21, tokens, 1, &err), &err, "fed at position 21, known are 20 tokens");
+    refuses(td_drafter_feed(d, 4, 21, tokens, 1, &err), &err,
+            "fed at position 21, known are 20 tokens");
     refuses(td_drafter_feed(d, 4, UINT32_MAX, tokens, 1, &err), &err, "fed at position 4294967295");
     refuses(td_drafter_propose(d, 4, 21, 1, ids, &n, &err), &err, "proposal at 21; allowed: 1..20");
     refuses(td_drafter_propose(d, 4, 0, 1, ids, &n, &err), &err, "proposal at 0; allowed: 1..20");
     const uint32_t bad[] = {1, 2, TOY_VOCAB, 3}, worse[] = {UINT32_MAX};
-    refuses(td_drafter_feed(d, 4, 10, bad, 4, &err), &err, "token 259 at position 12; allowed: below 259");
+    refuses(td_drafter_feed(d, 4, 10, bad, 4, &err), &err,
+            "token 259 at position 12; allowed: below 259");
     refuses(td_drafter_feed(d, 4, 20, worse, 1, &err), &err, "token 4294967295 at position 20");
     assert_int_equal(td_drafter_get_stats(d)->n_evaluated, 0);
     feed(d, 4, 20, NULL, 0);
@@ -254,7 +263,8 @@ static void test_sampler_settings_out_of_range_are_refused(void **state)
     bad[2].temperature = NAN;
     bad[3].repeat_penalty = 0;
     bad[4].temperature = -1;
-    static const char *const parts[] = {"sequence 9: top_p", "min_p", "temperature", "repeat_penalty", "temperature"};
+    static const char *const parts[] = {"sequence 9: top_p", "min_p", "temperature",
+                                        "repeat_penalty", "temperature"};
     for (size_t i = 0; i < TD_COUNT(bad); i++) {
         td_err err = {0};
         refuses(td_drafter_open(d, 9, 1, &bad[i], &err), &err, parts[i]);
@@ -272,7 +282,7 @@ static void test_slots_run_out_and_come_back(void **state)
     for (uint32_t i = 0; i < N_SLOTS; i++)
         open_sequence(d, 100 + i);
     refuses(td_drafter_open(d, 7, 1, &s, &err), &err, "sequence 7: all 3 slots are taken");
-    open_sequence(d, 101); /* replaces itself */
+    open_sequence(d, 101);   /* replaces itself */
     td_drafter_close(d, 55); /* unknown: nothing */
     td_drafter_close(d, 102);
     open_sequence(d, 7);
@@ -289,7 +299,8 @@ static void test_create_fails_with_a_reason(void **state)
 {
     (void)state;
     const td_type_info *f32 = td_type_find(TD_TYPE_F32);
-    td_drafter_params params = {.model = model, .spec = "nowhere", .type_k = f32, .type_v = f32, .n_slots = 1};
+    td_drafter_params params = {
+        .model = model, .spec = "nowhere", .type_k = f32, .type_v = f32, .n_slots = 1};
     td_err err = {0};
     assert_null(td_drafter_create(&params, &err));
     assert_int_equal(err.code, TD_E_USAGE);

@@ -140,8 +140,8 @@ static void test_same_seed_same_model(void **state)
         char options[128];
         snprintf(options, sizeof options, "--layers 1 --vocab 300 %s", seeds[i]);
         td_gguf *g = make(options);
-        assert_true(td_gguf_read(g, td_gguf_find_tensor(g, "blk.0.attn_q.weight"), 0, 64, data[i],
-                                 NULL));
+        assert_true(
+            td_gguf_read(g, td_gguf_find_tensor(g, "blk.0.attn_q.weight"), 0, 64, data[i], NULL));
         td_gguf_close(&g);
     }
     assert_memory_equal(data[0], data[1], 64);

@@ -204,8 +204,14 @@ static void yarn_speeds(double base, double factor, double context, double speed
 static void test_rope_yarn_mixes_fast_and_slow_pairs(void **state)
 {
     (void)state;
-    static const struct { float base, factor; uint32_t context; } cases[] = {
-        {10000, 4, 4096}, {1000000, 4, 32768}, {500000, 16, 8192}, {10000, 32, 2048}, {10000, 2, 131072}};
+    static const struct {
+        float base, factor;
+        uint32_t context;
+    } cases[] = {{10000, 4, 4096},
+                 {1000000, 4, 32768},
+                 {500000, 16, 8192},
+                 {10000, 32, 2048},
+                 {10000, 2, 131072}};
     for (size_t c = 0; c < TD_COUNT(cases); c++) {
         double speeds[N_ROT / 2];
         toy t = rope_toy(cases[c].base);
@@ -245,11 +251,13 @@ static void test_tied_embeddings_stand_at_both_ends(void **state)
         toy t = toy_begin("llama", s);
         td_model *m = open_toy(&t);
         assert_int_equal(td_model_hparams(m)->is_tied, !is_untied);
-        uint64_t middle = td_weights_end_bytes(m, dev, 1, 2), first = td_weights_end_bytes(m, dev, 0, 0);
-        uint64_t last = td_weights_end_bytes(m, dev, 3, 3), all = td_weights_end_bytes(m, dev, 0, 3);
+        uint64_t middle = td_weights_end_bytes(m, dev, 1, 2),
+                 first = td_weights_end_bytes(m, dev, 0, 0);
+        uint64_t last = td_weights_end_bytes(m, dev, 3, 3),
+                 all = td_weights_end_bytes(m, dev, 0, 3);
         assert_int_equal(middle, 0);
         assert_true(first >= 4ull * 64 * TOY_VOCAB);
-        assert_true(last > first); /* the norm too */
+        assert_true(last > first);                              /* the norm too */
         assert_int_equal(all, is_untied ? first + last : last); /* tied: loaded once */
         td_weights *w = td_weights_load(m, dev, 3, 3, NULL, NULL, NULL);
         assert_non_null(w);
@@ -351,8 +359,12 @@ static void test_chain_survives_every_failing_allocation(void **state)
     for (bool is_ok = false; !is_ok;) {
         td_err err = {0};
         td_alloc_fail_at(++n);
-        td_chain *chain = td_chain_create(&(td_chain_params){.model = m, .specs = specs, .n_specs = 2,
-                                                             .type_k = f16, .type_v = f16, .n_slots = 1},
+        td_chain *chain = td_chain_create(&(td_chain_params){.model = m,
+                                                             .specs = specs,
+                                                             .n_specs = 2,
+                                                             .type_k = f16,
+                                                             .type_v = f16,
+                                                             .n_slots = 1},
                                           &err);
         td_alloc_fail_at(0);
         is_ok = chain != NULL;

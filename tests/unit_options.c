@@ -39,7 +39,8 @@ static const option options[] = {
     {"--other", NULL, OPT_LIST, AT(others), 0, 0, "X", "some that are in no file"},
     {"--kv", "c.kv", OPT_CACHE_TYPE, AT(type), 0, 0, "TYPE", "a type"},
 };
-static const command_help help = {"try", "tandem try [options]", "Tries.", options, TD_COUNT(options)};
+static const command_help help = {"try", "tandem try [options]", "Tries.", options,
+                                  TD_COUNT(options)};
 
 #define MAX_ARGS 64
 
@@ -89,7 +90,9 @@ static void test_flags_set_their_fields(void **state)
     (void)state;
     fields f = parse_ok("");
     assert_int_equal(f.n, 256); /* untouched */
-    f = parse_ok("--text|some text|-n|7|--seed|9223372036854774784|--temp|0.25|--loud|--item|x|--item|y|--kv|Q8_0");
+    f = parse_ok(
+        "--text|some "
+        "text|-n|7|--seed|9223372036854774784|--temp|0.25|--loud|--item|x|--item|y|--kv|Q8_0");
     assert_string_equal(f.text, "some text");
     assert_int_equal(f.n, 7);
     assert_true(f.seed == 9223372036854774784u);
@@ -117,15 +120,18 @@ static void test_flags_set_their_fields(void **state)
 static void test_values_out_of_range_name_the_range(void **state)
 {
     (void)state;
-    static const char *const numbers[] = {"0", "16777217", "-1", "1.5", "1e3", "0x10", "", " 7", "7 ", "+7",
-                                           "seven", "99999999999999999999", "4294967297"};
+    static const char *const numbers[] = {"0",         "16777217", "-1",    "1.5",
+                                          "1e3",       "0x10",     "",      " 7",
+                                          "7 ",        "+7",       "seven", "99999999999999999999",
+                                          "4294967297"};
     for (size_t i = 0; i < TD_COUNT(numbers); i++) {
         char line[64], part[96];
         snprintf(line, sizeof line, "-n|%s", numbers[i]);
         snprintf(part, sizeof part, "-n: \"%s\"; allowed: an integer 1..16777216", numbers[i]);
         parse_fails(line, part);
     }
-    static const char *const floats[] = {"-0.1", "100.1", "nan", "inf", "1e999", "", "0x1p3", "1,5", "1.5x"};
+    static const char *const floats[] = {"-0.1", "100.1", "nan", "inf", "1e999",
+                                         "",     "0x1p3", "1,5", "1.5x"};
     for (size_t i = 0; i < TD_COUNT(floats); i++) {
         char line[64], part[96];
         snprintf(line, sizeof line, "--temp|%s", floats[i]);
@@ -143,7 +149,9 @@ static void test_values_out_of_range_name_the_range(void **state)
 static void test_flags_that_are_wrong_are_told(void **state)
 {
     (void)state;
-    parse_fails("--txet|a", "\"--txet\" is no option of `tandem try` (did you mean --text?); see `tandem try --help`");
+    parse_fails(
+        "--txet|a",
+        "\"--txet\" is no option of `tandem try` (did you mean --text?); see `tandem try --help`");
     parse_fails("--tmep=0.5", "(did you mean --temp?)");
     parse_fails("--zzzzzzzz", "\"--zzzzzzzz\" is no option of `tandem try`; see");
     parse_fails("model.gguf", "\"model.gguf\" is no option");
@@ -251,8 +259,10 @@ static void test_a_file_sets_fields_by_section(void **state)
     fields f = {.n = 256};
     td_json *document = NULL;
     td_err err = {0};
-    assert_true(read_config("{\"a\":{\"text\":\"t\",\"n\":9,\"items\":[\"p\",\"q\"]},\"b\":{\"seed\":9223372036854774784,"
-                            "\"temp\":1,\"loud\":true},\"c\":{\"kv\":\"q4_0\"}}", &f, &document, &err));
+    assert_true(read_config("{\"a\":{\"text\":\"t\",\"n\":9,\"items\":[\"p\",\"q\"]},\"b\":{"
+                            "\"seed\":9223372036854774784,"
+                            "\"temp\":1,\"loud\":true},\"c\":{\"kv\":\"q4_0\"}}",
+                            &f, &document, &err));
     assert_string_equal(f.text, "t");
     assert_int_equal(f.n, 9);
     assert_int_equal(f.list.n, 2);
@@ -278,7 +288,8 @@ static void test_a_file_sets_fields_by_section(void **state)
         assert_ptr_equal(f.type, td_type_find_name(types[i]));
         td_json_destroy(&document);
     }
-    assert_true(read_config("{\"a\":{\"items\":\"one\"},\"b\":{\"loud\":false}}", &f, &document, &err));
+    assert_true(
+        read_config("{\"a\":{\"items\":\"one\"},\"b\":{\"loud\":false}}", &f, &document, &err));
     assert_int_equal(f.list.n, 1);
     assert_string_equal(f.list.items[0], "one");
     assert_false(f.is_loud);
@@ -300,8 +311,10 @@ static void test_wrong_files_are_told(void **state)
     config_fails("{\"a\":{\"text\":[\"x\"]}}", "a.text");
     config_fails("{\"a\":5}", "a");
     config_fails("{\"a\":{\"items\":[\"x\",1]}}", "a.items");
-    config_fails("{\"a\":{\"items\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\","
-                 "\"14\",\"15\",\"16\",\"17\"]}}", "a.items");
+    config_fails("{\"a\":{\"items\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\","
+                 "\"11\",\"12\",\"13\","
+                 "\"14\",\"15\",\"16\",\"17\"]}}",
+                 "a.items");
     config_fails("{\"b\":{\"seed\":-1}}", "b.seed");
     config_fails("{\"b\":{\"seed\":9223372036854775807}}", "b.seed");
     config_fails("{\"b\":{\"temp\":101}}", "b.temp");

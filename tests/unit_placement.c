@@ -1,4 +1,5 @@
-/* Where layers go: parsing of device SPECs, pins and gaps, and the share-out against brute force. */
+/* Where layers go: parsing of device SPECs, pins and gaps, and the share-out against brute force.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,12 +38,30 @@ static void test_spec_parses_names_and_ranges(void **state)
 static void test_spec_rejects_malformed_text(void **state)
 {
     (void)state;
-    static const char *const bad[] = {
-        "", "@0-1", "host@", "host@-", "host@1", "host@1-", "host@-1", "host@2-1", "host@0-512",
-        "host@+0-1", "host@0-+1", "host@ 0-1", "host@0 -1", "host@0- 1", "host@0-1 ", "host@0-1-2",
-        "host@0x1-2", "host@0-4294967296", "host@4294967296-4294967297",
-        "host@0-18446744073709551616", "host@99999999999999999999-99999999999999999999", "host@a-b",
-        "host@1--2", "host@0-1@"};
+    static const char *const bad[] = {"",
+                                      "@0-1",
+                                      "host@",
+                                      "host@-",
+                                      "host@1",
+                                      "host@1-",
+                                      "host@-1",
+                                      "host@2-1",
+                                      "host@0-512",
+                                      "host@+0-1",
+                                      "host@0-+1",
+                                      "host@ 0-1",
+                                      "host@0 -1",
+                                      "host@0- 1",
+                                      "host@0-1 ",
+                                      "host@0-1-2",
+                                      "host@0x1-2",
+                                      "host@0-4294967296",
+                                      "host@4294967296-4294967297",
+                                      "host@0-18446744073709551616",
+                                      "host@99999999999999999999-99999999999999999999",
+                                      "host@a-b",
+                                      "host@1--2",
+                                      "host@0-1@"};
     for (size_t i = 0; i < TD_COUNT(bad); i++) {
         td_device_spec s;
         td_err err = {0};
@@ -68,8 +87,11 @@ static uint64_t layer_bytes[512];
 
 static td_place_device pin(uint32_t first, uint32_t last)
 {
-    return (td_place_device){.budget_bytes = 1000 * MIB, .layer_bytes = layer_bytes,
-                             .is_pinned = true, .first = first, .last = last};
+    return (td_place_device){.budget_bytes = 1000 * MIB,
+                             .layer_bytes = layer_bytes,
+                             .is_pinned = true,
+                             .first = first,
+                             .last = last};
 }
 
 static td_place_device open_to(uint64_t budget_bytes)
@@ -124,7 +146,8 @@ static void test_pins_that_do_not_fit_together_are_refused(void **state)
     td_place_device gap_at_end[] = {pin(0, 14)};
     refuses(gap_at_end, 1, 16, TD_E_USAGE, "no device for layers 15..15");
     td_place_device overlap[] = {pin(0, 8), pin(8, 15)};
-    refuses(overlap, 2, 16, TD_E_USAGE, "device 1 is pinned to layers 8..15; allowed here: layers from 9");
+    refuses(overlap, 2, 16, TD_E_USAGE,
+            "device 1 is pinned to layers 8..15; allowed here: layers from 9");
     td_place_device disorder[] = {pin(8, 15), pin(0, 7)};
     refuses(disorder, 2, 16, TD_E_USAGE, "no device for layers 0..7");
     td_place_device disorder_with_free[] = {open_to(MIB * 1000), pin(8, 15), pin(0, 7)};
@@ -246,7 +269,8 @@ static void test_placement_is_the_best_of_all_cuts(void **state)
         for (uint32_t i = 0; i < n; i++) {
             for (uint32_t k = 0; k < n_layers; k++) /* two kinds of devices pad layers unlike */
                 sizes[i][k] = 1 + next_random(&r) % 20;
-            d[i] = (td_place_device){.budget_bytes = 10 + next_random(&r) % (10 * (1 + n_layers / n) + 40),
+            d[i] = (td_place_device){.budget_bytes =
+                                         10 + next_random(&r) % (10 * (1 + n_layers / n) + 40),
                                      .fixed_bytes = next_random(&r) % 8,
                                      .first_bytes = next_random(&r) % 30,
                                      .last_bytes = next_random(&r) % 30,

@@ -32,14 +32,20 @@ static void write_file(const char *path, const char *text, size_t n)
 
 static td_run_params defaults(void)
 {
-    return (td_run_params){.in_path = in_path, .out_path = out_path, .n_predict = 256,
-                           .sampling = TD_SAMPLING_DEFAULTS, .seed = 42, .n_stops = 1, .stops = {"END"}};
+    return (td_run_params){.in_path = in_path,
+                           .out_path = out_path,
+                           .n_predict = 256,
+                           .sampling = TD_SAMPLING_DEFAULTS,
+                           .seed = 42,
+                           .n_stops = 1,
+                           .stops = {"END"}};
 }
 
 /* -- prompts ----------------------------------------------------------------------------------- */
 
 /* All prompts of a text (up to n_max). */
-static uint32_t read_all(const td_run_params *params, const char *text, size_t n_bytes, td_prompt **out, uint32_t n_max)
+static uint32_t read_all(const td_run_params *params, const char *text, size_t n_bytes,
+                         td_prompt **out, uint32_t n_max)
 {
     write_file(in_path, text, n_bytes);
     td_err err = {0};
@@ -69,9 +75,10 @@ static void test_a_prompt_takes_every_field(void **state)
 {
     (void)state;
     td_run_params params = defaults();
-    td_prompt *q = read_one(&params, "{\"id\":\"x\",\"prompt\":\"Once \\u00e4\",\"n\":7,\"temp\":0.5,\"top_k\":40,"
-                                     "\"top_p\":0.25,\"min_p\":0.125,\"repeat_penalty\":1.5,\"seed\":9,"
-                                     "\"stop\":[\"a\",\"bc\"]}");
+    td_prompt *q = read_one(
+        &params, "{\"id\":\"x\",\"prompt\":\"Once \\u00e4\",\"n\":7,\"temp\":0.5,\"top_k\":40,"
+                 "\"top_p\":0.25,\"min_p\":0.125,\"repeat_penalty\":1.5,\"seed\":9,"
+                 "\"stop\":[\"a\",\"bc\"]}");
     assert_int_equal(q->err.code, TD_OK);
     assert_string_equal(q->id, "x");
     assert_int_equal(q->line, 1);
@@ -128,8 +135,9 @@ static void test_streams_come_from_seed_and_id(void **state)
     (void)state;
     td_run_params params = defaults();
     td_prompt *q[5];
-    static const char text[] = "{\"id\":\"a\",\"prompt\":\"p\"}\n{\"id\":\"b\",\"prompt\":\"p\"}\n{\"prompt\":\"p\"}\n"
-                               "{\"prompt\":\"p\"}\n{\"id\":\"a\",\"prompt\":\"other\"}\n";
+    static const char text[] =
+        "{\"id\":\"a\",\"prompt\":\"p\"}\n{\"id\":\"b\",\"prompt\":\"p\"}\n{\"prompt\":\"p\"}\n"
+        "{\"prompt\":\"p\"}\n{\"id\":\"a\",\"prompt\":\"other\"}\n";
     assert_int_equal(read_all(&params, text, strlen(text), q, 5), 5);
     uint64_t streams[5];
     for (uint32_t i = 0; i < 5; i++) {
@@ -149,7 +157,9 @@ static void test_streams_come_from_seed_and_id(void **state)
 static void test_bad_lines_are_errors_of_their_own(void **state)
 {
     (void)state;
-    static const struct { const char *line, *part; } cases[] = {
+    static const struct {
+        const char *line, *part;
+    } cases[] = {
         {"{}", "prompt"},
         {"[]", "object"},
         {"{\"prompt\":\"p\"", "/"}, /* the file's name at least */
@@ -183,8 +193,10 @@ static void test_bad_lines_are_errors_of_their_own(void **state)
         {"{\"prompt\":\"p\",\"stop\":\"\"}", "stop"},
         {"{\"prompt\":\"p\",\"stop\":[\"a\",\"\"]}", "stop"},
         {"{\"prompt\":\"p\",\"stop\":[1]}", "stop"},
-        {"{\"prompt\":\"p\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
-         "\"13\",\"14\",\"15\",\"16\",\"17\"]}", "stop"},
+        {"{\"prompt\":\"p\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\","
+         "\"11\",\"12\","
+         "\"13\",\"14\",\"15\",\"16\",\"17\"]}",
+         "stop"},
         {"{\"prompt\":\"p\",\"id\":\"\"}", "id"},
         {"{\"prompt\":\"p\",\"id\":5}", "id"},
         {"null", "expected near 'null'"},
@@ -194,14 +206,16 @@ static void test_bad_lines_are_errors_of_their_own(void **state)
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
         char text[1024];
         td_prompt *q[3];
-        int n = snprintf(text, sizeof text, "{\"prompt\":\"before\"}\n%s\n{\"prompt\":\"after\"}\n", cases[i].line);
+        int n = snprintf(text, sizeof text, "{\"prompt\":\"before\"}\n%s\n{\"prompt\":\"after\"}\n",
+                         cases[i].line);
         assert_int_equal(read_all(&params, text, (size_t)n, q, 3), 3);
         assert_int_equal(q[0]->err.code, TD_OK);
         assert_int_equal(q[2]->err.code, TD_OK);
         assert_int_equal(q[2]->line, 3);
         if (q[1]->err.code != TD_E_DATA || !strstr(q[1]->err.message, cases[i].part) ||
             !strstr(q[1]->err.message, ":2"))
-            fail_msg("%s: \"%s\" lacks \"%s\" or :2", cases[i].line, q[1]->err.message, cases[i].part);
+            fail_msg("%s: \"%s\" lacks \"%s\" or :2", cases[i].line, q[1]->err.message,
+                     cases[i].part);
         assert_int_equal(strlen(q[1]->input_sha), TD_SHA_HEX);
         assert_ptr_equal(strstr(q[1]->id, "line-2-"), q[1]->id);
         for (uint32_t k = 0; k < 3; k++)
@@ -213,7 +227,10 @@ static void test_long_ids_and_stops_have_limits(void **state)
 {
     (void)state;
     td_run_params params = defaults();
-    static const struct { const char *key; size_t max; } cases[] = {{"id", TD_PROMPT_ID_MAX}, {"stop", TD_STOP_BYTES_MAX}};
+    static const struct {
+        const char *key;
+        size_t max;
+    } cases[] = {{"id", TD_PROMPT_ID_MAX}, {"stop", TD_STOP_BYTES_MAX}};
     for (size_t i = 0; i < TD_COUNT(cases); i++)
         for (size_t more = 0; more < 2; more++) {
             char value[512] = "", line[1024];
@@ -231,7 +248,8 @@ static void test_line_ends_marks_and_blanks_are_passed_over(void **state)
 {
     (void)state;
     td_run_params params = defaults();
-    static const char text[] = "\xef\xbb\xbf{\"prompt\":\"a\"}\r\n\n \t\r\n{\"prompt\":\"b\"}\n\n{\"prompt\":\"c\"}";
+    static const char text[] =
+        "\xef\xbb\xbf{\"prompt\":\"a\"}\r\n\n \t\r\n{\"prompt\":\"b\"}\n\n{\"prompt\":\"c\"}";
     td_prompt *q[3];
     assert_int_equal(read_all(&params, text, strlen(text), q, 3), 3);
     static const uint64_t lines[] = {1, 4, 6};
@@ -379,20 +397,35 @@ static td_results *open_results(void)
     return r;
 }
 
-static void write_result(td_results *r, const char *id, const char *error, const char *text, size_t n_text)
+static void write_result(td_results *r, const char *id, const char *error, const char *text,
+                         size_t n_text)
 {
     static const uint32_t tokens[] = {1, 4294967295u};
     td_err err = {0};
-    if (!td_results_write(r, &(td_result){.id = id, .is_ok = !error, .text = text, .n_text = n_text, .tokens = tokens,
-                                          .n_tokens = error ? 0 : 2, .error = error, .reason = TD_REASON_EOS,
-                                          .n_drafted = 5, .n_accepted = 4, .n_rounds = 3, .n_prompt_tokens = 2,
-                                          .ttft_ms = 1.5, .ms = 2.25, .input_sha = "0123456789abcdef",
-                                          .config_sha = "c", .model_sha = "m"},
+    if (!td_results_write(r,
+                          &(td_result){.id = id,
+                                       .is_ok = !error,
+                                       .text = text,
+                                       .n_text = n_text,
+                                       .tokens = tokens,
+                                       .n_tokens = error ? 0 : 2,
+                                       .error = error,
+                                       .reason = TD_REASON_EOS,
+                                       .n_drafted = 5,
+                                       .n_accepted = 4,
+                                       .n_rounds = 3,
+                                       .n_prompt_tokens = 2,
+                                       .ttft_ms = 1.5,
+                                       .ms = 2.25,
+                                       .input_sha = "0123456789abcdef",
+                                       .config_sha = "c",
+                                       .model_sha = "m"},
                           &err))
         fail_msg("%s", err.message);
 }
 
-static td_result_state claim(td_results *r, const char *id, const char *input, const char *config, const char *part)
+static td_result_state claim(td_results *r, const char *id, const char *input, const char *config,
+                             const char *part)
 {
     char why[512] = "";
     td_err err = {0};
@@ -425,12 +458,17 @@ static void test_a_result_is_one_stable_line(void **state)
     char text[2048];
     read_back(text, sizeof text);
     assert_string_equal(
-        text, "{\"id\":\"i\\\"d\",\"status\":\"ok\",\"text\":\"a\xef\xbf\xbd\xc3\xa4\\n\xef\xbf\xbd" "b\",\"tokens\":[1,4294967295],"
-              "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,"
-              "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\"}\n"
-              "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":\"went wrong\","
-              "\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,\"ttft_ms\":1.5,\"ms\":2.25,"
-              "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\"}\n");
+        text,
+        "{\"id\":\"i\\\"d\",\"status\":\"ok\",\"text\":\"a\xef\xbf\xbd\xc3\xa4\\n\xef\xbf\xbd"
+        "b\",\"tokens\":[1,4294967295],"
+        "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_"
+        "tokens\":2,"
+        "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\","
+        "\"model_sha\":\"m\"}\n"
+        "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":"
+        "\"went wrong\","
+        "\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,\"ttft_ms\":1.5,\"ms\":2.25,"
+        "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\"}\n");
 }
 
 static void test_results_are_found_again(void **state)
@@ -440,7 +478,8 @@ static void test_results_are_found_again(void **state)
     unlink(out_path);
     td_results *r = open_results();
     assert_int_equal(claim(r, "new", sha, "c", ""), TD_RESULT_NONE);
-    assert_int_equal(claim(r, "new", sha, "c", ""), TD_RESULT_TWICE); /* though nothing is written yet */
+    assert_int_equal(claim(r, "new", sha, "c", ""),
+                     TD_RESULT_TWICE); /* though nothing is written yet */
     write_result(r, "new", NULL, "t", 1);
     write_result(r, "bad", "e", NULL, 0);
     write_result(r, "mended", "e", NULL, 0);
@@ -458,9 +497,11 @@ static void test_results_are_found_again(void **state)
     assert_int_equal(claim(r, "bad", sha, "c", ""), TD_RESULT_ERROR);
     assert_int_equal(claim(r, "mended", sha, "c", ""), TD_RESULT_DONE);
     assert_int_equal(claim(r, "other", "fedcba9876543210", "c",
-                           "other: the result there is of another input (0123456789abcdef there, fedcba9876543210 now)"),
+                           "other: the result there is of another input (0123456789abcdef there, "
+                           "fedcba9876543210 now)"),
                      TD_RESULT_OTHER);
-    assert_int_equal(claim(r, "many-7", sha, "d", "of another configuration (c there, d now)"), TD_RESULT_OTHER);
+    assert_int_equal(claim(r, "many-7", sha, "d", "of another configuration (c there, d now)"),
+                     TD_RESULT_OTHER);
     assert_int_equal(claim(r, "many-1999", sha, "c", ""), TD_RESULT_DONE);
     assert_int_equal(claim(r, "unknown", sha, "c", ""), TD_RESULT_NONE);
     assert_true(td_results_close(&r, NULL));
@@ -494,12 +535,18 @@ static void test_a_torn_tail_is_removed(void **state)
 static void test_files_that_hold_no_results_are_refused(void **state)
 {
     (void)state;
-    static const struct { const char *text, *part; } cases[] = {
+    static const struct {
+        const char *text, *part;
+    } cases[] = {
         {"{\"id\":\"a\"}\n", "result line 1 at byte 0"},
         {"{\"id\":\"a\",\"status\":\"fine\",\"input_sha\":\"1\",\"config_sha\":\"1\"}\n", "status"},
-        {"{\"id\":\"a\",\"status\":\"ok\",\"input_sha\":\"12345678901234567\",\"config_sha\":\"1\"}\n", "input_sha"},
+        {"{\"id\":\"a\",\"status\":\"ok\",\"input_sha\":\"12345678901234567\",\"config_sha\":\"1\"}"
+         "\n",
+         "input_sha"},
         {"{\"id\":5,\"status\":\"ok\",\"input_sha\":\"1\",\"config_sha\":\"1\"}\n", "id"},
-        {"{\"id\":\"a\",\n{\"id\":\"a\",\"status\":\"ok\",\"input_sha\":\"1\",\"config_sha\":\"1\"}\n", "line 1"},
+        {"{\"id\":\"a\",\n{\"id\":\"a\",\"status\":\"ok\",\"input_sha\":\"1\",\"config_sha\":\"1\"}"
+         "\n",
+         "line 1"},
         {"some text that is not ours", "/"},
     };
     td_run_params params = defaults();

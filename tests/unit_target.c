@@ -29,8 +29,12 @@ static const struct {
 static td_chain_params params_of(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
-    return (td_chain_params){.model = model, .specs = specs, .n_specs = n_specs, .type_k = f16,
-                             .type_v = f16, .n_slots = n_slots};
+    return (td_chain_params){.model = model,
+                             .specs = specs,
+                             .n_specs = n_specs,
+                             .type_k = f16,
+                             .type_v = f16,
+                             .n_slots = n_slots};
 }
 
 static td_target *create(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
@@ -54,14 +58,20 @@ static td_target_result wait_for(td_target *t)
     return result;
 }
 
-static uint32_t token_at(uint32_t slot, uint32_t position) { return (7 * position + 31 * slot) % TOY_VOCAB; }
+static uint32_t token_at(uint32_t slot, uint32_t position)
+{
+    return (7 * position + 31 * slot) % TOY_VOCAB;
+}
 
 /* Rows of a slot from a position on; the last (or each) is an output. */
-static uint32_t make_rows(td_forward_row *rows, uint32_t slot, uint32_t position, uint32_t n, bool is_each)
+static uint32_t make_rows(td_forward_row *rows, uint32_t slot, uint32_t position, uint32_t n,
+                          bool is_each)
 {
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (td_forward_row){.slot = slot, .position = position + i,
-                                   .token = token_at(slot, position + i), .is_output = is_each || i + 1 == n};
+        rows[i] = (td_forward_row){.slot = slot,
+                                   .position = position + i,
+                                   .token = token_at(slot, position + i),
+                                   .is_output = is_each || i + 1 == n};
     return n;
 }
 
@@ -78,7 +88,8 @@ static td_chain *create_chain(const char *const *specs, uint32_t n_specs, bool i
     return chain;
 }
 
-static void run_chain(td_chain *chain, td_mode mode, uint32_t slot, uint32_t position, uint32_t n, float *logits)
+static void run_chain(td_chain *chain, td_mode mode, uint32_t slot, uint32_t position, uint32_t n,
+                      float *logits)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     td_err err = {0};
@@ -95,8 +106,9 @@ static void test_a_split_gives_the_same_logits(void **state)
     for (size_t i = 0; i < TD_COUNT(splits); i++) {
         td_chain *chain = create_chain(splits[i].specs, splits[i].n, true);
         assert_int_equal(chain->n_parts, splits[i].n);
-        float (*to)[TD_PREFILL_ROWS_MAX * TOY_VOCAB] = i ? got : want;
-        run_chain(chain, TD_MODE_PREFILL, 0, 0, 200, to[0]); /* more outputs than a verify batch has */
+        float(*to)[TD_PREFILL_ROWS_MAX * TOY_VOCAB] = i ? got : want;
+        run_chain(chain, TD_MODE_PREFILL, 0, 0, 200,
+                  to[0]); /* more outputs than a verify batch has */
         run_chain(chain, TD_MODE_VERIFY, 0, 200, 5, to[1]);
         td_chain_truncate(chain, 0, 202);
         run_chain(chain, TD_MODE_VERIFY, 0, 202, 54, to[2]); /* to the context's end */
@@ -127,7 +139,12 @@ static void test_a_part_takes_the_bytes_it_was_planned_with(void **state)
 static void test_a_chain_that_cannot_be_built_says_why(void **state)
 {
     (void)state;
-    static const struct { const char *specs[3]; uint32_t n; td_err_code code; const char *part; } cases[] = {
+    static const struct {
+        const char *specs[3];
+        uint32_t n;
+        td_err_code code;
+        const char *part;
+    } cases[] = {
         {{"host:1@0-1", "host:1@3-3"}, 2, TD_E_USAGE, "no device for layers 2..2"},
         {{"host:1@0-4"}, 1, TD_E_USAGE, "pinned to layers 0..4"},
         {{"host:1@0-3", "host:1"}, 2, TD_E_USAGE, "left without a layer"},
@@ -182,8 +199,8 @@ static void test_a_plan_loads_nothing(void **state)
 
 /* -- threads ----------------------------------------------------------------------------------- */
 
-/* Two sequences of a script of jobs; the chosen tokens of all batches, in order. Everything that can
- * be queued is queued at once, so that only the queues keep the order. */
+/* Two sequences of a script of jobs; the chosen tokens of all batches, in order. Everything that
+ * can be queued is queued at once, so that only the queues keep the order. */
 static uint32_t play(td_target *t, uint32_t *chosen)
 {
     static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;

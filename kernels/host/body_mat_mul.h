@@ -75,20 +75,33 @@ INLINE void mat_mul_float(const td_host_mat_mul *m, const bool is_f16)
         float_rows(m, g, is_f16, 1);
 }
 
-/* -- quantized: `x` is block b of the tile's first row, rows are n_blocks apart ----------------- */
+/* -- quantized --------------------------------------------------------------------------------- */
 
 typedef struct {
-    const uint8_t *quants, *scales; /* of the panel, moved on to the tile's first lane */
-    const td_act_block *x;          /* [rows][n_blocks] */
-    uint32_t n_blocks;              /* of 32 */
-    uint32_t lane0;                 /* in the panel */
+    const uint8_t *panel;
+    const td_act_block *x; /* [rows][n_blocks] */
+    uint32_t n_blocks;     /* of 32 */
+    uint32_t lane0;        /* the tile's first lane in the panel */
 } tile;
+
+/* Block b of Q8_0 and Q4_0. */
+INLINE const uint8_t *small_quants(const tile *t, uint32_t b, size_t quant_bytes)
+{
+    return t->panel + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes) + TD_SMALL_SCALES +
+           b % 2 * quant_bytes + t->lane0 * 4;
+}
+
+INLINE vf small_scale(const tile *t, uint32_t b, size_t quant_bytes)
+{
+    const uint8_t *chunk = t->panel + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes);
+    return vf_load_f16((const uint16_t *)(const void *)chunk + b % 2 * 16 + t->lane0);
+}
 
 INLINE void q8_0_tile(const tile *t, const int n_rows, vf *acc)
 {
-    const uint8_t *quants = t->quants;
-    for (uint32_t b = 0; b < t->n_blocks; b++, quants += 16 * 32) {
+    for (uint32_t b = 0; b < t->n_blocks; b++) {
         const td_act_block *x = t->x + b;
+        const uint8_t *quants = small_quants(t, b, TD_Q8_0_QUANTS);
         vi sum[ROWS_MAX];
         UNROLL for (int r = 0; r < n_rows; r++)
             sum[r] = w8_start(&x[(size_t)r * t->n_blocks]);
@@ -97,7 +110,7 @@ INLINE void q8_0_tile(const tile *t, const int n_rows, vf *acc)
             UNROLL for (int r = 0; r < n_rows; r++)
                 sum[r] = w8_dot4(sum[r], w, x[(size_t)r * t->n_blocks].q + 4 * g);
         }
-        vf d = vf_load_f16((const uint16_t *)(const void *)t->scales + 16 * b + t->lane0);
+        vf d = small_scale(t, b, TD_Q8_0_QUANTS);
         UNROLL for (int r = 0; r < n_rows; r++) {
             vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
             acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
@@ -121,14 +134,14 @@ INLINE void dot_nibbles(const uint8_t *quants, const td_act_block *x, size_t x_s
 
 INLINE void q4_0_tile(const tile *t, const int n_rows, vf *acc)
 {
-    const uint8_t *quants = t->quants;
-    for (uint32_t b = 0; b < t->n_blocks; b++, quants += 16 * 16) {
+    for (uint32_t b = 0; b < t->n_blocks; b++) {
         const td_act_block *x = t->x + b;
+        const uint8_t *quants = small_quants(t, b, TD_Q4_QUANTS);
         vi sum[ROWS_MAX];
         UNROLL for (int r = 0; r < n_rows; r++)
             sum[r] = vi_set1(x[(size_t)r * t->n_blocks].by_8);
         dot_nibbles(quants, x, t->n_blocks, n_rows, sum);
-        vf d = vf_load_f16((const uint16_t *)(const void *)t->scales + 16 * b + t->lane0);
+        vf d = small_scale(t, b, TD_Q4_QUANTS);
         UNROLL for (int r = 0; r < n_rows; r++) {
             vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
             acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
@@ -136,16 +149,15 @@ INLINE void q4_0_tile(const tile *t, const int n_rows, vf *acc)
     }
 }
 
-#define Q4_K_SCALES (64 + 256) /* bytes per super-block of a panel */
-
 INLINE void q4_k_tile(const tile *t, const int n_rows, vf *acc)
 {
-    const uint8_t *quants = t->quants, *scales = t->scales;
-    for (uint32_t b = 0; b < t->n_blocks; scales += Q4_K_SCALES) {
-        const uint16_t *halves = (const uint16_t *)(const void *)scales + t->lane0;
+    const uint8_t *chunk = t->panel;
+    for (uint32_t b = 0; b < t->n_blocks; chunk += TD_K_SCALES + 8 * TD_Q4_QUANTS) {
+        const uint8_t *quants = chunk + TD_K_SCALES + t->lane0 * 4;
+        const uint16_t *halves = (const uint16_t *)(const void *)chunk + t->lane0;
         vf d = vf_load_f16(halves), d_min = vf_load_f16(halves + 16);
-        const uint8_t *scale = scales + 64 + t->lane0;
-        for (uint32_t s = 0; s < 8; s++, b++, quants += 16 * 16, scale += 16) {
+        const uint8_t *scale = chunk + 64 + t->lane0;
+        for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q4_QUANTS, scale += 16) {
             const td_act_block *x = t->x + b;
             vi sum[ROWS_MAX];
             UNROLL for (int r = 0; r < n_rows; r++)
@@ -169,7 +181,7 @@ INLINE void q4_k_tile(const tile *t, const int n_rows, vf *acc)
 INLINE void dot_sixes(const uint8_t *quants, const td_act_block *x, size_t x_stride,
                       const int i_half, const int n_rows, vi *sum)
 {
-    vb tops = vb_load(quants + 16 * 16 + i_half * 64);
+    vb tops = vb_load(quants + TD_Q4_QUANTS + i_half * 64);
     UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++) {
         vb pair = vb_load(quants + g * 64);
         vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
@@ -180,15 +192,14 @@ INLINE void dot_sixes(const uint8_t *quants, const td_act_block *x, size_t x_str
     }
 }
 
-#define Q6_K_SCALES (32 + 256)
-
 INLINE void q6_k_tile(const tile *t, const int n_rows, vf *acc)
 {
-    const uint8_t *quants = t->quants, *scales = t->scales;
-    for (uint32_t b = 0; b < t->n_blocks; scales += Q6_K_SCALES) {
-        vf d = vf_load_f16((const uint16_t *)(const void *)scales + t->lane0);
-        const uint8_t *scale = scales + 32 + t->lane0;
-        for (uint32_t s = 0; s < 8; s++, b++, quants += 16 * 24, scale += 32) {
+    const uint8_t *chunk = t->panel;
+    for (uint32_t b = 0; b < t->n_blocks; chunk += TD_K_SCALES + 8 * TD_Q6_K_QUANTS) {
+        const uint8_t *quants = chunk + TD_K_SCALES + t->lane0 * 4;
+        vf d = vf_load_f16((const uint16_t *)(const void *)chunk + t->lane0);
+        const uint8_t *scale = chunk + 32 + t->lane0;
+        for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q6_K_QUANTS, scale += 32) {
             const td_act_block *x = t->x + b;
             vf total[ROWS_MAX];
             UNROLL for (int i_half = 0; i_half < 2; i_half++) {
@@ -217,9 +228,7 @@ INLINE void quant_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
     UNROLL for (int r = 0; r < n_rows; r++)
         acc[r] = vf_zero();
     uint32_t n_blocks = m->w->base.params.n_cols / TD_ACT_BLOCK;
-    const uint8_t *panel = vector_base(m->w, g, 0);
-    tile t = {.quants = panel + g * VL % 16 * 4,
-              .scales = panel + m->w->scales_offset,
+    tile t = {.panel = vector_base(m->w, g, 0),
               .x = m->act + (size_t)row * n_blocks,
               .n_blocks = n_blocks,
               .lane0 = g * VL % 16};

@@ -17,24 +17,30 @@
 #endif
 
 /* Rows of a weight lie in panels of 16, interleaved so that a vector lane is an output. All
- * panels of a weight have the same size; the last one is padded with zeros.
- *   F32, F16   [k][16]
- *   Q8_0       [block][8 groups of 4 k][16 rows][4] quants + 128; then [block][16] f16 d
- *   Q4_0       [block][4][16 rows][4] bytes, element e of a block of 32 in byte e % 16, nibble
- *              e / 16; then [block][16] f16 d
- *   Q4_K       quants like Q4_0, 8 blocks to a super-block; then per super-block
- *              [16] f16 d, [16] f16 d_min, [8][16] u8 scale, [8][16] u8 minimum
- *   Q6_K       per block of 32: low nibbles like Q4_0, then [2][16 rows][4] bytes, element e's high
- *              two bits in vector e / 16, at bits 2 (e / 4 % 4); then per super-block
- *              [16] f16 d, [16][16] i8 scale
+ * panels of a weight have the same size; the last one is padded with zeros. A panel is read from
+ * front to back in one stream: floats are [k][16]; quantized types are chunks, scales first.
+ *   Q8_0   chunk of 2 blocks: [2][16] f16 d; per block [8 groups of 4 k][16 rows][4] quants + 128
+ *   Q4_0   chunk of 2 blocks: [2][16] f16 d; per block [4][16 rows][4] bytes, element e of the
+ *          block in byte e % 16, nibble e / 16. Of an odd number the last block's chunk is half one
+ *   Q4_K   chunk of 256: [16] f16 d, [16] f16 d_min, [8][16] u8 scale, [8][16] u8 minimum; then 8
+ *          times 32 elements as in Q4_0
+ *   Q6_K   chunk of 256: [16] f16 d, [16][16] i8 scale, 32 bytes of nothing; then 8 times 32
+ *          elements: low nibbles as in Q4_0, then [2][16 rows][4] bytes, element e's high two bits
+ *          in vector e / 16, at bits 2 (e / 4 % 4)
  * An F32 weight of one row (a vector) is kept as it is. */
 #define TD_PANEL_ROWS 16u
+
+/* Bytes: the scales of a chunk, the quants of 32 elements. */
+#define TD_SMALL_SCALES 64u /* Q8_0, Q4_0 */
+#define TD_K_SCALES     320u
+#define TD_Q8_0_QUANTS  512u
+#define TD_Q4_QUANTS    256u
+#define TD_Q6_K_QUANTS  384u
 
 typedef struct {
     td_weight base;
     uint8_t *data;
     size_t panel_bytes;
-    size_t scales_offset; /* in a panel, of quantized types */
     uint64_t n_bytes;
     bool is_vector;
 } td_host_weight;

@@ -6,29 +6,32 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-#define Q4_K_SCALES 320u /* bytes per super-block of a panel: d, d_min, 8 scales, 8 minima */
-#define Q6_K_SCALES 288u /* d, 16 scales */
 #define BLOCK_BYTES_MAX 256u
 
-typedef struct { /* where a row lies in its panel */
-    uint8_t *quants, *scales; /* of the panel */
+typedef struct { /* where a row lies */
+    uint8_t *panel;
     uint32_t lane;
 } place;
 
-static void panel_sizes(const td_weight_params *p, size_t *scales_offset, size_t *n_bytes)
+static size_t small_chunk_bytes(size_t n_cols, size_t quant_bytes)
 {
-    size_t n = p->n_cols, quants = 0, scales = 0;
+    size_t n_blocks = n_cols / 32;
+    return (n_blocks + 1) / 2 * TD_SMALL_SCALES + n_blocks * quant_bytes;
+}
+
+static size_t panel_size(const td_weight_params *p)
+{
+    size_t n = p->n_cols;
     switch (p->type->id) {
-    case TD_TYPE_F32: quants = n * 64; break;
-    case TD_TYPE_F16: quants = n * 32; break;
-    case TD_TYPE_Q8_0: quants = n * 16, scales = n / 32 * 32; break;
-    case TD_TYPE_Q4_0: quants = n * 8, scales = n / 32 * 32; break;
-    case TD_TYPE_Q4_K: quants = n * 8, scales = n / 256 * Q4_K_SCALES; break;
-    case TD_TYPE_Q6_K: quants = n * 12, scales = n / 256 * Q6_K_SCALES; break;
+    case TD_TYPE_F32: return n * 64;
+    case TD_TYPE_F16: return (n * 32 + 63) / 64 * 64;
+    case TD_TYPE_Q8_0: return small_chunk_bytes(n, TD_Q8_0_QUANTS);
+    case TD_TYPE_Q4_0: return small_chunk_bytes(n, TD_Q4_QUANTS);
+    case TD_TYPE_Q4_K: return n / 256 * (TD_K_SCALES + 8 * TD_Q4_QUANTS);
+    case TD_TYPE_Q6_K: return n / 256 * (TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
     default: TD_ASSERT(!"a type without a host layout");
     }
-    *scales_offset = quants;
-    *n_bytes = (quants + scales + 63) / 64 * 64;
+    return 0;
 }
 
 static bool is_vector(const td_weight_params *p)
@@ -41,9 +44,7 @@ uint64_t td_host_weight_bytes(const td_device *dev, const td_weight_params *para
     (void)dev;
     if (is_vector(params))
         return (uint64_t)params->n_cols * sizeof(float);
-    size_t scales_offset, n_bytes;
-    panel_sizes(params, &scales_offset, &n_bytes);
-    return (uint64_t)td_div_up(params->n_rows, TD_PANEL_ROWS) * n_bytes;
+    return (uint64_t)td_div_up(params->n_rows, TD_PANEL_ROWS) * panel_size(params);
 }
 
 bool td_host_weight_init(td_weight *base, td_err *err)
@@ -51,7 +52,7 @@ bool td_host_weight_init(td_weight *base, td_err *err)
     td_host_weight *w = (td_host_weight *)base;
     uint64_t n_bytes = td_host_weight_bytes(base->dev, &base->params);
     w->is_vector = is_vector(&base->params);
-    panel_sizes(&base->params, &w->scales_offset, &w->panel_bytes);
+    w->panel_bytes = panel_size(&base->params);
     if (!td_host_reserve(base->dev, n_bytes, err))
         return false;
     w->n_bytes = n_bytes;
@@ -68,12 +69,11 @@ void td_host_weight_free(td_weight *base)
 
 static place find_place(const td_host_weight *w, uint32_t row)
 {
-    uint8_t *panel = w->data + row / TD_PANEL_ROWS * w->panel_bytes;
-    return (place){panel, panel + w->scales_offset, row % TD_PANEL_ROWS};
+    return (place){w->data + row / TD_PANEL_ROWS * w->panel_bytes, row % TD_PANEL_ROWS};
 }
 
-/* The row's half in the 16 at `offset` of the scales. */
-static uint8_t *half_at(place p, size_t offset) { return p.scales + offset + 2 * p.lane; }
+/* The row's half in the 16 at `halves`. */
+static uint8_t *half_at(place p, uint8_t *halves) { return halves + 2 * p.lane; }
 
 /* Four elements at a time: a row's share of a 64-byte vector. */
 static uint32_t load4(const uint8_t *p)
@@ -87,43 +87,58 @@ static void store4(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 
 #define BYTES4(b) ((b) * 0x01010101u) /* the byte b four times */
 
-/* The row's four bytes of vector i, at `offset` of the panel. */
-static uint8_t *four_at(place p, size_t offset, uint32_t i)
+/* The row's four bytes of vector i. */
+static uint8_t *four_at(place p, uint8_t *vectors, uint32_t i)
 {
-    return p.quants + offset + i * 64u + p.lane * 4;
+    return vectors + i * 64u + p.lane * 4;
+}
+
+typedef struct { /* a block of Q8_0 or Q4_0 */
+    uint8_t *d, *vectors;
+} small_block;
+
+static small_block small_at(place p, uint32_t b, size_t quant_bytes)
+{
+    uint8_t *chunk = p.panel + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes);
+    return (small_block){half_at(p, chunk + b % 2 * 32),
+                         chunk + TD_SMALL_SCALES + b % 2 * quant_bytes};
 }
 
 static void pack_q8_0(place p, uint32_t b, const uint8_t *block)
 {
-    memcpy(half_at(p, b * (size_t)32), block, 2);
+    small_block to = small_at(p, b, TD_Q8_0_QUANTS);
+    memcpy(to.d, block, 2);
     for (uint32_t i = 0; i < 8; i++)
-        store4(four_at(p, b * (size_t)512, i), load4(block + 2 + 4 * i) ^ BYTES4(0x80u));
+        store4(four_at(p, to.vectors, i), load4(block + 2 + 4 * i) ^ BYTES4(0x80u));
 }
 
 static void unpack_q8_0(place p, uint32_t b, uint8_t *block)
 {
-    memcpy(block, half_at(p, b * (size_t)32), 2);
+    small_block from = small_at(p, b, TD_Q8_0_QUANTS);
+    memcpy(block, from.d, 2);
     for (uint32_t i = 0; i < 8; i++)
-        store4(block + 2 + 4 * i, load4(four_at(p, b * (size_t)512, i)) ^ BYTES4(0x80u));
+        store4(block + 2 + 4 * i, load4(four_at(p, from.vectors, i)) ^ BYTES4(0x80u));
 }
 
 /* The format pairs elements e and e + 16 as we do. */
 static void pack_q4_0(place p, uint32_t b, const uint8_t *block)
 {
-    memcpy(half_at(p, b * (size_t)32), block, 2);
+    small_block to = small_at(p, b, TD_Q4_QUANTS);
+    memcpy(to.d, block, 2);
     for (uint32_t i = 0; i < 4; i++)
-        store4(four_at(p, b * (size_t)256, i), load4(block + 2 + 4 * i));
+        store4(four_at(p, to.vectors, i), load4(block + 2 + 4 * i));
 }
 
 static void unpack_q4_0(place p, uint32_t b, uint8_t *block)
 {
-    memcpy(block, half_at(p, b * (size_t)32), 2);
+    small_block from = small_at(p, b, TD_Q4_QUANTS);
+    memcpy(block, from.d, 2);
     for (uint32_t i = 0; i < 4; i++)
-        store4(block + 2 + 4 * i, load4(four_at(p, b * (size_t)256, i)));
+        store4(block + 2 + 4 * i, load4(four_at(p, from.vectors, i)));
 }
 
 /* Scales and minima of 6 bits: types.c has the layout. */
-static void pack_q4_k_scales(place p, size_t at, const uint8_t *packed)
+static void pack_q4_k_scales(place p, uint8_t *chunk, const uint8_t *packed)
 {
     for (uint32_t s = 0; s < 8; s++) {
         uint32_t scale, minimum;
@@ -134,17 +149,17 @@ static void pack_q4_k_scales(place p, size_t at, const uint8_t *packed)
             scale = (packed[s + 4] & 15u) | (uint32_t)(packed[s - 4] >> 6) << 4;
             minimum = (uint32_t)(packed[s + 4] >> 4) | (uint32_t)(packed[s] >> 6) << 4;
         }
-        p.scales[at + 64 + s * 16 + p.lane] = (uint8_t)scale;
-        p.scales[at + 192 + s * 16 + p.lane] = (uint8_t)minimum;
+        chunk[64 + s * 16 + p.lane] = (uint8_t)scale;
+        chunk[192 + s * 16 + p.lane] = (uint8_t)minimum;
     }
 }
 
-static void unpack_q4_k_scales(place p, size_t at, uint8_t *packed)
+static void unpack_q4_k_scales(place p, const uint8_t *chunk, uint8_t *packed)
 {
     memset(packed, 0, 12);
     for (uint32_t s = 0; s < 8; s++) {
-        uint32_t scale = p.scales[at + 64 + s * 16 + p.lane];
-        uint32_t minimum = p.scales[at + 192 + s * 16 + p.lane];
+        uint32_t scale = chunk[64 + s * 16 + p.lane];
+        uint32_t minimum = chunk[192 + s * 16 + p.lane];
         if (s < 4) {
             packed[s] = (uint8_t)scale;
             packed[s + 4] = (uint8_t)minimum;
@@ -159,33 +174,35 @@ static void unpack_q4_k_scales(place p, size_t at, uint8_t *packed)
 /* Sub-block s has its nibbles in run s / 2 of 32 bytes, low nibbles for even s. */
 static void pack_q4_k(place p, uint32_t b, const uint8_t *block)
 {
-    size_t at = b * (size_t)Q4_K_SCALES;
-    memcpy(half_at(p, at), block, 2);
-    memcpy(half_at(p, at + 32), block + 2, 2);
-    pack_q4_k_scales(p, at, block + 4);
+    uint8_t *chunk = p.panel + b * (size_t)(TD_K_SCALES + 8 * TD_Q4_QUANTS);
+    memcpy(half_at(p, chunk), block, 2);
+    memcpy(half_at(p, chunk + 32), block + 2, 2);
+    pack_q4_k_scales(p, chunk, block + 4);
     for (uint32_t s = 0; s < 8; s++) {
         const uint8_t *run = block + 16 + s / 2 * 32;
+        uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q4_QUANTS;
         uint32_t shift = s % 2 * 4;
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t low = (load4(run + 4 * i) >> shift) & BYTES4(15u);
             uint32_t high = (load4(run + 16 + 4 * i) >> shift) & BYTES4(15u);
-            store4(four_at(p, b * (size_t)2048 + s * 256, i), low | high << 4);
+            store4(four_at(p, vectors, i), low | high << 4);
         }
     }
 }
 
 static void unpack_q4_k(place p, uint32_t b, uint8_t *block)
 {
-    size_t at = b * (size_t)Q4_K_SCALES;
+    uint8_t *chunk = p.panel + b * (size_t)(TD_K_SCALES + 8 * TD_Q4_QUANTS);
     memset(block, 0, 144);
-    memcpy(block, half_at(p, at), 2);
-    memcpy(block + 2, half_at(p, at + 32), 2);
-    unpack_q4_k_scales(p, at, block + 4);
+    memcpy(block, half_at(p, chunk), 2);
+    memcpy(block + 2, half_at(p, chunk + 32), 2);
+    unpack_q4_k_scales(p, chunk, block + 4);
     for (uint32_t s = 0; s < 8; s++) {
         uint8_t *run = block + 16 + s / 2 * 32;
+        uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q4_QUANTS;
         uint32_t shift = s % 2 * 4;
         for (uint32_t i = 0; i < 4; i++) {
-            uint32_t pair = load4(four_at(p, b * (size_t)2048 + s * 256, i));
+            uint32_t pair = load4(four_at(p, vectors, i));
             uint8_t *low = run + 4 * i, *high = run + 16 + 4 * i;
             store4(low, load4(low) | (pair & BYTES4(15u)) << shift);
             store4(high, load4(high) | ((pair >> 4) & BYTES4(15u)) << shift);
@@ -197,41 +214,41 @@ static void unpack_q4_k(place p, uint32_t b, uint8_t *block)
  * g / 2, and its high bits in high[j], bits 2g. Our block s of 32 is group s % 4 of half s / 4. */
 static void pack_q6_k(place p, uint32_t b, const uint8_t *block)
 {
-    size_t at = b * (size_t)Q6_K_SCALES;
-    memcpy(half_at(p, at), block + 208, 2);
+    uint8_t *chunk = p.panel + b * (size_t)(TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
+    memcpy(half_at(p, chunk), block + 208, 2);
     for (uint32_t i = 0; i < 16; i++)
-        p.scales[at + 32 + i * 16 + p.lane] = block[192 + i];
+        chunk[32 + i * 16 + p.lane] = block[192 + i];
     for (uint32_t s = 0; s < 8; s++) {
         uint32_t g = s % 4, shift = g / 2 * 4;
         const uint8_t *low = block + s / 4 * 64 + g % 2 * 32, *high = block + 128 + s / 4 * 32;
-        size_t quants = b * (size_t)3072 + s * 384;
+        uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q6_K_QUANTS;
         uint32_t tops[2] = {0, 0};
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t first = (load4(low + 4 * i) >> shift) & BYTES4(15u);
             uint32_t second = (load4(low + 16 + 4 * i) >> shift) & BYTES4(15u);
-            store4(four_at(p, quants, i), first | second << 4);
+            store4(four_at(p, vectors, i), first | second << 4);
             for (uint32_t h = 0; h < 2; h++)
                 tops[h] |= ((load4(high + 16 * h + 4 * i) >> 2 * g) & BYTES4(3u)) << 2 * i;
         }
-        store4(four_at(p, quants, 4), tops[0]);
-        store4(four_at(p, quants, 5), tops[1]);
+        store4(four_at(p, vectors, 4), tops[0]);
+        store4(four_at(p, vectors, 5), tops[1]);
     }
 }
 
 static void unpack_q6_k(place p, uint32_t b, uint8_t *block)
 {
-    size_t at = b * (size_t)Q6_K_SCALES;
+    uint8_t *chunk = p.panel + b * (size_t)(TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
     memset(block, 0, 210);
-    memcpy(block + 208, half_at(p, at), 2);
+    memcpy(block + 208, half_at(p, chunk), 2);
     for (uint32_t i = 0; i < 16; i++)
-        block[192 + i] = p.scales[at + 32 + i * 16 + p.lane];
+        block[192 + i] = chunk[32 + i * 16 + p.lane];
     for (uint32_t s = 0; s < 8; s++) {
         uint32_t g = s % 4, shift = g / 2 * 4;
         uint8_t *low = block + s / 4 * 64 + g % 2 * 32, *high = block + 128 + s / 4 * 32;
-        size_t quants = b * (size_t)3072 + s * 384;
+        uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q6_K_QUANTS;
         for (uint32_t i = 0; i < 8; i++) { /* groups of four elements */
-            uint32_t pair = load4(four_at(p, quants, i % 4)) >> i / 4 * 4;
-            uint32_t top = load4(four_at(p, quants, 4 + i / 4)) >> i % 4 * 2;
+            uint32_t pair = load4(four_at(p, vectors, i % 4)) >> i / 4 * 4;
+            uint32_t top = load4(four_at(p, vectors, 4 + i / 4)) >> i % 4 * 2;
             store4(low + 4 * i, load4(low + 4 * i) | (pair & BYTES4(15u)) << shift);
             store4(high + 4 * i, load4(high + 4 * i) | (top & BYTES4(3u)) << 2 * g);
         }
@@ -245,8 +262,8 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
     uint32_t n_blocks = w->base.params.n_cols / type->block_elements;
     for (uint32_t b = 0; b < n_blocks; b++, src += type->block_bytes) {
         switch (type->id) {
-        case TD_TYPE_F32: memcpy(p.quants + b * (size_t)64 + p.lane * 4, src, 4); break;
-        case TD_TYPE_F16: memcpy(p.quants + b * (size_t)32 + p.lane * 2, src, 2); break;
+        case TD_TYPE_F32: memcpy(p.panel + b * (size_t)64 + p.lane * 4, src, 4); break;
+        case TD_TYPE_F16: memcpy(p.panel + b * (size_t)32 + p.lane * 2, src, 2); break;
         case TD_TYPE_Q8_0: pack_q8_0(p, b, src); break;
         case TD_TYPE_Q4_0: pack_q4_0(p, b, src); break;
         case TD_TYPE_Q4_K: pack_q4_k(p, b, src); break;
@@ -258,8 +275,8 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
 static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *block)
 {
     switch (w->base.params.type->id) {
-    case TD_TYPE_F32: memcpy(block, p.quants + b * (size_t)64 + p.lane * 4, 4); break;
-    case TD_TYPE_F16: memcpy(block, p.quants + b * (size_t)32 + p.lane * 2, 2); break;
+    case TD_TYPE_F32: memcpy(block, p.panel + b * (size_t)64 + p.lane * 4, 4); break;
+    case TD_TYPE_F16: memcpy(block, p.panel + b * (size_t)32 + p.lane * 2, 2); break;
     case TD_TYPE_Q8_0: unpack_q8_0(p, b, block); break;
     case TD_TYPE_Q4_0: unpack_q4_0(p, b, block); break;
     case TD_TYPE_Q4_K: unpack_q4_k(p, b, block); break;

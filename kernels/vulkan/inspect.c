@@ -156,7 +156,8 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
     if (strncmp(shader->name, "mat_vec", 7))
         return compile_one(run, &key, err);
     key.n_spec = 1;
-    for (uint32_t i = 0; i < TD_VK_ROW_VARIANTS; i++) {
+    const td_type_info *type = td_type_find_name(shader->name + strlen("mat_vec."));
+    for (uint32_t i = 0; i < td_vk_row_variants(type->id); i++) {
         key.spec[0] = 1u << i;
         if (!compile_one(run, &key, err))
             return false;

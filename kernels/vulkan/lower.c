@@ -113,7 +113,7 @@ static void lower_mat_mul(td_vk_device *d, const td_op *op, td_mode mode, uint32
     const td_vk_weight *w = (const td_vk_weight *)op->weight;
     const td_weight_params *p = &w->head.params;
     s->key.shader = variant("mat_vec", p->type);
-    s->has_row_variants = true;
+    s->n_row_variants = td_vk_row_variants(p->type->id);
     bind(s, buffer_of(op->in[0].t));
     bind(s, &w->slabs[i_slab]);
     bind_vector(d, s, op->bias);
@@ -316,15 +316,20 @@ void td_vk_lower(td_vk_device *d, const td_op *op, td_mode mode, uint32_t i_slab
     }
 }
 
+uint32_t td_vk_row_variants(uint32_t type_id)
+{
+    return type_id == TD_TYPE_Q6_K ? TD_VK_ROW_VARIANTS - 1 : TD_VK_ROW_VARIANTS;
+}
+
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows)
 {
     if (s->pipeline_mul && n_rows >= MUL_ROWS_MIN)
         return (td_vk_dispatch){s->pipeline_mul, s->mul_groups_x, td_div_up(n_rows, TD_VK_MUL_ROWS),
                                 1};
-    if (!s->has_row_variants)
+    if (!s->n_row_variants)
         return (td_vk_dispatch){s->pipelines[0], s->groups_x, n_rows, s->groups_z};
     uint32_t i = 0; /* the least variant that takes all rows at once, or the largest */
-    while (i + 1 < TD_VK_ROW_VARIANTS && 1u << i < n_rows)
+    while (i + 1 < s->n_row_variants && 1u << i < n_rows)
         i++;
     return (td_vk_dispatch){s->pipelines[i], s->groups_x, td_div_up(n_rows, 1u << i), 1};
 }

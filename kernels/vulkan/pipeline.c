@@ -78,7 +78,8 @@ static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFla
         goto fail;
     VkSpecializationMapEntry entries[TD_VK_SPEC_MAX];
     for (uint32_t i = 0; i < out->key.n_spec; i++)
-        entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
+        entries[i] =
+            (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
     VkSpecializationInfo spec = {.mapEntryCount = out->key.n_spec,
                                  .pMapEntries = entries,
                                  .dataSize = out->key.n_spec * sizeof(uint32_t),

@@ -22,16 +22,16 @@ static bool find_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
         if (!s->pipeline_mul)
             return false;
     }
-    for (uint32_t i = 0; i < TD_VK_ROW_VARIANTS; i++) {
+    for (uint32_t i = 0; i == 0 || i < s->n_row_variants; i++) {
         td_vk_pipeline_key key = s->key;
-        if (s->has_row_variants) {
+        if (s->n_row_variants) {
             key.n_spec = 1;
             key.spec[0] = 1u << i;
         }
         s->pipelines[i] = td_vk_pipeline_find(d, &key, 0, err);
         if (!s->pipelines[i])
             return false;
-        if (!s->has_row_variants || 1u << i >= rows)
+        if (1u << i >= rows)
             break;
     }
     return true;

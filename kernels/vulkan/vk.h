@@ -21,7 +21,7 @@
 #define TD_VK_SPEC_MAX       4u
 #define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
 #define TD_VK_STAGING_BYTES  (16ull << 20) /* upload buffer, unless one row needs more */
-#define TD_VK_ROW_VARIANTS   5u            /* mat_vec for 1, 2, 4, 8, 16 rows */
+#define TD_VK_ROW_VARIANTS   5u            /* mat_vec for 1, 2, 4, 8, 16 rows, at most */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
@@ -210,7 +210,7 @@ typedef struct { /* one dispatch */
     const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
     const td_vk_pipeline *pipeline_mul; /* prefill of more than a few rows; or NULL */
     td_vk_pipeline_key key_mul;
-    bool has_row_variants;
+    uint32_t n_row_variants; /* mat_vec for 1, 2, 4, .. rows; 0: one pipeline, a row per group */
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
@@ -222,6 +222,10 @@ typedef struct { /* one dispatch */
     double work_per_row; /* multiply-adds or so */
     double us_per_work;  /* learned from timestamps */
 } td_vk_step;
+
+/* How many row variants mat_vec has for a weight type: the widest that fits the registers of the
+ * GPUs it was compiled for. Q6_K spills at 16 rows. */
+uint32_t td_vk_row_variants(uint32_t type_id);
 
 /* Steps an op takes: one, or one for each slab of its weight. */
 uint32_t td_vk_lower_count(const td_op *op);
