@@ -36,9 +36,10 @@ static void test_the_token_loop_allocates_nothing(void **state)
     (void)state;
     scratch s;
     scratch_open(&s);
-    write_file(s.in, "{\"id\":\"a\",\"prompt\":\"Once upon a time\",\"temp\":0.8,\"seed\":1}\n"
-                     "{\"id\":\"b\",\"prompt\":\"There was a fox\",\"temp\":0}\n"
-                     "{\"id\":\"c\",\"prompt\":\"The king\",\"repeat_penalty\":1.2,\"top_p\":0.9}\n");
+    write_file(s.in,
+               "{\"id\":\"a\",\"prompt\":\"Once upon a time\",\"temp\":0.8,\"seed\":1}\n"
+               "{\"id\":\"b\",\"prompt\":\"There was a fox\",\"temp\":0}\n"
+               "{\"id\":\"c\",\"prompt\":\"The king\",\"repeat_penalty\":1.2,\"top_p\":0.9}\n");
     for (size_t i = 0; i < TD_COUNT(kinds); i++) {
         td_run_params params = base_params(&s, tales_target());
         memcpy(params.specs, kinds[i].specs, sizeof kinds[i].specs);

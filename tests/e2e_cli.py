@@ -4,6 +4,8 @@
 usage: e2e_cli.py TANDEM   (run from the source root; standard library only)"""
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -141,6 +143,27 @@ class Cli(unittest.TestCase):
             r = generate('--draft-endpoint', endpoint, '--prompt', 'x')
             self.fails(r, 2, endpoint)
             self.fails(run('draft', '--model', DRAFT, '--bind', endpoint), 2, endpoint)
+
+    def test_a_worker_over_tcp(self):
+        with socket.socket() as s:  # a port that is free
+            s.bind(('127.0.0.1', 0))
+            endpoint = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
+        args = ['--in', '-', '-n', '60', '--temp', '0.7', '--seed', '3']
+        lines = ''.join('{"id": "%d", "prompt": "Once upon a time"}\n' % i for i in range(6))
+        wanted = [json.loads(x)['tokens'] for x in generate(*args, stdin=lines).stdout.splitlines()]
+        worker = subprocess.Popen([TANDEM, 'draft', '--model', DRAFT, '--bind', endpoint],
+                                  stderr=subprocess.PIPE, text=True)
+        try:
+            self.assertIn(endpoint, worker.stderr.readline())
+            r = generate('--draft-endpoint', endpoint, *args, stdin=lines)
+            got = [json.loads(x) for x in r.stdout.splitlines()]
+            self.assertEqual([x['tokens'] for x in got], wanted)
+            self.assertGreater(sum(x['accepted'] for x in got), 0)
+            self.fails(run('draft', '--model', DRAFT, '--bind', endpoint), 69, endpoint)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            self.assertEqual(worker.wait(60), 143)
+            worker.stderr.close()
 
     def test_another_vocabulary_is_refused_with_the_first_token(self):
         other = os.path.join(GOLDEN, 'models', 'llama', 'model.gguf')

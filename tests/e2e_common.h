@@ -113,7 +113,8 @@ static inline void add_placement(const char *text)
     n_placements++;
 }
 
-/* Fills placements[]; `splits` (NULL-ended) are added to what TD_TEST_DEVICES or the default says. */
+/* Fills placements[]; `splits` (NULL-ended) are added to what TD_TEST_DEVICES or the default says.
+ */
 static inline void find_placements(const char *const *splits)
 {
     static char list[1024];
@@ -258,7 +259,8 @@ static inline bool run_tandem(const td_run_params *params, td_run_totals *totals
 }
 
 /* Runs the prompts of s->in and gives the lines. */
-static inline json_t *run_lines(const scratch *s, const td_run_params *params, td_run_totals *totals)
+static inline json_t *run_lines(const scratch *s, const td_run_params *params,
+                                td_run_totals *totals)
 {
     td_run_totals unused;
     td_err err = {0};
@@ -276,8 +278,9 @@ static inline json_int_t line_count(const json_t *line, const char *key)
 /* Law 1: every line says the same; what was drafted may differ. */
 static inline void assert_same_texts(const char *what, const json_t *wanted, const json_t *got)
 {
-    static const char *const keys[] = {"status", "model_sha", "config_sha", "input_sha", "tokens",
-                                       "text", "reason", "error", "prompt_tokens"};
+    static const char *const keys[] = {"status",    "model_sha", "config_sha",
+                                       "input_sha", "tokens",    "text",
+                                       "reason",    "error",     "prompt_tokens"};
     const char *id;
     json_t *line;
     if (json_object_size(wanted) != json_object_size(got))

@@ -86,8 +86,7 @@ static void send_garbage(td_link *link, td_route route, uint32_t draw)
     td_link_try_send(link, route, bytes, n, &err);
 }
 
-static void propose(fake *f, td_peer *peer, td_link *link, td_route route,
-                    const td_wire_propose *p)
+static void propose(fake *f, td_peer *peer, td_link *link, td_route route, const td_wire_propose *p)
 {
     uint32_t ids[TD_WIRE_DRAFT_MAX], n = p->k;
     uint32_t i_proposal = atomic_fetch_add(&f->n_proposals, 1);
@@ -115,14 +114,15 @@ static void propose(fake *f, td_peer *peer, td_link *link, td_route route,
 
 static td_peer *new_peer(fake *f, td_link *link, const td_clock *clock)
 {
-    return td_peer_create(&(td_peer_params){.is_worker = true,
-                                            .n_vocab = f->n_vocab,
-                                            .n_ctx = 512,
-                                            .max_draft = TD_WIRE_DRAFT_MAX,
-                                            .build = "fake",
-                                            .hash = td_draft_vocab_hash,
-                                            .hash_user = (void *)(uintptr_t)td_model_tokenizer(f->model)},
-                          link, clock, &f->err);
+    return td_peer_create(
+        &(td_peer_params){.is_worker = true,
+                          .n_vocab = f->n_vocab,
+                          .n_ctx = 512,
+                          .max_draft = TD_WIRE_DRAFT_MAX,
+                          .build = "fake",
+                          .hash = td_draft_vocab_hash,
+                          .hash_user = (void *)(uintptr_t)td_model_tokenizer(f->model)},
+        link, clock, &f->err);
 }
 
 /* Takes what is there. False when the link failed or, for DYING, when it is time to. */
@@ -149,7 +149,8 @@ static void *fake_main(void *arg)
     td_link *link = transport ? td_link_open(transport, f->endpoint, TD_LINK_BIND, &f->err) : NULL;
     td_peer *peer = NULL;
     td_route route = 0;
-    size_t n_first = 0; /* of the first HELLO, which is taken to learn the way back; it is said again */
+    size_t n_first =
+        0; /* of the first HELLO, which is taken to learn the way back; it is said again */
     while (link && !atomic_load(&f->is_stopping) && f->err.code == TD_OK) {
         td_link_poll_item item = {.link = link};
         if (!td_link_poll(&item, 1, 5000, &f->err) || f->behaviour == ABSENT)
@@ -203,11 +204,12 @@ static json_t *run_with(behaviour b, const char *what, td_run_params *params, td
     if (f.err.code != TD_OK)
         fail_msg("%s: the fake draft: %s", what, f.err.message);
     assert_same_texts(what, wanted, got);
-    printf("%s: the same; accepted %llu of %llu, %llu rounds, joined %llu times, lost %llu, %.2f s\n",
-           what, (unsigned long long)totals->n_accepted, (unsigned long long)totals->n_drafted,
-           (unsigned long long)totals->n_rounds, (unsigned long long)totals->n_draft_joins,
-           (unsigned long long)totals->n_draft_losses,
-           (double)(totals->end_us - totals->start_us) * 1e-6);
+    printf(
+        "%s: the same; accepted %llu of %llu, %llu rounds, joined %llu times, lost %llu, %.2f s\n",
+        what, (unsigned long long)totals->n_accepted, (unsigned long long)totals->n_drafted,
+        (unsigned long long)totals->n_rounds, (unsigned long long)totals->n_draft_joins,
+        (unsigned long long)totals->n_draft_losses,
+        (double)(totals->end_us - totals->start_us) * 1e-6);
     return got;
 }
 
@@ -432,9 +434,24 @@ static void test_a_killed_worker_is_replaced(void **state)
     write_prompts(many, 20000);
     unlink(dir.out);
     pid_t draft = start_draft(tales_draft(), dir.endpoint, "512");
-    const char *argv[] = {NULL, "generate", "--target", tales_target(), "--device", "host:1",
-                          "--draft-endpoint", dir.endpoint, "--in", many, "--out", dir.out,
-                          "-n", "41", "--ignore-eos", "--parallel", "2", NULL};
+    const char *argv[] = {NULL,
+                          "generate",
+                          "--target",
+                          tales_target(),
+                          "--device",
+                          "host:1",
+                          "--draft-endpoint",
+                          dir.endpoint,
+                          "--in",
+                          many,
+                          "--out",
+                          dir.out,
+                          "-n",
+                          "41",
+                          "--ignore-eos",
+                          "--parallel",
+                          "2",
+                          NULL};
     pid_t run = start_tandem(argv);
     uint32_t n_drafted = 0;
     for (int i = 0; i < 3; i++) {

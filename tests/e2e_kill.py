@@ -6,6 +6,7 @@ usage: e2e_kill.py TANDEM [--kills N]   (run from the source root; standard libr
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -94,6 +95,18 @@ class Kill(unittest.TestCase):
         self.assertEqual({k: v['tokens'] for k, v in results(self.out).items()}, expected)
         self.assertGreater(n_killed, 0)
 
+    def test_a_file_torn_at_any_byte_is_resumed(self):
+        source = self.prompts(3)
+        self.run_to_end('--in', source, '--out', self.out)
+        whole = read(self.out)
+        expected = {k: v['tokens'] for k, v in results(self.out).items()}
+        start = len(b''.join(whole.splitlines(True)[:2]))
+        for size in [1, start - 1, start, start + 1, start + 2, (start + len(whole)) // 2, len(whole) - 1]:
+            with open(self.out, 'wb') as f:
+                f.write(whole[:size])
+            self.run_to_end('--in', source, '--out', self.out)
+            self.assertEqual({k: v['tokens'] for k, v in results(self.out).items()}, expected, size)
+
     def test_a_torn_tail_is_removed_and_a_bad_middle_refused(self):
         source = self.prompts(6)
         self.run_to_end('--in', source, '--out', self.out)
@@ -131,9 +144,53 @@ class Kill(unittest.TestCase):
             self.assertTrue(2 <= len(done) < 2000)
             self.assertTrue(all(x['status'] == 'ok' for x in done.values()))
 
+    def test_a_signal_ends_the_wait_for_input_and_two_end_at_once(self):
+        p = subprocess.Popen(command('--in', '-', '--out', self.out), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        p.stdin.write(b'{"id": "a", "prompt": "The fox", "n": 4}\n')
+        p.stdin.flush()
+        self.wait_for_lines(self.out, 1, p)
+        p.send_signal(signal.SIGTERM)
+        self.assertEqual(p.wait(60), 143)
+        p.stdin.close()
+        self.assertEqual(list(results(self.out)), ['a'])
+        # One that is generating a long text goes on with it; the second signal does not let it.
+        source = self.path('long.jsonl')
+        with open(source, 'w') as f:
+            f.write('{"id": "short", "prompt": "A", "n": 1}\n')
+            for i in range(64):
+                f.write('{"id": "l%d", "prompt": "Once", "n": 450}\n' % i)
+        out = self.path('two.jsonl')
+        p = subprocess.Popen(command('--in', source, '--out', out, '--ignore-eos', '--parallel', '64'),
+                             stderr=subprocess.DEVNULL)
+        self.wait_for_lines(out, 1, p)
+        p.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # two that come together are one
+        p.send_signal(signal.SIGINT)
+        self.assertEqual(p.wait(60), 130)
+        self.assertLess(len(results(out)), 65)
+
+    def test_a_full_disk_ends_the_run_with_whole_lines(self):
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write that is too much fails
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        source = self.prompts(20)
+        p = subprocess.run(command('--in', source, '--out', self.out), stderr=subprocess.PIPE, text=True,
+                           preexec_fn=small_files, timeout=120)
+        self.assertEqual(p.returncode, 74, p.stderr)
+        self.assertIn('out.jsonl', p.stderr)
+        n = len(results(self.out))
+        self.assertTrue(0 < n < 20, n)
+        self.run_to_end('--in', source, '--out', self.out)
+        self.assertEqual(len(results(self.out)), 20)
+
     def test_output_that_cannot_be_written(self):
         r = self.run_to_end('--in', self.prompts(3), '--out', '/dev/full', code=74)
         self.assertIn('/dev/full', r.stderr)
+        with open('/dev/full', 'w') as full:
+            self.run_to_end('--in', self.prompts(3), code=74, stdout=full)
+            self.run_to_end('--prompt', 'The fox', '-n', '4', code=74, stdout=full)
+        self.run_to_end('--in', self.prompts(3), '--out', self.path('no/such/folder'), code=74)
+        self.run_to_end('--in', self.path('no-such-file'), '--out', self.out, code=74)
         p = subprocess.Popen(command('--in', self.prompts(2000)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         p.stdout.readline()
         p.stdout.close()
@@ -160,6 +217,26 @@ class Kill(unittest.TestCase):
             f.write('{"id": "good", "prompt": "The fox", "n": 4}\n{"id": "bad", "prompt": "The fox", "n": 4}\n')
         r = self.run_to_end('--in', source, '--out', self.out, '--retry-errors', code=65)
         self.assertIn('bad', r.stderr)  # another input under the same id
+
+    def test_errors_are_run_again_when_asked(self):
+        source = self.prompts(3)
+        self.run_to_end('--in', source, '--out', self.out)
+        lines = read(self.out).splitlines(True)
+        failed = json.loads(lines[1])
+        failed.update(status='error', error='a lost device', text='', tokens=[], reason=None)
+        with open(self.out, 'wb') as f:
+            f.write(lines[0] + json.dumps(failed).encode() + b'\n' + lines[2])
+        before = read(self.out)
+        self.run_to_end('--in', source, '--out', self.out, code=1)  # the error is still there
+        self.assertEqual(read(self.out), before)
+        self.run_to_end('--in', source, '--out', self.out, '--retry-errors')
+        after = read(self.out)
+        self.assertTrue(after.startswith(before))  # what was written stays; the last line of an id counts
+        again = json.loads(after[len(before):])
+        self.assertEqual((again['id'], again['status'], again['tokens']),
+                         (failed['id'], 'ok', json.loads(lines[1])['tokens']))
+        self.run_to_end('--in', source, '--out', self.out, '--retry-errors')
+        self.assertEqual(read(self.out), after)
 
     def test_another_configuration_is_refused_unless_forced(self):
         source = self.prompts(2)

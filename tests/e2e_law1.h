@@ -91,8 +91,8 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
             continue;
         if (memcmp(logits, row_alone(r, rows[i].slot, index[i]), r->n_vocab * sizeof *logits))
             fail_msg("%s: row %u of a batch of %u (prompt %u, row %u of its draft): the logits are "
-                     "not those of the row alone", r->what, i, n, row_prompts[rows[i].slot],
-                     index[i]);
+                     "not those of the row alone",
+                     r->what, i, n, row_prompts[rows[i].slot], index[i]);
         logits += r->n_vocab;
     }
     for (uint32_t slot = 0; slot < ROW_SLOTS; slot++)
@@ -159,10 +159,10 @@ static inline void write_law1_prompts(const char *path, const char *long_prompt,
     assert_non_null(f);
     for (size_t i = 0; i < TD_COUNT(lines); i++) {
         const law1_line *l = &lines[i];
-        json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:f, s:f, s:f, s:i, s:i}", "id", l->id, "prompt",
-                              l->prompt, "temp", l->temp, "top_k", l->top_k, "top_p", l->top_p,
-                              "min_p", l->min_p, "repeat_penalty", l->penalty, "seed", l->seed, "n",
-                              l->n < n_max ? l->n : n_max);
+        json_t *o = json_pack("{s:s, s:s, s:f, s:i, s:f, s:f, s:f, s:i, s:i}", "id", l->id,
+                              "prompt", l->prompt, "temp", l->temp, "top_k", l->top_k, "top_p",
+                              l->top_p, "min_p", l->min_p, "repeat_penalty", l->penalty, "seed",
+                              l->seed, "n", l->n < n_max ? l->n : n_max);
         assert_non_null(o);
         if (l->stop)
             json_object_set_new(o, "stop", json_string(l->stop));
@@ -176,8 +176,9 @@ static inline void write_law1_prompts(const char *path, const char *long_prompt,
 /* A text of n words for the long prompt; to be freed. */
 static inline char *many_words(uint32_t n)
 {
-    static const char *const words[] = {"the ", "king ", "and ", "his ", "three ", "sons ", "went ",
-                                        "into ", "a ", "dark ", "wood, ", "where ", "there ", "was "};
+    static const char *const words[] = {"the ",   "king ",  "and ",   "his ", "three ",
+                                        "sons ",  "went ",  "into ",  "a ",   "dark ",
+                                        "wood, ", "where ", "there ", "was "};
     char *text = calloc(n, 8);
     assert_non_null(text);
     for (uint32_t i = 0; i < n; i++)

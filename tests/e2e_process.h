@@ -38,12 +38,14 @@ static inline pid_t start_tandem(const char **argv)
     assert_int_equal(posix_spawn_file_actions_init(&actions), 0);
     assert_int_equal(posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0), 0);
     assert_int_equal(posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0), 0);
-    assert_int_equal(posix_spawn(&pid, argv[0], &actions, NULL, (char **)(uintptr_t)argv, environ), 0);
+    assert_int_equal(posix_spawn(&pid, argv[0], &actions, NULL, (char **)(uintptr_t)argv, environ),
+                     0);
     posix_spawn_file_actions_destroy(&actions);
     return pid;
 }
 
-/* Sends a signal (0: none) and waits for the end: the exit code, or 256 + the signal that killed. */
+/* Sends a signal (0: none) and waits for the end: the exit code, or 256 + the signal that killed.
+ */
 static inline int stop_process(pid_t pid, int signal)
 {
     int status = 0;
@@ -63,7 +65,8 @@ static inline int stop_process(pid_t pid, int signal)
 /* A draft worker at an ipc endpoint; returns when its socket is there. */
 static inline pid_t start_draft(const char *model, const char *endpoint, const char *n_ctx)
 {
-    const char *argv[] = {NULL, "draft", "--model", model, "--bind", endpoint, "--ctx", n_ctx, NULL};
+    const char *argv[] = {NULL,     "draft", "--model", model, "--bind",
+                          endpoint, "--ctx", n_ctx,     NULL};
     const char *path = endpoint + strlen("ipc://");
     struct stat st;
     unlink(path);

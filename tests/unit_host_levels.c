@@ -78,9 +78,9 @@ static void record_attention(block *m, const block_case *c)
     td_program *p = m->b.p;
     uint32_t n_q = N_HEAD * c->head_dim_k, n_k = N_HEAD_KV * c->head_dim_k;
     uint32_t n_v = N_HEAD_KV * c->head_dim_v;
-    td_kv *kv = bench_kv(&m->b, &(td_kv_params){td_type_find_name(c->k_type),
-                                                td_type_find_name(c->v_type), N_HEAD_KV,
-                                                c->head_dim_k, c->head_dim_v, N_PAGES});
+    td_kv *kv =
+        bench_kv(&m->b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
+                                        N_HEAD_KV, c->head_dim_k, c->head_dim_v, N_PAGES});
     td_view q = td_columns(m->qkv, 0, n_q), k = td_columns(m->qkv, n_q, n_k);
     td_view v = td_columns(m->qkv, n_q + n_k, n_v);
     td_op_rms_norm(p, td_all(m->x), vector(m, N_EMBD, c->odd_weight), 1, 1e-5f, td_all(m->mid));

@@ -197,8 +197,9 @@ static void test_quantize_follows_its_definition(void **state)
 static void test_quantize_is_defined_for_every_float(void **state)
 {
     (void)state;
-    static const float specials[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, FLT_MAX, -FLT_MAX,
-                                     0x1p-120f, 0x1.fffffep-121f, 0x1p-149f, -0x1p-149f};
+    static const float specials[] = {
+        NAN,      INFINITY,  -INFINITY,        0.0f,      -0.0f,     FLT_MAX,
+        -FLT_MAX, 0x1p-120f, 0x1.fffffep-121f, 0x1p-149f, -0x1p-149f};
     float x[32];
     for (size_t s = 0; s < TD_COUNT(specials); s++)
         for (uint32_t at = 0; at < 32; at++) {
@@ -214,6 +215,26 @@ static void test_quantize_is_defined_for_every_float(void **state)
     }
 }
 
+static void test_halves_are_those_of_the_types_table(void **state)
+{
+    (void)state;
+    float x[CHUNK];
+    uint16_t y[CHUNK];
+    for (uint32_t chunk = 0; chunk < 64; chunk++) {
+        for (uint32_t i = 0; i < CHUNK; i++) {
+            uint32_t bits = td_noise_bits(chunk + 5000, i, 0);
+            if (i % 2) /* half of them in the range of halves, subnormal ones included */
+                bits = (bits & 0x807fffffu) | (101 + bits / 7 % 45) << 23;
+            x[i] = td_arith_from_bits(bits);
+        }
+        for (size_t l = 0; l < n_levels; l++) {
+            levels[l]->to_f16(x, CHUNK - 5, y);
+            for (uint32_t i = 0; i < CHUNK - 5; i++)
+                assert_int_equal(y[i], td_f32_to_f16(x[i]));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +242,7 @@ int main(void)
         cmocka_unit_test(test_exp_has_one_result_for_any_bits),
         cmocka_unit_test(test_exp_ends),
         cmocka_unit_test(test_tanh_is_close_to_libm),
+        cmocka_unit_test(test_halves_are_those_of_the_types_table),
         cmocka_unit_test(test_quantize_follows_its_definition),
         cmocka_unit_test(test_quantize_is_defined_for_every_float),
     };

@@ -34,8 +34,8 @@
  *   s[j] = scale * (fma chain of q[d] k[j][d] in ascending d); softcap: s = cap * tanh(s / cap)
  *   m' = max(m, visible s); a NaN is passed over here and comes in below; c = exp(m - m')
  *   p[j] = exp(s[j] - m'), 0 where j is not visible
- *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j ascending
- * y = acc * (1 / sum).
+ *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j
+ * ascending y = acc * (1 / sum).
  *
  * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting
  * 1.5 * 2^23; r = x - n ln 2 in two fmas; a polynomial of degree 6; 2^n multiplied in two steps, so

@@ -1,6 +1,11 @@
 /* Attention of one query head over its pages (host.h, arith.h): a lane is a position while the
  * scores are made, and a column of the value while these are summed. The sum of the values so far
  * lies in the output row itself. */
+#ifndef TD_KERNELS_HOST_BODY_ATTENTION_H
+#define TD_KERNELS_HOST_BODY_ATTENTION_H
+
+#include "kernels/host/body_mat_mul.h"
+
 #define POSITIONS TD_PAGE_POSITIONS
 #define CHAINS    4 /* independent accumulators, to hide the latency of fma */
 
@@ -27,20 +32,18 @@ INLINE void score_page(const td_host_kv *kv, const uint8_t *k, const float *q, f
     const bool is_quantized = type == TD_TYPE_Q8_0 || type == TD_TYPE_Q4_0;
     for (uint32_t lane = 0; lane < POSITIONS; lane += CHAINS * VL) {
         vf acc[CHAINS], scale[CHAINS];
-        UNROLL for (uint32_t c = 0; c < CHAINS; c++)
-            acc[c] = scale[c] = vf_zero();
+        UNROLL for (uint32_t c = 0; c < CHAINS; c++) acc[c] = scale[c] = vf_zero();
         for (uint32_t d0 = 0; d0 < n; d0 += 32) {
             if (is_quantized)
-                UNROLL for (uint32_t c = 0; c < CHAINS; c++)
-                    scale[c] = vf_load_f16(scales + d0 / 32 * POSITIONS + lane + c * VL);
+                UNROLL for (uint32_t c = 0; c < CHAINS; c++) scale[c] =
+                    vf_load_f16(scales + d0 / 32 * POSITIONS + lane + c * VL);
             for (uint32_t d = d0, end = td_min_u32(n, d0 + 32); d < end; d++) {
                 vf qd = vf_set1(q[d]);
-                UNROLL for (uint32_t c = 0; c < CHAINS; c++)
-                    acc[c] = vf_fma(qd, load_key(k, d, lane + c * VL, scale[c], type), acc[c]);
+                UNROLL for (uint32_t c = 0; c < CHAINS; c++) acc[c] =
+                    vf_fma(qd, load_key(k, d, lane + c * VL, scale[c], type), acc[c]);
             }
         }
-        UNROLL for (uint32_t c = 0; c < CHAINS; c++)
-            vf_store(s + lane + c * VL, acc[c]);
+        UNROLL for (uint32_t c = 0; c < CHAINS; c++) vf_store(s + lane + c * VL, acc[c]);
     }
 }
 
@@ -70,31 +73,37 @@ INLINE void add_values(const td_host_kv *kv, const uint8_t *v, const float *p, u
     for (uint32_t d = 0; d < n; d += CHAINS * VL) {
         vf acc[CHAINS];
         uint32_t n_lanes[CHAINS];
-        UNROLL for (uint32_t i = 0; i < CHAINS; i++) {
+        UNROLL for (uint32_t i = 0; i < CHAINS; i++)
+        {
             n_lanes[i] = lanes_left(n, d + i * VL);
-            acc[i] = n_lanes[i] ? vf_mul(vf_load_n(y + d + i * VL, n_lanes[i]), vf_set1(c))
-                                : vf_zero();
+            acc[i] =
+                n_lanes[i] ? vf_mul(vf_load_n(y + d + i * VL, n_lanes[i]), vf_set1(c)) : vf_zero();
         }
         for (uint32_t j = begin; j < end; j++) {
             vf pj = vf_set1(p[j]);
             const uint8_t *row = v + j * kv->row_bytes_v;
-            UNROLL for (uint32_t i = 0; i < CHAINS; i++)
-                if (n_lanes[i])
-                    acc[i] = vf_fma(pj, load_value(row, d + i * VL, n_lanes[i], type), acc[i]);
+            UNROLL for (uint32_t i = 0; i < CHAINS; i++) if (n_lanes[i]) acc[i] =
+                vf_fma(pj, load_value(row, d + i * VL, n_lanes[i], type), acc[i]);
         }
-        UNROLL for (uint32_t i = 0; i < CHAINS; i++)
-            if (n_lanes[i])
-                vf_store_n(y + d + i * VL, acc[i], n_lanes[i]);
+        UNROLL for (uint32_t i = 0; i < CHAINS; i++) if (n_lanes[i])
+            vf_store_n(y + d + i * VL, acc[i], n_lanes[i]);
     }
 }
 
 static void score_any(const td_host_kv *kv, const uint8_t *k, const float *q, float *s)
 {
     switch (kv->base.params.type_k->id) {
-    case TD_TYPE_F32: score_page(kv, k, q, s, TD_TYPE_F32); break;
-    case TD_TYPE_F16: score_page(kv, k, q, s, TD_TYPE_F16); break;
-    case TD_TYPE_Q8_0: score_page(kv, k, q, s, TD_TYPE_Q8_0); break;
-    default: score_page(kv, k, q, s, TD_TYPE_Q4_0);
+    case TD_TYPE_F32:
+        score_page(kv, k, q, s, TD_TYPE_F32);
+        break;
+    case TD_TYPE_F16:
+        score_page(kv, k, q, s, TD_TYPE_F16);
+        break;
+    case TD_TYPE_Q8_0:
+        score_page(kv, k, q, s, TD_TYPE_Q8_0);
+        break;
+    default:
+        score_page(kv, k, q, s, TD_TYPE_Q4_0);
     }
 }
 
@@ -102,10 +111,17 @@ static void add_any(const td_host_kv *kv, const uint8_t *v, const float *p, uint
                     uint32_t end, float c, float *y)
 {
     switch (kv->base.params.type_v->id) {
-    case TD_TYPE_F32: add_values(kv, v, p, begin, end, c, y, TD_TYPE_F32); break;
-    case TD_TYPE_F16: add_values(kv, v, p, begin, end, c, y, TD_TYPE_F16); break;
-    case TD_TYPE_Q8_0: add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q8_0); break;
-    default: add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q4_0);
+    case TD_TYPE_F32:
+        add_values(kv, v, p, begin, end, c, y, TD_TYPE_F32);
+        break;
+    case TD_TYPE_F16:
+        add_values(kv, v, p, begin, end, c, y, TD_TYPE_F16);
+        break;
+    case TD_TYPE_Q8_0:
+        add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q8_0);
+        break;
+    default:
+        add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q4_0);
     }
 }
 
@@ -113,8 +129,7 @@ static void add_any(const td_host_kv *kv, const uint8_t *v, const float *p, uint
 static float finish_scores(float *s, uint32_t begin, uint32_t end, float scale, float softcap)
 {
     vf largest[VECTORS];
-    UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-        largest[v] = vf_set1(-INFINITY);
+    UNROLL for (uint32_t v = 0; v < VECTORS; v++) largest[v] = vf_set1(-INFINITY);
     for (uint32_t i = 0; i < POSITIONS; i += VL) {
         vf a = vf_mul(vf_load(s + i), vf_set1(scale));
         if (softcap != 0)
@@ -126,8 +141,8 @@ static float finish_scores(float *s, uint32_t begin, uint32_t end, float scale, 
     for (uint32_t i = end; i < POSITIONS; i++)
         s[i] = -INFINITY;
     for (uint32_t i = 0; i < POSITIONS; i += 16)
-        UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-            largest[v] = vf_max(vf_load(s + i + v * VL), largest[v]);
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) largest[v] =
+            vf_max(vf_load(s + i + v * VL), largest[v]);
     return v16_max(largest);
 }
 
@@ -136,10 +151,10 @@ static float finish_scores(float *s, uint32_t begin, uint32_t end, float scale, 
 static float exp_scores(float *s, float m)
 {
     vf sum[VECTORS];
-    UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-        sum[v] = vf_zero();
+    UNROLL for (uint32_t v = 0; v < VECTORS; v++) sum[v] = vf_zero();
     for (uint32_t i = 0; i < POSITIONS; i += 16)
-        UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+        {
             vf p = vf_exp(vf_sub(vf_load(s + i + v * VL), vf_set1(m)));
             vf_store(s + i + v * VL, p);
             sum[v] = vf_add(sum[v], p);
@@ -176,3 +191,5 @@ static void attention(const td_host_attention *a)
         vf_store_n(a->y + d, vf_mul(vf_load_n(a->y + d, n), inverse), n);
     }
 }
+
+#endif

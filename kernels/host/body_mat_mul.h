@@ -2,9 +2,22 @@
  * accumulators in registers. The weights of a tile are read once for its rows. A tile's row count
  * is a constant in each copy, so that the loops over rows unroll; the arithmetic of a row is the
  * same in all of them. */
-#define ROWS_MAX     8
-#define Q_VECTOR     (4 * VL) /* bytes of 4 k of VL outputs */
-#define BLOCK_GROUPS 8        /* groups of 4 k in a block of 32 */
+#ifndef TD_KERNELS_HOST_BODY_MAT_MUL_H
+#define TD_KERNELS_HOST_BODY_MAT_MUL_H
+
+#include "kernels/host/body_math.h"
+
+#define ROWS_MAX       8
+#define Q_VECTOR       (4 * VL) /* bytes of 4 k of VL outputs */
+#define BLOCK_GROUPS   8        /* groups of 4 k in a block of 32 */
+#define PREFETCH_BYTES 1024
+
+/* The weights are one stream, but a tile of many rows is too much code between two loads of it for
+ * the CPU to look ahead by itself. Past the end nothing is loaded and nothing faults. */
+INLINE void prefetch(const uint8_t *at)
+{
+    __builtin_prefetch((const void *)((uintptr_t)at + PREFETCH_BYTES));
+}
 
 /* Where the outputs of a tile are: the weights of vector g (VL outputs) of w. */
 INLINE const uint8_t *vector_base(const td_host_weight *w, uint32_t g, size_t lane_bytes)
@@ -32,27 +45,28 @@ INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
     const uint8_t *base[FLOAT_VECTORS];
     vf acc[FLOAT_VECTORS][ROWS_MAX], w[FLOAT_VECTORS];
     const size_t lane_bytes = is_f16 ? 2 : 4;
-    UNROLL for (int v = 0; v < n_vectors; v++) {
+    UNROLL for (int v = 0; v < n_vectors; v++)
+    {
         base[v] = vector_base(m->w, g + (uint32_t)v, lane_bytes);
-        UNROLL for (int r = 0; r < n_rows; r++)
-            acc[v][r] = vf_zero();
+        UNROLL for (int r = 0; r < n_rows; r++) acc[v][r] = vf_zero();
     }
     const float *x = m->x + row * m->x_stride;
     uint32_t n_k = m->w->base.params.n_cols;
     for (uint32_t k = 0; k < n_k; k++) {
-        UNROLL for (int v = 0; v < n_vectors; v++) {
+        UNROLL for (int v = 0; v < n_vectors; v++)
+        {
             const void *at = base[v] + k * (16 * lane_bytes);
             w[v] = is_f16 ? vf_load_f16(at) : vf_load(at);
+            prefetch(at);
         }
-        UNROLL for (int r = 0; r < n_rows; r++) {
+        UNROLL for (int r = 0; r < n_rows; r++)
+        {
             vf xk = vf_set1(x[(size_t)r * m->x_stride + k]);
-            UNROLL for (int v = 0; v < n_vectors; v++)
-                acc[v][r] = vf_fma(w[v], xk, acc[v][r]);
+            UNROLL for (int v = 0; v < n_vectors; v++) acc[v][r] = vf_fma(w[v], xk, acc[v][r]);
         }
     }
-    UNROLL for (int v = 0; v < n_vectors; v++)
-        UNROLL for (int r = 0; r < n_rows; r++)
-            store_tile(m, g + (uint32_t)v, row + (uint32_t)r, acc[v][r]);
+    UNROLL for (int v = 0; v < n_vectors; v++) UNROLL for (int r = 0; r < n_rows; r++)
+        store_tile(m, g + (uint32_t)v, row + (uint32_t)r, acc[v][r]);
 }
 
 INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const bool is_f16, const int n_vectors)
@@ -103,15 +117,17 @@ INLINE void q8_0_tile(const tile *t, const int n_rows, vf *acc)
         const td_act_block *x = t->x + b;
         const uint8_t *quants = small_quants(t, b, TD_Q8_0_QUANTS);
         vi sum[ROWS_MAX];
-        UNROLL for (int r = 0; r < n_rows; r++)
-            sum[r] = w8_start(&x[(size_t)r * t->n_blocks]);
-        UNROLL for (int g = 0; g < BLOCK_GROUPS; g++) {
+        UNROLL for (int r = 0; r < n_rows; r++) sum[r] = w8_start(&x[(size_t)r * t->n_blocks]);
+        UNROLL for (int g = 0; g < BLOCK_GROUPS; g++)
+        {
             w8 w = w8_load(quants + g * 64);
-            UNROLL for (int r = 0; r < n_rows; r++)
-                sum[r] = w8_dot4(sum[r], w, x[(size_t)r * t->n_blocks].q + 4 * g);
+            prefetch(quants + g * 64);
+            UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
+                w8_dot4(sum[r], w, x[(size_t)r * t->n_blocks].q + 4 * g);
         }
         vf d = small_scale(t, b, TD_Q8_0_QUANTS);
-        UNROLL for (int r = 0; r < n_rows; r++) {
+        UNROLL for (int r = 0; r < n_rows; r++)
+        {
             vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
             acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
         }
@@ -122,10 +138,13 @@ INLINE void q8_0_tile(const tile *t, const int n_rows, vf *acc)
 INLINE void dot_nibbles(const uint8_t *quants, const td_act_block *x, size_t x_stride,
                         const int n_rows, vi *sum)
 {
-    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++) {
+    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++)
+    {
         vb pair = vb_load(quants + g * 64);
+        prefetch(quants + g * 64);
         vb low = vb_and(pair, 0x0f), high = vb_and(vb_shr(pair, 4), 0x0f);
-        UNROLL for (int r = 0; r < n_rows; r++) {
+        UNROLL for (int r = 0; r < n_rows; r++)
+        {
             const int8_t *q = x[(size_t)r * x_stride].q + 4 * g;
             sum[r] = vi_dot4(vi_dot4(sum[r], low, q), high, q + 16);
         }
@@ -138,11 +157,11 @@ INLINE void q4_0_tile(const tile *t, const int n_rows, vf *acc)
         const td_act_block *x = t->x + b;
         const uint8_t *quants = small_quants(t, b, TD_Q4_QUANTS);
         vi sum[ROWS_MAX];
-        UNROLL for (int r = 0; r < n_rows; r++)
-            sum[r] = vi_set1(x[(size_t)r * t->n_blocks].by_8);
+        UNROLL for (int r = 0; r < n_rows; r++) sum[r] = vi_set1(x[(size_t)r * t->n_blocks].by_8);
         dot_nibbles(quants, x, t->n_blocks, n_rows, sum);
         vf d = small_scale(t, b, TD_Q4_QUANTS);
-        UNROLL for (int r = 0; r < n_rows; r++) {
+        UNROLL for (int r = 0; r < n_rows; r++)
+        {
             vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
             acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
         }
@@ -160,12 +179,12 @@ INLINE void q4_k_tile(const tile *t, const int n_rows, vf *acc)
         for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q4_QUANTS, scale += 16) {
             const td_act_block *x = t->x + b;
             vi sum[ROWS_MAX];
-            UNROLL for (int r = 0; r < n_rows; r++)
-                sum[r] = vi_set1(0);
+            UNROLL for (int r = 0; r < n_rows; r++) sum[r] = vi_set1(0);
             dot_nibbles(quants, x, t->n_blocks, n_rows, sum);
             /* Products of these are exact as floats, being below 2^24. */
             vf step = vf_of_vi(vi_load_u8(scale)), minimum = vf_of_vi(vi_load_u8(scale + 128));
-            UNROLL for (int r = 0; r < n_rows; r++) {
+            UNROLL for (int r = 0; r < n_rows; r++)
+            {
                 const td_act_block *xr = &x[(size_t)r * t->n_blocks];
                 vf dx = vf_set1(xr->d);
                 vf total = vf_mul(step, vf_of_vi(sum[r]));
@@ -182,13 +201,18 @@ INLINE void dot_sixes(const uint8_t *quants, const td_act_block *x, size_t x_str
                       const int i_half, const int n_rows, vi *sum)
 {
     vb tops = vb_load(quants + TD_Q4_QUANTS + i_half * 64);
-    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++) {
+    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++)
+    {
         vb pair = vb_load(quants + g * 64);
+        prefetch(quants + g * 64);
         vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
-        vb high = g == 0 ? vb_shl(tops, 4) : g == 1 ? vb_shl(tops, 2) : g == 2 ? tops : vb_shr(tops, 2);
+        vb high = g == 0   ? vb_shl(tops, 4)
+                  : g == 1 ? vb_shl(tops, 2)
+                  : g == 2 ? tops
+                           : vb_shr(tops, 2);
         vb u = vb_or(low, vb_and(high, 0x30));
-        UNROLL for (int r = 0; r < n_rows; r++)
-            sum[r] = vi_dot4(sum[r], u, x[(size_t)r * x_stride].q + 16 * i_half + 4 * g);
+        UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
+            vi_dot4(sum[r], u, x[(size_t)r * x_stride].q + 16 * i_half + 4 * g);
     }
 }
 
@@ -202,18 +226,21 @@ INLINE void q6_k_tile(const tile *t, const int n_rows, vf *acc)
         for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q6_K_QUANTS, scale += 32) {
             const td_act_block *x = t->x + b;
             vf total[ROWS_MAX];
-            UNROLL for (int i_half = 0; i_half < 2; i_half++) {
+            UNROLL for (int i_half = 0; i_half < 2; i_half++)
+            {
                 vi sum[ROWS_MAX];
-                UNROLL for (int r = 0; r < n_rows; r++)
-                    sum[r] = vi_set1(x[(size_t)r * t->n_blocks].by_32[i_half]);
+                UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
+                    vi_set1(x[(size_t)r * t->n_blocks].by_32[i_half]);
                 dot_sixes(quants, x, t->n_blocks, i_half, n_rows, sum);
                 vf step = vf_of_vi(vi_load_i8(scale + 16 * i_half)); /* exact, as in q4_k_tile */
-                UNROLL for (int r = 0; r < n_rows; r++) {
+                UNROLL for (int r = 0; r < n_rows; r++)
+                {
                     vf part = vf_mul(step, vf_of_vi(sum[r]));
                     total[r] = i_half ? vf_add(total[r], part) : part;
                 }
             }
-            UNROLL for (int r = 0; r < n_rows; r++) {
+            UNROLL for (int r = 0; r < n_rows; r++)
+            {
                 vf scale_r = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
                 acc[r] = vf_fma(scale_r, total[r], acc[r]);
             }
@@ -225,8 +252,7 @@ INLINE void quant_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
                        const int n_rows)
 {
     vf acc[ROWS_MAX];
-    UNROLL for (int r = 0; r < n_rows; r++)
-        acc[r] = vf_zero();
+    UNROLL for (int r = 0; r < n_rows; r++) acc[r] = vf_zero();
     uint32_t n_blocks = m->w->base.params.n_cols / TD_ACT_BLOCK;
     tile t = {.panel = vector_base(m->w, g, 0),
               .x = m->act + (size_t)row * n_blocks,
@@ -240,8 +266,7 @@ INLINE void quant_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
         q4_k_tile(&t, n_rows, acc);
     else
         q6_k_tile(&t, n_rows, acc);
-    UNROLL for (int r = 0; r < n_rows; r++)
-        store_tile(m, g, row + (uint32_t)r, acc[r]);
+    UNROLL for (int r = 0; r < n_rows; r++) store_tile(m, g, row + (uint32_t)r, acc[r]);
 }
 
 INLINE void mat_mul_quant(const td_host_mat_mul *m, const td_type type)
@@ -288,12 +313,27 @@ static void mat_mul(const td_host_mat_mul *m)
         return;
     }
     switch (m->w->base.params.type->id) {
-    case TD_TYPE_F32: mat_mul_f32(m); break;
-    case TD_TYPE_F16: mat_mul_f16(m); break;
-    case TD_TYPE_Q8_0: mat_mul_q8_0(m); break;
-    case TD_TYPE_Q4_0: mat_mul_q4_0(m); break;
-    case TD_TYPE_Q4_K: mat_mul_q4_k(m); break;
-    case TD_TYPE_Q6_K: mat_mul_q6_k(m); break;
-    default: TD_ASSERT(!"a type without a host kernel");
+    case TD_TYPE_F32:
+        mat_mul_f32(m);
+        break;
+    case TD_TYPE_F16:
+        mat_mul_f16(m);
+        break;
+    case TD_TYPE_Q8_0:
+        mat_mul_q8_0(m);
+        break;
+    case TD_TYPE_Q4_0:
+        mat_mul_q4_0(m);
+        break;
+    case TD_TYPE_Q4_K:
+        mat_mul_q4_k(m);
+        break;
+    case TD_TYPE_Q6_K:
+        mat_mul_q6_k(m);
+        break;
+    default:
+        TD_ASSERT(!"a type without a host kernel");
     }
 }
+
+#endif

@@ -1,5 +1,8 @@
 /* Kernels along a row, over the vectors of vec_*.h. Compiled once per SIMD level by isa_*.c; the
  * arithmetic is arith.h's. */
+#ifndef TD_KERNELS_HOST_BODY_MATH_H
+#define TD_KERNELS_HOST_BODY_MATH_H
+
 #define VECTORS (16 / VL) /* that make up 16 lanes */
 
 INLINE vf vf_exp(vf x)
@@ -56,6 +59,17 @@ static void add_row(const float *a, const float *b, uint32_t n, float *y)
     for (uint32_t i = 0; i < n; i += VL) {
         uint32_t n_left = td_min_u32(n - i, VL);
         vf_store_n(y + i, vf_add(vf_load_n(a + i, n_left), vf_load_n(b + i, n_left)), n_left);
+    }
+}
+
+/* The same halves as td_f32_to_f16. */
+static void f16_row(const float *x, uint32_t n, uint16_t *y)
+{
+    for (uint32_t i = 0; i < n; i += VL) {
+        uint32_t n_left = td_min_u32(n - i, VL);
+        uint16_t halves[VL];
+        vf_store_f16(halves, vf_load_n(x + i, n_left));
+        memcpy(y + i, halves, n_left * sizeof *y);
     }
 }
 
@@ -127,3 +141,5 @@ static void quantize_row(const float *x, uint32_t n, td_act_block *out)
         fill_act_sums(out, v16_sum_i(q), v16_sum_i(q + VECTORS));
     }
 }
+
+#endif

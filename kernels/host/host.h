@@ -52,11 +52,11 @@ typedef struct {
  * Values are [64] rows in the cache's type. */
 typedef struct {
     td_kv base;
-    uint8_t *k, *v;                      /* [n_pages][n_head_kv] of head_bytes */
+    uint8_t *k, *v; /* [n_pages][n_head_kv] of head_bytes */
     size_t head_bytes_k, head_bytes_v;
     size_t scales_offset_k;
-    size_t row_bytes_v;                  /* of one position */
-    uint32_t padded_k, padded_v;         /* head_dim rounded up to the type's block */
+    size_t row_bytes_v;          /* of one position */
+    uint32_t padded_k, padded_v; /* head_dim rounded up to the type's block */
     uint64_t n_bytes;
 } td_host_kv;
 
@@ -64,9 +64,9 @@ typedef struct {
 
 typedef struct {
     const td_op *op;
-    bool is_quantize;   /* of op's input, op being a mat_mul */
-    bool is_by_rows;    /* how a quantize step is cut */
-    uint8_t i_act;      /* the buffer filled or read; TD_HOST_ACTS when none */
+    bool is_quantize; /* of op's input, op being a mat_mul */
+    bool is_by_rows;  /* how a quantize step is cut */
+    uint8_t i_act;    /* the buffer filled or read; TD_HOST_ACTS when none */
 } td_host_step;
 
 typedef struct {
@@ -100,13 +100,14 @@ typedef struct {
 } td_host_attention;
 
 typedef struct {
-    const char *name; /* for td_device_info.driver */
+    const char *name;                                                /* for td_device_info.driver */
     void (*quantize)(const float *x, uint32_t n, td_act_block *out); /* n: a multiple of 32 */
     void (*mat_mul)(const td_host_mat_mul *m);
     void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
     void (*rope)(float *x, const float *cos_sin, td_rope_kind kind, uint32_t n_rot);
     void (*swiglu)(const float *gate, const float *up, uint32_t n, float *y);
     void (*add)(const float *a, const float *b, uint32_t n, float *y);
+    void (*to_f16)(const float *x, uint32_t n, uint16_t *y);
     void (*attention)(const td_host_attention *a);
     void (*exp)(const float *x, uint32_t n, float *y); /* for the tests */
 } td_host_kernels;

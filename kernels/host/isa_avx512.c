@@ -8,7 +8,9 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"))),                 \
+    apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")
@@ -20,10 +22,12 @@
 
 #include "kernels/host/vec_avx512.h"
 
-#include "kernels/host/body_math.h"
-#include "kernels/host/body_mat_mul.h"
+/* clang-format off: each builds on the one before */
 #include "kernels/host/body_attention.h"
+#include "kernels/host/body_mat_mul.h"
+#include "kernels/host/body_math.h"
 #include "kernels/host/body_table.h"
+/* clang-format on */
 
 #if defined(__clang__)
 #pragma clang attribute pop

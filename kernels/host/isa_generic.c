@@ -8,7 +8,9 @@
 
 #include "kernels/host/vec_generic.h"
 
-#include "kernels/host/body_math.h"
-#include "kernels/host/body_mat_mul.h"
+/* clang-format off: each builds on the one before */
 #include "kernels/host/body_attention.h"
+#include "kernels/host/body_mat_mul.h"
+#include "kernels/host/body_math.h"
 #include "kernels/host/body_table.h"
+/* clang-format on */

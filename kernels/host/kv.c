@@ -4,9 +4,9 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-#define OVERREAD_BYTES   64u /* a vector load at the end of the last value */
-#define BLOCK_ELEMENTS   32u
-#define BLOCK_BYTES_MAX  64u
+#define OVERREAD_BYTES  64u /* a vector load at the end of the last value */
+#define BLOCK_ELEMENTS  32u
+#define BLOCK_BYTES_MAX 64u
 
 /* Bytes of one head of one page; fills kv's offsets too when it is given. */
 static void head_sizes(const td_kv_params *p, td_host_kv *kv, uint64_t *bytes_k, uint64_t *bytes_v)
@@ -68,14 +68,29 @@ static void encode_block(const td_type_info *type, const float *x, uint32_t d0, 
     type->quantize(padded, block, BLOCK_ELEMENTS);
 }
 
+static const td_host_kernels *kernels_of(const td_host_kv *kv)
+{
+    return ((const td_host_device *)kv->base.dev)->kernels;
+}
+
 static void write_key(const td_host_kv *kv, uint8_t *head, uint32_t slot, const float *k)
 {
     const td_type_info *type = kv->base.params.type_k;
     uint32_t n = kv->base.params.head_dim_k;
     uint8_t block[BLOCK_BYTES_MAX];
-    if (type->block_elements == 1) {
+    if (type->id == TD_TYPE_F32) {
         for (uint32_t d = 0; d < n; d++)
-            type->quantize(k + d, head + (d * TD_PAGE_POSITIONS + slot) * type->block_bytes, 1);
+            memcpy(head + (d * TD_PAGE_POSITIONS + slot) * 4, k + d, 4);
+        return;
+    }
+    if (type->id == TD_TYPE_F16) {
+        for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS) {
+            uint16_t halves[BLOCK_ELEMENTS];
+            uint32_t n_left = td_min_u32(n - d0, BLOCK_ELEMENTS);
+            kernels_of(kv)->to_f16(k + d0, n_left, halves);
+            for (uint32_t i = 0; i < n_left; i++)
+                memcpy(head + ((d0 + i) * TD_PAGE_POSITIONS + slot) * 2, &halves[i], 2);
+        }
         return;
     }
     uint32_t n_quants = type->block_bytes - 2; /* both types: an f16 scale, then bytes */
@@ -92,8 +107,12 @@ static void write_value(const td_host_kv *kv, uint8_t *row, const float *v)
 {
     const td_type_info *type = kv->base.params.type_v;
     uint32_t n = kv->base.params.head_dim_v;
-    if (type->block_elements == 1) {
-        type->quantize(v, row, n);
+    if (type->id == TD_TYPE_F16) {
+        kernels_of(kv)->to_f16(v, n, (uint16_t *)(void *)row);
+        return;
+    }
+    if (type->id == TD_TYPE_F32) {
+        memcpy(row, v, n * sizeof *v);
         return;
     }
     for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS, row += type->block_bytes)
@@ -115,8 +134,9 @@ uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint3
     const td_tensor_params *table = &batch->pages->params;
     TD_ASSERT(position >= 0 && (uint32_t)position / TD_PAGE_POSITIONS < table->n_cols);
     TD_ASSERT(slot >= 0 && (uint32_t)slot < table->n_rows);
-    int32_t page = ((const int32_t *)batch->pages->data)[(size_t)slot * table->n_cols +
-                                                        (uint32_t)position / TD_PAGE_POSITIONS];
+    int32_t page =
+        ((const int32_t *)batch->pages
+             ->data)[(size_t)slot * table->n_cols + (uint32_t)position / TD_PAGE_POSITIONS];
     TD_ASSERT(page >= 0 && (uint32_t)page < kv->params.n_pages);
     return (uint32_t)page;
 }

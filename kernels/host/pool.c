@@ -50,9 +50,9 @@ struct td_pool {
     _Atomic bool is_stopping;
     claim *claims; /* [n_threads] */
     uint32_t n_threads, n_started;
-    uint32_t n_spins;     /* about SPIN_NS of them */
-    worker *workers;      /* [n_threads - 1] */
-    td_pool_work *work;   /* the run's */
+    uint32_t n_spins;   /* about SPIN_NS of them */
+    worker *workers;    /* [n_threads - 1] */
+    td_pool_work *work; /* the run's */
     void *arg;
     uint32_t first_phase;
 };
@@ -170,8 +170,8 @@ static bool start_workers(td_pool *pool, td_err *err)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failure)
-        return td_err_set(err, TD_E_NOMEM, "cannot start thread %u of %u: %s",
-                          pool->n_started + 1, pool->n_threads, strerror(failure));
+        return td_err_set(err, TD_E_NOMEM, "cannot start thread %u of %u: %s", pool->n_started + 1,
+                          pool->n_threads, strerror(failure));
     return true;
 }
 

@@ -202,8 +202,7 @@ bool td_host_program_compile(td_program *base, td_err *err)
     }
     p->steps = td_alloc(base->n_ops + n_quantized, sizeof *p->steps, err);
     p->phase_ends = td_alloc(base->n_ops + n_quantized, sizeof *p->phase_ends, err);
-    if (!p->steps || !p->phase_ends ||
-        !td_host_reserve(base->dev, TD_HOST_ACTS * act_bytes, err))
+    if (!p->steps || !p->phase_ends || !td_host_reserve(base->dev, TD_HOST_ACTS * act_bytes, err))
         return false;
     p->n_bytes = TD_HOST_ACTS * act_bytes;
     for (uint32_t a = 0; a < TD_HOST_ACTS; a++) {
@@ -230,7 +229,7 @@ void td_host_program_free(td_program *base)
 typedef struct {
     const td_host_kernels *kernels;
     td_host_program *p;
-    uint32_t i, n; /* which part, of how many */
+    uint32_t i, n;   /* which part, of how many */
     uint32_t n_rows; /* of the step */
 } part;
 
@@ -404,16 +403,33 @@ static void run_step(const part *t, const td_host_step *step)
         return;
     }
     switch (step->op->kind) {
-    case TD_OP_EMBED: run_embed(t, step->op); break;
-    case TD_OP_RMS_NORM: run_rms_norm(t, step->op); break;
-    case TD_OP_MAT_MUL: run_mat_mul(t, step); break;
-    case TD_OP_ROPE: run_rope(t, step->op); break;
-    case TD_OP_KV_STORE: run_kv_store(t, step->op); break;
-    case TD_OP_ATTENTION: run_attention(t, step->op); break;
+    case TD_OP_EMBED:
+        run_embed(t, step->op);
+        break;
+    case TD_OP_RMS_NORM:
+        run_rms_norm(t, step->op);
+        break;
+    case TD_OP_MAT_MUL:
+        run_mat_mul(t, step);
+        break;
+    case TD_OP_ROPE:
+        run_rope(t, step->op);
+        break;
+    case TD_OP_KV_STORE:
+        run_kv_store(t, step->op);
+        break;
+    case TD_OP_ATTENTION:
+        run_attention(t, step->op);
+        break;
     case TD_OP_SWIGLU:
-    case TD_OP_ADD: run_pair(t, step->op); break;
-    case TD_OP_GATHER: run_gather(t, step->op); break;
-    case TD_OP_COUNT: break;
+    case TD_OP_ADD:
+        run_pair(t, step->op);
+        break;
+    case TD_OP_GATHER:
+        run_gather(t, step->op);
+        break;
+    case TD_OP_COUNT:
+        break;
     }
 }
 

@@ -29,8 +29,8 @@ typedef struct { /* a block of activations */
 
 typedef struct {
     td_program base;
-    float *head;        /* one padded head of the largest cache */
-    quantized *x;       /* [blocks of the widest mat_mul input] */
+    float *head;  /* one padded head of the largest cache */
+    quantized *x; /* [blocks of the widest mat_mul input] */
 } scalar_program;
 
 static uint64_t weight_bytes(const td_device *dev, const td_weight_params *params)
@@ -76,7 +76,8 @@ static uint64_t kv_bytes(const td_device *dev, const td_kv_params *p)
 {
     (void)dev;
     return (uint64_t)p->n_pages * p->n_head_kv * TD_PAGE_POSITIONS *
-           (padded_row_bytes(p->type_k, p->head_dim_k) + padded_row_bytes(p->type_v, p->head_dim_v));
+           (padded_row_bytes(p->type_k, p->head_dim_k) +
+            padded_row_bytes(p->type_v, p->head_dim_v));
 }
 
 static bool kv_init(td_kv *base, td_err *err)
@@ -200,10 +201,14 @@ static float fold(const td_type_info *type, float acc, const uint8_t *block, uin
 {
     float w;
     switch (type->id) {
-    case TD_TYPE_Q8_0: return fold_q8_0(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q4_0: return fold_q4_0(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q4_K: return fold_q4_k(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q6_K: return fold_q6_k(acc, block, x_blocks + k / BLOCK);
+    case TD_TYPE_Q8_0:
+        return fold_q8_0(acc, block, x_blocks + k / BLOCK);
+    case TD_TYPE_Q4_0:
+        return fold_q4_0(acc, block, x_blocks + k / BLOCK);
+    case TD_TYPE_Q4_K:
+        return fold_q4_k(acc, block, x_blocks + k / BLOCK);
+    case TD_TYPE_Q6_K:
+        return fold_q6_k(acc, block, x_blocks + k / BLOCK);
     default: /* F32, F16: one element */
         type->dequantize(block, &w, 1);
         return fmaf(w, x[k], acc);
@@ -413,19 +418,36 @@ static void gather(const td_op *op, uint32_t r)
 static void run_row(const scalar_program *p, const td_op *op, uint32_t r)
 {
     switch (op->kind) {
-    case TD_OP_EMBED: embed(op, r); break;
-    case TD_OP_RMS_NORM: rms_norm(op, r); break;
-    case TD_OP_MAT_MUL: mat_mul(op, r, p->x); break;
-    case TD_OP_ROPE: rope(op, r); break;
-    case TD_OP_KV_STORE: kv_store(op, r, p->head); break;
+    case TD_OP_EMBED:
+        embed(op, r);
+        break;
+    case TD_OP_RMS_NORM:
+        rms_norm(op, r);
+        break;
+    case TD_OP_MAT_MUL:
+        mat_mul(op, r, p->x);
+        break;
+    case TD_OP_ROPE:
+        rope(op, r);
+        break;
+    case TD_OP_KV_STORE:
+        kv_store(op, r, p->head);
+        break;
     case TD_OP_ATTENTION:
         for (uint32_t h = 0; h < op->u.attention.n_head; h++)
             attend_head(op, r, h, p->head);
         break;
-    case TD_OP_SWIGLU: swiglu(op, r); break;
-    case TD_OP_ADD: add(op, r); break;
-    case TD_OP_GATHER: gather(op, r); break;
-    case TD_OP_COUNT: break;
+    case TD_OP_SWIGLU:
+        swiglu(op, r);
+        break;
+    case TD_OP_ADD:
+        add(op, r);
+        break;
+    case TD_OP_GATHER:
+        gather(op, r);
+        break;
+    case TD_OP_COUNT:
+        break;
     }
 }
 
@@ -435,8 +457,8 @@ static bool program_compile(td_program *base, td_err *err)
     for (uint32_t i = 0; i < base->n_ops; i++) {
         const td_op *op = &base->ops[i];
         if (op->kv)
-            n_head = td_max_u32(n_head, td_max_u32(op->kv->params.head_dim_k,
-                                                   op->kv->params.head_dim_v));
+            n_head = td_max_u32(n_head,
+                                td_max_u32(op->kv->params.head_dim_k, op->kv->params.head_dim_v));
         if (op->kind == TD_OP_MAT_MUL)
             n_blocks = td_max_u32(n_blocks, td_div_up(op->in[0].n_cols, BLOCK));
     }

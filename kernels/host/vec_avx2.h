@@ -1,5 +1,5 @@
 /* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. */
-#define VL 8
+#define VL            8
 #define VF_ROWS_INT   4
 #define VF_ROWS_FLOAT 2
 
@@ -27,7 +27,14 @@ INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 INLINE float f32_of_f16(uint16_t h) { return _cvtsh_ss(h); }
 INLINE vf vf_of_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 INLINE vi vi_bits(vf a) { return _mm256_castps_si256(a); }
@@ -104,7 +111,9 @@ INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
 
 /* Unsigned weights would saturate (2 * 255 * 127), so they are made signed again, and the sign
  * goes to q, which is never -128: 2 * 128 * 127 fits. */
-typedef struct { __m256i sign, magnitude; } w8;
+typedef struct {
+    __m256i sign, magnitude;
+} w8;
 INLINE w8 w8_load(const uint8_t *p)
 {
     __m256i w = _mm256_xor_si256(vb_load(p), _mm256_set1_epi8((char)0x80));

@@ -1,5 +1,5 @@
 /* vec_generic.h's names in AVX-512 F, BW, VL and VNNI: 16 lanes. */
-#define VL 16
+#define VL            16
 #define VF_ROWS_INT   8
 #define VF_ROWS_FLOAT 4
 
@@ -26,6 +26,10 @@ INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 INLINE float f32_of_f16(uint16_t h) { return _cvtsh_ss(h); }
 INLINE vf vf_of_vi(vi a) { return _mm512_cvtepi32_ps(a); }

@@ -4,19 +4,35 @@
  * vf: VL floats. vi: VL int32. vb: 4 VL bytes, lane l being bytes 4l..4l+3. v16_*: functions over
  * 16 lanes in 16 / VL vectors, v32_*: over 32. *_n: the first n lanes (0 <= n <= VL), the others
  * zero or left alone. */
-#define VL 16
+#define VL            16
 #define VF_ROWS_INT   4 /* rows a quantized tile may hold in registers */
 #define VF_ROWS_FLOAT 2
 
-typedef struct { float v[16]; } vf;
-typedef struct { int32_t v[16]; } vi;
-typedef struct { uint8_t v[64]; } vb;
+typedef struct {
+    float v[16];
+} vf;
+typedef struct {
+    int32_t v[16];
+} vi;
+typedef struct {
+    uint8_t v[64];
+} vb;
 
 #define EACH(i, n) for (int i = 0; i < (n); i++)
 
-INLINE vf vf_set1(float a) { vf r; EACH(i, 16) r.v[i] = a; return r; }
+INLINE vf vf_set1(float a)
+{
+    vf r;
+    EACH(i, 16) r.v[i] = a;
+    return r;
+}
 INLINE vf vf_zero(void) { return vf_set1(0); }
-INLINE vf vf_load(const float *p) { vf r; memcpy(&r, p, sizeof r); return r; }
+INLINE vf vf_load(const float *p)
+{
+    vf r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
 INLINE void vf_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
 INLINE vf vf_load_n(const float *p, uint32_t n)
 {
@@ -25,29 +41,88 @@ INLINE vf vf_load_n(const float *p, uint32_t n)
     return r;
 }
 INLINE void vf_store_n(float *p, vf a, uint32_t n) { memcpy(p, &a, n * sizeof *p); }
-INLINE vf vf_add(vf a, vf b) { EACH(i, 16) a.v[i] += b.v[i]; return a; }
-INLINE vf vf_sub(vf a, vf b) { EACH(i, 16) a.v[i] -= b.v[i]; return a; }
-INLINE vf vf_mul(vf a, vf b) { EACH(i, 16) a.v[i] *= b.v[i]; return a; }
-INLINE vf vf_div(vf a, vf b) { EACH(i, 16) a.v[i] /= b.v[i]; return a; }
+INLINE vf vf_add(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] += b.v[i];
+    return a;
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] -= b.v[i];
+    return a;
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] *= b.v[i];
+    return a;
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] /= b.v[i];
+    return a;
+}
 /* a b + c and c - a b, rounded once */
-INLINE vf vf_fma(vf a, vf b, vf c) { EACH(i, 16) c.v[i] = fmaf(a.v[i], b.v[i], c.v[i]); return c; }
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    EACH(i, 16) c.v[i] = fmaf(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
 INLINE vf vf_fnma(vf a, vf b, vf c)
 {
     EACH(i, 16) c.v[i] = fmaf(-a.v[i], b.v[i], c.v[i]);
     return c;
 }
 /* The second operand where one of them is NaN. */
-INLINE vf vf_min(vf a, vf b) { EACH(i, 16) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
-INLINE vf vf_max(vf a, vf b) { EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
-INLINE vf vf_load_f16(const uint16_t *p) { vf r; EACH(i, 16) r.v[i] = td_f16_to_f32(p[i]); return r; }
+INLINE vf vf_min(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+INLINE vf vf_max(vf a, vf b)
+{
+    EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+INLINE vf vf_load_f16(const uint16_t *p)
+{
+    vf r;
+    EACH(i, 16) r.v[i] = td_f16_to_f32(p[i]);
+    return r;
+}
+INLINE void vf_store_f16(uint16_t *p, vf a) { EACH(i, 16) p[i] = td_f32_to_f16(a.v[i]); }
 INLINE float f32_of_f16(uint16_t h) { return td_f16_to_f32(h); }
-INLINE vf vf_of_vi(vi a) { vf r; EACH(i, 16) r.v[i] = (float)a.v[i]; return r; }
-INLINE vi vi_bits(vf a) { vi r; memcpy(&r, &a, sizeof r); return r; }
-INLINE vf vf_bits(vi a) { vf r; memcpy(&r, &a, sizeof r); return r; }
+INLINE vf vf_of_vi(vi a)
+{
+    vf r;
+    EACH(i, 16) r.v[i] = (float)a.v[i];
+    return r;
+}
+INLINE vi vi_bits(vf a)
+{
+    vi r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+INLINE vf vf_bits(vi a)
+{
+    vf r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
 /* Rounds half to even; |a| < 2^31. */
-INLINE vi vi_of_vf(vf a) { vi r; EACH(i, 16) r.v[i] = (int32_t)rintf(a.v[i]); return r; }
+INLINE vi vi_of_vf(vf a)
+{
+    vi r;
+    EACH(i, 16) r.v[i] = (int32_t)rintf(a.v[i]);
+    return r;
+}
 
-INLINE vi vi_set1(int32_t a) { vi r; EACH(i, 16) r.v[i] = a; return r; }
+INLINE vi vi_set1(int32_t a)
+{
+    vi r;
+    EACH(i, 16) r.v[i] = a;
+    return r;
+}
 INLINE vi vi_add(vi a, vi b)
 {
     EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]);
@@ -58,15 +133,39 @@ INLINE vi vi_sub(vi a, vi b)
     EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i]);
     return a;
 }
-INLINE vi vi_and(vi a, vi b) { EACH(i, 16) a.v[i] &= b.v[i]; return a; }
-INLINE vi vi_or(vi a, vi b) { EACH(i, 16) a.v[i] |= b.v[i]; return a; }
-INLINE vi vi_max(vi a, vi b) { EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE vi vi_and(vi a, vi b)
+{
+    EACH(i, 16) a.v[i] &= b.v[i];
+    return a;
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    EACH(i, 16) a.v[i] |= b.v[i];
+    return a;
+}
+INLINE vi vi_max(vi a, vi b)
+{
+    EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
 #define vi_shl(a, n) vi_shl_by(a, n)
-INLINE vi vi_shl_by(vi a, int n) { EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] << n); return a; }
+INLINE vi vi_shl_by(vi a, int n)
+{
+    EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] << n);
+    return a;
+}
 #define vi_sra(a, n) vi_sra_by(a, n)
-INLINE vi vi_sra_by(vi a, int n) { EACH(i, 16) a.v[i] >>= n; return a; }
+INLINE vi vi_sra_by(vi a, int n)
+{
+    EACH(i, 16) a.v[i] >>= n;
+    return a;
+}
 #define vi_srl(a, n) vi_srl_by(a, n)
-INLINE vi vi_srl_by(vi a, int n) { EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return a; }
+INLINE vi vi_srl_by(vi a, int n)
+{
+    EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] >> n);
+    return a;
+}
 INLINE vi vi_load_i8(const void *p)
 {
     const int8_t *b = p;
@@ -95,7 +194,12 @@ INLINE float v16_max(const vf *a)
     EACH(i, 16) m = a->v[i] > m ? a->v[i] : m;
     return m;
 }
-INLINE int32_t v16_sum_i(const vi *a) { int32_t s = 0; EACH(i, 16) s += a->v[i]; return s; }
+INLINE int32_t v16_sum_i(const vi *a)
+{
+    int32_t s = 0;
+    EACH(i, 16) s += a->v[i];
+    return s;
+}
 INLINE int32_t v16_max_i(const vi *a)
 {
     int32_t m = a->v[0];
@@ -104,14 +208,35 @@ INLINE int32_t v16_max_i(const vi *a)
 }
 INLINE void v32_store_i8(int8_t *p, const vi *a) { EACH(i, 32) p[i] = (int8_t)a[i / 16].v[i % 16]; }
 
-INLINE vb vb_load(const uint8_t *p) { vb r; memcpy(&r, p, sizeof r); return r; }
-INLINE vb vb_and(vb a, uint8_t mask) { EACH(i, 64) a.v[i] &= mask; return a; }
-INLINE vb vb_or(vb a, vb b) { EACH(i, 64) a.v[i] |= b.v[i]; return a; }
+INLINE vb vb_load(const uint8_t *p)
+{
+    vb r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+INLINE vb vb_and(vb a, uint8_t mask)
+{
+    EACH(i, 64) a.v[i] &= mask;
+    return a;
+}
+INLINE vb vb_or(vb a, vb b)
+{
+    EACH(i, 64) a.v[i] |= b.v[i];
+    return a;
+}
 /* Shifts of bytes; in vec_avx*.h bits of a neighbour may come in, so a vb_and must follow. */
 #define vb_shl(a, n) vb_shl_by(a, n)
-INLINE vb vb_shl_by(vb a, int n) { EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] << n); return a; }
+INLINE vb vb_shl_by(vb a, int n)
+{
+    EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] << n);
+    return a;
+}
 #define vb_shr(a, n) vb_shr_by(a, n)
-INLINE vb vb_shr_by(vb a, int n) { EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] >> n); return a; }
+INLINE vb vb_shr_by(vb a, int n)
+{
+    EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] >> n);
+    return a;
+}
 /* acc + the dot product of each lane's four unsigned bytes (at most 63) with q[0..3]. */
 INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
 {

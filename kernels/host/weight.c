@@ -23,13 +23,20 @@ static size_t panel_size(const td_weight_params *p)
 {
     size_t n = p->n_cols;
     switch (p->type->id) {
-    case TD_TYPE_F32: return n * 64;
-    case TD_TYPE_F16: return (n * 32 + 63) / 64 * 64;
-    case TD_TYPE_Q8_0: return small_chunk_bytes(n, TD_Q8_0_QUANTS);
-    case TD_TYPE_Q4_0: return small_chunk_bytes(n, TD_Q4_QUANTS);
-    case TD_TYPE_Q4_K: return n / 256 * (TD_K_SCALES + 8 * TD_Q4_QUANTS);
-    case TD_TYPE_Q6_K: return n / 256 * (TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
-    default: TD_ASSERT(!"a type without a host layout");
+    case TD_TYPE_F32:
+        return n * 64;
+    case TD_TYPE_F16:
+        return (n * 32 + 63) / 64 * 64;
+    case TD_TYPE_Q8_0:
+        return small_chunk_bytes(n, TD_Q8_0_QUANTS);
+    case TD_TYPE_Q4_0:
+        return small_chunk_bytes(n, TD_Q4_QUANTS);
+    case TD_TYPE_Q4_K:
+        return n / 256 * (TD_K_SCALES + 8 * TD_Q4_QUANTS);
+    case TD_TYPE_Q6_K:
+        return n / 256 * (TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
+    default:
+        TD_ASSERT(!"a type without a host layout");
     }
     return 0;
 }
@@ -85,7 +92,7 @@ static uint32_t load4(const uint8_t *p)
 
 static void store4(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 
-#define BYTES4(b) ((b) * 0x01010101u) /* the byte b four times */
+#define BYTES4(b) ((b)*0x01010101u) /* the byte b four times */
 
 /* The row's four bytes of vector i. */
 static uint8_t *four_at(place p, uint8_t *vectors, uint32_t i)
@@ -262,12 +269,23 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
     uint32_t n_blocks = w->base.params.n_cols / type->block_elements;
     for (uint32_t b = 0; b < n_blocks; b++, src += type->block_bytes) {
         switch (type->id) {
-        case TD_TYPE_F32: memcpy(p.panel + b * (size_t)64 + p.lane * 4, src, 4); break;
-        case TD_TYPE_F16: memcpy(p.panel + b * (size_t)32 + p.lane * 2, src, 2); break;
-        case TD_TYPE_Q8_0: pack_q8_0(p, b, src); break;
-        case TD_TYPE_Q4_0: pack_q4_0(p, b, src); break;
-        case TD_TYPE_Q4_K: pack_q4_k(p, b, src); break;
-        default: pack_q6_k(p, b, src);
+        case TD_TYPE_F32:
+            memcpy(p.panel + b * (size_t)64 + p.lane * 4, src, 4);
+            break;
+        case TD_TYPE_F16:
+            memcpy(p.panel + b * (size_t)32 + p.lane * 2, src, 2);
+            break;
+        case TD_TYPE_Q8_0:
+            pack_q8_0(p, b, src);
+            break;
+        case TD_TYPE_Q4_0:
+            pack_q4_0(p, b, src);
+            break;
+        case TD_TYPE_Q4_K:
+            pack_q4_k(p, b, src);
+            break;
+        default:
+            pack_q6_k(p, b, src);
         }
     }
 }
@@ -275,12 +293,23 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
 static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *block)
 {
     switch (w->base.params.type->id) {
-    case TD_TYPE_F32: memcpy(block, p.panel + b * (size_t)64 + p.lane * 4, 4); break;
-    case TD_TYPE_F16: memcpy(block, p.panel + b * (size_t)32 + p.lane * 2, 2); break;
-    case TD_TYPE_Q8_0: unpack_q8_0(p, b, block); break;
-    case TD_TYPE_Q4_0: unpack_q4_0(p, b, block); break;
-    case TD_TYPE_Q4_K: unpack_q4_k(p, b, block); break;
-    default: unpack_q6_k(p, b, block);
+    case TD_TYPE_F32:
+        memcpy(block, p.panel + b * (size_t)64 + p.lane * 4, 4);
+        break;
+    case TD_TYPE_F16:
+        memcpy(block, p.panel + b * (size_t)32 + p.lane * 2, 2);
+        break;
+    case TD_TYPE_Q8_0:
+        unpack_q8_0(p, b, block);
+        break;
+    case TD_TYPE_Q4_0:
+        unpack_q4_0(p, b, block);
+        break;
+    case TD_TYPE_Q4_K:
+        unpack_q4_k(p, b, block);
+        break;
+    default:
+        unpack_q6_k(p, b, block);
     }
 }
 

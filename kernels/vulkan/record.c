@@ -83,7 +83,7 @@ static bool allocate(td_vk_program *p, td_vk_recording *r, td_err *err)
         };
         VK_TRY(d, vkAllocateCommandBuffers(d->handle, &info, &r->chunks[i].commands));
     }
-    if (d->physical.limits.timestamp_ns > 0) {
+    if (d->physical.limits.timestamp_ns > 0 && r->n_chunks > 0) { /* a run may have nothing to do */
         VkQueryPoolCreateInfo info = {
             .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
             .queryType = VK_QUERY_TYPE_TIMESTAMP,
