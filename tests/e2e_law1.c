@@ -144,7 +144,10 @@ int main(void)
     if (!is_readable(tales_target()) || !is_readable(tales_draft()))
         return SKIPPED;
     td_log_set_level(TD_LOG_ERROR);
-    for (size_t i = 0; i < TD_COUNT(host_placements); i++)
+    bool is_named = getenv("TD_TEST_DEVICES") != NULL;
+    if (is_named)
+        find_placements(NULL);
+    for (size_t i = 0; !is_named && i < TD_COUNT(host_placements); i++)
         add_placement(host_placements[i]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_do_not_depend_on_their_batch),

@@ -1,7 +1,7 @@
 # Scripts run as tests. Each exits 77 where what it needs is missing.
 function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 600)
+    set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 1800)
     if(label MATCHES "^(validation|e2e)$") # see CMakeLists.txt
         set_tests_properties(${name} PROPERTIES PROCESSORS 2)
     endif()

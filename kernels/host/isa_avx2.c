@@ -20,12 +20,7 @@
 
 #include "kernels/host/vec_avx2.h"
 
-/* clang-format off: each builds on the one before */
-#include "kernels/host/body_attention.h"
-#include "kernels/host/body_mat_mul.h"
-#include "kernels/host/body_math.h"
 #include "kernels/host/body_table.h"
-/* clang-format on */
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -8,9 +8,4 @@
 
 #include "kernels/host/vec_generic.h"
 
-/* clang-format off: each builds on the one before */
-#include "kernels/host/body_attention.h"
-#include "kernels/host/body_mat_mul.h"
-#include "kernels/host/body_math.h"
 #include "kernels/host/body_table.h"
-/* clang-format on */
