@@ -55,7 +55,7 @@ static void check_runs(const model_pair *pair, const placement *p, json_t **host
     scratch s;
     scratch_open(&s);
     char *words = many_words(60), what[256], target[640], draft[640];
-    write_law1_prompts(s.in, words, p->is_host ? 60 : 18);
+    write_law1_prompts(s.in, words, p->is_host ? 60 : 10);
     td_run_params params = base_params(&s, model_path(target, pair->target));
     set_placement(&params, p);
     params.ignore_eos = true;
