@@ -20,6 +20,13 @@ uint64_t td_clock_now_us(const td_clock *clock)
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
+uint64_t td_clock_real_ns(void)
+{
+    struct timespec t;
+    TD_ASSERT(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 void td_clock_advance(td_clock *clock, uint64_t us)
 {
     TD_ASSERT(clock->is_simulated);

@@ -19,6 +19,9 @@ td_clock td_clock_simulated(uint64_t start_us);
 /* Microseconds since an unnamed moment; never goes back. */
 uint64_t td_clock_now_us(const td_clock *clock);
 
+/* Nanoseconds of the real clock, to time what takes less than a microsecond. */
+uint64_t td_clock_real_ns(void);
+
 /* Moves a simulated clock forward (it saturates at the end of time). */
 void td_clock_advance(td_clock *clock, uint64_t us);
 

@@ -1,234 +1,201 @@
-/* tandem bench: prefill and decode speed and the cost of verifying n rows, on one device or a
- * split. The medians of several repeats. */
+/* tandem bench: the command line. What is measured is in bench_measure.c (a model: prefill, decode,
+ * the cost of verifying n rows) and bench_draft.c (a pair); what is shown, in bench_table.c. */
+#include "cli/bench.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/simple.h"
 
 #include "base/check.h"
-#include "base/clock.h"
-#include "base/json_writer.h"
 #include "base/text.h"
-#include "target/chain.h"
+#include "coordinator/coordinator.h"
 
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define WIDTHS_MAX  32u
-#define REPEATS_MAX 101u
+#define DEPTH_MAX (1u << 23)
 
 typedef struct {
-    const char *model, *widths;
-    option_list devices;
-    const td_type_info *type_k, *type_v;
-    uint32_t n_prefill, n_decode, n_repeats;
+    bench_params p;
+    const char *widths, *depths, *draft_max, *types_k, *types_v, *format;
     bool is_json;
 } fields;
 
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the model (required)"},
-    {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
-    {"--pp", NULL, OPT_U32, AT(n_prefill), 1, 65536, "N", "tokens of the prompt (default: 128)"},
-    {"--tg", NULL, OPT_U32, AT(n_decode), 1, 65536, "N", "tokens to decode (default: 32)"},
+    {"--model", NULL, OPT_LIST, AT(p.models), 0, 0, "M.gguf",
+     "the model (required); several are measured one after another"},
+    {"--device", NULL, OPT_LIST, AT(p.devices), 0, 0, "SPEC",
+     "as in generate; several make a split"},
+    {"--each", NULL, OPT_FLAG, AT(p.is_each), 0, 0, NULL,
+     "no split: each device holds the whole model, one after another"},
+    {"--together", NULL, OPT_FLAG, AT(p.is_together), 0, 0, NULL,
+     "no split: each device holds the whole model, all running at once"},
+    {"--pp", NULL, OPT_U32, AT(p.n_prefill), 0, 65536, "N",
+     "tokens of the prompt; 0: no such test (default: 128)"},
+    {"--tg", NULL, OPT_U32, AT(p.n_decode), 0, 65536, "N",
+     "tokens to decode; 0: no such test (default: 32)"},
     {"--widths", NULL, OPT_TEXT, AT(widths), 0, 0, "1,2,4",
      "rows of a verification, 1..64 each (default: 1,2,4,8,9,16)"},
-    {"--repeat", NULL, OPT_U32, AT(n_repeats), 1, REPEATS_MAX, "N", "repeats of each (default: 5)"},
-    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
-     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
-     "type of cached values (default: f16)"},
-    {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "as JSON"},
+    {"--depth", NULL, OPT_TEXT, AT(depths), 0, 0, "0,4096",
+     "tokens in the cache before each test begins (default: 0)"},
+    {"--repeat", NULL, OPT_U32, AT(p.n_repeats), 1, BENCH_REPEATS_MAX, "N",
+     "repeats of each test (default: 5)"},
+    {"--kv-k", NULL, OPT_TEXT, AT(types_k), 0, 0, "TYPE,..",
+     "types of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"--kv-v", NULL, OPT_TEXT, AT(types_v), 0, 0, "TYPE,..",
+     "types of cached values; each with each of the keys (default: f16)"},
+    {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL, "the time of each test by op too"},
+    {"--measure", NULL, OPT_FLAG, AT(p.is_measure), 0, 0, NULL,
+     "also how near each test comes to the device's bandwidth (a second or two)"},
+    {"--draft", NULL, OPT_TEXT, AT(p.draft), 0, 0, "D.gguf",
+     "measure the pair instead: plain decoding and drafts of each length"},
+    {"--draft-device", NULL, OPT_TEXT, AT(p.draft_device), 0, 0, "SPEC",
+     "where the draft runs (default: as in generate)"},
+    {"--draft-max", NULL, OPT_TEXT, AT(draft_max), 0, 0, "1,2,4",
+     "draft lengths, 1..63 each (default: 1,2,4,8)"},
+    {"--in", NULL, OPT_TEXT, AT(p.in_path), 0, 0, "FILE.jsonl",
+     "prompts of the pair (default: four built in)"},
+    {"-n", NULL, OPT_U32, AT(p.n_predict), 1, 65536, "N",
+     "tokens of each prompt at most, past end-of-text tokens (default: 64)"},
+    {"--temp", NULL, OPT_FLOAT, AT(p.temperature), 0, 100, "T",
+     "temperature of the pair (default: 0, greedy)"},
+    {"--seed", NULL, OPT_U64, AT(p.seed), 0, 9223372036854774784.0, "S",
+     "of the pair's sampling and of --accept (default: 0)"},
+    {"--parallel", NULL, OPT_U32, AT(p.n_parallel), 1, TD_SEQUENCES_MAX, "N",
+     "sequences of the pair at once, 1..64 (default: 1)"},
+    {"--accept", NULL, OPT_FLOAT, AT(p.accept), 0, 1, "P",
+     "synthetic acceptance: drafts are right with probability P, whatever the draft says"},
+    {"--format", NULL, OPT_TEXT, AT(format), 0, 0, "F",
+     "md, csv, json (a list) or jsonl (default: md)"},
+    {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "one object of each model and device"},
 };
 static const command_help help = {
     "bench", "tandem bench --model M.gguf [--device SPEC]... [options]",
-    "Measures tokens/s of prefill and decode, and c(n) = time of n rows / time of one.", options,
-    TD_COUNT(options)};
+    "Measures tokens/s of prefill and decode, and c(n) = time of n rows / time of one; or, with\n"
+    "--draft, a pair.",
+    options, TD_COUNT(options)};
 
-static bool parse_widths(const char *text, uint32_t widths[WIDTHS_MAX], uint32_t *n, td_err *err)
+static bool read_types(const char *flag, const char *text, const td_type_info **out, uint32_t *n,
+                       td_err *err)
 {
+    bool is_ok = *text;
     *n = 0;
-    for (const char *p = text; *p;) {
+    for (const char *p = text; is_ok && *p;) {
         size_t n_bytes = strcspn(p, ",");
+        bool is_last = !p[n_bytes];
         char one[16] = "";
-        uint64_t value = 0;
         if (n_bytes < sizeof one)
             memcpy(one, p, n_bytes);
-        if (!td_text_read_u64(one, &value) || value < 1 || value > TD_VERIFY_ROWS_MAX ||
-            *n == WIDTHS_MAX)
-            return td_err_set(err, TD_E_USAGE, "--widths: %s; allowed: up to %u numbers of 1..%u",
-                              td_text_quote(text, strlen(text)).text, WIDTHS_MAX,
-                              TD_VERIFY_ROWS_MAX);
-        widths[(*n)++] = (uint32_t)value;
-        p += n_bytes + (p[n_bytes] == ',');
+        const td_type_info *type = td_type_find_name(one);
+        is_ok = type && type->is_cache_type && *n < BENCH_LIST_MAX && (is_last || p[n_bytes + 1]);
+        if (is_ok)
+            out[(*n)++] = type;
+        p += n_bytes + !is_last;
     }
-    return *n > 0 || td_err_set(err, TD_E_USAGE, "--widths: no number");
+    return is_ok || td_err_set(err, TD_E_USAGE, "%s: %s; allowed: up to %u of f32, f16, q8_0, q4_0",
+                               flag, td_text_quote(text, strlen(text)).text, BENCH_LIST_MAX);
 }
 
-static int by_value(const void *a, const void *b)
+static bool read_format(fields *f, td_err *err)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, uint32_t n)
-{
-    qsort(values, n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-/* Runs n tokens from `position` in one batch (or in prefill chunks); *seconds is what it took. */
-static bool timed_run(td_chain *chain, td_mode mode, uint32_t n_vocab, uint32_t position,
-                      uint32_t n, double *seconds, td_err *err)
-{
-    const td_clock clock = td_clock_real();
-    uint64_t start = td_clock_now_us(&clock);
-    for (uint32_t done = 0; done < n;) {
-        td_forward_row rows[TD_PREFILL_ROWS_MAX];
-        uint32_t n_rows = td_min_u32(n - done, TD_PREFILL_ROWS_MAX);
-        for (uint32_t i = 0; i < n_rows; i++) {
-            uint32_t at = position + done + i;
-            rows[i] = (td_forward_row){.position = at,
-                                       .token = (7 * at + 11) % n_vocab,
-                                       .is_output = mode == TD_MODE_VERIFY || done + i + 1 == n};
+    static const char *const names[] = {"md", "csv", "json", "jsonl"};
+    static const bench_format formats[] = {BENCH_TABLE, BENCH_CSV, BENCH_JSON, BENCH_JSONL};
+    if (f->is_json && f->format)
+        return td_err_set(err, TD_E_USAGE, "give either --json or --format, not both");
+    f->p.format = f->is_json ? BENCH_OBJECT : BENCH_TABLE;
+    for (size_t i = 0; i < TD_COUNT(names); i++)
+        if (f->format && !strcmp(f->format, names[i])) {
+            f->p.format = formats[i];
+            return true;
         }
-        if (!td_chain_run(chain, mode, rows, n_rows, err))
-            return false;
-        done += n_rows;
-    }
-    *seconds = (double)(td_clock_now_us(&clock) - start) * 1e-6;
+    return !f->format || td_err_set(err, TD_E_USAGE, "--format: %s; allowed: md, csv, json, jsonl",
+                                    td_text_quote(f->format, strlen(f->format)).text);
+}
+
+/* Options that mean nothing together are refused: a figure that was not asked for misleads. */
+static bool check_combination(const fields *f, td_err *err)
+{
+    const bench_params *p = &f->p;
+    if (!p->models.n)
+        return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
+    if (p->is_each && p->is_together)
+        return td_err_set(err, TD_E_USAGE, "give either --each or --together, not both");
+    if (p->is_together && p->devices.n < 2)
+        return td_err_set(err, TD_E_USAGE, "--together: %u devices; give --device at least twice",
+                          p->devices.n);
+    if (p->is_ops && (p->format == BENCH_CSV || p->is_together))
+        return td_err_set(err, TD_E_USAGE, "--ops: not with %s",
+                          p->is_together ? "--together" : "--format csv; use json");
+    if (!p->draft && (p->draft_device || f->draft_max || p->in_path || p->accept >= 0 ||
+                      p->n_predict || p->n_parallel || p->temperature >= 0))
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft-device, --draft-max, --in, -n, --temp, --parallel and --accept "
+                          "need --draft D.gguf");
+    if (p->draft && (p->models.n > 1 || p->is_each || p->is_together || p->is_ops ||
+                     p->is_measure || f->depths || p->n_types_k * p->n_types_v > 1))
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft: one model and one type of keys and of values; no --each, "
+                          "--together, --ops, --measure or --depth");
     return true;
 }
 
-typedef struct {
-    double prefill_rate, decode_rate; /* tokens/s, medians */
-    uint32_t n_widths, widths[WIDTHS_MAX];
-    double verify_ms[WIDTHS_MAX], c[WIDTHS_MAX];
-} measured;
-
-static bool measure(const fields *f, td_chain *chain, uint32_t n_vocab, measured *m, td_err *err)
+static bool check(fields *f, td_err *err)
 {
-    double prefill[REPEATS_MAX], decode[REPEATS_MAX], verify[REPEATS_MAX], t, one_row = 0;
-    if (!timed_run(chain, TD_MODE_PREFILL, n_vocab, 0, f->n_prefill, &t, err)) /* warm-up */
-        return false;
-    for (uint32_t r = 0; r < f->n_repeats; r++) {
-        td_chain_truncate(chain, 0, 0);
-        if (!timed_run(chain, TD_MODE_PREFILL, n_vocab, 0, f->n_prefill, &t, err))
-            return false;
-        prefill[r] = f->n_prefill / t;
-        decode[r] = 0;
-        for (uint32_t i = 0; i < f->n_decode; i++) {
-            if (!timed_run(chain, TD_MODE_VERIFY, n_vocab, f->n_prefill + i, 1, &t, err))
-                return false;
-            decode[r] += t;
-        }
-        decode[r] = f->n_decode / decode[r];
-    }
-    m->prefill_rate = median(prefill, f->n_repeats);
-    m->decode_rate = median(decode, f->n_repeats);
-    for (uint32_t k = 0; k < m->n_widths; k++) {
-        for (uint32_t r = 0; r <= f->n_repeats; r++) { /* the first is a warm-up */
-            td_chain_truncate(chain, 0, f->n_prefill);
-            if (!timed_run(chain, TD_MODE_VERIFY, n_vocab, f->n_prefill, m->widths[k], &t, err))
-                return false;
-            if (r > 0)
-                verify[r - 1] = t;
-        }
-        m->verify_ms[k] = median(verify, f->n_repeats) * 1e3;
-        one_row = k == 0 ? m->verify_ms[0] : one_row;
-        m->c[k] = m->verify_ms[k] / one_row;
-    }
-    return true;
-}
-
-static bool print_json(const fields *f, const measured *m, td_err *err)
-{
-    td_json_writer *w = td_json_writer_create(false, err);
-    if (!w)
-        return false;
-    char key[32];
-    td_json_begin_object(w);
-    td_json_write_key(w, "model");
-    td_json_write_string(w, f->model);
-    snprintf(key, sizeof key, "pp%u", f->n_prefill);
-    td_json_write_key(w, key);
-    td_json_write_double(w, m->prefill_rate);
-    snprintf(key, sizeof key, "tg%u", f->n_decode);
-    td_json_write_key(w, key);
-    td_json_write_double(w, m->decode_rate);
-    td_json_write_key(w, "verify");
-    td_json_begin_object(w);
-    for (uint32_t k = 0; k < m->n_widths; k++) {
-        snprintf(key, sizeof key, "%u", m->widths[k]);
-        td_json_write_key(w, key);
-        td_json_begin_object(w);
-        td_json_write_key(w, "ms");
-        td_json_write_double(w, m->verify_ms[k]);
-        td_json_write_key(w, "c");
-        td_json_write_double(w, m->c[k]);
-        td_json_end_object(w);
-    }
-    td_json_end_object(w);
-    td_json_end_object(w);
-    const char *text;
-    size_t n_bytes;
-    bool is_ok = td_json_writer_end(w, &text, &n_bytes, err);
-    if (is_ok)
-        puts(text);
-    td_json_writer_destroy(&w);
+    bench_params *p = &f->p;
+    bool is_ok =
+        read_types("--kv-k", f->types_k, p->types_k, &p->n_types_k, err) &&
+        read_types("--kv-v", f->types_v, p->types_v, &p->n_types_v, err) &&
+        read_numbers("--widths", f->widths, 1, TD_VERIFY_ROWS_MAX, p->widths.items, BENCH_LIST_MAX,
+                     &p->widths.n, err) &&
+        read_numbers("--depth", f->depths ? f->depths : "0", 0, DEPTH_MAX, p->depths.items,
+                     BENCH_LIST_MAX, &p->depths.n, err) &&
+        read_numbers("--draft-max", f->draft_max ? f->draft_max : "1,2,4,8", 1, TD_DRAFT_MAX,
+                     p->draft_max.items, BENCH_LIST_MAX, &p->draft_max.n, err) &&
+        read_format(f, err) && check_combination(f, err);
+    p->n_predict = p->n_predict ? p->n_predict : 64;
+    p->n_parallel = p->n_parallel ? p->n_parallel : 1;
+    p->temperature = p->temperature > 0 ? p->temperature : 0;
     return is_ok;
 }
 
-static bool run(const fields *f, td_err *err)
+static void write_lower(char *out, size_t n_bytes, const char *name)
 {
-    measured m = {0};
-    if (!parse_widths(f->widths, m.widths, &m.n_widths, err))
-        return false;
-    td_model *model = td_model_open(f->model, err);
-    const char *defaults[TD_STAGES_MAX];
-    uint32_t n_default = f->devices.n ? 0 : td_chain_default_specs(defaults);
-    td_chain *chain = NULL;
-    if (model)
-        chain = td_chain_create(
-            &(td_chain_params){.model = model,
-                               .specs = f->devices.n ? f->devices.items : defaults,
-                               .n_specs = f->devices.n ? f->devices.n : n_default,
-                               .type_k = f->type_k,
-                               .type_v = f->type_v,
-                               .n_slots = 1,
-                               .n_ctx = f->n_prefill + td_max_u32(f->n_decode, TD_VERIFY_ROWS_MAX)},
-            err);
-    bool is_ok = chain && measure(f, chain, td_model_hparams(model)->n_vocab, &m, err);
-    if (is_ok && f->is_json) {
-        is_ok = print_json(f, &m, err);
-    } else if (is_ok) {
-        printf("%s: prefill of %u: %.1f tokens/s, decode: %.1f tokens/s\n", f->model, f->n_prefill,
-               m.prefill_rate, m.decode_rate);
-        for (uint32_t k = 0; k < m.n_widths; k++)
-            printf("  verify %2u rows: %9.3f ms, c(n) %.2f\n", m.widths[k], m.verify_ms[k], m.c[k]);
-    }
-    td_chain_destroy(&chain);
-    td_model_close(&model);
-    return is_ok;
+    size_t n = 0;
+    for (; name[n] && n + 1 < n_bytes; n++)
+        out[n] = (char)(name[n] >= 'A' && name[n] <= 'Z' ? name[n] + 32 : name[n]);
+    out[n] = 0;
+}
+
+void bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
+                    const td_type_info *type_v)
+{
+    const td_gguf *g = td_model_gguf(model);
+    c->model = td_model_path(model);
+    c->model_bytes = 0;
+    for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
+        c->model_bytes += td_gguf_tensor_at(g, i)->n_bytes;
+    write_lower(c->type_k, sizeof c->type_k, type_k->name);
+    write_lower(c->type_v, sizeof c->type_v, type_v->name);
 }
 
 int command_bench(int argc, char **argv, td_err *err)
 {
     fields f = {.widths = "1,2,4,8,9,16",
-                .type_k = td_type_find(TD_TYPE_F16),
-                .type_v = td_type_find(TD_TYPE_F16),
-                .n_prefill = 128,
-                .n_decode = 32,
-                .n_repeats = 5};
+                .types_k = "f16",
+                .types_v = "f16",
+                .p = {.n_prefill = 128,
+                      .n_decode = 32,
+                      .n_repeats = 5,
+                      .temperature = -1, /* not given, like zeros of what is not named here */
+                      .accept = -1}};
     bool is_help;
+    int signal = 0;
     if (!options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help)
         options_print_help(&help);
-    else if (!f.model)
-        td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-    else
-        run(&f, err);
-    return 0;
+    else if (check(&f, err))
+        (void)(f.p.draft ? bench_pair(&f.p, &signal, err) : bench_models(&f.p, err));
+    return signal ? 128 + signal : 0;
 }

@@ -55,3 +55,28 @@ bool read_token_ids(const char *text, uint32_t n_vocab, uint32_t **ids, size_t *
     td_free(file);
     return is_ok;
 }
+
+bool read_numbers(const char *flag, const char *text, uint32_t min, uint32_t max, uint32_t *out,
+                  uint32_t n_max, uint32_t *n, td_err *err)
+{
+    *n = 0;
+    bool is_ok = *text;
+    for (const char *p = text; is_ok && *p;) {
+        size_t n_bytes = strcspn(p, ",");
+        bool is_last = !p[n_bytes];
+        char one[16] = "";
+        uint64_t value = 0;
+        if (n_bytes < sizeof one)
+            memcpy(one, p, n_bytes);
+        is_ok = td_text_read_u64(one, &value) && value >= min && value <= max && *n < n_max &&
+                (is_last || p[n_bytes + 1]);
+        for (uint32_t i = 0; is_ok && i < *n; i++)
+            is_ok = out[i] != value;
+        if (is_ok)
+            out[(*n)++] = (uint32_t)value;
+        p += n_bytes + !is_last;
+    }
+    return is_ok || td_err_set(err, TD_E_USAGE,
+                               "%s: %s; allowed: up to %u different numbers of %u..%u, as in 1,2,4",
+                               flag, td_text_quote(text, strlen(text)).text, n_max, min, max);
+}

@@ -1,11 +1,10 @@
 # Compiles kernels/shaders/*.comp to SPIR-V, optimizes it and links it into td_kernels, where
 # td_shader_find("mat_vec.Q4_K") gives its words. A shader named in TD_SHADER_VARIANTS is compiled
 # once per value of the macro, all others once. Includes are tracked through depfiles.
-set(TD_QUANTS F32=0 F16=1 Q4_0=2 Q8_0=8 Q4_K=12 Q6_K=14) # GGUF type ids, as in kernels/types.h
+set(TD_QUANTS F32=0 F16=1 Q4_0=2 Q8_0=8 Q4_K=12 Q6_K=14 BF16=30) # GGUF type ids, as in kernels/types.h
 set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
     embed:QUANT:TD_QUANTS
-    mat_vec:QUANT:TD_QUANTS
-    mat_mul:QUANT:TD_QUANTS)
+    mat_vec:QUANT:TD_QUANTS)
 
 set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)
 file(MAKE_DIRECTORY ${TD_SHADER_DIR})

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define STEPS_MAX 16u /* of the model, in one submission */
+
 typedef struct {
     bool is_open;
     uint32_t sequence;
@@ -36,7 +38,9 @@ static td_forward_params forward_params(const td_drafter *d)
                                .type_k = d->params.type_k,
                                .type_v = d->params.type_v,
                                .n_slots = d->params.n_slots,
-                               .n_ctx = d->n_ctx};
+                               .n_ctx = d->n_ctx,
+                               .is_choosing = true,
+                               .n_steps_max = STEPS_MAX};
 }
 
 /* The model's context, halved until it fits. */
@@ -197,17 +201,25 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
     return true;
 }
 
-/* Runs rows s->n_cached .. n-1 of the known tokens; logits of the last one are then the output. */
+/* Row i of a sequence; `n` tokens are known, so the last row's token is wanted. */
+static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint32_t i, uint32_t n)
+{
+    return (td_forward_row){.slot = (uint32_t)(s - d->sequences),
+                            .position = i,
+                            .token = s->tokens[i],
+                            .is_output = i + 1 == n,
+                            .sampling = &s->sampling,
+                            .stream = s->stream};
+}
+
+/* Runs rows s->n_cached .. n-1 of the known tokens; the last one is then the output. */
 static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     while (s->n_cached < n) {
         uint32_t n_rows = td_min_u32(n - s->n_cached, TD_PREFILL_ROWS_MAX);
         for (uint32_t i = 0; i < n_rows; i++)
-            rows[i] = (td_forward_row){.slot = (uint32_t)(s - d->sequences),
-                                       .position = s->n_cached + i,
-                                       .token = s->tokens[s->n_cached + i],
-                                       .is_output = s->n_cached + i + 1 == n};
+            rows[i] = row_of(d, s, s->n_cached + i, n);
         td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
         if (!td_forward_run(d->forward, mode, rows, n_rows, err)) {
             /* The cache has grown by rows that hold nothing. */
@@ -218,6 +230,50 @@ static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
         s->n_cached += n_rows;
         d->stats.n_evaluated += n_rows;
     }
+    return true;
+}
+
+static void append(sequence_state *s, uint32_t token, uint32_t *ids, uint32_t *n_ids)
+{
+    s->tokens[s->n_tokens++] = token;
+    ids[(*n_ids)++] = token;
+}
+
+/* One token after all that are known. */
+static bool propose_one(td_drafter *d, sequence_state *s, uint32_t *ids, uint32_t *n_ids,
+                        td_err *err)
+{
+    uint32_t n = s->n_tokens, token;
+    roll_back(d, s, n - 1);
+    if (!evaluate(d, s, n, err))
+        return false;
+    td_forward_row row = row_of(d, s, n - 1, n);
+    if (!td_forward_choose(d->forward, 0, &row, s->tokens, d->sampler, &token, NULL, err))
+        return false;
+    append(s, token, ids, n_ids);
+    return true;
+}
+
+/* Several at once; none when the device cannot tell the first one. */
+static bool propose_some(td_drafter *d, sequence_state *s, uint32_t k, uint32_t *ids,
+                         uint32_t *n_ids, td_err *err)
+{
+    td_forward_row rows[TD_VERIFY_ROWS_MAX];
+    uint32_t tokens[STEPS_MAX], n_tokens = 0;
+    if (s->n_tokens - s->n_cached > TD_VERIFY_ROWS_MAX && !evaluate(d, s, s->n_tokens - 1, err))
+        return false;
+    uint32_t n_rows = s->n_tokens - s->n_cached;
+    for (uint32_t i = 0; i < n_rows; i++)
+        rows[i] = row_of(d, s, s->n_cached + i, s->n_tokens);
+    k = td_min_u32(td_min_u32(k, STEPS_MAX), d->n_ctx - s->n_tokens);
+    if (!td_forward_draft(d->forward, rows, n_rows, k, tokens, &n_tokens, err)) {
+        td_cache_truncate(td_forward_cache(d->forward), rows[0].slot, s->n_cached);
+        return false;
+    }
+    s->n_cached = s->n_tokens + n_tokens - 1;
+    d->stats.n_evaluated += n_rows + k - 1;
+    for (uint32_t i = 0; i < n_tokens; i++)
+        append(s, tokens[i], ids, n_ids);
     return true;
 }
 
@@ -239,13 +295,13 @@ bool td_drafter_propose(td_drafter *d, uint32_t sequence, uint32_t position, uin
     /* The logits of the last known position are wanted again, so that row is run again. */
     roll_back(d, s, position - 1);
     s->n_tokens = position;
+    bool is_plain = td_sampling_is_plain(&s->sampling, d->n_vocab);
     while (*n_ids < k && s->n_tokens < d->n_ctx) {
-        if (!evaluate(d, s, s->n_tokens, err))
+        uint32_t n_before = *n_ids;
+        if (is_plain && !propose_some(d, s, k - n_before, ids, n_ids, err))
             return false;
-        uint32_t id = td_sample(d->sampler, &s->sampling, td_forward_output(d->forward), s->tokens,
-                                s->n_tokens, s->stream, s->n_tokens);
-        s->tokens[s->n_tokens++] = id;
-        ids[(*n_ids)++] = id;
+        if (*n_ids == n_before && !propose_one(d, s, ids, n_ids, err))
+            return false;
     }
     d->stats.n_proposals++;
     d->stats.n_tokens += *n_ids;

@@ -5,8 +5,11 @@
 
 #include "kernels/ops.h"
 
+#include <string.h>
+
 #define TD_PROGRAM_OPS_MAX 8192u
 #define TD_VIEWS_MAX       3u
+#define TD_WRITES_MAX      4u
 
 typedef enum {
     TD_OP_EMBED,
@@ -18,6 +21,9 @@ typedef enum {
     TD_OP_SWIGLU,
     TD_OP_ADD,
     TD_OP_GATHER,
+    TD_OP_TOP,  /* in: logits, draws */
+    TD_OP_PICK, /* in: parts, draws */
+    TD_OP_FEED, /* in: picks; weight: table; out: trail; writes: draws, ids, positions, cos_sin */
     TD_OP_COUNT
 } td_op_kind;
 
@@ -28,6 +34,8 @@ typedef struct {
     uint32_t n_in;
     td_view in[TD_VIEWS_MAX];
     td_view out;
+    td_tensor *writes[TD_WRITES_MAX]; /* [n_writes] tensors it reads and writes besides */
+    uint32_t n_writes;
     td_weight *weight, *bias;
     td_kv *kv;
     td_batch_tensors batch;
@@ -44,7 +52,42 @@ typedef struct {
     } u;
 } td_op;
 
+/* A row of `parts` holds one for each chunk of logits. */
+typedef struct {
+    int32_t key_max; /* td_top_key of the largest number; INT32_MIN when there is none */
+    uint32_t id_max;
+    uint32_t is_finite;
+    uint32_t n; /* candidates; above TD_TOP_CANDIDATES: there were more than fit */
+    float best; /* score, relative to this chunk's largest logit */
+    uint32_t unused[3];
+    struct {
+        uint32_t id;
+        float score, logit;
+    } candidates[TD_TOP_CANDIDATES];
+} td_part;
+
+/* Order of floats as integers, for all that are numbers: -0 is 0, nothing is flushed to it. */
+static inline int32_t td_top_key(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = bits == INT32_MIN ? 0 : bits;
+    return bits ^ ((bits >> 31) & INT32_MAX);
+}
+static inline float td_top_value(int32_t key)
+{
+    float x;
+    key ^= (key >> 31) & INT32_MAX;
+    memcpy(&x, &key, sizeof x);
+    return x;
+}
+
 typedef struct td_backend td_backend;
+
+typedef struct { /* of one op, while the program is profiled */
+    uint64_t n_calls;
+    double seconds;
+} td_op_sum;
 
 /* The common head of every object; a backend's own struct begins with it. */
 struct td_device {
@@ -72,6 +115,9 @@ struct td_program {
     uint32_t n_ops, capacity;
     bool is_compiled;
     bool is_out_of_memory; /* an op could not be recorded; td_program_end reports it */
+    bool is_profiled;
+    td_op_sum *sums; /* [n_ops] once the program was profiled, else NULL */
+    td_program_counts counts;
 };
 
 /* Sizes are of the backend's own structs; the front allocates them zeroed, fills the head, calls
@@ -91,7 +137,14 @@ struct td_backend {
     uint64_t (*kv_bytes)(const td_device *dev, const td_kv_params *params);
     bool (*program_compile)(td_program *p, td_err *err);
     bool (*program_run)(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+    /* All calls in one go; NULL: one after another by program_run. */
+    bool (*programs_run)(const td_program_call *calls, uint32_t n_calls, td_err *err);
+    /* Rows of a tensor that the host cannot see. */
+    const void *(*tensor_read)(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
     void (*program_free)(td_program *p);
+    /* is_profiled is about to become is_on; NULL: nothing to prepare. While it is set the backend
+     * calls td_program_count_op for each op of a run. */
+    bool (*program_profile)(td_program *p, bool is_on, td_err *err);
     bool (*measure_bandwidth)(td_device *dev, double *bytes_per_s, td_err *err);
 };
 
@@ -104,5 +157,8 @@ uint32_t td_vulkan_list(td_device_info *out, uint32_t max);
 
 /* Rows an op works on in a run: n_rows, n_out or the tensor's capacity. */
 uint32_t td_op_rows(const td_op *op, uint32_t n_rows, uint32_t n_out);
+
+/* Adds to an op's sums; `is_call` false for a part of an op that is counted elsewhere. */
+void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds);
 
 #endif

@@ -3,6 +3,7 @@
 #include "kernels/backend.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <stdio.h>
@@ -216,16 +217,60 @@ void td_program_destroy(td_program **p)
         return;
     (*p)->dev->backend->program_free(*p);
     td_free((*p)->ops);
+    td_free((*p)->sums);
     td_free((void *)(uintptr_t)(*p)->params.name);
     td_free(*p);
     *p = NULL;
+}
+
+const void *td_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err)
+{
+    TD_ASSERT(n_rows > 0 && row0 < t->params.n_rows && n_rows <= t->params.n_rows - row0);
+    if (t->data)
+        return (const char *)t->data + (size_t)row0 * t->params.n_cols * 4;
+    const void *rows = t->dev->backend->tensor_read(t, row0, n_rows, err);
+    if (!rows)
+        td_err_prepend(err, "tensor %s", t->params.name);
+    return rows;
+}
+
+static void check_call(const td_program_call *c)
+{
+    TD_ASSERT(c->p->is_compiled && c->n_times >= 1);
+    TD_ASSERT(c->n_rows >= 1 && c->n_rows <= c->p->params.n_rows_max);
+    TD_ASSERT(c->n_out <= c->p->params.n_out_max);
+}
+
+bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err)
+{
+    TD_ASSERT(n_calls >= 1);
+    td_device *dev = calls[0].p->dev;
+    bool is_plain = !dev->backend->programs_run;
+    for (uint32_t i = 0; i < n_calls; i++) {
+        check_call(&calls[i]);
+        TD_ASSERT(calls[i].p->dev == dev);
+        is_plain |= calls[i].p->is_profiled; /* timed one by one */
+    }
+    if (!is_plain)
+        return dev->backend->programs_run(calls, n_calls, err) ||
+               td_err_prepend(err, "%s: program %s", dev->info.spec, calls[0].p->params.name);
+    for (uint32_t i = 0; i < n_calls; i++)
+        for (uint32_t k = 0; k < calls[i].n_times; k++)
+            if (!td_program_run(calls[i].p, calls[i].n_rows, calls[i].n_out, err))
+                return false;
+    return true;
 }
 
 bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err)
 {
     TD_ASSERT(p->is_compiled);
     TD_ASSERT(n_rows >= 1 && n_rows <= p->params.n_rows_max && n_out <= p->params.n_out_max);
+    uint64_t start_ns = p->is_profiled ? td_clock_real_ns() : 0;
     if (!p->dev->backend->program_run(p, n_rows, n_out, err))
         return td_err_prepend(err, "%s: program %s", p->dev->info.spec, p->params.name);
+    if (p->is_profiled) {
+        p->counts.n_runs++;
+        p->counts.run_seconds += 1e-9 * (double)(td_clock_real_ns() - start_ns);
+    }
     return true;
 }

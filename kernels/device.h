@@ -114,6 +114,9 @@ const td_tensor_params *td_tensor_get_params(const td_tensor *t);
 /* Memory of a host-visible tensor, [n_rows][n_cols] of 4 bytes; NULL for others. May be written
  * between runs and read after one. */
 void *td_tensor_data(td_tensor *t);
+/* Rows row0..row0+n_rows-1 of any tensor, [n_rows][n_cols], valid until the next such call or run
+ * on the device; NULL with err set. Slow on a GPU, where what the host cannot see is copied. */
+const void *td_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
 
 /* -- weights: matrices and vectors of the model --------------------------------------------- */
 
@@ -168,5 +171,44 @@ void td_program_destroy(td_program **p);
  * TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <= n_rows_max, n_out <= n_out_max.
  */
 bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+
+typedef struct {
+    td_program *p;
+    uint32_t n_rows, n_out;
+    uint32_t n_times; /* over, >= 1 */
+} td_program_call;
+
+/* Runs programs of one device one after another, as td_program_run would, but hands them over at
+ * once: on Vulkan one submission (more where they take long) and one wait. */
+bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err);
+
+/* -- where the time goes -------------------------------------------------------------------- */
+
+#define TD_OP_NAMES_MAX 128u /* entries that hold the ops of any model */
+
+typedef struct {
+    char name[96]; /* the op and the shape of its weight or rows: "mat_mul Q4_K 2816x1024" */
+    uint64_t n_calls;
+    double seconds;
+} td_op_time;
+
+typedef struct { /* sums since the profile was turned on */
+    uint64_t n_runs;
+    uint64_t n_dispatches, n_submissions; /* Vulkan; 0 on the host */
+    double run_seconds;                   /* in td_program_run, waiting included */
+    double busy_seconds;                  /* the ops' */
+    double gap_seconds; /* Vulkan: the device's, between two dispatches of a run; barriers, and
+                         * submissions where a run has several */
+} td_program_counts;
+
+/* Times every op of the runs that follow; off by default. On: resets the sums. It costs speed (on
+ * Vulkan no two dispatches overlap then) and changes no result. The host times an op by the first
+ * thread's part of it. TD_E_UNAVAILABLE: a device without timestamps. TD_E_NOMEM. */
+bool td_program_profile(td_program *p, bool is_on, td_err *err);
+/* One entry per distinct name in order of first use, at most max; returns how many. */
+uint32_t td_program_op_times(const td_program *p, td_op_time *out, uint32_t max);
+void td_program_get_counts(const td_program *p, td_program_counts *out);
+/* Adds an entry to out[n], to the one of its name if there is one; returns the new n (<= max). */
+uint32_t td_op_times_add(td_op_time *out, uint32_t n, uint32_t max, const td_op_time *time);
 
 #endif

@@ -16,6 +16,8 @@ td_view td_columns(td_tensor *t, uint32_t col0, uint32_t n_cols)
 
 uint32_t td_op_rows(const td_op *op, uint32_t n_rows, uint32_t n_out)
 {
+    if (op->kind == TD_OP_FEED)
+        return n_out ? 1 : 0;
     /* kv_store has no output view: its rows are those of k. */
     const td_tensor *t = op->kind == TD_OP_KV_STORE ? op->in[0].t : op->out.t;
     switch (t->params.rows) {
@@ -202,4 +204,56 @@ void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y)
     TD_ASSERT(x.t != y.t && x.n_cols == y.n_cols && rows->params.n_cols == 1);
     TD_ASSERT(rows->params.rows == TD_ROWS_OUT && y.t->params.rows == TD_ROWS_OUT);
     append(p, &(td_op){.kind = TD_OP_GATHER, .n_in = 2, .in = {x, td_all(rows)}, .out = y});
+}
+
+static void check_draws(const td_program *p, td_tensor *draws)
+{
+    check_view(p, td_all(draws), TD_ELEM_I32);
+    TD_ASSERT(draws->params.rows == TD_ROWS_OUT && draws->params.n_cols == TD_DRAW_WORDS);
+}
+
+void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts)
+{
+    check_view(p, logits, TD_ELEM_F32);
+    check_view(p, td_all(parts), TD_ELEM_I32);
+    check_draws(p, draws);
+    TD_ASSERT(logits.t->params.rows == TD_ROWS_OUT && parts->params.rows == TD_ROWS_OUT);
+    TD_ASSERT(parts->params.n_cols == td_div_up(logits.n_cols, TD_TOP_CHUNK) * TD_PART_WORDS);
+    append(p,
+           &(td_op){
+               .kind = TD_OP_TOP, .n_in = 2, .in = {logits, td_all(draws)}, .out = td_all(parts)});
+}
+
+void td_op_pick(td_program *p, td_tensor *parts, td_tensor *draws, td_tensor *picks)
+{
+    check_view(p, td_all(parts), TD_ELEM_I32);
+    check_view(p, td_all(picks), TD_ELEM_I32);
+    check_draws(p, draws);
+    TD_ASSERT(parts->params.rows == TD_ROWS_OUT && picks->params.rows == TD_ROWS_OUT);
+    TD_ASSERT(parts->params.n_cols % TD_PART_WORDS == 0 && picks->params.n_cols == TD_PICK_WORDS);
+    append(p, &(td_op){.kind = TD_OP_PICK,
+                       .n_in = 2,
+                       .in = {td_all(parts), td_all(draws)},
+                       .out = td_all(picks)});
+}
+
+void td_op_feed(td_program *p, const td_feed_tensors *f)
+{
+    check_draws(p, f->draws);
+    check_view(p, td_all(f->picks), TD_ELEM_I32);
+    check_view(p, td_all(f->ids), TD_ELEM_I32);
+    check_view(p, td_all(f->positions), TD_ELEM_I32);
+    check_view(p, td_all(f->cos_sin), TD_ELEM_F32);
+    check_view(p, td_all(f->trail), TD_ELEM_I32);
+    TD_ASSERT(f->picks->params.n_cols == TD_PICK_WORDS && f->trail->params.rows == TD_ROWS_FIXED);
+    TD_ASSERT(f->trail->params.n_cols == TD_PICK_WORDS);
+    TD_ASSERT(f->table->dev == p->dev && f->table->params.type->id == TD_TYPE_F32);
+    TD_ASSERT(f->table->params.n_rows > 1 && f->table->params.n_cols == f->cos_sin->params.n_cols);
+    append(p, &(td_op){.kind = TD_OP_FEED,
+                       .n_in = 1,
+                       .in = {td_all(f->picks)},
+                       .out = td_all(f->trail),
+                       .weight = f->table,
+                       .n_writes = 4,
+                       .writes = {f->draws, f->ids, f->positions, f->cos_sin}});
 }

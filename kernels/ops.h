@@ -80,4 +80,64 @@ void td_op_add(td_program *p, td_view a, td_view b, td_view y);
 /* y[i] = x[rows[i][0]] for the outputs i. rows: I32, ROWS_OUT; y: ROWS_OUT. */
 void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y);
 
+/* -- tokens: what a caller needs of a row of logits to choose its token exactly -------------- */
+
+#define TD_TOP_CHUNK      4096u /* columns of logits a part of top looks at */
+#define TD_TOP_CANDIDATES 4u
+#define TD_TOP_WINDOW     0x1p-8f /* of scores, below; far above what they err by */
+#define TD_DRAW_WORDS     8u
+#define TD_PART_WORDS     20u
+#define TD_PICK_WORDS     16u
+
+typedef enum {
+    TD_DRAW_NONE,   /* the row will be read: pick.n is above TD_TOP_CANDIDATES */
+    TD_DRAW_GREEDY, /* the largest logit that is a number, ties to the lower id; else id 0 */
+    TD_DRAW_RACE,   /* argmin E / exp((x - max) / T), model/sampling.h */
+} td_draw_kind;
+
+typedef struct { /* a row of draws, in; feed moves it on */
+    uint32_t kind;
+    float scale;                     /* RACE: log2(e) / T */
+    uint32_t stream[2], position[2]; /* of the noise, low words first */
+    uint32_t step;                   /* row of trail that feed writes next */
+    uint32_t unused;
+} td_draw;
+
+/* The result of a row. n <= TD_TOP_CANDIDATES: the token is among the candidates, and only the
+ * caller's own arithmetic tells which (one candidate needs none). Above: read the row. */
+typedef struct {
+    uint32_t n;
+    uint32_t is_finite; /* no logit is NaN or infinite */
+    uint32_t id_max;    /* lowest id of the largest logit that is a number; 0 when there is none */
+    float max;
+    uint32_t token; /* the device's own choice */
+    uint32_t unused[3];
+    struct {
+        uint32_t id;
+        float logit;
+    } candidates[TD_TOP_CANDIDATES];
+} td_pick;
+
+/* Of each chunk of a row's logits the largest, and by RACE the tokens whose score
+ * s = log2(e) (x - max) / T - log2 E is within TD_TOP_WINDOW of the chunk's best. Scores are f32
+ * and err by less than a quarter of the window: among those that can win (within 38 of the
+ * largest, as 2^-33 <= E < 23) each of about ten roundings is below 2^-18, and Vulkan allows log2
+ * 3 ulp. logits: ROWS_OUT; draws: I32 [n_out][TD_DRAW_WORDS]; parts: I32
+ * [n_out][chunks * TD_PART_WORDS], of private layout. */
+void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts);
+
+/* picks[i] (I32 [n_out][TD_PICK_WORDS], td_pick) of the parts of row i. */
+void td_op_pick(td_program *p, td_tensor *parts, td_tensor *draws, td_tensor *picks);
+
+/* The next step of a draft: row 0 of `picks` becomes row 0 of the inputs. With d = draws[0] and
+ * position d.position: ids[0] = its token; positions[0] = position; cos_sin[0] = row `position` of
+ * table (F32 weight, [n_ctx][n_rot]); trail[d.step] = picks[0] (trail: I32, FIXED,
+ * [n_steps_max][TD_PICK_WORDS]); then d.step and d.position grow by one. What lies outside a table
+ * or the trail is not written. */
+typedef struct {
+    td_tensor *picks, *draws, *ids, *positions, *cos_sin, *trail;
+    td_weight *table;
+} td_feed_tensors;
+void td_op_feed(td_program *p, const td_feed_tensors *feed);
+
 #endif

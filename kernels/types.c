@@ -106,6 +106,16 @@ static void quantize_f16(const float *in, void *blocks, size_t n_elements)
         store_u16(b + 2 * i, td_f32_to_f16(in[i]));
 }
 
+/* The upper half of a float. */
+static void dequantize_bf16(const void *blocks, float *out, size_t n_elements)
+{
+    const uint8_t *b = blocks;
+    for (size_t i = 0; i < n_elements; i++) {
+        uint32_t bits = (uint32_t)b[2 * i] << 16 | (uint32_t)b[2 * i + 1] << 24;
+        memcpy(&out[i], &bits, sizeof bits);
+    }
+}
+
 /* Q4_0: {f16 d; u8 q[16]}: element i in the low nibble of q[i], i + 16 in the high one;
  * value = (nibble - 8) * d. */
 static void dequantize_q4_0(const void *blocks, float *out, size_t n_elements)
@@ -254,6 +264,7 @@ static const td_type_info types[] = {
     {TD_TYPE_Q8_0, "Q8_0", 32, 34, true, true, dequantize_q8_0, quantize_q8_0},
     {TD_TYPE_Q4_K, "Q4_K", 256, 144, false, true, dequantize_q4_k, NULL},
     {TD_TYPE_Q6_K, "Q6_K", 256, 210, false, true, dequantize_q6_k, NULL},
+    {TD_TYPE_BF16, "BF16", 1, 2, false, false, dequantize_bf16, NULL},
 };
 
 /* Every id the format has, or a gap (elements 0) where one was never given or was withdrawn. */
@@ -288,7 +299,7 @@ const td_type_info *td_type_find_name(const char *name)
     return NULL;
 }
 
-const char *td_type_names(void) { return "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K"; }
+const char *td_type_names(void) { return "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, BF16"; }
 
 const td_type_format *td_type_find_format(uint32_t id)
 {

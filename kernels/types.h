@@ -15,6 +15,7 @@ typedef enum { /* the ids of the GGUF format */
                TD_TYPE_Q8_0 = 8,
                TD_TYPE_Q4_K = 12,
                TD_TYPE_Q6_K = 14,
+               TD_TYPE_BF16 = 30,
 } td_type;
 
 typedef struct {

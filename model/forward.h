@@ -14,6 +14,7 @@
 
 #include "model/cache.h"
 #include "model/model.h"
+#include "model/sampling.h"
 
 typedef struct td_forward td_forward;
 
@@ -24,6 +25,10 @@ typedef struct {
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;
     bool is_all_logits; /* prefill chunks may ask for every row's logits */
+    /* Tokens are wanted, not logits, which then stay on the device: rows say how to choose, and
+     * td_forward_choose what was. n_steps_max above 0: td_forward_draft may be called. */
+    bool is_choosing;
+    uint32_t n_steps_max;
     void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
     void *user;
 } td_forward_params;
@@ -32,6 +37,9 @@ typedef struct {
     uint32_t slot, position;
     uint32_t token; /* read by the first part only */
     bool is_output; /* the last part makes logits of this row */
+    /* Of outputs, where tokens are wanted: the sampler's settings and the sequence's stream. */
+    const td_sampling_params *sampling;
+    uint64_t stream;
 } td_forward_row;
 
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
@@ -39,6 +47,9 @@ void td_forward_destroy(td_forward **f);
 
 /* Bytes on the device for such a part: weights, cache, activations. */
 uint64_t td_forward_bytes(const td_forward_params *params);
+
+/* The part's weights: bytes in the file, and the time it took to have them on the device. */
+void td_forward_get_load(const td_forward *f, uint64_t *n_file_bytes, uint64_t *us);
 
 td_cache *td_forward_cache(td_forward *f);
 bool td_forward_is_first(const td_forward *f);
@@ -54,7 +65,30 @@ void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows);
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err);
 
-/* After a run. Last part: logits [n_out][n_vocab], in row order; else activations [n_rows][n_embd].
+/* The token after output i of the last run, whose row was `row`: what td_sample would choose of its
+ * logits. history: all tokens up to and with row's. Mostly the device has said which few tokens it
+ * can be; else the logits are read. *is_finite (may be NULL): they all are. */
+bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *row,
+                       const uint32_t *history, td_sampler *sampler, uint32_t *token,
+                       bool *is_finite, td_err *err);
+
+/* Runs rows[n_rows] of one sequence (verify mode, the last one the output), chooses a token, runs
+ * it as the next row, and so on: n_steps tokens (1..n_steps_max) in one submission. Gives the first
+ * *n_tokens of them that are certain, the same as step by step; fewer than n_steps, even none, when
+ * the device could not tell one from the other. The cache holds all but the last of them (or of
+ * the rows). The sampling must be plain, and the sequence have room for rows and tokens. */
+bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
+                      uint32_t *tokens, uint32_t *n_tokens, td_err *err);
+
+/* device.h's profile, of both programs: op times are their sums. */
+bool td_forward_profile(td_forward *f, bool is_on, td_err *err);
+/* Adds to the n entries that out has (of max); returns the new n. */
+uint32_t td_forward_op_times(const td_forward *f, td_op_time *out, uint32_t n, uint32_t max);
+void td_forward_get_counts(const td_forward *f, td_program_counts *verify,
+                           td_program_counts *prefill);
+
+/* After a run. Last part, unless it chooses: logits [n_out][n_vocab], in row order; else
+ * activations [n_rows][n_embd].
  */
 const float *td_forward_output(td_forward *f);
 

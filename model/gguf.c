@@ -249,6 +249,13 @@ bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint
     return true;
 }
 
+void td_gguf_prefetch(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes)
+{
+    TD_ASSERT(from <= t->n_bytes && n_bytes <= t->n_bytes - from);
+    (void)posix_fadvise(g->shards[t->shard].fd, (off_t)(t->offset + from), (off_t)n_bytes,
+                        POSIX_FADV_WILLNEED);
+}
+
 void td_gguf_drop(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes)
 {
     TD_ASSERT(from <= t->n_bytes && n_bytes <= t->n_bytes - from);

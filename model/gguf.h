@@ -110,7 +110,9 @@ const td_gguf_tensor *td_gguf_find_tensor(const td_gguf *g, const char *name); /
 /* Reads n_bytes of a tensor from byte `from` of its data into dst. */
 bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes,
                   void *dst, td_err *err);
-/* Tells the kernel that these bytes of the file will not be read again (page cache). */
+/* Has the kernel read these bytes ahead, while others are worked on; and tells it that they will
+ * not be read again (page cache). Advice: no errors. */
+void td_gguf_prefetch(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes);
 void td_gguf_drop(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes);
 
 /* A hash of the metadata and the tensor directory of all shards (sizes, offsets), for results. */

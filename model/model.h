@@ -88,6 +88,7 @@ typedef struct {
     td_weight *(*layers)[TD_W_LAYER_COUNT]; /* [last - first + 1]; NULL where the file has none */
     td_weight *ends[TD_W_END_COUNT];        /* embd on the first part; norm and out on the last;
                                                out is NULL where tied (use embd) */
+    uint64_t n_file_bytes, load_us;         /* what was read, and how long all of it took */
 } td_weights;
 
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */

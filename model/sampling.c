@@ -155,9 +155,14 @@ static void load_logits(td_sampler *s, const td_sampling_params *params, const f
         settle_non_finite(s, n_numbers);
 }
 
+static double weight(const td_sampling_params *params, double logit, double max)
+{
+    return exp((logit - max) / (double)params->temperature);
+}
+
 static double weight_of(const td_sampler *s, const td_sampling_params *params, uint32_t id)
 {
-    return exp((s->logits[id] - s->max) / (double)params->temperature);
+    return weight(params, s->logits[id], s->max);
 }
 
 /* Is a more probable than b? */
@@ -361,6 +366,28 @@ uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float 
         return race_of_all(s, params, &r);
     truncate_to_kept(s, params);
     return race_of_kept(s, &r);
+}
+
+bool td_sampling_is_plain(const td_sampling_params *params, uint32_t n_vocab)
+{
+    if (params->repeat_penalty != 1.0f && params->repeat_last_n > 0)
+        return false;
+    bool is_cut = (params->top_k > 0 && params->top_k < n_vocab) || params->top_p < 1.0f ||
+                  params->min_p > 0.0f;
+    return params->temperature == 0.0f || !is_cut;
+}
+
+uint32_t td_sample_among(const td_sampling_params *params, float max, const uint32_t *ids,
+                         const float *logits, uint32_t n, uint64_t stream, uint64_t position)
+{
+    TD_ASSERT(n > 0 && params->temperature > 0);
+    race r = {.stream = stream, .position = position, .best = HUGE_VAL, .id = UINT32_MAX};
+    for (uint32_t i = 0; i < n; i++) {
+        double w = weight(params, (double)logits[i], (double)max);
+        if (w > 0)
+            enter_race(&r, ids[i], w);
+    }
+    return r.id;
 }
 
 void td_sample_distribution(td_sampler *s, const td_sampling_params *params, const float *logits,

@@ -2,6 +2,7 @@
  * file must have it. The same rows check a file, count bytes for placement and load the weights,
  * so an architecture that brings a tensor brings a row. */
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/model_private.h"
@@ -9,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHUNK_BYTES (8u << 20) /* read, repacked and dropped at a time */
+#define CHUNK_BYTES (8u << 20)  /* read, repacked and dropped at a time */
+#define AHEAD_BYTES (32u << 20) /* that the kernel reads while a chunk is repacked */
 
 typedef enum { D_ONE, D_EMBD, D_Q, D_K, D_V, D_HEADS_V, D_FF, D_HEAD_DIM, D_VOCAB } dim;
 typedef enum { REQUIRED, OPTIONAL, QK_NORM } need;
@@ -167,10 +169,21 @@ static td_weight_params params_of(const td_model *m, const row *r, const td_gguf
     };
 }
 
-/* State of a load: a bounded staging buffer and the progress so far. */
+typedef struct {
+    const row *row;
+    const td_gguf_tensor *tensor;
+    td_weight **slot;
+} item;
+
+/* State of a load: what there is to load, a bounded staging buffer and the progress so far. */
 typedef struct {
     const td_model *m;
     td_device *dev;
+    item *items; /* [n_items] in the order they are loaded */
+    uint32_t n_items, capacity;
+    uint32_t i_ahead; /* item up to which the kernel was told to read, and byte of it */
+    uint64_t from_ahead;
+    uint64_t ahead; /* bytes told and not yet read by us */
     uint8_t *staging;
     size_t staging_bytes;
     uint64_t done, total;
@@ -178,11 +191,35 @@ typedef struct {
     void *user;
 } loader;
 
+/* Tells the kernel to read on, so that the disk works while this thread repacks. */
+static void read_ahead(loader *l)
+{
+    while (l->ahead < AHEAD_BYTES && l->i_ahead < l->n_items) {
+        const td_gguf_tensor *t = l->items[l->i_ahead].tensor;
+        uint64_t n = t->n_bytes - l->from_ahead;
+        n = n < CHUNK_BYTES ? n : CHUNK_BYTES;
+        td_gguf_prefetch(l->m->gguf, t, l->from_ahead, n);
+        l->ahead += n;
+        l->from_ahead += n;
+        if (l->from_ahead == t->n_bytes) {
+            l->i_ahead++;
+            l->from_ahead = 0;
+        }
+    }
+}
+
+static bool read_bytes(loader *l, const td_gguf_tensor *t, uint64_t from, uint64_t n, td_err *err)
+{
+    read_ahead(l);
+    l->ahead -= n < l->ahead ? n : l->ahead;
+    return td_gguf_read(l->m->gguf, t, from, n, l->staging, err);
+}
+
 static bool load_vector(loader *l, td_weight *w, const td_gguf_tensor *t, td_err *err)
 {
     size_t n = t->ne[0];
     float *values = td_alloc(n, sizeof *values, err);
-    bool is_ok = values && td_gguf_read(l->m->gguf, t, 0, t->n_bytes, l->staging, err);
+    bool is_ok = values && read_bytes(l, t, 0, t->n_bytes, err);
     if (is_ok) {
         t->type->dequantize(l->staging, values, n);
         is_ok = td_weight_write(w, 0, 1, values, err);
@@ -205,7 +242,7 @@ static td_weight *load_one(loader *l, const row *r, const td_gguf_tensor *t, td_
         uint32_t n_at_once = td_max_u32(1, (uint32_t)(l->staging_bytes / row_bytes));
         for (uint32_t i = 0; i < params.n_rows; i += n_at_once) {
             uint32_t n = td_min_u32(n_at_once, params.n_rows - i);
-            if (!td_gguf_read(l->m->gguf, t, i * row_bytes, n * row_bytes, l->staging, err) ||
+            if (!read_bytes(l, t, i * row_bytes, n * row_bytes, err) ||
                 !td_weight_write(w, i, n, l->staging, err))
                 goto fail;
             td_gguf_drop(l->m->gguf, t, i * row_bytes, n * row_bytes);
@@ -256,6 +293,7 @@ static bool add_size(void *user, const row *r, const td_gguf_tensor *t, td_weigh
 {
     (void)slot, (void)err;
     loader *l = user;
+    l->capacity++;
     l->total += t->n_bytes;
     size_t at_least = r->n_rows == D_ONE ? t->n_bytes : td_row_bytes(t->type, t->ne[0]);
     if (at_least > l->staging_bytes)
@@ -263,11 +301,34 @@ static bool add_size(void *user, const row *r, const td_gguf_tensor *t, td_weigh
     return true;
 }
 
-static bool load_slot(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot,
-                      td_err *err)
+static bool add_item(void *user, const row *r, const td_gguf_tensor *t, td_weight **slot,
+                     td_err *err)
 {
-    *slot = load_one(user, r, t, err);
-    return *slot;
+    (void)err;
+    loader *l = user;
+    TD_ASSERT(l->n_items < l->capacity);
+    l->items[l->n_items++] = (item){r, t, slot};
+    return true;
+}
+
+static bool load_all(loader *l, td_err *err)
+{
+    for (uint32_t i = 0; i < l->n_items; i++) {
+        const item *it = &l->items[i];
+        *it->slot = load_one(l, it->row, it->tensor, err);
+        if (!*it->slot)
+            return false;
+    }
+    return true;
+}
+
+/* Loads of a second and more are news. */
+static void log_load(const td_weights *w, const char *spec)
+{
+    double s = (double)(w->load_us ? w->load_us : 1) * 1e-6, gb = (double)w->n_file_bytes * 1e-9;
+    td_log_write(s >= 1 ? TD_LOG_INFO : TD_LOG_DEBUG,
+                 "%s: layers %u..%u, %.2f GB loaded in %.1f s, %.2f GB/s", spec, w->first, w->last,
+                 gb, s, gb / s);
 }
 
 td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, uint32_t last,
@@ -285,11 +346,21 @@ td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, u
     each_tensor(m, first, last, add_size, &l, NULL, NULL);
     w->layers = td_alloc(last - first + 1, sizeof *w->layers, err);
     l.staging = td_alloc(l.staging_bytes, 1, err);
-    if (!w->layers || !l.staging || !each_tensor(m, first, last, load_slot, &l, w, err)) {
+    l.items = td_alloc(l.capacity, sizeof *l.items, err);
+    const td_clock clock = td_clock_real();
+    uint64_t start_us = td_clock_now_us(&clock);
+    if (!w->layers || !l.staging || !l.items ||
+        !each_tensor(m, first, last, add_item, &l, w, err) || !load_all(&l, err)) {
         td_err_prepend(err, "%s on %s", m->path, td_device_get_info(dev)->spec);
         td_weights_destroy(&w);
     }
+    td_free(l.items);
     td_free(l.staging);
+    if (w) {
+        w->n_file_bytes = l.total;
+        w->load_us = td_clock_now_us(&clock) - start_us;
+        log_load(w, td_device_get_info(dev)->spec);
+    }
     return w;
 }
 

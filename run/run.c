@@ -5,45 +5,15 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/sha256.h"
 #include "base/signals.h"
-#include "run/drafting.h"
-#include "run/results.h"
-#include "run/show.h"
+#include "run/session.h"
 #include "run/stats.h"
-#include "target/target.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define REJOIN_US 1000000u /* after a draft that could not be sent to */
 #define JOIN_US   1000000u /* a run waits so long for its draft before it begins without */
-
-/* A prompt that is being worked on. */
-typedef struct {
-    td_prompt *prompt; /* NULL: free */
-    uint32_t sequence;
-    uint32_t slot; /* of the target, known from TD_ACT_OPEN on */
-    bool has_bad_logits;
-} active;
-
-typedef struct {
-    const td_run_params *params;
-    td_run_totals *totals;
-    td_clock clock;
-    td_model *model;
-    td_target *target;
-    td_drafting *drafting;
-    td_coordinator *coordinator;
-    td_prompts *prompts;
-    td_results *results;
-    td_show *show;
-    active actives[TD_SEQUENCES_MAX];
-    char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
-    bool is_input_done, is_draft_joined;
-    uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
-    uint64_t shown_us;
-} run;
 
 static uint64_t now_us(const run *r) { return td_clock_now_us(&r->clock); }
 
@@ -54,38 +24,6 @@ static active *find_active(run *r, uint32_t sequence)
             return &r->actives[i];
     TD_ASSERT(!"actions name sequences that were added and not removed");
     return NULL;
-}
-
-/* -- names of model and configuration -------------------------------------------------------- */
-
-/* What decides a text beside its input: the model, the cache's types, the context and the kinds of
- * devices its layers run on. Drafts are not part of it (law 1). */
-static void hash_config(run *r)
-{
-    td_sha256 s;
-    uint8_t digest[32];
-    char text[512];
-    uint64_t model_hash = td_gguf_hash(td_model_gguf(r->model));
-    snprintf(r->model_sha, sizeof r->model_sha, "%016llx", (unsigned long long)model_hash);
-    td_sha256_begin(&s);
-    int n = snprintf(text, sizeof text, "%s %s %s %u %d\n", r->model_sha, r->params->type_k->name,
-                     r->params->type_v->name, td_target_n_ctx(r->target), r->params->ignore_eos);
-    td_sha256_add(&s, text, (size_t)n);
-    /* Layers may be cut anywhere among devices of one kind without changing a bit. */
-    char previous[320] = "";
-    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
-        td_stage_info info;
-        td_target_stage_info(r->target, i, &info);
-        bool is_host = !strncmp(info.spec, "host", 4);
-        const char *kind = is_host ? "host" : info.name;
-        if (strcmp(kind, previous)) {
-            n = snprintf(text, sizeof text, "%u %s\n", info.first, kind);
-            td_sha256_add(&s, text, (size_t)n);
-        }
-        snprintf(previous, sizeof previous, "%s", kind);
-    }
-    td_sha256_end(&s, digest);
-    td_sha256_hex(digest, r->config_sha, TD_SHA_HEX);
 }
 
 /* -- results ----------------------------------------------------------------------------------- */
@@ -148,6 +86,8 @@ static bool finish(run *r, uint32_t sequence, td_err *err)
                          .config_sha = r->config_sha,
                          .model_sha = r->model_sha},
             err);
+        if (is_ok && r->params->on_finish)
+            is_ok = r->params->on_finish(r->params->user, a->prompt->id, info, err);
     }
     td_coordinator_remove(r->coordinator, a->sequence);
     td_prompt_destroy(&a->prompt);
@@ -371,6 +311,21 @@ static bool take_verified(run *r, td_err *err)
     return true;
 }
 
+static void take_draft(run *r, const td_drafting_event *e)
+{
+    const td_sequence_info *info = td_coordinator_info(r->coordinator, e->sequence);
+    uint32_t ids[TD_DRAFT_MAX];
+    const uint32_t *taken = e->ids;
+    if (r->params->on_draft && info && e->n <= TD_DRAFT_MAX && e->position >= info->n_prompt) {
+        memcpy(ids, e->ids, e->n * sizeof *ids);
+        r->params->on_draft(r->params->user, find_active(r, e->sequence)->prompt->id,
+                            e->position - info->n_prompt, ids, e->n);
+        taken = ids;
+    }
+    td_coordinator_on_draft(r->coordinator, e->sequence, e->epoch, e->position, taken, e->n,
+                            now_us(r));
+}
+
 static bool take_draft_events(run *r, td_err *err)
 {
     if (!r->drafting)
@@ -393,8 +348,7 @@ static bool take_draft_events(run *r, td_err *err)
             lose_draft(r);
             break;
         case TD_DRAFTING_DRAFT:
-            td_coordinator_on_draft(r->coordinator, e.sequence, e.epoch, e.position, e.ids, e.n,
-                                    now_us(r));
+            take_draft(r, &e);
             break;
         }
     }
@@ -462,43 +416,25 @@ static const char *token_bytes(void *user, uint32_t id, size_t *n_bytes)
 
 static bool token_is_end(void *user, uint32_t id) { return td_token_is_end(user, id); }
 
-static bool start(run *r, const char *const *specs, uint32_t n_specs, td_err *err)
+/* Before anything is loaded: a results file in use, or prompts that are not there, end it at once.
+ */
+static bool open_files(run *r, td_err *err)
+{
+    r->results = td_results_open(r->params, err);
+    r->prompts = r->results ? td_prompts_open(r->params, err) : NULL;
+    return r->prompts;
+}
+
+static bool begin(run *r, td_err *err)
 {
     const td_run_params *p = r->params;
-    r->results = td_results_open(p, err); /* first: a second run on the file is refused at once */
-    r->prompts = r->results ? td_prompts_open(p, err) : NULL;
-    r->model = r->prompts ? td_model_open(p->target_path, err) : NULL;
-    if (!r->model)
-        return false;
-    r->show = td_show_create(p, td_model_tokenizer(r->model), td_prompts_count(r->prompts), err);
+    const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
+    r->show = td_show_create(p, tokenizer, td_prompts_count(r->prompts), err);
     if (!r->show)
         return false;
-    if (p->draft_path || p->draft_endpoint) {
-        r->drafting = td_drafting_create(p, err);
-        if (!r->drafting)
-            return false;
-    }
-    r->target = td_target_create(
-        &(td_chain_params){.model = r->model,
-                           .specs = specs,
-                           .n_specs = n_specs,
-                           .type_k = p->type_k,
-                           .type_v = p->type_v,
-                           .n_slots = p->n_parallel,
-                           .n_ctx = p->n_ctx,
-                           .draft_bytes = r->drafting ? td_drafting_bytes(r->drafting) : 0,
-                           .draft_spec = r->drafting ? td_drafting_device(r->drafting) : NULL},
-        err);
-    if (!r->target)
-        return false;
-    hash_config(r);
-    uint32_t n_ctx = td_target_n_ctx(r->target);
-    if (r->drafting && !td_drafting_connect(r->drafting, r->model, n_ctx, &r->clock, err))
-        return false;
-    const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
     r->coordinator = td_coordinator_create(
-        &(td_coordinator_params){.n_slots = p->n_parallel,
-                                 .n_ctx = n_ctx,
+        &(td_coordinator_params){.n_slots = r->opened.n_parallel,
+                                 .n_ctx = td_target_n_ctx(r->target),
                                  .draft_max = !r->drafting     ? 0
                                               : p->draft_fixed ? p->draft_fixed
                                                                : p->draft_max,
@@ -511,79 +447,96 @@ static bool start(run *r, const char *const *specs, uint32_t n_specs, td_err *er
                                  .token_is_end = token_is_end,
                                  .user = (void *)(uintptr_t)tokenizer},
         err);
+    if (r->coordinator && r->is_draft_joined) /* by an earlier run */
+        join_draft(r);
     return r->coordinator;
 }
 
-/* The device that verifies least: a GPU without layers, else the host, which is idle when the
- * target is on GPUs and all there is when it is not. */
-static const char *choose_draft_device(const char *const *specs, uint32_t n_specs)
+/* What the meters say since the session began; called twice, the difference is of the run. */
+static void read_meters(run *r, td_run_totals *t)
 {
-    static const char *gpus[TD_STAGES_MAX]; /* borrowed from static storage */
-    uint32_t n_gpus = td_chain_default_specs(gpus);
-    bool is_host_used = false;
-    for (uint32_t i = 0; i < n_specs; i++)
-        is_host_used |= !strncmp(specs[i], "host", 4);
-    for (uint32_t k = 0; k < n_gpus; k++) {
-        bool is_used = !strcmp(gpus[k], "host");
-        for (uint32_t i = 0; i < n_specs; i++) {
-            /* A device given by name may be any of them. */
-            bool is_named =
-                !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
-            is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
-        }
-        if (!is_used)
-            return gpus[k];
+    const td_drafter_stats *draft = r->drafting ? td_drafting_stats(r->drafting) : NULL;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info s;
+        td_target_stage_info(r->target, i, &s);
+        t->prefill_us += s.busy_prefill_us;
+        t->verify_us += s.busy_verify_us;
     }
-    return is_host_used ? "host:1" : "host";
+    t->draft_us = draft ? draft->busy_us : 0;
+    t->n_proposed = draft ? draft->n_tokens : 0;
+    td_energy_read(r->energy, t->joules);
+}
+
+static bool go(run *r, td_err *err)
+{
+    td_run_totals *t = r->totals, before = {0};
+    bool is_ok = begin(r, err) && wait_for_draft(r, err);
+    if (is_ok) {
+        read_meters(r, &before);
+        t->start_us = now_us(r);
+        is_ok = loop(r, err);
+        t->end_us = now_us(r);
+        read_meters(r, t);
+        t->prefill_us -= before.prefill_us;
+        t->verify_us -= before.verify_us;
+        t->draft_us -= before.draft_us;
+        t->n_proposed -= before.n_proposed;
+        for (uint32_t i = 0; i < td_energy_count(r->energy); i++)
+            t->joules[i] -= before.joules[i];
+        td_show_end(r->show);
+    }
+    if (is_ok && r->params->stats_path)
+        is_ok = td_stats_write(
+            &(td_stats){.params = r->params,
+                        .totals = t,
+                        .energy = r->energy,
+                        .coordinator = td_coordinator_get_stats(r->coordinator),
+                        .target = r->target,
+                        .model = r->model,
+                        .draft_device = r->drafting ? td_drafting_device(r->drafting) : NULL,
+                        .draft = r->drafting ? td_drafting_stats(r->drafting) : NULL,
+                        .config_sha = r->config_sha},
+            r->params->stats_path, err);
+    return is_ok;
+}
+
+/* What is of one run. Results first: whatever happens on the way down, what was finished is on
+ * disk. */
+static bool end(run *r, td_err *err)
+{
+    bool is_ok = td_results_close(&r->results, err);
+    td_coordinator_destroy(&r->coordinator);
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
+        td_prompt_destroy(&r->actives[i].prompt);
+    td_prompts_close(&r->prompts);
+    td_show_destroy(&r->show);
+    r->is_input_done = false;
+    return is_ok;
 }
 
 bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_err *err)
 {
-    run r = {.params = params, .totals = totals, .clock = td_clock_real()};
     *totals = (td_run_totals){0};
-    const char *defaults[TD_STAGES_MAX];
-    const char *const *specs = params->specs;
-    uint32_t n_specs = params->n_specs;
-    td_run_params filled = *params;
-    if (!n_specs) {
-        n_specs = td_chain_default_specs(defaults);
-        specs = defaults;
-    }
-    if (params->draft_path && !params->draft_spec) {
-        filled.draft_spec = choose_draft_device(specs, n_specs);
-        r.params = &filled;
-    }
-    if (!td_signals_open(err))
+    run *r = td_alloc(1, sizeof *r, err);
+    if (!r)
         return false;
-    bool is_ok = start(&r, specs, n_specs, err);
-    if (is_ok) {
-        is_ok = wait_for_draft(&r, err);
-        totals->start_us = now_us(&r);
-        is_ok = is_ok && loop(&r, err);
-        totals->end_us = now_us(&r);
-        td_show_end(r.show);
-    }
-    if (is_ok && params->stats_path)
-        is_ok = td_stats_write(
-            &(td_stats){.params = r.params,
-                        .totals = totals,
-                        .coordinator = td_coordinator_get_stats(r.coordinator),
-                        .target = r.target,
-                        .model = r.model,
-                        .draft_device = r.drafting ? td_drafting_device(r.drafting) : NULL,
-                        .draft = r.drafting ? td_drafting_stats(r.drafting) : NULL,
-                        .config_sha = r.config_sha},
-            params->stats_path, err);
+    session_init(r, params);
+    r->params = &r->opened;
+    r->totals = totals;
+    bool is_ok = td_signals_open(err) && open_files(r, err) && session_load(r, err) && go(r, err);
     *signal = td_signals_pending();
-    /* Results first: whatever happens on the way down, what was finished is on disk. */
-    is_ok = td_results_close(&r.results, is_ok ? err : NULL) && is_ok;
-    td_drafting_destroy(&r.drafting);
-    td_target_destroy(&r.target);
-    td_coordinator_destroy(&r.coordinator);
-    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
-        td_prompt_destroy(&r.actives[i].prompt);
-    td_prompts_close(&r.prompts);
-    td_show_destroy(&r.show);
-    td_model_close(&r.model);
+    is_ok = end(r, is_ok ? err : NULL) && is_ok;
+    td_run_close(&r);
     return is_ok;
+}
+
+bool td_run_go(td_run_session *r, const td_run_params *params, td_run_totals *totals, int *signal,
+               td_err *err)
+{
+    *totals = (td_run_totals){0};
+    r->params = params;
+    r->totals = totals;
+    bool is_ok = open_files(r, err) && go(r, err);
+    *signal = td_signals_pending();
+    return end(r, is_ok ? err : NULL) && is_ok;
 }

@@ -6,9 +6,11 @@
 #ifndef TD_RUN_H
 #define TD_RUN_H
 
+#include "base/energy.h"
 #include "base/err.h"
 #include "coordinator/coordinator.h"
 #include "kernels/types.h"
+#include "model/model.h"
 #include "model/sampling.h"
 
 #define TD_RUN_SPECS_MAX     16u
@@ -19,7 +21,7 @@ typedef struct {
     const char *draft_path;     /* NULL: no draft model here */
     const char *draft_spec;     /* device of a draft in this process; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker; NULL: none */
-    uint32_t draft_max;         /* 1..TD_DRAFT_MAX */
+    uint32_t draft_max;         /* 1..TD_DRAFT_MAX; 0: none is used, though there is one */
     uint32_t draft_fixed;       /* 0: draft_max bounds; else always k = this */
     const char *specs[TD_RUN_SPECS_MAX];
     uint32_t n_specs; /* 0: chosen */
@@ -42,6 +44,12 @@ typedef struct {
     bool is_retry_errors; /* run lines again whose result is an error */
     bool is_marked;       /* text output: mark tokens that were drafted and accepted */
     uint64_t draft_deadline_us; /* 0: TD_DRAFT_DEADLINE_US */
+
+    /* For measuring, called from the run's thread; NULL: not. A draft of what would be the tokens
+     * i_token.. of a text, before it is verified: the ids may be changed. A text that is done. */
+    void (*on_draft)(void *user, const char *id, uint32_t i_token, uint32_t *ids, uint32_t n_ids);
+    bool (*on_finish)(void *user, const char *id, const td_sequence_info *info, td_err *err);
+    void *user;
 } td_run_params;
 
 /* Sums over the finished sequences of a run. */
@@ -52,10 +60,29 @@ typedef struct {
     uint64_t drafted_at[TD_DRAFT_MAX + 1], accepted_at[TD_DRAFT_MAX + 1];
     uint64_t start_us, end_us, ttft_sum_us;
     uint64_t n_draft_joins, n_draft_losses;
+    /* Where the time went: busy times of all stages, and of a draft in this process. */
+    uint64_t prefill_us, verify_us, draft_us;
+    uint64_t n_proposed;                  /* tokens the draft computed, looked at or not */
+    double joules[TD_ENERGY_SOURCES_MAX]; /* by source of td_energy_open(NULL), start to end; with
+                                           * stats_path or on_finish only */
 } td_run_totals;
 
 /* Runs to the end, or until a signal drained it (then *signal is its number). False with err set
  * when it could not start or go on. */
 bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_err *err);
+
+/* The same in parts, for several runs on one target and draft that are loaded once. A session is
+ * opened with the models, devices, cache and sequences at once; the params of its runs say the
+ * rest. After a run that failed there is no other. */
+typedef struct td_run_session td_run_session;
+
+td_run_session *td_run_open(const td_run_params *params, td_err *err);
+bool td_run_go(td_run_session *session, const td_run_params *params, td_run_totals *totals,
+               int *signal, td_err *err);
+void td_run_close(td_run_session **session);
+const td_model *td_run_model(const td_run_session *session);    /* the target's */
+const char *td_run_draft_device(const td_run_session *session); /* SPEC; "" when elsewhere */
+/* The target's devices, SPECs joined by '+'. */
+void td_run_device(const td_run_session *session, char *out, size_t n_bytes);
 
 #endif

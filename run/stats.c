@@ -57,6 +57,29 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     td_json_end_array(w);
 }
 
+/* null where the system shows none. */
+static void write_energy(td_json_writer *w, const td_stats *s)
+{
+    uint32_t n = td_energy_count(s->energy);
+    double tokens = (double)s->totals->n_tokens;
+    td_json_write_key(w, "energy");
+    if (!n) {
+        td_json_write_null(w);
+        return;
+    }
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < n; i++) {
+        const td_energy_source *source = td_energy_source_at(s->energy, i);
+        td_json_begin_object(w);
+        put_string(w, "device", source->name);
+        put_string(w, "kind", source->is_gpu ? "gpu" : "host");
+        put_double(w, "joules", s->totals->joules[i]);
+        put_double(w, "joules_per_token", s->totals->joules[i] / tokens);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
 static void write_stages(td_json_writer *w, const td_target *target)
 {
     td_json_write_key(w, "stages");
@@ -70,6 +93,9 @@ static void write_stages(td_json_writer *w, const td_target *target)
         put_u64(w, "first_layer", s.first);
         put_u64(w, "last_layer", s.last);
         put_u64(w, "bytes", s.n_bytes);
+        put_u64(w, "load_bytes", s.n_file_bytes);
+        put_double(w, "load_ms", (double)s.load_us * 1e-3);
+        put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);
         put_double(w, "prefill_ms", (double)s.busy_prefill_us * 1e-3);
         put_u64(w, "prefill_rows", s.n_prefill_rows);
         put_u64(w, "prefills", s.n_prefills);
@@ -123,6 +149,7 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     put_string(w, "model", td_model_name(s->model));
     put_string(w, "config_sha", s->config_sha);
     write_totals(w, s->totals);
+    write_energy(w, s);
     const td_coordinator_stats *c = s->coordinator;
     td_json_write_key(w, "coordinator");
     td_json_begin_object(w);

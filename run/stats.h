@@ -9,6 +9,7 @@
 typedef struct {
     const td_run_params *params;
     const td_run_totals *totals;
+    const td_energy *energy; /* the sources of totals->joules */
     const td_coordinator_stats *coordinator;
     const td_target *target;
     const td_model *model;

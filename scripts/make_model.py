@@ -33,8 +33,9 @@ TYPES = {
     "Q8_0": (8, 32, 34),
     "Q4_K": (12, 256, 144),
     "Q6_K": (14, 256, 210),
+    "BF16": (30, 1, 2),
 }
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 14, "Q4_K_M": 15, "Q6_K": 18}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 14, "Q4_K_M": 15, "Q6_K": 18, "BF16": 32}
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # value types of the format
 
 
@@ -71,6 +72,12 @@ def block_q6_k(rng, sigma):
 BLOCKS = {"Q8_0": block_q8_0, "Q4_0": block_q4_0, "Q4_K": block_q4_k, "Q6_K": block_q6_k}
 
 
+def round_bf16(value):
+    """The upper half of a float's bits, to nearest even."""
+    bits = struct.unpack("<I", struct.pack("<f", value))[0]
+    return bits + 0x7FFF + (bits >> 16 & 1) >> 16
+
+
 class Pools:
     """Bytes of random blocks by (type, sigma). Their number is odd, so that rows, whose blocks are
     mostly powers of two, do not repeat soon."""
@@ -91,6 +98,8 @@ class Pools:
                 pool = struct.pack("<%de" % n, *(rng.gauss(0, sigma) for _ in range(n)))
             else:
                 values = array.array("f", (rng.gauss(0, sigma) for _ in range(n)))
+                if type_name == "BF16":
+                    values = array.array("H", (round_bf16(v) for v in values))
                 if sys.byteorder == "big":
                     values.byteswap()
                 pool = values.tobytes()

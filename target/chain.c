@@ -27,6 +27,7 @@ static td_forward_params forward_params(const builder *b, uint32_t i)
                                .n_slots = p->n_slots,
                                .n_ctx = b->chain->n_ctx,
                                .is_all_logits = p->is_all_logits,
+                               .is_choosing = p->is_choosing,
                                .progress = p->progress,
                                .user = p->user};
 }
@@ -228,6 +229,44 @@ void td_chain_truncate(td_chain *chain, uint32_t slot, uint32_t length)
 {
     for (uint32_t i = 0; i < chain->n_parts; i++)
         td_cache_truncate(td_forward_cache(chain->parts[i].forward), slot, length);
+}
+
+bool td_chain_profile(td_chain *chain, bool is_on, td_err *err)
+{
+    for (uint32_t i = 0; i < chain->n_parts; i++)
+        if (!td_forward_profile(chain->parts[i].forward, is_on, err))
+            return false;
+    return true;
+}
+
+uint32_t td_chain_op_times(const td_chain *chain, td_op_time *out, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < chain->n_parts; i++)
+        n = td_forward_op_times(chain->parts[i].forward, out, n, max);
+    return n;
+}
+
+static void add_counts(td_program_counts *to, const td_program_counts *from)
+{
+    to->n_runs += from->n_runs;
+    to->n_dispatches += from->n_dispatches;
+    to->n_submissions += from->n_submissions;
+    to->run_seconds += from->run_seconds;
+    to->busy_seconds += from->busy_seconds;
+    to->gap_seconds += from->gap_seconds;
+}
+
+void td_chain_get_counts(const td_chain *chain, td_program_counts *verify,
+                         td_program_counts *prefill)
+{
+    *verify = *prefill = (td_program_counts){0};
+    for (uint32_t i = 0; i < chain->n_parts; i++) {
+        td_program_counts v, p;
+        td_forward_get_counts(chain->parts[i].forward, &v, &p);
+        add_counts(verify, &v);
+        add_counts(prefill, &p);
+    }
 }
 
 uint32_t td_chain_default_specs(const char **specs)

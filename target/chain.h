@@ -18,10 +18,10 @@ typedef struct {
     uint32_t n_specs;
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
-    uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
-    bool is_all_logits;
-    bool is_plan_only;    /* place the layers, load nothing */
-    uint64_t draft_bytes; /* kept free for a draft on device draft_spec; may be 0 */
+    uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
+    bool is_all_logits, is_choosing; /* forward.h */
+    bool is_plan_only;               /* place the layers, load nothing */
+    uint64_t draft_bytes;            /* kept free for a draft on device draft_spec; may be 0 */
     const char *draft_spec;
     void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
     void *user;
@@ -50,6 +50,13 @@ bool td_chain_run(td_chain *chain, td_mode mode, const td_forward_row *rows, uin
 const float *td_chain_logits(const td_chain *chain);
 /* The same verbs as a cache's, on every part. */
 void td_chain_truncate(td_chain *chain, uint32_t slot, uint32_t length);
+
+/* device.h's profile over all parts: times of ops of one name add up, of both programs. */
+bool td_chain_profile(td_chain *chain, bool is_on, td_err *err);
+uint32_t td_chain_op_times(const td_chain *chain, td_op_time *out, uint32_t max);
+/* Sums over the parts, of verify runs and of prefill runs. */
+void td_chain_get_counts(const td_chain *chain, td_program_counts *verify,
+                         td_program_counts *prefill);
 
 /* The devices to use when none are given: usable GPUs, discrete first, else the host. Fills
  * specs[TD_STAGES_MAX] with static strings; returns the count (>= 1). */

@@ -7,9 +7,8 @@
 
 /* Chooses the token after each output row. History is what the rows themselves say: a drafted row
  * is verified under the assumption that all rows before it stand, which is when it counts. */
-static void sample_rows(stage *s, batch *b)
+static bool choose_rows(stage *s, batch *b)
 {
-    const float *logits = td_forward_output(s->forward);
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const td_forward_row *r = &b->rows[i];
@@ -17,12 +16,15 @@ static void sample_rows(stage *s, batch *b)
         slot->tokens[r->position] = r->token;
         if (!r->is_output)
             continue;
-        const float *row = logits + (size_t)n_out * s->n_vocab;
-        if (!td_logits_finite(row, s->n_vocab))
+        bool is_finite;
+        if (!td_forward_choose(s->forward, n_out, r, slot->tokens, s->sampler, &b->chosen[n_out],
+                               &is_finite, &b->err))
+            return false;
+        if (!is_finite)
             b->bad_slots |= 1ull << r->slot;
-        b->chosen[n_out++] = td_sample(s->sampler, &slot->sampling, row, slot->tokens,
-                                       r->position + 1, slot->stream, r->position + 1);
+        n_out++;
     }
+    return true;
 }
 
 static void run_batch(stage *s, batch *b)
@@ -39,13 +41,17 @@ static void run_batch(stage *s, batch *b)
     uint64_t start = td_clock_now_us(&clock);
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
-    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err)) {
+    bool is_last = td_forward_is_last(s->forward);
+    for (uint32_t i = 0; is_last && i < b->n_rows; i++) {
+        b->rows[i].sampling = &s->slots[b->rows[i].slot].sampling;
+        b->rows[i].stream = s->slots[b->rows[i].slot].stream;
+    }
+    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err) ||
+        (is_last && !choose_rows(s, b))) {
         s->failure = b->err;
         return;
     }
-    if (td_forward_is_last(s->forward))
-        sample_rows(s, b);
-    else
+    if (!is_last)
         memcpy(b->activations, td_forward_output(s->forward),
                (size_t)b->n_rows * s->n_embd * sizeof(float));
     uint64_t busy_us = td_clock_now_us(&clock) - start;

@@ -154,6 +154,7 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     s->info.first = part->first;
     s->info.last = part->last;
     s->info.n_bytes = part->n_bytes;
+    td_forward_get_load(part->forward, &s->info.n_file_bytes, &s->info.load_us);
     memcpy(s->info.spec, part->spec, sizeof s->info.spec);
     memcpy(s->info.name, td_device_get_info(part->dev)->name, sizeof s->info.name);
     s->slots = td_alloc(s->n_slots, sizeof *s->slots, err);
@@ -201,6 +202,8 @@ td_target *td_target_create(const td_chain_params *params, td_err *err)
     if (!t)
         return NULL;
     TD_ASSERT(params->n_slots >= 1 && params->n_slots <= 64);
+    td_chain_params chain_params = *params;
+    chain_params.is_choosing = true;
     const td_hparams *h = td_model_hparams(params->model);
     t->n_slots = params->n_slots;
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
@@ -210,7 +213,7 @@ td_target *td_target_create(const td_chain_params *params, td_err *err)
     if (t->fd < 0)
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
     else
-        t->chain = td_chain_create(params, err);
+        t->chain = td_chain_create(&chain_params, err);
     if (!t->chain)
         goto fail;
     t->n_stages = t->chain->n_parts;

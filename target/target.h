@@ -28,7 +28,8 @@ typedef struct {
     char spec[128]; /* "host:1", without the range */
     char name[256]; /* the device's */
     uint32_t first, last;
-    uint64_t n_bytes; /* weights, cache and activations */
+    uint64_t n_bytes;               /* weights, cache and activations */
+    uint64_t n_file_bytes, load_us; /* weights in the file, and loading them */
     uint64_t busy_prefill_us, busy_verify_us;
     uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;
 } td_stage_info;

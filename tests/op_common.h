@@ -259,7 +259,10 @@ static inline unsigned char *new_random_rows(const td_type_info *type, size_t n_
         rows[i] = (unsigned char)td_noise_bits(seed, i, 0);
     for (size_t i = 0; i < n_bytes; i += type->block_bytes) {
         float d = test_random(seed + 1, i) * 0.002f;
-        if (type->id == TD_TYPE_Q4_K) {
+        if (type->id == TD_TYPE_BF16) {
+            d = test_random(seed + 1, i);
+            memcpy(rows + i, (const unsigned char *)&d + 2, 2);
+        } else if (type->id == TD_TYPE_Q4_K) {
             set_half(rows + i, d);
             set_half(rows + i + 2, d * 7.0f);
         } else {

@@ -88,7 +88,7 @@ static void check_row(const td_device *dev, const mul_case *c, const float *deco
             size += fabs((double)w[k] * (double)x[k]);
         }
         double tolerance = (c->n_k / 32.0 + 64.0) * 0x1p-24 * size + 1e-37;
-        if (!is_vulkan(dev) && c->type->has_int8_activations)
+        if (c->type->has_int8_activations)
             tolerance += 1.001 * activation_error(w, x, c->n_k);
         check_close(y[o], sum, tolerance, o, what, dev);
     }

@@ -18,12 +18,12 @@
 static td_model *model;
 static td_drafter *fresh; /* is reset before each use */
 
-static td_drafter *create(uint32_t n_ctx)
+static td_drafter *create_on(const char *spec, uint32_t n_ctx)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
     td_err err = {0};
     td_drafter *d = td_drafter_create(&(td_drafter_params){.model = model,
-                                                           .spec = "host:1",
+                                                           .spec = spec,
                                                            .type_k = f16,
                                                            .type_v = f16,
                                                            .n_slots = N_SLOTS,
@@ -33,6 +33,8 @@ static td_drafter *create(uint32_t n_ctx)
         fail_msg("%s", err.message);
     return d;
 }
+
+static td_drafter *create(uint32_t n_ctx) { return create_on("host:1", n_ctx); }
 
 static td_sampling_params sampling_of(uint32_t sequence)
 {
@@ -91,6 +93,80 @@ static uint32_t random_below(uint32_t n)
 {
     random_state = random_state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(random_state >> 33) % n;
+}
+
+/* What the model says when it is run a row at a time, from logits that the host reads. */
+static void propose_by_steps(td_forward *f, td_sampler *sampler, uint32_t sequence,
+                             uint32_t *tokens, uint32_t n_tokens, uint32_t k)
+{
+    td_sampling_params sampling = sampling_of(sequence);
+    td_err err = {0};
+    td_cache_clear(td_forward_cache(f), 0);
+    for (uint32_t i = 0; i < n_tokens + k - 1; i++) {
+        td_forward_row row = {.position = i, .token = tokens[i], .is_output = true};
+        if (!td_forward_run(f, TD_MODE_VERIFY, &row, 1, &err))
+            fail_msg("%s", err.message);
+        if (i + 1 >= n_tokens)
+            tokens[i + 1] = td_sample(sampler, &sampling, td_forward_output(f), tokens, i + 1,
+                                      1000 + sequence, i + 1);
+    }
+}
+
+/* Steps that feed each other on the device give the tokens of steps taken one by one: greedy, by
+ * race (now and then too close for the device) and by a chain that only the host can do. */
+static void check_steps(const char *spec)
+{
+    enum { K = 20, N = 70 }; /* more than one submission's steps, and than its rows */
+    const td_type_info *f16 = td_type_find(TD_TYPE_F16);
+    td_err err = {0};
+    td_drafter *d = create_on(spec, N_CTX);
+    td_device *dev = td_device_create(spec, &err);
+    assert_non_null(dev);
+    td_forward *f = td_forward_create(&(td_forward_params){.model = model,
+                                                           .dev = dev,
+                                                           .last = 1,
+                                                           .type_k = f16,
+                                                           .type_v = f16,
+                                                           .n_slots = 1,
+                                                           .n_ctx = N_CTX},
+                                      &err);
+    if (!f)
+        fail_msg("%s", err.message);
+    td_sampler *sampler = td_sampler_create(TOY_VOCAB, &err);
+    bool is_quick = !strncmp(spec, "host", 4);
+    for (uint32_t sequence = 0; sequence < (is_quick ? 60u : 9u); sequence++) {
+        uint32_t tokens[N_CTX], ids[K], n_tokens = 1 + random_below(N);
+        for (uint32_t i = 0; i < n_tokens; i++)
+            tokens[i] = random_below(TOY_VOCAB);
+        open_sequence(d, sequence);
+        feed(d, sequence, 0, tokens, n_tokens);
+        propose_by_steps(f, sampler, sequence, tokens, n_tokens, K);
+        assert_int_equal(propose(d, sequence, n_tokens, K, ids), K);
+        for (uint32_t i = 0; i < K; i++)
+            if (ids[i] != tokens[n_tokens + i])
+                fail_msg("%s, sequence %u: token %u of the draft is %u, expected %u", spec,
+                         sequence, i, ids[i], tokens[n_tokens + i]);
+        td_drafter_close(d, sequence);
+    }
+    td_sampler_destroy(&sampler);
+    td_forward_destroy(&f);
+    td_device_destroy(&dev);
+    td_drafter_destroy(&d);
+}
+
+static void test_many_steps_are_as_one_by_one(void **state)
+{
+    (void)state;
+    static td_device_info infos[TD_DEVICES_MAX];
+    check_steps("host:1");
+    check_steps("host:2");
+    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
+    for (uint32_t i = 0; i < n; i++)
+        if (infos[i].kind != TD_DEVICE_HOST && infos[i].is_usable) {
+            check_steps(infos[i].spec);
+            return;
+        }
+    printf("skipped: no usable Vulkan device\n");
 }
 
 /* -- proposals --------------------------------------------------------------------------------- */
@@ -338,6 +414,7 @@ int main(void)
     }
     fresh = create(N_CTX);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_many_steps_are_as_one_by_one),
         cmocka_unit_test(test_proposals_do_not_depend_on_the_past),
         cmocka_unit_test(test_known_tokens_are_not_evaluated_again),
         cmocka_unit_test(test_proposals_end_with_the_context),

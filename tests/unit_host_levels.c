@@ -265,6 +265,7 @@ static void test_q6_k_block_with_softcap(void **state)
 {
     (void)state;
     check_levels(&(block_case){"Q6_K", "F32", "F16", 36, 16, TD_ROPE_NORM, 0, 5.0f, 0});
+    check_levels(&(block_case){"BF16", "F16", "Q4_0", 70, 33, TD_ROPE_NEOX, 0, 0, 0});
 }
 
 static void test_f16_block_with_odd_heads(void **state)

@@ -150,9 +150,10 @@ static td_act_block expected_block(const float *x)
         b.q[i] = (int8_t)q;
         sums[i / 16] += q;
     }
-    b.sum = sums[0] + sums[1];
-    b.by_128 = -128 * b.sum;
-    b.by_8 = -8 * b.sum;
+    int sum = sums[0] + sums[1];
+    b.sum = (float)sum;
+    b.by_128 = -128 * sum;
+    b.by_8 = -8 * sum;
     b.by_32[0] = -32 * sums[0];
     b.by_32[1] = -32 * sums[1];
     return b;

@@ -69,7 +69,7 @@ static void check_values(const td_gguf *g, const char *name, double sigma)
 static void test_makes_every_type(void **state)
 {
     (void)state;
-    static const char *const types[] = {"F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
+    static const char *const types[] = {"F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", "BF16"};
     for (size_t i = 0; i < TD_COUNT(types); i++) {
         char options[128];
         snprintf(options, sizeof options, "--layers 1 --ffn 256 --vocab 300 --type %s", types[i]);

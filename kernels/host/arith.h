@@ -9,11 +9,11 @@
  *   F32, F16    acc = fma(w[k], x[k], acc)
  *   otherwise   x is quantized (below) in blocks of 32; isum = sum of weight quant * q, exact in
  *               int32 and as an f32; dw, dx are the scales; per block of 32:
- *     Q8_0      acc = fma(dw * dx, isum, acc)
+ *     Q8_0      acc = fma(dw * isum, dx, acc)
  *     Q4_0      the same, weight quants being nibble - 8
- *     Q4_K      acc = fma(d * dx, scale * isum, acc)
- *               acc = fma(-(d_min * dx), minimum * qsum, acc)         qsum = sum of the block's q
- *     Q6_K      acc = fma(d * dx, scale0 * isum0 + scale1 * isum1, acc)   over its two 16s
+ *     Q4_K      acc = fma(fma(-(d_min * minimum), qsum, (d * scale) * isum), dx, acc)
+ *               qsum = sum of the block's q; d * scale and d_min * minimum are exact
+ *     Q6_K      acc = fma(fma(d * scale1, isum1, (d * scale0) * isum0), dx, acc)   its two 16s
  *   A bias is added last.
  *
  * Quantizing x, per block of 32. amax = max |x|:
@@ -112,7 +112,7 @@ static inline float td_arith_tanh(float x)
 typedef struct {
     int8_t q[TD_ACT_BLOCK];
     float d;
-    int32_t sum;          /* of q */
+    float sum;            /* of q */
     int32_t by_128, by_8; /* -128 sum, -8 sum */
     int32_t by_32[2];     /* -32 times the sums of the two halves */
     int32_t unused[2];

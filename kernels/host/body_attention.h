@@ -1,13 +1,29 @@
-/* Attention of one query head over its pages (host.h, arith.h): a lane is a position while the
- * scores are made, and a column of the value while these are summed. The sum of the values so far
- * lies in the output row itself. */
+/* Attention of a few queries over the pages of one kv head (host.h, arith.h): a lane is a position
+ * while the scores are made, and a column of the value while these are summed. Keys and values are
+ * read and decoded once for all queries; a query's arithmetic does not depend on its company. The
+ * sum of a query's values so far lies in its output row itself. */
 #ifndef TD_KERNELS_HOST_BODY_ATTENTION_H
 #define TD_KERNELS_HOST_BODY_ATTENTION_H
 
 #include "kernels/host/body_mat_mul.h"
 
 #define POSITIONS TD_PAGE_POSITIONS
-#define CHAINS    4 /* independent accumulators, to hide the latency of fma */
+#define QUERIES   TD_HOST_QUERIES_MAX
+#define CHAINS    4 /* independent accumulators of a query, to hide the latency of fma */
+/* Of several queries: as many as there are registers for. */
+#define CHAINS_OF(n) ((n) == 1 || VL == 16 ? CHAINS : CHAINS / 2)
+
+#define EACH_CHAIN UNROLL for (uint32_t c = 0; c < n_chains; c++)
+#define EACH_QUERY UNROLL for (uint32_t i = 0; i < n; i++)
+
+typedef struct {
+    _Alignas(64) float s[POSITIONS]; /* scores, then probabilities, of the current page */
+    const float *q;
+    float *y;
+    uint32_t first, last; /* visible positions */
+    uint32_t begin, end;  /* visible slots of the current page */
+    float m, sum, c;
+} query;
 
 /* Element d of the keys of VL positions from `lane` on. `scale` is theirs for d's block of 32. */
 INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, vf scale, const td_type type)
@@ -24,26 +40,34 @@ INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, vf scale, const 
 }
 
 /* s[j] = q . k[j] for all positions of a page, those not written included. */
-INLINE void score_page(const td_host_kv *kv, const uint8_t *k, const float *q, float *s,
+INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs, const uint32_t n,
                        const td_type type)
 {
     const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
-    uint32_t n = kv->base.params.head_dim_k;
+    uint32_t n_d = kv->base.params.head_dim_k;
     const bool is_quantized = type == TD_TYPE_Q8_0 || type == TD_TYPE_Q4_0;
-    for (uint32_t lane = 0; lane < POSITIONS; lane += CHAINS * VL) {
-        vf acc[CHAINS], scale[CHAINS];
-        UNROLL for (uint32_t c = 0; c < CHAINS; c++) acc[c] = scale[c] = vf_zero();
-        for (uint32_t d0 = 0; d0 < n; d0 += 32) {
+    const uint32_t n_chains = CHAINS_OF(n);
+    for (uint32_t lane = 0; lane < POSITIONS; lane += n_chains * VL) {
+        vf acc[QUERIES][CHAINS], scale[CHAINS];
+        EACH_CHAIN
+        {
+            scale[c] = vf_zero();
+            EACH_QUERY acc[i][c] = vf_zero();
+        }
+        for (uint32_t d0 = 0; d0 < n_d; d0 += 32) {
             if (is_quantized)
-                UNROLL for (uint32_t c = 0; c < CHAINS; c++) scale[c] =
-                    vf_load_f16(scales + d0 / 32 * POSITIONS + lane + c * VL);
-            for (uint32_t d = d0, end = td_min_u32(n, d0 + 32); d < end; d++) {
-                vf qd = vf_set1(q[d]);
-                UNROLL for (uint32_t c = 0; c < CHAINS; c++) acc[c] =
-                    vf_fma(qd, load_key(k, d, lane + c * VL, scale[c], type), acc[c]);
+                EACH_CHAIN scale[c] = vf_load_f16(scales + d0 / 32 * POSITIONS + lane + c * VL);
+            for (uint32_t d = d0, end = td_min_u32(n_d, d0 + 32); d < end; d++) {
+                vf key[CHAINS];
+                EACH_CHAIN key[c] = load_key(k, d, lane + c * VL, scale[c], type);
+                EACH_QUERY
+                {
+                    vf qd = vf_set1(qs[i]->q[d]);
+                    EACH_CHAIN acc[i][c] = vf_fma(qd, key[c], acc[i][c]);
+                }
             }
         }
-        UNROLL for (uint32_t c = 0; c < CHAINS; c++) vf_store(s + lane + c * VL, acc[c]);
+        EACH_QUERY EACH_CHAIN vf_store(qs[i]->s + lane + c * VL, acc[i][c]);
     }
 }
 
@@ -66,63 +90,130 @@ INLINE vf load_value(const uint8_t *row, uint32_t d, uint32_t n, const td_type t
 }
 
 /* y = y * c + sum of p[j] v[j], j in [begin, end) */
-INLINE void add_values(const td_host_kv *kv, const uint8_t *v, const float *p, uint32_t begin,
-                       uint32_t end, float c, float *y, const td_type type)
+INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
+                       uint32_t end, const uint32_t n, const td_type type)
 {
-    uint32_t n = kv->base.params.head_dim_v;
-    for (uint32_t d = 0; d < n; d += CHAINS * VL) {
-        vf acc[CHAINS];
+    uint32_t n_d = kv->base.params.head_dim_v;
+    const uint32_t n_chains = CHAINS_OF(n);
+    for (uint32_t d = 0; d < n_d; d += n_chains * VL) {
+        vf acc[QUERIES][CHAINS];
         uint32_t n_lanes[CHAINS];
-        UNROLL for (uint32_t i = 0; i < CHAINS; i++)
+        EACH_CHAIN
         {
-            n_lanes[i] = lanes_left(n, d + i * VL);
-            acc[i] =
-                n_lanes[i] ? vf_mul(vf_load_n(y + d + i * VL, n_lanes[i]), vf_set1(c)) : vf_zero();
+            n_lanes[c] = lanes_left(n_d, d + c * VL);
+            EACH_QUERY acc[i][c] =
+                n_lanes[c] ? vf_mul(vf_load_n(qs[i]->y + d + c * VL, n_lanes[c]), vf_set1(qs[i]->c))
+                           : vf_zero();
         }
         for (uint32_t j = begin; j < end; j++) {
-            vf pj = vf_set1(p[j]);
             const uint8_t *row = v + j * kv->row_bytes_v;
-            UNROLL for (uint32_t i = 0; i < CHAINS; i++) if (n_lanes[i]) acc[i] =
-                vf_fma(pj, load_value(row, d + i * VL, n_lanes[i], type), acc[i]);
+            EACH_CHAIN if (n_lanes[c])
+            {
+                vf value = load_value(row, d + c * VL, n_lanes[c], type);
+                EACH_QUERY acc[i][c] = vf_fma(vf_set1(qs[i]->s[j]), value, acc[i][c]);
+            }
         }
-        UNROLL for (uint32_t i = 0; i < CHAINS; i++) if (n_lanes[i])
-            vf_store_n(y + d + i * VL, acc[i], n_lanes[i]);
+        EACH_QUERY EACH_CHAIN if (n_lanes[c])
+            vf_store_n(qs[i]->y + d + c * VL, acc[i][c], n_lanes[c]);
     }
 }
 
-static void score_any(const td_host_kv *kv, const uint8_t *k, const float *q, float *s)
+INLINE void score_count(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n,
+                        const td_type type)
+{
+    switch (n) {
+    case 1:
+        score_page(kv, k, qs, 1, type);
+        break;
+    case 2:
+        score_page(kv, k, qs, 2, type);
+        break;
+    case 3:
+        score_page(kv, k, qs, 3, type);
+        break;
+    default:
+        score_page(kv, k, qs, 4, type);
+    }
+}
+
+static void score_any(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n)
 {
     switch (kv->base.params.type_k->id) {
     case TD_TYPE_F32:
-        score_page(kv, k, q, s, TD_TYPE_F32);
+        score_count(kv, k, qs, n, TD_TYPE_F32);
         break;
     case TD_TYPE_F16:
-        score_page(kv, k, q, s, TD_TYPE_F16);
+        score_count(kv, k, qs, n, TD_TYPE_F16);
         break;
     case TD_TYPE_Q8_0:
-        score_page(kv, k, q, s, TD_TYPE_Q8_0);
+        score_count(kv, k, qs, n, TD_TYPE_Q8_0);
         break;
     default:
-        score_page(kv, k, q, s, TD_TYPE_Q4_0);
+        score_count(kv, k, qs, n, TD_TYPE_Q4_0);
     }
 }
 
-static void add_any(const td_host_kv *kv, const uint8_t *v, const float *p, uint32_t begin,
-                    uint32_t end, float c, float *y)
+INLINE void add_count(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
+                      uint32_t end, uint32_t n, const td_type type)
+{
+    switch (n) {
+    case 1:
+        add_values(kv, v, qs, begin, end, 1, type);
+        break;
+    case 2:
+        add_values(kv, v, qs, begin, end, 2, type);
+        break;
+    case 3:
+        add_values(kv, v, qs, begin, end, 3, type);
+        break;
+    default:
+        add_values(kv, v, qs, begin, end, 4, type);
+    }
+}
+
+static void add_range(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
+                      uint32_t end, uint32_t n)
 {
     switch (kv->base.params.type_v->id) {
     case TD_TYPE_F32:
-        add_values(kv, v, p, begin, end, c, y, TD_TYPE_F32);
+        add_count(kv, v, qs, begin, end, n, TD_TYPE_F32);
         break;
     case TD_TYPE_F16:
-        add_values(kv, v, p, begin, end, c, y, TD_TYPE_F16);
+        add_count(kv, v, qs, begin, end, n, TD_TYPE_F16);
         break;
     case TD_TYPE_Q8_0:
-        add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q8_0);
+        add_count(kv, v, qs, begin, end, n, TD_TYPE_Q8_0);
         break;
     default:
-        add_values(kv, v, p, begin, end, c, y, TD_TYPE_Q4_0);
+        add_count(kv, v, qs, begin, end, n, TD_TYPE_Q4_0);
     }
+}
+
+/* Each query's own slots, ascending: those all see in one go, what comes before and after one by
+ * one. */
+static void add_page(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t n)
+{
+    uint32_t begin = 0, end = POSITIONS;
+    for (uint32_t i = 0; i < n; i++) {
+        begin = qs[i]->begin > begin ? qs[i]->begin : begin;
+        end = td_min_u32(qs[i]->end, end);
+    }
+    if (begin >= end) { /* windows that do not meet */
+        for (uint32_t i = 0; i < n; i++)
+            add_range(kv, v, &qs[i], qs[i]->begin, qs[i]->end, 1);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (qs[i]->begin < begin) {
+            add_range(kv, v, &qs[i], qs[i]->begin, begin, 1);
+            qs[i]->c = 1;
+        }
+    add_range(kv, v, qs, begin, end, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (end < qs[i]->end) {
+            qs[i]->c = 1;
+            add_range(kv, v, &qs[i], end, qs[i]->end, 1);
+        }
 }
 
 /* Scales and caps the scores, hides those outside [begin, end) and returns the largest. */
@@ -162,34 +253,55 @@ static float exp_scores(float *s, float m)
     return v16_sum(sum);
 }
 
-static void attention(const td_host_attention *a)
+/* Page number `page` of the sequence, for the n queries that see any of it. */
+static void attend_page(const td_host_attention *a, uint32_t page, query *const *qs, uint32_t n)
 {
     const td_kv_params *kv = &a->kv->base.params;
-    uint32_t n_v = kv->head_dim_v, last = a->position, first = 0;
-    if (a->params->window && last >= a->params->window)
-        first = last - a->params->window + 1;
-    float m = -INFINITY, sum = 0;
-    _Alignas(64) float s[POSITIONS];
-    memset(a->y, 0, n_v * sizeof *a->y);
-    for (uint32_t i = first / POSITIONS; i <= last / POSITIONS; i++) {
-        uint32_t page0 = i * POSITIONS, page = (uint32_t)a->pages[i];
-        TD_ASSERT(page < kv->n_pages);
-        uint32_t begin = first > page0 ? first - page0 : 0;
-        uint32_t end = td_min_u32(last - page0 + 1, POSITIONS);
-        size_t head = (size_t)page * kv->n_head_kv + a->head_kv;
-        score_any(a->kv, a->kv->k + head * a->kv->head_bytes_k, a->q, s);
-        float largest = finish_scores(s, begin, end, a->params->scale, a->params->softcap);
-        float m_new = largest > m ? largest : m;
-        float c = td_arith_exp(m - m_new);
-        sum = fmaf(sum, c, exp_scores(s, m_new));
-        add_any(a->kv, a->kv->v + head * a->kv->head_bytes_v, s, begin, end, c, a->y);
-        m = m_new;
+    uint32_t page0 = page * POSITIONS, in_cache = (uint32_t)a->pages[page];
+    TD_ASSERT(in_cache < kv->n_pages);
+    size_t head = (size_t)in_cache * kv->n_head_kv + a->head_kv;
+    score_any(a->kv, a->kv->k + head * a->kv->head_bytes_k, qs, n);
+    for (uint32_t i = 0; i < n; i++) {
+        query *q = qs[i];
+        q->begin = q->first > page0 ? q->first - page0 : 0;
+        q->end = td_min_u32(q->last - page0 + 1, POSITIONS);
+        float largest = finish_scores(q->s, q->begin, q->end, a->params->scale, a->params->softcap);
+        float m = largest > q->m ? largest : q->m;
+        q->c = td_arith_exp(q->m - m);
+        q->sum = fmaf(q->sum, q->c, exp_scores(q->s, m));
+        q->m = m;
     }
-    vf inverse = vf_set1(1.0f / sum);
-    for (uint32_t d = 0; d < n_v; d += VL) {
-        uint32_t n = td_min_u32(n_v - d, VL);
-        vf_store_n(a->y + d, vf_mul(vf_load_n(a->y + d, n), inverse), n);
+    add_page(a->kv, a->kv->v + head * a->kv->head_bytes_v, qs, n);
+}
+
+static void attention(const td_host_attention *a)
+{
+    uint32_t n_v = a->kv->base.params.head_dim_v, first = UINT32_MAX, last = 0;
+    query queries[QUERIES];
+    for (uint32_t i = 0; i < a->n_queries; i++) {
+        query *q = &queries[i];
+        q->q = a->queries[i].q;
+        q->y = a->queries[i].y;
+        q->last = a->queries[i].position;
+        q->first =
+            a->params->window && q->last >= a->params->window ? q->last - a->params->window + 1 : 0;
+        q->m = -INFINITY;
+        q->sum = 0;
+        memset(q->y, 0, n_v * sizeof *q->y);
+        first = td_min_u32(first, q->first);
+        last = q->last > last ? q->last : last;
     }
+    for (uint32_t page = first / POSITIONS; page <= last / POSITIONS; page++) {
+        query *seeing[QUERIES];
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < a->n_queries; i++)
+            if (queries[i].first / POSITIONS <= page && page <= queries[i].last / POSITIONS)
+                seeing[n++] = &queries[i];
+        if (n)
+            attend_page(a, page, seeing, n);
+    }
+    for (uint32_t i = 0; i < a->n_queries; i++)
+        scale_row(queries[i].y, n_v, 1.0f / queries[i].sum);
 }
 
 #endif

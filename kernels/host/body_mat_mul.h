@@ -7,10 +7,12 @@
 
 #include "kernels/host/body_math.h"
 
-#define ROWS_MAX       8
-#define Q_VECTOR       (4 * VL) /* bytes of 4 k of VL outputs */
-#define BLOCK_GROUPS   8        /* groups of 4 k in a block of 32 */
-#define PREFETCH_BYTES 1024
+#define ROWS_MAX        8
+#define Q_VECTOR        (4 * VL) /* bytes of 4 k of VL outputs */
+#define BLOCK_GROUPS    8        /* groups of 4 k in a block of 32 */
+#define PREFETCH_BYTES  1024
+#define LINE_BYTES      64u
+#define AHEAD_BYTES_MAX 131072u /* a share of the second level cache */
 
 /* The weights are one stream, but a tile of many rows is too much code between two loads of it for
  * the CPU to look ahead by itself. Past the end nothing is loaded and nothing faults. */
@@ -23,6 +25,20 @@ INLINE void prefetch(const uint8_t *at)
 INLINE const uint8_t *vector_base(const td_host_weight *w, uint32_t g, size_t lane_bytes)
 {
     return w->data + g * VL / 16 * w->panel_bytes + g * VL % 16 * lane_bytes;
+}
+
+/* The rows of a batch in tiles of almost equal size, as few as can be: 9 are 5 and 4. */
+typedef struct {
+    uint32_t row, n; /* of the current tile */
+} row_tiles;
+
+INLINE bool next_tile(const td_host_mat_mul *m, const uint32_t n_max, row_tiles *t)
+{
+    t->row += t->n;
+    uint32_t n_left = m->n_rows - t->row;
+    if (n_left)
+        t->n = td_div_up(n_left, td_div_up(n_left, n_max));
+    return n_left > 0;
 }
 
 INLINE void store_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, vf acc)
@@ -39,12 +55,19 @@ INLINE void store_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, vf ac
 
 #define FLOAT_VECTORS 4 /* independent accumulators per row, to hide the latency of fma */
 
-INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const bool is_f16,
+INLINE vf load_float(const void *at, const td_type type)
+{
+    return type == TD_TYPE_F32   ? vf_load(at)
+           : type == TD_TYPE_F16 ? vf_load_f16(at)
+                                 : vf_load_bf16(at);
+}
+
+INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const td_type type,
                        const int n_vectors, const int n_rows)
 {
     const uint8_t *base[FLOAT_VECTORS];
     vf acc[FLOAT_VECTORS][ROWS_MAX], w[FLOAT_VECTORS];
-    const size_t lane_bytes = is_f16 ? 2 : 4;
+    const size_t lane_bytes = type == TD_TYPE_F32 ? 4 : 2;
     UNROLL for (int v = 0; v < n_vectors; v++)
     {
         base[v] = vector_base(m->w, g + (uint32_t)v, lane_bytes);
@@ -56,7 +79,7 @@ INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
         UNROLL for (int v = 0; v < n_vectors; v++)
         {
             const void *at = base[v] + k * (16 * lane_bytes);
-            w[v] = is_f16 ? vf_load_f16(at) : vf_load(at);
+            w[v] = load_float(at, type);
             prefetch(at);
         }
         UNROLL for (int r = 0; r < n_rows; r++)
@@ -69,223 +92,356 @@ INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
         store_tile(m, g + (uint32_t)v, row + (uint32_t)r, acc[v][r]);
 }
 
-INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const bool is_f16, const int n_vectors)
+INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
+                       const int n_vectors)
 {
-    uint32_t row = 0;
-    for (; VF_ROWS_FLOAT >= 4 && row + 4 <= m->n_rows; row += 4)
-        float_tile(m, g, row, is_f16, n_vectors, 4);
-    for (; row + 2 <= m->n_rows; row += 2)
-        float_tile(m, g, row, is_f16, n_vectors, 2);
-    if (row < m->n_rows)
-        float_tile(m, g, row, is_f16, n_vectors, 1);
+    for (row_tiles t = {0}; next_tile(m, VF_ROWS_FLOAT, &t);) {
+        switch (t.n) {
+        case 1:
+            float_tile(m, g, t.row, type, n_vectors, 1);
+            break;
+        case 2:
+            float_tile(m, g, t.row, type, n_vectors, 2);
+            break;
+        case 3:
+            float_tile(m, g, t.row, type, n_vectors, 3 <= VF_ROWS_FLOAT ? 3 : 1);
+            break;
+        case 4:
+            float_tile(m, g, t.row, type, n_vectors, 4 <= VF_ROWS_FLOAT ? 4 : 1);
+            break;
+        case 5:
+            float_tile(m, g, t.row, type, n_vectors, 5 <= VF_ROWS_FLOAT ? 5 : 1);
+            break;
+        default:
+            float_tile(m, g, t.row, type, n_vectors, 6 <= VF_ROWS_FLOAT ? 6 : 1);
+        }
+    }
 }
 
-INLINE void mat_mul_float(const td_host_mat_mul *m, const bool is_f16)
+INLINE void mat_mul_float(const td_host_mat_mul *m, const td_type type)
 {
     uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
     for (; g + FLOAT_VECTORS <= end; g += FLOAT_VECTORS)
-        float_rows(m, g, is_f16, FLOAT_VECTORS);
+        float_rows(m, g, type, FLOAT_VECTORS);
     for (; g < end; g++)
-        float_rows(m, g, is_f16, 1);
+        float_rows(m, g, type, 1);
 }
 
 /* -- quantized --------------------------------------------------------------------------------- */
 
 typedef struct {
-    const uint8_t *panel;
-    const td_act_block *x; /* [rows][n_blocks] */
-    uint32_t n_blocks;     /* of 32 */
-    uint32_t lane0;        /* the tile's first lane in the panel */
+    const uint8_t *panel[VF_VECTORS_INT]; /* by vector of outputs */
+    const td_act_block *x;                /* [rows][n_blocks] */
+    uint32_t n_blocks;                    /* of 32 */
+    uint32_t lane0[VF_VECTORS_INT];       /* the vector's first lane in its panel */
+    const uint8_t *ahead;                 /* what to fetch while at work, */
+    uint32_t n_lines;                     /* so many cache lines a block */
 } tile;
 
+/* The panels are read from memory in the first pass of their row tiles only. So that memory is not
+ * idle in the others, each pass fetches its share of the next panels, into the second level cache;
+ * here block b's part of it. */
+INLINE void fetch_ahead(const tile *t, uint32_t b)
+{
+    const uint8_t *at = t->ahead + (size_t)b * t->n_lines * LINE_BYTES;
+    for (uint32_t i = 0; i < t->n_lines; i++)
+        __builtin_prefetch(at + i * LINE_BYTES, 0, 2);
+}
+
+/* Sums of a tile: [vector][row]. */
+typedef vi tile_sums[VF_VECTORS_INT][ROWS_MAX];
+typedef vf tile_accs[VF_VECTORS_INT][ROWS_MAX];
+
+#define EACH_VECTOR UNROLL for (int v = 0; v < n_vectors; v++)
+#define EACH_ROW    UNROLL for (int r = 0; r < n_rows; r++)
+
+/* Row r's block. */
+INLINE const td_act_block *act_of(const tile *t, uint32_t b, int r)
+{
+    return t->x + b + (size_t)r * t->n_blocks;
+}
+
 /* Block b of Q8_0 and Q4_0. */
-INLINE const uint8_t *small_quants(const tile *t, uint32_t b, size_t quant_bytes)
+INLINE const uint8_t *small_quants(const tile *t, int v, uint32_t b, size_t quant_bytes)
 {
-    return t->panel + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes) + TD_SMALL_SCALES +
-           b % 2 * quant_bytes + t->lane0 * 4;
+    return t->panel[v] + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes) + TD_SMALL_SCALES +
+           b % 2 * quant_bytes + t->lane0[v] * 4;
 }
 
-INLINE vf small_scale(const tile *t, uint32_t b, size_t quant_bytes)
+/* acc[v][r] += scale of block b * sum[v][r] * row r's scale */
+INLINE void fold_small(const tile *t, uint32_t b, size_t quant_bytes, const int n_vectors,
+                       const int n_rows, tile_sums sum, tile_accs acc)
 {
-    const uint8_t *chunk = t->panel + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes);
-    return vf_load_f16((const uint16_t *)(const void *)chunk + b % 2 * 16 + t->lane0);
-}
-
-INLINE void q8_0_tile(const tile *t, const int n_rows, vf *acc)
-{
-    for (uint32_t b = 0; b < t->n_blocks; b++) {
-        const td_act_block *x = t->x + b;
-        const uint8_t *quants = small_quants(t, b, TD_Q8_0_QUANTS);
-        vi sum[ROWS_MAX];
-        UNROLL for (int r = 0; r < n_rows; r++) sum[r] = w8_start(&x[(size_t)r * t->n_blocks]);
-        UNROLL for (int g = 0; g < BLOCK_GROUPS; g++)
-        {
-            w8 w = w8_load(quants + g * 64);
-            prefetch(quants + g * 64);
-            UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
-                w8_dot4(sum[r], w, x[(size_t)r * t->n_blocks].q + 4 * g);
-        }
-        vf d = small_scale(t, b, TD_Q8_0_QUANTS);
-        UNROLL for (int r = 0; r < n_rows; r++)
-        {
-            vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
-            acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
-        }
-    }
-}
-
-/* sum[r] += nibbles of a block * q */
-INLINE void dot_nibbles(const uint8_t *quants, const td_act_block *x, size_t x_stride,
-                        const int n_rows, vi *sum)
-{
-    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++)
+    EACH_VECTOR
     {
-        vb pair = vb_load(quants + g * 64);
-        prefetch(quants + g * 64);
-        vb low = vb_and(pair, 0x0f), high = vb_and(vb_shr(pair, 4), 0x0f);
-        UNROLL for (int r = 0; r < n_rows; r++)
-        {
-            const int8_t *q = x[(size_t)r * x_stride].q + 4 * g;
-            sum[r] = vi_dot4(vi_dot4(sum[r], low, q), high, q + 16);
-        }
+        const uint8_t *chunk = t->panel[v] + b / 2 * (TD_SMALL_SCALES + 2 * quant_bytes);
+        vf d = vf_load_f16((const uint16_t *)(const void *)chunk + b % 2 * 16 + t->lane0[v]);
+        EACH_ROW acc[v][r] =
+            vf_fma(vf_mul(d, vf_of_vi(sum[v][r])), vf_set1(act_of(t, b, r)->d), acc[v][r]);
     }
 }
 
-INLINE void q4_0_tile(const tile *t, const int n_rows, vf *acc)
+/* With one vector of outputs there are registers for two chains of dots a row, and need of them:
+ * one of each of eight rows does not hide a dot's latency. */
+#define IS_TWO_CHAINS (VL == 16 && n_vectors == 1)
+
+INLINE void join_chains(const int n_vectors, const int n_rows, tile_sums sum, const vi *other)
+{
+    if (IS_TWO_CHAINS)
+        EACH_ROW sum[0][r] = vi_add(sum[0][r], other[r]);
+}
+
+INLINE void q8_0_tile(const tile *t, const int n_vectors, const int n_rows, tile_accs acc)
 {
     for (uint32_t b = 0; b < t->n_blocks; b++) {
-        const td_act_block *x = t->x + b;
-        const uint8_t *quants = small_quants(t, b, TD_Q4_QUANTS);
-        vi sum[ROWS_MAX];
-        UNROLL for (int r = 0; r < n_rows; r++) sum[r] = vi_set1(x[(size_t)r * t->n_blocks].by_8);
-        dot_nibbles(quants, x, t->n_blocks, n_rows, sum);
-        vf d = small_scale(t, b, TD_Q4_QUANTS);
-        UNROLL for (int r = 0; r < n_rows; r++)
+        fetch_ahead(t, b);
+        tile_sums sum;
+        vi other[ROWS_MAX];
+        EACH_ROW other[r] = vi_set1(0);
+        EACH_VECTOR EACH_ROW sum[v][r] = w8_start(act_of(t, b, r));
+        UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS; g++)
         {
-            vf scale = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
-            acc[r] = vf_fma(scale, vf_of_vi(sum[r]), acc[r]);
+            w8 w[VF_VECTORS_INT];
+            EACH_VECTOR
+            {
+                const uint8_t *at = small_quants(t, v, b, TD_Q8_0_QUANTS) + g * 64;
+                w[v] = w8_load(at);
+                prefetch(at);
+            }
+            EACH_ROW
+            {
+                q4 q = q4_load(act_of(t, b, r)->q + 4 * g);
+                if (IS_TWO_CHAINS && g % 2)
+                    other[r] = w8_dot4(other[r], w[0], q);
+                else
+                    EACH_VECTOR sum[v][r] = w8_dot4(sum[v][r], w[v], q);
+            }
         }
+        join_chains(n_vectors, n_rows, sum, other);
+        fold_small(t, b, TD_Q8_0_QUANTS, n_vectors, n_rows, sum, acc);
     }
 }
 
-INLINE void q4_k_tile(const tile *t, const int n_rows, vf *acc)
+/* sum[v][r] += nibbles of a block * q; `quants` by vector. */
+INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
+                        const int n_vectors, const int n_rows, tile_sums sum)
 {
-    const uint8_t *chunk = t->panel;
-    for (uint32_t b = 0; b < t->n_blocks; chunk += TD_K_SCALES + 8 * TD_Q4_QUANTS) {
-        const uint8_t *quants = chunk + TD_K_SCALES + t->lane0 * 4;
-        const uint16_t *halves = (const uint16_t *)(const void *)chunk + t->lane0;
-        vf d = vf_load_f16(halves), d_min = vf_load_f16(halves + 16);
-        const uint8_t *scale = chunk + 64 + t->lane0;
-        for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q4_QUANTS, scale += 16) {
-            const td_act_block *x = t->x + b;
-            vi sum[ROWS_MAX];
-            UNROLL for (int r = 0; r < n_rows; r++) sum[r] = vi_set1(0);
-            dot_nibbles(quants, x, t->n_blocks, n_rows, sum);
-            /* Products of these are exact as floats, being below 2^24. */
-            vf step = vf_of_vi(vi_load_u8(scale)), minimum = vf_of_vi(vi_load_u8(scale + 128));
-            UNROLL for (int r = 0; r < n_rows; r++)
+    vi other[ROWS_MAX];
+    EACH_ROW other[r] = vi_set1(0);
+    UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS / 2; g++)
+    {
+        vb low[VF_VECTORS_INT], high[VF_VECTORS_INT];
+        EACH_VECTOR
+        {
+            vb pair = vb_load(quants[v] + g * 64);
+            prefetch(quants[v] + g * 64);
+            low[v] = vb_and(pair, 0x0f);
+            high[v] = vb_and(vb_shr(pair, 4), 0x0f);
+        }
+        EACH_ROW
+        {
+            q4 q = q4_load(act_of(t, b, r)->q + 4 * g);
+            EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], low[v], q);
+        }
+        EACH_ROW
+        {
+            q4 q = q4_load(act_of(t, b, r)->q + 4 * g + 16);
+            if (IS_TWO_CHAINS)
+                other[r] = vi_dot4(other[r], high[0], q);
+            else
+                EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], high[v], q);
+        }
+    }
+    join_chains(n_vectors, n_rows, sum, other);
+}
+
+INLINE void q4_0_tile(const tile *t, const int n_vectors, const int n_rows, tile_accs acc)
+{
+    for (uint32_t b = 0; b < t->n_blocks; b++) {
+        fetch_ahead(t, b);
+        tile_sums sum;
+        const uint8_t *quants[VF_VECTORS_INT];
+        EACH_VECTOR quants[v] = small_quants(t, v, b, TD_Q4_QUANTS);
+        EACH_VECTOR EACH_ROW sum[v][r] = vi_set1(act_of(t, b, r)->by_8);
+        dot_nibbles(t, b, quants, n_vectors, n_rows, sum);
+        fold_small(t, b, TD_Q4_QUANTS, n_vectors, n_rows, sum, acc);
+    }
+}
+
+INLINE void q4_k_tile(const tile *t, const int n_vectors, const int n_rows, tile_accs acc)
+{
+    for (uint32_t b = 0; b < t->n_blocks; b++) {
+        fetch_ahead(t, b);
+        const uint8_t *scale[VF_VECTORS_INT], *quants[VF_VECTORS_INT];
+        uint32_t s = b % 8; /* of the chunk's 8 blocks */
+        EACH_VECTOR
+        {
+            const uint8_t *chunk = t->panel[v] + b / 8 * (size_t)(TD_K_SCALES + 8 * TD_Q4_QUANTS);
+            scale[v] = chunk;
+            quants[v] = chunk + TD_K_SCALES + s * TD_Q4_QUANTS + t->lane0[v] * 4;
+        }
+        tile_sums sum;
+        EACH_VECTOR EACH_ROW sum[v][r] = vi_set1(0);
+        dot_nibbles(t, b, quants, n_vectors, n_rows, sum);
+        EACH_VECTOR
+        {
+            const uint16_t *halves = (const uint16_t *)(const void *)scale[v] + t->lane0[v];
+            const uint8_t *steps = scale[v] + 64 + s * 16 + t->lane0[v];
+            vf step = vf_mul(vf_load_f16(halves), vf_of_vi(vi_load_u8(steps)));
+            vf minimum = vf_mul(vf_load_f16(halves + 16), vf_of_vi(vi_load_u8(steps + 128)));
+            EACH_ROW
             {
-                const td_act_block *xr = &x[(size_t)r * t->n_blocks];
-                vf dx = vf_set1(xr->d);
-                vf total = vf_mul(step, vf_of_vi(sum[r]));
-                vf offset = vf_mul(minimum, vf_of_vi(vi_set1(xr->sum)));
-                acc[r] = vf_fma(vf_mul(d, dx), total, acc[r]);
-                acc[r] = vf_fnma(vf_mul(d_min, dx), offset, acc[r]);
+                const td_act_block *x = act_of(t, b, r);
+                vf total = vf_mul(step, vf_of_vi(sum[v][r]));
+                total = vf_fnma(minimum, vf_set1(x->sum), total);
+                acc[v][r] = vf_fma(total, vf_set1(x->d), acc[v][r]);
             }
         }
     }
 }
 
-/* sum[r] += 6-bit quants of half a block * q; i_half 0: low nibbles, 1: high ones. */
-INLINE void dot_sixes(const uint8_t *quants, const td_act_block *x, size_t x_stride,
-                      const int i_half, const int n_rows, vi *sum)
+/* Group g of half a block of Q6_K: its low four bits from `pair`, the high two from `tops`. */
+INLINE vb sixes(vb pair, vb tops, const uint32_t i_half, const uint32_t g)
 {
-    vb tops = vb_load(quants + TD_Q4_QUANTS + i_half * 64);
-    UNROLL for (int g = 0; g < BLOCK_GROUPS / 2; g++)
-    {
-        vb pair = vb_load(quants + g * 64);
-        prefetch(quants + g * 64);
-        vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
-        vb high = g == 0   ? vb_shl(tops, 4)
-                  : g == 1 ? vb_shl(tops, 2)
-                  : g == 2 ? tops
-                           : vb_shr(tops, 2);
-        vb u = vb_or(low, vb_and(high, 0x30));
-        UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
-            vi_dot4(sum[r], u, x[(size_t)r * x_stride].q + 16 * i_half + 4 * g);
-    }
+    vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
+    vb high = g == 0 ? vb_shl(tops, 4) : g == 1 ? vb_shl(tops, 2) : g == 2 ? tops : vb_shr(tops, 2);
+    return vb_or(low, vb_and(high, 0x30));
 }
 
-INLINE void q6_k_tile(const tile *t, const int n_rows, vf *acc)
+INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile_accs acc)
 {
-    const uint8_t *chunk = t->panel;
-    for (uint32_t b = 0; b < t->n_blocks; chunk += TD_K_SCALES + 8 * TD_Q6_K_QUANTS) {
-        const uint8_t *quants = chunk + TD_K_SCALES + t->lane0 * 4;
-        vf d = vf_load_f16((const uint16_t *)(const void *)chunk + t->lane0);
-        const uint8_t *scale = chunk + 32 + t->lane0;
-        for (uint32_t s = 0; s < 8; s++, b++, quants += TD_Q6_K_QUANTS, scale += 32) {
-            const td_act_block *x = t->x + b;
-            vf total[ROWS_MAX];
-            UNROLL for (int i_half = 0; i_half < 2; i_half++)
+    for (uint32_t b = 0; b < t->n_blocks; b++) {
+        fetch_ahead(t, b);
+        const uint8_t *chunk[VF_VECTORS_INT];
+        uint32_t s = b % 8;
+        EACH_VECTOR chunk[v] = t->panel[v] + b / 8 * (size_t)(TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
+        tile_accs total;
+        UNROLL for (uint32_t h = 0; h < 2; h++) /* halves of the block */
+        {
+            tile_sums sum;
+            EACH_VECTOR EACH_ROW sum[v][r] = vi_set1(act_of(t, b, r)->by_32[h]);
+            UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS / 2; g++)
             {
-                vi sum[ROWS_MAX];
-                UNROLL for (int r = 0; r < n_rows; r++) sum[r] =
-                    vi_set1(x[(size_t)r * t->n_blocks].by_32[i_half]);
-                dot_sixes(quants, x, t->n_blocks, i_half, n_rows, sum);
-                vf step = vf_of_vi(vi_load_i8(scale + 16 * i_half)); /* exact, as in q4_k_tile */
-                UNROLL for (int r = 0; r < n_rows; r++)
+                vb u[VF_VECTORS_INT];
+                EACH_VECTOR
                 {
-                    vf part = vf_mul(step, vf_of_vi(sum[r]));
-                    total[r] = i_half ? vf_add(total[r], part) : part;
+                    const uint8_t *quants =
+                        chunk[v] + TD_K_SCALES + s * TD_Q6_K_QUANTS + t->lane0[v] * 4;
+                    vb tops = vb_load(quants + TD_Q4_QUANTS + h * 64);
+                    u[v] = sixes(vb_load(quants + g * 64), tops, h, g);
+                    prefetch(quants + g * 64);
+                }
+                EACH_ROW
+                {
+                    q4 q = q4_load(act_of(t, b, r)->q + 16 * h + 4 * g);
+                    EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], u[v], q);
                 }
             }
-            UNROLL for (int r = 0; r < n_rows; r++)
+            EACH_VECTOR
             {
-                vf scale_r = vf_mul(d, vf_set1(x[(size_t)r * t->n_blocks].d));
-                acc[r] = vf_fma(scale_r, total[r], acc[r]);
+                const uint8_t *at = chunk[v] + t->lane0[v];
+                vf d = vf_load_f16((const uint16_t *)(const void *)chunk[v] + t->lane0[v]);
+                vf step = vf_mul(d, vf_of_vi(vi_load_i8(at + 32 + s * 32 + h * 16)));
+                EACH_ROW
+                {
+                    vf isum = vf_of_vi(sum[v][r]);
+                    total[v][r] = h ? vf_fma(step, isum, total[v][r]) : vf_mul(step, isum);
+                }
             }
         }
+        EACH_VECTOR EACH_ROW acc[v][r] =
+            vf_fma(total[v][r], vf_set1(act_of(t, b, r)->d), acc[v][r]);
     }
+}
+
+/* Whether a tile of vectors g.. has others behind it, and these are worth fetching. */
+INLINE void plan_ahead(const td_host_mat_mul *m, uint32_t g, uint32_t row, const int n_rows,
+                       const int n_vectors, tile *t)
+{
+    uint32_t next = g + (uint32_t)n_vectors;
+    size_t n_bytes = m->w->panel_bytes * (size_t)n_vectors / VECTORS;
+    if ((uint32_t)n_rows == m->n_rows || next >= m->panel_end * VECTORS ||
+        n_bytes > AHEAD_BYTES_MAX)
+        return;
+    /* Passes may differ in rows by one; the share goes by the row. */
+    size_t begin = n_bytes * row / m->n_rows, end = n_bytes * (row + (uint32_t)n_rows) / m->n_rows;
+    t->ahead = m->w->data + (size_t)next * m->w->panel_bytes / VECTORS + begin;
+    t->n_lines =
+        (uint32_t)((end - begin + t->n_blocks * LINE_BYTES - 1) / (t->n_blocks * LINE_BYTES));
 }
 
 INLINE void quant_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const td_type type,
-                       const int n_rows)
+                       const int n_vectors, const int n_rows)
 {
-    vf acc[ROWS_MAX];
-    UNROLL for (int r = 0; r < n_rows; r++) acc[r] = vf_zero();
     uint32_t n_blocks = m->w->base.params.n_cols / TD_ACT_BLOCK;
-    tile t = {.panel = vector_base(m->w, g, 0),
-              .x = m->act + (size_t)row * n_blocks,
-              .n_blocks = n_blocks,
-              .lane0 = g * VL % 16};
+    tile t = {.x = m->act + (size_t)row * n_blocks, .n_blocks = n_blocks};
+    plan_ahead(m, g, row, n_rows, n_vectors, &t);
+    tile_accs acc;
+    EACH_VECTOR
+    {
+        t.panel[v] = vector_base(m->w, g + (uint32_t)v, 0);
+        t.lane0[v] = (g + (uint32_t)v) * VL % 16;
+        EACH_ROW acc[v][r] = vf_zero();
+    }
     if (type == TD_TYPE_Q8_0)
-        q8_0_tile(&t, n_rows, acc);
+        q8_0_tile(&t, n_vectors, n_rows, acc);
     else if (type == TD_TYPE_Q4_0)
-        q4_0_tile(&t, n_rows, acc);
+        q4_0_tile(&t, n_vectors, n_rows, acc);
     else if (type == TD_TYPE_Q4_K)
-        q4_k_tile(&t, n_rows, acc);
+        q4_k_tile(&t, n_vectors, n_rows, acc);
     else
-        q6_k_tile(&t, n_rows, acc);
-    UNROLL for (int r = 0; r < n_rows; r++) store_tile(m, g, row + (uint32_t)r, acc[r]);
+        q6_k_tile(&t, n_vectors, n_rows, acc);
+    EACH_VECTOR EACH_ROW store_tile(m, g + (uint32_t)v, row + (uint32_t)r, acc[v][r]);
 }
 
-INLINE void mat_mul_quant(const td_host_mat_mul *m, const td_type type)
+INLINE void quant_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
+                       const int n_vectors)
 {
-    for (uint32_t g = m->panel_begin * VECTORS; g < m->panel_end * VECTORS; g++) {
-        uint32_t row = 0;
-        for (; VF_ROWS_INT >= 8 && row + 8 <= m->n_rows; row += 8)
-            quant_tile(m, g, row, type, 8);
-        for (; row + 4 <= m->n_rows; row += 4)
-            quant_tile(m, g, row, type, 4);
-        for (; row + 2 <= m->n_rows; row += 2)
-            quant_tile(m, g, row, type, 2);
-        if (row < m->n_rows)
-            quant_tile(m, g, row, type, 1);
+    const uint32_t n_max = n_vectors == 1 ? VF_ROWS_ALONE : VF_ROWS_INT;
+    for (row_tiles t = {0}; next_tile(m, n_max, &t);) {
+        switch (t.n) {
+        case 1:
+            quant_tile(m, g, t.row, type, n_vectors, 1);
+            break;
+        case 2:
+            quant_tile(m, g, t.row, type, n_vectors, 2);
+            break;
+        case 3:
+            quant_tile(m, g, t.row, type, n_vectors, 3);
+            break;
+        case 4:
+            quant_tile(m, g, t.row, type, n_vectors, 4);
+            break;
+        case 5:
+            quant_tile(m, g, t.row, type, n_vectors, n_max < 5 ? 1 : 5);
+            break;
+        case 6:
+            quant_tile(m, g, t.row, type, n_vectors, n_max < 6 ? 1 : 6);
+            break;
+        case 7:
+            quant_tile(m, g, t.row, type, n_vectors, n_max < 7 ? 1 : 7);
+            break;
+        default:
+            quant_tile(m, g, t.row, type, n_vectors, n_max < 8 ? 1 : 8);
+        }
     }
 }
 
-static void mat_mul_f32(const td_host_mat_mul *m) { mat_mul_float(m, false); }
-static void mat_mul_f16(const td_host_mat_mul *m) { mat_mul_float(m, true); }
+/* Several vectors of outputs at once share the loads of the activations, one at a time takes more
+ * rows: where that saves a pass, it is better. */
+INLINE void mat_mul_quant(const td_host_mat_mul *m, const td_type type)
+{
+    uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
+    if (m->n_rows <= VF_ROWS_INT || m->n_rows > VF_ROWS_ALONE)
+        for (; g + VF_VECTORS_INT <= end; g += VF_VECTORS_INT)
+            quant_rows(m, g, type, VF_VECTORS_INT);
+    for (; g < end; g++)
+        quant_rows(m, g, type, 1);
+}
+
+static void mat_mul_f32(const td_host_mat_mul *m) { mat_mul_float(m, TD_TYPE_F32); }
+static void mat_mul_f16(const td_host_mat_mul *m) { mat_mul_float(m, TD_TYPE_F16); }
+static void mat_mul_bf16(const td_host_mat_mul *m) { mat_mul_float(m, TD_TYPE_BF16); }
 static void mat_mul_q8_0(const td_host_mat_mul *m) { mat_mul_quant(m, TD_TYPE_Q8_0); }
 static void mat_mul_q4_0(const td_host_mat_mul *m) { mat_mul_quant(m, TD_TYPE_Q4_0); }
 static void mat_mul_q4_k(const td_host_mat_mul *m) { mat_mul_quant(m, TD_TYPE_Q4_K); }
@@ -318,6 +474,9 @@ static void mat_mul(const td_host_mat_mul *m)
         break;
     case TD_TYPE_F16:
         mat_mul_f16(m);
+        break;
+    case TD_TYPE_BF16:
+        mat_mul_bf16(m);
         break;
     case TD_TYPE_Q8_0:
         mat_mul_q8_0(m);

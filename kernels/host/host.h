@@ -89,14 +89,19 @@ typedef struct {
     uint32_t n_rows, panel_begin, panel_end;
 } td_host_mat_mul;
 
-/* One query head of one row. */
+#define TD_HOST_QUERIES_MAX 4u
+
+/* Query heads, of one row or of several, that read the same kv head of the same sequence. */
 typedef struct {
     const td_host_kv *kv;
     const td_attention_params *params;
-    const int32_t *pages; /* the row's page table */
-    const float *q;       /* [head_dim_k] */
-    float *y;             /* [head_dim_v] */
-    uint32_t head_kv, position;
+    const int32_t *pages; /* the sequence's page table */
+    uint32_t head_kv, n_queries;
+    struct {
+        const float *q; /* [head_dim_k] */
+        float *y;       /* [head_dim_v] */
+        uint32_t position;
+    } queries[TD_HOST_QUERIES_MAX];
 } td_host_attention;
 
 typedef struct {

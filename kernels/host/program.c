@@ -9,8 +9,10 @@
  * and the residual add. None of this touches the arithmetic: a step's results do not depend on how
  * it is cut. */
 #include "kernels/host/host.h"
+#include "kernels/host/top.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #define COLUMN_UNIT  32u /* two panels, one activation block */
@@ -102,6 +104,15 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
         for (uint32_t i = 0; i < op->n_in; i++)
             add_access(list, of_view(op->in[i], false, CUT_COLUMNS, COLUMN_UNIT));
         add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
+        break;
+    case TD_OP_TOP:
+    case TD_OP_PICK:
+    case TD_OP_FEED:
+        for (uint32_t i = 0; i < op->n_in; i++)
+            add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+        for (uint32_t i = 0; i < op->n_writes; i++)
+            add_access(list, of_view(td_all(op->writes[i]), true, CUT_OTHER, 0));
+        add_access(list, of_view(op->out, true, CUT_OTHER, 0));
         break;
     case TD_OP_COUNT:
         TD_ASSERT(!"no such op");
@@ -345,26 +356,47 @@ static void run_kv_store(const part *t, const td_op *op)
     }
 }
 
+/* Query j of the n_rows * group ones of a kv head: heads of a row first. */
+static void add_query(const td_op *op, uint32_t head_kv, uint32_t group, uint32_t j,
+                      td_host_attention *a)
+{
+    const td_kv_params *kv = &op->kv->params;
+    const int32_t *positions = op->batch.positions->data;
+    uint32_t r = j / group, h = head_kv * group + j % group;
+    a->queries[a->n_queries].q = td_host_row(op->in[0], r) + h * kv->head_dim_k;
+    a->queries[a->n_queries].y = td_host_row(op->out, r) + h * kv->head_dim_v;
+    a->queries[a->n_queries].position = (uint32_t)positions[r];
+    a->n_queries++;
+}
+
+/* An item is a few queries of a kv head, as many as leave an item for each thread. */
 static void run_attention(const part *t, const td_op *op)
 {
     const td_kv_params *kv = &op->kv->params;
-    const td_attention_params *params = &op->u.attention;
-    const int32_t *positions = op->batch.positions->data, *slots = op->batch.slots->data;
-    const int32_t *pages = op->batch.pages->data;
-    range items = share(t, t->n_rows * params->n_head);
+    const int32_t *slots = op->batch.slots->data, *pages = op->batch.pages->data;
+    uint32_t group = op->u.attention.n_head / kv->n_head_kv, n_queries = t->n_rows * group;
+    uint32_t n_together = TD_HOST_QUERIES_MAX;
+    while (n_together > 1 && kv->n_head_kv * td_div_up(n_queries, n_together) < t->n)
+        n_together /= 2;
+    uint32_t n_items = td_div_up(n_queries, n_together); /* of a kv head */
+    range items = share(t, kv->n_head_kv * n_items);
     for (uint32_t i = items.begin; i < items.end; i++) {
-        uint32_t r = i / params->n_head, h = i % params->n_head;
-        td_host_find_page(op->kv, &op->batch, r); /* for its checks */
-        td_host_attention a = {
-            .kv = (const td_host_kv *)op->kv,
-            .params = params,
-            .pages = pages + (size_t)(uint32_t)slots[r] * op->batch.pages->params.n_cols,
-            .q = td_host_row(op->in[0], r) + h * kv->head_dim_k,
-            .y = td_host_row(op->out, r) + h * kv->head_dim_v,
-            .head_kv = h / (params->n_head / kv->n_head_kv),
-            .position = (uint32_t)positions[r],
-        };
-        t->kernels->attention(&a);
+        uint32_t begin = i % n_items * n_together, head_kv = i / n_items;
+        uint32_t end = td_min_u32(begin + n_together, n_queries);
+        for (uint32_t j = begin; j < end;) {
+            int32_t slot = slots[j / group];
+            td_host_attention a = {
+                .kv = (const td_host_kv *)op->kv,
+                .params = &op->u.attention,
+                .pages = pages + (size_t)(uint32_t)slot * op->batch.pages->params.n_cols,
+                .head_kv = head_kv,
+            };
+            for (; j < end && slots[j / group] == slot; j++) {
+                td_host_find_page(op->kv, &op->batch, j / group); /* for its checks */
+                add_query(op, head_kv, group, j, &a);
+            }
+            t->kernels->attention(&a);
+        }
     }
 }
 
@@ -394,6 +426,21 @@ static void run_gather(const part *t, const td_op *op)
         memcpy(td_host_row(op->out, r), td_host_row(op->in[0], (uint32_t)from),
                op->out.n_cols * sizeof(float));
     }
+}
+
+static void run_top(const part *t, const td_op *op)
+{
+    uint32_t n_chunks = td_host_n_chunks(op);
+    range items = share(t, t->n_rows * n_chunks);
+    for (uint32_t i = items.begin; i < items.end; i++)
+        td_host_top(op, i / n_chunks, i % n_chunks);
+}
+
+static void run_feed(const td_op *op)
+{
+    uint32_t row = td_host_feed(op);
+    if (row != UINT32_MAX)
+        td_host_weight_read((const td_host_weight *)op->weight, row, op->writes[3]->data);
 }
 
 static void run_step(const part *t, const td_host_step *step)
@@ -428,6 +475,19 @@ static void run_step(const part *t, const td_host_step *step)
     case TD_OP_GATHER:
         run_gather(t, step->op);
         break;
+    case TD_OP_TOP:
+        run_top(t, step->op);
+        break;
+    case TD_OP_PICK: {
+        range rows = share(t, t->n_rows);
+        for (uint32_t r = rows.begin; r < rows.end; r++)
+            td_host_pick(step->op, r);
+        break;
+    }
+    case TD_OP_FEED:
+        if (t->i == 0)
+            run_feed(step->op);
+        break;
     case TD_OP_COUNT:
         break;
     }
@@ -446,8 +506,14 @@ static void run_phase(void *arg, uint32_t phase, uint32_t i_part)
     part t = {dev->kernels, p, i_part, td_pool_count(dev->pool), 0};
     for (uint32_t i = phase ? p->phase_ends[phase - 1] : 0; i < p->phase_ends[phase]; i++) {
         t.n_rows = td_op_rows(p->steps[i].op, job->n_rows, job->n_out);
-        if (t.n_rows)
-            run_step(&t, &p->steps[i]);
+        if (!t.n_rows)
+            continue;
+        bool is_timed = p->base.is_profiled && i_part == 0;
+        uint64_t start_ns = is_timed ? td_clock_real_ns() : 0;
+        run_step(&t, &p->steps[i]);
+        if (is_timed)
+            td_program_count_op(&p->base, p->steps[i].op, !p->steps[i].is_quantize,
+                                1e-9 * (double)(td_clock_real_ns() - start_ns));
     }
 }
 

@@ -2,8 +2,10 @@
  * Weights and caches are kept as the file's blocks. It is the oracle of the op tests, so it shares
  * no kernel and no layout with the host device; only exp and tanh come from arith.h. */
 #include "kernels/host/host.h"
+#include "kernels/host/top.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #define BLOCK 32u
@@ -146,7 +148,7 @@ static float fold_q8_0(float acc, const uint8_t *block, const quantized *a)
     int sum = 0;
     for (uint32_t i = 0; i < 32; i++)
         sum += (int8_t)block[2 + i] * a->q[i];
-    return fmaf(half_at(block) * a->d, (float)sum, acc);
+    return fmaf(half_at(block) * (float)sum, a->d, acc);
 }
 
 static float fold_q4_0(float acc, const uint8_t *block, const quantized *a)
@@ -156,7 +158,7 @@ static float fold_q4_0(float acc, const uint8_t *block, const quantized *a)
         sum += ((block[2 + i] & 15) - 8) * a->q[i];
         sum += ((block[2 + i] >> 4) - 8) * a->q[i + 16];
     }
-    return fmaf(half_at(block) * a->d, (float)sum, acc);
+    return fmaf(half_at(block) * (float)sum, a->d, acc);
 }
 
 static float fold_q4_k(float acc, const uint8_t *block, const quantized *a)
@@ -172,8 +174,8 @@ static float fold_q4_k(float acc, const uint8_t *block, const quantized *a)
             sum += (i % 2 ? pair >> 4 : pair & 15) * a->q[j];
             q_sum += a->q[j];
         }
-        acc = fmaf(d * a->d, (float)(scale * sum), acc);
-        acc = fmaf(-(d_min * a->d), (float)(minimum * q_sum), acc);
+        float offset = d_min * (float)minimum;
+        acc = fmaf(fmaf(-offset, (float)q_sum, d * (float)scale * (float)sum), a->d, acc);
     }
     return acc;
 }
@@ -189,8 +191,9 @@ static float fold_q6_k(float acc, const uint8_t *block, const quantized *a)
             int w = (nibble | (high[j] >> i % 4 * 2 & 3) << 4) - 32;
             sum[j / 16] += w * a->q[j];
         }
-        int total = (int8_t)block[192 + 2 * i] * sum[0] + (int8_t)block[193 + 2 * i] * sum[1];
-        acc = fmaf(d * a->d, (float)total, acc);
+        float first = d * (float)(int8_t)block[192 + 2 * i];
+        float second = d * (float)(int8_t)block[193 + 2 * i];
+        acc = fmaf(fmaf(second, (float)sum[1], first * (float)sum[0]), a->d, acc);
     }
     return acc;
 }
@@ -415,6 +418,14 @@ static void gather(const td_op *op, uint32_t r)
            op->out.n_cols * sizeof(float));
 }
 
+static void feed(const td_op *op)
+{
+    const scalar_weight *w = (const scalar_weight *)op->weight;
+    uint32_t row = td_host_feed(op);
+    if (row != UINT32_MAX)
+        memcpy(op->writes[3]->data, w->data + row * w->row_bytes, w->row_bytes);
+}
+
 static void run_row(const scalar_program *p, const td_op *op, uint32_t r)
 {
     switch (op->kind) {
@@ -446,6 +457,16 @@ static void run_row(const scalar_program *p, const td_op *op, uint32_t r)
     case TD_OP_GATHER:
         gather(op, r);
         break;
+    case TD_OP_TOP:
+        for (uint32_t i = 0; i < td_host_n_chunks(op); i++)
+            td_host_top(op, r, i);
+        break;
+    case TD_OP_PICK:
+        td_host_pick(op, r);
+        break;
+    case TD_OP_FEED:
+        feed(op);
+        break;
     case TD_OP_COUNT:
         break;
     }
@@ -471,9 +492,14 @@ static bool program_compile(td_program *base, td_err *err)
 static bool program_run(td_program *base, uint32_t n_rows, uint32_t n_out, td_err *err)
 {
     (void)err;
-    for (uint32_t i = 0; i < base->n_ops; i++)
+    for (uint32_t i = 0; i < base->n_ops; i++) {
+        uint64_t start_ns = base->is_profiled ? td_clock_real_ns() : 0;
         for (uint32_t r = 0; r < td_op_rows(&base->ops[i], n_rows, n_out); r++)
             run_row((scalar_program *)base, &base->ops[i], r);
+        if (base->is_profiled)
+            td_program_count_op(base, &base->ops[i], true,
+                                1e-9 * (double)(td_clock_real_ns() - start_ns));
+    }
     return true;
 }
 

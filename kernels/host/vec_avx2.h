@@ -1,7 +1,9 @@
 /* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. */
-#define VL            8
-#define VF_ROWS_INT   4
-#define VF_ROWS_FLOAT 2
+#define VL             8
+#define VF_ROWS_INT    4
+#define VF_VECTORS_INT 1
+#define VF_ROWS_ALONE  4
+#define VF_ROWS_FLOAT  2
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -31,6 +33,11 @@ INLINE vf vf_load_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
+INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
 INLINE void vf_store_f16(uint16_t *p, vf a)
 {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
@@ -45,6 +52,7 @@ INLINE vi vi_set1(int32_t a) { return _mm256_set1_epi32(a); }
 INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 #define vi_shl(a, n) _mm256_slli_epi32(a, n)
@@ -53,6 +61,21 @@ INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 INLINE vi vi_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
 INLINE vi vi_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 
+INLINE __m256 middle_swapped(__m256 a) /* quarters 0 2 1 3 */
+{
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8));
+}
+INLINE void vf_unzip(vf a, vf b, vf *even, vf *odd)
+{
+    *even = middle_swapped(_mm256_shuffle_ps(a, b, 0x88));
+    *odd = middle_swapped(_mm256_shuffle_ps(a, b, 0xdd));
+}
+INLINE void vf_zip(vf even, vf odd, vf *a, vf *b)
+{
+    __m256 e = middle_swapped(even), o = middle_swapped(odd);
+    *a = _mm256_unpacklo_ps(e, o);
+    *b = _mm256_unpackhi_ps(e, o);
+}
 INLINE float v16_sum(const vf *a)
 {
     __m256 r8 = _mm256_add_ps(a[0], a[1]);
@@ -67,12 +90,13 @@ INLINE float v16_max(const vf *a)
     __m128 r2 = _mm_max_ps(r4, _mm_movehl_ps(r4, r4));
     return _mm_cvtss_f32(_mm_max_ss(r2, _mm_movehdup_ps(r2)));
 }
-INLINE int32_t v16_sum_i(const vi *a)
+INLINE void v32_sums(const vi *a, int32_t *low, int32_t *high)
 {
-    __m256i r8 = _mm256_add_epi32(a[0], a[1]);
-    __m128i r4 = _mm_add_epi32(_mm256_castsi256_si128(r8), _mm256_extracti128_si256(r8, 1));
-    __m128i r2 = _mm_add_epi32(r4, _mm_shuffle_epi32(r4, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(r2, _mm_shuffle_epi32(r2, 0xb1)));
+    __m256i pairs = _mm256_hadd_epi32(_mm256_add_epi32(a[0], a[1]), _mm256_add_epi32(a[2], a[3]));
+    __m128i r4 = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    __m128i r2 = _mm_hadd_epi32(r4, r4);
+    *low = _mm_cvtsi128_si32(r2);
+    *high = _mm_extract_epi32(r2, 1);
 }
 INLINE int32_t v16_max_i(const vi *a)
 {
@@ -90,7 +114,8 @@ INLINE void v32_store_i8(int8_t *p, const vi *a)
     _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(mixed, order));
 }
 
-INLINE __m256i four_bytes(const int8_t *q)
+typedef __m256i q4;
+INLINE q4 q4_load(const int8_t *q)
 {
     int32_t r;
     memcpy(&r, q, sizeof r);
@@ -103,9 +128,9 @@ INLINE vb vb_or(vb a, vb b) { return _mm256_or_si256(a, b); }
 #define vb_shl(a, n) _mm256_slli_epi16(a, n)
 #define vb_shr(a, n) _mm256_srli_epi16(a, n)
 /* Pairs are summed in int16, which saturates: 2 * 63 * 127 fits. */
-INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
+INLINE vi vi_dot4(vi acc, vb u, q4 q)
 {
-    __m256i pairs = _mm256_maddubs_epi16(u, four_bytes(q));
+    __m256i pairs = _mm256_maddubs_epi16(u, q);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
@@ -124,8 +149,8 @@ INLINE vi w8_start(const td_act_block *x)
     (void)x;
     return _mm256_setzero_si256();
 }
-INLINE vi w8_dot4(vi acc, w8 w, const int8_t *q)
+INLINE vi w8_dot4(vi acc, w8 w, q4 q)
 {
-    __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(four_bytes(q), w.sign));
+    __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(q, w.sign));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }

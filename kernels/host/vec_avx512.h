@@ -1,7 +1,9 @@
 /* vec_generic.h's names in AVX-512 F, BW, VL and VNNI: 16 lanes. */
-#define VL            16
-#define VF_ROWS_INT   8
-#define VF_ROWS_FLOAT 4
+#define VL             16
+#define VF_ROWS_INT    6
+#define VF_VECTORS_INT 2
+#define VF_ROWS_ALONE  8
+#define VF_ROWS_FLOAT  6
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -27,6 +29,11 @@ INLINE vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 INLINE void vf_store_f16(uint16_t *p, vf a)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
@@ -41,6 +48,7 @@ INLINE vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
 INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 #define vi_shl(a, n) _mm512_slli_epi32(a, n)
@@ -49,6 +57,19 @@ INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 INLINE vi vi_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 INLINE vi vi_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 
+INLINE void vf_unzip(vf a, vf b, vf *even, vf *odd)
+{
+    const __m512i step =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *even = _mm512_permutex2var_ps(a, step, b);
+    *odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(step, _mm512_set1_epi32(1)), b);
+}
+INLINE void vf_zip(vf even, vf odd, vf *a, vf *b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *a = _mm512_permutex2var_ps(even, low, odd);
+    *b = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd);
+}
 INLINE float v16_sum(const vf *a)
 {
     __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a[0]), 1));
@@ -58,7 +79,18 @@ INLINE float v16_sum(const vf *a)
     return _mm_cvtss_f32(_mm_add_ss(r2, _mm_movehdup_ps(r2)));
 }
 INLINE float v16_max(const vf *a) { return _mm512_reduce_max_ps(a[0]); }
-INLINE int32_t v16_sum_i(const vi *a) { return _mm512_reduce_add_epi32(a[0]); }
+INLINE __m256i half_sums(vi a)
+{
+    return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+}
+INLINE void v32_sums(const vi *a, int32_t *low, int32_t *high)
+{
+    __m256i pairs = _mm256_hadd_epi32(half_sums(a[0]), half_sums(a[1]));
+    __m128i r4 = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    __m128i r2 = _mm_hadd_epi32(r4, r4);
+    *low = _mm_cvtsi128_si32(r2);
+    *high = _mm_extract_epi32(r2, 1);
+}
 INLINE int32_t v16_max_i(const vi *a) { return _mm512_reduce_max_epi32(a[0]); }
 INLINE void v32_store_i8(int8_t *p, const vi *a)
 {
@@ -66,24 +98,21 @@ INLINE void v32_store_i8(int8_t *p, const vi *a)
     _mm_storeu_si128((__m128i *)(p + 16), _mm512_cvtepi32_epi8(a[1]));
 }
 
-INLINE int32_t four_bytes(const int8_t *q)
-{
-    int32_t r;
-    memcpy(&r, q, sizeof r);
-    return r;
-}
+typedef int32_t unaligned_i32 __attribute__((may_alias, aligned(1)));
 
 INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE vb vb_and(vb a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
 INLINE vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
 #define vb_shl(a, n) _mm512_slli_epi16(a, n)
 #define vb_shr(a, n) _mm512_srli_epi16(a, n)
-INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
+typedef vi q4;
+INLINE q4 q4_load(const int8_t *q)
 {
-    return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(four_bytes(q)));
+    return _mm512_set1_epi32(*(const unaligned_i32 *)(const void *)q);
 }
+INLINE vi vi_dot4(vi acc, vb u, q4 q) { return _mm512_dpbusd_epi32(acc, u, q); }
 
 typedef vb w8;
 INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
 INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
-INLINE vi w8_dot4(vi acc, w8 w, const int8_t *q) { return vi_dot4(acc, w, q); }
+INLINE vi w8_dot4(vi acc, w8 w, q4 q) { return vi_dot4(acc, w, q); }

@@ -4,9 +4,11 @@
  * vf: VL floats. vi: VL int32. vb: 4 VL bytes, lane l being bytes 4l..4l+3. v16_*: functions over
  * 16 lanes in 16 / VL vectors, v32_*: over 32. *_n: the first n lanes (0 <= n <= VL), the others
  * zero or left alone. */
-#define VL            16
-#define VF_ROWS_INT   4 /* rows a quantized tile may hold in registers */
-#define VF_ROWS_FLOAT 2
+#define VL             16
+#define VF_ROWS_INT    2 /* rows a quantized tile may hold in registers, */
+#define VF_VECTORS_INT 1 /* times so many vectors of outputs, */
+#define VF_ROWS_ALONE  2 /* or with one vector */
+#define VF_ROWS_FLOAT  2
 
 typedef struct {
     float v[16];
@@ -89,6 +91,12 @@ INLINE vf vf_load_f16(const uint16_t *p)
     EACH(i, 16) r.v[i] = td_f16_to_f32(p[i]);
     return r;
 }
+INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    vf r;
+    EACH(i, 16) r.v[i] = td_arith_from_bits((uint32_t)p[i] << 16);
+    return r;
+}
 INLINE void vf_store_f16(uint16_t *p, vf a) { EACH(i, 16) p[i] = td_f32_to_f16(a.v[i]); }
 INLINE float f32_of_f16(uint16_t h) { return td_f16_to_f32(h); }
 INLINE vf vf_of_vi(vi a)
@@ -138,6 +146,11 @@ INLINE vi vi_and(vi a, vi b)
     EACH(i, 16) a.v[i] &= b.v[i];
     return a;
 }
+INLINE vi vi_xor(vi a, vi b)
+{
+    EACH(i, 16) a.v[i] ^= b.v[i];
+    return a;
+}
 INLINE vi vi_or(vi a, vi b)
 {
     EACH(i, 16) a.v[i] |= b.v[i];
@@ -181,6 +194,22 @@ INLINE vi vi_load_u8(const void *p)
     return r;
 }
 
+/* a, b: 2 VL floats in a row <-> those of even and those of odd places. */
+INLINE void vf_unzip(vf a, vf b, vf *even, vf *odd)
+{
+    vf e, o;
+    EACH(i, 8) e.v[i] = a.v[2 * i];
+    EACH(i, 8) e.v[i + 8] = b.v[2 * i];
+    EACH(i, 8) o.v[i] = a.v[2 * i + 1];
+    EACH(i, 8) o.v[i + 8] = b.v[2 * i + 1];
+    *even = e;
+    *odd = o;
+}
+INLINE void vf_zip(vf even, vf odd, vf *a, vf *b)
+{
+    EACH(i, 16) a->v[i] = i % 2 ? odd.v[i / 2] : even.v[i / 2];
+    EACH(i, 16) b->v[i] = i % 2 ? odd.v[i / 2 + 8] : even.v[i / 2 + 8];
+}
 INLINE float v16_sum(const vf *a)
 {
     vf r = a[0];
@@ -194,11 +223,12 @@ INLINE float v16_max(const vf *a)
     EACH(i, 16) m = a->v[i] > m ? a->v[i] : m;
     return m;
 }
-INLINE int32_t v16_sum_i(const vi *a)
+/* Sums of a[0..15] and a[16..31]. */
+INLINE void v32_sums(const vi *a, int32_t *low, int32_t *high)
 {
-    int32_t s = 0;
-    EACH(i, 16) s += a->v[i];
-    return s;
+    *low = *high = 0;
+    EACH(i, 16) *low += a[0].v[i];
+    EACH(i, 16) *high += a[1].v[i];
 }
 INLINE int32_t v16_max_i(const vi *a)
 {
@@ -237,8 +267,11 @@ INLINE vb vb_shr_by(vb a, int n)
     EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] >> n);
     return a;
 }
+/* Four activations, in every lane. */
+typedef const int8_t *q4;
+INLINE q4 q4_load(const int8_t *q) { return q; }
 /* acc + the dot product of each lane's four unsigned bytes (at most 63) with q[0..3]. */
-INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
+INLINE vi vi_dot4(vi acc, vb u, q4 q)
 {
     EACH(i, 64) acc.v[i / 4] += u.v[i] * q[i % 4];
     return acc;
@@ -249,4 +282,4 @@ INLINE vi vi_dot4(vi acc, vb u, const int8_t *q)
 typedef vb w8;
 INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
 INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
-INLINE vi w8_dot4(vi acc, w8 w, const int8_t *q) { return vi_dot4(acc, w, q); }
+INLINE vi w8_dot4(vi acc, w8 w, q4 q) { return vi_dot4(acc, w, q); }

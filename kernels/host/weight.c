@@ -26,6 +26,7 @@ static size_t panel_size(const td_weight_params *p)
     case TD_TYPE_F32:
         return n * 64;
     case TD_TYPE_F16:
+    case TD_TYPE_BF16:
         return (n * 32 + 63) / 64 * 64;
     case TD_TYPE_Q8_0:
         return small_chunk_bytes(n, TD_Q8_0_QUANTS);
@@ -273,6 +274,7 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
             memcpy(p.panel + b * (size_t)64 + p.lane * 4, src, 4);
             break;
         case TD_TYPE_F16:
+        case TD_TYPE_BF16:
             memcpy(p.panel + b * (size_t)32 + p.lane * 2, src, 2);
             break;
         case TD_TYPE_Q8_0:
@@ -297,6 +299,7 @@ static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *
         memcpy(block, p.panel + b * (size_t)64 + p.lane * 4, 4);
         break;
     case TD_TYPE_F16:
+    case TD_TYPE_BF16:
         memcpy(block, p.panel + b * (size_t)32 + p.lane * 2, 2);
         break;
     case TD_TYPE_Q8_0:

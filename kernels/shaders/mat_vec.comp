@@ -1,122 +1,186 @@
-/* y[r][o] = sum_k w[o][k] x[r][k] (+ bias[o]) for a few rows r: every weight is read and decoded
- * once for N_ROWS rows, whose sums stay in registers.
+/* y[r][o] = sum_k w[o][k] x[r][k] (+ bias[o]) for N_ROWS rows r a workgroup: every weight is read
+ * once for them. An invocation owns OUTPUTS outputs and keeps the sums of all rows in registers;
+ * what of x it needs is the same for all lanes of its slice, so that a GPU reads x as scalars.
  *
- * x [n_rows][n_k], w [n_o][n_k] packed, y [n_rows][n_o]. Grid: x = outputs / TD_VK_VEC_OUTPUTS,
- * y = rows / N_ROWS. A workgroup is GROUPS groups of LANES invocations; a group computes OUTPUTS
- * neighbouring outputs for all N_ROWS rows. Specialization: 0 N_ROWS. -DQUANT: inc/quant.glsl.
+ * w [n_o][n_k] in panels of 64 rows (inc/README), y [n_rows][n_o]. x: of quantized weights the
+ * int8 rows that quantize.comp made, else [n_rows][n_k]. Grid: x = panels / OUTPUTS,
+ * y = rows / N_ROWS. A workgroup is SLICES slices of 64 lanes; a slice takes every SLICES-th quad of
+ * k (128 elements of quantized weights, 32 of others). Specialization: 0 N_ROWS, 1 64 * SLICES,
+ * 2 OUTPUTS, 3 IS_ALIGNED (x may be read as vec4s and n_k is a multiple of 32). -DQUANT:
+ * inc/quant.glsl.
  *
- * Law 1: lane l of a group adds the runs l, l + LANES, ... in ascending k, one fma each; then the
- * LANES sums are added as SEGMENTS runs of neighbouring lanes, and those as a balanced tree. None
- * of this depends on N_ROWS, on the row's index or on the subgroup size. */
+ * Law 1: an output's slices each add in ascending k (int8: exact integers within a block, blocks by
+ * td_fold), then the slices are added in ascending order. SLICES follows from n_k; N_ROWS and
+ * OUTPUTS only say which sums an invocation keeps. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_ballot : require
 
 #include "inc/push.glsl"
 
 layout(push_constant) uniform push_block { push_mat_mul p; };
 layout(constant_id = 0) const uint N_ROWS = 1u;
+layout(constant_id = 1) const uint GROUP = 64u;
+layout(constant_id = 2) const uint OUTPUTS = 1u;
+layout(constant_id = 3) const bool IS_ALIGNED = false;
+layout(local_size_x_id = 1) in;
 
 #include "inc/quant.glsl"
-#include "inc/x_rows.glsl"
-
+#if TD_IS_INT8
+#include "inc/int8.glsl"
+layout(set = 0, binding = 0) readonly buffer x_uvec4s { uvec4 x[]; };
+#else
+layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
+layout(set = 0, binding = 0) readonly buffer x_vec4s { vec4 x4[]; };
+#endif
 layout(set = 0, binding = 2) readonly buffer bias_floats { float bias[]; };
 layout(set = 0, binding = 3) writeonly buffer y_floats { float y[]; };
 
-const uint LANES = 32u;
-const uint GROUPS = 2u;
-const uint OUTPUTS = TD_VK_VEC_OUTPUTS / GROUPS;
-const uint SEGMENTS = 4u;
-const uint SEGMENT = LANES / SEGMENTS;
-const uint PITCH = LANES + 1u; /* the rows of a segment sum lie in different banks */
+const uint LANES = TD_VK_PANEL;
+const uint SLICES = GROUP / LANES;
+const uint BATCH = N_ROWS % 4u == 0u ? 4u : N_ROWS % 2u == 0u ? 2u : 1u; /* rows reduced at once */
 
-layout(local_size_x = 64) in; /* LANES * GROUPS */
+shared float partial[SLICES > 1u ? SLICES * BATCH * LANES : 1u];
 
-shared float lane_sums[GROUPS * N_ROWS * PITCH];
-shared float segment_sums[GROUPS * N_ROWS * SEGMENTS];
+float sums[OUTPUTS][N_ROWS];
+uint bases[OUTPUTS]; /* of this lane's weight rows */
+uint x_at[N_ROWS];
 
-float sums[OUTPUTS][TD_VK_VEC_ROWS_MAX];
-
-/* Adds elements 4j..4j+3 of run i for every output and row. */
-void add_four(bool is_aligned, td_run runs[OUTPUTS], uint i, uint j, uint row0)
+#if TD_IS_INT8
+void add_block(uint quad, uint j)
 {
-    vec4 weights[OUTPUTS];
+    td_block blocks[OUTPUTS];
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-        weights[o] = td_run_vec4(runs[o], j);
+        blocks[o] = td_load_block(bases[o], p.n_k, quad, j);
     [[unroll]] for (uint r = 0u; r < N_ROWS; r++) {
-        /* Rows past the last repeat it; their sums are not stored. */
-        vec4 v = td_load_x(is_aligned, min(row0 + r, p.n_rows - 1u), i * TD_RUN + 4u * j);
+        uint i = x_at[r] + TD_INT8_UNITS * (4u * quad + j);
+        uvec4 a = x[i], b = x[i + 1u], meta = x[i + 2u];
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
-            precise float sum = sums[o][r];
-            sum = fma(weights[o].x, v.x, sum);
-            sum = fma(weights[o].y, v.y, sum);
-            sum = fma(weights[o].z, v.z, sum);
-            sum = fma(weights[o].w, v.w, sum);
-            sums[o][r] = sum;
+            ivec2 dots = td_start(ivec2(meta.zw));
+            [[unroll]] for (uint k = 0u; k < 4u; k++)
+                dots.x = td_dot(blocks[o].words[k], a[k], dots.x);
+            [[unroll]] for (uint k = 0u; k < 4u; k++)
+#ifdef TD_TWO_DOTS
+                dots.y = td_dot(blocks[o].words[4u + k], b[k], dots.y);
+#else
+                dots.x = td_dot(blocks[o].words[4u + k], b[k], dots.x);
+#endif
+            sums[o][r] = td_fold(sums[o][r], blocks[o].scales, dots, uintBitsToFloat(meta.x),
+                                 uintBitsToFloat(meta.y));
         }
     }
 }
 
-void add_runs(bool is_aligned, uint lane, uint out_row0, uint row0)
+void add_quads(uint slice)
 {
-    uint row_words[OUTPUTS];
-    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-        row_words[o] = min(out_row0 + o, p.n_o - 1u) * p.w_words;
-    uint n_runs = (p.n_k + TD_RUN - 1u) / TD_RUN;
-    for (uint i = lane; i < n_runs; i += LANES) {
-        td_run runs[OUTPUTS];
-        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-            runs[o] = td_load_run(row_words[o], p.n_k, i);
-        /* One row needs many loads in flight; many rows would fill the instruction cache. */
-        if (is_aligned && N_ROWS <= 2u) {
-            [[unroll]] for (uint j = 0u; j < TD_RUN / 4u; j++)
-                add_four(is_aligned, runs, i, j, row0);
+    uint n_quads = (p.n_k + TD_QUAD - 1u) / TD_QUAD;
+    for (uint quad = slice; quad < n_quads; quad += SLICES) {
+        /* Few rows need many loads in flight; many rows would fill the instruction cache. */
+        if (N_ROWS * OUTPUTS <= 8u) {
+            [[unroll]] for (uint j = 0u; j < 4u; j++)
+                add_block(quad, j);
         } else {
-            [[dont_unroll]] for (uint j = 0u; j < TD_RUN / 4u; j++)
-                add_four(is_aligned, runs, i, j, row0);
+            [[dont_unroll]] for (uint j = 0u; j < 4u; j++)
+                add_block(quad, j);
         }
     }
 }
-
-/* Adds the lanes' sums of one out_row of the group and stores N_ROWS results. */
-void reduce_and_store(uint o, uint out_row, uint group, uint lane, uint row0)
+#else
+vec4 load_x(uint i, uint k)
 {
-    uint first = group * N_ROWS;
+    if (IS_ALIGNED)
+        return x4[(i + k) / 4u];
+    /* Columns from n_k on are padding or a neighbour's, and 0 times their Inf would be NaN. */
+    uint n = p.n_k - min(k, p.n_k);
+    return vec4(n > 0u ? x[i + k] : 0.0, n > 1u ? x[i + k + 1u] : 0.0,
+                n > 2u ? x[i + k + 2u] : 0.0, n > 3u ? x[i + k + 3u] : 0.0);
+}
+
+void add_unit(uint u)
+{
+    uvec4 units[OUTPUTS];
+    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
+        units[o] = td_unit(bases[o], u);
     [[unroll]] for (uint r = 0u; r < N_ROWS; r++)
-        lane_sums[(first + r) * PITCH + lane] = sums[o][r];
+        [[unroll]] for (uint j = 0u; j < TD_UNIT / 4u; j++) {
+            vec4 v = load_x(x_at[r], u * TD_UNIT + 4u * j);
+            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
+                vec4 weights = td_unit_vec4(units[o], j);
+                precise float sum = sums[o][r];
+                sum = fma(weights.x, v.x, sum);
+                sum = fma(weights.y, v.y, sum);
+                sum = fma(weights.z, v.z, sum);
+                sum = fma(weights.w, v.w, sum);
+                sums[o][r] = sum;
+            }
+        }
+}
+
+void add_quads(uint slice)
+{
+    const uint UNITS = TD_BLOCK / TD_UNIT;
+    uint n_quads = (p.n_k + TD_BLOCK - 1u) / TD_BLOCK;
+    for (uint quad = slice; quad < n_quads; quad += SLICES) {
+        if (N_ROWS * OUTPUTS <= 8u) {
+            [[unroll]] for (uint j = 0u; j < UNITS; j++)
+                add_unit(quad * UNITS + j);
+        } else {
+            [[dont_unroll]] for (uint j = 0u; j < UNITS; j++)
+                add_unit(quad * UNITS + j);
+        }
+    }
+}
+#endif
+
+void store(uint panel, uint lane, uint row, float sum0)
+{
+    uint o = panel * LANES + lane;
+    if (row >= p.n_rows || o >= p.n_o)
+        return;
+    precise float sum = sum0;
+    if (p.has_bias != 0u)
+        sum += bias[p.o0 + o];
+    y[row * p.y_stride + p.y_col0 + p.o0 + o] = sum;
+}
+
+/* Adds the slices of rows r0..r0+BATCH-1 of one panel and stores them. */
+void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint row0)
+{
+    [[unroll]] for (uint j = 0u; j < BATCH; j++)
+        partial[(slice * BATCH + j) * LANES + lane] = sums[o][r0 + j];
     barrier();
-    for (uint i = lane; i < N_ROWS * SEGMENTS; i += LANES) {
-        uint from = (first + i / SEGMENTS) * PITCH + i % SEGMENTS * SEGMENT;
-        precise float sum = lane_sums[from];
-        [[unroll]] for (uint k = 1u; k < SEGMENT; k++)
-            sum += lane_sums[from + k];
-        segment_sums[first * SEGMENTS + i] = sum;
+    for (uint i = gl_LocalInvocationID.x; i < BATCH * LANES; i += GROUP) {
+        precise float sum = partial[i];
+        [[unroll]] for (uint s = 1u; s < SLICES; s++)
+            sum += partial[s * BATCH * LANES + i];
+        store(panel, i % LANES, row0 + r0 + i / LANES, sum);
     }
     barrier();
-    uint row = row0 + lane;
-    if (lane < N_ROWS && row < p.n_rows && out_row < p.n_o) {
-        uint from = (first + lane) * SEGMENTS;
-        precise float sum = (segment_sums[from] + segment_sums[from + 1u]) +
-                            (segment_sums[from + 2u] + segment_sums[from + 3u]);
-        if (p.has_bias != 0u)
-            sum += bias[p.o0 + out_row];
-        y[row * p.y_stride + p.y_col0 + p.o0 + out_row] = sum;
-    }
 }
 
 void main()
 {
     uint lane = gl_LocalInvocationID.x % LANES;
-    uint group = gl_LocalInvocationID.x / LANES;
-    uint out_row0 = gl_WorkGroupID.x * TD_VK_VEC_OUTPUTS + group * OUTPUTS;
-    uint row0 = gl_WorkGroupID.y * N_ROWS;
+    /* The same for all lanes of a subgroup, which the compiler cannot know. */
+    uint slice = SLICES > 1u ? subgroupBroadcastFirst(gl_LocalInvocationID.x / LANES) : 0u;
+    uint panel0 = gl_WorkGroupID.x * OUTPUTS, row0 = gl_WorkGroupID.y * N_ROWS;
+    td_pitch = p.w_pitch;
+    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
+        bases[o] = td_row_base(min((panel0 + o) * LANES + lane, p.n_o - 1u), p.w_units);
+    [[unroll]] for (uint r = 0u; r < N_ROWS; r++) /* rows past the last repeat it, unstored */
+        x_at[r] = min(row0 + r, p.n_rows - 1u) * p.x_stride + p.x_col0;
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
         [[unroll]] for (uint r = 0u; r < N_ROWS; r++)
             sums[o][r] = 0.0;
-    if (td_x_is_aligned()) /* two loops, so that neither chooses inside */
-        add_runs(true, lane, out_row0, row0);
-    else
-        add_runs(false, lane, out_row0, row0);
-    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-        reduce_and_store(o, out_row0 + o, group, lane, row0);
+    add_quads(slice);
+    [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
+        if (SLICES == 1u) {
+            [[unroll]] for (uint r = 0u; r < N_ROWS; r++)
+                store(panel0 + o, lane, row0 + r, sums[o][r]);
+        } else {
+            [[unroll]] for (uint r = 0u; r < N_ROWS; r += BATCH)
+                reduce_and_store(o, r, panel0 + o, slice, lane, row0);
+        }
+    }
 }

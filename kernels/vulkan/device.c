@@ -37,22 +37,32 @@ static bool create_logical(td_vk_device *d, bool is_compile_only, td_err *err)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
         .pNext = is_compile_only && d->physical.limits.has_executable_info ? &executables : NULL,
         .synchronization2 = VK_TRUE,
+        .shaderIntegerDotProduct = VK_TRUE, /* Vulkan 1.3 requires it of every device */
         .maintenance4 = VK_TRUE};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
                                           .pNext = &v13};
     float priority = 1;
-    VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
-                                     .queueFamilyIndex = d->physical.queue_family,
-                                     .queueCount = 1,
-                                     .pQueuePriorities = &priority};
-    VK_TRY(d, vkCreateDevice(d->physical.handle,
-                             &(VkDeviceCreateInfo){.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-                                                   .pNext = &features,
-                                                   .queueCreateInfoCount = 1,
-                                                   .pQueueCreateInfos = &queue,
-                                                   .enabledExtensionCount = n_extensions,
-                                                   .ppEnabledExtensionNames = extensions},
-                             NULL, &d->handle));
+    VkDeviceQueueCreateInfo queues[] = {
+        {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+         .queueFamilyIndex = d->physical.queue_family,
+         .queueCount = 1,
+         .pQueuePriorities = &priority},
+        {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+         .queueFamilyIndex = d->physical.transfer_family,
+         .queueCount = 1,
+         .pQueuePriorities = &priority},
+    };
+    VK_TRY(d,
+           vkCreateDevice(d->physical.handle,
+                          &(VkDeviceCreateInfo){
+                              .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
+                              .pNext = &features,
+                              .queueCreateInfoCount =
+                                  queues[0].queueFamilyIndex == queues[1].queueFamilyIndex ? 1 : 2,
+                              .pQueueCreateInfos = queues,
+                              .enabledExtensionCount = n_extensions,
+                              .ppEnabledExtensionNames = extensions},
+                          NULL, &d->handle));
     vkGetDeviceQueue(d->handle, d->physical.queue_family, 0, &d->queue);
     return true;
 fail:
@@ -72,7 +82,8 @@ static bool create_queue_objects(td_vk_device *d, td_err *err)
                                         .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                         .commandBufferCount = 1};
     VK_TRY(d, vkAllocateCommandBuffers(d->handle, &once, &d->once));
-    return td_vk_buffer_create(d, 256, TD_VK_USE_DEVICE, "dummy", &d->dummy, err) &&
+    return td_vk_upload_open(d, err) &&
+           td_vk_buffer_create(d, 256, TD_VK_USE_DEVICE, "dummy", &d->dummy, err) &&
            td_vk_buffer_clear(d, &d->dummy, err);
 fail:
     return false;
@@ -110,9 +121,11 @@ fail:
  * end. */
 void td_vk_device_close(td_vk_device *d)
 {
+    if (d->handle && !d->is_hung)
+        td_vk_upload_close(d);
     if (d->handle && !d->is_hung) {
         td_vk_buffer_destroy(d, &d->dummy);
-        td_vk_buffer_destroy(d, &d->staging);
+        td_vk_buffer_destroy(d, &d->readback);
         vkDestroyCommandPool(d->handle, d->pool, NULL);
         vkDestroyFence(d->handle, d->fence, NULL);
         td_vk_layouts_destroy(d);
@@ -184,7 +197,10 @@ static const td_backend backend = {
     .kv_bytes = td_vk_kv_bytes,
     .program_compile = td_vk_program_compile,
     .program_run = td_vk_program_run,
+    .programs_run = td_vk_programs_run,
+    .tensor_read = td_vk_tensor_read,
     .program_free = td_vk_program_free,
+    .program_profile = td_vk_program_profile,
     .measure_bandwidth = measure,
 };
 

@@ -25,6 +25,11 @@ uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint3
     return r ? r->n_chunks : 0;
 }
 
+uint64_t td_vulkan_count_submitted(const td_device *dev)
+{
+    return ((const td_vk_device *)dev)->n_submissions;
+}
+
 uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out)
 {
     const td_vk_recording *r = find(p, n_rows, n_out);
@@ -39,6 +44,13 @@ uint32_t td_vulkan_count_slabs(const td_weight *w) { return ((const td_vk_weight
 uint32_t td_vulkan_count_messages(const td_device *dev)
 {
     return atomic_load(&((const td_vk_device *)dev)->instance.n_messages);
+}
+
+const char *td_vulkan_cache_path(const td_device *dev, bool *was_read)
+{
+    const td_vk_device *d = (const td_vk_device *)dev;
+    *was_read = d->is_cache_read;
+    return d->cache_path;
 }
 
 void td_vulkan_set_cost(td_program *program, double us)
@@ -155,10 +167,10 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
         return compile_cache_shader(run, shader, err);
     if (strncmp(shader->name, "mat_vec", 7))
         return compile_one(run, &key, err);
-    key.n_spec = 1;
-    const td_type_info *type = td_type_find_name(shader->name + strlen("mat_vec."));
-    for (uint32_t i = 0; i < td_vk_row_variants(type->id); i++) {
-        key.spec[0] = 1u << i;
+    td_vk_step step = {.key = key};
+    for (uint32_t i = 0; i < TD_VK_ROW_VARIANTS; i++) {
+        td_vk_mat_vec_shape(run->d, 4096, 4096, &step);
+        td_vk_row_variant(&step, i, &key);
         if (!compile_one(run, &key, err))
             return false;
     }

@@ -7,6 +7,7 @@
 /* Submissions, and barriers inside them, of a program's recording for the row counts; 0 if it was
  * not run with them. */
 uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint32_t n_out);
+uint64_t td_vulkan_count_submitted(const td_device *dev); /* by the device, ever */
 uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out);
 
 /* Slabs of a weight. */
@@ -15,6 +16,9 @@ uint32_t td_vulkan_count_slabs(const td_weight *w);
 /* Messages of the validation layers so far (TD_VK_VALIDATION); destroying the device aborts when
  * there were any. */
 uint32_t td_vulkan_count_messages(const td_device *dev);
+
+/* The file of compiled pipelines, "" when there is none; and whether it was read and taken. */
+const char *td_vulkan_cache_path(const td_device *dev, bool *was_read);
 
 /* Makes every step's cost per unit of work `us`, so that a test decides how a program is cut, and
  * drops its recordings. */

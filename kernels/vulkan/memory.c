@@ -245,6 +245,8 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
 {
     const td_vk_limits *limits = &d->physical.limits;
     *out = (td_vk_buffer){.n_bytes = (n_bytes + 15) & ~15ull};
+    const uint32_t families[] = {d->physical.queue_family, d->physical.transfer_family};
+    uint32_t n_families = families[0] == families[1] ? 1 : 2;
     if (!td_vk_check(d, err))
         return false;
     if (out->n_bytes > limits->storage_range_bytes || out->n_bytes > limits->buffer_bytes) {
@@ -261,7 +263,10 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
                                  .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT |
                                           VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
                                           VK_BUFFER_USAGE_TRANSFER_DST_BIT,
-                                 .sharingMode = VK_SHARING_MODE_EXCLUSIVE,
+                                 .sharingMode = n_families > 1 ? VK_SHARING_MODE_CONCURRENT
+                                                               : VK_SHARING_MODE_EXCLUSIVE,
+                                 .queueFamilyIndexCount = n_families > 1 ? n_families : 0,
+                                 .pQueueFamilyIndices = families,
                              },
                              NULL, &out->handle));
     VkMemoryRequirements needs;
@@ -302,25 +307,5 @@ bool td_vk_buffer_clear(td_vk_device *d, td_vk_buffer *buffer, td_err *err)
     if (!td_vk_once_begin(d, err))
         return false;
     vkCmdFillBuffer(d->once, buffer->handle, 0, VK_WHOLE_SIZE, 0);
-    return td_vk_submit_once(d, err);
-}
-
-bool td_vk_staging_reserve(td_vk_device *d, uint64_t n_bytes, td_err *err)
-{
-    n_bytes = n_bytes > TD_VK_STAGING_BYTES ? n_bytes : TD_VK_STAGING_BYTES;
-    if (d->staging.n_bytes >= n_bytes)
-        return true;
-    td_vk_buffer_destroy(d, &d->staging);
-    return td_vk_buffer_create(d, n_bytes, TD_VK_USE_HOST, "staging", &d->staging, err);
-}
-
-bool td_vk_staging_flush(td_vk_device *d, td_vk_buffer *to, uint64_t offset, uint64_t n_bytes,
-                         td_err *err)
-{
-    TD_ASSERT(n_bytes <= d->staging.n_bytes && offset + n_bytes <= to->n_bytes);
-    if (!td_vk_once_begin(d, err))
-        return false;
-    vkCmdCopyBuffer(d->once, d->staging.handle, to->handle, 1,
-                    &(VkBufferCopy){.dstOffset = offset, .size = n_bytes});
     return td_vk_submit_once(d, err);
 }

@@ -20,7 +20,38 @@ bool td_vk_tensor_init(td_tensor *tensor, td_err *err)
 
 void td_vk_tensor_free(td_tensor *tensor)
 {
-    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &((td_vk_tensor *)tensor)->buffer);
+    td_vk_tensor *t = (td_vk_tensor *)tensor;
+    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->buffer);
+    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8);
+}
+
+const void *td_vk_tensor_read(td_tensor *tensor, uint32_t row0, uint32_t n_rows, td_err *err)
+{
+    td_vk_tensor *t = (td_vk_tensor *)tensor;
+    td_vk_device *d = (td_vk_device *)tensor->dev;
+    uint64_t row_bytes = 4ull * tensor->params.n_cols, n_bytes = n_rows * row_bytes;
+    if (!td_vk_check(d, err))
+        return NULL;
+    if (d->readback.n_bytes < n_bytes) {
+        td_vk_buffer_destroy(d, &d->readback);
+        if (!td_vk_buffer_create(d, n_bytes, TD_VK_USE_HOST, "readback", &d->readback, err))
+            return NULL;
+    }
+    if (!td_vk_once_begin(d, err))
+        return NULL;
+    vkCmdCopyBuffer(d->once, t->buffer.handle, d->readback.handle, 1,
+                    &(VkBufferCopy){.srcOffset = row0 * row_bytes, .size = n_bytes});
+    vkCmdPipelineBarrier2(d->once,
+                          &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
+                                              .memoryBarrierCount = 1,
+                                              .pMemoryBarriers = &(VkMemoryBarrier2){
+                                                  .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
+                                                  .srcStageMask = VK_PIPELINE_STAGE_2_COPY_BIT,
+                                                  .srcAccessMask = VK_ACCESS_2_TRANSFER_WRITE_BIT,
+                                                  .dstStageMask = VK_PIPELINE_STAGE_2_HOST_BIT,
+                                                  .dstAccessMask = VK_ACCESS_2_HOST_READ_BIT,
+                                              }});
+    return td_vk_submit_once(d, err) ? d->readback.mapped : NULL;
 }
 
 static uint64_t cache_bytes(const td_kv_params *p, const td_type_info *type, uint32_t head_dim)

@@ -12,10 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXTENSIONS_MAX 512u
-#define FAMILIES_MAX   32u
-#define HEAP_SHARE     0.7 /* of a heap, where the driver does not tell a budget */
-#define MEMORY_SHARE   0.9 /* of the system's available memory, for GPUs without their own */
+#define EXTENSIONS_MAX     512u
+#define FAMILIES_MAX       32u
+#define TIMESTAMP_BITS_MIN 36u /* what Vulkan promises of a queue that has them */
+#define HEAP_SHARE         0.7 /* of a heap, where the driver does not tell a budget */
+#define MEMORY_SHARE       0.9 /* of the system's available memory, for GPUs without their own */
 
 static const char *vendor_name(uint32_t vendor)
 {
@@ -70,8 +71,9 @@ static void find_extensions(td_vk_physical *p, bool *has_coopmat)
     }
 }
 
-/* The family with compute that does the least else: it has its own queue on most GPUs. */
-static bool find_family(td_vk_physical *p, uint32_t *timestamp_bits)
+/* The family with compute that does the least else: it has its own queue on most GPUs. Uploads go
+ * to one that only copies, where there is one. */
+static bool find_family(td_vk_physical *p)
 {
     VkQueueFamilyProperties families[FAMILIES_MAX];
     uint32_t n = FAMILIES_MAX;
@@ -84,8 +86,14 @@ static bool find_family(td_vk_physical *p, uint32_t *timestamp_bits)
         is_found = true;
         is_pure = !graphics;
         p->queue_family = i;
-        *timestamp_bits = families[i].timestampValidBits;
+        p->limits.timestamp_bits = families[i].timestampValidBits;
     }
+    p->transfer_family = p->queue_family;
+    const VkQueueFlags works = VK_QUEUE_GRAPHICS_BIT | VK_QUEUE_COMPUTE_BIT;
+    for (uint32_t i = 0; i < n; i++)
+        if ((families[i].queueFlags & VK_QUEUE_TRANSFER_BIT) && !(families[i].queueFlags & works) &&
+            p->transfer_family == p->queue_family)
+            p->transfer_family = i;
     return is_found;
 }
 
@@ -188,9 +196,8 @@ static void describe(td_vk_physical *p, uint32_t index)
     info->has_f16 = f12.shaderFloat16;
     info->has_int8_dot = v13.integerDotProduct4x8BitPackedSignedAccelerated;
 
-    uint32_t timestamp_bits = 0;
     find_extensions(p, &info->has_coopmat);
-    bool has_compute = find_family(p, &timestamp_bits);
+    bool has_compute = find_family(p);
     describe_memory(p);
     td_vk_limits *limits = &p->limits;
     limits->storage_range_bytes = basic->limits.maxStorageBufferRange & ~15u;
@@ -201,7 +208,7 @@ static void describe(td_vk_physical *p, uint32_t index)
     limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
                                        info->quirks, sizeof info->quirks);
     info->has_coopmat &= !(limits->quirks & TD_VK_QUIRK_NO_COOPMAT);
-    if (timestamp_bits && isfinite(basic->limits.timestampPeriod))
+    if (isfinite(basic->limits.timestampPeriod))
         limits->timestamp_ns = (double)basic->limits.timestampPeriod;
     const char *reason = why_not(p, basic->apiVersion, has_compute);
     snprintf(info->why_not, sizeof info->why_not, "%s", reason);
@@ -243,6 +250,7 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
         {"maxMemoryAllocationSize", &p->limits.allocation_bytes},
         {"maxComputeWorkGroupCount", &groups_x},
         {"directWriteBytes", &p->limits.direct_write_bytes},
+        {"timestampValidBits", &p->limits.timestamp_bits},
         {"heapBudget", &heap},
     };
     for (const char *item = text; item && *item; item += *item == ',') {
@@ -263,12 +271,14 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
                               "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are "
                               "maxStorageBufferRange, maxBufferSize, maxMemoryAllocationSize, "
                               "maxComputeWorkGroupCount, directWriteBytes, "
-                              "heapBudget = a number above 0",
+                              "timestampValidBits, heapBudget = a number above 0",
                               (int)(end - item), item);
         item = end;
     }
     p->limits.groups_x = (uint32_t)groups_x;
     p->limits.storage_range_bytes &= ~15ull;
+    if (p->limits.timestamp_bits < TIMESTAMP_BITS_MIN)
+        p->limits.timestamp_ns = 0;
     for (uint32_t i = 0; i < p->info.n_heaps; i++)
         if (heap < p->info.heaps[i].budget_bytes)
             p->info.heaps[i].budget_bytes = heap;

@@ -1,14 +1,20 @@
 /* Layouts and pipelines. All bindings are storage buffers in set 0, so a layout is a number of
- * bindings; a pipeline is a shader and its specialization constants, made once per device. */
+ * bindings; a pipeline is a shader and its specialization constants, made once per device. A driver
+ * may take a second for one: those a program wants are compiled together, by several threads. */
 #include "kernels/vulkan/vk.h"
 
 #include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "kernels/vulkan/exact.h"
 #include "kernels/vulkan/shaders.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 bool td_vk_layouts_create(td_vk_device *d, td_err *err)
 {
@@ -38,11 +44,7 @@ bool td_vk_layouts_create(td_vk_device *d, td_err *err)
         };
         VK_TRY(d, vkCreatePipelineLayout(d->handle, &layout, NULL, &d->layouts[n]));
     }
-    VK_TRY(d, vkCreatePipelineCache(d->handle,
-                                    &(VkPipelineCacheCreateInfo){
-                                        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO},
-                                    NULL, &d->cache));
-    return true;
+    return td_vk_cache_open(d, err);
 fail:
     return false;
 }
@@ -68,9 +70,10 @@ static bool is_same(const td_vk_pipeline_key *a, const td_vk_pipeline_key *b)
            a->n_spec == b->n_spec && !memcmp(a->spec, b->spec, a->n_spec * sizeof *a->spec);
 }
 
-static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFlags flags,
-                   td_vk_pipeline *out, td_err *err)
+/* Called by several threads, for different pipelines. */
+static bool create(td_vk_device *d, td_vk_pipeline *out, td_err *err)
 {
+    const td_shader *shader = td_shader_find(out->key.shader);
     VkShaderModule module = VK_NULL_HANDLE;
     size_t n_words;
     uint32_t *words = td_vk_exact_module(shader->words, *shader->n_words, &n_words, err);
@@ -93,7 +96,7 @@ static bool create(td_vk_device *d, const td_shader *shader, VkPipelineCreateFla
                                    NULL, &module));
     VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .flags = VK_PIPELINE_CREATE_DISPATCH_BASE_BIT | flags, /* long dispatches are cut */
+        .flags = VK_PIPELINE_CREATE_DISPATCH_BASE_BIT | out->flags, /* long dispatches are cut */
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                   .module = module,
@@ -112,8 +115,8 @@ fail:
     return td_err_prepend(err, "shader %s", out->key.shader);
 }
 
-const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_key *key,
-                                          VkPipelineCreateFlags flags, td_err *err)
+td_vk_pipeline *td_vk_pipeline_want(td_vk_device *d, const td_vk_pipeline_key *key,
+                                    VkPipelineCreateFlags flags, td_err *err)
 {
     for (td_vk_pipeline *p = d->pipelines; p; p = p->next)
         if (is_same(&p->key, key))
@@ -128,11 +131,88 @@ const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_
         return NULL;
     p->key = *key;
     p->key.shader = shader->name; /* static storage */
-    if (!create(d, shader, flags, p, err)) {
-        td_free(p);
-        return NULL;
-    }
+    p->flags = flags;
     p->next = d->pipelines;
     d->pipelines = p;
     return p;
+}
+
+typedef struct {
+    td_vk_device *d;
+    td_vk_pipeline *_Atomic next; /* in the device's list */
+    atomic_bool is_failed;
+} compilation;
+
+/* A compiling thread: takes pipelines off the list until it is through. */
+static bool compile_some(compilation *c, td_err *err)
+{
+    td_vk_pipeline *p = atomic_load(&c->next);
+    while (p && !atomic_load(&c->is_failed)) {
+        if (!atomic_compare_exchange_weak(&c->next, &p, p->next))
+            continue;
+        if (!p->handle && !create(c->d, p, err)) {
+            atomic_store(&c->is_failed, true);
+            return false;
+        }
+        p = atomic_load(&c->next);
+    }
+    return true;
+}
+
+typedef struct {
+    compilation *c;
+    pthread_t thread;
+    bool is_started;
+    td_err err;
+} compiler;
+
+static void *compiler_main(void *arg)
+{
+    compiler *self = arg;
+    compile_some(self->c, &self->err);
+    return NULL;
+}
+
+bool td_vk_pipelines_compile(td_vk_device *d, td_err *err)
+{
+    uint32_t n = 0;
+    for (const td_vk_pipeline *p = d->pipelines; p; p = p->next)
+        n += !p->handle;
+    if (!n)
+        return true;
+    const td_clock clock = td_clock_real();
+    uint64_t start_us = td_clock_now_us(&clock);
+    compilation c = {.d = d, .next = d->pipelines};
+    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t n_threads = td_min_u32(n, n_cpus > 1 ? (uint32_t)n_cpus : 1);
+    n_threads = td_min_u32(n_threads, TD_VK_COMPILERS_MAX);
+    compiler *others = NULL;
+    if (n_threads > 1 && !(others = td_alloc(n_threads - 1, sizeof *others, err)))
+        return false;
+    for (uint32_t i = 0; i + 1 < n_threads; i++) {
+        others[i].c = &c; /* a thread that cannot start leaves its share to the others */
+        others[i].is_started =
+            pthread_create(&others[i].thread, NULL, compiler_main, &others[i]) == 0;
+    }
+    bool is_ok = compile_some(&c, err);
+    for (uint32_t i = 0; i + 1 < n_threads; i++) {
+        if (others[i].is_started)
+            pthread_join(others[i].thread, NULL);
+        if (others[i].err.code != TD_OK)
+            is_ok = td_err_set(err, others[i].err.code, "%s", others[i].err.message);
+    }
+    td_free(others);
+    if (is_ok) {
+        d->n_unsaved += n;
+        td_log_debug("%s: %u pipelines by %u threads in %llu ms", d->head.info.spec, n, n_threads,
+                     (unsigned long long)(td_clock_now_us(&clock) - start_us) / 1000);
+    }
+    return is_ok;
+}
+
+const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_key *key,
+                                          VkPipelineCreateFlags flags, td_err *err)
+{
+    const td_vk_pipeline *p = td_vk_pipeline_want(d, key, flags, err);
+    return p && td_vk_pipelines_compile(d, err) ? p : NULL;
 }

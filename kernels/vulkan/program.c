@@ -13,25 +13,18 @@ static double first_speed(td_device_kind kind)
     return kind == TD_DEVICE_DISCRETE ? 50000 : kind == TD_DEVICE_INTEGRATED ? 5000 : 500;
 }
 
-static bool find_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
+static bool want_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
     uint32_t rows = td_op_rows(s->op, p->head.params.n_rows_max, p->head.params.n_out_max);
-    if (s->key_mul.shader) {
-        s->pipeline_mul = td_vk_pipeline_find(d, &s->key_mul, 0, err);
-        if (!s->pipeline_mul)
-            return false;
-    }
     for (uint32_t i = 0; i == 0 || i < s->n_row_variants; i++) {
         td_vk_pipeline_key key = s->key;
-        if (s->n_row_variants) {
-            key.n_spec = 1;
-            key.spec[0] = 1u << i;
-        }
-        s->pipelines[i] = td_vk_pipeline_find(d, &key, 0, err);
+        if (s->n_row_variants)
+            td_vk_row_variant(s, i, &key);
+        s->pipelines[i] = td_vk_pipeline_want(d, &key, 0, err);
         if (!s->pipelines[i])
             return false;
-        if (1u << i >= rows)
+        if (td_vk_variant_rows(i) >= rows)
             break;
     }
     return true;
@@ -99,26 +92,15 @@ static uint32_t find_id(const td_vk_buffer **ids, uint32_t *n, const td_vk_buffe
     return (*n)++;
 }
 
-static const td_vk_buffer *buffer_of(td_tensor *t) { return &((td_vk_tensor *)t)->buffer; }
-
-/* What a step reads and writes, by id. Weights are never written by a program: no hazards. */
+/* What a step reads and writes, by id. */
 static void declare_accesses(td_vk_step *s, const td_vk_buffer **ids, uint32_t *n)
 {
-    const td_op *op = s->op;
-    for (uint32_t i = 0; i < op->n_in; i++)
-        s->reads[s->n_reads++] = find_id(ids, n, buffer_of(op->in[i].t));
-    if (op->out.t)
-        s->writes[s->n_writes++] = find_id(ids, n, buffer_of(op->out.t));
-    if (!op->kv)
-        return;
-    const td_tensor *batch[] = {op->batch.positions, op->batch.slots, op->batch.pages};
-    for (uint32_t i = 0; i < TD_COUNT(batch); i++)
-        s->reads[s->n_reads++] = find_id(ids, n, &((const td_vk_tensor *)batch[i])->buffer);
-    const td_vk_kv *kv = (const td_vk_kv *)op->kv;
-    uint32_t *list = op->kind == TD_OP_KV_STORE ? s->writes : s->reads;
-    uint32_t *n_list = op->kind == TD_OP_KV_STORE ? &s->n_writes : &s->n_reads;
-    list[(*n_list)++] = find_id(ids, n, &kv->k);
-    list[(*n_list)++] = find_id(ids, n, &kv->v);
+    for (uint32_t i = 0; i < s->key.n_bindings; i++) {
+        if (s->read_mask >> i & 1)
+            s->reads[s->n_reads++] = find_id(ids, n, s->bindings[i]);
+        if (s->write_mask >> i & 1)
+            s->writes[s->n_writes++] = find_id(ids, n, s->bindings[i]);
+    }
 }
 
 static bool declare_all(td_vk_program *p, td_err *err)
@@ -141,20 +123,24 @@ bool td_vk_program_compile(td_program *program, td_err *err)
         return false;
     uint32_t n = 0;
     for (uint32_t i = 0; i < program->n_ops; i++)
-        n += td_vk_lower_count(&program->ops[i]);
+        n += td_vk_lower_count(program, i);
     p->steps = td_alloc(n, sizeof *p->steps, err);
     p->plan = td_alloc(n + TD_VK_CHUNKS_MAX, sizeof *p->plan, err);
     if (!p->steps || !p->plan)
         return false;
     double us_per_work = 1 / first_speed(d->head.info.kind);
     for (uint32_t i = 0; i < program->n_ops; i++)
-        for (uint32_t k = 0; k < td_vk_lower_count(&program->ops[i]); k++) {
+        for (uint32_t k = 0; k < td_vk_lower_count(program, i); k++) {
             td_vk_step *s = &p->steps[p->n_steps++];
-            td_vk_lower(d, &program->ops[i], program->params.mode, k, s);
+            if (!td_vk_lower(program, i, k, s, err))
+                return false;
             s->us_per_work = us_per_work;
-            if (!find_pipelines(p, s, err))
+            if (!want_pipelines(p, s, err))
                 return false;
         }
+    if (!td_vk_pipelines_compile(d, err))
+        return false;
+    td_vk_cache_save(d);
     return declare_all(p, err) && create_sets(p, err);
 }
 
@@ -173,7 +159,7 @@ void td_vk_program_free(td_program *program)
 
 /* The recording for the row counts: one there is, or a new one in the slot unused for longest. */
 static td_vk_recording *find_recording(td_vk_program *p, uint32_t n_rows, uint32_t n_out,
-                                       td_err *err)
+                                       bool is_repeated, td_err *err)
 {
     td_vk_recording *slot = &p->recordings[0];
     for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++) {
@@ -185,14 +171,25 @@ static td_vk_recording *find_recording(td_vk_program *p, uint32_t n_rows, uint32
         if (r->last_use < slot->last_use)
             slot = r;
     }
-    if (slot->n_rows != n_rows || slot->n_out != n_out || slot->is_stale) {
+    bool is_repeatable = is_repeated || (slot->n_rows == n_rows && slot->is_repeatable);
+    if (slot->n_rows != n_rows || slot->n_out != n_out || slot->is_stale ||
+        is_repeatable != slot->is_repeatable) {
         td_vk_recording_free(p, slot);
-        if (!td_vk_record(p, n_rows, n_out, slot, err))
+        if (!td_vk_record(p, n_rows, n_out, is_repeatable, slot, err))
             return NULL;
     }
     slot->last_use = ++p->n_runs;
     slot->n_uses++;
     return slot;
+}
+
+double td_vk_seconds(const td_vk_device *d, uint64_t from_ticks, uint64_t to_ticks)
+{
+    uint64_t bits = d->physical.limits.timestamp_bits;
+    uint64_t ticks = to_ticks - from_ticks;
+    if (bits < 64)
+        ticks &= (1ull << bits) - 1;
+    return (double)ticks * d->physical.limits.timestamp_ns * 1e-9;
 }
 
 /* Microseconds of each chunk by the device's clock; false where it has none. */
@@ -204,30 +201,93 @@ static bool read_timestamps(td_vk_device *d, const td_vk_recording *r, double *u
             vkGetQueryPoolResults(d->handle, r->queries, 2 * i, 2, sizeof ticks, ticks,
                                   sizeof ticks[0], VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
             return false;
-        us[i] = (double)(ticks[1] - ticks[0]) * d->physical.limits.timestamp_ns / 1000;
+        us[i] = td_vk_seconds(d, ticks[0], ticks[1]) * 1e6;
+    }
+    return true;
+}
+
+bool td_vk_program_profile(td_program *program, bool is_on, td_err *err)
+{
+    td_vk_program *p = (td_vk_program *)program;
+    td_vk_device *d = (td_vk_device *)program->dev;
+    if (is_on && !(d->physical.limits.timestamp_ns > 0))
+        return td_err_set(err, TD_E_UNAVAILABLE, "%s (%s) has no timestamps: ops cannot be timed",
+                          d->head.info.spec, d->head.info.name);
+    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
+        td_vk_recording_free(p, &p->recordings[i]); /* recorded anew, with or without queries */
+    return true;
+}
+
+/* Adds the times of a run's parts to its ops' sums. */
+static void count_parts(td_vk_program *p, const td_vk_recording *r)
+{
+    td_vk_device *d = (td_vk_device *)p->head.dev;
+    uint64_t last = 0;
+    p->head.counts.n_dispatches += r->n_parts;
+    p->head.counts.n_submissions += r->n_chunks;
+    for (uint32_t i = 0; i < r->n_parts; i++) {
+        uint64_t ticks[2];
+        if (vkGetQueryPoolResults(d->handle, r->queries, 2 * (r->n_chunks + i), 2, sizeof ticks,
+                                  ticks, sizeof ticks[0], VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
+            return;
+        const td_vk_step *s = &p->steps[r->parts[i].i_step];
+        bool is_call = r->parts[i].x0 == 0 && (s == p->steps || s[-1].op != s->op);
+        td_program_count_op(&p->head, s->op, is_call, td_vk_seconds(d, ticks[0], ticks[1]));
+        if (i > 0)
+            p->head.counts.gap_seconds += td_vk_seconds(d, last, ticks[0]);
+        last = ticks[1];
+    }
+}
+
+/* Corrects the costs by what a run took; without timestamps only if it was alone. */
+static void learn(td_vk_program *p, td_vk_recording *r, const double *alone_us)
+{
+    double us[TD_VK_CHUNKS_MAX], total = 0;
+    uint32_t n = r->n_chunks;
+    if (!read_timestamps((td_vk_device *)p->head.dev, r, us)) {
+        if (!alone_us || !n)
+            return;
+        us[0] = *alone_us;
+        n = 1;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        total += us[i];
+    if (r->n_chunks)
+        r->chunk_us = total / r->n_chunks;
+    td_vk_learn(p, r, us, n);
+}
+
+bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err)
+{
+    td_vk_device *d = (td_vk_device *)calls[0].p->dev;
+    td_vk_recording *recordings[TD_VK_CALLS_MAX];
+    td_vk_work work[TD_VK_CALLS_MAX];
+    TD_ASSERT(n_calls <= TD_VK_CALLS_MAX);
+    if (!td_vk_check(d, err))
+        return false;
+    for (uint32_t i = 0; i < n_calls; i++) {
+        const td_program_call *c = &calls[i];
+        td_vk_recording *r =
+            find_recording((td_vk_program *)c->p, c->n_rows, c->n_out, c->n_times > 1, err);
+        if (!r)
+            return false;
+        recordings[i] = r;
+        work[i] = (td_vk_work){r->chunks, r->n_chunks, c->n_times, r->chunk_us};
+    }
+    uint64_t start_ns = td_clock_real_ns();
+    if (!td_vk_submit(d, work, n_calls, err))
+        return false;
+    double us = (double)(td_clock_real_ns() - start_ns) * 1e-3 / calls[0].n_times;
+    for (uint32_t i = 0; i < n_calls; i++) {
+        td_vk_recording *r = recordings[i];
+        if (r->is_profiled && r->n_parts)
+            count_parts((td_vk_program *)calls[i].p, r);
+        learn((td_vk_program *)calls[i].p, r, n_calls == 1 ? &us : NULL);
     }
     return true;
 }
 
 bool td_vk_program_run(td_program *program, uint32_t n_rows, uint32_t n_out, td_err *err)
 {
-    td_vk_program *p = (td_vk_program *)program;
-    td_vk_device *d = (td_vk_device *)program->dev;
-    if (!td_vk_check(d, err))
-        return false;
-    td_vk_recording *r = find_recording(p, n_rows, n_out, err);
-    if (!r)
-        return false;
-    td_clock clock = td_clock_real();
-    uint64_t start_us = td_clock_now_us(&clock);
-    if (!td_vk_submit(d, r->chunks, r->n_chunks, err))
-        return false;
-    double us[TD_VK_CHUNKS_MAX];
-    if (read_timestamps(d, r, us)) {
-        td_vk_learn(p, r, us, r->n_chunks);
-    } else {
-        us[0] = (double)(td_clock_now_us(&clock) - start_us);
-        td_vk_learn(p, r, us, 1);
-    }
-    return true;
+    return td_vk_programs_run(&(td_program_call){program, n_rows, n_out, 1}, 1, err);
 }

@@ -33,8 +33,6 @@ static void record_part(td_vk_device *d, VkCommandBuffer commands, const td_vk_s
     uint8_t push[TD_VK_PUSH_BYTES_MAX];
     memcpy(push, s->push, s->n_push);
     memcpy(push, &rows, sizeof rows); /* n_rows comes first in every struct */
-    if (part->needs_barrier)
-        barrier(commands, COMPUTE, STORAGE_ACCESS, COMPUTE, STORAGE_ACCESS);
     vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, dispatch.pipeline->handle);
     vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, layout, 0, 1, &s->set, 0,
                             NULL);
@@ -46,18 +44,31 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
     const td_vk_chunk *c = &r->chunks[i_chunk];
-    VK_TRY(d, vkBeginCommandBuffer(c->commands,
-                                   &(VkCommandBufferBeginInfo){
-                                       .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO}));
+    VK_TRY(d,
+           vkBeginCommandBuffer(
+               c->commands,
+               &(VkCommandBufferBeginInfo){
+                   .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                   .flags = r->is_repeatable ? VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT : 0}));
     barrier(c->commands, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
             VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT, COMPUTE, STORAGE_ACCESS);
     if (r->queries) {
         vkCmdResetQueryPool(c->commands, r->queries, 2 * i_chunk, 2);
+        if (r->is_profiled)
+            vkCmdResetQueryPool(c->commands, r->queries, 2 * (r->n_chunks + c->first_part),
+                                2 * c->n_parts);
         vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, 2 * i_chunk);
     }
     for (uint32_t i = c->first_part; i < c->first_part + c->n_parts; i++) {
         const td_vk_step *s = &p->steps[r->parts[i].i_step];
+        uint32_t query = 2 * (r->n_chunks + i);
+        if (r->is_profiled || r->parts[i].needs_barrier)
+            barrier(c->commands, COMPUTE, STORAGE_ACCESS, COMPUTE, STORAGE_ACCESS);
+        if (r->is_profiled)
+            vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, query);
         record_part(d, c->commands, s, &r->parts[i], td_op_rows(s->op, r->n_rows, r->n_out));
+        if (r->is_profiled)
+            vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, query + 1);
     }
     if (r->queries)
         vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, 2 * i_chunk + 1);
@@ -87,7 +98,7 @@ static bool allocate(td_vk_program *p, td_vk_recording *r, td_err *err)
         VkQueryPoolCreateInfo info = {
             .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
             .queryType = VK_QUERY_TYPE_TIMESTAMP,
-            .queryCount = 2 * r->n_chunks,
+            .queryCount = 2 * (r->n_chunks + (r->is_profiled ? r->n_parts : 0)),
         };
         VK_TRY(d, vkCreateQueryPool(d->handle, &info, NULL, &r->queries));
     }
@@ -96,10 +107,14 @@ fail:
     return false;
 }
 
-bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_recording *r,
-                  td_err *err)
+bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_repeatable,
+                  td_vk_recording *r, td_err *err)
 {
-    *r = (td_vk_recording){.n_rows = n_rows, .n_out = n_out};
+    *r = (td_vk_recording){.n_rows = n_rows,
+                           .n_out = n_out,
+                           .is_profiled = p->head.is_profiled,
+                           .is_repeatable = is_repeatable,
+                           .chunk_us = TD_VK_CHUNK_US};
     r->n_parts = td_vk_plan(p, n_rows, n_out, p->plan);
     for (uint32_t i = 0; i < r->n_parts; i++)
         r->n_chunks += p->plan[i].begins_chunk;

@@ -1,8 +1,8 @@
-/* The queue. Every command buffer is a submission of its own, so that the driver's watchdog sees
- * short jobs; the last of a run signals the device's fence. (Not a timeline semaphore: the
- * GPU-assisted validation of layers 1.3.239 reports false timeouts with them.) Waiting goes in
- * slices and ends at a deadline: work that takes that long will not come back, and the device is
- * given up as lost and hung.
+/* The queue. Command buffers are submitted together as long as they take little time, so that the
+ * driver's watchdog sees short jobs; the last of a run signals the device's fence. (Not a timeline
+ * semaphore: the GPU-assisted validation of layers 1.3.239 reports false timeouts with them.)
+ * Waiting goes in slices and ends at a deadline: work that takes that long will not come back, and
+ * the device is given up as lost and hung.
  *
  * Test hook: TD_VK_LOSE_AFTER=n makes submission n + 1 and all later ones fail as a lost device. */
 #include "kernels/vulkan/vk.h"
@@ -34,32 +34,44 @@ bool td_vk_fail(td_vk_device *d, VkResult result, const char *call, td_err *err)
                       call, td_vk_result_name(result));
 }
 
-static VkResult submit(td_vk_device *d, VkCommandBuffer commands, VkFence fence)
+VkResult td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
+                            uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
+                            VkFence fence)
 {
+    VkCommandBufferSubmitInfo infos[TD_VK_BATCH_MAX];
+    TD_ASSERT(n_commands <= TD_VK_BATCH_MAX);
+    for (uint32_t i = 0; i < n_commands; i++)
+        infos[i] = (VkCommandBufferSubmitInfo){
+            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = commands[i]};
     d->n_submissions++;
     if (d->lose_after && d->n_submissions > d->lose_after)
         return VK_ERROR_DEVICE_LOST;
-    return vkQueueSubmit2(
-        d->queue, 1,
-        &(VkSubmitInfo2){
-            .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
-            .commandBufferInfoCount = 1,
-            .pCommandBufferInfos =
-                &(VkCommandBufferSubmitInfo){.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO,
-                                             .commandBuffer = commands},
-        },
-        fence);
+    VkSemaphoreSubmitInfo before = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
+                                    .semaphore = wait_for,
+                                    .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
+    VkSemaphoreSubmitInfo after = before;
+    after.semaphore = signal;
+    return vkQueueSubmit2(queue, 1,
+                          &(VkSubmitInfo2){
+                              .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
+                              .waitSemaphoreInfoCount = wait_for != VK_NULL_HANDLE,
+                              .pWaitSemaphoreInfos = &before,
+                              .commandBufferInfoCount = n_commands,
+                              .pCommandBufferInfos = infos,
+                              .signalSemaphoreInfoCount = signal != VK_NULL_HANDLE,
+                              .pSignalSemaphoreInfos = &after,
+                          },
+                          fence);
 }
 
-/* Waits for the fence of the last submission, and so for all before it. */
-static bool wait_fence(td_vk_device *d, td_err *err)
+bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err)
 {
     VkResult result = VK_TIMEOUT;
     /* A software driver shares its processor: on a busy machine it is slow, not lost. */
     const uint64_t deadline_ns =
         TD_VK_DEADLINE_NS * (d->head.info.kind == TD_DEVICE_SOFTWARE ? 10 : 1);
     for (uint64_t ns = 0; result == VK_TIMEOUT && ns < deadline_ns; ns += TD_VK_WAIT_SLICE_NS)
-        result = vkWaitForFences(d->handle, 1, &d->fence, VK_TRUE, TD_VK_WAIT_SLICE_NS);
+        result = vkWaitForFences(d->handle, 1, &fence, VK_TRUE, TD_VK_WAIT_SLICE_NS);
     if (result == VK_TIMEOUT) {
         d->is_lost = true;
         d->is_hung = true;
@@ -67,25 +79,66 @@ static bool wait_fence(td_vk_device *d, td_err *err)
                           d->head.info.name, deadline_ns / 1000000000ull);
     }
     VK_TRY(d, result);
-    VK_TRY(d, vkResetFences(d->handle, 1, &d->fence));
+    VK_TRY(d, vkResetFences(d->handle, 1, &fence));
     return true;
 fail:
     return false;
 }
 
-bool td_vk_submit(td_vk_device *d, const td_vk_chunk *chunks, uint32_t n_chunks, td_err *err)
+/* The submission that is being gathered. */
+typedef struct {
+    VkCommandBuffer commands[TD_VK_BATCH_MAX];
+    uint32_t n;
+    double us;
+    VkSemaphore wait_for; /* of the first submission */
+} gathering;
+
+static VkResult flush(td_vk_device *d, gathering *g, VkFence fence)
+{
+    VkResult result =
+        td_vk_queue_submit(d, d->queue, g->commands, g->n, g->wait_for, VK_NULL_HANDLE, fence);
+    if (result == VK_SUCCESS && g->wait_for) {
+        d->is_signaled = false;
+        g->wait_for = VK_NULL_HANDLE;
+    }
+    g->n = 0;
+    g->us = 0;
+    return result;
+}
+
+static VkResult gather(td_vk_device *d, gathering *g, const td_vk_work *w)
 {
     VkResult result = VK_SUCCESS;
-    for (uint32_t i = 0; i < n_chunks && result == VK_SUCCESS; i++)
-        result = submit(d, chunks[i].commands, i + 1 == n_chunks ? d->fence : VK_NULL_HANDLE);
+    for (uint32_t k = 0; k < w->n_times; k++)
+        for (uint32_t i = 0; i < w->n_chunks && result == VK_SUCCESS; i++) {
+            if (g->n && (g->n == TD_VK_BATCH_MAX || g->us + w->chunk_us > TD_VK_CHUNK_US))
+                result = flush(d, g, VK_NULL_HANDLE);
+            g->commands[g->n++] = w->chunks[i].commands;
+            g->us += w->chunk_us;
+        }
+    return result;
+}
+
+bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_err *err)
+{
+    VkResult result = VK_SUCCESS;
+    gathering g = {.n = 0};
+    if (!td_vk_upload_fence(d, &g.wait_for, err))
+        return false;
+    for (uint32_t i = 0; i < n_work && result == VK_SUCCESS; i++)
+        result = gather(d, &g, &work[i]);
+    if (result == VK_SUCCESS && !g.n)
+        return true;
+    if (result == VK_SUCCESS)
+        result = flush(d, &g, d->fence);
     if (result != VK_SUCCESS) {
         td_vk_fail(d, result, "vkQueueSubmit2", err);
         /* What was submitted before may be running, and its objects must outlive it. */
         if (vkQueueSubmit2(d->queue, 0, NULL, d->fence) == VK_SUCCESS)
-            wait_fence(d, NULL);
+            td_vk_wait(d, d->fence, NULL);
         return false;
     }
-    return n_chunks == 0 || wait_fence(d, err);
+    return td_vk_wait(d, d->fence, err);
 }
 
 bool td_vk_once_begin(td_vk_device *d, td_err *err)
@@ -97,7 +150,6 @@ bool td_vk_once_begin(td_vk_device *d, td_err *err)
                                              .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                              .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
                                          }));
-    /* The staging buffer is written anew each time: order the copies with earlier ones. */
     vkCmdPipelineBarrier2(
         d->once, &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
                                      .memoryBarrierCount = 1,
@@ -117,7 +169,8 @@ fail:
 bool td_vk_submit_once(td_vk_device *d, td_err *err)
 {
     VK_TRY(d, vkEndCommandBuffer(d->once));
-    return td_vk_submit(d, &(td_vk_chunk){.commands = d->once}, 1, err);
+    const td_vk_chunk chunk = {.commands = d->once};
+    return td_vk_submit(d, &(td_vk_work){&chunk, 1, 1, 0}, 1, err);
 fail:
     return false;
 }

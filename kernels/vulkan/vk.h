@@ -19,13 +19,18 @@
 
 #define TD_VK_BINDINGS_MAX   8u
 #define TD_VK_SPEC_MAX       4u
-#define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
-#define TD_VK_STAGING_BYTES  (16ull << 20) /* upload buffer, unless one row needs more */
-#define TD_VK_ROW_VARIANTS   5u            /* mat_vec for 1, 2, 4, 8, 16 rows, at most */
+#define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
+#define TD_VK_SLOTS          4u           /* of the upload ring */
+#define TD_VK_SLOT_BYTES     (8ull << 20) /* each, unless one row needs more */
+#define TD_VK_ROW_VARIANTS   7u           /* mat_vec for 1, 2, 4, 6, 8, 12, 16 rows */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
 #define TD_VK_CHUNK_MAX_US   150000.0 /* measured: above it the plan is made anew */
+#define TD_VK_CACHE_PATH_MAX 4096u
+#define TD_VK_COMPILERS_MAX  16u /* threads */
+#define TD_VK_BATCH_MAX      64u /* command buffers of a submission */
+#define TD_VK_CALLS_MAX      8u  /* of td_programs_run at once */
 #define TD_VK_WAIT_SLICE_NS  100000000ull
 #define TD_VK_DEADLINE_NS    60000000000ull
 
@@ -63,7 +68,8 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t storage_range_bytes, buffer_bytes, allocation_bytes;
     uint64_t direct_write_bytes; /* larger weights and caches are written through staging always */
     uint32_t groups_x;
-    double timestamp_ns; /* 0: no timestamps */
+    double timestamp_ns;     /* a tick; 0: no timestamps */
+    uint64_t timestamp_bits; /* above them a timestamp wraps around */
     uint32_t quirks;
     bool has_memory_budget, has_executable_info, is_uma;
 } td_vk_limits;
@@ -71,7 +77,7 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
 typedef struct {
     VkPhysicalDevice handle;
     VkPhysicalDeviceMemoryProperties memory;
-    uint32_t queue_family;
+    uint32_t queue_family, transfer_family; /* the same where none only copies */
     td_vk_limits limits;
     td_device_info info;
 } td_vk_physical;
@@ -109,6 +115,13 @@ typedef enum {
 
 typedef struct td_vk_pipeline td_vk_pipeline;
 
+typedef struct { /* of the upload ring */
+    td_vk_buffer buffer;
+    VkCommandBuffer commands;
+    VkFence fence;
+    bool is_in_flight;
+} td_vk_slot;
+
 typedef struct {
     td_device head;
     td_vk_instance instance;
@@ -119,12 +132,22 @@ typedef struct {
     VkCommandBuffer once; /* uploads and fills */
     VkFence fence;        /* of the last submission of a run; unsignaled between runs */
     VkPipelineCache cache;
+    char cache_path[TD_VK_CACHE_PATH_MAX]; /* its file, or "" */
+    bool is_cache_read;                    /* from the file */
+    uint32_t n_unsaved;                    /* pipelines made since it was written */
     VkDescriptorSetLayout set_layouts[TD_VK_BINDINGS_MAX + 1]; /* by number of bindings */
     VkPipelineLayout layouts[TD_VK_BINDINGS_MAX + 1];
     td_vk_pipeline *pipelines;
     td_vk_block *blocks;
     uint64_t heap_used_bytes[TD_HEAPS_MAX]; /* in blocks */
-    td_vk_buffer dummy, staging;
+    td_vk_buffer dummy, readback;           /* readback: of tensors the host cannot see; grows */
+    VkQueue transfer_queue;
+    VkCommandPool transfer_pool;
+    td_vk_slot slots[TD_VK_SLOTS];
+    uint32_t i_slot;      /* the next one */
+    VkSemaphore uploaded; /* signaled on the transfer queue, waited for by the next submission */
+    bool has_uploads;     /* since it was signaled */
+    bool is_signaled;     /* and not yet waited for */
     bool is_lost;
     bool is_hung;                       /* work may still be running: nothing can be destroyed */
     uint64_t n_submissions, lose_after; /* lose_after 0: never */
@@ -144,21 +167,39 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
                          td_vk_buffer *out, td_err *err);
 void td_vk_buffer_destroy(td_vk_device *d, td_vk_buffer *buffer);
 bool td_vk_buffer_clear(td_vk_device *d, td_vk_buffer *buffer, td_err *err);
-/* Writes n_bytes of staging memory (staging.mapped) to a buffer the host cannot see, and waits. */
-bool td_vk_staging_reserve(td_vk_device *d, uint64_t n_bytes, td_err *err);
-bool td_vk_staging_flush(td_vk_device *d, td_vk_buffer *to, uint64_t offset, uint64_t n_bytes,
-                         td_err *err);
+
+/* -- upload.c: the staging ring ------------------------------------------------------------- */
+
+bool td_vk_upload_open(td_vk_device *d, td_err *err);
+void td_vk_upload_close(td_vk_device *d);
+/* Memory of the next slot, for at least n_bytes and at most *n_room; NULL with err set. */
+void *td_vk_upload_begin(td_vk_device *d, uint64_t n_bytes, uint64_t *n_room, td_err *err);
+typedef struct { /* bytes first + i * pitch .. + n_bytes of a slot, for i < n */
+    uint64_t first, n_bytes, pitch;
+    uint32_t n;
+} td_vk_pieces;
+/* Has pieces of it copied to a buffer the host cannot see, each `offset` further on; does not
+ * wait. */
+bool td_vk_upload_end(td_vk_device *d, td_vk_buffer *to, uint64_t offset,
+                      const td_vk_pieces *pieces, td_err *err);
+bool td_vk_upload_drain(td_vk_device *d, td_err *err); /* waits for all copies */
+/* What the next submission has to wait for; null when nothing. */
+bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err);
 
 /* -- objects.c, weights.c ------------------------------------------------------------------- */
 
 typedef struct {
     td_tensor head;
     td_vk_buffer buffer;
+    td_vk_buffer
+        int8; /* its rows as inc/int8.glsl says; made for programs that want it (lower.c) */
 } td_vk_tensor;
 
 typedef struct {
     td_weight head;
-    uint64_t row_bytes;     /* packed */
+    uint32_t n_units;    /* of 16 bytes of a packed row */
+    uint32_t panel_rows; /* rows that lie interleaved (pack.h) */
+    uint64_t panel_bytes;
     uint32_t rows_per_slab; /* of all slabs but the last */
     uint32_t n_slabs;
     td_vk_buffer *slabs;
@@ -172,6 +213,7 @@ typedef struct {
 
 bool td_vk_tensor_init(td_tensor *t, td_err *err);
 void td_vk_tensor_free(td_tensor *t);
+const void *td_vk_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
 bool td_vk_kv_init(td_kv *kv, td_err *err);
 void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);
@@ -193,14 +235,27 @@ typedef struct {
 struct td_vk_pipeline {
     td_vk_pipeline *next;
     td_vk_pipeline_key key;
-    VkPipeline handle;
+    VkPipelineCreateFlags flags;
+    VkPipeline handle; /* null until it is compiled */
 };
 
 bool td_vk_layouts_create(td_vk_device *d, td_err *err);
 void td_vk_layouts_destroy(td_vk_device *d);
-/* The pipeline of a key, made on first use; owned by the device. `flags` are added at creation. */
+/* The pipeline of a key, owned by the device, to be compiled by td_vk_pipelines_compile, which
+ * takes several threads for all that were asked for. `flags` are added at creation. */
+td_vk_pipeline *td_vk_pipeline_want(td_vk_device *d, const td_vk_pipeline_key *key,
+                                    VkPipelineCreateFlags flags, td_err *err);
+bool td_vk_pipelines_compile(td_vk_device *d, td_err *err);
+/* Both at once, for one. */
 const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_key *key,
                                           VkPipelineCreateFlags flags, td_err *err);
+
+/* -- cache.c: compiled pipelines on disk ---------------------------------------------------- */
+
+/* Makes d->cache, filled from its file if there is one that fits. Only Vulkan can fail. */
+bool td_vk_cache_open(td_vk_device *d, td_err *err);
+/* Writes the file if pipelines were made since; what fails is logged, once. */
+void td_vk_cache_save(td_vk_device *d);
 
 /* -- lower.c, program.c, record.c, submit.c ------------------------------------------------- */
 
@@ -208,29 +263,33 @@ typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
     const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
-    const td_vk_pipeline *pipeline_mul; /* prefill of more than a few rows; or NULL */
-    td_vk_pipeline_key key_mul;
-    uint32_t n_row_variants; /* mat_vec for 1, 2, 4, .. rows; 0: one pipeline, a row per group */
+    uint32_t n_row_variants; /* mat_vec; 0: one pipeline, a row per group */
+    uint32_t n_panels;       /* mat_vec: of the slab */
+    bool is_software;
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
     uint32_t n_push;
-    uint32_t groups_x, groups_z; /* groups_y: rows, or groups of rows */
-    uint32_t mul_groups_x;       /* of pipeline_mul */
+    uint32_t groups_x, groups_z;    /* groups_y: rows, or groups of rows */
+    uint32_t read_mask, write_mask; /* of bindings; weights, which no program writes, in neither */
     uint32_t reads[TD_VK_BINDINGS_MAX], writes[TD_VK_BINDINGS_MAX]; /* buffer ids of the program */
     uint32_t n_reads, n_writes;
     double work_per_row; /* multiply-adds or so */
     double us_per_work;  /* learned from timestamps */
 } td_vk_step;
 
-/* How many row variants mat_vec has for a weight type: the widest that fits the registers of the
- * GPUs it was compiled for. Q6_K spills at 16 rows. */
-uint32_t td_vk_row_variants(uint32_t type_id);
+/* What of a mat_vec step's specialization follows from the shape of its weight. */
+void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s);
+/* The i-th row variant of a mat_vec step, and its rows. */
+void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key);
+uint32_t td_vk_variant_rows(uint32_t i);
 
-/* Steps an op takes: one, or one for each slab of its weight. */
-uint32_t td_vk_lower_count(const td_op *op);
-/* Fills everything of a step but its pipelines, set and ids. */
-void td_vk_lower(td_vk_device *d, const td_op *op, td_mode mode, uint32_t i_slab, td_vk_step *out);
+/* Steps an op takes: one, or one for each slab of its weight, after one that quantizes its input
+ * where no earlier op has done so. */
+uint32_t td_vk_lower_count(const td_program *p, uint32_t i_op);
+/* Fills everything of step i of an op but its pipelines, set and ids. Fails when there is no memory
+ * for the quantized rows. */
+bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *out, td_err *err);
 /* How a step runs for a number of rows. */
 typedef struct {
     const td_vk_pipeline *pipeline;
@@ -255,8 +314,10 @@ typedef struct {
     td_vk_part *parts;   /* [n_parts] */
     td_vk_chunk *chunks; /* [n_chunks] */
     uint32_t n_parts, n_chunks;
-    VkQueryPool queries; /* two timestamps a chunk, or none */
-    bool is_stale;       /* its chunks are too long or too short: record it anew */
+    VkQueryPool queries; /* two timestamps a chunk, or none; then two a part, when profiled */
+    bool is_profiled, is_repeatable; /* repeatable: may stand more than once in a submission */
+    double chunk_us;                 /* mean measured time, or what was planned */
+    bool is_stale;                   /* its chunks are too long or too short: record it anew */
 } td_vk_recording;
 
 typedef struct {
@@ -272,7 +333,9 @@ typedef struct {
 
 bool td_vk_program_compile(td_program *p, td_err *err);
 bool td_vk_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
+bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err);
 void td_vk_program_free(td_program *p);
+bool td_vk_program_profile(td_program *p, bool is_on, td_err *err);
 
 /* plan.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts; returns
  * the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured times of
@@ -281,12 +344,25 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
 void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us);
 
 /* record.c: command buffers of a plan. */
-bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_recording *out,
-                  td_err *err);
+double td_vk_seconds(const td_vk_device *d, uint64_t from_ticks, uint64_t to_ticks);
+bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_repeatable,
+                  td_vk_recording *out, td_err *err);
 void td_vk_recording_free(td_vk_program *p, td_vk_recording *r);
 
-/* Submits command buffers in order, each as a submission of its own, and waits for the last. */
-bool td_vk_submit(td_vk_device *d, const td_vk_chunk *chunks, uint32_t n_chunks, td_err *err);
+typedef struct { /* command buffers to run in order, all of them n_times over */
+    const td_vk_chunk *chunks;
+    uint32_t n_chunks, n_times;
+    double chunk_us; /* what each takes, about */
+} td_vk_work;
+
+/* Submits it all in order, as few submissions of about TD_VK_CHUNK_US, and waits for the last. */
+bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_err *err);
+/* One submission; null handles are left out. Every submission goes through here. */
+VkResult td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
+                            uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
+                            VkFence fence);
+/* Waits for a fence and resets it; a deadline makes the device lost. */
+bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err);
 bool td_vk_submit_once(td_vk_device *d, td_err *err); /* d->once, recorded by the caller */
 bool td_vk_once_begin(td_vk_device *d, td_err *err);
 

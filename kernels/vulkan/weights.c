@@ -1,14 +1,19 @@
 /* Weights: rows repacked by pack.c on their way into device memory. A weight larger than a storage
  * buffer may be is cut by rows into slabs, never inside a row; so is one with more rows than a
  * dispatch has workgroups. Where the host sees the memory rows are packed straight into it, else
- * through a staging buffer of bounded size. */
+ * into the staging ring (upload.c). */
 #include "kernels/vulkan/vk.h"
 
 #include "base/check.h"
 #include "base/mem.h"
 #include "kernels/vulkan/pack.h"
 
+#include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
+
+#define PACKERS_MAX  16u
+#define PACKER_BYTES (1u << 20) /* a thread's, at least */
 
 static uint64_t slab_limit(const td_vk_device *d)
 {
@@ -16,12 +21,16 @@ static uint64_t slab_limit(const td_vk_device *d)
     return n < TD_VK_BLOCK_BYTES ? n : TD_VK_BLOCK_BYTES;
 }
 
+/* Whole panels, as many as a buffer and a dispatch (one workgroup a panel, at most) can have. */
 static void cut(const td_vk_device *d, const td_weight_params *p, td_vk_weight *w)
 {
-    w->row_bytes = td_vk_packed_row_bytes(p->type, p->n_cols);
-    uint64_t rows = slab_limit(d) / w->row_bytes;
-    uint64_t rows_groups = (uint64_t)d->physical.limits.groups_x * TD_VK_VEC_OUTPUTS;
-    rows = rows < rows_groups ? rows : rows_groups;
+    w->n_units = td_vk_row_units(p->type, p->n_cols);
+    w->panel_rows = td_vk_panel_rows(p->n_rows);
+    w->panel_bytes = (uint64_t)w->n_units * TD_VK_UNIT_BYTES * w->panel_rows;
+    uint64_t n_panels = slab_limit(d) / w->panel_bytes;
+    uint64_t n_groups = d->physical.limits.groups_x;
+    n_panels = n_panels < n_groups ? n_panels : n_groups;
+    uint64_t rows = n_panels * w->panel_rows;
     w->rows_per_slab = (uint32_t)(rows < p->n_rows ? rows : p->n_rows);
     w->n_slabs = w->rows_per_slab ? td_div_up(p->n_rows, w->rows_per_slab) : 0;
 }
@@ -31,6 +40,11 @@ static uint32_t slab_rows(const td_vk_weight *w, uint32_t i)
     return td_min_u32(w->rows_per_slab, w->head.params.n_rows - i * w->rows_per_slab);
 }
 
+static uint64_t slab_bytes(const td_vk_weight *w, uint32_t i)
+{
+    return td_div_up(slab_rows(w, i), w->panel_rows) * w->panel_bytes;
+}
+
 bool td_vk_weight_init(td_weight *weight, td_err *err)
 {
     td_vk_weight *w = (td_vk_weight *)weight;
@@ -38,16 +52,16 @@ bool td_vk_weight_init(td_weight *weight, td_err *err)
     cut(d, &weight->params, w);
     if (!w->n_slabs)
         return td_err_set(err, TD_E_NOMEM,
-                          "a row of %llu bytes is larger than the device's largest buffer, %llu",
-                          (unsigned long long)w->row_bytes, (unsigned long long)slab_limit(d));
+                          "%u rows of %llu bytes are more than the device's largest buffer, %llu",
+                          w->panel_rows, (unsigned long long)w->panel_bytes,
+                          (unsigned long long)slab_limit(d));
     w->slabs = td_alloc(w->n_slabs, sizeof *w->slabs, err);
     if (!w->slabs)
         return false;
     for (uint32_t i = 0; i < w->n_slabs; i++) {
         char name[128];
         snprintf(name, sizeof name, "%.100s rows %u", weight->params.name, i * w->rows_per_slab);
-        if (!td_vk_buffer_create(d, slab_rows(w, i) * w->row_bytes, TD_VK_USE_DEVICE, name,
-                                 &w->slabs[i], err))
+        if (!td_vk_buffer_create(d, slab_bytes(w, i), TD_VK_USE_DEVICE, name, &w->slabs[i], err))
             return false;
     }
     return true;
@@ -56,29 +70,106 @@ bool td_vk_weight_init(td_weight *weight, td_err *err)
 void td_vk_weight_free(td_weight *weight)
 {
     td_vk_weight *w = (td_vk_weight *)weight;
+    td_vk_upload_drain((td_vk_device *)weight->dev, NULL); /* a load that failed halfway */
     for (uint32_t i = 0; w->slabs && i < w->n_slabs; i++)
         td_vk_buffer_destroy((td_vk_device *)weight->dev, &w->slabs[i]);
     td_free(w->slabs);
+}
+
+typedef struct { /* a thread's share of a call of pack */
+    const td_vk_weight *w;
+    const uint8_t *rows;
+    uint32_t lane0, n_rows;
+    uint8_t *to;
+    pthread_t thread;
+    bool is_started;
+} packer;
+
+/* Rows lane0.. of the panel at `to` and of those behind it. */
+static void *packer_main(void *arg)
+{
+    const packer *p = arg;
+    const td_weight_params *params = &p->w->head.params;
+    const uint8_t *rows = p->rows;
+    uint8_t *to = p->to;
+    uint32_t lane0 = p->lane0;
+    for (uint32_t left = p->n_rows, n; left; left -= n, lane0 = 0, to += p->w->panel_bytes) {
+        n = td_min_u32(left, p->w->panel_rows - lane0);
+        td_vk_pack_rows(params->type, rows, n, params->n_cols, p->w->panel_rows, lane0, to);
+        rows += n * td_row_bytes(params->type, params->n_cols);
+    }
+    return NULL;
+}
+
+/* By as many threads as are worth their start, whole panels each: repacking is slower than disks.
+ */
+static void pack(const td_vk_weight *w, const uint8_t *rows, uint32_t lane0, uint32_t n_rows,
+                 uint8_t *to)
+{
+    const td_weight_params *p = &w->head.params;
+    packer packers[PACKERS_MAX];
+    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t n_panels = td_div_up(lane0 + n_rows, w->panel_rows);
+    uint64_t n = n_panels * w->panel_bytes / PACKER_BYTES + 1;
+    n = n_cpus > 0 && n > (uint64_t)n_cpus ? (uint64_t)n_cpus : n;
+    n = n < n_panels ? n : n_panels;
+    uint32_t n_packers = n < PACKERS_MAX ? (uint32_t)n : PACKERS_MAX;
+    for (uint32_t i = 0; i < n_packers; i++) {
+        uint32_t first = (uint32_t)((uint64_t)n_panels * i / n_packers);
+        uint32_t last = (uint32_t)((uint64_t)n_panels * (i + 1) / n_packers);
+        uint32_t row = i ? first * w->panel_rows - lane0 : 0; /* of this call's */
+        uint32_t end = td_min_u32(last * w->panel_rows - lane0, n_rows);
+        packers[i] = (packer){.w = w,
+                              .rows = rows + row * td_row_bytes(p->type, p->n_cols),
+                              .lane0 = i ? 0 : lane0,
+                              .n_rows = end - row,
+                              .to = to + first * w->panel_bytes};
+        packers[i].is_started = i + 1 < n_packers && pthread_create(&packers[i].thread, NULL,
+                                                                    packer_main, &packers[i]) == 0;
+        if (!packers[i].is_started)
+            packer_main(&packers[i]);
+    }
+    for (uint32_t i = 0; i < n_packers; i++)
+        if (packers[i].is_started)
+            pthread_join(packers[i].thread, NULL);
+}
+
+/* Rows row0.. of a slab the host cannot see, as many as a staging slot takes; their number, 0 with
+ * err set. Part of a panel is a piece of every unit. */
+static uint32_t stage(td_vk_weight *w, td_vk_buffer *slab, uint32_t row0, uint32_t n_rows,
+                      const uint8_t *rows, td_err *err)
+{
+    uint32_t lane0 = row0 % w->panel_rows, n = td_min_u32(n_rows, w->panel_rows - lane0);
+    td_vk_pieces pieces = {lane0 * TD_VK_UNIT_BYTES, n * TD_VK_UNIT_BYTES,
+                           w->panel_rows * TD_VK_UNIT_BYTES, w->n_units};
+    uint64_t n_room;
+    uint8_t *staging =
+        td_vk_upload_begin((td_vk_device *)w->head.dev, w->panel_bytes, &n_room, err);
+    if (!staging)
+        return 0;
+    if (n == w->panel_rows) {
+        uint64_t n_panels = td_min_u32(n_rows / n, (uint32_t)(n_room / w->panel_bytes));
+        pieces = (td_vk_pieces){0, n_panels * w->panel_bytes, 0, 1};
+        n *= (uint32_t)n_panels;
+    }
+    pack(w, rows, lane0, n, staging);
+    uint64_t offset = row0 / w->panel_rows * w->panel_bytes;
+    return td_vk_upload_end((td_vk_device *)w->head.dev, slab, offset, &pieces, err) ? n : 0;
 }
 
 /* Rows row0.. of one slab. */
 static bool write_slab(td_vk_weight *w, td_vk_buffer *slab, uint32_t row0, uint32_t n_rows,
                        const uint8_t *rows, td_err *err)
 {
-    td_vk_device *d = (td_vk_device *)w->head.dev;
     const td_weight_params *p = &w->head.params;
     if (slab->mapped) {
-        td_vk_pack_rows(p->type, rows, n_rows, p->n_cols,
-                        (uint8_t *)slab->mapped + row0 * w->row_bytes);
+        pack(w, rows, row0 % w->panel_rows, n_rows,
+             (uint8_t *)slab->mapped + row0 / w->panel_rows * w->panel_bytes);
         return true;
     }
-    if (!td_vk_staging_reserve(d, w->row_bytes, err))
-        return false;
-    uint64_t step = d->staging.n_bytes / w->row_bytes;
-    for (uint32_t i = 0, n; i < n_rows; i += n) {
-        n = step < n_rows - i ? (uint32_t)step : n_rows - i;
-        td_vk_pack_rows(p->type, rows, n, p->n_cols, d->staging.mapped);
-        if (!td_vk_staging_flush(d, slab, (row0 + i) * w->row_bytes, n * w->row_bytes, err))
+    for (uint32_t n; n_rows; row0 += n, n_rows -= n) {
+        n = stage(w, slab, row0, n_rows, rows, err);
+        if (!n)
             return false;
         rows += n * td_row_bytes(p->type, p->n_cols);
     }
@@ -107,5 +198,5 @@ bool td_vk_weight_write(td_weight *weight, uint32_t row0, uint32_t n_rows, const
 uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params)
 {
     (void)dev;
-    return params->n_rows * td_vk_packed_row_bytes(params->type, params->n_cols);
+    return td_vk_packed_bytes(params->type, params->n_rows, params->n_cols);
 }

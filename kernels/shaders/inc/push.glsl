@@ -9,47 +9,53 @@
  *
  *     embed      0 ids   1 weight            2 y
  *     rms_norm   0 x     1 weight            2 y
- *     mat_vec    0 x     1 weight  2 bias    3 y      (verify: any number of rows 1..64)
- *     mat_mul    0 x     1 weight  2 bias    3 y      (prefill)
+ *     quantize   0 x     1 q
+ *     mat_vec    0 x, q  1 weight  2 bias    3 y
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
  *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y
  *     swiglu     0 gate  1 up                2 y
  *     add        0 a     1 b                 2 y
  *     gather     0 x     1 rows              2 y
+ *     top        0 x     1 draws             2 parts
+ *     pick       0 parts 1 draws             2 picks
+ *     feed       0 picks 1 table  2 trail  3 draws  4 ids  5 positions  6 cos_sin
  *
  * Activations are float[], ids, rows, positions, slots and pages int[], weights, K and V uint[]
  * (32-bit words; F32 vectors such as biases may be declared float[]). Views: element (r, c) of x is
  * x[r * x_stride + x_col0 + c]. y may be the same buffer as an input.
  *
  * A weight larger than a storage buffer range is cut by rows into slabs, one dispatch each: o0 is
- * the slab's first row, n_o its rows; row o0 + i of the weight is row i of the bound buffer, at
- * word i * w_words. Rows are packed as described in inc/README.
+ * the slab's first row, n_o its rows; row o0 + i of the weight is row i of the bound buffer. Rows are
+ * packed as described in inc/README.
  *
  * Cache: the 64 rows of (page, head) of K begin at word (page * n_head_kv + head) * 64 * k_words;
  * inc/README has their order. Position i of sequence slot s is in page
  * pages[s * n_pages_max + i / 64], at i % 64. A page outside 0..n_pages-1 must not be read or
  * written. */
 
-/* mat_vec: a workgroup computes TD_VK_VEC_OUTPUTS outputs for N_ROWS rows (constant_id 0, one of
- * 1, 2, 4, 8, 16). Grid: x = n_o / TD_VK_VEC_OUTPUTS, y = n_rows / N_ROWS, rounded up. */
-#define TD_VK_VEC_OUTPUTS 8u
-#define TD_VK_VEC_ROWS_MAX 16u
+/* mat_vec: Grid: x = panels / OUTPUTS, y = n_rows / N_ROWS, rounded up. Of quantized weights x is
+ * the output of quantize: x_stride in uvec4s, x_col0 0. */
+#define TD_VK_PANEL 64u /* rows of a weight that lie interleaved */
 struct push_mat_mul {
     uint n_rows;
     uint n_k;      /* inputs: columns of the weight */
     uint n_o;      /* outputs in this slab */
     uint o0;       /* first output of the slab */
-    uint w_words;  /* words of a packed weight row */
+    uint w_units;  /* units of 16 bytes of a packed weight row */
+    uint w_pitch;  /* rows of a panel: TD_VK_PANEL, or 1 */
     uint has_bias; /* bias[o0 + o] */
     uint x_col0, x_stride;
     uint y_col0, y_stride; /* output o goes to column y_col0 + o0 + o */
 };
 
-/* mat_mul: a workgroup computes a tile. Grid: x = n_o / TD_VK_MUL_OUTPUTS, y = n_rows /
- * TD_VK_MUL_ROWS, rounded up. Push constants as mat_vec. */
-#define TD_VK_MUL_OUTPUTS 64u
-#define TD_VK_MUL_ROWS    64u
+/* Grid: x = n_blocks / 64 rounded up, y = row. */
+struct push_quantize {
+    uint n_rows;
+    uint n_k;
+    uint n_blocks; /* of 32, a multiple of 4 */
+    uint x_col0, x_stride;
+};
 
 /* Grid: x = n_cols / 1024 rounded up, y = row. Rows whose id lies in another slab, or in none, are
  * left alone. */
@@ -57,7 +63,7 @@ struct push_embed {
     uint n_rows;
     uint n_cols;
     uint o0, n_o; /* ids of this slab */
-    uint w_words;
+    uint w_units, w_pitch;
     uint ids_col0, ids_stride;
     uint y_col0, y_stride;
 };
@@ -123,4 +129,28 @@ struct push_gather {
     uint n_rows_x;
     uint x_col0, x_stride;
     uint y_col0, y_stride;
+};
+
+/* Grid: x = chunks of 4096 columns, y = row. y is `parts`; y_stride its words a row. */
+struct push_top {
+    uint n_rows;
+    uint n_cols;
+    uint x_col0, x_stride;
+    uint y_stride;
+};
+
+/* One workgroup per row (y). x is `parts`. */
+struct push_pick {
+    uint n_rows;
+    uint n_parts;
+    uint x_stride;
+};
+
+/* One workgroup. */
+struct push_feed {
+    uint n_rows;
+    uint n_steps_max; /* rows of trail */
+    uint n_positions; /* rows of the table */
+    uint table_units, table_pitch; /* as w_units, w_pitch of push_mat_mul */
+    uint n_rot;
 };

@@ -1,29 +1,49 @@
 /* The weight of a shader, whatever its type: compiled once per type with -DQUANT=<GGUF type id>.
- * Gives, for a weight bound as words w[] and uvec4s w4[] (binding 1):
+ * A row of a weight is a sequence of units of 16 bytes; unit u of the 64 rows of a panel lie side by
+ * side, so that lanes that own a row each read neighbouring units (inc/README). Gives:
  *
- *     TD_RUN                     elements of a run: one 16-byte read of quants
- *     TD_IS_BLOCKED              0 where a row may end inside a run (F32, F16: padded with zeros)
- *     td_run                     a run in registers, scales included
- *     td_run td_load_run(row_word, n_k, i_run)   run i_run of the row at word row_word
- *     vec4 td_run_vec4(run, j)   elements 4j..4j+3 of the run
- *     vec4 td_weight_vec4(row_word, n_k, i)      elements 4i..4i+3 of a row
- *     float td_weight_at(row_word, n_k, i)       element i of a row
+ *     td_row_base(row, row_units, pitch)   where a row's unit 0 is, in units; pitch is the panel's
+ *                                          height: 64, or 1 where the weight is a vector
+ *     vec4 td_weight_vec4(base, n_k, i)    elements 4i..4i+3 of a row
  *
- * row_word = row * w_words, a multiple of 4; n_k is the row's length. Layouts: inc/README. */
+ * F32, F16, BF16 (TD_IS_INT8 0): TD_UNIT elements a unit, units padded with zeros to 32 elements:
+ *     vec4 td_unit_vec4(unit, j)           elements 4j..4j+3 of a unit
+ *
+ * Others (TD_IS_INT8 1): blocks of 32 elements, rows padded with zeros to quads of 4 blocks:
+ *     td_block                             32 quants as signed bytes in 8 words, and their scales
+ *     td_load_block(base, n_k, quad, j)    block j of a quad
+ *     td_start, td_fold                    a block's product with int8 activations: the dot products
+ *                                          start at td_start(sums of the activations' halves), then
+ *                                          td_fold adds them to the row's sum. TD_TWO_DOTS: the
+ *                                          halves of the block have dot products of their own */
 layout(set = 0, binding = 1) readonly buffer weight_words { uint w[]; };
+layout(set = 0, binding = 1) readonly buffer weight_uvec2s { uvec2 w2[]; };
 layout(set = 0, binding = 1) readonly buffer weight_uvec4s { uvec4 w4[]; };
 
-/* The four bytes of a word as floats. */
-vec4 td_bytes(uint word)
-{
-    return vec4(word & 0xffu, word >> 8 & 0xffu, word >> 16 & 0xffu, word >> 24);
+const uint TD_BLOCK = 32u;
+const uint TD_QUAD = 128u;
+
+uint td_pitch; /* set once by main: td_row_base's */
+
+uint td_row_base(uint row, uint row_units) {
+    return row / td_pitch * td_pitch * row_units + row % td_pitch;
 }
 
-/* Half i of the plane of halves that begins at `word`. */
-float td_half_at(uint word, uint i)
+uvec4 td_unit(uint base, uint u) { return w4[base + u * td_pitch]; }
+uvec2 td_unit_half(uint base, uint u, uint half_) { return w2[2u * (base + u * td_pitch) + half_]; }
+uint td_unit_word(uint base, uint u, uint word) { return w[4u * (base + u * td_pitch) + word]; }
+
+struct td_block {
+    uint words[8];
+    vec2 scales;
+};
+
+/* The four bytes of a word, signed, as floats. */
+vec4 td_signed_bytes(uint word)
 {
-    vec2 both = unpackHalf2x16(w[word + (i >> 1)]);
-    return (i & 1u) == 0u ? both.x : both.y;
+    int i = int(word);
+    return vec4(bitfieldExtract(i, 0, 8), bitfieldExtract(i, 8, 8), bitfieldExtract(i, 16, 8),
+                i >> 24);
 }
 
 #if QUANT == 0
@@ -38,16 +58,17 @@ float td_half_at(uint word, uint i)
 #include "quant_q4_k.glsl"
 #elif QUANT == 14
 #include "quant_q6_k.glsl"
+#elif QUANT == 30
+#include "quant_bf16.glsl"
 #else
 #error QUANT is not the id of a weight type
 #endif
 
-vec4 td_weight_vec4(uint row_word, uint n_k, uint i)
+vec4 td_weight_vec4(uint base, uint n_k, uint i)
 {
-    return td_run_vec4(td_load_run(row_word, n_k, i / (TD_RUN / 4u)), i % (TD_RUN / 4u));
-}
-
-float td_weight_at(uint row_word, uint n_k, uint i)
-{
-    return td_weight_vec4(row_word, n_k, i / 4u)[i % 4u];
+#if TD_IS_INT8
+    return td_block_vec4(td_load_block(base, n_k, i / 32u, i / 8u % 4u), i % 8u);
+#else
+    return td_unit_vec4(td_unit(base, i / (TD_UNIT / 4u)), i % (TD_UNIT / 4u));
+#endif
 }

@@ -1,14 +1,5 @@
-/* F32: a run is 4 floats. */
-#define TD_RUN        4u
-#define TD_IS_BLOCKED 0
+/* F32: a unit is 4 floats. */
+#define TD_IS_INT8 0
+#define TD_UNIT    4u
 
-struct td_run {
-    uvec4 q;
-};
-
-td_run td_load_run(uint row_word, uint n_k, uint i_run)
-{
-    return td_run(w4[row_word / 4u + i_run]);
-}
-
-vec4 td_run_vec4(td_run run, uint j) { return uintBitsToFloat(run.q); }
+vec4 td_unit_vec4(uvec4 unit, uint j) { return uintBitsToFloat(unit); }

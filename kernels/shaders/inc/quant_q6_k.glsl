@@ -1,28 +1,40 @@
-/* Q6_K: a run is two sub-blocks of 16: value = (d scale) (6 bits - 32). d scale and its 32-fold
- * are exact, so the fma rounds once, as the product does. */
-#define TD_RUN        32u
-#define TD_IS_BLOCKED 1
+/* Q6_K: value = (d scale) (6 bits - 32), over two halves of 16 a block; d scale and its 32-fold are
+ * exact. A group of 8 blocks is a unit of 16 scales, then twice 4 units of low nibbles and 2 of high
+ * pairs; behind the groups come units of 8 halves d. */
+#define TD_IS_INT8 1
+#define TD_TWO_DOTS
 
-struct td_run {
-    uvec4 q;
-    uvec2 high;
-    vec2 step; /* of elements 0..15 and 16..31 */
-};
-
-td_run td_load_run(uint row_word, uint n_k, uint i_run)
+td_block td_load_block(uint base, uint n_k, uint quad, uint j)
 {
-    uint high_word = row_word + n_k / 8u + 2u * i_run;
-    uint scales = w[row_word + n_k / 16u * 3u + i_run / 2u] >> (16u * (i_run & 1u));
-    float d = td_half_at(row_word + n_k / 64u * 13u, i_run / 8u);
-    vec2 sub = vec2(bitfieldExtract(int(scales), 0, 8), bitfieldExtract(int(scales), 8, 8));
-    return td_run(w4[row_word / 4u + i_run], uvec2(w[high_word], w[high_word + 1u]), d * sub);
+    uint i_group = quad / 2u, group = i_group * 13u, half4 = quad % 2u;
+    uint first = group + 1u + half4 * 6u;
+    uvec4 a = td_unit(base, first + j);
+    uvec2 high = td_unit_half(base, first + 4u + j / 2u, j % 2u);
+    uint scales = td_unit_half(base, group, half4)[j / 2u] >> (16u * (j % 2u));
+    uint halves = td_unit_word(base, n_k / 256u * 13u + i_group / 8u, i_group / 2u % 4u);
+    float d = unpackHalf2x16(halves)[i_group % 2u];
+    td_block block;
+    [[unroll]] for (uint i = 0u; i < 8u; i++)
+        block.words[i] = (a[i / 2u] >> (4u * (i % 2u)) & 0x0f0f0f0fu) |
+                         (high[i / 4u] >> (2u * (i % 4u)) & 0x03030303u) << 4;
+    precise vec2 both = d * vec2(bitfieldExtract(int(scales), 0, 8),
+                                 bitfieldExtract(int(scales), 8, 8));
+    block.scales = both;
+    return block;
 }
 
-vec4 td_run_vec4(td_run run, uint j)
+ivec2 td_start(ivec2 sums) { return -32 * sums; }
+
+float td_fold(float sum, vec2 scales, ivec2 dots, float d, float q_sum)
 {
-    uint low = run.q[j / 2u] >> (4u * (j & 1u)) & 0x0f0f0f0fu;
-    uint high = run.high[j / 4u] >> (2u * (j & 3u)) & 0x03030303u;
-    float step = run.step[j / 4u];
-    precise vec4 v = fma(td_bytes(low | high << 4), vec4(step), vec4(-32.0 * step));
+    precise float folded =
+        fma(fma(scales.y, float(dots.y), scales.x * float(dots.x)), d, sum);
+    return folded;
+}
+
+vec4 td_block_vec4(td_block block, uint j)
+{
+    float step = block.scales[j / 4u];
+    precise vec4 v = fma(td_signed_bytes(block.words[j]), vec4(step), vec4(-32.0 * step));
     return v;
 }

@@ -1,0 +1,118 @@
+/* Shared by the files of `tandem bench`: what is measured (bench_measure.c for a model,
+ * bench_draft.c for a pair) and how it is shown (bench_table.c). Private to cli/. */
+#ifndef TD_CLI_BENCH_H
+#define TD_CLI_BENCH_H
+
+#include "base/energy.h"
+#include "base/err.h"
+#include "cli/options.h"
+#include "target/chain.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BENCH_REPEATS_MAX 101u
+#define BENCH_LIST_MAX    32u /* items of --widths, --depth and the like */
+#define BENCH_TESTS_MAX   (BENCH_LIST_MAX + 2)
+#define BENCH_OPS_MAX     128u  /* distinct ops of a test */
+#define BENCH_DEVICE_MAX  2080u /* bytes of a split's name: 16 SPECs of 128 and what joins them */
+
+typedef struct {
+    uint32_t n, items[BENCH_LIST_MAX];
+} bench_list;
+
+typedef enum { BENCH_TABLE, BENCH_CSV, BENCH_JSON, BENCH_JSONL, BENCH_OBJECT } bench_format;
+
+/* The command line, read and checked. */
+typedef struct {
+    option_list models, devices;
+    bench_list widths, depths, draft_max;
+    uint32_t n_types_k, n_types_v;
+    const td_type_info *types_k[BENCH_LIST_MAX], *types_v[BENCH_LIST_MAX];
+    uint32_t n_prefill, n_decode, n_repeats;
+    bool is_each, is_together, is_ops, is_measure;
+    bench_format format;
+    /* A pair. */
+    const char *draft, *draft_device, *in_path;
+    uint32_t n_predict, n_parallel;
+    float temperature, accept; /* accept < 0: the draft's own */
+    uint64_t seed;
+} bench_params;
+
+/* -- figures ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t n;
+    double values[BENCH_REPEATS_MAX];
+} bench_samples;
+
+typedef struct {
+    double median, min, max, mean, deviation;
+} bench_summary;
+
+/* NaN everywhere if n is 0. */
+bench_summary bench_summarize(const bench_samples *s);
+
+/* What is measured of a model and its device. */
+typedef struct {
+    const char *model; /* path */
+    uint64_t model_bytes;
+    char device[BENCH_DEVICE_MAX]; /* SPECs joined by '+' */
+    const char *draft_device;      /* of a pair */
+    const char *beside;            /* other devices that ran at the same time; NULL: none */
+    char type_k[8], type_v[8];     /* as the command line has them: "f16" */
+    uint32_t depth;
+} bench_case;
+
+/* Fills in what comes from the model and the types. */
+void bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
+                    const td_type_info *type_v);
+
+typedef enum { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_PAIR } bench_kind;
+
+/* One test. Times in seconds, a sample is a whole run of n_tokens tokens. */
+typedef struct {
+    bench_kind kind;
+    double n_tokens; /* of a run; of a verification: its rows; of a pair: generated */
+    bench_samples seconds;
+    double c;                             /* verification: time / time of one row; else NaN */
+    double n_bytes;                       /* a run reads at least, or NaN */
+    double limit_seconds;                 /* those bytes at the measured bandwidth, or NaN */
+    double joules[TD_ENERGY_SOURCES_MAX]; /* of all runs that gave samples */
+    /* --ops: of n_profiled runs more */
+    uint32_t n_ops;
+    double n_profiled;
+    td_op_time *ops;          /* [n_ops] */
+    td_program_counts counts; /* of the same runs */
+    /* A pair. */
+    uint32_t k;                                           /* 0: plain */
+    uint64_t n_drafted, n_accepted, n_rounds, n_proposed; /* of all runs */
+    uint64_t prefill_us, verify_us, draft_us;             /* busy times of all runs */
+    bench_samples speedups;                               /* over the plain run of the same round */
+    bool is_same_text;                                    /* as the plain run's */
+} bench_test;
+
+/* -- what is shown ----------------------------------------------------------------------------- */
+
+typedef struct {
+    bench_format format;
+    const bench_params *params;
+    const td_energy *energy; /* its sources, or NULL */
+    uint64_t n_rows;
+    bool is_pair;
+} bench_output;
+
+/* Prints the tests of a case to stdout. */
+bool bench_output_case(bench_output *o, const bench_case *c, const bench_test *tests,
+                       uint32_t n_tests, td_err *err);
+/* Closes what the format leaves open. */
+void bench_output_end(bench_output *o);
+
+/* -- what is done ------------------------------------------------------------------------------ */
+
+/* All models, devices and types of the command line, one after another. */
+bool bench_models(const bench_params *p, td_err *err);
+/* Plain decoding and each k, turn by turn. *signal: of one that ended it early, else 0. */
+bool bench_pair(const bench_params *p, int *signal, td_err *err);
+
+#endif

@@ -1,0 +1,447 @@
+/* Measuring a model: prefill, decode and verifications of n rows, at each depth of the context.
+ *
+ * The tests take turns: a round runs each of them once, so that what else the machine does falls on
+ * all of them alike and their ratios (c(n)) hold. The first round only warms up. With --together
+ * several devices do so at once, each in a thread: a test begins on all of them at the same moment,
+ * and who has finished goes on with it, unmeasured, until all have. */
+#include "cli/bench.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "model/cache.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PROFILED_RUNS 3u /* of each test for --ops */
+
+/* Devices that run at once. */
+typedef struct {
+    uint32_t n;
+    pthread_barrier_t barrier;
+    atomic_uint n_done; /* runs of this turn */
+    pthread_mutex_t gate;
+    bool is_called_off;
+} crew;
+
+/* One device, or a split, with one model. */
+typedef struct {
+    const bench_params *params;
+    const td_model *model;
+    crew *crew;        /* NULL: alone */
+    td_energy *energy; /* NULL: not measured */
+    td_chain *chain;
+    bench_case what;
+    double bandwidths[TD_STAGES_MAX]; /* bytes/s of the parts; 0: not measured */
+    bench_test tests[BENCH_TESTS_MAX];
+    uint32_t n_tests;
+    pthread_t thread;
+    td_err err;
+} lane;
+
+/* -- what a run reads -------------------------------------------------------------------------- */
+
+/* Bytes a part reads for one pass over its weights: not the embedding, of which a row is a row. */
+static double weight_bytes(const lane *l, const td_chain_part *part)
+{
+    uint32_t n_layer = td_model_hparams(l->model)->n_layer;
+    uint64_t n = 0;
+    for (uint32_t i = part->first; i <= part->last; i++)
+        n += td_weights_layer_bytes(l->model, part->dev, i);
+    if (part->last + 1 == n_layer && n_layer > 1)
+        n += td_weights_end_bytes(l->model, part->dev, n_layer - 1, n_layer - 1);
+    return (double)n;
+}
+
+static double position_bytes(const lane *l, const td_chain_part *part)
+{
+    const td_hparams *h = td_model_hparams(l->model);
+    const td_kv_params *kv = td_kv_get_params(td_cache_kv(td_forward_cache(part->forward), 0));
+    size_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
+    size_t n_k = (h->head_dim_k + block_k - 1) / block_k * block_k;
+    size_t n_v = (h->head_dim_v + block_v - 1) / block_v * block_v;
+    return (double)(part->last - part->first + 1) * h->n_head_kv *
+           (double)(td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v));
+}
+
+/* Weights once a pass, and the cache up to where the pass stands. Prompts are bound by arithmetic:
+ * they get no such figure. */
+static void count_bytes(const lane *l, uint32_t start, bench_test *t)
+{
+    t->n_bytes = t->limit_seconds = t->kind == BENCH_PREFILL ? NAN : 0;
+    double n_passes = t->kind == BENCH_DECODE ? t->n_tokens : 1;
+    double n_positions = start + (t->n_tokens + 1) / 2; /* mean over the rows, or the passes */
+    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
+        const td_chain_part *part = &l->chain->parts[i];
+        double n = n_passes * (weight_bytes(l, part) + n_positions * position_bytes(l, part));
+        t->n_bytes += n;
+        t->limit_seconds += l->bandwidths[i] > 0 ? n / l->bandwidths[i] : NAN;
+    }
+}
+
+/* -- runs -------------------------------------------------------------------------------------- */
+
+/* Runs n tokens from `position` on, a prompt in chunks that end where they would in a run. */
+static bool run_tokens(lane *l, td_mode mode, uint32_t position, uint32_t n, td_err *err)
+{
+    uint32_t n_vocab = td_model_hparams(l->model)->n_vocab;
+    for (uint32_t done = 0; done < n;) {
+        td_forward_row rows[TD_PREFILL_ROWS_MAX];
+        uint32_t room = TD_PREFILL_ROWS_MAX - (position + done) % TD_PREFILL_ROWS_MAX;
+        uint32_t n_rows = td_min_u32(n - done, mode == TD_MODE_VERIFY ? n : room);
+        for (uint32_t i = 0; i < n_rows; i++) {
+            uint32_t at = position + done + i;
+            rows[i] = (td_forward_row){.position = at,
+                                       .token = (7 * at + 11) % n_vocab,
+                                       .is_output = mode == TD_MODE_VERIFY || done + i + 1 == n};
+        }
+        if (!td_chain_run(l->chain, mode, rows, n_rows, err))
+            return false;
+        done += n_rows;
+    }
+    return true;
+}
+
+/* One run of a test, from where it begins. */
+static bool run_test(lane *l, const bench_test *t, double *seconds, td_err *err)
+{
+    uint32_t n = (uint32_t)t->n_tokens, start = l->what.depth;
+    if (t->kind != BENCH_PREFILL)
+        start += l->params->n_prefill;
+    td_chain_truncate(l->chain, 0, start);
+    uint64_t begin_ns = td_clock_real_ns();
+    bool is_ok = true;
+    if (t->kind == BENCH_DECODE)
+        for (uint32_t i = 0; is_ok && i < n; i++)
+            is_ok = run_tokens(l, TD_MODE_VERIFY, start + i, 1, err);
+    else
+        is_ok = run_tokens(l, t->kind == BENCH_PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY, start, n,
+                           err);
+    *seconds = (double)(td_clock_real_ns() - begin_ns) * 1e-9;
+    return is_ok;
+}
+
+/* The same with the others of a crew. One that failed still comes to the barriers. */
+static void run_in_crew(lane *l, const bench_test *t, double *seconds)
+{
+    double unused;
+    if (l->crew)
+        pthread_barrier_wait(&l->crew->barrier);
+    bool is_ok = l->err.code == TD_OK && run_test(l, t, seconds, &l->err);
+    if (!l->crew)
+        return;
+    atomic_fetch_add(&l->crew->n_done, 1);
+    while (is_ok && atomic_load(&l->crew->n_done) < l->crew->n)
+        is_ok = run_test(l, t, &unused, &l->err);
+    if (pthread_barrier_wait(&l->crew->barrier) == PTHREAD_BARRIER_SERIAL_THREAD)
+        atomic_store(&l->crew->n_done, 0);
+}
+
+static void run_round(lane *l, bool is_warm_up)
+{
+    double before[TD_ENERGY_SOURCES_MAX], after[TD_ENERGY_SOURCES_MAX], seconds = 0;
+    for (uint32_t i = 0; i < l->n_tests; i++) {
+        bench_test *t = &l->tests[i];
+        if (l->energy)
+            td_energy_read(l->energy, before);
+        run_in_crew(l, t, &seconds);
+        if (l->energy)
+            td_energy_read(l->energy, after);
+        if (is_warm_up)
+            continue;
+        t->seconds.values[t->seconds.n++] = seconds;
+        for (uint32_t k = 0; l->energy && k < td_energy_count(l->energy); k++)
+            t->joules[k] += after[k] - before[k];
+    }
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const td_op_time *)a)->seconds, y = ((const td_op_time *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+static bool profile(lane *l, bench_test *t, td_err *err)
+{
+    double seconds;
+    td_program_counts verify, prefill;
+    t->ops = td_alloc(BENCH_OPS_MAX, sizeof *t->ops, err);
+    if (!t->ops || !td_chain_profile(l->chain, true, err))
+        return false;
+    for (uint32_t r = 0; r < PROFILED_RUNS; r++)
+        if (!run_test(l, t, &seconds, err))
+            return false;
+    t->n_profiled = PROFILED_RUNS;
+    t->n_ops = td_chain_op_times(l->chain, t->ops, BENCH_OPS_MAX);
+    qsort(t->ops, t->n_ops, sizeof *t->ops, by_time);
+    td_chain_get_counts(l->chain, &verify, &prefill);
+    t->counts = t->kind == BENCH_PREFILL ? prefill : verify;
+    return td_chain_profile(l->chain, false, err);
+}
+
+/* -- a case ------------------------------------------------------------------------------------ */
+
+static void free_ops(lane *l)
+{
+    for (uint32_t i = 0; i < l->n_tests; i++) {
+        td_free(l->tests[i].ops);
+        l->tests[i].ops = NULL;
+    }
+}
+
+static void add_test(lane *l, bench_kind kind, uint32_t n_tokens)
+{
+    if (n_tokens > 0)
+        l->tests[l->n_tests++] = (bench_test){.kind = kind, .n_tokens = n_tokens, .c = NAN};
+}
+
+static void plan_tests(lane *l)
+{
+    free_ops(l);
+    l->n_tests = 0;
+    add_test(l, BENCH_PREFILL, l->params->n_prefill);
+    add_test(l, BENCH_DECODE, l->params->n_decode);
+    for (uint32_t i = 0; i < l->params->widths.n; i++)
+        add_test(l, BENCH_VERIFY, l->params->widths.items[i]);
+}
+
+/* c(n) against a verification of one row; where none was asked for, a decode step is one. */
+static void compare_widths(lane *l)
+{
+    double one = NAN;
+    for (uint32_t i = 0; i < l->n_tests; i++) {
+        const bench_test *t = &l->tests[i];
+        if (t->kind == BENCH_DECODE)
+            one = bench_summarize(&t->seconds).median / t->n_tokens;
+        if (t->kind == BENCH_VERIFY && t->n_tokens == 1)
+            one = bench_summarize(&t->seconds).median;
+    }
+    for (uint32_t i = 0; i < l->n_tests; i++)
+        if (l->tests[i].kind == BENCH_VERIFY)
+            l->tests[i].c = bench_summarize(&l->tests[i].seconds).median / one;
+}
+
+/* For who waits at a terminal; after the last round the line is taken away. */
+static void show_progress(const lane *l, uint32_t round)
+{
+    if (l->crew || !isatty(STDERR_FILENO))
+        return;
+    if (round <= l->params->n_repeats)
+        fprintf(stderr, "\r%s, depth %u: round %u of %u\x1b[K", l->what.device, l->what.depth,
+                round, l->params->n_repeats);
+    else
+        fputs("\r\x1b[K", stderr);
+}
+
+/* All tests of one depth. A lane of a crew goes through the rounds even when it failed. */
+static void measure_depth(lane *l)
+{
+    plan_tests(l);
+    td_chain_truncate(l->chain, 0, 0);
+    run_tokens(l, TD_MODE_PREFILL, 0, l->what.depth, &l->err);
+    for (uint32_t r = 0; r <= l->params->n_repeats && (l->crew || l->err.code == TD_OK); r++) {
+        show_progress(l, r);
+        run_round(l, r == 0);
+    }
+    show_progress(l, UINT32_MAX);
+    compare_widths(l);
+    for (uint32_t i = 0; i < l->n_tests && l->err.code == TD_OK; i++) {
+        bench_test *t = &l->tests[i];
+        count_bytes(l, l->what.depth + (t->kind == BENCH_PREFILL ? 0 : l->params->n_prefill), t);
+        if (l->params->is_ops)
+            profile(l, t, &l->err);
+    }
+}
+
+static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs,
+                      const td_type_info *type_k, const td_type_info *type_v, td_err *err)
+{
+    const bench_params *p = l->params;
+    uint32_t depth = 0;
+    for (uint32_t i = 0; i < p->depths.n; i++)
+        depth = td_max_u32(depth, p->depths.items[i]);
+    l->chain =
+        td_chain_create(&(td_chain_params){.model = l->model,
+                                           .specs = specs,
+                                           .n_specs = n_specs,
+                                           .type_k = type_k,
+                                           .type_v = type_v,
+                                           .n_slots = 1,
+                                           .n_ctx = depth + p->n_prefill +
+                                                    td_max_u32(p->n_decode, TD_VERIFY_ROWS_MAX)},
+                        err);
+    if (!l->chain)
+        return false;
+    bench_describe(&l->what, l->model, type_k, type_v);
+    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
+        size_t n = strlen(l->what.device);
+        snprintf(l->what.device + n, sizeof l->what.device - n, "%s%s", i ? "+" : "",
+                 l->chain->parts[i].spec);
+        if (p->is_measure &&
+            !td_device_measure_bandwidth(l->chain->parts[i].dev, &l->bandwidths[i], err))
+            return false;
+    }
+    return true;
+}
+
+/* -- what the command line asks for ------------------------------------------------------------ */
+
+/* Lanes that are measured together: one, or with --together all. */
+typedef struct {
+    lane *lanes; /* [n] */
+    uint32_t n;
+    crew crew;
+    char beside[TD_STAGES_MAX][BENCH_DEVICE_MAX];
+} group;
+
+static void close_group(group *g)
+{
+    for (uint32_t i = 0; i < g->n; i++) {
+        free_ops(&g->lanes[i]);
+        td_chain_destroy(&g->lanes[i].chain);
+    }
+    td_free(g->lanes);
+    g->lanes = NULL;
+}
+
+static void name_others(group *g)
+{
+    for (uint32_t i = 0; i < g->n; i++) {
+        for (uint32_t k = 0; k < g->n; k++) {
+            size_t n = strlen(g->beside[i]);
+            if (k != i)
+                snprintf(g->beside[i] + n, sizeof g->beside[i] - n, "%s%s", n ? ", " : "",
+                         g->lanes[k].what.device);
+        }
+        g->lanes[i].what.beside = g->beside[i];
+        g->lanes[i].crew = &g->crew;
+    }
+}
+
+/* Threads wait at the gate until all of them are there: at a barrier with one too few they would
+ * wait for ever. */
+static void *crew_main(void *arg)
+{
+    lane *l = arg;
+    pthread_mutex_lock(&l->crew->gate);
+    bool is_called_off = l->crew->is_called_off;
+    pthread_mutex_unlock(&l->crew->gate);
+    if (!is_called_off)
+        measure_depth(l);
+    return NULL;
+}
+
+static bool run_crew(group *g, td_err *err)
+{
+    crew *c = &g->crew;
+    c->n = g->n;
+    if (pthread_barrier_init(&c->barrier, NULL, g->n))
+        return td_err_set(err, TD_E_NOMEM, "--together: no barrier for %u threads", g->n);
+    pthread_mutex_init(&c->gate, NULL);
+    pthread_mutex_lock(&c->gate);
+    uint32_t n = 0;
+    while (n < g->n && !pthread_create(&g->lanes[n].thread, NULL, crew_main, &g->lanes[n]))
+        n++;
+    c->is_called_off = n < g->n;
+    pthread_mutex_unlock(&c->gate);
+    for (uint32_t i = 0; i < n; i++)
+        pthread_join(g->lanes[i].thread, NULL);
+    pthread_mutex_destroy(&c->gate);
+    pthread_barrier_destroy(&c->barrier);
+    return !c->is_called_off || td_err_set(err, TD_E_NOMEM, "--together: no thread");
+}
+
+static bool run_group(group *g, uint32_t depth, td_err *err)
+{
+    for (uint32_t i = 0; i < g->n; i++)
+        g->lanes[i].what.depth = depth;
+    if (g->n == 1)
+        measure_depth(&g->lanes[0]);
+    else if (!run_crew(g, err))
+        return false;
+    for (uint32_t i = 0; i < g->n; i++)
+        if (g->lanes[i].err.code != TD_OK)
+            return td_err_set(err, g->lanes[i].err.code, "%s: %s", g->lanes[i].what.device,
+                              g->lanes[i].err.message);
+    return true;
+}
+
+typedef struct {
+    const bench_params *params;
+    bench_output *out;
+    td_energy *energy;
+    const td_model *model;
+    const td_type_info *type_k, *type_v;
+} job;
+
+/* One group: n_lanes lanes of n_specs specs each. */
+static bool bench_group(const job *j, const char *const *specs, uint32_t n_lanes, uint32_t n_specs,
+                        td_err *err)
+{
+    const bench_params *p = j->params;
+    group g = {.n = n_lanes, .lanes = td_alloc(n_lanes, sizeof(lane), err)};
+    bool is_ok = g.lanes;
+    for (uint32_t i = 0; is_ok && i < n_lanes; i++) {
+        lane *l = &g.lanes[i];
+        l->params = p;
+        l->model = j->model;
+        l->energy = n_lanes == 1 && td_energy_count(j->energy) ? j->energy : NULL;
+        is_ok = open_lane(l, specs + (size_t)i * n_specs, n_specs, j->type_k, j->type_v, err);
+    }
+    if (is_ok && n_lanes > 1)
+        name_others(&g);
+    for (uint32_t d = 0; is_ok && d < p->depths.n; d++) {
+        is_ok = run_group(&g, p->depths.items[d], err);
+        for (uint32_t i = 0; is_ok && i < n_lanes; i++)
+            is_ok = bench_output_case(j->out, &g.lanes[i].what, g.lanes[i].tests,
+                                      g.lanes[i].n_tests, err);
+    }
+    if (g.lanes)
+        close_group(&g);
+    return is_ok;
+}
+
+static bool bench_devices(const job *j, td_err *err)
+{
+    const bench_params *p = j->params;
+    const char *defaults[TD_STAGES_MAX];
+    const char *const *specs = p->devices.n ? p->devices.items : defaults;
+    uint32_t n = p->devices.n ? p->devices.n : td_chain_default_specs(defaults);
+    if (p->is_together)
+        return bench_group(j, specs, n, 1, err);
+    if (!p->is_each)
+        return bench_group(j, specs, 1, n, err);
+    for (uint32_t i = 0; i < n; i++)
+        if (!bench_group(j, specs + i, 1, 1, err))
+            return false;
+    return true;
+}
+
+bool bench_models(const bench_params *p, td_err *err)
+{
+    td_energy *energy = td_energy_open(NULL, err);
+    bench_output out = {.format = p->format, .params = p, .energy = energy};
+    bool is_ok = energy;
+    for (uint32_t i = 0; is_ok && i < p->models.n; i++) {
+        td_model *model = td_model_open(p->models.items[i], err);
+        is_ok = model;
+        for (uint32_t k = 0; is_ok && k < p->n_types_k * p->n_types_v; k++)
+            is_ok = bench_devices(&(job){.params = p,
+                                         .out = &out,
+                                         .energy = energy,
+                                         .model = model,
+                                         .type_k = p->types_k[k / p->n_types_v],
+                                         .type_v = p->types_v[k % p->n_types_v]},
+                                  err);
+        td_model_close(&model);
+    }
+    bench_output_end(&out);
+    td_energy_close(&energy);
+    return is_ok;
+}

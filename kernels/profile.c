@@ -1,0 +1,85 @@
+/* Profiles: sums per op of a program, filled by the backend, and read by name. */
+#include "kernels/backend.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool td_program_profile(td_program *p, bool is_on, td_err *err)
+{
+    TD_ASSERT(p->is_compiled);
+    if (is_on && !p->sums && !(p->sums = td_alloc(p->n_ops, sizeof *p->sums, err)))
+        return false;
+    if (is_on) {
+        memset(p->sums, 0, p->n_ops * sizeof *p->sums);
+        p->counts = (td_program_counts){0};
+    }
+    if (is_on == p->is_profiled)
+        return true;
+    const td_backend *backend = p->dev->backend;
+    if (backend->program_profile && !backend->program_profile(p, is_on, err))
+        return td_err_prepend(err, "program %s", p->params.name);
+    p->is_profiled = is_on;
+    return true;
+}
+
+void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds)
+{
+    td_op_sum *sum = &p->sums[op - p->ops];
+    sum->n_calls += is_call;
+    sum->seconds += seconds;
+    p->counts.busy_seconds += seconds;
+}
+
+static const char *const kind_names[TD_OP_COUNT] = {
+    [TD_OP_EMBED] = "embed",   [TD_OP_RMS_NORM] = "rms_norm", [TD_OP_MAT_MUL] = "mat_mul",
+    [TD_OP_ROPE] = "rope",     [TD_OP_KV_STORE] = "kv_store", [TD_OP_ATTENTION] = "attention",
+    [TD_OP_SWIGLU] = "swiglu", [TD_OP_ADD] = "add",           [TD_OP_GATHER] = "gather",
+    [TD_OP_TOP] = "top",       [TD_OP_PICK] = "pick",         [TD_OP_FEED] = "feed",
+};
+
+/* Weights by type and shape, outputs x inputs; caches by type and heads; the rest by columns. */
+static void name_op(const td_op *op, char name[96])
+{
+    const char *kind = kind_names[op->kind];
+    if (op->kind == TD_OP_TOP)
+        snprintf(name, 96, "%s %u", kind, op->in[0].n_cols);
+    else if (op->kind == TD_OP_MAT_MUL || op->kind == TD_OP_EMBED)
+        snprintf(name, 96, "%s %s %ux%u", kind, op->weight->params.type->name,
+                 op->weight->params.n_rows, op->weight->params.n_cols);
+    else if (op->kv)
+        snprintf(name, 96, "%s %s/%s %ux%u", kind, op->kv->params.type_k->name,
+                 op->kv->params.type_v->name, op->kv->params.n_head_kv, op->kv->params.head_dim_k);
+    else
+        snprintf(name, 96, "%s %u", kind, op->out.n_cols);
+}
+
+uint32_t td_op_times_add(td_op_time *out, uint32_t n, uint32_t max, const td_op_time *time)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!strcmp(out[i].name, time->name)) {
+            out[i].n_calls += time->n_calls;
+            out[i].seconds += time->seconds;
+            return n;
+        }
+    if (n < max)
+        out[n++] = *time;
+    return n;
+}
+
+uint32_t td_program_op_times(const td_program *p, td_op_time *out, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; p->sums && i < p->n_ops; i++) {
+        if (!p->sums[i].n_calls)
+            continue;
+        td_op_time time = {.n_calls = p->sums[i].n_calls, .seconds = p->sums[i].seconds};
+        name_op(&p->ops[i], time.name);
+        n = td_op_times_add(out, n, max, &time);
+    }
+    return n;
+}
+
+void td_program_get_counts(const td_program *p, td_program_counts *out) { *out = p->counts; }

@@ -1,0 +1,117 @@
+/* Of a chunk of TOP_CHUNK logits of a row the largest, and by RACE the tokens whose score is within
+ * TOP_WINDOW of the chunk's best (kernels/ops.h, td_op_top). Grid: chunks, rows.
+ *
+ * An invocation has 16 logits: four groups of four tokens, which share a block of noise. */
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "inc/push.glsl"
+#include "inc/top.glsl"
+
+layout(local_size_x = 256) in;
+layout(push_constant) uniform push_block { push_top p; };
+layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
+layout(set = 0, binding = 1) readonly buffer draw_ints { int draws[]; };
+layout(set = 0, binding = 2) buffer part_ints { int parts[]; };
+
+#define LANES    256u
+#define GROUPS   4u
+#define FAR_DOWN -1e30
+
+shared int keys[LANES];
+shared uint ids[LANES];
+shared float bests[LANES];
+shared uint n_odd, n_found;
+
+/* A score that cannot win: 2^-33 <= E < 23, and the chunk's largest logit scores above -5. */
+#define NO_CHANCE -40.0
+
+void main()
+{
+    uint t = gl_LocalInvocationID.x, r = gl_WorkGroupID.y;
+    uint first = gl_WorkGroupID.x * TOP_CHUNK;
+    uint i_x = r * p.x_stride + p.x_col0, i_part = r * p.y_stride + gl_WorkGroupID.x * PART_WORDS;
+    uint i_draw = r * DRAW_WORDS;
+    float values[4u * GROUPS];
+    int key = KEY_NONE;
+    uint id = 0xffffffffu;
+    bool is_odd = false;
+    if (t == 0u) {
+        n_odd = 0u;
+        n_found = 0u;
+    }
+    for (uint g = 0u; g < GROUPS; g++)
+        for (uint k = 0u; k < 4u; k++) {
+            uint i = first + 4u * (t + LANES * g) + k;
+            float v = i < p.n_cols ? x[i_x + i] : FAR_DOWN;
+            values[4u * g + k] = v;
+            is_odd = is_odd || !top_is_finite(v);
+            if (i < p.n_cols && !top_is_nan(v) && top_key(v) > key) { /* ids ascend */
+                key = top_key(v);
+                id = i;
+            }
+        }
+    keys[t] = key;
+    ids[t] = id;
+    barrier();
+    if (is_odd)
+        atomicAdd(n_odd, 1u);
+    for (uint n = LANES / 2u; n > 0u; n >>= 1) {
+        if (t < n && (keys[t + n] > keys[t] || (keys[t + n] == keys[t] && ids[t + n] < ids[t]))) {
+            keys[t] = keys[t + n];
+            ids[t] = ids[t + n];
+        }
+        barrier();
+    }
+    bool is_race = draws[i_draw] == KIND_RACE && n_odd == 0u;
+    float largest = top_value(keys[0]), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
+    float best = FAR_DOWN;
+    if (is_race) {
+        uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
+        uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
+        for (uint g = 0u; g < GROUPS; g++) {
+            uint i = first + 4u * (t + LANES * g);
+            vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
+                              values[4u * g + 3u]);
+            logit = (logit - largest) * scale;
+            vec4 score = vec4(FAR_DOWN);
+            if (i < p.n_cols && any(greaterThan(logit, vec4(NO_CHANCE)))) {
+                uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
+                for (uint k = 0u; k < 4u; k++)
+                    if (i + k < p.n_cols && logit[k] > NO_CHANCE)
+                        score[k] = logit[k] - top_log2_noise(bits[k]);
+            }
+            for (uint k = 0u; k < 4u; k++) {
+                best = max(best, score[k]);
+                values[4u * g + k] = score[k];
+            }
+        }
+    }
+    bests[t] = best;
+    barrier();
+    for (uint n = LANES / 2u; n > 0u; n >>= 1) {
+        if (t < n)
+            bests[t] = max(bests[t], bests[t + n]);
+        barrier();
+    }
+    best = bests[0];
+    if (is_race)
+        for (uint i = 0u; i < 4u * GROUPS; i++)
+            if (values[i] > FAR_DOWN && values[i] >= best - TOP_WINDOW) {
+                uint token = first + 4u * (t + LANES * (i / 4u)) + i % 4u;
+                uint slot = atomicAdd(n_found, 1u);
+                if (slot < TOP_CANDIDATES) {
+                    uint at = i_part + PART_CANDIDATES + 3u * slot;
+                    parts[at] = int(token);
+                    parts[at + 1u] = floatBitsToInt(values[i]);
+                    parts[at + 2u] = floatBitsToInt(x[i_x + token]);
+                }
+            }
+    barrier();
+    if (t == 0u) {
+        parts[i_part] = keys[0];
+        parts[i_part + PART_ID] = keys[0] == KEY_NONE ? 0 : int(ids[0]);
+        parts[i_part + PART_FINITE] = n_odd == 0u ? 1 : 0;
+        parts[i_part + PART_N] = int(n_found);
+        parts[i_part + PART_BEST] = floatBitsToInt(best);
+    }
+}

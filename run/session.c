@@ -1,0 +1,153 @@
+/* Sessions: what is loaded once and used by one run after another. */
+#include "run/session.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "base/sha256.h"
+#include "base/signals.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* What decides a text beside its input: the model, the cache's types, the context and the kinds of
+ * devices its layers run on. Drafts are not part of it (law 1). */
+static void hash_config(run *r)
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    char text[512];
+    uint64_t model_hash = td_gguf_hash(td_model_gguf(r->model));
+    snprintf(r->model_sha, sizeof r->model_sha, "%016llx", (unsigned long long)model_hash);
+    td_sha256_begin(&s);
+    const td_run_params *p = &r->opened;
+    int n = snprintf(text, sizeof text, "%s %s %s %u %d\n", r->model_sha, p->type_k->name,
+                     p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos);
+    td_sha256_add(&s, text, (size_t)n);
+    /* Layers may be cut anywhere among devices of one kind without changing a bit. */
+    char previous[320] = "";
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info info;
+        td_target_stage_info(r->target, i, &info);
+        bool is_host = !strncmp(info.spec, "host", 4);
+        const char *kind = is_host ? "host" : info.name;
+        if (strcmp(kind, previous)) {
+            n = snprintf(text, sizeof text, "%u %s\n", info.first, kind);
+            td_sha256_add(&s, text, (size_t)n);
+        }
+        snprintf(previous, sizeof previous, "%s", kind);
+    }
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, r->config_sha, TD_SHA_HEX);
+}
+
+/* The device that verifies least: a GPU without layers, else the host, which is idle when the
+ * target is on GPUs and all there is when it is not. */
+static const char *choose_draft_device(const char *const *specs, uint32_t n_specs)
+{
+    static const char *gpus[TD_STAGES_MAX]; /* borrowed from static storage */
+    uint32_t n_gpus = td_chain_default_specs(gpus);
+    bool is_host_used = false;
+    for (uint32_t i = 0; i < n_specs; i++)
+        is_host_used |= !strncmp(specs[i], "host", 4);
+    for (uint32_t k = 0; k < n_gpus; k++) {
+        bool is_used = !strcmp(gpus[k], "host");
+        for (uint32_t i = 0; i < n_specs; i++) {
+            /* A device given by name may be any of them. */
+            bool is_named =
+                !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
+            is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
+        }
+        if (!is_used)
+            return gpus[k];
+    }
+    return is_host_used ? "host:1" : "host";
+}
+
+void session_init(run *r, const td_run_params *params)
+{
+    r->clock = td_clock_real();
+    td_run_params *p = &r->opened;
+    *p = *params;
+    if (!p->n_specs) {
+        p->n_specs = td_chain_default_specs(r->defaults);
+        memcpy(p->specs, r->defaults, sizeof p->specs);
+    }
+    if (p->draft_path && !p->draft_spec)
+        p->draft_spec = choose_draft_device(p->specs, p->n_specs);
+}
+
+bool session_load(run *r, td_err *err)
+{
+    const td_run_params *p = &r->opened;
+    if (p->stats_path || p->on_finish) { /* it looks at the devices ten times a second */
+        r->energy = td_energy_open(NULL, err);
+        if (!r->energy)
+            return false;
+    }
+    r->model = td_model_open(p->target_path, err);
+    if (!r->model)
+        return false;
+    if (p->draft_path || p->draft_endpoint) {
+        r->drafting = td_drafting_create(p, err);
+        if (!r->drafting)
+            return false;
+    }
+    r->target = td_target_create(
+        &(td_chain_params){.model = r->model,
+                           .specs = p->specs,
+                           .n_specs = p->n_specs,
+                           .type_k = p->type_k,
+                           .type_v = p->type_v,
+                           .n_slots = p->n_parallel,
+                           .n_ctx = p->n_ctx,
+                           .draft_bytes = r->drafting ? td_drafting_bytes(r->drafting) : 0,
+                           .draft_spec = r->drafting ? td_drafting_device(r->drafting) : NULL},
+        err);
+    if (!r->target)
+        return false;
+    hash_config(r);
+    return !r->drafting ||
+           td_drafting_connect(r->drafting, r->model, td_target_n_ctx(r->target), &r->clock, err);
+}
+
+td_run_session *td_run_open(const td_run_params *params, td_err *err)
+{
+    run *r = td_alloc(1, sizeof *r, err);
+    if (!r)
+        return NULL;
+    session_init(r, params);
+    if (!td_signals_open(err) || !session_load(r, err))
+        td_run_close(&r);
+    return r;
+}
+
+void td_run_close(td_run_session **session)
+{
+    run *r = *session;
+    if (!r)
+        return;
+    td_drafting_destroy(&r->drafting);
+    td_target_destroy(&r->target);
+    td_model_close(&r->model);
+    td_energy_close(&r->energy);
+    td_free(r);
+    *session = NULL;
+}
+
+const td_model *td_run_model(const td_run_session *r) { return r->model; }
+
+const char *td_run_draft_device(const td_run_session *r)
+{
+    return r->drafting ? td_drafting_device(r->drafting) : "";
+}
+
+void td_run_device(const td_run_session *r, char *out, size_t n_bytes)
+{
+    out[0] = 0;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info info;
+        td_target_stage_info(r->target, i, &info);
+        size_t n = strlen(out);
+        snprintf(out + n, n_bytes - n, "%s%s", i ? "+" : "", info.spec);
+    }
+}

@@ -1,0 +1,45 @@
+/* What a run holds, and loading what lasts over the runs of a session. Private to run/. */
+#ifndef TD_RUN_SESSION_H
+#define TD_RUN_SESSION_H
+
+#include "run/drafting.h"
+#include "run/results.h"
+#include "run/show.h"
+#include "target/target.h"
+
+/* A prompt that is being worked on. */
+typedef struct {
+    td_prompt *prompt; /* NULL: free */
+    uint32_t sequence;
+    uint32_t slot; /* of the target, known from TD_ACT_OPEN on */
+    bool has_bad_logits;
+} active;
+
+typedef struct td_run_session {
+    /* What lasts over the runs of a session. */
+    td_run_params opened; /* as given to open, devices filled in */
+    const char *defaults[TD_STAGES_MAX];
+    td_clock clock;
+    td_energy *energy; /* NULL: nobody wants to know */
+    td_model *model;
+    td_target *target;
+    td_drafting *drafting;
+    /* Of one run. */
+    const td_run_params *params;
+    td_run_totals *totals;
+    td_coordinator *coordinator;
+    td_prompts *prompts;
+    td_results *results;
+    td_show *show;
+    active actives[TD_SEQUENCES_MAX];
+    char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
+    bool is_input_done, is_draft_joined;
+    uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
+} run;
+
+/* Takes the params, with devices chosen where they were left open. */
+void session_init(run *r, const td_run_params *params);
+/* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
+bool session_load(run *r, td_err *err);
+
+#endif

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""tandem bench as a user and a script meet it: the figures in every format, pairs with real and
+synthetic acceptance, energy from a sysfs of our own making, and options that make no sense.
+
+usage: e2e_bench.py TANDEM   (run from the source root; standard library only)"""
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
+TARGET = 'configs/tales/tales-target.q8_0.gguf'
+DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
+SMALL = ['--model', DRAFT, '--device', 'host:1', '--pp', '16', '--tg', '4', '--widths', '1,4', '--repeat', '2']
+PAIR = ['--model', TARGET, '--device', 'host:1', '--draft', DRAFT, '--draft-device', 'host:1',
+        '--repeat', '2', '-n', '24', '--draft-max', '2,5']
+
+
+def bench(*args, env=None):
+    return subprocess.run([TANDEM, 'bench', *args], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, 'TD_SYSFS': '/nonexistent', **(env or {})})
+
+
+def records(*args, env=None):
+    r = bench(*args, '--format', 'jsonl', env=env)
+    assert r.returncode == 0, r.stderr
+    return [json.loads(line) for line in r.stdout.splitlines()]
+
+
+class Bench(unittest.TestCase):
+    def fails(self, args, code, *needles):
+        r = bench(*args)
+        self.assertEqual((r.returncode, r.stdout), (code, ''), r.stderr)
+        for needle in needles:
+            self.assertIn(needle, r.stderr)
+
+    def test_every_format_tells_the_same_tests(self):
+        tests = ['pp16', 'tg4', 'verify1', 'verify4']
+        r = bench(*SMALL, '--format', 'json')
+        as_json = json.loads(r.stdout)
+        self.assertEqual([t['test'] for t in as_json], tests)
+        as_csv = list(csv.DictReader(io.StringIO(bench(*SMALL, '--format', 'csv').stdout)))
+        self.assertEqual([t['test'] for t in as_csv], tests)
+        self.assertEqual([t['test'] for t in records(*SMALL)], tests)
+        table = bench(*SMALL).stdout.splitlines()
+        self.assertEqual(len(table), 2 + len(tests))
+        self.assertEqual(len({line.count('|') for line in table}), 1)
+        for line, test in zip(table[2:], tests):
+            self.assertIn('| %s |' % test, line)
+        # CSV and JSON have the same keys, in the same order, but for lists and objects.
+        self.assertEqual(list(as_csv[0]),
+                         [k for k, v in as_json[0].items() if not isinstance(v, list) and not k.endswith('_by_device')])
+        for row, record in zip(as_csv, as_json):
+            for key in ('model_filename', 'device', 'n_prompt', 'n_gen', 'n_rows', 'repeats', 'type_k'):
+                self.assertEqual(row[key], str(record[key]))
+            self.assertEqual(row['beside'], '')
+
+    def test_figures_agree_with_their_samples(self):
+        for t in records(*SMALL, '--repeat', '3'):
+            self.assertEqual((t['repeats'], len(t['samples_ns']), len(t['samples_ts'])), (3, 3, 3))
+            self.assertEqual(t['median_ns'], round(sorted(t['samples_ns'])[1]))
+            self.assertEqual((t['min_ns'], t['max_ns']), (round(min(t['samples_ns'])), round(max(t['samples_ns']))))
+            self.assertLessEqual(t['min_ts'], t['median_ts'])
+            n = t['n_prompt'] + t['n_gen'] + t['n_rows']
+            for ns, ts in zip(t['samples_ns'], t['samples_ts']):
+                self.assertAlmostEqual(ts, n / ns * 1e9, delta=1e-6 * ts)
+            if t['test'].startswith('verify'):
+                self.assertGreater(t['c'], 0)
+            else:
+                self.assertIsNone(t['c'])
+
+    def test_a_token_reads_the_weights_and_its_cache(self):
+        # All of the draft's matrices are Q8_0, 34 bytes per 32 weights, and its embedding is tied.
+        one = {t['test']: t for t in records(*SMALL)}
+        far = {t['test']: t for t in records(*SMALL, '--depth', '256')}
+        small = {t['test']: t for t in records(*SMALL, '--depth', '256', '--kv-k', 'q8_0')}
+        size = one['tg4']['model_size']
+        self.assertAlmostEqual(one['tg4']['bytes_per_token'], size, delta=0.1 * size)
+        # 2 layers, 1 head of 64, keys and values of 2 bytes; q8_0 keys of 34 / 32 bytes.
+        self.assertAlmostEqual(far['tg4']['bytes_per_token'] - one['tg4']['bytes_per_token'], 256 * 2 * 64 * 4)
+        self.assertAlmostEqual(far['tg4']['bytes_per_token'] - small['tg4']['bytes_per_token'],
+                               (256 + 16 + 2.5) * 2 * (64 * 2 - 68))
+        self.assertIsNone(one['pp16']['bytes_per_token'])
+
+    def test_models_devices_types_and_depths_multiply(self):
+        seen = [(t['model_filename'], t['device'], t['type_k'], t['type_v'], t['n_depth']) for t in records(
+            '--model', DRAFT, '--model', TARGET, '--device', 'host:1', '--device', 'host:2', '--each', '--pp', '4',
+            '--tg', '0', '--widths', '1', '--repeat', '1', '--kv-k', 'f16,q8_0', '--kv-v', 'f32',
+            '--depth', '0,70')]
+        self.assertEqual(len(seen), 2 * 2 * 2 * 2 * 2)
+        self.assertEqual(len(set(seen)), 16)
+        self.assertEqual(seen[0], (DRAFT, 'host:1', 'f16', 'f32', 0))
+        split = records('--model', TARGET, '--device', 'host:1', '--device', 'host:1@7-9', *SMALL[4:])
+        self.assertEqual({t['device'] for t in split}, {'host:1+host:1'})
+
+    def test_devices_run_beside_each_other(self):
+        r = records('--model', DRAFT, '--device', 'host:1', '--device', 'host:2', '--together', *SMALL[4:])
+        self.assertEqual([(t['device'], t['beside']) for t in r], [('host:1', 'host:2')] * 4 + [('host:2', 'host:1')] * 4)
+        self.assertTrue(all(t['median_ts'] > 0 for t in r))
+
+    def test_times_by_op_fit_into_the_run(self):
+        for t in records(*SMALL, '--ops'):
+            self.assertTrue(any(o['op'].startswith('mat_mul') for o in t['ops']))
+            self.assertLessEqual(sum(o['ms'] for o in t['ops']), 1.01 * t['profiled_ms'])
+            self.assertAlmostEqual(sum(o['ms'] for o in t['ops']), t['ops_ms'], delta=1e-3 * t['ops_ms'])
+            self.assertEqual([o['ms'] for o in t['ops']], sorted((o['ms'] for o in t['ops']), reverse=True))
+        self.assertRegex(bench(*SMALL, '--ops').stdout, r'\| mat_mul [^|]*\| \d+ \| [\d.]+ \|')
+
+    def test_bandwidth_is_a_share(self):
+        for t in records(*SMALL, '--measure'):
+            if t['test'].startswith('pp'):
+                self.assertIsNone(t['bandwidth_share'])
+            else:
+                self.assertGreater(t['bandwidth_share'], 0)
+
+    def test_the_object_keeps_its_keys(self):
+        j = json.loads(bench(*SMALL, '--widths', '2,4', '--json').stdout)
+        self.assertGreater(j['pp16'], 0)
+        self.assertGreater(j['tg4'], 0)
+        self.assertEqual(list(j['verify']), ['2', '4'])
+        for v in j['verify'].values():
+            self.assertGreater(v['ms'], 0)
+            self.assertGreater(v['c'], 0)  # against a decode step, for width 1 was not asked for
+        self.assertEqual(len(j['tests']), 4)
+
+    def test_a_pair_is_measured_against_plain(self):
+        plain, two, five = records(*PAIR)
+        self.assertEqual([t['test'] for t in (plain, two, five)], ['plain', 'draft k=2', 'draft k=5'])
+        self.assertEqual([t['n_gen'] for t in (plain, two, five)], [4 * 24] * 3)
+        self.assertEqual((plain['tokens_per_verification'], plain['speedup'], plain['acceptance']), (1, 1, None))
+        for t in (two, five):
+            self.assertTrue(t['same_text'])
+            self.assertEqual((t['acceptance_is'], t['synthetic_acceptance']), ('real', None))
+            self.assertGreater(t['acceptance'], 0.1)
+            self.assertGreater(t['tokens_per_verification'], 1)
+            self.assertLessEqual(t['tokens_per_verification'], t['k'] + 1)
+            self.assertGreaterEqual(t['speedup_max'], t['speedup'])
+        self.assertIn('| draft k=5 |', bench(*PAIR).stdout)
+
+    def test_synthetic_acceptance_is_what_was_asked_and_is_called_so(self):
+        for p in (0, 0.5, 1):
+            args = [*PAIR, '--accept', str(p), '-n', '64', '--temp', '0.8']
+            plain, two, five = records(*args, '--repeat', '1')
+            for t in (two, five):
+                self.assertTrue(t['same_text'])
+                self.assertEqual((t['acceptance_is'], t['synthetic_acceptance']), ('synthetic', p))
+            # All, none, or a mean: k = 2 at 0.5 has (p + p^2) / 2 = 0.375 of what is verified.
+            self.assertAlmostEqual(two['acceptance'], (p + p * p) / 2, delta=0 if p != 0.5 else 0.12)
+            self.assertIsNone(plain['acceptance_is'])
+        for extra in ([], ['--format', 'csv'], ['--format', 'json'], ['--json']):
+            self.assertIn('synthetic', bench(*PAIR, '--accept', '0.7', '--repeat', '1', *extra).stdout)
+        self.assertNotIn('synthetic', bench(*PAIR, '--repeat', '1').stdout)
+
+    def test_prompts_of_a_pair_come_from_a_file(self):
+        with tempfile.NamedTemporaryFile('w', suffix='.jsonl') as f:
+            f.write('{"id": "a", "prompt": "The fox"}\n{"prompt": "The king", "n": 7}\n')
+            f.flush()
+            plain, two, _ = records(*PAIR, '--in', f.name, '--parallel', '2')
+            self.assertEqual((plain['n_gen'], two['n_gen'], two['same_text']), (31, 31, True))
+            f.write('{"prompt": 3}\n')
+            f.flush()
+            self.fails([*PAIR, '--in', f.name], 65, '1 of 3 prompts failed')
+        self.fails([*PAIR, '--in', '/nonexistent.jsonl'], 74, 'nonexistent.jsonl')
+
+    def test_energy_is_shown_where_the_system_shows_it(self):
+        with tempfile.TemporaryDirectory() as root:
+            zone = os.path.join(root, 'class/powercap/intel-rapl:0')
+            card = os.path.join(root, 'class/hwmon/hwmon0')
+            os.makedirs(zone)
+            os.makedirs(os.path.join(card, 'device'))
+            for path, text in ((zone + '/name', 'package-0\n'), (zone + '/energy_uj', '5\n'),
+                               (card + '/name', 'amdgpu\n'), (card + '/device/class', '0x030000\n'),
+                               (card + '/power1_average', '25000000\n')):
+                with open(path, 'w') as f:
+                    f.write(text)
+            for t in records(*SMALL, env={'TD_SYSFS': root}):
+                joules = t['joules_per_token_by_device']
+                self.assertEqual(joules['package-0'], 0)  # its counter stands still
+                card_name = [k for k in joules if k.startswith('amdgpu')][0]
+                seconds = t['avg_ns'] * 1e-9 / (t['n_prompt'] + t['n_gen'] + t['n_rows'])
+                self.assertGreaterEqual(joules[card_name], 0.99 * 25 * seconds)
+                self.assertAlmostEqual(t['joules_per_token'], sum(joules.values()))
+            self.assertIn('J/token', bench(*SMALL, env={'TD_SYSFS': root}).stdout)
+            stats = os.path.join(root, 's.json')
+            subprocess.run([TANDEM, 'generate', '--target', DRAFT, '--device', 'host:1', '--prompt', 'x', '-n', '4',
+                            '--quiet', '--stats', stats], check=True, capture_output=True,
+                           env={**os.environ, 'TD_SYSFS': root})
+            with open(stats) as f:
+                energy = {e['kind']: e for e in json.load(f)['energy']}
+            self.assertGreater(energy['gpu']['joules'], 0)
+            self.assertEqual((energy['host']['device'], energy['host']['joules_per_token']), ('package-0', 0))
+        for t in records(*SMALL):
+            self.assertEqual((t['joules_per_token'], t['joules_per_token_by_device']), (None, None))
+
+    def test_hostile_options_are_refused(self):
+        for args, needles in (
+                (['--widths', ''], ['--widths', '""', '1..64']),
+                (['--widths', '1,,2'], ['--widths', '"1,,2"']), (['--widths', '1,'], ['--widths']),
+                (['--widths', ','], ['--widths']), (['--widths', '0'], ['--widths', '"0"', '1..64']),
+                (['--widths', '2,2'], ['--widths', 'different']), (['--widths', '-1'], ['--widths']),
+                (['--widths', '99999999999999999999'], ['--widths']),
+                (['--widths', ','.join(str(i) for i in range(1, 40))], ['--widths', '32']),
+                (['--depth', '8388609'], ['--depth', '8388608']), (['--depth', 'x'], ['--depth', '"x"']),
+                (['--repeat', '0'], ['--repeat', '1..101']), (['--repeat', '102'], ['--repeat']),
+                (['--kv-k', 'f16,'], ['--kv-k', 'q4_0']), (['--kv-k', 'q4_k'], ['--kv-k', '"q4_k"']),
+                (['--kv-v', ''], ['--kv-v']), (['--format', 'xml'], ['--format', '"xml"', 'jsonl']),
+                (['--format', 'csv', '--json'], ['--json', '--format']),
+                (['--ops', '--format', 'csv'], ['--ops', 'json']),
+                (['--each', '--together'], ['--each']), (['--together'], ['--together', '--device']),
+                (['--accept', '0.5'], ['--draft']), (['--draft-max', '2'], ['--draft']),
+                (['--in', 'x'], ['--draft']), (['-n', '5'], ['-n', '--draft']), (['--temp', '0'], ['--temp']),
+                (['--parallel', '2'], ['--parallel']), (['--device', 'host:0'], ['host'])):
+            self.fails([*SMALL, *args], 2, *needles)
+        for args, needles in ((['--accept', '1.1'], ['--accept', '0..1']), (['--accept', '-1'], ['--accept']),
+                              (['--accept', 'nan'], ['--accept']), (['--draft-max', '64'], ['--draft-max', '1..63']),
+                              (['--depth', '5'], ['--depth']), (['--model', DRAFT], ['one model']),
+                              (['--kv-k', 'f16,f32'], ['one type']), (['--ops'], ['--ops']),
+                              (['-n', '0'], ['-n'])):
+            self.fails([*PAIR, *args], 2, *needles)
+        self.fails(['--pp', '4'], 2, '--model')
+        self.fails(['--model', '/nonexistent.gguf'], 74, 'nonexistent.gguf')
+        self.fails(['--model', 'docs/cli.md', '--model', DRAFT], 65, 'docs/cli.md')
+
+    def test_another_vocabulary_is_refused(self):
+        other = os.path.join(os.environ.get('TD_GOLDEN', 'tests/data/golden'), 'models', 'llama', 'model.gguf')
+        if not os.path.exists(other):
+            self.skipTest(other + ' is not here')
+        self.fails([*PAIR, '--draft', other], 69, 'the vocabularies differ')
+
+    def test_nothing_to_measure_is_no_test(self):
+        j = json.loads(bench(*SMALL, '--pp', '0', '--tg', '0', '--widths', '1', '--json').stdout)
+        self.assertEqual([k for k in j if re.match(r'(pp|tg)\d', k)], [])
+        self.assertEqual(j['verify']['1']['c'], 1)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=1)
