@@ -25,4 +25,14 @@ uint64_t td_clock_real_ns(void);
 /* Moves a simulated clock forward (it saturates at the end of time). */
 void td_clock_advance(td_clock *clock, uint64_t us);
 
+/* Between two looks at a word that another thread will change. */
+static inline void td_clock_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 #endif

@@ -25,7 +25,7 @@ static const option options[] = {
     {"--target", "target.model", OPT_TEXT, AT(run.target_path), 0, 0, "M.gguf",
      "the model that decides (required)"},
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
-     "host[:threads], vulkan:INDEX or vulkan:NAME, each with @a-b for layers a..b;\n"
+     "host[:threads[:cpus]], vulkan:INDEX or vulkan:NAME, each with @a-b for layers a..b;\n"
      "                             several make a split in order (default: GPUs found, else host)"},
     {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens (default: none)"},

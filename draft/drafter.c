@@ -270,8 +270,9 @@ static bool propose_some(td_drafter *d, sequence_state *s, uint32_t k, uint32_t 
         td_cache_truncate(td_forward_cache(d->forward), rows[0].slot, s->n_cached);
         return false;
     }
-    s->n_cached = s->n_tokens + n_tokens - 1;
-    d->stats.n_evaluated += n_rows + k - 1;
+    if (td_cache_length(td_forward_cache(d->forward), rows[0].slot) != s->n_cached)
+        d->stats.n_evaluated += n_rows + k - 1;
+    s->n_cached = td_cache_length(td_forward_cache(d->forward), rows[0].slot);
     for (uint32_t i = 0; i < n_tokens; i++)
         append(s, tokens[i], ids, n_ids);
     return true;

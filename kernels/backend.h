@@ -151,6 +151,9 @@ struct td_backend {
 /* Makers, by the spec's kind. host: n_threads 0 = all online CPUs; scalar = the oracle. `which` is
  * the text after "vulkan:", an index or a part of the name. */
 td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err);
+/* Binds the device's threads to CPUs: a list like "0-3,8" of at least as many as it has threads.
+ * Error: TD_E_USAGE. */
+bool td_host_pin(td_device *dev, const char *cpus, td_err *err);
 void td_host_describe(td_device_info *info);
 td_device *td_vulkan_create(const char *which, td_err *err);
 uint32_t td_vulkan_list(td_device_info *out, uint32_t max);

@@ -21,20 +21,28 @@ uint32_t td_device_list(td_device_info *out, uint32_t max)
     return 1 + td_vulkan_list(out + 1, max - 1);
 }
 
-/* "host" or "host:N". */
+/* "host", "host:N" or "host:N:CPUS". */
 static td_device *create_host(const char *spec, td_err *err)
 {
     unsigned long n_threads = 0;
+    const char *cpus = NULL;
     if (spec[4] == ':') {
         char *end;
         n_threads = strtoul(spec + 5, &end, 10);
-        if (spec[5] < '0' || spec[5] > '9' || *end || n_threads < 1 || n_threads > THREADS_MAX) {
+        cpus = *end == ':' ? end + 1 : NULL;
+        if (spec[5] < '0' || spec[5] > '9' || (*end && !cpus) || n_threads < 1 ||
+            n_threads > THREADS_MAX) {
             td_err_set(err, TD_E_USAGE, "device \"%.64s\": threads must be 1..%u", spec,
                        THREADS_MAX);
             return NULL;
         }
     }
-    return td_host_create((uint32_t)n_threads, false, err);
+    td_device *dev = td_host_create((uint32_t)n_threads, false, err);
+    if (dev && cpus && !td_host_pin(dev, cpus, err)) {
+        td_err_prepend(err, "device \"%.64s\"", spec);
+        td_device_destroy(&dev);
+    }
+    return dev;
 }
 
 td_device *td_device_create(const char *spec, td_err *err)
@@ -46,7 +54,8 @@ td_device *td_device_create(const char *spec, td_err *err)
     if (!strncmp(spec, "vulkan:", 7) && spec[7])
         return td_vulkan_create(spec + 7, err);
     td_err_set(err, TD_E_USAGE,
-               "device \"%.64s\" is not known; allowed: host, host:THREADS, vulkan:INDEX, "
+               "device \"%.64s\" is not known; allowed: host, host:THREADS, host:THREADS:CPUS, "
+               "vulkan:INDEX, "
                "vulkan:NAME (see `tandem devices`)",
                spec);
     return NULL;
@@ -243,7 +252,7 @@ static void check_call(const td_program_call *c)
 
 bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err)
 {
-    TD_ASSERT(n_calls >= 1);
+    TD_ASSERT(n_calls >= 1 && n_calls <= TD_CALLS_MAX);
     td_device *dev = calls[0].p->dev;
     bool is_plain = !dev->backend->programs_run;
     for (uint32_t i = 0; i < n_calls; i++) {

@@ -78,7 +78,8 @@ typedef struct {
  * absent is not an error: only the host is listed. */
 uint32_t td_device_list(td_device_info *out, uint32_t max);
 
-/* SPEC without a layer range: host[:threads], scalar, vulkan:INDEX, vulkan:NAME-SUBSTRING. */
+/* SPEC without a layer range: host[:threads[:cpus]] (cpus: each thread bound to one of a list like
+ * 0-3,8), scalar, vulkan:INDEX, vulkan:NAME-SUBSTRING. */
 td_device *td_device_create(const char *spec, td_err *err);
 void td_device_destroy(td_device **dev);
 const td_device_info *td_device_get_info(const td_device *dev);
@@ -177,6 +178,8 @@ typedef struct {
     uint32_t n_rows, n_out;
     uint32_t n_times; /* over, >= 1 */
 } td_program_call;
+
+#define TD_CALLS_MAX 8u /* of td_programs_run */
 
 /* Runs programs of one device one after another, as td_program_run would, but hands them over at
  * once: on Vulkan one submission (more where they take long) and one wait. */

@@ -4,10 +4,11 @@
  * Notation: x[r][c] is row r, column c of a view; rows run over the program's batch (or outputs).
  *
  * Activation types of mat_mul by weight type (td_type_info.has_int8_activations):
- *   host:    F32, F16: f32 activations; all other types: activations are quantized per row in
- *            blocks of 32 (q = round-half-even(x * 127 / amax), f32 scale amax / 127) and products
- *            are integer inside a block.
- *   vulkan:  f32 activations for every type.
+ *   host:    F32, F16, BF16: f32 activations; all other types: activations are quantized per row
+ *            in blocks of 32 (q = round-half-even(x * 127 / amax), f32 scale amax / 127) and
+ *            products are integer inside a block.
+ *   vulkan:  the same types and blocks; divisions and the order of the blocks' sums are the
+ *            device's own, so results are near the host's, not equal to them.
  *   scalar:  as the host; its results are bit-equal to the host's at every SIMD level. */
 #ifndef TD_KERNELS_OPS_H
 #define TD_KERNELS_OPS_H

@@ -270,8 +270,11 @@ static bool record_all(td_forward *f, td_err *err)
 {
     f->verify = record(f, VERIFY, err);
     f->prefill = f->verify ? record(f, PREFILL, err) : NULL;
-    if (!f->prefill || !f->params.n_steps_max)
-        return f->prefill;
+    td_weight_params table = table_params(f);
+    uint64_t table_bytes = td_weight_bytes(f->params.dev, &table);
+    uint64_t max_bytes = td_device_get_info(f->params.dev)->max_buffer_bytes;
+    if (!f->prefill || !f->params.n_steps_max || (max_bytes && table_bytes > max_bytes))
+        return f->prefill; /* a table in pieces is not worth a shader: then step by step */
     if (!load_table(f, err))
         return false;
     f->draft = record(f, DRAFT, err);
@@ -473,6 +476,8 @@ bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows
     const td_forward_row *last = &rows[n_rows - 1];
     TD_ASSERT(n_steps >= 1 && n_steps <= f->params.n_steps_max && last->is_output);
     *n_tokens = 0;
+    if (!f->step)
+        return true;
     if (!fill_inputs(f, rows, n_rows, err) ||
         !td_cache_reserve(f->cache, last->slot, last->position + n_steps, err))
         return false;

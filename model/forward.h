@@ -75,8 +75,9 @@ bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *row,
 /* Runs rows[n_rows] of one sequence (verify mode, the last one the output), chooses a token, runs
  * it as the next row, and so on: n_steps tokens (1..n_steps_max) in one submission. Gives the first
  * *n_tokens of them that are certain, the same as step by step; fewer than n_steps, even none, when
- * the device could not tell one from the other. The cache holds all but the last of them (or of
- * the rows). The sampling must be plain, and the sequence have room for rows and tokens. */
+ * the device could not tell one from the other (or cannot do this). The cache holds all but the
+ * last of them (or of the rows). The sampling must be plain, and the sequence have room for rows
+ * and tokens. */
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
                       uint32_t *tokens, uint32_t *n_tokens, td_err *err);
 

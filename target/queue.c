@@ -1,10 +1,22 @@
 #include "target/queue.h"
 
+#include "base/clock.h"
+
+#include <sched.h>
+
+/* Between a small model's rounds the next job comes within tens of microseconds, and waking a
+ * thread takes as long again. */
+#define SPIN_US 30u
+
 void queue_init(queue *q)
 {
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->filled, NULL);
     q->head = q->tail = NULL;
+    atomic_init(&q->n_jobs, 0);
+    cpu_set_t cpus;
+    bool is_alone = sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) < 2;
+    q->spin_us = is_alone ? 0 : SPIN_US;
 }
 
 void queue_destroy(queue *q)
@@ -22,6 +34,7 @@ void queue_push(queue *q, job *j)
     else
         q->head = j;
     q->tail = j;
+    atomic_fetch_add(&q->n_jobs, 1);
     pthread_cond_signal(&q->filled);
     pthread_mutex_unlock(&q->lock);
 }
@@ -33,12 +46,26 @@ static job *pop_locked(queue *q)
         q->head = j->next;
         if (!q->head)
             q->tail = NULL;
+        atomic_fetch_sub(&q->n_jobs, 1);
     }
     return j;
 }
 
+static void look_for_job(const queue *q)
+{
+    if (!q->spin_us)
+        return;
+    const td_clock clock = td_clock_real();
+    for (uint64_t start = td_clock_now_us(&clock);
+         !atomic_load_explicit(&q->n_jobs, memory_order_acquire) &&
+         td_clock_now_us(&clock) - start < q->spin_us;)
+        for (uint32_t i = 0; i < 8; i++)
+            td_clock_relax();
+}
+
 job *queue_pop(queue *q)
 {
+    look_for_job(q);
     pthread_mutex_lock(&q->lock);
     while (!q->head)
         pthread_cond_wait(&q->filled, &q->lock);

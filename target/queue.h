@@ -7,6 +7,7 @@
 #include "model/sampling.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 typedef enum { JOB_FORWARD, JOB_OPEN, JOB_TRUNCATE, JOB_COMMIT, JOB_CLOSE, JOB_STOP } job_kind;
 
@@ -36,12 +37,14 @@ typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t filled;
     job *head, *tail;
+    _Atomic uint32_t n_jobs;
+    uint32_t spin_us; /* to look for a job before sleeping; 0 where there is one CPU */
 } queue;
 
 void queue_init(queue *q);
 void queue_destroy(queue *q);
 void queue_push(queue *q, job *j);
-job *queue_pop(queue *q);     /* waits */
+job *queue_pop(queue *q);     /* waits: looks for a moment, then sleeps */
 job *queue_try_pop(queue *q); /* NULL when empty */
 
 #endif

@@ -15,7 +15,7 @@ typedef struct {
     json_t *golden; /* golden.json */
     double tol_f32, tol_f16_kv;
     double tol_quantised_rms, tol_quantised_max; /* 0: none given */
-    bool is_f32; /* weights are F32 or F16: no device quantizes activations */
+    bool is_f32; /* weights are F32, F16 or BF16: no device quantizes activations */
     td_model *model;
     uint32_t n_vocab, n_tokens, n_rows; /* rows of logits.bin */
     uint32_t *tokens;                   /* [n_tokens] the prompt */
@@ -118,7 +118,7 @@ static bool open_case(golden_case *c, const json_t *entry)
     bool is_moe = has_experts(g, arch);
     for (uint32_t k = 0; k < td_gguf_n_tensors(g); k++) {
         uint32_t type = td_gguf_tensor_at(g, k)->type_id;
-        c->is_f32 &= type == TD_TYPE_F32 || type == TD_TYPE_F16;
+        c->is_f32 &= type == TD_TYPE_F32 || type == TD_TYPE_F16 || type == TD_TYPE_BF16;
     }
     td_gguf_close(&g);
     if (is_moe) {
@@ -251,7 +251,7 @@ static void test_case(const golden_case *c, const placement *p)
     static const uint32_t widths[] = {0, 1, 5, 16};
     const json_t *greedy = json_object_get(c->golden, "greedy_tokens");
     const json_t *margins = json_object_get(c->golden, "greedy_margins");
-    bool is_exact = c->is_f32 || !p->is_host; /* else activations are quantized */
+    bool is_exact = c->is_f32; /* else activations are quantized */
     double tol_max = is_exact ? c->tol_f32 : c->tol_quantised_max;
     double tol_rms = is_exact ? c->tol_f32 : c->tol_quantised_rms;
     uint32_t n_ctx = c->n_tokens + (uint32_t)json_array_size(greedy) + 1;
@@ -352,7 +352,7 @@ static void quantized_cache(const golden_case *c, const placement *p)
     for (size_t i = 0; entry && i < TD_COUNT(kinds); i++) {
         const json_t *reference = json_object_get(entry, kinds[i].key);
         assert_non_null(reference);
-        double activations = c->is_f32 || !p->is_host ? 0 : 1;
+        double activations = c->is_f32 ? 0 : 1;
         double rms = hypot(2 * number(reference, "rms"), activations * c->tol_quantised_rms);
         double max = 2 * number(reference, "max_abs") + activations * c->tol_quantised_max;
         td_chain *chain = load(c, p, kinds[i].type, kinds[i].type, c->n_tokens);

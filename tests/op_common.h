@@ -282,7 +282,8 @@ static inline float *new_decoded(const td_type_info *type, const unsigned char *
     return values;
 }
 
-static const char *const weight_types[] = {"F32", "F16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"};
+static const char *const weight_types[] = {"F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"};
+#define N_PLAIN_TYPES 3u /* the first of them: any row length */
 static const char *const cache_types[] = {"F32", "F16", "Q8_0", "Q4_0"};
 
 /* -- comparisons ---------------------------------------------------------------------------- */

@@ -61,7 +61,7 @@ static void test_embed_takes_odd_lengths_of_plain_types(void **state)
 {
     (void)state;
     static const uint32_t lengths[] = {1, 2, 3, 5, 7, 9, 33, 1025};
-    for (size_t t = 0; t < 2; t++)
+    for (size_t t = 0; t < N_PLAIN_TYPES; t++)
         for (size_t l = 0; l < TD_COUNT(lengths); l++)
             for (size_t i = 0; i < n_test_devices; i++)
                 check_embed(test_devices[i], td_type_find_name(weight_types[t]), 17, lengths[l], 1);

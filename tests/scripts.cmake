@@ -13,6 +13,8 @@ td_script_test(unit_shaders_valid unit ${CMAKE_CURRENT_SOURCE_DIR}/check_shaders
                ${TD_SHADER_DIR} ${TD_SPIRV_VAL})
 td_script_test(unit_shaders_radv unit ${CMAKE_CURRENT_SOURCE_DIR}/check_radv.sh
                $<TARGET_FILE:test_unit_vulkan_compile>)
+td_script_test(unit_shader_stats unit ${CMAKE_SOURCE_DIR}/scripts/shader_stats.sh --check
+               $<TARGET_FILE:test_unit_vulkan_compile>)
 foreach(source ${test_sources})
     get_filename_component(name ${source} NAME_WE)
     if(name MATCHES "^op_|^unit_vulkan$")

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "kernels/device.h"
 #include "kernels/host/pool.h"
 
 #include <pthread.h>
@@ -146,6 +147,45 @@ static void test_creation_survives_every_failed_allocation(void **state)
     }
 }
 
+static void note_cpu(void *arg, uint32_t phase, uint32_t part)
+{
+    (void)phase;
+    (void)part;
+    atomic_store((_Atomic int *)arg, sched_getcpu());
+}
+
+static void test_threads_run_where_they_are_pinned(void **state)
+{
+    (void)state;
+    cpu_set_t before;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &before))
+            continue;
+        td_pool *other = td_pool_create(1, NULL);
+        _Atomic int seen = -1;
+        td_pool_pin(other, &cpu);
+        td_pool_run(other, 1, note_cpu, (void *)&seen);
+        assert_int_equal(seen, cpu);
+        td_pool_destroy(&other);
+    }
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+static void test_a_list_of_cpus_that_will_not_do_is_refused(void **state)
+{
+    (void)state;
+    const char *const specs[] = {"host:1:",    "host:1:x",    "host:1:0-",     "host:1:0,",
+                                 "host:1:1-0", "host:1:-1",   "host:1:999999", "host:2:0",
+                                 "host:2:0,0", "host:1:0-0-0"};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        td_err err = {0};
+        assert_null(td_device_create(specs[i], &err));
+        assert_int_equal(err.code, TD_E_USAGE);
+        assert_non_null(strstr(err.message, "CPUs"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -154,6 +194,8 @@ int main(void)
         cmocka_unit_test(test_pools_are_independent),
         cmocka_unit_test(test_an_idle_pool_is_destroyed_at_once),
         cmocka_unit_test(test_creation_survives_every_failed_allocation),
+        cmocka_unit_test(test_threads_run_where_they_are_pinned),
+        cmocka_unit_test(test_a_list_of_cpus_that_will_not_do_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

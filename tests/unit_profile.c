@@ -63,7 +63,7 @@ static void test_ops_are_timed_by_name(void **state)
         assert_int_equal(counts.n_runs, 5);
         assert_true(counts.run_seconds > 0 && counts.busy_seconds < counts.run_seconds * 1.01);
         if (is_vulkan(f.b.dev)) {
-            assert_int_equal(counts.n_dispatches, 20);
+            assert_true(counts.n_dispatches >= 20); /* a long one may be cut */
             assert_true(counts.n_submissions >= 5);
             assert_true(counts.gap_seconds >= 0 && counts.gap_seconds < counts.run_seconds);
         }

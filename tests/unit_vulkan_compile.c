@@ -1,6 +1,6 @@
 /* Every shader in every specialization compiles on the driver at hand, or on those the script
  * check_radv.sh names, and none spills registers. RADV tells registers and scratch memory; with
- * TD_VERBOSE=1 all are printed. */
+ * TD_VERBOSE=1 all are printed, with TD_TABLE=1 a table row each (scripts/shader_stats.sh). */
 #include "kernels/backend.h"
 #include "kernels/vulkan/inspect.h"
 
@@ -10,6 +10,73 @@
 
 static uint32_t n_compiled, n_spilling, n_most_vgprs;
 static char most_vgprs[128];
+
+static uint32_t count(const char *from, const char *end, const char *what)
+{
+    uint32_t n = 0;
+    for (const char *at = from; (at = strstr(at, what)) && at < end; at++)
+        n++;
+    return n;
+}
+
+typedef struct {
+    uint32_t n_instructions, n_dot4, n_fma;
+} loop;
+
+/* The innermost loop that multiplies: from a label to the last branch back to it. A listing has
+ * labels "BB3:" and branches "s_branch BB3" or "s_cbranch_scc0 BB3". */
+static loop find_loop(const char *assembly)
+{
+    loop best = {0};
+    for (const char *at = assembly; (at = strstr(at, "\nBB")); at++) {
+        char branch[32];
+        int n = (int)strcspn(at + 1, ":");
+        if (n > 8)
+            continue;
+        snprintf(branch, sizeof branch, " %.*s ", n, at + 1);
+        const char *end = NULL;
+        for (const char *b = at; (b = strstr(b, branch)); b++) {
+            const char *line = b;
+            while (line > at && line[-1] != '\n')
+                line--;
+            if (strstr(line, "branch") && strstr(line, "branch") < b)
+                end = b;
+        }
+        if (!end)
+            continue;
+        loop l = {.n_instructions = count(at, end, "; "),
+                  .n_dot4 = count(at, end, "v_dot4"),
+                  .n_fma = count(at, end, "v_fma") + count(at, end, "v_dual_fma")};
+        if ((l.n_dot4 || l.n_fma) &&
+            (!best.n_instructions || l.n_instructions < best.n_instructions))
+            best = l;
+    }
+    return best;
+}
+
+/* | shader | VGPRs | SGPRs | spills | subgroups | instructions | latency | inverse throughput |
+ * v_dot4 | 16-byte loads | instructions per weight | */
+static void print_row(const td_vulkan_pipeline_info *info)
+{
+    const char *text = info->assembly ? info->assembly : "", *end = text + strlen(text);
+    uint32_t n_rows = 0;
+    char name[128], per_weight[16] = "";
+    snprintf(name, sizeof name, "%s", info->shader);
+    if (sscanf(info->shader, "mat_vec.%*s %u", &n_rows) == 1) {
+        loop l = find_loop(text);
+        uint32_t n_products = l.n_dot4 ? 4 * l.n_dot4 : l.n_fma;
+        if (n_products)
+            snprintf(per_weight, sizeof per_weight, "%.2f",
+                     (double)l.n_instructions * n_rows / n_products);
+    }
+    uint32_t n_loads =
+        count(text, end, "buffer_load_b128") - count(text, end, "s_buffer_load_b128");
+    n_loads += count(text, end, "buffer_load_dwordx4") - count(text, end, "s_buffer_load_dwordx4");
+    printf("| %s | %u | %u | %u | %u | %u | %u | %u | %u | %u | %s |\n", name, info->n_vgprs,
+           info->n_sgprs, info->n_spilled + info->scratch_bytes, info->n_waves,
+           info->n_instructions, info->latency, info->inverse_throughput,
+           count(text, end, "v_dot4"), n_loads, per_weight);
+}
 
 static void visit(const td_vulkan_pipeline_info *info, void *context)
 {
@@ -21,7 +88,9 @@ static void visit(const td_vulkan_pipeline_info *info, void *context)
         n_most_vgprs = info->n_vgprs;
         snprintf(most_vgprs, sizeof most_vgprs, "%s", info->shader);
     }
-    if (is_spilling || getenv("TD_VERBOSE"))
+    if (getenv("TD_TABLE"))
+        print_row(info);
+    else if (is_spilling || getenv("TD_VERBOSE"))
         printf("%-28s vgprs %3u sgprs %3u spilled %u scratch %u lds %u code %u waves %u%s\n",
                info->shader, info->n_vgprs, info->n_sgprs, info->n_spilled, info->scratch_bytes,
                info->lds_bytes, info->code_bytes, info->n_waves, is_spilling ? "  SPILLS" : "");
@@ -39,8 +108,9 @@ int main(void)
         fprintf(stderr, "%s: %s\n", info.name, err.message);
         return 1;
     }
-    printf("%s, %s: %u pipelines, %u spill registers; most VGPRs: %u (%s)\n", info.name,
-           info.driver, n_compiled, n_spilling, n_most_vgprs,
-           n_most_vgprs ? most_vgprs : "not told");
+    fprintf(getenv("TD_TABLE") ? stderr : stdout,
+            "%s, %s: %u pipelines, %u spill registers; most VGPRs: %u (%s)\n", info.name,
+            info.driver, n_compiled, n_spilling, n_most_vgprs,
+            n_most_vgprs ? most_vgprs : "not told");
     return n_spilling ? 1 : 0;
 }

@@ -117,6 +117,51 @@ static uint32_t count_cpus(void)
     return 1;
 }
 
+/* One "a" or "a-b" of a list of CPUs; *text moves past it and a comma. */
+static bool read_cpus(const char **text, unsigned long *first, unsigned long *last)
+{
+    char *end;
+    bool is_ok = (*text)[0] >= '0' && (*text)[0] <= '9';
+    *first = *last = strtoul(*text, &end, 10);
+    if (*end == '-') {
+        is_ok &= end[1] >= '0' && end[1] <= '9';
+        *last = strtoul(end + 1, &end, 10);
+    }
+    is_ok &= *first <= *last && *last < CPU_SETSIZE && (!*end || (*end == ',' && end[1]));
+    *text = *end ? end + 1 : end;
+    return is_ok;
+}
+
+bool td_host_pin(td_device *base, const char *text, td_err *err)
+{
+    td_host_device *dev = (td_host_device *)base;
+    uint32_t cpus[CPU_SETSIZE], n = 0;
+    cpu_set_t allowed, taken;
+    CPU_ZERO(&taken);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return td_err_set(err, TD_E_IO, "cannot read the CPUs of this process");
+    for (const char *at = text; *at || at == text;) {
+        unsigned long first, last;
+        if (!read_cpus(&at, &first, &last))
+            return td_err_set(err, TD_E_USAGE,
+                              "CPUs \"%.64s\": a list like 0-3,8 of numbers below %d", text,
+                              CPU_SETSIZE);
+        for (unsigned long cpu = first; cpu <= last; cpu++) {
+            if (!CPU_ISSET(cpu, &allowed) || CPU_ISSET(cpu, &taken))
+                return td_err_set(err, TD_E_USAGE, "CPUs \"%.64s\": %lu %s", text, cpu,
+                                  CPU_ISSET(cpu, &taken) ? "is given twice"
+                                                         : "is none this process may use");
+            CPU_SET(cpu, &taken);
+            cpus[n++] = (uint32_t)cpu;
+        }
+    }
+    if (n < dev->base.info.n_threads)
+        return td_err_set(err, TD_E_USAGE, "CPUs \"%.64s\": %u for %u threads", text, n,
+                          dev->base.info.n_threads);
+    td_pool_pin(dev->pool, cpus);
+    return true;
+}
+
 td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err)
 {
     td_host_device *dev = td_alloc(1, sizeof *dev, err);

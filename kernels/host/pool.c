@@ -14,6 +14,7 @@
 #include "kernels/host/pool.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <linux/futex.h>
@@ -55,16 +56,11 @@ struct td_pool {
     td_pool_work *work; /* the run's */
     void *arg;
     uint32_t first_phase;
+    uint64_t pin_id; /* 0: not pinned; unlike an address, never another pool's */
+    uint32_t caller_cpu;
 };
 
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
+static _Thread_local uint64_t pinned_as; /* the pin_id whose caller_cpu this thread runs on */
 
 static void futex(_Atomic uint32_t *word, int op, uint32_t value)
 {
@@ -84,7 +80,7 @@ static void await_change(const td_pool *pool, event *e, uint32_t old)
     for (uint32_t i = 0; i < pool->n_spins; i++) {
         if (atomic_load_explicit(&e->word, memory_order_acquire) != old)
             return;
-        relax();
+        td_clock_relax();
     }
     atomic_fetch_add(&e->n_sleeping, 1);
     while (atomic_load(&e->word) == old)
@@ -133,8 +129,29 @@ static void *worker_main(void *arg)
     }
 }
 
+static void pin(pthread_t thread, uint32_t cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    pthread_setaffinity_np(thread, sizeof set, &set); /* a CPU that went away: then it floats */
+}
+
+void td_pool_pin(td_pool *pool, const uint32_t *cpus)
+{
+    static _Atomic uint64_t n_pinned;
+    pool->pin_id = atomic_fetch_add(&n_pinned, 1) + 1;
+    pool->caller_cpu = cpus[0];
+    for (uint32_t i = 0; i < pool->n_started; i++)
+        pin(pool->workers[i].id, cpus[i + 1]);
+}
+
 void td_pool_run(td_pool *pool, uint32_t n_phases, td_pool_work *work, void *arg)
 {
+    if (pool->pin_id && pinned_as != pool->pin_id) {
+        pin(pthread_self(), pool->caller_cpu);
+        pinned_as = pool->pin_id;
+    }
     if (pool->n_threads == 1) {
         for (uint32_t i = 0; i < n_phases; i++)
             work(arg, i, 0);
@@ -181,7 +198,7 @@ static uint32_t calibrate_spins(void)
     struct timespec start, end;
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint32_t i = 0; i < SPINS_SAMPLED; i++)
-        relax();
+        td_clock_relax();
     clock_gettime(CLOCK_MONOTONIC, &end);
     uint64_t ns = (uint64_t)(end.tv_sec - start.tv_sec) * 1000000000u + (uint64_t)end.tv_nsec -
                   (uint64_t)start.tv_nsec;

@@ -3,6 +3,7 @@
 #include "kernels/vulkan/inspect.h"
 
 #include "base/check.h"
+#include "base/mem.h"
 #include "kernels/vulkan/shaders.h"
 #include "kernels/vulkan/vk.h"
 
@@ -94,6 +95,9 @@ static void read_statistics(td_vk_device *d, VkPipeline pipeline, td_vulkan_pipe
         {"LDS size", &out->lds_bytes},
         {"Code size", &out->code_bytes},
         {"Subgroups per SIMD", &out->n_waves},
+        {"Instructions", &out->n_instructions},
+        {"Latency", &out->latency},
+        {"Inverse Throughput", &out->inverse_throughput},
     };
     PFN_vkGetPipelineExecutableStatisticsKHR get =
         (PFN_vkGetPipelineExecutableStatisticsKHR)vkGetDeviceProcAddr(
@@ -117,6 +121,36 @@ static void read_statistics(td_vk_device *d, VkPipeline pipeline, td_vulkan_pipe
             }
 }
 
+#define TEXTS_MAX 8u
+
+/* The driver's assembly listing, to be freed with td_free; NULL where it gives none. */
+static char *new_assembly(td_vk_device *d, VkPipeline pipeline)
+{
+    PFN_vkGetPipelineExecutableInternalRepresentationsKHR get =
+        (PFN_vkGetPipelineExecutableInternalRepresentationsKHR)vkGetDeviceProcAddr(
+            d->handle, "vkGetPipelineExecutableInternalRepresentationsKHR");
+    VkPipelineExecutableInternalRepresentationKHR texts[TEXTS_MAX];
+    for (uint32_t i = 0; i < TEXTS_MAX; i++)
+        texts[i] = (VkPipelineExecutableInternalRepresentationKHR){
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INTERNAL_REPRESENTATION_KHR};
+    uint32_t n = TEXTS_MAX;
+    VkPipelineExecutableInfoKHR which = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+                                         .pipeline = pipeline};
+    char *assembly = NULL;
+    if (!get || get(d->handle, &which, &n, texts) != VK_SUCCESS)
+        return NULL;
+    for (uint32_t i = 0; i < n; i++) /* all are copied, with memory or not */
+        if (!strcmp(texts[i].name, "Assembly") && texts[i].isText) {
+            assembly = td_alloc(texts[i].dataSize + 1, 1, NULL);
+            texts[i].pData = assembly;
+        }
+    if (assembly && get(d->handle, &which, &n, texts) != VK_SUCCESS) {
+        td_free(assembly);
+        return NULL;
+    }
+    return assembly;
+}
+
 typedef struct {
     td_vk_device *d;
     void (*visit)(const td_vulkan_pipeline_info *info, void *context);
@@ -129,16 +163,21 @@ static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, t
     int n = snprintf(name, sizeof name, "%s", key->shader);
     for (uint32_t i = 0; i < key->n_spec; i++)
         n += snprintf(name + n, sizeof name - (size_t)n, " %u", key->spec[i]);
-    VkPipelineCreateFlags flags = run->d->physical.limits.has_executable_info
-                                      ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR
-                                      : 0;
+    VkPipelineCreateFlags flags =
+        run->d->physical.limits.has_executable_info
+            ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR |
+                  VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR
+            : 0;
     const td_vk_pipeline *pipeline = td_vk_pipeline_find(run->d, key, flags, err);
     if (!pipeline)
         return td_err_prepend(err, "%s", name);
     td_vulkan_pipeline_info info = {.shader = name};
+    char *assembly = flags ? new_assembly(run->d, pipeline->handle) : NULL;
+    info.assembly = assembly;
     if (flags)
         read_statistics(run->d, pipeline->handle, &info);
     run->visit(&info, run->context);
+    td_free(assembly);
     return true;
 }
 

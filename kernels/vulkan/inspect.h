@@ -28,6 +28,8 @@ typedef struct {
     const char *shader;  /* with its specialization constants: "mat_vec.Q4_K 16" */
     bool has_statistics; /* the driver tells the numbers below */
     uint32_t n_vgprs, n_sgprs, n_spilled, scratch_bytes, lds_bytes, code_bytes, n_waves;
+    uint32_t n_instructions, latency, inverse_throughput; /* the last two as RADV reckons them */
+    const char *assembly; /* the driver's listing, while `visit` runs; or NULL */
 } td_vulkan_pipeline_info;
 
 /* Compiles every shader in every specialization a program may ask for, on a device that need not

@@ -204,6 +204,7 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
     s->key.n_spec = 4;
     s->key.spec[1] = TD_VK_PANEL * n_slices;
     s->key.spec[2] = 1;
+    s->key.spec[3] = 1;
 }
 
 static bool lower_mat_mul(td_vk_device *d, const td_op *op, uint32_t i_slab, td_vk_step *s,

@@ -260,9 +260,8 @@ static void learn(td_vk_program *p, td_vk_recording *r, const double *alone_us)
 bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)calls[0].p->dev;
-    td_vk_recording *recordings[TD_VK_CALLS_MAX];
-    td_vk_work work[TD_VK_CALLS_MAX];
-    TD_ASSERT(n_calls <= TD_VK_CALLS_MAX);
+    td_vk_recording *recordings[TD_CALLS_MAX];
+    td_vk_work work[TD_CALLS_MAX];
     if (!td_vk_check(d, err))
         return false;
     for (uint32_t i = 0; i < n_calls; i++) {

@@ -30,7 +30,6 @@
 #define TD_VK_CACHE_PATH_MAX 4096u
 #define TD_VK_COMPILERS_MAX  16u /* threads */
 #define TD_VK_BATCH_MAX      64u /* command buffers of a submission */
-#define TD_VK_CALLS_MAX      8u  /* of td_programs_run at once */
 #define TD_VK_WAIT_SLICE_NS  100000000ull
 #define TD_VK_DEADLINE_NS    60000000000ull
 

@@ -25,8 +25,11 @@ const uint TD_QUAD = 128u;
 
 uint td_pitch; /* set once by main: td_row_base's */
 
-uint td_row_base(uint row, uint row_units) {
-    return row / td_pitch * td_pitch * row_units + row % td_pitch;
+uint td_row_base(uint row, uint row_units)
+{
+    if (td_pitch == 1u)
+        return row * row_units;
+    return row / TD_VK_PANEL * TD_VK_PANEL * row_units + row % TD_VK_PANEL;
 }
 
 uvec4 td_unit(uint base, uint u) { return w4[base + u * td_pitch]; }

@@ -1,0 +1,73 @@
+#!/bin/sh
+# What AMD's compiler makes of the shaders: registers, spills, occupancy and instructions of every
+# variant, for GPUs that need not be there (RADV's null device).
+#
+#     scripts/shader_stats.sh [--update | --check] [TEST_UNIT_VULKAN_COMPILE]
+#
+# Prints the tables; --update puts them into docs/shaders.md; --check fails where registers or
+# spills differ from that page's (with another version of Mesa it only says so, and exits 77).
+# TD_RADV_ICD names RADV's ICD file where it is not in its usual place.
+set -eu
+cd "$(dirname "$0")/.."
+page=docs/shaders.md
+mode=print
+case ${1:-} in
+--update | --check) mode=${1#--} && shift ;;
+--help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
+esac
+program=${1:-build/default/tests/test_unit_vulkan_compile}
+icd=${TD_RADV_ICD:-/usr/share/vulkan/icd.d/radeon_icd.$(uname -m).json}
+if [ ! -e "$icd" ]; then
+    echo "skipped: no RADV driver ($icd); on Debian: apt-get install mesa-vulkan-drivers"
+    exit 77
+fi
+if [ ! -x "$program" ]; then
+    echo "$program is not there; build it: cmake --build --preset default" >&2
+    exit 2
+fi
+export VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd" TD_TABLE=1
+unset TD_VERBOSE TD_VK_VALIDATION TD_VK_LIMIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+# Of the shaders with cache types, the usual ones with heads of 128.
+wanted='!/^\| (attention|kv_store)/ || / 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /'
+for family in gfx1100 rembrandt; do
+    RADV_FORCE_FAMILY=$family "$program" 2>"$folder/log" | awk "$wanted" >"$folder/rows" || {
+        cat "$folder/log" >&2
+        exit 1
+    }
+    driver=$(sed -n 's/^[^,]*, \(.*\): [0-9]* pipelines.*/\1/p' "$folder/log")
+    printf '## %s (%s)\n\n' "$family" "$driver"
+    echo '| shader | VGPRs | SGPRs | spills | subgroups a SIMD | instructions | latency | inverse throughput | v_dot4 | 16-byte loads | instructions a weight |'
+    echo '|---|---|---|---|---|---|---|---|---|---|---|'
+    cat "$folder/rows"
+    echo
+done >"$folder/tables"
+
+begin='<!-- begin: scripts/shader_stats.sh --update -->'
+registers() { # family, shader, VGPRs, SGPRs, spills
+    awk -F'|' '/^## / { f = $0 }
+               /^\| [a-z]/ && !/^\| shader/ { print f "|" $2 "|" $3 "|" $4 "|" $5 }' "$1"
+}
+case $mode in
+print) cat "$folder/tables" ;;
+update)
+    awk -v begin="$begin" '{ print } $0 == begin { exit }' "$page" >"$folder/page"
+    { echo && cat "$folder/tables"; } | sed '$d' >>"$folder/page"
+    cp "$folder/page" "$page"
+    ;;
+check)
+    if ! grep -qF "## gfx1100 ($driver)" "$page"; then
+        echo "skipped: $page is of another driver than $driver"
+        exit 77
+    fi
+    registers "$page" >"$folder/old"
+    registers "$folder/tables" >"$folder/new"
+    if ! diff "$folder/old" "$folder/new"; then
+        echo "registers or spills have changed (< $page, > now; VGPRs, SGPRs, spills)."
+        echo "If that is meant: scripts/shader_stats.sh --update $program"
+        exit 1
+    fi
+    ;;
+esac
