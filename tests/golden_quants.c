@@ -86,7 +86,7 @@ static void test_decoding_is_bit_equal(void **state)
         n_checked++;
     }
     json_decref(index);
-    assert_int_equal(n_checked, 6);
+    assert_int_equal(n_checked, 7);
 }
 
 static void test_encoding_is_byte_equal(void **state)
@@ -154,7 +154,7 @@ static void test_names(void **state)
         assert_int_equal(type->is_cache_type, type->quantize != NULL);
         assert_int_equal(type->has_int8_activations, type->block_elements > 1);
     }
-    assert_string_equal(td_type_names(), "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K");
+    assert_string_equal(td_type_names(), "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, BF16");
     assert_int_equal(strlen(names), strlen(td_type_names()));
     assert_non_null(td_type_find_name("q8_0"));
     assert_null(td_type_find_name("q8"));

@@ -316,19 +316,39 @@ static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *
     }
 }
 
+typedef struct {
+    const td_host_weight *w;
+    uint32_t row0, n_rows, n_parts;
+    const uint8_t *rows;
+} write_job;
+
+/* A part has whole panels, since rows of one share cache lines. */
+static void write_part(void *arg, uint32_t phase, uint32_t part)
+{
+    (void)phase;
+    const write_job *job = arg;
+    size_t row_bytes = td_row_bytes(job->w->base.params.type, job->w->base.params.n_cols);
+    uint32_t end_row = job->row0 + job->n_rows;
+    uint32_t panel0 = job->row0 / TD_PANEL_ROWS;
+    uint64_t n_panels = td_div_up(end_row, TD_PANEL_ROWS) - panel0;
+    uint32_t begin = (panel0 + (uint32_t)(n_panels * part / job->n_parts)) * TD_PANEL_ROWS;
+    uint32_t end = (panel0 + (uint32_t)(n_panels * (part + 1) / job->n_parts)) * TD_PANEL_ROWS;
+    for (uint32_t r = td_max_u32(begin, job->row0); r < td_min_u32(end, end_row); r++)
+        pack_row(job->w, r, job->rows + (r - job->row0) * row_bytes);
+}
+
 bool td_host_weight_write(td_weight *base, uint32_t row0, uint32_t n_rows, const void *rows,
                           td_err *err)
 {
     (void)err;
     td_host_weight *w = (td_host_weight *)base;
-    size_t row_bytes = td_row_bytes(base->params.type, base->params.n_cols);
     if (w->is_vector) {
-        memcpy(w->data, rows, n_rows * row_bytes);
+        memcpy(w->data, rows, n_rows * td_row_bytes(base->params.type, base->params.n_cols));
         return true;
     }
-    const uint8_t *src = rows;
-    for (uint32_t r = 0; r < n_rows; r++, src += row_bytes)
-        pack_row(w, row0 + r, src);
+    td_pool *pool = ((td_host_device *)base->dev)->pool;
+    write_job job = {w, row0, n_rows, td_pool_count(pool), rows};
+    td_pool_run(pool, 1, write_part, &job);
     return true;
 }
 
