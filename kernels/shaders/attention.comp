@@ -2,13 +2,18 @@
  * sequence, read from the paged cache.
  *
  * q [n_rows][n_head][head_dim_k], y [n_rows][n_head][head_dim_v], positions, slots [n_rows],
- * pages [n_slots][n_pages_max]; K and V as inc/README. Grid: x = head, y = row. Specialization:
- * 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V.
+ * pages [n_slots][n_pages_max]; K and V as inc/README. Grid: x = head, y = row, z = strand.
+ * Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V.
  *
- * A workgroup is SLICES slices of 64 invocations. Slice s folds the pages s, s + SLICES, ... of the
- * sequence in ascending order, with a running maximum of its own (online softmax: Milakov &
+ * A workgroup is SLICES slices of 64 invocations. It takes groups of SLICES pages, a slice a page,
+ * and folds them in ascending order, with a running maximum for each slice (online softmax: Milakov &
  * Gimelshein 2018); the slices are joined at the end. In a page an invocation owns a position for
  * the scores, then a chunk of V and every PARTS-th position for the sum.
+ *
+ * A few rows over a long cache would leave a GPU idle, so the groups of a head are dealt out to
+ * n_strands workgroups, group g to strand g mod n_strands (a constant of the program). Then a
+ * workgroup stores its maximum, its sum of weights and its sum of values in `partials`, and
+ * attention_join.comp joins the strands.
  *
  * Law 1: which invocation adds what, and in which order, follows from absolute positions and the
  * shapes alone. */
@@ -35,6 +40,7 @@ layout(set = 0, binding = 3) readonly buffer position_ints { int positions[]; };
 layout(set = 0, binding = 4) readonly buffer slot_ints { int slots[]; };
 layout(set = 0, binding = 5) readonly buffer page_ints { int pages[]; };
 layout(set = 0, binding = 6) writeonly buffer y_floats { float y[]; };
+layout(set = 0, binding = 7) writeonly buffer partial_floats { float partials[]; };
 
 const uint SLICES = 4u;
 const uint LANES = TD_KV_SLOTS;
@@ -55,6 +61,7 @@ layout(local_size_x = 256) in; /* SLICES * LANES */
 shared vec4 q_row[Q_VEC4S];             /* padded with zeros, as the cache's rows are */
 shared vec4 scores[SLICES * LANES / 4u];
 shared vec4 weights[SLICES * LANES / 4u];
+shared vec4 quarter_max[SLICES]; /* of 16 scores each */
 shared float slice_max[SLICES], slice_sum[SLICES];
 shared vec4 partial[SLICES * LANES];
 
@@ -140,7 +147,8 @@ void add_values(uint cell, uint slice, uint lane, uint first, uint end)
     }
 }
 
-/* Joins the slices and their parts and stores the row of this head. */
+/* Joins the slices and their parts and stores the row of this head: at y0 of y, or, as a strand of
+ * several, at y0 of the partials. */
 void join_and_store(uint slice, uint lane, uint y0)
 {
     float top = max(max(slice_max[0], slice_max[1]), max(slice_max[2], slice_max[3]));
@@ -150,6 +158,11 @@ void join_and_store(uint slice, uint lane, uint y0)
         /* A slice that saw nothing has no part, whatever exp(-inf - top) is. */
         factors[s] = slice_sum[s] == 0.0 ? 0.0 : exp(slice_max[s] - top);
         total = fma(factors[s], slice_sum[s], total);
+    }
+    bool is_strand = p.n_strands > 1u;
+    if (is_strand && gl_LocalInvocationID.x == 0u) {
+        partials[y0] = top;
+        partials[y0 + 1u] = total;
     }
     [[unroll]] for (uint i = 0u; i < TURNS * CHUNK_V / 4u; i++) {
         uint turn = i / (CHUNK_V / 4u), e = i % (CHUNK_V / 4u) * 4u;
@@ -166,8 +179,12 @@ void join_and_store(uint slice, uint lane, uint y0)
             }
             uint column = c * CHUNK_V + e;
             [[unroll]] for (uint f = 0u; f < 4u; f++)
-                if (column + f < HEAD_DIM_V)
-                    y[y0 + column + f] = sum[f] / total;
+                if (column + f < HEAD_DIM_V) {
+                    if (is_strand)
+                        partials[y0 + 2u + column + f] = sum[f];
+                    else
+                        y[y0 + column + f] = sum[f] / total;
+                }
         }
         barrier();
     }
@@ -188,12 +205,14 @@ void main()
         q_row[i / 4u][i % 4u] = i < HEAD_DIM_K ? q[q0 + i] : 0.0;
     [[unroll]] for (uint i = 0u; i < TURNS * CHUNK_V / 4u; i++)
         sums[i] = vec4(0.0);
-    precise float top = NOTHING, total = 0.0;
+    float top = NOTHING; /* of the slice */
+    precise float total = 0.0; /* of the weights of this lane's positions */
     barrier();
 
-    uint group0 = first / (LANES * SLICES);
+    uint strand = gl_WorkGroupID.z, group0 = first / (LANES * SLICES);
     uint n_groups = (n_visible + LANES * SLICES - 1u) / (LANES * SLICES);
-    for (uint group = group0; group < n_groups; group++) {
+    group0 += (strand + p.n_strands - group0 % p.n_strands) % p.n_strands;
+    for (uint group = group0; group < n_groups; group += p.n_strands) {
         uint page, i = group * SLICES + slice; /* page i holds the positions 64 i .. 64 i + 63 */
         uint begin = clamp(first, i * LANES, i * LANES + LANES) - i * LANES;
         uint end = clamp(n_visible, i * LANES, i * LANES + LANES) - i * LANES;
@@ -208,21 +227,24 @@ void main()
             own = score(cell_k, lane);
         scores[at + lane / 4u][lane % 4u] = own;
         barrier();
+        if (lane < 4u) {
+            vec4 tops = scores[at + 4u * lane];
+            [[unroll]] for (uint j = 1u; j < 4u; j++)
+                tops = max(tops, scores[at + 4u * lane + j]);
+            quarter_max[slice][lane] = max(max(tops.x, tops.y), max(tops.z, tops.w));
+        }
+        barrier();
         float before = top;
         if (is_active) {
-            vec4 tops = scores[at];
-            for (uint j = 1u; j < LANES / 4u; j++)
-                tops = max(tops, scores[at + j]);
+            vec4 tops = quarter_max[slice];
             top = max(top, max(max(tops.x, tops.y), max(tops.z, tops.w)));
         }
-        weights[at + lane / 4u][lane % 4u] = is_visible ? exp(own - top) : 0.0;
+        float weight = is_visible ? exp(own - top) : 0.0;
+        weights[at + lane / 4u][lane % 4u] = weight;
         barrier();
         if (is_active) {
             precise float factor = before == NOTHING ? 0.0 : exp(before - top);
-            precise vec4 added = weights[at];
-            for (uint j = 1u; j < LANES / 4u; j++)
-                added += weights[at + j];
-            total = fma(total, factor, (added.x + added.y) + (added.z + added.w));
+            total = fma(total, factor, weight);
             [[unroll]] for (uint j = 0u; j < TURNS * CHUNK_V / 4u; j++) {
                 precise vec4 scaled = sums[j] * factor;
                 sums[j] = scaled;
@@ -230,10 +252,19 @@ void main()
             add_values(cell_v, slice, lane, begin, end);
         }
     }
+    barrier(); /* the weights have been read */
+    weights[slice * (LANES / 4u) + lane / 4u][lane % 4u] = total;
+    barrier();
     if (lane == 0u) {
+        precise vec4 added = weights[slice * (LANES / 4u)];
+        for (uint j = 1u; j < LANES / 4u; j++)
+            added += weights[slice * (LANES / 4u) + j];
         slice_max[slice] = top;
-        slice_sum[slice] = total;
+        slice_sum[slice] = (added.x + added.y) + (added.z + added.w);
     }
     barrier();
-    join_and_store(slice, lane, row * p.y_stride + p.y_col0 + head * HEAD_DIM_V);
+    uint y0 = row * p.y_stride + p.y_col0 + head * HEAD_DIM_V;
+    if (p.n_strands > 1u)
+        y0 = ((row * p.n_head + head) * p.n_strands + strand) * (HEAD_DIM_V + 2u);
+    join_and_store(slice, lane, y0);
 }

@@ -18,6 +18,8 @@
 #define INT8_QUAD        128u /* elements that rows are padded to */
 #define SLICES_MAX       8u
 #define ATTENTION_PAGES  64u /* first guess of the pages a row reads */
+#define STRAND_PAGES     16u /* of a full cache, at least */
+#define STRANDS_MAX      16u
 #define WORK_PER_ELEMENT 8.0
 
 static td_vk_buffer *buffer_of(td_tensor *t) { return &((td_vk_tensor *)t)->buffer; }
@@ -246,7 +248,7 @@ static bool lower_mat_mul(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
 
 uint32_t td_vk_variant_rows(uint32_t i)
 {
-    static const uint32_t rows[TD_VK_ROW_VARIANTS] = {1, 2, 4, 6, 8, 12, 16};
+    static const uint32_t rows[TD_VK_ROW_VARIANTS] = {1, 2, 4, 6, 8, 10, 12, 16};
     return rows[i];
 }
 
@@ -256,7 +258,7 @@ static uint32_t variant_outputs(const td_vk_step *s, uint32_t i)
 {
     if (!s->is_software)
         return 1;
-    uint32_t rows = td_vk_variant_rows(i), n = rows >= 4 && rows <= 8 ? 8 : 4;
+    uint32_t rows = td_vk_variant_rows(i), n = rows >= 4 ? 8 : 4;
     while (n > 1 && s->n_panels < 2 * n) /* there is a second thread */
         n /= 2;
     return n;
@@ -329,7 +331,53 @@ static void lower_kv_store(const td_op *op, td_vk_step *s)
     s->work_per_row = 4 * WORK_PER_ELEMENT * (op->in[0].n_cols + op->in[1].n_cols);
 }
 
-static void lower_attention(const td_op *op, td_vk_step *s)
+/* Into how many workgroups a head's positions are dealt: by what the cache can hold, so that it is
+ * the same for every row and round. Prefill has rows enough. */
+static uint32_t n_strands(const td_program *p, const td_op *op)
+{
+    if (p->params.mode == TD_MODE_PREFILL)
+        return 1;
+    return td_max_u32(td_min_u32(op->batch.pages->params.n_cols / STRAND_PAGES, STRANDS_MAX), 1);
+}
+
+/* The strands' results, for the tensor they will end up in. */
+static td_vk_buffer *partials_of(const td_program *p, const td_op *op, td_err *err)
+{
+    td_vk_tensor *t = (td_vk_tensor *)op->out.t;
+    td_vk_device *d = (td_vk_device *)p->dev;
+    uint32_t n_rows = td_min_u32(op->out.t->params.n_rows, TD_VERIFY_ROWS_MAX);
+    uint64_t n_floats = (uint64_t)n_rows * op->u.attention.n_head * n_strands(p, op) *
+                        (op->kv->params.head_dim_v + 2);
+    if (t->partials.n_bytes < 4 * n_floats) {
+        TD_ASSERT(!t->partials.handle); /* as large for every program that writes the tensor */
+        if (!td_vk_buffer_create(d, 4 * n_floats, TD_VK_USE_DEVICE, "partials", &t->partials, err))
+            return NULL;
+    }
+    return &t->partials;
+}
+
+static bool lower_attention_join(const td_program *p, const td_op *op, td_vk_step *s, td_err *err)
+{
+    td_vk_buffer *partials = partials_of(p, op, err);
+    if (!partials)
+        return false;
+    s->key.shader = "attention_join";
+    bind_in(s, partials);
+    bind_out(s, buffer_of(op->out.t));
+    struct push_attention_join push = {
+        .n_head = op->u.attention.n_head,
+        .head_dim_v = op->kv->params.head_dim_v,
+        .n_strands = n_strands(p, op),
+        .y_col0 = op->out.col0,
+        .y_stride = stride(op->out),
+    };
+    set_push(s, &push, sizeof push);
+    s->groups_x = push.n_head;
+    s->work_per_row = WORK_PER_ELEMENT * op->out.n_cols;
+    return true;
+}
+
+static bool lower_attention(const td_program *program, const td_op *op, td_vk_step *s, td_err *err)
 {
     const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const td_kv_params *p = &kv->head.params;
@@ -339,7 +387,18 @@ static void lower_attention(const td_op *op, td_vk_step *s)
     bind_in(s, &kv->k);
     bind_in(s, &kv->v);
     bind_batch(s, &op->batch);
-    bind_out(s, buffer_of(op->out.t));
+    const td_vk_buffer *partials = &((td_vk_device *)program->dev)->dummy;
+    uint32_t strands = n_strands(program, op);
+    if (strands > 1) {
+        partials = partials_of(program, op, err);
+        if (!partials)
+            return false;
+        bind(s, buffer_of(op->out.t)); /* written by attention_join */
+        bind_out(s, partials);
+    } else {
+        bind_out(s, buffer_of(op->out.t));
+        bind(s, partials);
+    }
     struct push_attention push = {
         .n_head = op->u.attention.n_head,
         .n_head_kv = p->n_head_kv,
@@ -357,12 +416,15 @@ static void lower_attention(const td_op *op, td_vk_step *s)
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = op->batch.pages->params.n_rows,
         .n_pages = p->n_pages,
+        .n_strands = strands,
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_head;
+    s->groups_z = strands;
     uint32_t n_pages = td_min_u32(push.n_pages_max, ATTENTION_PAGES);
     s->work_per_row =
         (double)push.n_head * (p->head_dim_k + p->head_dim_v) * TD_PAGE_POSITIONS * n_pages;
+    return true;
 }
 
 static void lower_pair(const td_op *op, const char *shader, td_vk_step *s)
@@ -468,7 +530,9 @@ static bool needs_quantize(const td_program *p, uint32_t i_op)
 
 uint32_t td_vk_lower_count(const td_program *p, uint32_t i_op)
 {
-    return n_slabs(&p->ops[i_op]) + needs_quantize(p, i_op);
+    const td_op *op = &p->ops[i_op];
+    bool has_join = op->kind == TD_OP_ATTENTION && n_strands(p, op) > 1;
+    return n_slabs(op) + needs_quantize(p, i_op) + has_join;
 }
 
 bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err *err)
@@ -495,8 +559,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         lower_kv_store(op, s);
         break;
     case TD_OP_ATTENTION:
-        lower_attention(op, s);
-        break;
+        return i ? lower_attention_join(p, op, s, err) : lower_attention(p, op, s, err);
     case TD_OP_SWIGLU:
         lower_pair(op, "swiglu", s);
         break;

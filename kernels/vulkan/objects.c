@@ -23,6 +23,7 @@ void td_vk_tensor_free(td_tensor *tensor)
     td_vk_tensor *t = (td_vk_tensor *)tensor;
     td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->buffer);
     td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8);
+    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials);
 }
 
 const void *td_vk_tensor_read(td_tensor *tensor, uint32_t row0, uint32_t n_rows, td_err *err)

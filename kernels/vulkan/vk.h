@@ -22,7 +22,7 @@
 #define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
 #define TD_VK_SLOTS          4u           /* of the upload ring */
 #define TD_VK_SLOT_BYTES     (8ull << 20) /* each, unless one row needs more */
-#define TD_VK_ROW_VARIANTS   7u           /* mat_vec for 1, 2, 4, 6, 8, 12, 16 rows */
+#define TD_VK_ROW_VARIANTS   8u           /* mat_vec for 1, 2, 4, 6, 8, 10, 12, 16 rows */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
@@ -190,8 +190,9 @@ bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err);
 typedef struct {
     td_tensor head;
     td_vk_buffer buffer;
-    td_vk_buffer
-        int8; /* its rows as inc/int8.glsl says; made for programs that want it (lower.c) */
+    /* Made for the programs that want them (lower.c): */
+    td_vk_buffer int8;     /* its rows as inc/int8.glsl says */
+    td_vk_buffer partials; /* of the attention that writes it */
 } td_vk_tensor;
 
 typedef struct {

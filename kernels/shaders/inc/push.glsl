@@ -13,7 +13,8 @@
  *     mat_vec    0 x, q  1 weight  2 bias    3 y
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
- *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y
+ *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y  7 partials
+ *     attention_join  0 partials  1 y
  *     swiglu     0 gate  1 up                2 y
  *     add        0 a     1 b                 2 y
  *     gather     0 x     1 rows              2 y
@@ -100,7 +101,8 @@ struct push_kv_store {
     uint n_pages;     /* pages of the cache */
 };
 
-/* One workgroup per query head (x) and row (y). */
+/* One workgroup per query head (x), row (y) and strand (z). With several strands the results go to
+ * partials, for attention_join. */
 struct push_attention {
     uint n_rows;
     uint n_head, n_head_kv, head_dim_k, head_dim_v;
@@ -111,6 +113,14 @@ struct push_attention {
     uint q_col0, q_stride;
     uint y_col0, y_stride;
     uint n_pages_max, n_slots, n_pages;
+    uint n_strands;
+};
+
+/* One workgroup per query head (x) and row (y). */
+struct push_attention_join {
+    uint n_rows;
+    uint n_head, head_dim_v, n_strands;
+    uint y_col0, y_stride;
 };
 
 /* swiglu (a = gate, b = up) and add. Grid: x = n_cols / 256 rounded up, y = row. */
