@@ -146,8 +146,12 @@ static void describe_memory(td_vk_physical *p)
         p->limits.is_uma &= p->info.heaps[i].is_host_visible;
 }
 
+/* mat_vec.comp gives every 64 lanes a slice of k and takes it to be the same for a subgroup. */
+#define SUBGROUP_MAX 64u
+
 /* The first reason against the device, or "". */
-static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compute)
+static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compute,
+                           const VkPhysicalDeviceVulkan11Properties *v11)
 {
     VkPhysicalDeviceVulkan13Features v13 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES};
@@ -162,6 +166,11 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
         local_bytes += p->info.heaps[i].n_bytes;
     if (!local_bytes)
         return "compile-only (null device, no memory)";
+    if (v11->subgroupSize > SUBGROUP_MAX)
+        return "its subgroups are wider than 64";
+    if (!(v11->subgroupSupportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT) ||
+        !(v11->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
+        return "it has no subgroup ballots in compute shaders";
     vkGetPhysicalDeviceFeatures2(p->handle, &features);
     if (!v13.synchronization2 || !v13.maintenance4)
         return "it has no synchronization2 or maintenance4";
@@ -210,7 +219,7 @@ static void describe(td_vk_physical *p, uint32_t index)
     info->has_coopmat &= !(limits->quirks & TD_VK_QUIRK_NO_COOPMAT);
     if (isfinite(basic->limits.timestampPeriod))
         limits->timestamp_ns = (double)basic->limits.timestampPeriod;
-    const char *reason = why_not(p, basic->apiVersion, has_compute);
+    const char *reason = why_not(p, basic->apiVersion, has_compute, &v11);
     snprintf(info->why_not, sizeof info->why_not, "%s", reason);
     info->is_usable = !*reason;
 }
