@@ -27,7 +27,7 @@ INLINE const uint8_t *vector_base(const td_host_weight *w, uint32_t g, size_t la
     return w->data + g * VL / 16 * w->panel_bytes + g * VL % 16 * lane_bytes;
 }
 
-/* The rows of a batch in tiles of almost equal size, as few as can be: 9 are 5 and 4. */
+/* The rows of a batch in the largest tiles there are, and a rest. */
 typedef struct {
     uint32_t row, n; /* of the current tile */
 } row_tiles;
@@ -36,8 +36,7 @@ INLINE bool next_tile(const td_host_mat_mul *m, const uint32_t n_max, row_tiles 
 {
     t->row += t->n;
     uint32_t n_left = m->n_rows - t->row;
-    if (n_left)
-        t->n = td_div_up(n_left, td_div_up(n_left, n_max));
+    t->n = td_min_u32(n_left, n_max);
     return n_left > 0;
 }
 
@@ -363,7 +362,7 @@ INLINE void plan_ahead(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
     if ((uint32_t)n_rows == m->n_rows || next >= m->panel_end * VECTORS ||
         n_bytes > AHEAD_BYTES_MAX)
         return;
-    /* Passes may differ in rows by one; the share goes by the row. */
+    /* Passes may differ in rows; the share goes by the row. */
     size_t begin = n_bytes * row / m->n_rows, end = n_bytes * (row + (uint32_t)n_rows) / m->n_rows;
     t->ahead = m->w->data + (size_t)next * m->w->panel_bytes / VECTORS + begin;
     t->n_lines =
