@@ -108,18 +108,29 @@ static bool run_tokens(lane *l, td_mode mode, uint32_t position, uint32_t n, td_
     return true;
 }
 
+static bool decode_one(lane *l, uint32_t position, td_err *err)
+{
+    if (!run_tokens(l, TD_MODE_VERIFY, position, 1, err))
+        return false;
+    if (td_chain_forgets(l->chain)) /* else the next run begins with what is there */
+        td_chain_commit(l->chain, 0, position + 1);
+    return true;
+}
+
 /* One run of a test, from where it begins. */
 static bool run_test(lane *l, const bench_test *t, double *seconds, td_err *err)
 {
     uint32_t n = (uint32_t)t->n_tokens, start = l->what.depth;
     if (t->kind != BENCH_PREFILL)
         start += l->params->n_prefill;
-    td_chain_truncate(l->chain, 0, start);
+    uint32_t left = td_chain_rewind(l->chain, 0, start);
+    if (!run_tokens(l, TD_MODE_PREFILL, left, start - left, err))
+        return false;
     uint64_t begin_ns = td_clock_real_ns();
     bool is_ok = true;
     if (t->kind == BENCH_DECODE)
         for (uint32_t i = 0; is_ok && i < n; i++)
-            is_ok = run_tokens(l, TD_MODE_VERIFY, start + i, 1, err);
+            is_ok = decode_one(l, start + i, err);
     else
         is_ok = run_tokens(l, t->kind == BENCH_PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY, start, n,
                            err);
@@ -243,7 +254,7 @@ static void show_progress(const lane *l, uint32_t round)
 static void measure_depth(lane *l)
 {
     plan_tests(l);
-    td_chain_truncate(l->chain, 0, 0);
+    td_chain_rewind(l->chain, 0, 0);
     run_tokens(l, TD_MODE_PREFILL, 0, l->what.depth, &l->err);
     for (uint32_t r = 0; r <= l->params->n_repeats && (l->crew || l->err.code == TD_OK); r++) {
         show_progress(l, r);

@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 typedef struct {
-    const char *config, *model, *device, *bind;
+    const char *config, *model, *device, *bind, *vocab_of;
     const td_type_info *type_k, *type_v;
     uint32_t n_ctx, n_slots;
 } fields;
@@ -25,6 +25,8 @@ static const option options[] = {
      "host[:threads[:cpus]], vulkan:INDEX or vulkan:NAME (default: host:1)"},
     {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
      "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
+    {"--vocab-of", "draft.vocab_of", OPT_TEXT, AT(vocab_of), 0, 0, "M.gguf",
+     "translate to the vocabulary of this target, where it is another"},
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -39,8 +41,25 @@ static const command_help help = {
     "Serves a draft model to `tandem generate --draft-endpoint EP` until a signal stops it.",
     options, TD_COUNT(options)};
 
+/* The target's vocabulary and the map to it, where it differs from the draft's. */
+static bool read_vocabulary(const char *path, const td_tokenizer *own, td_tokenizer **target,
+                            td_vocab_map **map, td_err *err)
+{
+    td_gguf *g = td_gguf_open(path, err);
+    *target = g ? td_tokenizer_create(g, NULL, err) : NULL;
+    td_gguf_close(&g);
+    if (!*target)
+        return td_err_prepend(err, "--vocab-of");
+    if (td_vocab_is_same(*target, own))
+        return true;
+    *map = td_vocab_map_create(*target, own, err);
+    return *map != NULL;
+}
+
 static bool serve(const fields *f, td_err *err)
 {
+    td_tokenizer *target = NULL;
+    td_vocab_map *map = NULL;
     td_transport *transport = NULL;
     td_drafter *drafter = NULL;
     bool is_ok = false;
@@ -49,6 +68,8 @@ static bool serve(const fields *f, td_err *err)
     td_model *model = td_model_open(f->model, err);
     if (!model)
         return false;
+    if (f->vocab_of && !read_vocabulary(f->vocab_of, td_model_tokenizer(model), &target, &map, err))
+        goto done;
     drafter = td_drafter_create(&(td_drafter_params){.model = model,
                                                      .spec = f->device,
                                                      .type_k = f->type_k,
@@ -60,16 +81,20 @@ static bool serve(const fields *f, td_err *err)
     if (transport) {
         td_log_info("draft worker: %s on %s at %s", td_model_name(model),
                     td_drafter_device(drafter)->name, f->bind);
-        is_ok =
-            td_draft_worker_run(&(td_draft_worker_params){.drafter = drafter,
-                                                          .tokenizer = td_model_tokenizer(model),
-                                                          .transport = transport,
-                                                          .endpoint = f->bind,
-                                                          .stop_fd = td_signals_fd()},
-                                err);
+        is_ok = td_draft_worker_run(
+            &(td_draft_worker_params){.drafter = drafter,
+                                      .tokenizer = map ? target : td_model_tokenizer(model),
+                                      .map = map,
+                                      .transport = transport,
+                                      .endpoint = f->bind,
+                                      .stop_fd = td_signals_fd()},
+            err);
     }
+done:
     td_transport_destroy(&transport);
     td_drafter_destroy(&drafter);
+    td_vocab_map_destroy(&map);
+    td_tokenizer_destroy(&target);
     td_model_close(&model);
     return is_ok;
 }

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "model/chat.h"
 #include "run/run.h"
 
 #include <stddef.h>
@@ -41,6 +42,8 @@ static const option options[] = {
      "one prompt; its text goes to stdout"},
     {"--in", "run.in", OPT_TEXT, AT(run.in_path), 0, 0, "FILE.jsonl",
      "prompts, one JSON object a line; - for stdin"},
+    {"--chat-template", "run.chat_template", OPT_TEXT, AT(run.chat_template), 0, 0, "NAME",
+     "of `messages` (default: the one that the target's file has)"},
     {"--out", "run.out", OPT_TEXT, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},
     {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N",
@@ -96,6 +99,8 @@ static bool check(fields *f, td_err *err)
                           "--target M.gguf is needed; see `tandem generate --help`");
     if (!r->prompt == !r->in_path)
         return td_err_set(err, TD_E_USAGE, "give either --prompt TEXT or --in FILE.jsonl");
+    if (r->chat_template && !td_chat_check_name(r->chat_template, err))
+        return td_err_prepend(err, "--chat-template");
     if (r->draft_path && r->draft_endpoint)
         return td_err_set(err, TD_E_USAGE,
                           "give either --draft D.gguf or --draft-endpoint EP, not both");

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/json_writer.h"
+#include "model/chat.h"
 #include "model/model.h"
 
 #include <stddef.h>
@@ -22,6 +23,15 @@ static const command_help help = {
     "inspect", "tandem inspect M.gguf [--json]",
     "Shows architecture, hyper-parameters, tensor types, bytes per layer and tokenizer.", options,
     TD_COUNT(options)};
+
+/* The name of the file's chat template. */
+static const char *chat_template(const td_gguf *g)
+{
+    if (!td_gguf_has(g, "tokenizer.chat_template"))
+        return "(none)";
+    const td_chat_template *t = td_chat_choose(g, NULL, NULL);
+    return t ? td_chat_name(t) : "(not recognised)";
+}
 
 /* Bytes and counts by tensor type. */
 typedef struct {
@@ -118,9 +128,9 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
                : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? "linear"
                                                            : "none",
                (double)h->rope_factor);
-        printf("output        %s\ntokenizer     %s%s%s\n",
+        printf("output        %s\ntokenizer     %s%s%s\nchat template %s\n",
                h->is_tied ? "tied to the embedding" : "own matrix", t->model,
-               *t->pre ? ", pre " : "", t->pre);
+               *t->pre ? ", pre " : "", t->pre, chat_template(g));
     } else {
         printf("not runnable  %s\n", why->message);
     }
@@ -163,6 +173,7 @@ static void write_model(td_json_writer *w, const td_model *m)
     td_json_begin_object(w);
     put_string(w, "model", t->model);
     put_string(w, "pre", t->pre);
+    put_string(w, "chat_template", chat_template(td_model_gguf(m)));
     td_json_end_object(w);
 }
 

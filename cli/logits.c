@@ -87,6 +87,8 @@ static bool run(const fields *f, const td_model *model, td_err *err)
             rows[k] = (td_forward_row){.position = i + k, .token = ids[i + k], .is_output = true};
         is_ok = td_chain_run(chain, mode, rows, n, err) &&
                 write_rows(out, f->out, td_chain_logits(chain), (size_t)n * n_vocab, err);
+        if (is_ok)
+            td_chain_commit(chain, 0, i + n);
     }
     if (out && fclose(out) && is_ok)
         is_ok = td_err_set(err, TD_E_IO, "%s: %s", f->out, strerror(errno));

@@ -1,13 +1,17 @@
 # Compiles kernels/shaders/*.comp to SPIR-V, optimizes it and links it into td_kernels, where
 # td_shader_find("mat_vec.Q4_K") gives its words. A shader named in TD_SHADER_VARIANTS is compiled
 # once per value of the macro, all others once. Includes are tracked through depfiles.
-set(TD_QUANTS F32=0 F16=1 Q4_0=2 Q8_0=8 Q4_K=12 Q6_K=14 BF16=30) # GGUF type ids, as in kernels/types.h
+set(TD_QUANTS # GGUF type ids, as in kernels/types.h
+    F32=0 F16=1 Q4_0=2 Q4_1=3 Q5_0=6 Q5_1=7 Q8_0=8 Q2_K=10 Q3_K=11 Q4_K=12 Q5_K=13 Q6_K=14
+    IQ2_XXS=16 IQ2_XS=17 IQ3_XXS=18 IQ1_S=19 IQ4_NL=20 IQ3_S=21 IQ2_S=22 IQ4_XS=23 IQ1_M=29
+    BF16=30 TQ1_0=34 TQ2_0=35 MXFP4=39 NVFP4=40 Q1_0=41 Q2_0=42)
 set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
     embed:QUANT:TD_QUANTS
     mat_vec:QUANT:TD_QUANTS)
 
 set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)
 file(MAKE_DIRECTORY ${TD_SHADER_DIR})
+
 set(td_shader_externs "")
 set(td_shader_rows "")
 set(td_shader_count 0)

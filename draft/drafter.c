@@ -13,6 +13,8 @@ typedef struct {
     uint32_t sequence;
     uint64_t stream;
     td_sampling_params sampling;
+    const uint32_t *noise_ids; /* [n_vocab], borrowed, or NULL */
+    int64_t noise_shift;
     uint32_t *tokens;  /* [n_ctx + 1]: committed ones, then what was proposed */
     uint32_t n_tokens; /* known */
     uint32_t n_cached; /* positions whose keys and values are in the cache, of these tokens */
@@ -39,6 +41,7 @@ static td_forward_params forward_params(const td_drafter *d)
                                .type_v = d->params.type_v,
                                .n_slots = d->params.n_slots,
                                .n_ctx = d->n_ctx,
+                               .n_flight = TD_VERIFY_ROWS_MAX + STEPS_MAX,
                                .is_choosing = true,
                                .n_steps_max = STEPS_MAX};
 }
@@ -107,17 +110,34 @@ void td_drafter_destroy(td_drafter **drafter)
 }
 
 uint32_t td_drafter_n_ctx(const td_drafter *d) { return d->n_ctx; }
+uint32_t td_drafter_n_slots(const td_drafter *d) { return d->params.n_slots; }
 uint64_t td_drafter_bytes(const td_drafter *d) { return d->n_bytes; }
 const td_device_info *td_drafter_device(const td_drafter *d) { return td_device_get_info(d->dev); }
 const td_drafter_stats *td_drafter_get_stats(const td_drafter *d) { return &d->stats; }
 
-/* Drops the cache beyond the first n positions. A draft commits nothing, so all of it may go. */
+/* Drops the cache beyond the first n positions: all of it where it cannot go back so far. */
 static void roll_back(td_drafter *d, sequence_state *s, uint32_t n)
 {
+    td_cache *cache = td_forward_cache(d->forward);
+    uint32_t slot = (uint32_t)(s - d->sequences);
     if (s->n_cached <= n)
         return;
-    td_cache_truncate(td_forward_cache(d->forward), (uint32_t)(s - d->sequences), n);
+    if (n < td_cache_committed(cache, slot)) {
+        td_cache_clear(cache, slot);
+        s->n_cached = 0;
+        return;
+    }
+    td_cache_truncate(cache, slot, n);
     s->n_cached = n;
+}
+
+/* Of `position` committed tokens all but the last are there to stay: that one is run again. */
+static void commit(td_drafter *d, sequence_state *s, uint32_t position)
+{
+    td_cache *cache = td_forward_cache(d->forward);
+    uint32_t slot = (uint32_t)(s - d->sequences), n = td_min_u32(s->n_cached, position - 1);
+    if (n > td_cache_committed(cache, slot))
+        td_cache_commit(cache, slot, n);
 }
 
 static sequence_state *find(td_drafter *d, uint32_t sequence)
@@ -165,11 +185,23 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
         s->sequence = sequence;
         s->stream = stream;
         s->sampling = *sampling;
+        s->noise_ids = NULL;
+        s->noise_shift = 0;
         s->n_tokens = s->n_cached = 0;
         return true;
     }
     return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken", sequence,
                       d->params.n_slots);
+}
+
+void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift)
+{
+    sequence_state *s = find(d, sequence);
+    if (!s)
+        return;
+    TD_ASSERT(s->sampling.temperature == 0.0f || !td_sampling_is_plain(&s->sampling, d->n_vocab));
+    s->noise_ids = ids;
+    s->noise_shift = shift;
 }
 
 bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids,
@@ -212,12 +244,15 @@ static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint3
                             .stream = s->stream};
 }
 
-/* Runs rows s->n_cached .. n-1 of the known tokens; the last one is then the output. */
+/* Runs rows s->n_cached .. n-1 of the known tokens; the last one is then the output. It is never
+ * run as prefill, so that it can be run again: td_cache_forgets. */
 static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     while (s->n_cached < n) {
-        uint32_t n_rows = td_min_u32(n - s->n_cached, TD_PREFILL_ROWS_MAX);
+        uint32_t n_rows = n - s->n_cached;
+        if (n_rows > TD_VERIFY_ROWS_MAX)
+            n_rows = td_min_u32(n_rows - 1, TD_PREFILL_ROWS_MAX);
         for (uint32_t i = 0; i < n_rows; i++)
             rows[i] = row_of(d, s, s->n_cached + i, n);
         td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
@@ -248,6 +283,7 @@ static bool propose_one(td_drafter *d, sequence_state *s, uint32_t *ids, uint32_
     if (!evaluate(d, s, n, err))
         return false;
     td_forward_row row = row_of(d, s, n - 1, n);
+    td_sampler_set_noise(d->sampler, s->noise_ids, s->noise_shift);
     if (!td_forward_choose(d->forward, 0, &row, s->tokens, d->sampler, &token, NULL, err))
         return false;
     append(s, token, ids, n_ids);
@@ -295,6 +331,7 @@ bool td_drafter_propose(td_drafter *d, uint32_t sequence, uint32_t position, uin
     uint64_t start = td_clock_now_us(&clock);
     /* The logits of the last known position are wanted again, so that row is run again. */
     roll_back(d, s, position - 1);
+    commit(d, s, position);
     s->n_tokens = position;
     bool is_plain = td_sampling_is_plain(&s->sampling, d->n_vocab);
     while (*n_ids < k && s->n_tokens < d->n_ctx) {

@@ -35,6 +35,7 @@ td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err);
 void td_drafter_destroy(td_drafter **d);
 
 uint32_t td_drafter_n_ctx(const td_drafter *d);
+uint32_t td_drafter_n_slots(const td_drafter *d);
 uint64_t td_drafter_bytes(const td_drafter *d);
 const td_device_info *td_drafter_device(const td_drafter *d);
 const td_drafter_stats *td_drafter_get_stats(const td_drafter *d);
@@ -43,6 +44,10 @@ const td_drafter_stats *td_drafter_get_stats(const td_drafter *d);
  * their ranges. */
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err);
+/* The sequence's tokens are drawn from the noise of a target of another vocabulary, whose position
+ * i is position i - shift here (sampling.h: td_sampler_set_noise). Its sampling must not be plain.
+ */
+void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift);
 /* ids[n] stand at positions position..; whatever was held from there on is replaced. What lies past
  * the draft's own context is passed over. */
 bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids,

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "draft/translator.h"
 #include "transport/peer.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ typedef struct {
 /* Two rings between the link's thread (l) and the computing one (c). */
 typedef struct {
     const td_draft_worker_params *params;
+    td_translator *translator; /* the computing thread's */
     pthread_mutex_t lock;
     pthread_cond_t filled;
     item *items; /* [N_ITEMS]; head..tail-1 wait */
@@ -76,12 +78,12 @@ static void push_answer(worker *w, const answer *a)
 /* False only when the device failed; a senseless message is the peer's fault and is dropped. */
 static bool perform(worker *w, item *it)
 {
-    td_drafter *d = w->params->drafter;
+    td_translator *d = w->translator;
     td_err err = {0};
     const td_wire_msg *m = &it->msg;
     bool is_ok = true;
     if (it->is_reset) {
-        td_drafter_reset(d);
+        td_translator_reset(d);
         return true;
     }
     switch (m->type) {
@@ -92,11 +94,11 @@ static bool perform(worker *w, item *it)
                                        .min_p = m->open.min_p,
                                        .repeat_penalty = m->open.repeat_penalty,
                                        .repeat_last_n = m->open.repeat_last_n};
-        is_ok = td_drafter_open(d, m->open.sequence, m->open.stream, &sampling, &err);
+        is_ok = td_translator_open(d, m->open.sequence, m->open.stream, &sampling, &err);
         break;
     }
     case TD_WIRE_FEED:
-        is_ok = td_drafter_feed(d, m->feed.sequence, m->feed.position, it->ids, m->feed.n, &err);
+        is_ok = td_translator_feed(d, m->feed.sequence, m->feed.position, it->ids, m->feed.n, &err);
         break;
     case TD_WIRE_PROPOSE: {
         const td_wire_propose *p = &m->propose;
@@ -105,13 +107,13 @@ static bool perform(worker *w, item *it)
                     .position = p->position,
                     .session = m->session};
         if (!is_overtaken(w, it))
-            is_ok = td_drafter_propose(d, p->sequence, p->position,
-                                       td_min_u32(p->k, TD_WIRE_DRAFT_MAX), a.ids, &a.n, &err);
+            is_ok = td_translator_propose(d, p->sequence, p->position,
+                                          td_min_u32(p->k, TD_WIRE_DRAFT_MAX), a.ids, &a.n, &err);
         push_answer(w, &a);
         break;
     }
     case TD_WIRE_CLOSE:
-        td_drafter_close(d, m->close.sequence);
+        td_translator_close(d, m->close.sequence);
         break;
     default:
         break;
@@ -186,6 +188,9 @@ static void send_answers(worker *w, td_peer *peer)
     uint32_t n_pending = (uint32_t)(w->tail - w->head);
     while (w->answer_head < w->answer_tail) {
         answer *a = &w->answers[w->answer_head % N_ITEMS];
+        for (uint32_t i = 0; i < a->n; i++)
+            if (a->ids[i] >= info.n_vocab) /* padding of ours that the other end lacks */
+                a->n = i;
         if (info.is_joined && a->session == info.session) {
             td_err err = {0};
             td_wire_msg msg = {.type = TD_WIRE_DRAFT,
@@ -270,6 +275,9 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     bool is_thread = false, is_ok = false;
     pthread_mutex_init(&w.lock, NULL);
     pthread_cond_init(&w.filled, NULL);
+    w.translator = td_translator_create(params->drafter, params->map, err);
+    if (!w.translator)
+        goto done;
     w.items = td_alloc(N_ITEMS, sizeof *w.items, err);
     w.answers = td_alloc(N_ITEMS, sizeof *w.answers, err);
     w.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -308,6 +316,7 @@ done:
     td_link_close(&link, is_ok);
     if (w.done_fd >= 0)
         close(w.done_fd);
+    td_translator_destroy(&w.translator);
     td_free(w.items);
     td_free(w.answers);
     pthread_mutex_destroy(&w.lock);

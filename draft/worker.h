@@ -9,11 +9,15 @@
 
 #include "base/err.h"
 #include "draft/drafter.h"
+#include "model/vocab_map.h"
 #include "transport/link.h"
 
 typedef struct {
-    td_drafter *drafter;           /* borrowed; the worker's alone while it runs */
-    const td_tokenizer *tokenizer; /* for the vocabulary's hash */
+    td_drafter *drafter; /* borrowed; the worker's alone while it runs */
+    /* The vocabulary that it speaks, shown by its hash: the drafter's own, or a target's that `map`
+     * translates from and to. Borrowed. */
+    const td_tokenizer *tokenizer;
+    const td_vocab_map *map; /* or NULL */
     td_transport *transport;
     const char *endpoint; /* bound */
     int stop_fd;          /* readable: stop */

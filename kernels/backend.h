@@ -18,11 +18,17 @@ typedef enum {
     TD_OP_ROPE,
     TD_OP_KV_STORE,
     TD_OP_ATTENTION,
-    TD_OP_SWIGLU,
+    TD_OP_GLU,
     TD_OP_ADD,
+    TD_OP_SCALE,
+    TD_OP_SOFTCAP,
     TD_OP_GATHER,
-    TD_OP_TOP,  /* in: logits, draws */
-    TD_OP_PICK, /* in: parts, draws */
+    TD_OP_ROUTE,       /* in: logits; out: weights; writes: experts */
+    TD_OP_EXPERTS_SUM, /* in: x, weights */
+    TD_OP_DELTA_NET,   /* in: x; out: y; state */
+    TD_OP_STATE_KEEP,  /* in: x; state */
+    TD_OP_TOP,         /* in: logits, draws */
+    TD_OP_PICK,        /* in: parts, draws */
     TD_OP_FEED, /* in: picks; weight: table; out: trail; writes: draws, ids, positions, cos_sin */
     TD_OP_COUNT
 } td_op_kind;
@@ -38,17 +44,31 @@ typedef struct {
     uint32_t n_writes;
     td_weight *weight, *bias;
     td_kv *kv;
+    td_state *state;
     td_batch_tensors batch;
     union {
         struct {
             uint32_t n_groups;
             float eps;
         } rms_norm;
+        struct { /* all 0: one group. experts: in[1], I32, says which group */
+            uint32_t n_groups, x_stride, y_stride;
+            bool is_by_expert;
+        } mat_mul;
         struct {
             td_rope_kind kind;
-            uint32_t head_dim, n_rot;
+            uint32_t head_dim, col0, n_rot;
         } rope;
+        struct {
+            td_glu_kind kind;
+            uint32_t n_scales; /* columns of in[2]; 0: there is none */
+        } glu;
+        struct {
+            float factor; /* scale; softcap's cap */
+        } scale;
         td_attention_params attention;
+        td_route_params route;
+        td_delta_net_params delta_net;
     } u;
 } td_op;
 
@@ -108,6 +128,10 @@ struct td_kv {
     td_device *dev;
     td_kv_params params;
 };
+struct td_state {
+    td_device *dev;
+    td_state_params params;
+};
 struct td_program {
     td_device *dev;
     td_program_params params; /* name is owned */
@@ -123,7 +147,7 @@ struct td_program {
 /* Sizes are of the backend's own structs; the front allocates them zeroed, fills the head, calls
  * *_init, and on failure *_free, which must accept half-built objects. */
 struct td_backend {
-    size_t tensor_size, weight_size, kv_size, program_size;
+    size_t tensor_size, weight_size, kv_size, state_size, program_size;
     void (*device_destroy)(td_device *dev); /* frees the device struct too */
     bool (*tensor_init)(td_tensor *t, td_err *err);
     void (*tensor_free)(td_tensor *t);
@@ -135,6 +159,9 @@ struct td_backend {
     bool (*kv_init)(td_kv *kv, td_err *err);
     void (*kv_free)(td_kv *kv);
     uint64_t (*kv_bytes)(const td_device *dev, const td_kv_params *params);
+    bool (*state_init)(td_state *s, td_err *err);
+    void (*state_free)(td_state *s);
+    uint64_t (*state_bytes)(const td_device *dev, const td_state_params *params);
     bool (*program_compile)(td_program *p, td_err *err);
     bool (*program_run)(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
     /* All calls in one go; NULL: one after another by program_run. */
@@ -160,6 +187,12 @@ uint32_t td_vulkan_list(td_device_info *out, uint32_t max);
 
 /* Rows an op works on in a run: n_rows, n_out or the tensor's capacity. */
 uint32_t td_op_rows(const td_op *op, uint32_t n_rows, uint32_t n_out);
+
+/* Rows of one of a weight's groups. */
+static inline uint32_t td_group_rows(const td_weight_params *p)
+{
+    return p->n_groups ? p->n_rows / p->n_groups : p->n_rows;
+}
 
 /* Adds to an op's sums; `is_call` false for a part of an op that is counted elsewhere. */
 void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds);

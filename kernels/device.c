@@ -121,6 +121,7 @@ td_weight *td_weight_create(td_device *dev, const td_weight_params *params, td_e
 {
     TD_ASSERT(params->n_rows > 0 && params->n_cols > 0);
     TD_ASSERT(params->n_cols % params->type->block_elements == 0);
+    TD_ASSERT(!params->n_groups || params->n_rows % params->n_groups == 0);
     td_weight *w = td_alloc(1, dev->backend->weight_size, err);
     if (!w)
         return NULL;
@@ -189,6 +190,45 @@ const td_kv_params *td_kv_get_params(const td_kv *kv) { return &kv->params; }
 uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params)
 {
     return dev->backend->kv_bytes(dev, params);
+}
+
+uint32_t td_state_cols(const td_state_params *p)
+{
+    return (2 * p->n_head_k + p->n_head_v) * p->dim + 2 * p->n_head_v;
+}
+
+td_state *td_state_create(td_device *dev, const td_state_params *params, td_err *err)
+{
+    TD_ASSERT(params->n_slots > 0 && params->n_head_k > 0);
+    TD_ASSERT(params->dim > 0 && params->dim <= TD_STATE_DIM_MAX);
+    TD_ASSERT(params->n_head_v > 0 && params->n_head_v % params->n_head_k == 0);
+    TD_ASSERT(params->n_taps > 0 && params->n_pending >= params->n_taps);
+    td_state *s = td_alloc(1, dev->backend->state_size, err);
+    if (!s)
+        return NULL;
+    s->dev = dev;
+    s->params = *params;
+    if (!dev->backend->state_init(s, err)) {
+        td_err_prepend(err, "recurrent state of %u sequences", params->n_slots);
+        td_state_destroy(&s);
+    }
+    return s;
+}
+
+void td_state_destroy(td_state **s)
+{
+    if (!*s)
+        return;
+    (*s)->dev->backend->state_free(*s);
+    td_free(*s);
+    *s = NULL;
+}
+
+const td_state_params *td_state_get_params(const td_state *s) { return &s->params; }
+
+uint64_t td_state_bytes(const td_device *dev, const td_state_params *params)
+{
+    return dev->backend->state_bytes(dev, params);
 }
 
 td_program *td_program_begin(td_device *dev, const td_program_params *params, td_err *err)

@@ -44,6 +44,7 @@ typedef struct td_device td_device;
 typedef struct td_tensor td_tensor;
 typedef struct td_weight td_weight;
 typedef struct td_kv td_kv;
+typedef struct td_state td_state;
 typedef struct td_program td_program;
 
 typedef enum {
@@ -126,6 +127,8 @@ typedef struct {
     const td_type_info *type;
     uint32_t n_rows; /* outputs; 1 for a vector */
     uint32_t n_cols; /* inputs, a multiple of the type's block */
+    /* The rows are so many matrices of equal size, one after another (experts, heads); 0 is 1. */
+    uint32_t n_groups;
 } td_weight_params;
 
 /* A weight may be larger than the device's largest buffer; it is then cut by rows inside. */
@@ -153,6 +156,27 @@ td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);
 void td_kv_destroy(td_kv **kv);
 const td_kv_params *td_kv_get_params(const td_kv *kv);
 uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params);
+
+/* -- state: of one recurrent layer ------------------------------------------------------------ */
+
+/* For each slot: S of [n_head_v][dim][dim] floats over its first positions, how many those are
+ * (each head has its own count, so that an op may run again), and a ring of n_pending rows of
+ * inputs, position p in row p % n_pending. A run folds the positions below the committed length
+ * into S for good, and those after it on the way only: rollback is nothing but a shorter length. A
+ * sequence's first row (position 0) begins with S = 0. n_pending: at least the rows that may be in
+ * flight twice, and the taps. */
+#define TD_STATE_DIM_MAX 256u
+
+typedef struct {
+    uint32_t n_slots, n_head_k, n_head_v, dim, n_taps, n_pending;
+} td_state_params;
+
+/* Columns of a row of inputs: q, k, v, alpha, beta (ops.h). */
+uint32_t td_state_cols(const td_state_params *params);
+td_state *td_state_create(td_device *dev, const td_state_params *params, td_err *err);
+void td_state_destroy(td_state **s);
+const td_state_params *td_state_get_params(const td_state *s);
+uint64_t td_state_bytes(const td_device *dev, const td_state_params *params);
 
 /* -- programs ------------------------------------------------------------------------------- */
 

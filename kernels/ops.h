@@ -29,6 +29,10 @@ typedef struct {
     td_tensor *positions; /* [n_rows][1] absolute position of the row in its sequence */
     td_tensor *slots;     /* [n_rows][1] row of the page table: the sequence's slot */
     td_tensor *pages;     /* [n_slots][n_pages_max] page of positions 64 j .. 64 j + 63; FIXED */
+    /* Recurrent layers only, else NULL. [n_slots][2], FIXED: how many positions of the sequence are
+     * committed (in prefill: will be, the rows of this batch included), and the position after the
+     * last row of this batch. */
+    td_tensor *spans;
 } td_batch_tensors;
 
 /* y[r] = w row ids[r][0], dequantized to f32. ids: I32, each < w.n_rows. */
@@ -43,17 +47,32 @@ void td_op_rms_norm(td_program *p, td_view x, td_weight *w, uint32_t n_groups, f
 /* y[r][o] = sum_k w[o][k] x[r][k] (+ bias[o]). bias: F32 vector of w.n_rows, or NULL. */
 void td_op_mat_mul(td_program *p, td_weight *w, td_weight *bias, td_view x, td_view y);
 
+/* The same for each of w's groups (heads), whose inputs and outputs stand apart: with m = w.n_rows
+ * / w.n_groups, y[r][g * y_stride + o] = sum_k w[g * m + o][k] x[r][g * x_stride + k]. The views
+ * span all groups; between the groups of y nothing is written. x_stride is w.n_cols, or 0: all read
+ * the same. At most TD_EXPERTS_MAX groups. */
+void td_op_mat_mul_groups(td_program *p, td_weight *w, td_view x, uint32_t x_stride, td_view y,
+                          uint32_t y_stride);
+
+/* Mixture of experts: w has a group of rows for each expert. For the i-th expert chosen by a row,
+ * e = experts[r][i]: y[r][i * m + o] = sum_k w[e * m + o][k] x[r][k] (+ bias[e * m + o]), or of
+ * x[r][i * w.n_cols + k] where x has as many columns. experts: I32 [n_rows][n_used]; bias: F32
+ * vector of w.n_rows, or NULL. Rows of a batch are gathered by expert, so that its weights are read
+ * once; the arithmetic of a row is mat_mul's. */
+void td_op_mat_mul_experts(td_program *p, td_weight *w, td_weight *bias, td_tensor *experts,
+                           td_view x, td_view y);
+
 typedef enum {
     TD_ROPE_NORM, /* pairs (2i, 2i+1) */
     TD_ROPE_NEOX, /* pairs (i, i + n_rot/2) */
 } td_rope_kind;
 
-/* Rotates, in place, the first n_rot of the head_dim columns of each head: pair i of row r by the
- * angle whose cosine and sine are cos_sin[r][2i], cos_sin[r][2i+1] (F32, host-visible, computed by
- * the model in double precision, magnitude scaling included).
- * (a, b) -> (a cos - b sin, a sin + b cos). Source: Su et al. 2021. */
-void td_op_rope(td_program *p, td_view x, td_tensor *cos_sin, td_rope_kind kind, uint32_t head_dim,
-                uint32_t n_rot);
+/* Rotates, in place, columns col0..col0+n_rot-1 of the head_dim columns of each head, n_rot being
+ * cos_sin's columns: pair i of row r by the angle whose cosine and sine are cos_sin[r][2i],
+ * cos_sin[r][2i+1] (F32, of a host-visible tensor, computed by the model in double precision,
+ * magnitude scaling included). (a, b) -> (a cos - b sin, a sin + b cos). Source: Su et al. 2021. */
+void td_op_rope(td_program *p, td_view x, td_view cos_sin, td_rope_kind kind, uint32_t head_dim,
+                uint32_t col0);
 
 /* Writes k[r] ([n_head_kv][head_dim_k]) and v[r] to the page slots of the rows' positions, in the
  * cache's types. */
@@ -63,7 +82,11 @@ typedef struct {
     uint32_t n_head; /* query heads; query head h uses kv head h / (n_head / n_head_kv) */
     float scale;     /* of q . k */
     uint32_t window; /* position j is visible to i if i - j < window; 0: all j <= i */
+    uint32_t chunk;  /* and if j / chunk == i / chunk; 0: none */
     float softcap;   /* s = cap tanh(s / cap); 0: none */
+    /* F32 vector [n_head] or NULL: a score of each head that takes part in the softmax like one of
+     * a position of no value (Xiao et al. 2023). */
+    td_weight *sinks;
 } td_attention_params;
 
 /* y[r][h] = sum_j softmax_j(scale q[r][h] . k[j]) v[j] over the visible positions j of the row's
@@ -72,11 +95,83 @@ typedef struct {
 void td_op_attention(td_program *p, td_kv *kv, td_view q, td_view y,
                      const td_attention_params *params, const td_batch_tensors *batch);
 
-/* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)). y may be gate or up. */
-void td_op_swiglu(td_program *p, td_view gate, td_view up, td_view y);
+typedef enum {
+    TD_GLU_SILU,    /* g / (1 + exp(-g)) * u (SwiGLU, Shazeer 2020) */
+    TD_GLU_GELU,    /* g / 2 (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3))) * u */
+    TD_GLU_CLAMPED, /* g = min(g, 7), u = min(max(u, -7), 7): g / (1 + exp(-1.702 g)) * (u + 1) */
+    TD_GLU_SIGMOID, /* 1 / (1 + exp(-g)) * u; g may be one column, for all of u's */
+} td_glu_kind;
+
+/* y = glu(gate, up), element by element. y may be gate or up. scales: F32 [n_rows][n], of tensor of
+ * its own, or NULL: the columns are n equal groups, and gate and up are first multiplied by
+ * scales[r][their group]. */
+void td_op_glu(td_program *p, td_glu_kind kind, td_view gate, td_view up, td_tensor *scales,
+               td_view y);
 
 /* y = a + b. y may be a or b. */
 void td_op_add(td_program *p, td_view a, td_view b, td_view y);
+
+/* y = x * factor * factors[r][0]; factors: one column, or {NULL} for none. y may be x. */
+void td_op_scale(td_program *p, td_view x, float factor, td_view factors, td_view y);
+
+/* y = cap tanh(x / cap). y may be x. */
+void td_op_softcap(td_program *p, td_view x, float cap, td_view y);
+
+/* -- mixture of experts ------------------------------------------------------------------------ */
+
+#define TD_EXPERTS_MAX      1024u
+#define TD_EXPERTS_USED_MAX 64u
+
+typedef enum {
+    TD_GATING_SOFTMAX,  /* prob = softmax over all experts */
+    TD_GATING_SIGMOID,  /* prob = 1 / (1 + exp(-logit)) */
+    TD_GATING_SELECTED, /* softmax over the logits of those selected */
+} td_gating;
+
+typedef struct {
+    td_gating gating;
+    uint32_t n_groups, n_groups_used; /* experts are n_groups equal groups; 0 or 1: one */
+    bool is_normalized;               /* weights are divided by their sum (at least 2^-14) */
+    float scale;                      /* and multiplied by this at last */
+} td_route_params;
+
+/* Chooses the experts of each row, experts.n_cols of them in descending order of score, ties to the
+ * lower index: experts[r][i] (I32) and weights[r][i] (F32). The score is prob + bias[e] (bias: F32
+ * vector or NULL), for TD_GATING_SELECTED the logit (+ bias[e]); the weight is made of prob without
+ * bias. With groups, a group counts by the sum of its two best scores, and only experts of the
+ * n_groups_used best are taken. logits: [n_rows][n_expert]. Source: DeepSeek-V3, 2024. */
+void td_op_route(td_program *p, td_view logits, td_weight *bias, const td_route_params *params,
+                 td_tensor *experts, td_tensor *weights);
+
+/* y[r] = sum_i weights[r][i] x[r][i], i ascending; x: [n_rows][n_used * y.n_cols]. */
+void td_op_experts_sum(td_program *p, td_view x, td_tensor *weights, td_view y);
+
+/* -- recurrent layers -------------------------------------------------------------------------- */
+
+typedef enum { TD_HEADS_TILED, TD_HEADS_GROUPED } td_heads_order;
+
+/* A row of x for td_op_delta_net: q [n_head_k][dim], k [n_head_k][dim], v [n_head_v][dim], then
+ * alpha [n_head_v], beta [n_head_v]. The first part (q, k, v) passes the convolution. */
+typedef struct {
+    /* F32 vector, [n_taps][channels of q, k, v]: the last tap is the row's own input. */
+    td_weight *conv;
+    td_weight *a, *dt;    /* F32 vectors [n_head_v]: negative rates, and a bias of alpha */
+    td_heads_order order; /* v head h has k head h % n_head_k, or h / (n_head_v / n_head_k) */
+    float eps;
+} td_delta_net_params;
+
+/* Gated delta rule (Yang et al. 2024), a state S [dim][dim] per v head. In a row's order, with c =
+ * silu(conv of x with the rows before), q and k of a head divided by sqrt(sum of squares + eps), q
+ * also by sqrt(dim); beta' = sigmoid(beta); g = exp(a softplus(alpha + dt)):
+ *     S = g S;  u = beta' (v - S^T k);  S = S + k u^T;  y[r][h] = S^T q
+ * Rows of a sequence stand together in the batch, ascending. What lies in td_state is the S of the
+ * first positions of a sequence, as far as spans says they are committed, and the inputs x of the
+ * rows after those, from which a row's S is computed anew: td_state_params. */
+void td_op_delta_net(td_program *p, td_state *state, td_view x, const td_delta_net_params *params,
+                     const td_batch_tensors *batch, td_view y);
+
+/* Keeps the rows' inputs x in the state, after td_op_delta_net has read what was there. */
+void td_op_state_keep(td_program *p, td_state *state, td_view x, const td_batch_tensors *batch);
 
 /* y[i] = x[rows[i][0]] for the outputs i. rows: I32, ROWS_OUT; y: ROWS_OUT. */
 void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y);

@@ -34,26 +34,42 @@ void td_program_count_op(td_program *p, const td_op *op, bool is_call, double se
 }
 
 static const char *const kind_names[TD_OP_COUNT] = {
-    [TD_OP_EMBED] = "embed",   [TD_OP_RMS_NORM] = "rms_norm", [TD_OP_MAT_MUL] = "mat_mul",
-    [TD_OP_ROPE] = "rope",     [TD_OP_KV_STORE] = "kv_store", [TD_OP_ATTENTION] = "attention",
-    [TD_OP_SWIGLU] = "swiglu", [TD_OP_ADD] = "add",           [TD_OP_GATHER] = "gather",
-    [TD_OP_TOP] = "top",       [TD_OP_PICK] = "pick",         [TD_OP_FEED] = "feed",
+    [TD_OP_EMBED] = "embed",
+    [TD_OP_RMS_NORM] = "rms_norm",
+    [TD_OP_MAT_MUL] = "mat_mul",
+    [TD_OP_ROPE] = "rope",
+    [TD_OP_KV_STORE] = "kv_store",
+    [TD_OP_ATTENTION] = "attention",
+    [TD_OP_GLU] = "glu",
+    [TD_OP_ADD] = "add",
+    [TD_OP_SCALE] = "scale",
+    [TD_OP_SOFTCAP] = "softcap",
+    [TD_OP_GATHER] = "gather",
+    [TD_OP_ROUTE] = "route",
+    [TD_OP_EXPERTS_SUM] = "experts_sum",
+    [TD_OP_DELTA_NET] = "delta_net",
+    [TD_OP_STATE_KEEP] = "state_keep",
+    [TD_OP_TOP] = "top",
+    [TD_OP_PICK] = "pick",
+    [TD_OP_FEED] = "feed",
 };
 
 /* Weights by type and shape, outputs x inputs; caches by type and heads; the rest by columns. */
 static void name_op(const td_op *op, char name[96])
 {
     const char *kind = kind_names[op->kind];
+    bool is_by_expert = op->kind == TD_OP_MAT_MUL && op->u.mat_mul.is_by_expert;
     if (op->kind == TD_OP_TOP)
         snprintf(name, 96, "%s %u", kind, op->in[0].n_cols);
     else if (op->kind == TD_OP_MAT_MUL || op->kind == TD_OP_EMBED)
-        snprintf(name, 96, "%s %s %ux%u", kind, op->weight->params.type->name,
-                 op->weight->params.n_rows, op->weight->params.n_cols);
+        snprintf(name, 96, "%s%s %s %ux%u", kind, is_by_expert ? " expert" : "",
+                 op->weight->params.type->name, td_group_rows(&op->weight->params),
+                 op->weight->params.n_cols);
     else if (op->kv)
         snprintf(name, 96, "%s %s/%s %ux%u", kind, op->kv->params.type_k->name,
                  op->kv->params.type_v->name, op->kv->params.n_head_kv, op->kv->params.head_dim_k);
     else
-        snprintf(name, 96, "%s %u", kind, op->out.n_cols);
+        snprintf(name, 96, "%s %u", kind, op->out.t ? op->out.n_cols : op->in[0].n_cols);
 }
 
 uint32_t td_op_times_add(td_op_time *out, uint32_t n, uint32_t max, const td_op_time *time)

@@ -1,14 +1,14 @@
-/* The weight and cache types: a table with one row per type, the scalar decoders and encoders the
- * rows point to, and half-precision conversion.
+/* The weight and cache types: a table with one row per type, the encoders of the cache types, and
+ * half-precision conversion.
  *
- * A block is read byte by byte at fixed offsets, never through a struct: blocks in a file have no
- * alignment, and the layout stays in sight. Every product is evaluated in the order the format's
- * reference uses, so decoded values are bit-equal to golden/quants.
+ * A quantized type is its unpacker (types_blocks.c, types_iq.c): integers and their scales, from
+ * which values are decoded here in one way for all. Every product is evaluated in the order the
+ * format's reference uses, so decoded values are bit-equal to golden/quants.
  *
  * The encoders (cache types) must be defined for any float, since keys and values of a broken
  * model may be infinite or NaN: such a block gets a NaN scale, which decodes to NaN, so that the
  * check for finite logits sees it instead of a plausible number. */
-#include "kernels/types.h"
+#include "kernels/types_unpack.h"
 
 #include "base/check.h"
 
@@ -72,10 +72,6 @@ uint16_t td_f32_to_f16(float f)
     return (uint16_t)(sign | half);
 }
 
-static uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-
-static float load_f16(const uint8_t *p) { return td_f16_to_f32(load_u16(p)); }
-
 static void store_u16(uint8_t *p, uint16_t v)
 {
     p[0] = (uint8_t)(v & 0xff);
@@ -96,7 +92,7 @@ static void dequantize_f16(const void *blocks, float *out, size_t n_elements)
 {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n_elements; i++)
-        out[i] = load_f16(b + 2 * i);
+        out[i] = td_load_f16(b + 2 * i);
 }
 
 static void quantize_f16(const float *in, void *blocks, size_t n_elements)
@@ -113,20 +109,6 @@ static void dequantize_bf16(const void *blocks, float *out, size_t n_elements)
     for (size_t i = 0; i < n_elements; i++) {
         uint32_t bits = (uint32_t)b[2 * i] << 16 | (uint32_t)b[2 * i + 1] << 24;
         memcpy(&out[i], &bits, sizeof bits);
-    }
-}
-
-/* Q4_0: {f16 d; u8 q[16]}: element i in the low nibble of q[i], i + 16 in the high one;
- * value = (nibble - 8) * d. */
-static void dequantize_q4_0(const void *blocks, float *out, size_t n_elements)
-{
-    const uint8_t *b = blocks;
-    for (size_t i = 0; i < n_elements; i += 32, b += 18, out += 32) {
-        float d = load_f16(b);
-        for (int j = 0; j < 16; j++) {
-            out[j] = (float)((b[2 + j] & 0xf) - 8) * d;
-            out[j + 16] = (float)((b[2 + j] >> 4) - 8) * d;
-        }
     }
 }
 
@@ -176,17 +158,6 @@ static void quantize_q4_0(const float *in, void *blocks, size_t n_elements)
     }
 }
 
-/* Q8_0: {f16 d; i8 q[32]}: value = q * d. */
-static void dequantize_q8_0(const void *blocks, float *out, size_t n_elements)
-{
-    const uint8_t *b = blocks;
-    for (size_t i = 0; i < n_elements; i += 32, b += 34, out += 32) {
-        float d = load_f16(b);
-        for (int j = 0; j < 32; j++)
-            out[j] = (float)(int8_t)b[2 + j] * d;
-    }
-}
-
 static void quantize_q8_0(const float *in, void *blocks, size_t n_elements)
 {
     uint8_t *b = blocks;
@@ -205,67 +176,74 @@ static void quantize_q8_0(const float *in, void *blocks, size_t n_elements)
     }
 }
 
-/* Q4_K: {f16 d, d_min; u8 scales[12]; u8 q[128]}: 8 sub-blocks of 32, each with a 6-bit scale and
- * a 6-bit minimum; value = d * scale * nibble - d_min * minimum. The first four pairs lie in the
- * low 6 bits of scales[0..3] and [4..7]; the last four have their low nibbles in [8..11] and their
- * high two bits above the first ones. Each run of 32 bytes of q holds two sub-blocks: low nibbles,
- * then high ones. */
-static void dequantize_q4_k(const void *blocks, float *out, size_t n_elements)
+/* A quantized type's values: its parts, multiplied out. */
+static void dequantize_parts(void (*unpack)(const void *, td_type_part *), uint32_t block_elements,
+                             uint32_t block_bytes, const void *blocks, float *out,
+                             size_t n_elements)
 {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n_elements; i += 256, b += 144) {
-        float d = load_f16(b), d_min = load_f16(b + 2);
-        const uint8_t *scales = b + 4, *q = b + 16;
-        for (int s = 0; s < 8; s++, out += 32) {
-            int scale, minimum;
-            if (s < 4) {
-                scale = scales[s] & 63;
-                minimum = scales[s + 4] & 63;
-            } else {
-                scale = (scales[s + 4] & 0xf) | (scales[s - 4] >> 6) << 4;
-                minimum = scales[s + 4] >> 4 | (scales[s] >> 6) << 4;
-            }
-            float step = d * (float)scale, offset = d_min * (float)minimum;
-            const uint8_t *run = q + 32 * (s / 2);
-            for (int j = 0; j < 32; j++)
-                out[j] = step * (float)(s & 1 ? run[j] >> 4 : run[j] & 0xf) - offset;
+    for (size_t i = 0; i < n_elements; i += block_elements, b += block_bytes) {
+        td_type_part parts[TD_PARTS_MAX];
+        unpack(b, parts);
+        for (uint32_t j = 0; j < block_elements; j++) {
+            const td_type_part *p = &parts[j / TD_PART_ELEMENTS];
+            uint32_t h = j / 16 % 2;
+            *out++ = p->scale[h] * (float)p->q[j % TD_PART_ELEMENTS] - p->minimum[h];
         }
     }
 }
 
-/* Q6_K: {u8 low[128]; u8 high[64]; i8 scales[16]; f16 d}: 16 sub-blocks of 16;
- * value = d * scale * (6 bits - 32). Per half of 128 elements, group g of 32 (g = 0..3) takes its
- * low 4 bits from low[32 * (g & 1) + j], nibble g / 2, and its high 2 bits from bits 2g of
- * high[j]. */
-static void dequantize_q6_k(const void *blocks, float *out, size_t n_elements)
-{
-    const uint8_t *b = blocks;
-    for (size_t i = 0; i < n_elements; i += 256, b += 210) {
-        float d = load_f16(b + 208);
-        for (int half = 0; half < 2; half++) {
-            const uint8_t *low = b + 64 * half, *high = b + 128 + 32 * half;
-            const uint8_t *scales = b + 192 + 8 * half;
-            for (int g = 0; g < 4; g++, out += 32) {
-                for (int j = 0; j < 32; j++) {
-                    int nibble = low[32 * (g & 1) + j] >> 4 * (g / 2) & 0xf;
-                    int q = (nibble | (high[j] >> 2 * g & 3) << 4) - 32;
-                    float scale = (float)(int8_t)scales[2 * g + j / 16];
-                    out[j] = d * scale * (float)q;
-                }
-            }
-        }
+/* clang-format off */
+/* The quantized types: name, the same for functions, elements and bytes of a block; is_by_16,
+ * has_minimum; is_cache_type and its encoder. */
+#define EACH_QUANTIZED(X)                                                                          \
+    X(Q4_0,    q4_0,     32,  18, false, false, true,  quantize_q4_0)                              \
+    X(Q4_1,    q4_1,     32,  20, false, true,  false, NULL)                                       \
+    X(Q5_0,    q5_0,     32,  22, false, false, false, NULL)                                       \
+    X(Q5_1,    q5_1,     32,  24, false, true,  false, NULL)                                       \
+    X(Q8_0,    q8_0,     32,  34, false, false, true,  quantize_q8_0)                              \
+    X(Q2_K,    q2_k,    256,  84, true,  true,  false, NULL)                                       \
+    X(Q3_K,    q3_k,    256, 110, true,  false, false, NULL)                                       \
+    X(Q4_K,    q4_k,    256, 144, false, true,  false, NULL)                                       \
+    X(Q5_K,    q5_k,    256, 176, false, true,  false, NULL)                                       \
+    X(Q6_K,    q6_k,    256, 210, true,  false, false, NULL)                                       \
+    X(IQ2_XXS, iq2_xxs, 256,  66, false, false, false, NULL)                                       \
+    X(IQ2_XS,  iq2_xs,  256,  74, true,  false, false, NULL)                                       \
+    X(IQ3_XXS, iq3_xxs, 256,  98, false, false, false, NULL)                                       \
+    X(IQ1_S,   iq1_s,   256,  50, false, false, false, NULL)                                       \
+    X(IQ4_NL,  iq4_nl,   32,  18, false, false, false, NULL)                                       \
+    X(IQ3_S,   iq3_s,   256, 110, false, false, false, NULL)                                       \
+    X(IQ2_S,   iq2_s,   256,  82, true,  false, false, NULL)                                       \
+    X(IQ4_XS,  iq4_xs,  256, 136, false, false, false, NULL)                                       \
+    X(IQ1_M,   iq1_m,   256,  56, true,  false, false, NULL)                                       \
+    X(TQ1_0,   tq1_0,   256,  54, false, false, false, NULL)                                       \
+    X(TQ2_0,   tq2_0,   256,  66, false, false, false, NULL)                                       \
+    X(MXFP4,   mxfp4,    32,  17, false, false, false, NULL)                                       \
+    X(NVFP4,   nvfp4,    64,  36, true,  false, false, NULL)                                       \
+    X(Q1_0,    q1_0,    128,  18, false, false, false, NULL)                                       \
+    X(Q2_0,    q2_0,     64,  18, false, false, false, NULL)
+
+#define DECODER(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder)                    \
+    static void dequantize_##type(const void *blocks, float *out, size_t n_elements)               \
+    {                                                                                              \
+        dequantize_parts(td_unpack_##type, n, n_bytes, blocks, out, n_elements);                   \
     }
-}
+EACH_QUANTIZED(DECODER)
+
+#define ROW(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder)                        \
+    {TD_TYPE_##id, #id, n, n_bytes, is_cache, true, is_by_16, has_minimum, dequantize_##type,      \
+     td_unpack_##type, encoder},
 
 static const td_type_info types[] = {
-    {TD_TYPE_F32, "F32", 1, 4, true, false, dequantize_f32, quantize_f32},
-    {TD_TYPE_F16, "F16", 1, 2, true, false, dequantize_f16, quantize_f16},
-    {TD_TYPE_Q4_0, "Q4_0", 32, 18, true, true, dequantize_q4_0, quantize_q4_0},
-    {TD_TYPE_Q8_0, "Q8_0", 32, 34, true, true, dequantize_q8_0, quantize_q8_0},
-    {TD_TYPE_Q4_K, "Q4_K", 256, 144, false, true, dequantize_q4_k, NULL},
-    {TD_TYPE_Q6_K, "Q6_K", 256, 210, false, true, dequantize_q6_k, NULL},
-    {TD_TYPE_BF16, "BF16", 1, 2, false, false, dequantize_bf16, NULL},
+    {TD_TYPE_F32, "F32", 1, 4, true, false, false, false, dequantize_f32, NULL, quantize_f32},
+    {TD_TYPE_F16, "F16", 1, 2, true, false, false, false, dequantize_f16, NULL, quantize_f16},
+    {TD_TYPE_BF16, "BF16", 1, 2, false, false, false, false, dequantize_bf16, NULL, NULL},
+    EACH_QUANTIZED(ROW)
 };
+
+#define NAME(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder) ", " #id
+static const char names[] = "F32, F16, BF16" EACH_QUANTIZED(NAME);
+/* clang-format on */
 
 /* Every id the format has, or a gap (elements 0) where one was never given or was withdrawn. */
 static const td_type_format formats[] = {
@@ -299,7 +277,7 @@ const td_type_info *td_type_find_name(const char *name)
     return NULL;
 }
 
-const char *td_type_names(void) { return "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, BF16"; }
+const char *td_type_names(void) { return names; }
 
 const td_type_format *td_type_find_format(uint32_t id)
 {

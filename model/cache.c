@@ -5,47 +5,160 @@
 
 #include <string.h>
 
+typedef struct { /* pages of a slot: entries first..end-1 of its row of the table */
+    uint32_t first, end;
+} page_run;
+
+/* The pages of all layers of one kind. */
 typedef struct {
-    uint32_t length, committed, n_pages;
+    uint32_t n_pages;
+    td_tensor *table;     /* I32 [n_slots][n_cols] */
+    page_run *runs;       /* [n_slots] */
+    uint32_t *free_pages; /* stack of [n_free] */
+    uint32_t n_free;
+    uint32_t *n_references; /* [n_pages] */
+} pool;
+
+typedef struct {
+    uint32_t length, committed;
 } slot_state;
 
 struct td_cache {
     td_cache_params params;
     uint32_t n_table_cols; /* pages of a full slot */
-    td_kv **kvs;           /* [n_layers] */
-    td_tensor *pages;
-    slot_state *slots;    /* [n_slots] */
-    uint32_t *free_pages; /* stack of [n_free] */
-    uint32_t n_free;
-    uint32_t *n_references; /* [n_pages] */
+    td_cache_kind *kinds;  /* [n_layers] */
+    td_kv **kvs;           /* [n_layers], NULL for recurrent ones */
+    td_state **states;     /* [n_layers], NULL for others */
+    pool pools[2];         /* FULL, LOCAL (n_pages 0: no such layer) */
+    td_tensor *spans;
+    slot_state *slots; /* [n_slots] */
 };
 
 static uint32_t pages_for(uint32_t length) { return td_div_up(length, TD_PAGE_POSITIONS); }
 
-static int32_t *table_row(td_cache *c, uint32_t slot)
+static td_cache_kind kind_of(const td_cache_params *p, uint32_t layer)
 {
-    return (int32_t *)td_tensor_data(c->pages) + (size_t)slot * c->n_table_cols;
+    return p->kinds ? p->kinds[layer] : TD_CACHE_FULL;
 }
 
-static uint32_t n_pages_of(const td_cache_params *p)
+static uint32_t count(const td_cache_params *p, td_cache_kind kind)
 {
-    return p->n_pages ? p->n_pages : p->n_slots * pages_for(p->n_ctx);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_layers; i++)
+        n += kind_of(p, i) == kind;
+    return n;
 }
 
-static td_kv_params kv_params(const td_cache_params *p)
+/* Positions that a row at `committed` does not see any more, in LOCAL layers. */
+static uint32_t forgotten(const td_cache_params *p, uint32_t committed)
+{
+    uint32_t n = p->chunk ? committed - committed % p->chunk : 0;
+    if (p->window && committed >= p->window)
+        n = td_max_u32(n, committed - p->window + 1);
+    return n;
+}
+
+static uint32_t n_pages_of(const td_cache_params *p, td_cache_kind kind)
+{
+    uint32_t all = pages_for(p->n_ctx), n = all;
+    if (!count(p, kind))
+        return 0;
+    if (kind == TD_CACHE_FULL && p->n_pages)
+        return p->n_pages;
+    if (kind == TD_CACHE_LOCAL) {
+        uint64_t seen = p->window ? p->window : p->chunk;
+        uint64_t in_flight = td_max_u32(p->n_flight, TD_PREFILL_ROWS_MAX);
+        uint64_t n_local =
+            (seen + in_flight) / TD_PAGE_POSITIONS + 2; /* partial ones at both ends */
+        n = n_local < all ? (uint32_t)n_local : all;
+    }
+    return p->n_slots * n;
+}
+
+static td_kv_params kv_params(const td_cache_params *p, td_cache_kind kind)
 {
     return (td_kv_params){.type_k = p->type_k,
                           .type_v = p->type_v,
                           .n_head_kv = p->n_head_kv,
                           .head_dim_k = p->head_dim_k,
                           .head_dim_v = p->head_dim_v,
-                          .n_pages = n_pages_of(p)};
+                          .n_pages = n_pages_of(p, kind)};
 }
 
-uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *params)
+/* Rows that may be kept: those in flight in the last run, all of which may be committed since, and
+ * those in flight now. */
+static td_state_params state_params(const td_cache_params *p)
 {
-    td_kv_params kv = kv_params(params);
-    return params->n_layers * td_kv_bytes(dev, &kv);
+    td_state_params s = p->state;
+    s.n_slots = p->n_slots;
+    s.n_pending = 2 * p->n_flight + s.n_taps;
+    return s;
+}
+
+uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *p)
+{
+    uint64_t n_bytes = 0;
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        td_cache_kind kind = kind_of(p, i);
+        if (kind == TD_CACHE_RECURRENT) {
+            td_state_params s = state_params(p);
+            n_bytes += td_state_bytes(dev, &s);
+        } else {
+            td_kv_params kv = kv_params(p, kind);
+            n_bytes += td_kv_bytes(dev, &kv);
+        }
+    }
+    return n_bytes;
+}
+
+static td_tensor *create_ints(td_device *dev, const char *name, uint32_t n_rows, uint32_t n_cols,
+                              td_err *err)
+{
+    td_tensor *t = td_tensor_create(dev,
+                                    &(td_tensor_params){.name = name,
+                                                        .elem = TD_ELEM_I32,
+                                                        .rows = TD_ROWS_FIXED,
+                                                        .n_rows = n_rows,
+                                                        .n_cols = n_cols,
+                                                        .is_host_visible = true},
+                                    err);
+    /* Unused entries name page 0, so that no stale number can point outside the cache. */
+    if (t)
+        memset(td_tensor_data(t), 0, (size_t)n_rows * n_cols * sizeof(int32_t));
+    return t;
+}
+
+/* The table is there even if no layer needs it: a row's slot and position are checked by it. */
+static bool create_pool(td_cache *c, td_device *dev, td_cache_kind kind, td_err *err)
+{
+    pool *p = &c->pools[kind];
+    p->n_pages = n_pages_of(&c->params, kind);
+    if (kind == TD_CACHE_LOCAL && !p->n_pages)
+        return true;
+    p->runs = td_alloc(c->params.n_slots, sizeof *p->runs, err);
+    p->free_pages = td_alloc(p->n_pages + 1, sizeof *p->free_pages, err);
+    p->n_references = td_alloc(p->n_pages + 1, sizeof *p->n_references, err);
+    if (!p->runs || !p->free_pages || !p->n_references)
+        return false;
+    p->table = create_ints(dev, kind == TD_CACHE_FULL ? "pages" : "local pages", c->params.n_slots,
+                           c->n_table_cols, err);
+    /* The stack is filled downwards, so that page 0 is handed out first. */
+    for (uint32_t i = 0; i < p->n_pages; i++)
+        p->free_pages[p->n_free++] = p->n_pages - 1 - i;
+    return p->table;
+}
+
+static bool create_layer(td_cache *c, td_device *dev, uint32_t i, td_err *err)
+{
+    td_cache_kind kind = c->kinds[i];
+    if (kind == TD_CACHE_RECURRENT) {
+        td_state_params s = state_params(&c->params);
+        c->states[i] = td_state_create(dev, &s, err);
+        return c->states[i];
+    }
+    td_kv_params kv = kv_params(&c->params, kind);
+    c->kvs[i] = td_kv_create(dev, &kv, err);
+    return c->kvs[i];
 }
 
 td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err *err)
@@ -54,34 +167,25 @@ td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err 
     if (!c)
         return NULL;
     c->params = *params;
-    c->params.n_pages = n_pages_of(params);
     c->n_table_cols = pages_for(params->n_ctx);
     c->kvs = td_alloc(params->n_layers, sizeof *c->kvs, err);
+    c->states = td_alloc(params->n_layers, sizeof *c->states, err);
+    c->kinds = td_alloc(params->n_layers, sizeof *c->kinds, err);
     c->slots = td_alloc(params->n_slots, sizeof *c->slots, err);
-    c->free_pages = td_alloc(c->params.n_pages, sizeof *c->free_pages, err);
-    c->n_references = td_alloc(c->params.n_pages, sizeof *c->n_references, err);
-    if (!c->kvs || !c->slots || !c->free_pages || !c->n_references)
+    if (!c->kvs || !c->states || !c->kinds || !c->slots)
         goto fail;
-    c->pages = td_tensor_create(dev,
-                                &(td_tensor_params){.name = "pages",
-                                                    .elem = TD_ELEM_I32,
-                                                    .rows = TD_ROWS_FIXED,
-                                                    .n_rows = params->n_slots,
-                                                    .n_cols = c->n_table_cols,
-                                                    .is_host_visible = true},
-                                err);
-    if (!c->pages)
-        goto fail;
-    /* Unused entries name page 0, so that no stale number can point outside the cache. */
-    memset(td_tensor_data(c->pages), 0,
-           (size_t)params->n_slots * c->n_table_cols * sizeof(int32_t));
-    td_kv_params kv = kv_params(&c->params);
     for (uint32_t i = 0; i < params->n_layers; i++)
-        if (!(c->kvs[i] = td_kv_create(dev, &kv, err)))
+        c->kinds[i] = kind_of(params, i);
+    c->params.kinds = c->kinds;
+    for (td_cache_kind kind = TD_CACHE_FULL; kind <= TD_CACHE_LOCAL; kind++)
+        if (!create_pool(c, dev, kind, err))
             goto fail;
-    /* The stack is filled downwards, so that page 0 is handed out first. */
-    for (uint32_t i = 0; i < c->params.n_pages; i++)
-        c->free_pages[c->n_free++] = c->params.n_pages - 1 - i;
+    if (count(&c->params, TD_CACHE_RECURRENT) &&
+        !(c->spans = create_ints(dev, "spans", params->n_slots, 2, err)))
+        goto fail;
+    for (uint32_t i = 0; i < params->n_layers; i++)
+        if (!create_layer(c, dev, i, err))
+            goto fail;
     return c;
 fail:
     td_cache_destroy(&c);
@@ -92,16 +196,30 @@ void td_cache_destroy(td_cache **c)
 {
     if (!*c)
         return;
-    if ((*c)->kvs)
-        for (uint32_t i = 0; i < (*c)->params.n_layers; i++)
-            td_kv_destroy(&(*c)->kvs[i]);
-    td_tensor_destroy(&(*c)->pages);
+    for (uint32_t i = 0; (*c)->kvs && i < (*c)->params.n_layers; i++)
+        td_kv_destroy(&(*c)->kvs[i]);
+    for (uint32_t i = 0; (*c)->states && i < (*c)->params.n_layers; i++)
+        td_state_destroy(&(*c)->states[i]);
+    for (size_t k = 0; k < TD_COUNT((*c)->pools); k++) {
+        pool *p = &(*c)->pools[k];
+        td_tensor_destroy(&p->table);
+        td_free(p->runs);
+        td_free(p->free_pages);
+        td_free(p->n_references);
+    }
+    td_tensor_destroy(&(*c)->spans);
     td_free((*c)->kvs);
+    td_free((*c)->states);
+    td_free((*c)->kinds);
     td_free((*c)->slots);
-    td_free((*c)->free_pages);
-    td_free((*c)->n_references);
     td_free(*c);
     *c = NULL;
+}
+
+td_cache_kind td_cache_layer_kind(const td_cache *c, uint32_t layer)
+{
+    TD_ASSERT(layer < c->params.n_layers);
+    return c->kinds[layer];
 }
 
 td_kv *td_cache_kv(td_cache *c, uint32_t layer)
@@ -110,7 +228,21 @@ td_kv *td_cache_kv(td_cache *c, uint32_t layer)
     return c->kvs[layer];
 }
 
-td_tensor *td_cache_pages(td_cache *c) { return c->pages; }
+td_state *td_cache_state(td_cache *c, uint32_t layer)
+{
+    TD_ASSERT(layer < c->params.n_layers);
+    return c->states[layer];
+}
+
+td_tensor *td_cache_pages(td_cache *c, td_cache_kind kind)
+{
+    TD_ASSERT(kind == TD_CACHE_FULL || kind == TD_CACHE_LOCAL);
+    return c->pools[kind].table;
+}
+
+td_tensor *td_cache_spans(td_cache *c) { return c->spans; }
+
+bool td_cache_forgets(const td_cache *c) { return c->pools[TD_CACHE_LOCAL].n_pages || c->spans; }
 
 static slot_state *slot_of(const td_cache *c, uint32_t slot)
 {
@@ -118,18 +250,37 @@ static slot_state *slot_of(const td_cache *c, uint32_t slot)
     return &c->slots[slot];
 }
 
-/* Gives back the pages of a slot beyond the first n_keep. */
-static void release(td_cache *c, uint32_t slot, uint32_t n_keep)
+static int32_t *table_row(const td_cache *c, const pool *p, uint32_t slot)
 {
-    slot_state *s = slot_of(c, slot);
-    int32_t *row = table_row(c, slot);
-    while (s->n_pages > n_keep) {
-        uint32_t page = (uint32_t)row[--s->n_pages];
-        row[s->n_pages] = 0;
-        TD_ASSERT(page < c->params.n_pages && c->n_references[page] > 0);
-        if (--c->n_references[page] == 0)
-            c->free_pages[c->n_free++] = page;
-    }
+    return (int32_t *)td_tensor_data(p->table) + (size_t)slot * c->n_table_cols;
+}
+
+static void give_back(pool *p, int32_t *entry)
+{
+    uint32_t page = (uint32_t)*entry;
+    *entry = 0;
+    TD_ASSERT(page < p->n_pages && p->n_references[page] > 0);
+    if (--p->n_references[page] == 0)
+        p->free_pages[p->n_free++] = page;
+}
+
+/* Gives back the pages of a slot outside entries first..end-1. */
+static void release(td_cache *c, pool *p, uint32_t slot, uint32_t first, uint32_t end)
+{
+    if (!p->n_pages)
+        return;
+    page_run *r = &p->runs[slot];
+    int32_t *row = table_row(c, p, slot);
+    while (r->end > end && r->end > r->first)
+        give_back(p, &row[--r->end]);
+    while (r->first < first && r->first < r->end)
+        give_back(p, &row[r->first++]);
+}
+
+static uint32_t n_missing(const pool *p, uint32_t slot, uint32_t n_wanted)
+{
+    uint32_t end = p->n_pages ? p->runs[slot].end : n_wanted;
+    return n_wanted > end ? n_wanted - end : 0;
 }
 
 bool td_cache_reserve(td_cache *c, uint32_t slot, uint32_t length, td_err *err)
@@ -137,14 +288,20 @@ bool td_cache_reserve(td_cache *c, uint32_t slot, uint32_t length, td_err *err)
     slot_state *s = slot_of(c, slot);
     TD_ASSERT(length <= c->params.n_ctx);
     uint32_t n_wanted = pages_for(length);
-    if (n_wanted > s->n_pages && n_wanted - s->n_pages > c->n_free)
-        return td_err_set(err, TD_E_NOMEM, "cache: %u pages wanted, %u of %u free",
-                          n_wanted - s->n_pages, c->n_free, c->params.n_pages);
-    int32_t *row = table_row(c, slot);
-    while (s->n_pages < n_wanted) {
-        uint32_t page = c->free_pages[--c->n_free];
-        c->n_references[page] = 1;
-        row[s->n_pages++] = (int32_t)page;
+    for (size_t k = 0; k < TD_COUNT(c->pools); k++) {
+        const pool *p = &c->pools[k];
+        uint32_t n = n_missing(p, slot, n_wanted);
+        if (n > p->n_free && p->n_pages)
+            return td_err_set(err, TD_E_NOMEM, "cache: %u pages wanted, %u of %u free", n,
+                              p->n_free, p->n_pages);
+    }
+    for (size_t k = 0; k < TD_COUNT(c->pools); k++) {
+        pool *p = &c->pools[k];
+        for (uint32_t n = n_missing(p, slot, n_wanted); n; n--) {
+            uint32_t page = p->free_pages[--p->n_free];
+            p->n_references[page] = 1;
+            table_row(c, p, slot)[p->runs[slot].end++] = (int32_t)page;
+        }
     }
     s->length = td_max_u32(s->length, length);
     return true;
@@ -157,7 +314,8 @@ void td_cache_truncate(td_cache *c, uint32_t slot, uint32_t length)
     if (length >= s->length)
         return;
     s->length = length;
-    release(c, slot, pages_for(length));
+    for (size_t k = 0; k < TD_COUNT(c->pools); k++)
+        release(c, &c->pools[k], slot, 0, pages_for(length));
 }
 
 void td_cache_commit(td_cache *c, uint32_t slot, uint32_t length)
@@ -165,25 +323,32 @@ void td_cache_commit(td_cache *c, uint32_t slot, uint32_t length)
     slot_state *s = slot_of(c, slot);
     TD_ASSERT(length >= s->committed && length <= s->length);
     s->committed = length;
+    release(c, &c->pools[TD_CACHE_LOCAL], slot, forgotten(&c->params, length) / TD_PAGE_POSITIONS,
+            UINT32_MAX);
 }
 
 void td_cache_clear(td_cache *c, uint32_t slot)
 {
     slot_state *s = slot_of(c, slot);
     s->length = s->committed = 0;
-    release(c, slot, 0);
+    for (size_t k = 0; k < TD_COUNT(c->pools); k++)
+        if (c->pools[k].n_pages) {
+            release(c, &c->pools[k], slot, UINT32_MAX, UINT32_MAX);
+            c->pools[k].runs[slot] = (page_run){0, 0};
+        }
 }
 
 void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length)
 {
     slot_state *a = slot_of(c, from), *b = slot_of(c, to);
-    TD_ASSERT(from != to && b->n_pages == 0 && b->length == 0);
+    pool *p = &c->pools[TD_CACHE_FULL];
+    TD_ASSERT(!td_cache_forgets(c) && from != to && p->runs[to].end == 0 && b->length == 0);
     TD_ASSERT(length % TD_PAGE_POSITIONS == 0 && length <= a->committed);
     for (uint32_t i = 0; i < length / TD_PAGE_POSITIONS; i++) {
-        int32_t page = table_row(c, from)[i];
-        table_row(c, to)[i] = page;
-        c->n_references[page]++;
-        b->n_pages++;
+        int32_t page = table_row(c, p, from)[i];
+        table_row(c, p, to)[i] = page;
+        p->n_references[page]++;
+        p->runs[to].end++;
     }
     b->length = b->committed = length;
 }
@@ -193,4 +358,4 @@ uint32_t td_cache_committed(const td_cache *c, uint32_t slot)
 {
     return slot_of(c, slot)->committed;
 }
-uint32_t td_cache_n_free_pages(const td_cache *c) { return c->n_free; }
+uint32_t td_cache_n_free_pages(const td_cache *c) { return c->pools[TD_CACHE_FULL].n_free; }

@@ -12,8 +12,13 @@
  * length only, and a shared prefix ends on a page boundary and is committed, so a shared page is
  * never written: no copy-on-write is needed.
  *
- * Recurrent state will join here with the same verbs. One thread at a time. Nothing is allocated
- * after create. */
+ * Layers that see only the latest positions (a window, or the chunk a position lies in) have pages
+ * and a table of their own: pages wholly below what a row at the committed length may see are given
+ * back on commit, so they take the window and the rows in flight, whatever the context.
+ * Recurrent layers have a td_state each, which the same verbs govern: device.h. What is truncated
+ * was never folded into it.
+ *
+ * One thread at a time. Nothing is allocated after create. */
 #ifndef TD_MODEL_CACHE_H
 #define TD_MODEL_CACHE_H
 
@@ -22,12 +27,19 @@
 
 typedef struct td_cache td_cache;
 
+typedef enum { TD_CACHE_FULL, TD_CACHE_LOCAL, TD_CACHE_RECURRENT } td_cache_kind;
+
 typedef struct {
     const td_type_info *type_k, *type_v;
     uint32_t n_layers, n_head_kv, head_dim_k, head_dim_v;
-    uint32_t n_slots; /* sequences at once */
-    uint32_t n_ctx;   /* positions of one sequence at most */
-    uint32_t n_pages; /* in all; 0: enough for every slot to fill its context */
+    const td_cache_kind *kinds; /* [n_layers], read by create; NULL: all FULL */
+    uint32_t window, chunk;     /* of LOCAL layers: what attention's parameters say */
+    uint32_t n_slots;           /* sequences at once */
+    uint32_t n_ctx;             /* positions of one sequence at most */
+    uint32_t n_pages;           /* of FULL layers in all; 0: enough for every slot's context */
+    uint32_t n_flight;          /* positions above the committed length at most, but in prefill;
+                                 * for LOCAL and RECURRENT layers */
+    td_state_params state;      /* of RECURRENT layers; n_slots and n_pending are set by create */
 } td_cache_params;
 
 td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err *err);
@@ -35,8 +47,17 @@ void td_cache_destroy(td_cache **c);
 /* Bytes such a cache would take on the device. */
 uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *params);
 
-td_kv *td_cache_kv(td_cache *c, uint32_t layer); /* 0-based within the part */
-td_tensor *td_cache_pages(td_cache *c);          /* I32 [n_slots][pages of n_ctx] */
+/* Of a layer, 0-based within the part: its kind, and NULL where it has no such thing. */
+td_cache_kind td_cache_layer_kind(const td_cache *c, uint32_t layer);
+td_kv *td_cache_kv(td_cache *c, uint32_t layer);
+td_state *td_cache_state(td_cache *c, uint32_t layer);
+/* I32 [n_slots][pages of n_ctx] of FULL or LOCAL layers; NULL when there are none of LOCAL. */
+td_tensor *td_cache_pages(td_cache *c, td_cache_kind kind);
+/* I32 [n_slots][2] for recurrent layers, to be filled before a run (ops.h), or NULL. */
+td_tensor *td_cache_spans(td_cache *c);
+/* Whether what is committed cannot be seen again in full: LOCAL or RECURRENT layers. Then rows of a
+ * prefill must be committed after it, and others in time for n_flight. */
+bool td_cache_forgets(const td_cache *c);
 
 /* Makes positions 0..length-1 of the slot addressable; grows the length. TD_E_NOMEM when there is
  * no free page, nothing changed then. */
@@ -45,7 +66,7 @@ void td_cache_truncate(td_cache *c, uint32_t slot, uint32_t length); /* >= commi
 void td_cache_commit(td_cache *c, uint32_t slot, uint32_t length);   /* <= length, >= committed */
 void td_cache_clear(td_cache *c, uint32_t slot);
 /* Slot `to`, empty, begins with the first `length` positions of `from`: a multiple of
- * TD_PAGE_POSITIONS, committed there. */
+ * TD_PAGE_POSITIONS, committed there. Not for caches that forget. */
 void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length);
 
 uint32_t td_cache_length(const td_cache *c, uint32_t slot);

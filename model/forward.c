@@ -1,7 +1,5 @@
-/* The forward pass, recorded. A block (attention, feed-forward) is a few ops; what an architecture
- * has or lacks shows as a weight that is there or NULL, or as a field of its row of traits. The
- * same blocks are recorded twice, for verify and for prefill; only the row limits differ. */
-#include "model/forward.h"
+/* A part of a model: what it owns, and its runs. layers.c records its programs. */
+#include "model/forward_private.h"
 
 #include "base/check.h"
 #include "base/mem.h"
@@ -12,116 +10,43 @@
 #define LOG2_E          1.4426950408889634
 #define TEMPERATURE_MIN 0.001f
 
-struct td_forward {
-    td_forward_params params;
-    const td_hparams *h;
-    td_weights *weights;
-    td_cache *cache;
-    /* Inputs, host-visible. */
-    td_tensor *ids;      /* I32 [rows][1] */
-    td_tensor *x_in;     /* [rows][n_embd], parts after the first */
-    td_tensor *out_rows; /* I32 [outs][1] */
-    td_tensor *cos_sin;  /* [rows][n_rot] */
-    td_batch_tensors batch;
-    /* Activations. */
-    td_tensor *x;          /* [rows][n_embd] the residual stream */
-    td_tensor *normed;     /* [rows][n_embd] */
-    td_tensor *q;          /* [rows][n_head * head_dim_k] */
-    td_tensor *k, *v;      /* [rows][n_head_kv * head_dim] */
-    td_tensor *attended;   /* [rows][n_head * head_dim_v] */
-    td_tensor *delta;      /* [rows][n_embd] what a block adds */
-    td_tensor *gate, *up;  /* [rows][n_ff] */
-    td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
-    td_tensor *normed_out; /* [outs][n_embd] */
-    td_tensor *logits;     /* [outs][n_vocab], host-visible */
-    td_program *verify, *prefill;
-    /* Choosing tokens. */
-    td_tensor *draws, *picks; /* I32 [outs][..], host-visible: td_draw, td_pick */
-    td_tensor *parts;         /* I32 [outs][..] */
-    uint32_t n_out;           /* of the last run */
-    const float *read;        /* [n_out][n_vocab] its logits, when a token took them; else NULL */
-    /* Drafting: steps that feed each other. */
-    td_weight *table;     /* [n_ctx][n_rot] rows of cos_sin by position */
-    td_tensor *trail;     /* I32 [n_steps_max][..], host-visible: td_pick of each step */
-    td_tensor *step_rows; /* I32 [1][1] the out_rows of a step: its only row */
-    td_program *draft;    /* verify, and then feed */
-    td_program *step;     /* the same for one row */
-};
+static bool is_last(const td_forward_params *p) { return td_part_is_last(p); }
+static bool is_first(const td_forward_params *p) { return td_part_is_first(p); }
 
-#define N_TENSORS_MAX 26u
-
-static uint32_t n_out_max(const td_forward_params *p)
-{
-    return p->is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
-}
-
-static bool is_first(const td_forward_params *p) { return p->first == 0; }
-
-static bool is_last(const td_forward_params *p)
-{
-    return p->last + 1 == td_model_hparams(p->model)->n_layer;
-}
-
-/* One table for creating, counting and destroying the tensors of a part. */
-typedef struct {
-    td_tensor **slot;
-    td_tensor_params params;
-    bool is_wanted;
-} tensor_row;
-
-static uint32_t tensor_table(td_forward *f, tensor_row rows[N_TENSORS_MAX])
-{
-    const td_forward_params *p = &f->params;
-    const td_hparams *h = f->h;
-    const uint32_t n_rows = TD_PREFILL_ROWS_MAX, n_out = n_out_max(p);
-    const bool last = is_last(p);
-    uint32_t n = 0;
-#define ROW(field, elem_, rows_, n_cols_, is_host, wanted)                                         \
-    rows[n++] = (tensor_row){                                                                      \
-        &f->field,                                                                                 \
-        {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows, n_cols_, is_host},         \
-        wanted}
-    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, is_first(p));
-    ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !is_first(p));
-    ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, last);
-    ROW(cos_sin, TD_ELEM_F32, TD_ROWS_BATCH, h->n_rot, true, true);
-    ROW(batch.positions, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
-    ROW(batch.slots, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
-    ROW(x, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, false, true);
-    ROW(normed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, false, true);
-    ROW(q, TD_ELEM_F32, TD_ROWS_BATCH, h->n_head * h->head_dim_k, false, true);
-    ROW(k, TD_ELEM_F32, TD_ROWS_BATCH, h->n_head_kv * h->head_dim_k, false, true);
-    ROW(v, TD_ELEM_F32, TD_ROWS_BATCH, h->n_head_kv * h->head_dim_v, false, true);
-    ROW(attended, TD_ELEM_F32, TD_ROWS_BATCH, h->n_head * h->head_dim_v, false, true);
-    ROW(delta, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, false, true);
-    ROW(gate, TD_ELEM_F32, TD_ROWS_BATCH, h->n_ff, false, true);
-    ROW(up, TD_ELEM_F32, TD_ROWS_BATCH, h->n_ff, false, true);
-    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, !last, true);
-    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, false, last);
-    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, !p->is_choosing, last);
-    const bool chooses = last && p->is_choosing, steps = chooses && p->n_steps_max;
-    const uint32_t n_parts = td_div_up(h->n_vocab, TD_TOP_CHUNK);
-    ROW(draws, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS, true, chooses);
-    ROW(parts, TD_ELEM_I32, TD_ROWS_OUT, n_parts * TD_PART_WORDS, false, chooses);
-    ROW(picks, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS, true, chooses);
-    ROW(step_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, steps);
-    ROW(trail, TD_ELEM_I32, TD_ROWS_FIXED, TD_PICK_WORDS, true, steps);
-    rows[n - 1].params.n_rows = p->n_steps_max;
-#undef ROW
-    return n;
-}
-
-static td_cache_params cache_params(const td_forward_params *p)
+/* The cache of a part; `kinds` is what params.kinds will point to. */
+static td_cache_params cache_params(const td_forward_params *p, td_cache_kind kinds[TD_LAYERS_MAX])
 {
     const td_hparams *h = td_model_hparams(p->model);
+    const td_arch *arch = td_model_arch(p->model);
+    for (uint32_t i = p->first; i <= p->last; i++)
+        kinds[i - p->first] = td_layer_is_recurrent(p->model, i) ? TD_CACHE_RECURRENT
+                              : td_layer_is_local(p->model, i)   ? TD_CACHE_LOCAL
+                                                                 : TD_CACHE_FULL;
     return (td_cache_params){.type_k = p->type_k,
                              .type_v = p->type_v,
                              .n_layers = p->last - p->first + 1,
                              .n_head_kv = h->n_head_kv,
                              .head_dim_k = h->head_dim_k,
                              .head_dim_v = h->head_dim_v,
+                             .kinds = kinds,
+                             .window = arch->local_chunk ? 0 : h->window,
+                             .chunk = arch->local_chunk,
                              .n_slots = p->n_slots,
-                             .n_ctx = p->n_ctx};
+                             .n_ctx = p->n_ctx,
+                             .n_flight = p->n_flight ? p->n_flight : TD_VERIFY_ROWS_MAX,
+                             .state = {.n_head_k = h->delta_heads_k,
+                                       .n_head_v = h->delta_heads_v,
+                                       .dim = h->delta_dim,
+                                       .n_taps = h->delta_taps}};
+}
+
+uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer)
+{
+    td_cache_kind kinds[TD_LAYERS_MAX];
+    td_forward_params p = *params;
+    p.first = p.last = layer;
+    td_cache_params cache = cache_params(&p, kinds);
+    return td_cache_bytes(p.dev, &cache);
 }
 
 static td_weight_params table_params(const td_forward *f)
@@ -129,19 +54,20 @@ static td_weight_params table_params(const td_forward *f)
     return (td_weight_params){.name = "rope table",
                               .type = td_type_find(TD_TYPE_F32),
                               .n_rows = td_max_u32(f->params.n_ctx, 2), /* one row is a vector */
-                              .n_cols = f->h->n_rot};
+                              .n_cols = td_rope_cols(f->params.model)};
 }
 
 uint64_t td_forward_bytes(const td_forward_params *params)
 {
     td_forward f = {.params = *params, .h = td_model_hparams(params->model)};
-    tensor_row rows[N_TENSORS_MAX];
-    uint32_t n = tensor_table(&f, rows);
+    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
+    uint32_t n = td_forward_tensors(&f, rows);
     uint64_t n_bytes = 0;
     for (uint32_t i = 0; i < n; i++)
         if (rows[i].is_wanted)
             n_bytes += 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
-    td_cache_params cache = cache_params(params);
+    td_cache_kind kinds[TD_LAYERS_MAX];
+    td_cache_params cache = cache_params(params, kinds);
     n_bytes += td_cache_bytes(params->dev, &cache);
     td_weight_params table = table_params(&f);
     if (params->n_steps_max)
@@ -152,62 +78,13 @@ uint64_t td_forward_bytes(const td_forward_params *params)
     return n_bytes;
 }
 
-/* x -> delta: norm, projections, rope, cache, attention, output projection. */
-static void record_attention(td_forward *f, td_program *p, td_weight **w, td_kv *kv, td_view x)
-{
-    const td_hparams *h = f->h;
-    const td_arch *arch = td_model_arch(f->params.model);
-    td_view normed = td_all(f->normed), q = td_all(f->q), k = td_all(f->k), v = td_all(f->v);
-    td_op_rms_norm(p, x, w[TD_W_ATTN_NORM], 1, h->rms_eps, normed);
-    td_op_mat_mul(p, w[TD_W_Q], w[TD_W_BQ], normed, q);
-    td_op_mat_mul(p, w[TD_W_K], w[TD_W_BK], normed, k);
-    td_op_mat_mul(p, w[TD_W_V], w[TD_W_BV], normed, v);
-    if (arch->has_qk_norm) {
-        td_op_rms_norm(p, q, w[TD_W_Q_NORM], h->n_head, h->rms_eps, q);
-        td_op_rms_norm(p, k, w[TD_W_K_NORM], h->n_head_kv, h->rms_eps, k);
-    }
-    td_op_rope(p, q, f->cos_sin, arch->rope, h->head_dim_k, h->n_rot);
-    td_op_rope(p, k, f->cos_sin, arch->rope, h->head_dim_k, h->n_rot);
-    td_op_kv_store(p, kv, k, v, &f->batch);
-    td_attention_params params = {.n_head = h->n_head,
-                                  .scale = (float)(1.0 / sqrt((double)h->head_dim_k))};
-    td_op_attention(p, kv, q, td_all(f->attended), &params, &f->batch);
-    td_op_mat_mul(p, w[TD_W_O], w[TD_W_BO], td_all(f->attended), td_all(f->delta));
-}
-
-/* x -> delta: norm, gate and up, SwiGLU (Shazeer 2020), down. */
-static void record_feed_forward(td_forward *f, td_program *p, td_weight **w, td_view x)
-{
-    td_view normed = td_all(f->normed), gate = td_all(f->gate), up = td_all(f->up);
-    td_op_rms_norm(p, x, w[TD_W_FFN_NORM], 1, f->h->rms_eps, normed);
-    td_op_mat_mul(p, w[TD_W_GATE], w[TD_W_B_GATE], normed, gate);
-    td_op_mat_mul(p, w[TD_W_UP], w[TD_W_B_UP], normed, up);
-    td_op_swiglu(p, gate, up, gate);
-    td_op_mat_mul(p, w[TD_W_DOWN], w[TD_W_B_DOWN], gate, td_all(f->delta));
-}
-
-/* Logits, and of them what it takes to choose tokens. */
-static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
-{
-    td_weight **ends = f->weights->ends;
-    td_op_gather(p, td_all(f->x), out_rows, td_all(f->x_out));
-    td_op_rms_norm(p, td_all(f->x_out), ends[TD_W_OUT_NORM], 1, f->h->rms_eps,
-                   td_all(f->normed_out));
-    td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], NULL, td_all(f->normed_out),
-                  td_all(f->logits));
-    if (!f->params.is_choosing)
-        return;
-    td_op_top(p, td_all(f->logits), f->draws, f->parts);
-    td_op_pick(p, f->parts, f->draws, f->picks);
-}
-
 static void record_feed(td_forward *f, td_program *p)
 {
     td_feed_tensors feed = {.picks = f->picks,
                             .draws = f->draws,
                             .ids = f->ids,
                             .positions = f->batch.positions,
-                            .cos_sin = f->cos_sin,
+                            .cos_sin = f->constants,
                             .trail = f->trail,
                             .table = f->table};
     td_op_feed(p, &feed);
@@ -221,7 +98,10 @@ static td_program *record(td_forward *f, program_kind kind, td_err *err)
     const td_forward_params *params = &f->params;
     td_mode mode = kind == PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY;
     uint32_t n_rows = kind == STEP ? 1 : kind == PREFILL ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
-    uint32_t n_out = td_min_u32(kind == DRAFT ? 1 : n_rows, n_out_max(params));
+    uint32_t n_out = td_min_u32(kind == DRAFT           ? 1
+                                : params->is_all_logits ? n_rows
+                                                        : TD_VERIFY_ROWS_MAX,
+                                n_rows);
     td_program *p = td_program_begin(
         params->dev,
         &(td_program_params){
@@ -229,22 +109,7 @@ static td_program *record(td_forward *f, program_kind kind, td_err *err)
         err);
     if (!p)
         return NULL;
-    td_view x = td_all(f->x), delta = td_all(f->delta), in = x;
-    if (is_first(params))
-        td_op_embed(p, f->weights->ends[TD_W_EMBD], td_all(f->ids), x);
-    else
-        in = td_all(f->x_in); /* read in place; the stream goes on in x */
-    for (uint32_t i = params->first; i <= params->last; i++) {
-        td_weight **w = f->weights->layers[i - params->first];
-        record_attention(f, p, w, td_cache_kv(f->cache, i - params->first), in);
-        td_op_add(p, in, delta, x);
-        record_feed_forward(f, p, w, x);
-        bool is_handed_over = i == params->last && !is_last(params);
-        td_op_add(p, x, delta, is_handed_over ? td_all(f->x_out) : x);
-        in = x;
-    }
-    if (is_last(params))
-        record_end(f, p, kind == STEP ? f->step_rows : f->out_rows);
+    td_forward_record(f, p, kind == STEP ? f->step_rows : f->out_rows);
     if (kind == DRAFT || kind == STEP)
         record_feed(f, p);
     if (!td_program_end(p, err))
@@ -252,7 +117,7 @@ static td_program *record(td_forward *f, program_kind kind, td_err *err)
     return p;
 }
 
-/* What td_rope_cos_sin gives at each position, so that a step finds it on the device. */
+/* What td_rope_row gives at each position, so that a step finds it on the device. */
 static bool load_table(td_forward *f, td_err *err)
 {
     td_weight_params params = table_params(f);
@@ -260,7 +125,7 @@ static bool load_table(td_forward *f, td_err *err)
     if (rows)
         f->table = td_weight_create(f->params.dev, &params, err);
     for (uint32_t i = 0; f->table && i < params.n_rows; i++)
-        td_rope_cos_sin(f->params.model, i, rows + (size_t)i * params.n_cols);
+        td_rope_row(f->rope, i, rows + (size_t)i * params.n_cols);
     bool is_ok = f->table && td_weight_write(f->table, 0, params.n_rows, rows, err);
     td_free(rows);
     return is_ok;
@@ -294,17 +159,22 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
                                  params->progress, params->user, err);
     if (!f->weights)
         goto fail;
-    td_cache_params cache = cache_params(params);
+    td_cache_kind kinds[TD_LAYERS_MAX];
+    td_cache_params cache = cache_params(params, kinds);
     f->cache = td_cache_create(params->dev, &cache, err);
-    if (!f->cache)
+    f->rope = f->cache ? td_rope_create(params->model, params->n_ctx, err) : NULL;
+    if (!f->rope)
         goto fail;
-    f->batch.pages = td_cache_pages(f->cache);
-    tensor_row rows[N_TENSORS_MAX];
-    uint32_t n = tensor_table(f, rows);
+    f->batch.pages = td_cache_pages(f->cache, TD_CACHE_FULL);
+    f->batch.spans = td_cache_spans(f->cache);
+    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
+    uint32_t n = td_forward_tensors(f, rows);
     for (uint32_t i = 0; i < n; i++)
         if (rows[i].is_wanted &&
             !(*rows[i].slot = td_tensor_create(params->dev, &rows[i].params, err)))
             goto fail;
+    f->local_batch = f->batch;
+    f->local_batch.pages = td_cache_pages(f->cache, TD_CACHE_LOCAL);
     if (!record_all(f, err))
         goto fail;
     return f;
@@ -324,11 +194,12 @@ void td_forward_destroy(td_forward **f)
     td_program_destroy(&(*f)->draft);
     td_program_destroy(&(*f)->step);
     td_weight_destroy(&(*f)->table);
-    tensor_row rows[N_TENSORS_MAX];
-    uint32_t n = tensor_table(*f, rows);
+    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
+    uint32_t n = td_forward_tensors(*f, rows);
     for (uint32_t i = 0; i < n; i++)
         td_tensor_destroy(rows[i].slot);
     td_cache_destroy(&(*f)->cache);
+    td_rope_destroy(&(*f)->rope);
     td_weights_destroy(&(*f)->weights);
     td_free(*f);
     *f = NULL;
@@ -431,17 +302,31 @@ bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *r, const
     return true;
 }
 
+/* Tells the recurrent layers what of a sequence is committed, its rows up to `end` now in flight.
+ */
+static void fill_span(td_forward *f, td_mode mode, const td_forward_row *last)
+{
+    td_tensor *spans = td_cache_spans(f->cache);
+    uint32_t end = last->position + 1, committed = td_cache_committed(f->cache, last->slot);
+    if (!spans)
+        return;
+    int32_t *span = (int32_t *)td_tensor_data(spans) + 2 * (size_t)last->slot;
+    span[0] = (int32_t)(mode == TD_MODE_PREFILL ? end : committed);
+    span[1] = (int32_t)end;
+}
+
 /* Fills the inputs for the rows; the cache grows by them. */
-static bool fill_inputs(td_forward *f, const td_forward_row *rows, uint32_t n_rows, td_err *err)
+static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                        td_err *err)
 {
     const td_hparams *h = f->h;
     int32_t *ids = is_first(&f->params) ? td_tensor_data(f->ids) : NULL;
     int32_t *out_rows = is_last(&f->params) ? td_tensor_data(f->out_rows) : NULL;
     int32_t *positions = td_tensor_data(f->batch.positions);
     int32_t *slots = td_tensor_data(f->batch.slots);
-    float *cos_sin = td_tensor_data(f->cos_sin);
+    float *constants = td_tensor_data(f->constants);
     td_draw *draws = f->draws ? td_tensor_data(f->draws) : NULL;
-    uint32_t n_out = 0;
+    uint32_t n_out = 0, n_constants = td_rope_cols(f->params.model);
     for (uint32_t i = 0; i < n_rows; i++) {
         const td_forward_row *r = &rows[i];
         TD_ASSERT(r->token < h->n_vocab && r->position == td_cache_length(f->cache, r->slot));
@@ -451,7 +336,9 @@ static bool fill_inputs(td_forward *f, const td_forward_row *rows, uint32_t n_ro
             ids[i] = (int32_t)r->token;
         positions[i] = (int32_t)r->position;
         slots[i] = (int32_t)r->slot;
-        td_rope_cos_sin(f->params.model, r->position, cos_sin + (size_t)i * h->n_rot);
+        td_rope_row(f->rope, r->position, constants + (size_t)i * n_constants);
+        if (i + 1 == n_rows || rows[i + 1].slot != r->slot)
+            fill_span(f, mode, r);
         if (!r->is_output || !out_rows)
             continue;
         if (draws)
@@ -466,8 +353,12 @@ static bool fill_inputs(td_forward *f, const td_forward_row *rows, uint32_t n_ro
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err)
 {
-    return fill_inputs(f, rows, n_rows, err) &&
-           td_program_run(mode == TD_MODE_VERIFY ? f->verify : f->prefill, n_rows, f->n_out, err);
+    if (!fill_inputs(f, mode, rows, n_rows, err) ||
+        !td_program_run(mode == TD_MODE_VERIFY ? f->verify : f->prefill, n_rows, f->n_out, err))
+        return false;
+    if (mode == TD_MODE_PREFILL && td_cache_forgets(f->cache))
+        td_cache_commit(f->cache, rows[0].slot, rows[n_rows - 1].position + 1);
+    return true;
 }
 
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
@@ -478,7 +369,7 @@ bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows
     *n_tokens = 0;
     if (!f->step)
         return true;
-    if (!fill_inputs(f, rows, n_rows, err) ||
+    if (!fill_inputs(f, TD_MODE_VERIFY, rows, n_rows, err) ||
         !td_cache_reserve(f->cache, last->slot, last->position + n_steps, err))
         return false;
     TD_ASSERT(f->n_out == 1);

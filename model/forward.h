@@ -24,6 +24,7 @@ typedef struct {
     uint32_t first, last; /* layers, inclusive */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;
+    uint32_t n_flight;  /* td_cache_params; 0: TD_VERIFY_ROWS_MAX */
     bool is_all_logits; /* prefill chunks may ask for every row's logits */
     /* Tokens are wanted, not logits, which then stay on the device: rows say how to choose, and
      * td_forward_choose what was. n_steps_max above 0: td_forward_draft may be called. */
@@ -47,6 +48,9 @@ void td_forward_destroy(td_forward **f);
 
 /* Bytes on the device for such a part: weights, cache, activations. */
 uint64_t td_forward_bytes(const td_forward_params *params);
+
+/* Of those, the cache of one layer. */
+uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer);
 
 /* The part's weights: bytes in the file, and the time it took to have them on the device. */
 void td_forward_get_load(const td_forward *f, uint64_t *n_file_bytes, uint64_t *us);

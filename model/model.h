@@ -12,34 +12,80 @@
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
-#define TD_LAYERS_MAX 512u
-#define TD_EMBD_MAX   65536u
-#define TD_HEADS_MAX  512u
-#define TD_FF_MAX     (1u << 20)
-#define TD_CTX_MAX    (1u << 24)
-#define TD_NAME_MAX   128u
+#define TD_LAYERS_MAX   512u
+#define TD_EMBD_MAX     65536u
+#define TD_HEADS_MAX    512u
+#define TD_HEAD_DIM_MAX 1024u
+#define TD_FF_MAX       (1u << 20)
+#define TD_CTX_MAX      (1u << 24)
+#define TD_NAME_MAX     128u
 
 typedef enum { TD_ROPE_SCALING_NONE, TD_ROPE_SCALING_LINEAR, TD_ROPE_SCALING_YARN } td_rope_scaling;
 
-/* What differs between architectures; one row each in model.c. */
+typedef enum {
+    TD_QK_NORM_NONE,
+    TD_QK_NORM_HEADS,    /* of each head of q and k, before rope */
+    TD_QK_NORM_OPTIONAL, /* the same, where the file has them */
+    TD_QK_NORM_ALL,      /* of all heads together, before rope */
+    TD_QK_NORM_AFTER,    /* of each head after rope, without weights; layers with rope only */
+} td_qk_norm;
+
+/* What differs between architectures; one row each in hparams.c. Zero is the common choice. */
 typedef struct {
     const char *name;
     td_rope_kind rope;
-    bool has_qk_norm; /* per-head norms of q and k before rope */
+    td_glu_kind glu;
+    td_qk_norm qk_norm;
+    td_gating gating;          /* where the file does not say */
+    bool is_normalized_router; /* likewise */
+    bool is_mla;               /* latent attention */
+    bool is_hybrid;            /* gated delta net, with full attention at intervals */
+    bool is_gated_attention;   /* q rows come with a gate for the attended values */
+    uint32_t local_period;     /* layers i with i % period < period - 1 are local; 0: none is */
+    uint32_t local_chunk;      /* local means the same chunk of so many positions; 0: the window */
+    bool is_global_nope;       /* no rope on layers that are not local */
+    bool has_post_norms;       /* of what attention and feed-forward add */
+    bool is_ffn_norm_post;     /* the norm before feed-forward is named post_attention_norm */
+    bool is_ffn_fused;         /* ffn_up holds the gate's rows, then its own */
+    bool is_embd_scaled;       /* by sqrt(n_embd) */
+    bool is_expert_input_scaled; /* a router weight multiplies the input, not the output */
+    bool is_expert_ff_dense;     /* experts are as wide as feed_forward_length says */
+    bool has_shared_expert;      /* always, as wide as an expert */
+    bool is_grouped_heads;       /* delta net: v head h has k head h / ratio, not h % n_head_k */
+    uint32_t large_layers;       /* so many layers: attention scale is 1 / sqrt(n_embd / n_head) */
 } td_arch;
 
 typedef struct {
     uint32_t n_vocab, n_embd, n_layer, n_ff;
+    uint32_t n_nextn; /* layers at the end of the file that predict further tokens; not used */
     uint32_t n_head, n_head_kv;
-    uint32_t head_dim_k, head_dim_v;
-    uint32_t n_rot; /* columns of each head that rope rotates */
+    uint32_t head_dim_k, head_dim_v; /* of the cache */
+    uint32_t n_rot;                  /* columns of each head that rope rotates */
     uint32_t n_ctx_train;
     float rms_eps;
-    float rope_base;
+    float attention_scale;
+    float attention_softcap, final_softcap; /* 0: none */
+    uint32_t window, local_period;          /* of local layers; period 0: none is */
+    float rope_base, rope_base_local;
     td_rope_scaling rope_scaling;
     float rope_factor; /* linear and YaRN: > 0 */
     uint32_t rope_orig_ctx;
-    bool is_tied; /* logits come from token_embd */
+    float yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier;
+    float rope_magnitude; /* attn_factor: of cos and sin, YaRN's own not included */
+    float q_scale;        /* q *= 1 + q_scale ln(floor((position + offset) / every) + 1); 0: */
+    uint32_t q_scale_every, q_scale_offset; /* no such scale */
+    bool is_tied;                           /* logits come from token_embd */
+    /* Mixture of experts. */
+    uint32_t n_expert, n_expert_used, n_ff_expert, n_ff_shared; /* n_ff_shared 0: none */
+    uint32_t n_dense;                                           /* leading layers without experts */
+    uint32_t moe_every; /* of the others every so many-th has experts */
+    td_route_params route;
+    /* Latent attention: real heads; the cache has one head of lora_kv + n_rot. */
+    uint32_t lora_q, lora_kv; /* lora_q 0: q is one projection */
+    uint32_t mla_nope, mla_v;
+    /* Gated delta net. */
+    uint32_t full_interval; /* layers i with (i + 1) % interval == 0 are full attention */
+    uint32_t delta_heads_k, delta_heads_v, delta_dim, delta_taps;
 } td_hparams;
 
 typedef struct td_model td_model;
@@ -56,6 +102,11 @@ const char *td_model_name(const td_model *m); /* general.name or the file's name
 /* "llama, qwen2, ..."; static storage. */
 const char *td_arch_names(void);
 
+/* What a layer (0-based) is. */
+bool td_layer_is_recurrent(const td_model *m, uint32_t layer);
+bool td_layer_is_local(const td_model *m, uint32_t layer);
+bool td_layer_has_experts(const td_model *m, uint32_t layer);
+
 /* -- the tensors of a layer and of the model's ends, as one table (weights.c) ------------------ */
 
 typedef enum {
@@ -70,6 +121,26 @@ typedef enum {
     TD_W_BO,
     TD_W_Q_NORM,
     TD_W_K_NORM,
+    TD_W_Q_GATE, /* gated attention */
+    TD_W_SINKS,  /* [n_head] */
+    TD_W_Q_A,    /* latent attention: down to lora_q, its norm, */
+    TD_W_Q_A_NORM,
+    TD_W_Q_NOPE, /* up to the heads' parts, */
+    TD_W_Q_ROPE,
+    TD_W_KV_A, /* down to [lora_kv | rope], the norm of the first, */
+    TD_W_KV_A_NORM,
+    TD_W_K_B, /* and by head: q's part to the latent, */
+    TD_W_V_B, /* the latent to values */
+    TD_W_QKV, /* gated delta net: what passes the convolution, */
+    TD_W_ALPHA,
+    TD_W_BETA,
+    TD_W_Z,    /* the output's gate, */
+    TD_W_CONV, /* [taps][channels], */
+    TD_W_A,
+    TD_W_DT,
+    TD_W_DELTA_NORM,
+    TD_W_DELTA_OUT,
+    TD_W_POST_ATTN_NORM,
     TD_W_FFN_NORM,
     TD_W_GATE,
     TD_W_UP,
@@ -77,6 +148,20 @@ typedef enum {
     TD_W_B_GATE,
     TD_W_B_UP,
     TD_W_B_DOWN,
+    TD_W_ROUTER, /* experts: [n_expert] outputs */
+    TD_W_B_ROUTER,
+    TD_W_ROUTER_CHOICE, /* added to the score of the choice alone */
+    TD_W_EX_GATE,       /* groups of rows, one for each expert */
+    TD_W_EX_UP,
+    TD_W_EX_DOWN,
+    TD_W_EX_B_GATE,
+    TD_W_EX_B_UP,
+    TD_W_EX_B_DOWN,
+    TD_W_SH_ROUTER, /* [1] output: the shared expert's gate */
+    TD_W_SH_GATE,
+    TD_W_SH_UP,
+    TD_W_SH_DOWN,
+    TD_W_POST_FFN_NORM,
     TD_W_LAYER_COUNT
 } td_layer_weight;
 
@@ -104,8 +189,23 @@ uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_
 uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
                               uint32_t last);
 
-/* Angles: cos_sin[2i], cos_sin[2i+1] of pair i at a position, [n_rot], magnitude scaling included.
- * Computed in double precision. Sources: Su et al. 2021; Peng et al. 2023 (YaRN). */
-void td_rope_cos_sin(const td_model *m, uint32_t position, float *cos_sin);
+/* -- what depends on a row's position alone (rope.c) ------------------------------------------- */
+
+/* A row of constants for each position, as columns of one tensor: cosines and sines of the layers'
+ * rope, of the local layers' where those differ, and a scale of q. n_cols 0: there is none. */
+typedef struct td_rope td_rope;
+typedef struct {
+    uint32_t col0, n_cols;
+} td_rope_part;
+
+/* n_ctx: positions of a sequence, where that chooses the factors of the frequencies. */
+td_rope *td_rope_create(const td_model *m, uint32_t n_ctx, td_err *err);
+void td_rope_destroy(td_rope **rope);
+uint32_t td_rope_cols(const td_model *m);
+td_rope_part td_rope_of_layer(const td_model *m, uint32_t layer); /* cos and sin, [n_rot] */
+td_rope_part td_rope_q_scale(const td_model *m);
+/* Computed in double precision. Pair i: out[2i], out[2i+1], magnitude scaling included. Sources: Su
+ * et al. 2021; Peng et al. 2023 (YaRN). */
+void td_rope_row(const td_rope *rope, uint32_t position, float *out);
 
 #endif

@@ -10,8 +10,9 @@ struct td_model {
     td_tokenizer *tokenizer;
     const td_arch *arch;
     td_hparams hparams;
-    double *rope_speed;    /* [n_rot / 2] radians per position */
-    double rope_magnitude; /* of cos and sin */
 };
+
+/* hparams.c: reads and checks all but n_vocab and is_tied. */
+bool td_hparams_read(td_model *m, td_err *err);
 
 #endif

@@ -15,6 +15,7 @@
 #define LLAMA3 {td_pretokenize_llama3}
 #define QWEN2 {td_pretokenize_qwen2}
 #define GPT4O {td_pretokenize_gpt4o}
+#define STOPS {td_pretokenize_between_stops}
 #define DIGIT_GPT2 {td_pretokenize_digit, td_pretokenize_gpt2}
 #define DEEPSEEK_V3 \
     {td_pretokenize_number_triples, td_pretokenize_cjk_kana, td_pretokenize_deepseek_v3}
@@ -38,6 +39,16 @@ static const td_pretokenizer known[] = {
     {"granite-docling", GPT2, false, false},
     {"mellum", GPT2, false, false},
     {"a.x-4.0", GPT2, false, false},
+
+    {"falcon",
+     {td_pretokenize_punctuation_backtick, td_pretokenize_gpt2, td_pretokenize_ascii_triples},
+     false,
+     false},
+    {"bloom", STOPS, false, false},
+    {"poro-chat", STOPS, false, false},
+    {"gpt3-finnish", STOPS, false, false},
+    {"viking", {td_pretokenize_between_stops, td_pretokenize_digit}, false, false},
+    {"superbpe", {td_pretokenize_numbers, td_pretokenize_thousands}, false, false},
 
     {"starcoder", DIGIT_GPT2, false, false},
     {"refact", DIGIT_GPT2, false, false},
@@ -70,11 +81,20 @@ static const td_pretokenizer known[] = {
     {"hunyuan", QWEN2, false, false},
     {"solar-open", QWEN2, false, false},
     {"grok-2", QWEN2, false, false},
+    {"bailingmoe", QWEN2, false, false},
+    {"bailingmoe2", QWEN2, false, false},
+    {"llada-moe", QWEN2, false, false},
+    {"seed-coder", {td_pretokenize_seed_coder}, false, false},
     {"qwen35", {td_pretokenize_qwen35}, false, false},
 
     {"deepseek-llm",
      {td_pretokenize_line_ends, td_pretokenize_western_words, td_pretokenize_ascii_and_marks,
       td_pretokenize_trailing_space, td_pretokenize_cjk_hangul, td_pretokenize_numbers},
+     false,
+     false},
+    {"deepseek-coder",
+     {td_pretokenize_line_ends, td_pretokenize_spaced_letters, td_pretokenize_spaced_punctuation,
+      td_pretokenize_cjk_hangul, td_pretokenize_digit},
      false,
      false},
     {"deepseek-v3", DEEPSEEK_V3, false, false},
@@ -87,6 +107,7 @@ static const td_pretokenizer known[] = {
     {"kanana2", GPT4O, false, false},
     {"talkie", GPT4O, false, false},
     {"minimax-m2", GPT4O, false, false},
+    {"gemma4", {td_pretokenize_lines}, false, true},
     {"tekken", {td_pretokenize_tekken}, true, true},
     {"kimi-k2", {td_pretokenize_kimi_k2}, false, false},
 };

@@ -19,6 +19,8 @@ static bool is_ascii_digit(td_char c) { return codepoint(c) >= '0' && codepoint(
 
 static bool is_line_end(td_char c) { return codepoint(c) == '\r' || codepoint(c) == '\n'; }
 
+static bool is_newline(td_char c) { return codepoint(c) == '\n'; }
+
 static bool is_punctuation(td_char c) /* [\p{P}\$\+<=>\^~\|] */
 {
     switch (codepoint(c)) {
@@ -34,6 +36,26 @@ static bool is_punctuation(td_char c) /* [\p{P}\$\+<=>\^~\|] */
     default:
         return class_of(c) == TD_CLASS_PUNCTUATION;
     }
+}
+
+static bool is_punctuation_or_backtick(td_char c) /* [\p{P}\$\+<=>\^~\|`]  */
+{
+    return codepoint(c) == '`' || is_punctuation(c);
+}
+
+static bool is_letter(td_char c) { return class_of(c) == TD_CLASS_LETTER; }
+
+static bool is_mere_punctuation(td_char c) { return class_of(c) == TD_CLASS_PUNCTUATION; }
+
+/* [^(\s|.,!?...)] with the full stops and commas of Chinese, Hindi, Urdu and Arabic. */
+static bool is_no_stop(td_char c)
+{
+    static const uint32_t stops[] = {'(',    '|',    '.',    ',',    '!',    '?',    ')',
+                                     0x2026, 0x3002, 0xff0c, 0x3001, 0x0964, 0x06d4, 0x060c};
+    for (size_t i = 0; i < TD_COUNT(stops); i++)
+        if (codepoint(c) == stops[i])
+            return false;
+    return !is_space(c);
 }
 
 static bool is_cjk_kana(td_char c) /* [U+4E00-U+9FA5 U+3040-U+309F U+30A0-U+30FF] */
@@ -101,13 +123,15 @@ static void mark(td_char *chars, size_t from, size_t to, size_t end)
         chars[to] |= TD_CHAR_CUT;
 }
 
-/* [set]{1,max}, after "\s?" if with_space. */
+static bool is_blank(td_char c) { return codepoint(c) == ' '; }
+
+/* [set]{1,max}, after `lead`? if there is one. */
 static void mark_runs(td_char *chars, size_t begin, size_t end, set_fn *in_set, size_t max,
-                      bool with_space)
+                      set_fn *lead)
 {
     for (size_t at = begin; at < end;) {
         size_t first = at;
-        if (with_space && is_space(chars[at]))
+        if (lead != NULL && lead(chars[at]))
             first++;
         size_t i = first;
         while (i < end && i - first < max && in_set(chars[i]))
@@ -120,47 +144,67 @@ static void mark_runs(td_char *chars, size_t begin, size_t end, set_fn *in_set, 
 
 void td_pretokenize_punctuation(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_punctuation, SIZE_MAX, false);
+    mark_runs(chars, begin, end, is_punctuation, SIZE_MAX, NULL);
+}
+
+void td_pretokenize_punctuation_backtick(td_char *chars, size_t begin, size_t end)
+{
+    mark_runs(chars, begin, end, is_punctuation_or_backtick, SIZE_MAX, NULL);
+}
+
+void td_pretokenize_spaced_letters(td_char *chars, size_t begin, size_t end)
+{
+    mark_runs(chars, begin, end, is_letter, SIZE_MAX, is_space);
+}
+
+void td_pretokenize_spaced_punctuation(td_char *chars, size_t begin, size_t end)
+{
+    mark_runs(chars, begin, end, is_mere_punctuation, SIZE_MAX, is_space);
+}
+
+void td_pretokenize_between_stops(td_char *chars, size_t begin, size_t end)
+{
+    mark_runs(chars, begin, end, is_no_stop, SIZE_MAX, is_blank);
 }
 
 void td_pretokenize_numbers(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_number, SIZE_MAX, false);
+    mark_runs(chars, begin, end, is_number, SIZE_MAX, NULL);
 }
 
 void td_pretokenize_number_triples(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_number, 3, false);
+    mark_runs(chars, begin, end, is_number, 3, NULL);
 }
 
 void td_pretokenize_digit(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_number, 1, false);
+    mark_runs(chars, begin, end, is_number, 1, NULL);
 }
 
 void td_pretokenize_line_ends(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_line_end, 1, false);
+    mark_runs(chars, begin, end, is_line_end, 1, NULL);
 }
 
 void td_pretokenize_western_words(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_western_letter, SIZE_MAX, true);
+    mark_runs(chars, begin, end, is_western_letter, SIZE_MAX, is_space);
 }
 
 void td_pretokenize_ascii_and_marks(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_ascii_or_mark, SIZE_MAX, true);
+    mark_runs(chars, begin, end, is_ascii_or_mark, SIZE_MAX, is_space);
 }
 
 void td_pretokenize_cjk_hangul(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_cjk_hangul, SIZE_MAX, false);
+    mark_runs(chars, begin, end, is_cjk_hangul, SIZE_MAX, NULL);
 }
 
 void td_pretokenize_cjk_kana(td_char *chars, size_t begin, size_t end)
 {
-    mark_runs(chars, begin, end, is_cjk_kana, SIZE_MAX, false);
+    mark_runs(chars, begin, end, is_cjk_kana, SIZE_MAX, NULL);
 }
 
 /* [0-9][0-9][0-9] */
@@ -177,6 +221,17 @@ void td_pretokenize_ascii_triples(td_char *chars, size_t begin, size_t end)
     }
 }
 
+/* (?=([0-9]{3})+(?![0-9])): digits in threes from the right. */
+void td_pretokenize_thousands(td_char *chars, size_t begin, size_t end)
+{
+    size_t n = 0; /* digits seen from the right */
+    for (size_t i = end; i > begin; i--) {
+        n = is_ascii_digit(chars[i - 1]) ? n + 1 : 0;
+        if (n > 0 && n % 3 == 0)
+            mark(chars, i - 1, end, end);
+    }
+}
+
 /* \s+$ */
 void td_pretokenize_trailing_space(td_char *chars, size_t begin, size_t end)
 {
@@ -185,4 +240,10 @@ void td_pretokenize_trailing_space(td_char *chars, size_t begin, size_t end)
         i--;
     if (i < end)
         mark(chars, i, end, end);
+}
+
+/* [^\n]+|[\n]+ */
+void td_pretokenize_lines(td_char *chars, size_t begin, size_t end)
+{
+    mark_runs(chars, begin, end, is_newline, SIZE_MAX, NULL);
 }

@@ -208,6 +208,19 @@ static size_t cased_word(const scan *s, size_t at)
     return after_lower > at ? after_lower : i;
 }
 
+/* (?i:'s|..)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|
+ * \s+(?!\S)|\s+ */
+static size_t match_seed_coder(const scan *s, size_t at)
+{
+    size_t end = match_qwen2(s, at);
+    if (is_outside(s, at, SPACE | LETTER | NUMBER) ||
+        (codepoint(s, at) == ' ' && is_outside(s, at + 1, SPACE | LETTER | NUMBER))) {
+        while (end > at && is_line_end(codepoint(s, end - 1)))
+            end--; /* not after punctuation */
+    }
+    return end;
+}
+
 /* [^\r\n\p{L}\p{N}]?[upper]*[lower]+(?i:'s|..)?|[^\r\n\p{L}\p{N}]?[upper]+[lower]*(?i:'s|..)?|
  * \p{N}{1,max}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 static size_t match_cased(const scan *s, size_t at, bool contractions, size_t max_numbers)
@@ -350,4 +363,9 @@ void td_pretokenize_kimi_k2(td_char *chars, size_t begin, size_t end)
 void td_pretokenize_deepseek_v3(td_char *chars, size_t begin, size_t end)
 {
     mark_words(chars, begin, end, match_deepseek_v3);
+}
+
+void td_pretokenize_seed_coder(td_char *chars, size_t begin, size_t end)
+{
+    mark_words(chars, begin, end, match_seed_coder);
 }

@@ -37,6 +37,8 @@ struct td_sampler {
     uint32_t generation;
     uint32_t i_max; /* lowest id with the largest logit */
     double max;
+    const uint32_t *noise_ids; /* see td_sampler_set_noise */
+    int64_t noise_shift;
 };
 
 static bool check_float(const char *name, float value, double min, double max, td_err *err)
@@ -295,13 +297,15 @@ static void truncate_to_kept(td_sampler *s, const td_sampling_params *params)
 /* The race so far. */
 typedef struct {
     uint64_t stream, position;
-    double best; /* smallest E / w */
+    const uint32_t *noise_ids; /* NULL: the tokens' own */
+    double best;               /* smallest E / w */
     uint32_t id;
 } race;
 
 static bool enter_race(race *r, uint32_t id, double weight)
 {
-    double time = td_noise_exponential(r->stream, r->position, id) / weight;
+    uint32_t noise_id = r->noise_ids ? r->noise_ids[id] : id;
+    double time = td_noise_exponential(r->stream, r->position, noise_id) / weight;
     if (time > r->best || (time == r->best && id > r->id))
         return false;
     r->best = time;
@@ -337,7 +341,9 @@ static uint32_t race_of_all(const td_sampler *s, const td_sampling_params *param
             double bound = (s->logits[id] - s->max) * scale + slack;
             if (bound < NOISE_LOG2 || id == s->i_max)
                 continue;
-            if (!has_bits) { /* the four words of one block, as td_noise_bits deals them */
+            if (r->noise_ids) {
+                bits[i] = td_noise_bits(r->stream, r->position, r->noise_ids[id]);
+            } else if (!has_bits) { /* the four words of one block, as td_noise_bits deals them */
                 const uint32_t counter[4] = {first / 4, (uint32_t)r->position,
                                              (uint32_t)(r->position >> 32), 0};
                 td_philox(counter, key, bits);
@@ -354,6 +360,12 @@ static uint32_t race_of_all(const td_sampler *s, const td_sampling_params *param
     return r->id;
 }
 
+void td_sampler_set_noise(td_sampler *s, const uint32_t *ids, int64_t shift)
+{
+    s->noise_ids = ids;
+    s->noise_shift = shift;
+}
+
 uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float *logits,
                    const uint32_t *history, uint32_t n_history, uint64_t stream, uint64_t position)
 {
@@ -361,7 +373,9 @@ uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float 
     load_logits(s, params, logits, history, n_history);
     if (params->temperature == 0.0f)
         return s->i_max;
-    race r = {.stream = stream, .position = position};
+    race r = {.stream = stream,
+              .position = position + (uint64_t)s->noise_shift,
+              .noise_ids = s->noise_ids};
     if (!is_truncating(s, params))
         return race_of_all(s, params, &r);
     truncate_to_kept(s, params);

@@ -60,6 +60,10 @@ void td_sampler_destroy(td_sampler **s);
 uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float *logits,
                    const uint32_t *history, uint32_t n_history, uint64_t stream, uint64_t position);
 
+/* From now on td_sample draws the noise of token ids[token] at position + shift: what a model of
+ * another vocabulary draws there. ids: [n_vocab], borrowed; NULL, as at first: the token's own. */
+void td_sampler_set_noise(td_sampler *s, const uint32_t *ids, int64_t shift);
+
 /* Does the chain keep every token with its probability, so that the race (or the largest logit)
  * over all of them decides? Then a device can say which few tokens may win. */
 bool td_sampling_is_plain(const td_sampling_params *params, uint32_t n_vocab);

@@ -40,13 +40,15 @@ static bool tokenize_spm(const td_tokenizer *t, td_merge_work *w, const char *te
 
 /* Code points with their classes. Every byte of an ill-formed sequence becomes U+FFFD, as in the
  * reference: words are made of characters, and these have none. */
-static size_t decode_chars(const char *text, size_t n, td_char *chars)
+static size_t decode_chars(const char *text, size_t n, bool is_spaced, td_char *chars)
 {
     size_t n_chars = 0;
     for (size_t at = 0; at < n;) {
         uint32_t c;
         size_t length = td_utf8_next(text + at, n - at, &c);
         at += length;
+        if (c == ' ' && is_spaced)
+            c = 0x2581;
         if (c != TD_UTF8_BAD && c != TD_UTF8_CUT) {
             chars[n_chars++] = td_pretokenize_char(c);
             continue;
@@ -65,7 +67,7 @@ static bool tokenize_bpe(const td_tokenizer *t, td_merge_work *w, const char *te
     td_char *chars = td_alloc(n, sizeof chars[0], err);
     if (chars == NULL)
         return false;
-    size_t n_chars = decode_chars(text, n, chars);
+    size_t n_chars = decode_chars(text, n, t->is_spaced, chars);
     td_pretokenize_run(t->pre, chars, n_chars);
     size_t longest = 0; /* characters */
     for (size_t begin = 0, i = 1; i <= n_chars; i++) {
@@ -93,12 +95,12 @@ done:
 }
 
 static bool tokenize_parts(const td_tokenizer *t, const char *text, const td_text_part *parts,
-                           td_id_list *out, td_err *err)
+                           bool is_rest, td_id_list *out, td_err *err)
 {
     td_merge_work *w = td_merge_work_create(err);
     if (w == NULL)
         return false;
-    bool ok = true, after_special = true;
+    bool ok = true, after_special = !is_rest;
     for (uint32_t i = 0; ok && i != UINT32_MAX; i = parts[i].next) {
         const td_text_part *p = &parts[i];
         if (p->id != TD_NO_TOKEN) {
@@ -116,21 +118,33 @@ static bool tokenize_parts(const td_tokenizer *t, const char *text, const td_tex
     return ok;
 }
 
-bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool add_special,
-                 bool parse_special, uint32_t **ids, size_t *n_ids, td_err *err)
+/* How td_tokenize and its kin differ. */
+typedef struct {
+    bool add_special;
+    bool is_rest;       /* the text continues another */
+    bool is_bos_single; /* BOS is not added where the text begins with it */
+    td_text_ranges parsed;
+} manner;
+
+static bool check_length(size_t n_bytes, td_err *err)
+{
+    return n_bytes <= TD_TEXT_MAX ||
+           td_err_set(err, TD_E_DATA, "a text of %zu bytes; the limit is %u", n_bytes, TD_TEXT_MAX);
+}
+
+static bool tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, const manner *how,
+                     uint32_t **ids, size_t *n_ids, td_err *err)
 {
     td_id_list out = {0};
     td_text_part *parts = NULL;
-    *ids = NULL;
-    *n_ids = 0;
-    if (n_bytes > TD_TEXT_MAX)
-        return td_err_set(err, TD_E_DATA, "a text of %zu bytes; the limit is %u", n_bytes,
-                          TD_TEXT_MAX);
-    bool ok = !add_special || !t->info.add_bos || td_id_list_push(&out, t->info.bos, err);
+    bool ok = !how->add_special || !t->info.add_bos || td_id_list_push(&out, t->info.bos, err);
     if (ok && n_bytes > 0)
-        ok = td_special_split(t, text, (uint32_t)n_bytes, parse_special, &parts, err) &&
-             tokenize_parts(t, text, parts, &out, err);
-    if (ok && add_special && t->info.add_eos)
+        ok = td_special_split(t, text, (uint32_t)n_bytes, &how->parsed, &parts, err) &&
+             tokenize_parts(t, text, parts, how->is_rest, &out, err);
+    if (ok && how->is_bos_single && out.n > 1 && how->add_special && t->info.add_bos &&
+        out.ids[1] == t->info.bos)
+        memmove(out.ids, out.ids + 1, --out.n * sizeof out.ids[0]);
+    if (ok && how->add_special && t->info.add_eos)
         ok = td_id_list_push(&out, t->info.eos, err);
     td_free(parts);
     if (ok && out.ids == NULL) {
@@ -144,6 +158,60 @@ bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool a
     *ids = out.ids;
     *n_ids = out.n;
     return true;
+}
+
+bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool add_special,
+                 bool parse_special, uint32_t **ids, size_t *n_ids, td_err *err)
+{
+    *ids = NULL;
+    *n_ids = 0;
+    if (!check_length(n_bytes, err))
+        return false;
+    td_text_range all = {0, (uint32_t)n_bytes};
+    return tokenize(t, text, n_bytes,
+                    &(manner){.add_special = add_special, .parsed = {&all, parse_special ? 1 : 0}},
+                    ids, n_ids, err);
+}
+
+bool td_tokenize_rest(const td_tokenizer *t, const char *text, size_t n_bytes, uint32_t **ids,
+                      size_t *n_ids, td_err *err)
+{
+    *ids = NULL;
+    *n_ids = 0;
+    return check_length(n_bytes, err) &&
+           tokenize(t, text, n_bytes, &(manner){.is_rest = true}, ids, n_ids, err);
+}
+
+bool td_tokenize_segments(const td_tokenizer *t, const td_text_segment *segments, size_t n_segments,
+                          bool add_special, uint32_t **ids, size_t *n_ids, td_err *err)
+{
+    size_t n_bytes = 0;
+    *ids = NULL;
+    *n_ids = 0;
+    for (size_t i = 0; i < n_segments; i++) {
+        if (!check_length(segments[i].n_bytes, err) ||
+            !check_length(n_bytes += segments[i].n_bytes, err))
+            return false;
+    }
+    char *text = td_alloc(n_bytes, 1, err);
+    td_text_range *ranges = td_alloc(n_segments, sizeof ranges[0], err);
+    manner how = {.add_special = add_special, .is_bos_single = true, .parsed = {ranges, 0}};
+    bool ok = text != NULL && ranges != NULL;
+    uint32_t at = 0;
+    for (size_t i = 0; ok && i < n_segments; i++) {
+        const td_text_segment *s = &segments[i];
+        uint32_t end = at + (uint32_t)s->n_bytes;
+        memcpy(text + at, s->text, s->n_bytes);
+        if (s->is_special && how.parsed.n > 0 && ranges[how.parsed.n - 1].end == at)
+            ranges[how.parsed.n - 1].end = end;
+        else if (s->is_special)
+            ranges[how.parsed.n++] = (td_text_range){at, end};
+        at = end;
+    }
+    ok = ok && tokenize(t, text, n_bytes, &how, ids, n_ids, err);
+    td_free(text);
+    td_free(ranges);
+    return ok;
 }
 
 const char *td_token_bytes(const td_tokenizer *t, uint32_t id, bool special, size_t *n_bytes)

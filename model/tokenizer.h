@@ -1,5 +1,6 @@
-/* Tokenizers of GGUF files: SentencePiece-type (`llama`) and byte-level BPE (`gpt2`) with a
- * pre-tokenizer named by tokenizer.ggml.pre. Equal to the reference in golden/vocab, case by case.
+/* Tokenizers of GGUF files: SentencePiece-type (`llama`), byte-level BPE (`gpt2`) with a
+ * pre-tokenizer named by tokenizer.ggml.pre, and BPE on the text itself (`gemma4`). Equal to the
+ * reference in golden/vocab, case by case.
  *
  * Control tokens in the text are parsed only when `parse_special` is set, so that user text cannot
  * inject them; tokens that the file types as user-defined are found in any text, as in the
@@ -28,14 +29,14 @@
 typedef struct td_tokenizer td_tokenizer;
 
 typedef struct {
-    const char *model; /* "llama" or "gpt2" */
+    const char *model; /* "llama", "gpt2" or "gemma4" */
     const char *pre;   /* pre-tokenizer in use, "" for none */
     uint32_t n_vocab;
     uint32_t bos, eos, eot, unk, pad; /* ids or TD_NO_TOKEN */
     bool add_bos, add_eos, add_space_prefix;
 } td_tokenizer_info;
 
-/* `pre_override` (or NULL) replaces tokenizer.ggml.pre; an error for SentencePiece vocabularies,
+/* `pre_override` (or NULL) replaces tokenizer.ggml.pre; an error for vocabularies of other models,
  * which have none. A file without the key gets "default". */
 td_tokenizer *td_tokenizer_create(const td_gguf *g, const char *pre_override, td_err *err);
 void td_tokenizer_destroy(td_tokenizer **t);
@@ -47,6 +48,22 @@ const td_tokenizer_info *td_tokenizer_get_info(const td_tokenizer *t);
  * add_special adds BOS/EOS where the file asks for them. */
 bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool add_special,
                  bool parse_special, uint32_t **ids, size_t *n_ids, td_err *err);
+
+/* A text in pieces, such as a conversation: tokenized as the one text they make up together, except
+ * that control tokens are only found within runs of special segments. BOS is not added before a
+ * text that begins with it. Else as td_tokenize. */
+typedef struct {
+    const char *text;
+    size_t n_bytes;
+    bool is_special;
+} td_text_segment;
+bool td_tokenize_segments(const td_tokenizer *t, const td_text_segment *segments, size_t n_segments,
+                          bool add_special, uint32_t **ids, size_t *n_ids, td_err *err);
+
+/* Tokenizes text that continues other text: nothing is added before it, nothing in it is special.
+ * *ids as above. */
+bool td_tokenize_rest(const td_tokenizer *t, const char *text, size_t n_bytes, uint32_t **ids,
+                      size_t *n_ids, td_err *err);
 
 /* The bytes of one token as text (byte tokens as their byte, SentencePiece's U+2581 as a space).
  * Control tokens give their text when `special`, else nothing. id < n_vocab. Borrowed; may hold

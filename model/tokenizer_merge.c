@@ -157,7 +157,9 @@ static bool consider(td_merge_work *w, const td_tokenizer *t, const char *text, 
         a->merged_id = id;
         a->priority = score_priority(t->tokens[id].score);
     } else {
-        const td_vocab_merge *m = td_vocab_merges_find(t, a->id, b->id);
+        const td_vocab_merge *m = a->id != TD_NO_TOKEN && b->id != TD_NO_TOKEN
+                                      ? td_vocab_merges_find(t, a->id, b->id)
+                                      : NULL;
         if (m == NULL)
             return true;
         a->merged_id = m->id;
@@ -231,8 +233,9 @@ static size_t char_bytes(unsigned char lead)
     return lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 }
 
-bool td_merge_spm(td_merge_work *w, const td_tokenizer *t, const char *text, size_t n_bytes,
-                  td_id_list *out, td_err *err)
+/* Begins with characters, of which some may be no tokens. */
+static bool merge_chars(td_merge_work *w, const td_tokenizer *t, const char *text, size_t n_bytes,
+                        td_id_list *out, td_err *err)
 {
     TD_ASSERT(n_bytes > 0 && n_bytes < NONE);
     size_t n_chars = 0;
@@ -250,6 +253,12 @@ bool td_merge_spm(td_merge_work *w, const td_tokenizer *t, const char *text, siz
     return merge_all(w, t, text, err) && emit_symbols(w, t, text, out, err);
 }
 
+bool td_merge_spm(td_merge_work *w, const td_tokenizer *t, const char *text, size_t n_bytes,
+                  td_id_list *out, td_err *err)
+{
+    return merge_chars(w, t, text, n_bytes, out, err);
+}
+
 bool td_merge_bpe(td_merge_work *w, const td_tokenizer *t, const char *word, size_t n_bytes,
                   td_id_list *out, td_err *err)
 {
@@ -259,6 +268,8 @@ bool td_merge_bpe(td_merge_work *w, const td_tokenizer *t, const char *word, siz
         if (id != TD_NO_TOKEN)
             return td_id_list_push(out, id, err);
     }
+    if (t->is_spaced)
+        return merge_chars(w, t, word, n_bytes, out, err);
     if (!begin_symbols(w, n_bytes, err))
         return false;
     for (size_t at = 0; at < n_bytes; at++)

@@ -51,7 +51,8 @@ typedef struct { /* special tokens of one length */
 
 struct td_tokenizer {
     td_tokenizer_info info;
-    bool is_spm;
+    bool is_spm;    /* SentencePiece-type: merges by score */
+    bool is_spaced; /* texts are text, U+2581 standing for a space; not the alphabet of bytes */
     const td_pretokenizer *pre; /* byte-level BPE only */
     td_vocab_token *tokens;     /* [n_vocab] */
     char *bytes;                /* what the tokens point into */
@@ -75,6 +76,15 @@ typedef struct { /* a part of a text: raw bytes begin..end, or one special token
     uint32_t next; /* index of the next part, UINT32_MAX after the last */
 } td_text_part;
 
+typedef struct { /* begin..end-1 of a text */
+    uint32_t begin, end;
+} td_text_range;
+
+typedef struct {
+    const td_text_range *items; /* [n], ascending, apart from each other */
+    uint32_t n;
+} td_text_ranges;
+
 /* tokenizer_table.c */
 bool td_vocab_table_init(td_vocab_table *t, uint32_t n_tokens, bool by_word, td_err *err);
 /* Adds a token; *is_new is false if another has the same key, which then stays. */
@@ -91,9 +101,10 @@ const td_vocab_merge *td_vocab_merges_find(const td_tokenizer *t, uint32_t left,
  * ids that the file does not give; builds the classes; cuts a text at its special tokens. */
 bool td_special_classify(td_tokenizer *t, const td_gguf *g, td_err *err);
 bool td_special_index(td_tokenizer *t, td_err *err);
-/* *parts is from td_alloc; the first part is (*parts)[0]; n_bytes > 0. */
-bool td_special_split(const td_tokenizer *t, const char *text, uint32_t n_bytes, bool parse_special,
-                      td_text_part **parts, td_err *err);
+/* Control tokens are found where they lie within one of the `parsed` ranges.
+ * *parts is from td_alloc; the first part is (*parts)[0]; n_bytes > 0. */
+bool td_special_split(const td_tokenizer *t, const char *text, uint32_t n_bytes,
+                      const td_text_ranges *parsed, td_text_part **parts, td_err *err);
 
 /* tokenizer_bytes.c: the printable alphabet of byte-level BPE. Decoding gives the number of bytes
  * (at most n_text), or SIZE_MAX if the text is not all in the alphabet. */

@@ -226,9 +226,23 @@ static bool add_part(part_list *l, td_text_part part, td_err *err)
     return true;
 }
 
+/* Do begin..end-1 lie in one of the ranges? */
+static bool is_within(const td_text_ranges *ranges, uint32_t begin, uint32_t end)
+{
+    uint32_t low = 0, high = ranges->n; /* the last range that begins at or before `begin` */
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (ranges->items[middle].begin <= begin)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low > 0 && end <= ranges->items[low - 1].end;
+}
+
 /* The first token of the class at or after `from` that ends by `end`; its place in *at. */
 static uint32_t find_in(const td_tokenizer *t, const td_special_class *c, const char *text,
-                        uint32_t from, uint32_t end, bool parse_special, uint32_t *at)
+                        uint32_t from, uint32_t end, const td_text_ranges *parsed, uint32_t *at)
 {
     for (uint32_t i = from; end - i >= c->n_bytes; i++) {
         if (c->first >= 0) {
@@ -240,7 +254,8 @@ static uint32_t find_in(const td_tokenizer *t, const td_special_class *c, const 
             continue;
         }
         uint32_t id = td_vocab_table_find(&t->specials, t->tokens, text + i, c->n_bytes);
-        if (id != TD_NO_TOKEN && (parse_special || is_user_only(&t->tokens[id]))) {
+        if (id != TD_NO_TOKEN &&
+            (is_user_only(&t->tokens[id]) || is_within(parsed, i, i + c->n_bytes))) {
             *at = i;
             return id;
         }
@@ -252,13 +267,13 @@ static bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r')
 
 /* Cuts the raw part i at tokens of one class. Removed text leaves an empty raw part. */
 static bool split_part(part_list *l, uint32_t i, const td_tokenizer *t, const td_special_class *c,
-                       const char *text, bool parse_special, td_err *err)
+                       const char *text, const td_text_ranges *parsed, td_err *err)
 {
     for (;;) {
         uint32_t begin = l->parts[i].begin, end = l->parts[i].end, next = l->parts[i].next, at;
         if (end - begin < c->n_bytes)
             return true;
-        uint32_t id = find_in(t, c, text, begin, end, parse_special, &at);
+        uint32_t id = find_in(t, c, text, begin, end, parsed, &at);
         if (id == TD_NO_TOKEN)
             return true;
         uint32_t right = at + c->n_bytes;
@@ -275,20 +290,19 @@ static bool split_part(part_list *l, uint32_t i, const td_tokenizer *t, const td
     }
 }
 
-bool td_special_split(const td_tokenizer *t, const char *text, uint32_t n_bytes, bool parse_special,
-                      td_text_part **parts, td_err *err)
+bool td_special_split(const td_tokenizer *t, const char *text, uint32_t n_bytes,
+                      const td_text_ranges *parsed, td_text_part **parts, td_err *err)
 {
     part_list l = {0};
     if (!add_part(&l, (td_text_part){0, n_bytes, TD_NO_TOKEN, NONE}, err))
         return false;
     for (uint32_t k = 0; k < t->n_classes; k++) {
         const td_special_class *c = &t->classes[k];
-        if (c->n_bytes > n_bytes || (!parse_special && !c->has_user))
+        if (c->n_bytes > n_bytes || (parsed->n == 0 && !c->has_user))
             continue;
         for (uint32_t i = 0; i != NONE;) {
             uint32_t next = l.parts[i].next; /* the new parts need no second look */
-            if (l.parts[i].id == TD_NO_TOKEN &&
-                !split_part(&l, i, t, c, text, parse_special, err)) {
+            if (l.parts[i].id == TD_NO_TOKEN && !split_part(&l, i, t, c, text, parsed, err)) {
                 td_free(l.parts);
                 return false;
             }

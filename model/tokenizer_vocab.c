@@ -47,24 +47,28 @@ static bool read_model(td_tokenizer *t, const td_gguf *g, const char *pre_overri
     size_t n;
     if (!td_gguf_get_str(g, "tokenizer.ggml.model", &model, &n, err))
         return false;
-    if (strcmp(model, "llama") == 0 && n == 5) {
-        t->is_spm = true;
-        t->info.model = "llama";
-        t->info.pre = "";
-        if (pre_override != NULL)
-            return td_err_set(
-                err, TD_E_USAGE,
-                "pre-tokenizer \"%.64s\": this file's tokenizer is SentencePiece-type "
-                "(tokenizer.ggml.model \"llama\"), which has none",
-                pre_override);
-        return true;
-    }
-    if (strcmp(model, "gpt2") != 0 || n != 4)
+    static const char *const models[] = {"gpt2", "llama", "gemma4"};
+    for (size_t i = 0; i < TD_COUNT(models); i++)
+        if (strlen(models[i]) == n && memcmp(model, models[i], n) == 0)
+            t->info.model = models[i];
+    if (t->info.model == NULL)
         return td_err_set(err, TD_E_DATA,
-                          "tokenizer.ggml.model: %s is not supported; known: \"llama\", \"gpt2\"",
+                          "tokenizer.ggml.model: %s is not supported; known: \"llama\", \"gpt2\", "
+                          "\"gemma4\"",
                           td_text_quote(model, n).text);
-    t->info.model = "gpt2";
-    if (pre_override != NULL)
+    t->is_spm = t->info.model == models[1];
+    t->is_spaced = t->info.model != models[0];
+    t->info.pre = "";
+    if (t->is_spaced && pre_override != NULL)
+        return td_err_set(err, TD_E_USAGE,
+                          "pre-tokenizer \"%.64s\": this file's tokenizer is SentencePiece-type "
+                          "(tokenizer.ggml.model \"%s\"), which has none",
+                          pre_override, t->info.model);
+    if (t->is_spm)
+        return true;
+    if (t->is_spaced)
+        pre = "gemma4"; /* whatever the file says: its merges know nothing of words */
+    else if (pre_override != NULL)
         pre = pre_override;
     else if (td_gguf_has(g, "tokenizer.ggml.pre") &&
              !td_gguf_get_str(g, "tokenizer.ggml.pre", &pre, NULL, err))
@@ -210,7 +214,7 @@ static void make_words(td_tokenizer *t)
 {
     for (uint32_t i = 0; i < t->info.n_vocab; i++) {
         td_vocab_token *token = &t->tokens[i];
-        if (t->is_spm) {
+        if (t->is_spaced) {
             token->word = token->text;
             token->n_word = token->n_text;
             continue;
@@ -235,12 +239,12 @@ static void make_pieces(td_tokenizer *t)
             token->n_piece = token->n_text;
         } else if ((token->attr & (TD_ATTR_BYTE | TD_ATTR_NORMAL)) == 0) {
             token->n_piece = 0;
-        } else if (!t->is_spm && (token->n_word > 0 || token->n_text == 0)) {
+        } else if (!t->is_spaced && (token->n_word > 0 || token->n_text == 0)) {
             token->n_piece = token->n_word; /* already there */
         } else if ((token->attr & TD_ATTR_BYTE) != 0) {
             *room = (char)byte_of_text(token->text, token->n_text);
             token->n_piece = 1;
-        } else if (t->is_spm) {
+        } else if (t->is_spaced) {
             token->n_piece = unescape_spaces(token->text, token->n_text, room);
         } else {
             token->n_piece = (uint32_t)td_bpe_decode_lossy(token->text, token->n_text, room);
@@ -277,7 +281,7 @@ static void index_bytes(td_tokenizer *t)
     for (uint32_t b = 0; b < 256; b++) {
         char byte = (char)b, text[8];
         uint32_t id = TD_NO_TOKEN;
-        if (t->is_spm) {
+        if (t->is_spaced) {
             snprintf(text, sizeof text, "<0x%02X>", (unsigned)b);
             id = td_vocab_table_find(&t->words, t->tokens, text, 6);
         }
@@ -292,9 +296,11 @@ static bool find_merged(const td_tokenizer *t, uint32_t i_merge, const char *tex
                         uint32_t *id, td_err *err)
 {
     char word[2 * TD_TOKEN_MAX];
-    size_t n_word = n <= sizeof word ? td_bpe_decode(text, n, word) : SIZE_MAX;
+    size_t n_word = n <= sizeof word && !t->is_spaced ? td_bpe_decode(text, n, word) : SIZE_MAX;
     *id = TD_NO_TOKEN;
-    if (n_word != SIZE_MAX && n_word > 0)
+    if (t->is_spaced)
+        *id = td_vocab_table_find(&t->words, t->tokens, text, n);
+    else if (n_word != SIZE_MAX && n_word > 0)
         *id = td_vocab_table_find(&t->words, t->tokens, word, n_word);
     if (*id != TD_NO_TOKEN)
         return true;

@@ -23,6 +23,7 @@ struct td_drafting {
     td_peer_event event;
     /* A draft in this process. */
     td_model *model;
+    td_vocab_map *map; /* NULL: one vocabulary */
     td_drafter *drafter;
     int stop_fd;
     pthread_t thread;
@@ -39,12 +40,27 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
+/* A map where the vocabularies differ. */
+static bool map_vocabulary(td_drafting *d, const td_tokenizer *target, td_err *err)
+{
+    const td_tokenizer *own = td_model_tokenizer(d->model);
+    if (td_vocab_is_same(target, own))
+        return true;
+    d->map = td_vocab_map_create(target, own, err);
+    if (!d->map)
+        return false;
+    td_vocab_map_info info = td_vocab_map_get_info(d->map);
+    td_log_info("draft: another vocabulary; %u of the target's %u tokens are in it", info.n_twins,
+                info.n_text);
+    return true;
+}
+
 /* Loads the draft model and serves it from a thread. */
-static bool start_here(td_drafting *d, td_err *err)
+static bool start_here(td_drafting *d, const td_tokenizer *target, td_err *err)
 {
     const td_run_params *params = d->params;
     d->model = td_model_open(params->draft_path, err);
-    if (!d->model)
+    if (!d->model || !map_vocabulary(d, target, err))
         return false;
     uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
     d->drafter =
@@ -58,17 +74,19 @@ static bool start_here(td_drafting *d, td_err *err)
     d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!d->drafter || d->stop_fd < 0)
         return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
-    d->worker = (td_draft_worker_params){.drafter = d->drafter,
-                                         .tokenizer = td_model_tokenizer(d->model),
-                                         .transport = d->transport,
-                                         .endpoint = INPROC_ENDPOINT,
-                                         .stop_fd = d->stop_fd,
-                                         .is_quiet = true};
+    d->worker =
+        (td_draft_worker_params){.drafter = d->drafter,
+                                 .tokenizer = d->map ? target : td_model_tokenizer(d->model),
+                                 .map = d->map,
+                                 .transport = d->transport,
+                                 .endpoint = INPROC_ENDPOINT,
+                                 .stop_fd = d->stop_fd,
+                                 .is_quiet = true};
     d->is_thread = !pthread_create(&d->thread, NULL, worker_main, d);
     return d->is_thread || td_err_set(err, TD_E_NOMEM, "draft: no thread");
 }
 
-td_drafting *td_drafting_create(const td_run_params *params, td_err *err)
+td_drafting *td_drafting_create(const td_run_params *params, const td_model *target, td_err *err)
 {
     td_drafting *d = td_alloc(1, sizeof *d, err);
     if (!d)
@@ -76,7 +94,8 @@ td_drafting *td_drafting_create(const td_run_params *params, td_err *err)
     d->params = params;
     d->stop_fd = -1;
     d->transport = td_transport_create(err);
-    if (!d->transport || (!params->draft_endpoint && !start_here(d, err))) {
+    if (!d->transport ||
+        (!params->draft_endpoint && !start_here(d, td_model_tokenizer(target), err))) {
         td_err_prepend(err, "draft");
         td_drafting_destroy(&d);
     }
@@ -120,6 +139,7 @@ void td_drafting_destroy(td_drafting **drafting)
     if (d->stop_fd >= 0)
         close(d->stop_fd);
     td_drafter_destroy(&d->drafter);
+    td_vocab_map_destroy(&d->map);
     td_model_close(&d->model);
     td_transport_destroy(&d->transport);
     td_free(d);
@@ -138,7 +158,12 @@ bool td_drafting_step(td_drafting *d, td_drafting_event *event, td_err *err)
         if (d->event.type != TD_PEER_REFUSED)
             break;
         /* A busy worker may be free later; one of another vocabulary never fits. */
-        if (d->event.refusal == TD_WIRE_REFUSE_VOCAB || d->event.refusal == TD_WIRE_REFUSE_PROTOCOL)
+        if (d->event.refusal == TD_WIRE_REFUSE_VOCAB)
+            return td_err_set(err, TD_E_UNAVAILABLE,
+                              "draft: %s; start the worker with --vocab-of and the target's file, "
+                              "for it to translate",
+                              d->event.reason);
+        if (d->event.refusal == TD_WIRE_REFUSE_PROTOCOL)
             return td_err_set(err, TD_E_UNAVAILABLE, "draft: %s", d->event.reason);
         td_log_warn("draft: %s; trying again", d->event.reason);
     } while (true);

@@ -31,10 +31,10 @@ typedef struct {
 } td_drafting_event;
 
 /* Loads a draft of this process and starts its thread, or prepares for a worker elsewhere. Comes
- * before the target is placed, so that the draft's memory is counted there. */
-td_drafting *td_drafting_create(const td_run_params *params, td_err *err);
-/* Begins the session. target: the model whose vocabulary the draft must share; n_ctx: the target's.
- */
+ * before the target is placed, so that the draft's memory is counted there. target: the model whose
+ * vocabulary the draft shares or translates; borrowed. */
+td_drafting *td_drafting_create(const td_run_params *params, const td_model *target, td_err *err);
+/* Begins the session. n_ctx: the target's. */
 bool td_drafting_connect(td_drafting *d, const td_model *target, uint32_t n_ctx,
                          const td_clock *clock, td_err *err);
 void td_drafting_destroy(td_drafting **d);

@@ -20,7 +20,8 @@ struct td_prompts {
 
 static const td_json_field fields[] = {
     {.key = "id", .type = TD_JSON_STRING, .min = 1, .max = TD_PROMPT_ID_MAX},
-    {.key = "prompt", .type = TD_JSON_STRING, .required = true, .min = 0, .max = TD_JSONL_LINE_MAX},
+    {.key = "prompt", .type = TD_JSON_STRING, .min = 0, .max = TD_JSONL_LINE_MAX},
+    TD_MESSAGES_FIELD,
     {.key = "n", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
     {.key = "temp", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 100},
     {.key = "top_k", .type = TD_JSON_INT, .min = 0, .max = 1 << 20},
@@ -96,6 +97,7 @@ void td_prompt_destroy(td_prompt **prompt)
         return;
     for (uint32_t i = 0; i < (*prompt)->n_stops; i++)
         td_free((*prompt)->stops[i]);
+    td_messages_free(&(*prompt)->messages);
     td_free((*prompt)->text);
     td_free(*prompt);
     *prompt = NULL;
@@ -125,6 +127,18 @@ static bool apply_defaults(td_prompt *q, const td_run_params *params, td_err *er
     return true;
 }
 
+/* What is to be said: a text, or messages. */
+static bool read_input(td_prompt *q, const td_json_object *o, td_err *err)
+{
+    bool has_messages = td_json_has(o, "messages");
+    if (has_messages == td_json_has(o, "prompt"))
+        return td_json_fail(o, NULL, err, "%s; give exactly one of \"prompt\" and \"messages\"",
+                            has_messages ? "it has both \"prompt\" and \"messages\""
+                                         : "it has neither \"prompt\" nor \"messages\"");
+    return own_text(q, td_json_get_string(o, "prompt", ""), err) &&
+           (!has_messages || td_messages_read(&q->messages, o, err));
+}
+
 static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name,
                        const td_run_params *params, td_err *err)
 {
@@ -132,8 +146,7 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
     td_json_object o;
     if (doc && td_json_read_root(doc, &id_schema, &o, NULL) && td_json_has(&o, "id"))
         snprintf(q->id, sizeof q->id, "%s", td_json_get_string(&o, "id", ""));
-    bool is_ok = doc && td_json_read_root(doc, &schema, &o, err) &&
-                 own_text(q, td_json_get_string(&o, "prompt", ""), err);
+    bool is_ok = doc && td_json_read_root(doc, &schema, &o, err) && read_input(q, &o, err);
     if (is_ok && td_json_has(&o, "stop")) {
         while (q->n_stops)
             td_free(q->stops[--q->n_stops]);
@@ -164,7 +177,7 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
 }
 
 /* The input's name in the results: all that decides the text and came with the line. */
-static void hash_input(td_prompt *q)
+static void hash_input(td_prompt *q, const td_run_params *params)
 {
     td_sha256 s;
     uint8_t digest[32];
@@ -180,6 +193,11 @@ static void hash_input(td_prompt *q)
     td_sha256_add(&s, q->text ? q->text : "", q->n_text);
     for (uint32_t i = 0; i < q->n_stops; i++)
         td_sha256_add(&s, q->stops[i], strlen(q->stops[i]) + 1);
+    if (q->messages.n > 0) { /* a template that the file has is part of the model's hash */
+        const char *name = params->chat_template ? params->chat_template : "";
+        td_sha256_add(&s, name, strlen(name) + 1);
+        td_messages_hash(&q->messages, &s);
+    }
     td_sha256_end(&s, digest);
     td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);
 }
@@ -210,7 +228,7 @@ static td_prompt *next_argument(td_prompts *p, td_err *err)
     if (!apply_defaults(q, p->params, err) || !own_text(q, p->params->prompt, err))
         td_prompt_destroy(&q);
     else
-        hash_input(q);
+        hash_input(q, p->params);
     return q;
 }
 
@@ -244,6 +262,6 @@ td_prompt *td_prompts_next(td_prompts *p, td_err *err)
     if (q->err.code == TD_OK)
         parse_line(q, &line, name, p->params, &q->err);
     if (q->err.code == TD_OK)
-        hash_input(q);
+        hash_input(q, p->params);
     return q;
 }

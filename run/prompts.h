@@ -1,10 +1,11 @@
-/* Prompts: lines of JSON with `prompt` and optionally id, n, temp, top_k, top_p, min_p,
- * repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be used is
- * a prompt with `err` set, so that it becomes an error line of the results, not the end of the run.
- * One thread. */
+/* Prompts: lines of JSON with `prompt` or `messages` and optionally id, n, temp, top_k, top_p,
+ * min_p, repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be
+ * used is a prompt with `err` set, so that it becomes an error line of the results, not the end of
+ * the run. One thread. */
 #ifndef TD_RUN_PROMPTS_H
 #define TD_RUN_PROMPTS_H
 
+#include "run/messages.h"
 #include "run/run.h"
 
 #define TD_PROMPT_ID_MAX 256u /* bytes */
@@ -14,8 +15,9 @@ typedef struct {
     char id[TD_PROMPT_ID_MAX + 1];
     char line_id[40]; /* "line-<n>-<hash>": the id of a line without one */
     uint64_t line;    /* 1-based; 0: from the command line */
-    char *text;       /* owned, 0-terminated */
+    char *text;       /* owned, 0-terminated; "" where there are messages */
     size_t n_text;
+    td_messages messages; /* n is 0 where there is a text */
     uint32_t n_predict;
     td_sampling_params sampling;
     uint64_t stream; /* the line's seed, else a hash of the run's seed and the id */

@@ -104,8 +104,11 @@ static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
     size_t n_ids = 0;
     td_err bad = {0};
     uint32_t n_ctx = td_target_n_ctx(r->target), sequence = 0;
-    bool is_ok = td_tokenize(td_model_tokenizer(r->model), q->text, q->n_text, true, false, &ids,
-                             &n_ids, &bad);
+    const td_tokenizer *t = td_model_tokenizer(r->model);
+    bool is_ok = q->messages.n > 0
+                     ? td_messages_tokenize(&q->messages, td_model_gguf(r->model), t,
+                                            r->params->chat_template, &ids, &n_ids, &bad)
+                     : td_tokenize(t, q->text, q->n_text, true, false, &ids, &n_ids, &bad);
     if (is_ok && n_ids == 0)
         is_ok = td_err_set(&bad, TD_E_DATA, "the prompt is empty and the model has no BOS token");
     if (is_ok && n_ids >= n_ctx)

@@ -26,10 +26,11 @@ typedef struct {
     const char *specs[TD_RUN_SPECS_MAX];
     uint32_t n_specs; /* 0: chosen */
 
-    const char *prompt;     /* one prompt from the command line, or NULL */
-    const char *in_path;    /* JSONL of prompts, "-" for stdin, or NULL */
-    const char *out_path;   /* JSONL of results; NULL: text to stdout */
-    const char *stats_path; /* NULL: none */
+    const char *prompt;        /* one prompt from the command line, or NULL */
+    const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */
+    const char *out_path;      /* JSONL of results; NULL: text to stdout */
+    const char *stats_path;    /* NULL: none */
+    const char *chat_template; /* of messages; NULL: the one the target's file has */
 
     uint32_t n_predict;
     td_sampling_params sampling;

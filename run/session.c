@@ -88,7 +88,7 @@ bool session_load(run *r, td_err *err)
     if (!r->model)
         return false;
     if (p->draft_path || p->draft_endpoint) {
-        r->drafting = td_drafting_create(p, err);
+        r->drafting = td_drafting_create(p, r->model, err);
         if (!r->drafting)
             return false;
     }

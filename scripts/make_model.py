@@ -17,6 +17,7 @@ fill the vocabulary; the last two tokens are <|begin|> and <|end|>.
 """
 import argparse
 import array
+import bisect
 import math
 import os
 import random
@@ -27,15 +28,24 @@ ALIGNMENT = 32
 POOL_ELEMENTS = 1 << 18
 # name: (id, elements of a block, bytes of a block)
 TYPES = {
-    "F32": (0, 1, 4),
-    "F16": (1, 1, 2),
-    "Q4_0": (2, 32, 18),
-    "Q8_0": (8, 32, 34),
-    "Q4_K": (12, 256, 144),
-    "Q6_K": (14, 256, 210),
-    "BF16": (30, 1, 2),
+    "F32": (0, 1, 4), "F16": (1, 1, 2), "BF16": (30, 1, 2),
+    "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q5_0": (6, 32, 22), "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84), "Q3_K": (11, 256, 110), "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210), "IQ2_XXS": (16, 256, 66),
+    "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98), "IQ1_S": (19, 256, 50),
+    "IQ4_NL": (20, 32, 18), "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82),
+    "IQ4_XS": (23, 256, 136), "IQ1_M": (29, 256, 56), "TQ1_0": (34, 256, 54),
+    "TQ2_0": (35, 256, 66), "MXFP4": (39, 32, 17), "NVFP4": (40, 64, 36), "Q1_0": (41, 128, 18),
+    "Q2_0": (42, 64, 18),
 }
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K": 14, "Q4_K_M": 15, "Q6_K": 18, "BF16": 32}
+GUESSED = 1024  # a file type that says: look at the tensors
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10,
+    "Q3_K": 11, "Q4_K": 14, "Q4_K_M": 15, "Q5_K": 16, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20,
+    "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ2_S": 28, "IQ4_XS": 30, "IQ1_M": 31,
+    "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4": 38, "NVFP4": GUESSED, "Q1_0": GUESSED,
+    "Q2_0": GUESSED,
+}
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # value types of the format
 
 
@@ -69,7 +79,78 @@ def block_q6_k(rng, sigma):
     return rng.randbytes(192) + struct.pack("<16be", *scales, d)
 
 
-BLOCKS = {"Q8_0": block_q8_0, "Q4_0": block_q4_0, "Q4_K": block_q4_k, "Q6_K": block_q6_k}
+def block_q4_1(rng, sigma):
+    d = sigma / 4.61
+    return struct.pack("<ee", d, -7.5 * d) + rng.randbytes(16)
+
+
+def block_q5_1(rng, sigma):
+    d = sigma / 9.23
+    return struct.pack("<ee", d, -15.5 * d) + rng.randbytes(20)
+
+
+def block_q2_k(rng, sigma):
+    """Scale and minimum alike, as in Q4_K."""
+    d = sigma / (1.118 * 8.8)
+    scales = bytes(s | s << 4 for s in rng.choices(range(16), k=16))
+    return scales + rng.randbytes(64) + struct.pack("<ee", d, 1.5 * d)
+
+
+def block_q5_k(rng, sigma):
+    d = sigma / (9.23 * 33.3)
+    return struct.pack("<ee", d, 15.5 * d) + block_q4_k(rng, 1.0)[4:16] + rng.randbytes(160)
+
+
+def pick(rng, levels, rms):
+    """The number of one of the two levels around rms, their squares averaging to rms^2."""
+    i = max(bisect.bisect(levels, rms) - 1, 0)
+    low, high = levels[i] ** 2, levels[i + 1] ** 2
+    return i + (rng.random() * (high - low) < rms * rms - low)
+
+
+E2M1_RMS = 2.926  # of 4-bit floats
+E8M0 = [2.0 ** (e - 127) for e in range(255)]
+E4M3 = [(m / 8 + (e > 0)) * 2.0 ** (max(e, 1) - 7) for e in range(16) for m in range(8)]
+
+
+def block_mxfp4(rng, sigma):
+    return bytes([pick(rng, E8M0, sigma / E2M1_RMS)]) + rng.randbytes(16)
+
+
+def block_nvfp4(rng, sigma):
+    return bytes(pick(rng, E4M3, sigma / E2M1_RMS) for _ in range(4)) + rng.randbytes(32)
+
+
+def block_iq1_m(rng, sigma):
+    """The scale lies in the top nibbles of the last four words."""
+    block = bytearray(rng.randbytes(56))
+    half, = struct.unpack("<H", struct.pack("<e", rng.choice((-1, 1)) * sigma / 7.19))
+    for i in range(4):
+        block[49 + 2 * i] = block[49 + 2 * i] & 15 | (half >> 4 * i & 15) << 4
+    return bytes(block)
+
+
+BLOCKS = {"Q8_0": block_q8_0, "Q4_0": block_q4_0, "Q4_K": block_q4_k, "Q6_K": block_q6_k,
+          "Q4_1": block_q4_1, "Q5_1": block_q5_1, "Q2_K": block_q2_k, "Q5_K": block_q5_k,
+          "MXFP4": block_mxfp4, "NVFP4": block_nvfp4, "IQ1_M": block_iq1_m}
+
+# Types whose blocks are random bits but for one half d: (its place, root mean square of the values
+# where d is 1). The sign of d is random, which makes the mean 0.
+RANDOM_BITS = {
+    "Q5_0": (0, 9.25), "Q3_K": (108, 43.3), "IQ2_XXS": (0, 53.2), "IQ2_XS": (0, 55.7),
+    "IQ2_S": (0, 56.3), "IQ3_XXS": (0, 142.5), "IQ3_S": (0, 140.6), "IQ1_S": (0, 7.19),
+    "IQ4_NL": (0, 67.2), "IQ4_XS": (0, 1245.5), "TQ1_0": (52, 0.817), "TQ2_0": (64, 1.225),
+    "Q1_0": (0, 1.0), "Q2_0": (0, 1.225),
+}
+
+
+def random_block(type_name, rng, sigma):
+    if type_name in BLOCKS:
+        return BLOCKS[type_name](rng, sigma)
+    at, rms = RANDOM_BITS[type_name]
+    block = bytearray(rng.randbytes(TYPES[type_name][2]))
+    struct.pack_into("<e", block, at, rng.choice((-1, 1)) * sigma / rms)
+    return bytes(block)
 
 
 def round_bf16(value):
@@ -92,8 +173,8 @@ class Pools:
         if key not in self.pools:
             rng = random.Random("%d %s %r" % (self.seed, type_name, sigma))
             n = max(self.n_elements // TYPES[type_name][1], 2) - 1 | 1
-            if type_name in BLOCKS:
-                pool = b"".join(BLOCKS[type_name](rng, sigma) for _ in range(n))
+            if TYPES[type_name][1] > 1:
+                pool = b"".join(random_block(type_name, rng, sigma) for _ in range(n))
             elif type_name == "F16":
                 pool = struct.pack("<%de" % n, *(rng.gauss(0, sigma) for _ in range(n)))
             else:

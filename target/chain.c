@@ -64,17 +64,8 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
         p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
         bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
         uint64_t one_part = td_forward_bytes(&p);
-        td_cache_params cache = {.type_k = p.type_k,
-                                 .type_v = p.type_v,
-                                 .n_layers = 1,
-                                 .n_head_kv = h->n_head_kv,
-                                 .head_dim_k = h->head_dim_k,
-                                 .head_dim_v = h->head_dim_v,
-                                 .n_slots = p.n_slots,
-                                 .n_ctx = p.n_ctx};
-        uint64_t cache_bytes = td_cache_bytes(p.dev, &cache);
         for (uint32_t k = 0; k < h->n_layer; k++)
-            bytes[k] = td_weights_layer_bytes(p.model, p.dev, k) + cache_bytes;
+            bytes[k] = td_weights_layer_bytes(p.model, p.dev, k) + td_forward_cache_bytes(&p, k);
         uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
         uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
         uint64_t last = td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
@@ -225,10 +216,37 @@ const float *td_chain_logits(const td_chain *chain)
     return td_forward_output(chain->parts[chain->n_parts - 1].forward);
 }
 
-void td_chain_truncate(td_chain *chain, uint32_t slot, uint32_t length)
+void td_chain_commit(td_chain *chain, uint32_t slot, uint32_t length)
 {
     for (uint32_t i = 0; i < chain->n_parts; i++)
-        td_cache_truncate(td_forward_cache(chain->parts[i].forward), slot, length);
+        if (length > td_cache_committed(td_forward_cache(chain->parts[i].forward), slot))
+            td_cache_commit(td_forward_cache(chain->parts[i].forward), slot, length);
+}
+
+uint32_t td_chain_rewind(td_chain *chain, uint32_t slot, uint32_t length)
+{
+    uint32_t left = length;
+    for (uint32_t i = 0; i < chain->n_parts; i++) {
+        td_cache *cache = td_forward_cache(chain->parts[i].forward);
+        if (td_cache_committed(cache, slot) > length || td_cache_length(cache, slot) < length)
+            left = 0;
+    }
+    for (uint32_t i = 0; i < chain->n_parts; i++) {
+        td_cache *cache = td_forward_cache(chain->parts[i].forward);
+        if (left == length && length)
+            td_cache_truncate(cache, slot, length);
+        else
+            td_cache_clear(cache, slot);
+    }
+    return left;
+}
+
+bool td_chain_forgets(const td_chain *chain)
+{
+    bool forgets = false;
+    for (uint32_t i = 0; i < chain->n_parts; i++)
+        forgets |= td_cache_forgets(td_forward_cache(chain->parts[i].forward));
+    return forgets;
 }
 
 bool td_chain_profile(td_chain *chain, bool is_on, td_err *err)

@@ -48,8 +48,11 @@ void td_chain_destroy(td_chain **chain);
 bool td_chain_run(td_chain *chain, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                   td_err *err);
 const float *td_chain_logits(const td_chain *chain);
-/* The same verbs as a cache's, on every part. */
-void td_chain_truncate(td_chain *chain, uint32_t slot, uint32_t length);
+/* A cache's verbs, on every part. rewind: truncates to `length` where that can be, else clears; the
+ * length that is left (length or 0). */
+uint32_t td_chain_rewind(td_chain *chain, uint32_t slot, uint32_t length);
+void td_chain_commit(td_chain *chain, uint32_t slot, uint32_t length);
+bool td_chain_forgets(const td_chain *chain);
 
 /* device.h's profile over all parts: times of ops of one name add up, of both programs. */
 bool td_chain_profile(td_chain *chain, bool is_on, td_err *err);

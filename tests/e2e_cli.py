@@ -170,7 +170,30 @@ class Cli(unittest.TestCase):
         if not os.path.exists(other):
             self.skipTest(other + ' is not here')
         r = generate('--draft', other, '--prompt', 'x', '-n', '4')
-        self.fails(r, 69, 'the vocabularies differ', 'first token that does is 0')
+        self.fails(r, 69, "too far from the target's", 'first that differs is token 0:')
+
+    def test_messages_are_written_by_a_chat_template(self):
+        """The pair's vocabulary has no control tokens, so the same text may be given as it is."""
+        chat = json.dumps({'messages': [{'role': 'system', 'content': 'Be brief.'},
+                                        {'role': 'user', 'content': [{'type': 'text', 'text': 'A fox'}]}]})
+        text = json.dumps({'prompt': '<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nA fox<|im_end|>\n'
+                                     '<|im_start|>assistant\n'})
+        r = generate('--in', '-', '-n', '8', '--temp', '0', '--chat-template', 'chatml', stdin=chat + '\n' + text)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        a, b = map(json.loads, r.stdout.splitlines())
+        self.assertEqual((a['tokens'], a['prompt_tokens']), (b['tokens'], b['prompt_tokens']))
+        self.assertNotEqual(a['input_sha'], b['input_sha'])
+        # The file has no template of its own, and not every name is one.
+        r = generate('--in', '-', '-n', '8', stdin=chat)
+        self.assertEqual(r.returncode, 1, r.stderr)
+        self.assertIn('no tokenizer.chat_template', json.loads(r.stdout)['error'])
+        self.assertIn('chatml', json.loads(r.stdout)['error'])
+        self.fails(generate('--prompt', 'x', '--chat-template', 'chat'), 2, '--chat-template', 'chat', 'llama3')
+        # Another template is another input: a results file does not mix them.
+        lines, out = self.path('chat.jsonl', chat), self.path('out.jsonl')
+        for name, code in (('chatml', 0), ('chatml', 0), ('zephyr', 65)):
+            r = generate('--in', lines, '--out', out, '-n', '4', '--chat-template', name)
+            self.assertEqual(r.returncode, code, r.stderr)
 
     def test_bad_files(self):
         for name, text in [('empty.gguf', ''), ('text.gguf', 'this is no model file, whatever it is called')]:

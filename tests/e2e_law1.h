@@ -62,7 +62,71 @@ static inline void run_alone(row_check *r)
             memcpy(r->alone + ((size_t)slot * ROW_DRAFTED + i) * r->n_vocab,
                    td_chain_logits(r->chain), r->n_vocab * sizeof(float));
         }
-        td_chain_truncate(r->chain, slot, row_prompts[slot]);
+        td_chain_rewind(r->chain, slot, row_prompts[slot]);
+    }
+}
+
+/* Puts the rows of a sequence together, in the order of the sequences' first rows. */
+static inline void group_rows(td_forward_row *rows, uint32_t *index, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = i + 1, to = i + 1; k < n; k++) {
+            if (rows[k].slot != rows[i].slot)
+                continue;
+            td_forward_row row = rows[k];
+            uint32_t at = index[k];
+            memmove(rows + to + 1, rows + to, (k - to) * sizeof *rows);
+            memmove(index + to + 1, index + to, (k - to) * sizeof *index);
+            rows[to] = row;
+            index[to++] = at;
+        }
+}
+
+/* The logits of a batch's outputs; index: which of its sequence's rows after the prompt each is. */
+static inline void compare_rows(const row_check *r, const td_forward_row *rows,
+                                const uint32_t *index, uint32_t n)
+{
+    const float *logits = td_chain_logits(r->chain);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!rows[i].is_output)
+            continue;
+        if (memcmp(logits, row_alone(r, rows[i].slot, index[i]), r->n_vocab * sizeof *logits))
+            fail_msg("%s: row %u of a batch of %u (prompt %u, row %u of its draft): the logits are "
+                     "not those of the row alone",
+                     r->what, i, n, row_prompts[rows[i].slot], index[i]);
+        logits += r->n_vocab;
+    }
+}
+
+/* Rounds as a run has them: of the rows of each sequence some are committed, the others dropped. */
+static inline void run_rounds(const row_check *r)
+{
+    uint32_t done[ROW_SLOTS] = {0};
+    for (uint32_t round = 0, n = 1; n; round++) {
+        td_forward_row rows[TD_VERIFY_ROWS_MAX];
+        uint32_t index[TD_VERIFY_ROWS_MAX], taken[ROW_SLOTS] = {0};
+        n = 0;
+        for (uint32_t slot = 0; slot < ROW_SLOTS; slot++) {
+            uint32_t wanted = td_noise_bits(11, round, slot) % 8;
+            for (; taken[slot] < wanted && done[slot] + taken[slot] < ROW_DRAFTED; n++) {
+                index[n] = done[slot] + taken[slot]++;
+                uint32_t position = row_prompts[slot] + index[n];
+                rows[n] = (td_forward_row){.slot = slot,
+                                           .position = position,
+                                           .token = row_token(slot, position, r->n_vocab),
+                                           .is_output = true};
+            }
+        }
+        if (n) {
+            run_verify(r, rows, n);
+            compare_rows(r, rows, index, n);
+        }
+        for (uint32_t slot = 0; slot < ROW_SLOTS; slot++) {
+            done[slot] += taken[slot] ? td_noise_bits(12, round, slot) % (taken[slot] + 1) : 0;
+            n += done[slot] < ROW_DRAFTED;
+            td_chain_commit(r->chain, slot, row_prompts[slot] + done[slot]);
+            td_chain_rewind(r->chain, slot, row_prompts[slot] + done[slot]);
+        }
     }
 }
 
@@ -84,19 +148,12 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
                                      .is_output = !draw || td_noise_bits(draw, n, 2 * at + 1) % 8};
     }
     rows[n - 1].is_output = true;
+    if (td_chain_forgets(r->chain))
+        group_rows(rows, index, n);
     run_verify(r, rows, n);
-    const float *logits = td_chain_logits(r->chain);
-    for (uint32_t i = 0; i < n; i++) {
-        if (!rows[i].is_output)
-            continue;
-        if (memcmp(logits, row_alone(r, rows[i].slot, index[i]), r->n_vocab * sizeof *logits))
-            fail_msg("%s: row %u of a batch of %u (prompt %u, row %u of its draft): the logits are "
-                     "not those of the row alone",
-                     r->what, i, n, row_prompts[rows[i].slot], index[i]);
-        logits += r->n_vocab;
-    }
+    compare_rows(r, rows, index, n);
     for (uint32_t slot = 0; slot < ROW_SLOTS; slot++)
-        td_chain_truncate(r->chain, slot, row_prompts[slot]);
+        td_chain_rewind(r->chain, slot, row_prompts[slot]);
 }
 
 static inline void check_rows(const char *name, const td_model *model, const placement *p,
@@ -124,6 +181,7 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     for (size_t i = 0; i < TD_COUNT(widths); i++)
         for (uint32_t draw = 0; draw < n_draws; draw++)
             run_mixture(&r, widths[i], draw);
+    run_rounds(&r);
     printf("%s: rows are the same bits in batches of 1..64\n", what);
     free(r.alone);
     td_chain_destroy(&r.chain);

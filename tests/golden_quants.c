@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define FILE_MAX (1u << 20)
+#define N_TYPES  28u
 
 static const char *golden; /* the golden folder */
 
@@ -86,7 +87,57 @@ static void test_decoding_is_bit_equal(void **state)
         n_checked++;
     }
     json_decref(index);
-    assert_int_equal(n_checked, 7);
+    assert_int_equal(n_checked, N_TYPES);
+}
+
+/* Every entry of a codebook (or every pattern of signs): blocks of zeros with d = 1 and the entry's
+ * number as their first index decode to values with this hash, taken from the reference. */
+static const struct {
+    const char *type;
+    uint32_t n_entries, n_values;
+    uint32_t d_at;  /* of the upper byte of d; IQ1_M has d in pieces */
+    uint32_t at[2]; /* where the low 8 bits of the number go, and the others */
+    uint64_t hash;
+} codebooks[] = {
+    {"IQ2_XXS", 256, 8, 1, {2, 3}, 0x46517a669988c524},
+    {"IQ2_XXS", 128, 8, 1, {6, 7}, 0x805e9e806b380325}, /* signs */
+    {"IQ2_XS", 512, 8, 1, {2, 3}, 0xb0bac8d309e90875},
+    {"IQ2_S", 1024, 8, 1, {2, 66}, 0x7581f179a8807754},
+    {"IQ3_XXS", 256, 4, 1, {2, 3}, 0xa8c0b9dda58ef3c8},
+    {"IQ3_S", 512, 4, 1, {2, 66}, 0x0ae8de7c1f3091e5},
+    {"IQ1_S", 2048, 8, 1, {2, 34}, 0x3d4d20df29ea6c02},
+    {"IQ1_M", 2048, 8, 0, {0, 32}, 0x3d4d20df29ea6c02},
+};
+
+static void test_codebooks_are_complete(void **state)
+{
+    (void)state;
+    for (size_t c = 0; c < TD_COUNT(codebooks); c++) {
+        const td_type_info *type = td_type_find_name(codebooks[c].type);
+        uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+        for (uint32_t i = 0; i < codebooks[c].n_entries; i++) {
+            unsigned char block[TD_BLOCK_BYTES_MAX] = {0};
+            float out[256];
+            if (codebooks[c].d_at) {
+                block[codebooks[c].d_at] = 0x3c;
+            } else {
+                block[53] = 0xc0;
+                block[55] = 0x30;
+            }
+            block[codebooks[c].at[0]] = (unsigned char)(i & 255);
+            if (i > 255)
+                block[codebooks[c].at[1]] = (unsigned char)(i >> 8);
+            type->dequantize(block, out, 256);
+            unsigned char bytes[8 * sizeof(float)];
+            memcpy(bytes, out, sizeof bytes);
+            for (size_t j = 0; j < codebooks[c].n_values * sizeof(float); j++)
+                hash = (hash ^ bytes[j]) * 0x100000001b3;
+        }
+        if (hash != codebooks[c].hash)
+            fail_msg("%s, %u entries: hash %016llx, expected %016llx", codebooks[c].type,
+                     codebooks[c].n_entries, (unsigned long long)hash,
+                     (unsigned long long)codebooks[c].hash);
+    }
 }
 
 static void test_encoding_is_byte_equal(void **state)
@@ -142,20 +193,23 @@ static void test_table_agrees_with_index(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    char names[256] = "";
+    size_t n_types = 0, n_chars = 0;
     for (uint32_t id = 0; id < 256; id++) {
         const td_type_info *type = td_type_find(id);
         if (!type)
             continue;
-        size_t n = strlen(names);
-        snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", type->name);
+        n_chars += strlen(type->name) + (n_types++ ? 2 : 0);
         assert_ptr_equal(td_type_find_name(type->name), type);
         assert_string_equal(td_type_format_name(id), type->name);
         assert_int_equal(type->is_cache_type, type->quantize != NULL);
         assert_int_equal(type->has_int8_activations, type->block_elements > 1);
+        assert_int_equal(type->unpack != NULL, type->block_elements > 1);
+        assert_true(type->block_elements <= TD_PARTS_MAX * TD_PART_ELEMENTS);
+        assert_true(type->block_bytes <= TD_BLOCK_BYTES_MAX);
     }
-    assert_string_equal(td_type_names(), "F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, BF16");
-    assert_int_equal(strlen(names), strlen(td_type_names()));
+    assert_int_equal(n_types, N_TYPES);
+    assert_int_equal(n_chars, strlen(td_type_names()));
+    assert_non_null(strstr(td_type_names(), "F32, F16, BF16, Q4_0, Q4_1,"));
     assert_non_null(td_type_find_name("q8_0"));
     assert_null(td_type_find_name("q8"));
     assert_null(td_type_find_name(""));
@@ -292,6 +346,7 @@ int main(void)
     free(probe);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decoding_is_bit_equal),
+        cmocka_unit_test(test_codebooks_are_complete),
         cmocka_unit_test(test_encoding_is_byte_equal),
         cmocka_unit_test(test_table_agrees_with_index),
         cmocka_unit_test(test_names),

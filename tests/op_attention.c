@@ -1,11 +1,13 @@
 /* td_op_kv_store and td_op_attention together, against an f64 softmax over keys and values that
  * went through the cache types' own encoders on the CPU: all 16 type pairs, odd head sizes, grouped
- * heads, windows, soft caps, several sequences with shuffled pages in one batch. With a window of
- * one position the op returns the cached value itself, which shows kv_store's rounding. And law 1:
- * a row has the same bits whatever batch it runs in and wherever its pages lie. */
+ * heads, windows, chunks, soft caps, sinks, several sequences with shuffled pages in one batch.
+ * With a window of one position the op returns the cached value itself, which shows kv_store's
+ * rounding. And law 1: a row has the same bits whatever batch it runs in and wherever its pages
+ * lie. */
 #include "op_common.h"
 
 #define N_SEQUENCES 2u
+#define HEADS_MAX   16u
 #define PAGES_MAX   40u /* of a sequence: Vulkan then splits the positions of a verify row */
 
 typedef struct {
@@ -15,6 +17,8 @@ typedef struct {
     float softcap;
     uint32_t n_positions; /* of each sequence */
     td_mode mode;
+    uint32_t chunk;
+    float sink; /* of the first head; the others' are 1 more each. 0: there are none */
 } att_case;
 
 typedef struct {
@@ -94,10 +98,20 @@ static att_bench begin_case(td_device *dev, const att_case *c, uint32_t n_rows, 
     td_kv *kv =
         bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k), td_type_find_name(c->type_v),
                                        c->n_head_kv, c->dim_k, c->dim_v, n_pages});
-    const td_batch_tensors batch = {m.positions, m.slots, m.pages};
+    const td_batch_tensors batch = {m.positions, m.slots, m.pages, NULL};
+    float sinks[HEADS_MAX];
+    for (uint32_t h = 0; h < n_head(c); h++)
+        sinks[h] = c->sink + (float)h;
+    const td_attention_params params = {.n_head = n_head(c),
+                                        .scale = att_scale(c),
+                                        .window = c->window,
+                                        .chunk = c->chunk,
+                                        .softcap = c->softcap,
+                                        .sinks = c->sink != 0 ? bench_vector(&m.b, sinks, n_head(c))
+                                                              : NULL};
     td_op_kv_store(m.b.p, kv, td_columns(m.k, 3, c->n_head_kv * c->dim_k), td_all(m.v), &batch);
-    td_op_attention(m.b.p, kv, td_all(m.q), td_columns(m.y, 1, n_head(c) * c->dim_v),
-                    &(td_attention_params){n_head(c), att_scale(c), c->window, c->softcap}, &batch);
+    td_op_attention(m.b.p, kv, td_all(m.q), td_columns(m.y, 1, n_head(c) * c->dim_v), &params,
+                    &batch);
     bench_end(&m.b);
     return m;
 }
@@ -115,6 +129,19 @@ static void set_row(att_bench *m, const att_case *c, const att_data *d, uint32_t
     i32_data(m->slots)[row] = (int32_t)sequence;
 }
 
+/* Pages that no row from `position` on can see are forgotten, as a cache with a window does. */
+static void forget_pages(att_bench *m, const att_case *c, uint32_t position)
+{
+    uint32_t first = 0;
+    if (c->window && position + 1 > c->window)
+        first = position + 1 - c->window;
+    if (c->chunk)
+        first = td_max_u32(first, position / c->chunk * c->chunk);
+    for (uint32_t s = 0; s < N_SEQUENCES; s++)
+        for (uint32_t i = 0; i < first / TD_PAGE_POSITIONS; i++)
+            i32_data(m->pages)[s * PAGES_MAX + i] = i % 2 ? INT32_MAX : 0;
+}
+
 /* Feeds both sequences in batches of `width` rows, taking turns position by position, and gives
  * y [N_SEQUENCES][n_positions][n_head][dim_v]. */
 static float *new_results(td_device *dev, const att_case *c, const att_data *d, uint32_t width,
@@ -128,6 +155,7 @@ static float *new_results(td_device *dev, const att_case *c, const att_data *d, 
         uint32_t n = td_min_u32(width, n_rows - first);
         for (uint32_t r = 0; r < n; r++)
             set_row(&m, c, d, r, (first + r) % N_SEQUENCES, (first + r) / N_SEQUENCES);
+        forget_pages(&m, c, first / N_SEQUENCES);
         bench_run(&m.b, n, 0);
         for (uint32_t r = 0; r < n; r++) {
             uint32_t sequence = (first + r) % N_SEQUENCES, position = (first + r) / N_SEQUENCES;
@@ -147,6 +175,8 @@ static void attend(const att_case *c, const att_data *d, uint32_t sequence, uint
     uint32_t head_kv = head / c->group, first = 0;
     if (c->window && position + 1 > c->window)
         first = position + 1 - c->window;
+    if (c->chunk)
+        first = td_max_u32(first, position / c->chunk * c->chunk);
     size_t base = (size_t)sequence * c->n_positions;
     const float *q = d->q + ((base + position) * n_head(c) + head) * c->dim_k;
     double top = -INFINITY, total = 0, longest = 0;
@@ -163,6 +193,11 @@ static void attend(const att_case *c, const att_data *d, uint32_t sequence, uint
         longest = fmax(longest, size * (double)att_scale(c));
         weights[j] = s;
         top = fmax(top, s);
+    }
+    double sink = (double)c->sink + head;
+    if (c->sink != 0) {
+        top = fmax(top, sink);
+        total = exp(sink - top);
     }
     for (uint32_t j = first; j <= position; j++)
         total += weights[j] = exp(weights[j] - top);
@@ -219,19 +254,19 @@ static void test_attention_reads_every_pair_of_cache_types(void **state)
     for (size_t k = 0; k < TD_COUNT(cache_types); k++)
         for (size_t v = 0; v < TD_COUNT(cache_types); v++)
             check_case(&(att_case){cache_types[k], cache_types[v], 2, 2, 40, 64, 0, 0, 70,
-                                   (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL});
+                                   (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL, 0, 0});
 }
 
 static void test_attention_takes_odd_heads_and_groups(void **state)
 {
     (void)state;
     const att_case cases[] = {
-        {"F16", "F16", 3, 1, 24, 24, 0, 0, 40, TD_MODE_VERIFY},
-        {"Q8_0", "Q4_0", 1, 8, 128, 128, 0, 0, 66, TD_MODE_VERIFY},
-        {"F32", "F32", 2, 4, 5, 3, 0, 0, 66, TD_MODE_VERIFY},
-        {"F16", "Q8_0", 2, 1, 20, 100, 0, 0, 66, TD_MODE_VERIFY},
-        {"Q4_0", "F16", 1, 4, 64, 12, 0, 0, 66, TD_MODE_PREFILL},
-        {"F16", "F32", 1, 1, 256, 300, 0, 0, 20, TD_MODE_VERIFY},
+        {"F16", "F16", 3, 1, 24, 24, 0, 0, 40, TD_MODE_VERIFY, 0, 0},
+        {"Q8_0", "Q4_0", 1, 8, 128, 128, 0, 0, 66, TD_MODE_VERIFY, 0, 0},
+        {"F32", "F32", 2, 4, 5, 3, 0, 0, 66, TD_MODE_VERIFY, 0, 0},
+        {"F16", "Q8_0", 2, 1, 20, 100, 0, 0, 66, TD_MODE_VERIFY, 0, 0},
+        {"Q4_0", "F16", 1, 4, 64, 12, 0, 0, 66, TD_MODE_PREFILL, 0, 0},
+        {"F16", "F32", 1, 1, 256, 300, 0, 0, 20, TD_MODE_VERIFY, 0, 0},
     };
     for (size_t i = 0; i < TD_COUNT(cases); i++)
         check_case(&cases[i]);
@@ -241,11 +276,39 @@ static void test_attention_keeps_windows_and_caps(void **state)
 {
     (void)state;
     const att_case cases[] = {
-        {"F16", "F16", 1, 2, 32, 32, 1, 0, 70, TD_MODE_VERIFY},
-        {"F16", "F16", 1, 2, 32, 32, 64, 0, 200, TD_MODE_VERIFY},
-        {"Q8_0", "Q8_0", 1, 2, 32, 32, 100, 0, 330, TD_MODE_PREFILL},
-        {"F16", "F16", 1, 2, 32, 32, 0, 5.0f, 130, TD_MODE_VERIFY},
-        {"F32", "F16", 1, 1, 16, 16, 0, 0, 8 * TD_PAGE_POSITIONS, TD_MODE_VERIFY},
+        {"F16", "F16", 1, 2, 32, 32, 1, 0, 70, TD_MODE_VERIFY, 0, 0},
+        {"F16", "F16", 1, 2, 32, 32, 64, 0, 200, TD_MODE_VERIFY, 0, 0},
+        {"Q8_0", "Q8_0", 1, 2, 32, 32, 100, 0, 330, TD_MODE_PREFILL, 0, 0},
+        {"F16", "F16", 1, 2, 32, 32, 0, 5.0f, 130, TD_MODE_VERIFY, 0, 0},
+        {"F32", "F16", 1, 1, 16, 16, 0, 0, 8 * TD_PAGE_POSITIONS, TD_MODE_VERIFY, 0, 0},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++)
+        check_case(&cases[i]);
+}
+
+static void test_attention_keeps_chunks(void **state)
+{
+    (void)state;
+    const att_case cases[] = {
+        {"F16", "F16", 1, 2, 32, 32, 0, 0, 200, TD_MODE_VERIFY, 64, 0},
+        {"F16", "Q8_0", 1, 2, 32, 32, 0, 0, 330, TD_MODE_VERIFY, 100, 0},
+        {"F16", "F16", 1, 1, 32, 32, 50, 0, 200, TD_MODE_PREFILL, 70, 0},
+        {"F32", "F32", 1, 1, 8, 8, 0, 0, 20, TD_MODE_VERIFY, 1, 0},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++)
+        check_case(&cases[i]);
+}
+
+/* Sinks below, among and above all scores; the last by so much that nothing else counts. */
+static void test_attention_takes_sinks_into_the_sum(void **state)
+{
+    (void)state;
+    const att_case cases[] = {
+        {"F16", "F16", 2, 2, 32, 32, 0, 0, 130, TD_MODE_VERIFY, 0, -20.0f},
+        {"F32", "F32", 2, 4, 16, 24, 0, 0, 70, TD_MODE_VERIFY, 0, 0.5f},
+        {"Q8_0", "F16", 1, 4, 32, 32, 128, 0, 300, TD_MODE_PREFILL, 0, 2.0f},
+        {"F16", "F16", 1, 2, 32, 32, 0, 0, 520, TD_MODE_VERIFY, 0, 1.0f},
+        {"F16", "F16", 1, 2, 32, 32, 0, 0, 70, TD_MODE_VERIFY, 0, 300.0f},
     };
     for (size_t i = 0; i < TD_COUNT(cases); i++)
         check_case(&cases[i]);
@@ -256,7 +319,7 @@ static void test_kv_store_rounds_as_the_encoders_do(void **state)
 {
     (void)state;
     for (size_t t = 0; t < TD_COUNT(cache_types); t++) {
-        const att_case c = {"F16", cache_types[t], 2, 1, 8, 96, 1, 0, 60, TD_MODE_VERIFY};
+        const att_case c = {"F16", cache_types[t], 2, 1, 8, 96, 1, 0, 60, TD_MODE_VERIFY, 0, 0};
         att_data d = new_data(&c);
         size_t n = (size_t)N_SEQUENCES * c.n_positions * c.n_head_kv * c.dim_v;
         for (size_t i = 0; i < n; i++) { /* sizes from the subnormal halves up, ties, zeros */
@@ -286,9 +349,10 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
     static const uint32_t widths[] = {1, 2, 5, 16, 17, 33, 64};
-    const att_case cases[] = {{"F16", "F16", 2, 2, 40, 40, 0, 0, 150, TD_MODE_VERIFY},
-                              {"Q8_0", "Q4_0", 1, 4, 64, 64, 70, 0, 150, TD_MODE_VERIFY},
-                              {"F16", "F16", 1, 2, 32, 32, 0, 0, 600, TD_MODE_VERIFY}};
+    const att_case cases[] = {{"F16", "F16", 2, 2, 40, 40, 0, 0, 150, TD_MODE_VERIFY, 0, 0},
+                              {"Q8_0", "Q4_0", 1, 4, 64, 64, 70, 0, 150, TD_MODE_VERIFY, 0, 0},
+                              {"F16", "F16", 1, 2, 32, 32, 0, 0, 600, TD_MODE_VERIFY, 0, 1.0f},
+                              {"F16", "F16", 1, 2, 32, 32, 0, 0, 150, TD_MODE_VERIFY, 50, 1.0f}};
     for (size_t k = 0; k < TD_COUNT(cases); k++) {
         const att_case *c = &cases[k];
         att_data d = new_data(c);
@@ -314,8 +378,8 @@ static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
     static const float hostile[] = {NAN, INFINITY, -INFINITY, 1e30f};
     enum { BAD = 5, WINDOW = 10 };
     for (size_t t = 0; t < TD_COUNT(cache_types); t++) {
-        const att_case c = {cache_types[t], cache_types[t], 1, 2, 32, 32, WINDOW, 0, 80,
-                            TD_MODE_VERIFY};
+        const att_case c = {
+            cache_types[t], cache_types[t], 1, 2, 32, 32, WINDOW, 0, 80, TD_MODE_VERIFY, 0, 0};
         att_data clean = new_data(&c);
         size_t n_y = (size_t)n_head(&c) * c.dim_v;
         for (size_t i = 0; i < n_test_devices; i++) {
@@ -349,6 +413,8 @@ int main(void)
         cmocka_unit_test(test_attention_reads_every_pair_of_cache_types),
         cmocka_unit_test(test_attention_takes_odd_heads_and_groups),
         cmocka_unit_test(test_attention_keeps_windows_and_caps),
+        cmocka_unit_test(test_attention_keeps_chunks),
+        cmocka_unit_test(test_attention_takes_sinks_into_the_sum),
         cmocka_unit_test(test_kv_store_rounds_as_the_encoders_do),
         cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
         cmocka_unit_test(test_hostile_positions_reach_only_rows_that_see_them),

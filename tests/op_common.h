@@ -110,7 +110,8 @@ typedef struct {
     td_tensor *tensors[BENCH_OBJECTS_MAX];
     td_weight *weights[BENCH_OBJECTS_MAX];
     td_kv *kvs[BENCH_OBJECTS_MAX];
-    size_t n_tensors, n_weights, n_kvs;
+    td_state *states[BENCH_OBJECTS_MAX];
+    size_t n_tensors, n_weights, n_kvs, n_states;
 } bench;
 
 static inline void must(bool is_ok, const td_err *err)
@@ -141,13 +142,14 @@ static inline td_tensor *bench_tensor(bench *b, td_elem elem, td_rows rows, uint
     return t;
 }
 
-static inline td_weight *bench_weight(bench *b, const td_type_info *type, uint32_t n_rows,
-                                      uint32_t n_cols, const void *bytes)
+/* Of n_groups matrices of equal size. */
+static inline td_weight *bench_groups(bench *b, const td_type_info *type, uint32_t n_rows,
+                                      uint32_t n_cols, uint32_t n_groups, const void *bytes)
 {
     td_err err = {0};
     TD_ASSERT(b->n_weights < BENCH_OBJECTS_MAX);
-    td_weight *w =
-        td_weight_create(b->dev, &(td_weight_params){"test", type, n_rows, n_cols}, &err);
+    td_weight *w = td_weight_create(
+        b->dev, &(td_weight_params){"test", type, n_rows, n_cols, n_groups}, &err);
     must(w != NULL, &err);
     b->weights[b->n_weights++] = w;
     /* In two pieces, as a loader would. */
@@ -157,6 +159,12 @@ static inline td_weight *bench_weight(bench *b, const td_type_info *type, uint32
         must(td_weight_write(w, 0, n_first, bytes, &err), &err);
     must(td_weight_write(w, n_first, n_rows - n_first, rest, &err), &err);
     return w;
+}
+
+static inline td_weight *bench_weight(bench *b, const td_type_info *type, uint32_t n_rows,
+                                      uint32_t n_cols, const void *bytes)
+{
+    return bench_groups(b, type, n_rows, n_cols, 0, bytes);
 }
 
 static inline td_weight *bench_vector(bench *b, const float *values, uint32_t n)
@@ -172,6 +180,16 @@ static inline td_kv *bench_kv(bench *b, const td_kv_params *params)
     must(kv != NULL, &err);
     b->kvs[b->n_kvs++] = kv;
     return kv;
+}
+
+static inline td_state *bench_state(bench *b, const td_state_params *params)
+{
+    td_err err = {0};
+    TD_ASSERT(b->n_states < BENCH_OBJECTS_MAX);
+    td_state *state = td_state_create(b->dev, params, &err);
+    must(state != NULL, &err);
+    b->states[b->n_states++] = state;
+    return state;
 }
 
 static inline void bench_end(bench *b)
@@ -195,6 +213,8 @@ static inline void bench_destroy(bench *b)
         td_weight_destroy(&b->weights[i]);
     for (size_t i = 0; i < b->n_kvs; i++)
         td_kv_destroy(&b->kvs[i]);
+    for (size_t i = 0; i < b->n_states; i++)
+        td_state_destroy(&b->states[i]);
 }
 
 static inline float *f32_data(td_tensor *t) { return td_tensor_data(t); }
@@ -241,8 +261,54 @@ static inline void set_half(unsigned char *p, float f)
     p[1] = (unsigned char)(h >> 8);
 }
 
+/* Where the scales of a type without an encoder lie in its block, and what makes its values about
+ * 1: a half d and a second one for the minimum (0: there is none). */
+static const struct {
+    uint32_t type;
+    uint32_t d_at, minimum_at;
+    float d, minimum;
+} block_scales[] = {
+    {TD_TYPE_Q4_1, 0, 2, 0.1f, 0.8f},     {TD_TYPE_Q5_0, 0, 0, 0.06f, 0},
+    {TD_TYPE_Q5_1, 0, 2, 0.06f, 0.8f},    {TD_TYPE_Q2_K, 80, 82, 0.02f, 0.06f},
+    {TD_TYPE_Q3_K, 108, 0, 0.01f, 0},     {TD_TYPE_Q4_K, 0, 2, 0.002f, 0.014f},
+    {TD_TYPE_Q5_K, 0, 2, 0.001f, 0.014f}, {TD_TYPE_Q6_K, 208, 0, 0.0005f, 0},
+    {TD_TYPE_IQ2_XXS, 0, 0, 0.008f, 0},   {TD_TYPE_IQ2_XS, 0, 0, 0.008f, 0},
+    {TD_TYPE_IQ2_S, 0, 0, 0.008f, 0},     {TD_TYPE_IQ3_XXS, 0, 0, 0.003f, 0},
+    {TD_TYPE_IQ3_S, 0, 0, 0.003f, 0},     {TD_TYPE_IQ1_S, 0, 0, 0.08f, 0},
+    {TD_TYPE_IQ4_NL, 0, 0, 0.01f, 0},     {TD_TYPE_IQ4_XS, 0, 0, 0.0003f, 0},
+    {TD_TYPE_TQ1_0, 52, 0, 1.0f, 0},      {TD_TYPE_TQ2_0, 64, 0, 1.0f, 0},
+    {TD_TYPE_Q1_0, 0, 0, 1.0f, 0},        {TD_TYPE_Q2_0, 0, 0, 0.7f, 0},
+};
+
+/* Scales that make the values of a block of random bits about 1; noise in [-1, 1). */
+static inline void set_block_scales(const td_type_info *type, float noise, unsigned char *block)
+{
+    for (size_t i = 0; i < TD_COUNT(block_scales); i++)
+        if (block_scales[i].type == type->id) {
+            set_half(block + block_scales[i].d_at, noise * block_scales[i].d);
+            if (block_scales[i].minimum != 0)
+                set_half(block + block_scales[i].minimum_at, noise * block_scales[i].minimum);
+            return;
+        }
+    if (type->id == TD_TYPE_BF16) {
+        memcpy(block, (const unsigned char *)&noise + 2, 2);
+    } else if (type->id == TD_TYPE_MXFP4) { /* exponents */
+        block[0] = (unsigned char)(122 + block[0] % 6);
+    } else if (type->id == TD_TYPE_NVFP4) {
+        for (int i = 0; i < 4; i++)
+            block[i] = (unsigned char)(0x20 | (block[i] & 0x1f));
+    } else {
+        TD_ASSERT(type->id == TD_TYPE_IQ1_M); /* d in the top nibbles of four words */
+        unsigned char half[2];
+        set_half(half, noise * 0.08f);
+        for (int i = 0; i < 4; i++)
+            block[49 + 2 * i] =
+                (unsigned char)((block[49 + 2 * i] & 15) | (half[i / 2] >> i % 2 * 4 & 15) << 4);
+    }
+}
+
 /* Rows of any weight type with values of about 1: encoded where the type has an encoder, else
- * random quants under fixed scales. */
+ * random quants under moderate scales. */
 static inline unsigned char *new_random_rows(const td_type_info *type, size_t n_rows, size_t n_cols,
                                              uint64_t seed)
 {
@@ -257,19 +323,8 @@ static inline unsigned char *new_random_rows(const td_type_info *type, size_t n_
     }
     for (size_t i = 0; i < n_bytes; i++)
         rows[i] = (unsigned char)td_noise_bits(seed, i, 0);
-    for (size_t i = 0; i < n_bytes; i += type->block_bytes) {
-        float d = test_random(seed + 1, i) * 0.002f;
-        if (type->id == TD_TYPE_BF16) {
-            d = test_random(seed + 1, i);
-            memcpy(rows + i, (const unsigned char *)&d + 2, 2);
-        } else if (type->id == TD_TYPE_Q4_K) {
-            set_half(rows + i, d);
-            set_half(rows + i + 2, d * 7.0f);
-        } else {
-            TD_ASSERT(type->id == TD_TYPE_Q6_K);
-            set_half(rows + i + 208, d * 0.25f);
-        }
-    }
+    for (size_t i = 0; i < n_bytes; i += type->block_bytes)
+        set_block_scales(type, test_random(seed + 1, i), rows + i);
     return rows;
 }
 
@@ -282,7 +337,10 @@ static inline float *new_decoded(const td_type_info *type, const unsigned char *
     return values;
 }
 
-static const char *const weight_types[] = {"F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"};
+static const char *const weight_types[] = {
+    "F32",    "F16",    "BF16",  "Q4_0",  "Q4_1",  "Q5_0",    "Q5_1",   "Q8_0",  "Q2_K",    "Q3_K",
+    "Q4_K",   "Q5_K",   "Q6_K",  "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
+    "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0",  "Q2_0",    "TQ1_0",  "TQ2_0"};
 #define N_PLAIN_TYPES 3u /* the first of them: any row length */
 static const char *const cache_types[] = {"F32", "F16", "Q8_0", "Q4_0"};
 

@@ -52,7 +52,7 @@ static void test_embed_decodes_rows_bit_for_bit(void **state)
         for (size_t i = 0; i < n_test_devices; i++) {
             check_embed(test_devices[i], type, 1, type->block_elements, 0);
             check_embed(test_devices[i], type, 300, 3 * type->block_elements, 2);
-            check_embed(test_devices[i], type, 4097, type->block_elements == 256 ? 256 : 64, 0);
+            check_embed(test_devices[i], type, 4097, td_round_up(64, type->block_elements), 0);
         }
     }
 }

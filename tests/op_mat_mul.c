@@ -114,40 +114,60 @@ static void check_near_scalar(const td_device *dev, const mul_case *c, const flo
     }
 }
 
+typedef struct { /* a case's data, and what the scalar device makes of it */
+    unsigned char *rows;
+    float *decoded, *bias, *x, *scalar;
+} mul_data;
+
+static mul_data new_data(const mul_case *c)
+{
+    mul_data d = {.rows = new_random_rows(c->type, c->n_o, c->n_k, c->n_k * 7919u + c->n_o)};
+    d.decoded = new_decoded(c->type, d.rows, c->n_o, c->n_k);
+    d.bias = new_random(c->n_o, 3);
+    d.x = new_random((size_t)c->n_rows * c->n_k, 11);
+    d.scalar = new_scalar_results(c, d.rows, d.bias, d.x);
+    return d;
+}
+
+static void free_data(mul_data *d)
+{
+    free(d->scalar);
+    free(d->x);
+    free(d->bias);
+    free(d->decoded);
+    free(d->rows);
+}
+
+static void check_device(td_device *dev, const mul_case *c, const mul_data *d)
+{
+    mul_bench m = begin_case(dev, c, d->rows, d->bias);
+    for (uint32_t r = 0; r < c->n_rows; r++)
+        set_x(&m, c, r, d->x + (size_t)r * c->n_k);
+    for (size_t j = 0; j < (size_t)c->n_rows * (c->n_o + 2 * c->y_pad); j++)
+        f32_data(m.y)[j] = 12345.0f;
+    bench_run(&m.b, c->n_rows, c->n_rows);
+    for (uint32_t r = 0; r < c->n_rows; r++) {
+        const float *y = get_y(&m, c, r), *x = d->x + (size_t)r * c->n_k;
+        const float *want = d->scalar + (size_t)r * c->n_o;
+        check_row(dev, c, d->decoded, d->bias, x, y);
+        if (is_bit_equal_to_scalar(dev))
+            check_same_bits(y, want, c->n_o, "against scalar", dev);
+        else
+            check_near_scalar(dev, c, d->decoded, x, y, want);
+        for (uint32_t j = 1; j <= c->y_pad; j++) { /* nothing outside the view is written */
+            assert_true(*(y - j) == 12345.0f);
+            assert_true(y[c->n_o + j - 1] == 12345.0f);
+        }
+    }
+    bench_destroy(&m.b);
+}
+
 static void check_case(const mul_case *c)
 {
-    unsigned char *rows = new_random_rows(c->type, c->n_o, c->n_k, c->n_k * 7919u + c->n_o);
-    float *decoded = new_decoded(c->type, rows, c->n_o, c->n_k);
-    float *bias = new_random(c->n_o, 3), *x = new_random((size_t)c->n_rows * c->n_k, 11);
-    float *scalar = new_scalar_results(c, rows, bias, x);
-    for (size_t i = 0; i < n_test_devices; i++) {
-        td_device *dev = test_devices[i];
-        mul_bench m = begin_case(dev, c, rows, bias);
-        for (uint32_t r = 0; r < c->n_rows; r++)
-            set_x(&m, c, r, x + (size_t)r * c->n_k);
-        for (size_t j = 0; j < (size_t)c->n_rows * (c->n_o + 2 * c->y_pad); j++)
-            f32_data(m.y)[j] = 12345.0f;
-        bench_run(&m.b, c->n_rows, c->n_rows);
-        for (uint32_t r = 0; r < c->n_rows; r++) {
-            const float *y = get_y(&m, c, r);
-            check_row(dev, c, decoded, bias, x + (size_t)r * c->n_k, y);
-            const float *want = scalar + (size_t)r * c->n_o;
-            if (is_bit_equal_to_scalar(dev))
-                check_same_bits(y, want, c->n_o, "against scalar", dev);
-            else
-                check_near_scalar(dev, c, decoded, x + (size_t)r * c->n_k, y, want);
-            for (uint32_t j = 1; j <= c->y_pad; j++) { /* nothing outside the view is written */
-                assert_true(*(y - j) == 12345.0f);
-                assert_true(y[c->n_o + j - 1] == 12345.0f);
-            }
-        }
-        bench_destroy(&m.b);
-    }
-    free(scalar);
-    free(x);
-    free(bias);
-    free(decoded);
-    free(rows);
+    mul_data d = new_data(c);
+    for (size_t i = 0; i < n_test_devices; i++)
+        check_device(test_devices[i], c, &d);
+    free_data(&d);
 }
 
 static void test_mat_mul_is_right_for_every_type_and_shape(void **state)
@@ -160,8 +180,8 @@ static void test_mat_mul_is_right_for_every_type_and_shape(void **state)
             const mul_case cases[] = {
                 {type, block, 1, 1, 0, 0, false, (td_mode)mode},
                 {type, block * 3, 5, 3, 0, 0, true, (td_mode)mode},
-                {type, block == 256 ? 1280 : 1056, 67, 9, 4, 4, true, (td_mode)mode},
-                {type, block == 256 ? 512 : 96, 65, 37, 3, 1, true, (td_mode)mode},
+                {type, td_round_up(1056, block), 67, 9, 4, 4, true, (td_mode)mode},
+                {type, td_round_up(96, block), 65, 37, 3, 1, true, (td_mode)mode},
                 {type, block == 1 ? 8 : block, 4097, 2, 0, 0, false, (td_mode)mode},
                 {type, block, 1100, 7, 0, 0, true, (td_mode)mode}, /* several outputs a lane */
                 {type, 16384, 65, 1, 0, 0, false, (td_mode)mode},  /* several slices */
@@ -224,7 +244,7 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
     (void)state;
     for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
         const td_type_info *type = td_type_find_name(weight_types[t]);
-        uint32_t n_k = type->block_elements == 256 ? 1536 : 992;
+        uint32_t n_k = td_round_up(992, type->block_elements);
         const mul_case cases[] = {
             {type, n_k, 43, 64, 0, 0, false, TD_MODE_VERIFY},
             {type, 256, 1090, 64, 0, 0, false, TD_MODE_VERIFY}, /* several outputs a lane */
@@ -278,7 +298,7 @@ static void check_hostile_weight(td_device *dev, const mul_case *c, const unsign
     size_t row_bytes = td_row_bytes(c->type, c->n_k);
     unsigned char *spoiled = test_alloc(c->n_o, row_bytes);
     memcpy(spoiled, rows, c->n_o * row_bytes);
-    memset(spoiled + bad_row * row_bytes, 0xff, row_bytes); /* NaN, in every type */
+    memset(spoiled + bad_row * row_bytes, 0xff, row_bytes); /* NaN */
     float *probe = new_random(c->n_k, 91);
     mul_bench good = begin_case(dev, c, rows, NULL), bad = begin_case(dev, c, spoiled, NULL);
     set_x(&good, c, 0, probe);
@@ -298,22 +318,53 @@ static void check_hostile_weight(td_device *dev, const mul_case *c, const unsign
     free(spoiled);
 }
 
+/* The scales of these are exponents, all of them finite. */
+static bool has_nan(const td_type_info *type)
+{
+    return type->id != TD_TYPE_MXFP4 && type->id != TD_TYPE_NVFP4;
+}
+
 static void test_finite_rows_are_unaffected_by_hostile_ones(void **state)
 {
     (void)state;
     for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
         const td_type_info *type = td_type_find_name(weight_types[t]);
         for (int mode = 0; mode < 2; mode++) {
-            mul_case c = {type,         type->block_elements == 256 ? 512 : 64, 21, 6, 1, 0, false,
+            mul_case c = {type,         td_round_up(64, type->block_elements), 21, 6, 1, 0, false,
                           (td_mode)mode};
             unsigned char *rows = new_random_rows(type, c.n_o, c.n_k, 6);
             for (size_t i = 0; i < n_test_devices; i++) {
-                if (c.mode == TD_MODE_VERIFY)
+                if (c.mode == TD_MODE_VERIFY && has_nan(type))
                     check_hostile_weight(test_devices[i], &c, rows);
                 check_hostile_neighbours(test_devices[i], &c, rows);
             }
             free(rows);
         }
+    }
+}
+
+/* Every kernel of the host, not only those of this CPU's best level; rows in tiles of all sizes. */
+static void test_levels_agree_with_scalar(void **state)
+{
+    (void)state;
+    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    for (size_t l = 0; l < TD_COUNT(levels); l++) {
+        setenv("TD_HOST_ISA", levels[l], 1);
+        td_err err = {0};
+        td_device *dev = td_device_create("host:2", &err);
+        unsetenv("TD_HOST_ISA");
+        must(dev != NULL, &err);
+        for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
+            const td_type_info *type = td_type_find_name(weight_types[t]);
+            for (uint32_t n_rows = 1; n_rows <= 17; n_rows += n_rows < 9 ? 1 : 4) {
+                uint32_t n_k = type->block_elements * (type->block_elements < 256 ? 11 : 2);
+                mul_case c = {type, n_k, 37, n_rows, 1, 2, n_rows % 2 == 0, TD_MODE_VERIFY};
+                mul_data d = new_data(&c);
+                check_device(dev, &c, &d);
+                free_data(&d);
+            }
+        }
+        td_device_destroy(&dev);
     }
 }
 
@@ -325,6 +376,7 @@ int main(void)
         cmocka_unit_test(test_prefill_takes_a_full_chunk),
         cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
         cmocka_unit_test(test_finite_rows_are_unaffected_by_hostile_ones),
+        cmocka_unit_test(test_levels_agree_with_scalar),
     };
     return TEST_MAIN(tests);
 }

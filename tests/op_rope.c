@@ -1,10 +1,12 @@
-/* td_op_rope against its formula in f64: both kinds, partial rotation, many heads, a column window;
- * columns it must not touch keep their bits. */
+/* td_op_rope against its formula in f64: both kinds, partial rotation at the beginning of a head
+ * and inside, many heads, column windows of x and of the angles; columns it must not touch keep
+ * their bits. */
 #include "op_common.h"
 
 typedef struct {
     td_rope_kind kind;
     uint32_t n_heads, head_dim, n_rot, pad;
+    uint32_t col0; /* of the rotated columns in a head */
 } rope_case;
 
 #define N_ROWS 9u
@@ -20,8 +22,8 @@ static void rotate(const rope_case *c, const float *in, const float *cos_sin, do
             size[i] = 0; /* exact */
         }
         for (uint32_t i = 0; i < c->n_rot / 2; i++) {
-            uint32_t a = c->kind == TD_ROPE_NORM ? 2 * i : i;
-            uint32_t b = c->kind == TD_ROPE_NORM ? 2 * i + 1 : i + c->n_rot / 2;
+            uint32_t a = c->col0 + (c->kind == TD_ROPE_NORM ? 2 * i : i);
+            uint32_t b = c->kind == TD_ROPE_NORM ? a + 1 : a + c->n_rot / 2;
             double cosine = (double)cos_sin[2 * i], sine = (double)cos_sin[2 * i + 1];
             y[a] = (double)x[a] * cosine - (double)x[b] * sine;
             y[b] = (double)x[a] * sine + (double)x[b] * cosine;
@@ -44,11 +46,14 @@ static void check_case(const rope_case *c)
     for (size_t d = 0; d < n_test_devices; d++) {
         bench b = bench_begin(test_devices[d], TD_MODE_VERIFY, N_ROWS, 0);
         td_tensor *x = bench_tensor(&b, TD_ELEM_F32, TD_ROWS_BATCH, N_ROWS, stride);
-        td_tensor *cos_sin = bench_tensor(&b, TD_ELEM_F32, TD_ROWS_BATCH, N_ROWS, c->n_rot);
-        td_op_rope(b.p, td_columns(x, c->pad, n_cols), cos_sin, c->kind, c->head_dim, c->n_rot);
+        td_tensor *cos_sin =
+            bench_tensor(&b, TD_ELEM_F32, TD_ROWS_BATCH, N_ROWS, c->n_rot + c->pad);
+        td_view angle = td_columns(cos_sin, c->pad, c->n_rot);
+        td_op_rope(b.p, td_columns(x, c->pad, n_cols), angle, c->kind, c->head_dim, c->col0);
         bench_end(&b);
         memcpy(f32_data(x), x0, (size_t)N_ROWS * stride * sizeof(float));
-        memcpy(f32_data(cos_sin), angles, (size_t)N_ROWS * c->n_rot * sizeof(float));
+        for (uint32_t r = 0; r < N_ROWS; r++)
+            memcpy(view_row(angle, r), angles + r * c->n_rot, c->n_rot * sizeof(float));
         bench_run(&b, N_ROWS - 1, 0);
         for (uint32_t r = 0; r < N_ROWS - 1; r++) {
             const float *before = x0 + r * stride, *after = f32_data(x) + r * stride;
@@ -80,11 +85,13 @@ static void test_rope_rotates_pairs_of_both_kinds(void **state)
 {
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
-        check_case(&(rope_case){(td_rope_kind)kind, 1, 2, 2, 0});
-        check_case(&(rope_case){(td_rope_kind)kind, 7, 24, 24, 3});
-        check_case(&(rope_case){(td_rope_kind)kind, 3, 64, 20, 0});
-        check_case(&(rope_case){(td_rope_kind)kind, 32, 128, 128, 4});
-        check_case(&(rope_case){(td_rope_kind)kind, 2, 33, 6, 1});
+        check_case(&(rope_case){(td_rope_kind)kind, 1, 2, 2, 0, 0});
+        check_case(&(rope_case){(td_rope_kind)kind, 7, 24, 24, 3, 0});
+        check_case(&(rope_case){(td_rope_kind)kind, 3, 64, 20, 0, 0});
+        check_case(&(rope_case){(td_rope_kind)kind, 32, 128, 128, 4, 0});
+        check_case(&(rope_case){(td_rope_kind)kind, 2, 33, 6, 1, 0});
+        check_case(&(rope_case){(td_rope_kind)kind, 3, 192, 64, 0, 128});
+        check_case(&(rope_case){(td_rope_kind)kind, 2, 33, 6, 1, 9});
     }
 }
 

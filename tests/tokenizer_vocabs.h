@@ -68,8 +68,8 @@ static inline td_tokenizer *tv_create(const gw *w, const char *pre, td_err *err)
     return t;
 }
 
-/* SentencePiece-type: <unk> <s> </s>, the 256 byte tokens at 3.., then `extra`. */
-static inline gw tv_spm(const tv_token *extra, size_t n_extra)
+/* A vocabulary of texts: <unk> <s> </s>, the 256 byte tokens at 3.., then `extra`. */
+static inline gw tv_texts(const char *model, const tv_token *extra, size_t n_extra)
 {
     static tv_token tokens[259 + 64];
     static char texts[256][8];
@@ -83,11 +83,16 @@ static inline gw tv_spm(const tv_token *extra, size_t n_extra)
     for (size_t i = 0; i < n_extra; i++)
         tokens[259 + i] = extra[i];
     gw w = gw_begin(3);
-    gw_kv_str(&w, "tokenizer.ggml.model", "llama");
+    gw_kv_str(&w, "tokenizer.ggml.model", model);
     tv_tokens(&w, tokens, 259 + n_extra);
     tv_types(&w, tokens, 259 + n_extra);
     tv_scores(&w, tokens, 259 + n_extra);
     return w;
+}
+
+static inline gw tv_spm(const tv_token *extra, size_t n_extra)
+{
+    return tv_texts("llama", extra, n_extra);
 }
 
 /* Byte-level BPE: token b is byte b, then `extra`. No merges yet: the caller adds them. */

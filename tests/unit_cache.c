@@ -45,7 +45,7 @@ static td_cache *create(uint32_t n_pages)
 
 static const int32_t *row_of(td_cache *c, uint32_t slot)
 {
-    return (const int32_t *)td_tensor_data(td_cache_pages(c)) + slot * N_COLS;
+    return (const int32_t *)td_tensor_data(td_cache_pages(c, TD_CACHE_FULL)) + slot * N_COLS;
 }
 
 static void reserve(td_cache *c, uint32_t slot, uint32_t length)

@@ -88,10 +88,11 @@ static void record_attention(block *m, const block_case *c)
     td_op_mat_mul(p, matrix(m, c->weight_type, n_k, N_EMBD), NULL, td_all(m->mid), k);
     td_op_mat_mul(p, matrix(m, c->weight_type, n_v, N_EMBD), NULL, td_all(m->mid), v);
     td_op_rms_norm(p, q, vector(m, c->head_dim_k, 0), N_HEAD, 1e-6f, q);
-    td_op_rope(p, q, m->cos_sin, c->rope, c->head_dim_k, 32);
-    td_op_rope(p, k, m->cos_sin, c->rope, c->head_dim_k, 32);
+    td_op_rope(p, q, td_all(m->cos_sin), c->rope, c->head_dim_k, 0);
+    td_op_rope(p, k, td_all(m->cos_sin), c->rope, c->head_dim_k, 0);
     td_op_kv_store(p, kv, k, v, &m->batch);
-    td_attention_params params = {N_HEAD, 0.2f, c->window, c->softcap};
+    td_attention_params params = {
+        .n_head = N_HEAD, .scale = 0.2f, .window = c->window, .softcap = c->softcap};
     td_op_attention(p, kv, q, td_all(m->mixed), &params, &m->batch);
 }
 
@@ -131,7 +132,7 @@ static block begin_block(td_device *dev, const block_case *c)
     td_op_rms_norm(p, td_all(m.x), NULL, 1, 1e-5f, td_all(m.mid));
     td_op_mat_mul(p, matrix(&m, c->weight_type, N_FFN, N_EMBD), NULL, td_all(m.mid), gate);
     td_op_mat_mul(p, matrix(&m, c->weight_type, N_FFN, N_EMBD), NULL, td_all(m.mid), up);
-    td_op_swiglu(p, gate, up, gate);
+    td_op_glu(p, TD_GLU_SILU, gate, up, NULL, gate);
     td_op_mat_mul(p, matrix(&m, c->weight_type, N_EMBD, N_FFN), NULL, gate, td_all(m.mid));
     td_op_add(p, td_all(m.x), td_all(m.mid), td_all(m.x));
     td_op_gather(p, td_all(m.x), m.out_rows, td_all(m.last));
@@ -325,7 +326,7 @@ static void test_memory_is_counted_and_limited(void **state)
     must(dev != NULL, &err);
     uint64_t before, used, budget;
     td_device_memory(dev, &before, &budget);
-    td_weight_params params = {"w", td_type_find(TD_TYPE_Q8_0), 33, 64};
+    td_weight_params params = {"w", td_type_find(TD_TYPE_Q8_0), 33, 64, 0};
     td_weight *w = td_weight_create(dev, &params, &err);
     must(w != NULL, &err);
     td_device_memory(dev, &used, &budget);
@@ -333,7 +334,7 @@ static void test_memory_is_counted_and_limited(void **state)
     td_weight_destroy(&w);
     td_device_memory(dev, &used, &budget);
     assert_int_equal(used, before);
-    params = (td_weight_params){"huge", td_type_find(TD_TYPE_F32), UINT32_MAX, 1u << 20};
+    params = (td_weight_params){"huge", td_type_find(TD_TYPE_F32), UINT32_MAX, 1u << 20, 0};
     assert_null(td_weight_create(dev, &params, &err));
     assert_int_equal(err.code, TD_E_NOMEM);
     td_device_memory(dev, &used, &budget);
@@ -349,7 +350,7 @@ static void test_packed_weights_stay_small(void **state)
     td_device *dev = td_device_create("host:1", &err);
     must(dev != NULL, &err);
     for (size_t i = 0; i < TD_COUNT(weight_types); i++) {
-        td_weight_params params = {"w", td_type_find_name(weight_types[i]), 1024, 2048};
+        td_weight_params params = {"w", td_type_find_name(weight_types[i]), 1024, 2048, 0};
         uint64_t file = 1024 * (uint64_t)td_row_bytes(params.type, 2048);
         assert_true(td_weight_bytes(dev, &params) <= file + file / 32);
     }

@@ -69,7 +69,11 @@ static void check_values(const td_gguf *g, const char *name, double sigma)
 static void test_makes_every_type(void **state)
 {
     (void)state;
-    static const char *const types[] = {"F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", "BF16"};
+    static const char *const types[] = {"F32",     "F16",   "Q8_0",   "Q4_0",    "Q4_K",   "Q6_K",
+                                        "BF16",    "Q4_1",  "Q5_0",   "Q5_1",    "Q2_K",   "Q3_K",
+                                        "Q5_K",    "IQ1_S", "IQ1_M",  "IQ2_XXS", "IQ2_XS", "IQ2_S",
+                                        "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",  "MXFP4",  "NVFP4",
+                                        "Q1_0",    "Q2_0",  "TQ1_0",  "TQ2_0"};
     for (size_t i = 0; i < TD_COUNT(types); i++) {
         char options[128];
         snprintf(options, sizeof options, "--layers 1 --ffn 256 --vocab 300 --type %s", types[i]);

@@ -104,8 +104,11 @@ static void check_angles(const toy *t, const double speeds[N_ROT / 2], double ma
     td_model *m = open_toy(t);
     assert_int_equal(td_model_hparams(m)->n_rot, N_ROT);
     float got[N_ROT];
+    td_err err = {0};
+    td_rope *rope = td_rope_create(m, 1024, &err);
+    assert_non_null(rope);
     for (size_t k = 0; k < TD_COUNT(positions); k++) {
-        td_rope_cos_sin(m, positions[k], got);
+        td_rope_row(rope, positions[k], got);
         for (uint32_t i = 0; i < N_ROT / 2; i++) {
             long double angle = (long double)positions[k] * speeds[i];
             double want_cos = magnitude * (double)cosl(angle);
@@ -118,6 +121,7 @@ static void check_angles(const toy *t, const double speeds[N_ROT / 2], double ma
                          (double)got[2 * i], (double)got[2 * i + 1], want_cos, want_sin);
         }
     }
+    td_rope_destroy(&rope);
     td_model_close(&m);
 }
 

@@ -154,6 +154,42 @@ static void test_streams_come_from_seed_and_id(void **state)
     td_prompt_destroy(&other);
 }
 
+static void test_messages_are_read_and_hashed(void **state)
+{
+    (void)state;
+    td_run_params params = defaults();
+    char sha[4][TD_SHA_HEX + 1];
+    static const char *const lines[] = {
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"Be \\u00e4.\"},{\"role\":\"tool\","
+        "\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"bc\"}]}],"
+        "\"seed\":1}",
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"Be \\u00e4.\"},{\"role\":\"user\","
+        "\"content\":\"abc\"}],\"seed\":1}",
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"Be \\u00e4.a\"},{\"role\":\"user\","
+        "\"content\":\"bc\"}],\"seed\":1}",
+    };
+    td_prompt *q = read_one(&params, lines[0]);
+    assert_int_equal(q->err.code, TD_OK);
+    assert_int_equal(q->n_text, 0);
+    assert_int_equal(q->messages.n, 2);
+    assert_int_equal(q->messages.items[0].role, TD_CHAT_SYSTEM);
+    assert_string_equal(q->messages.items[0].text, "Be \xc3\xa4.");
+    assert_int_equal(q->messages.items[0].n_text, 6);
+    assert_int_equal(q->messages.items[1].role, TD_CHAT_TOOL);
+    assert_string_equal(q->messages.items[1].text, "abc");
+    assert_int_equal(q->messages.items[1].n_text, 3);
+    td_prompt_destroy(&q);
+    /* Another role, another cut, another template: another input. */
+    for (size_t i = 0; i < 4; i++) {
+        params.chat_template = i == 3 ? "llama3" : NULL;
+        q = read_one(&params, lines[i % 3]);
+        memcpy(sha[i], q->input_sha, sizeof sha[i]);
+        td_prompt_destroy(&q);
+        for (size_t k = 0; k < i; k++)
+            assert_string_not_equal(sha[i], sha[k]);
+    }
+}
+
 static void test_bad_lines_are_errors_of_their_own(void **state)
 {
     (void)state;
@@ -199,6 +235,20 @@ static void test_bad_lines_are_errors_of_their_own(void **state)
          "stop"},
         {"{\"prompt\":\"p\",\"id\":\"\"}", "id"},
         {"{\"prompt\":\"p\",\"id\":5}", "id"},
+        {"{\"id\":\"x\"}", "neither \"prompt\" nor \"messages\""},
+        {"{\"prompt\":\"p\",\"messages\":[{\"role\":\"user\",\"content\":\"c\"}]}", "both"},
+        {"{\"messages\":[]}", "messages: an empty list; allowed: 1..4096"},
+        {"{\"messages\":{}}", "messages"},
+        {"{\"messages\":[5]}", "messages[0]"},
+        {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0]: the key \"content\""},
+        {"{\"messages\":[{\"content\":\"c\"}]}", "messages[0]: the key \"role\""},
+        {"{\"messages\":[{\"role\":\"robot\",\"content\":\"c\"}]}", "\"system\", \"user\""},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", "messages[0].content is 5"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\",\"name\":\"n\"}]}", "name"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\",\"text\":\"\"}]}]}",
+         "messages[0].content[0].type"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
+         "messages[0].content[0]: the key \"text\""},
         {"null", "expected near 'null'"},
         {"prompt", ":2"},
     };
@@ -217,7 +267,8 @@ static void test_bad_lines_are_errors_of_their_own(void **state)
             fail_msg("%s: \"%s\" lacks \"%s\" or :2", cases[i].line, q[1]->err.message,
                      cases[i].part);
         assert_int_equal(strlen(q[1]->input_sha), TD_SHA_HEX);
-        assert_ptr_equal(strstr(q[1]->id, "line-2-"), q[1]->id);
+        if (!strstr(cases[i].line, "\"id\":\"x\""))
+            assert_ptr_equal(strstr(q[1]->id, "line-2-"), q[1]->id);
         for (uint32_t k = 0; k < 3; k++)
             td_prompt_destroy(&q[k]);
     }
@@ -591,6 +642,7 @@ int main(void)
         cmocka_unit_test(test_a_prompt_takes_every_field),
         cmocka_unit_test(test_a_prompt_keeps_the_runs_settings),
         cmocka_unit_test(test_streams_come_from_seed_and_id),
+        cmocka_unit_test(test_messages_are_read_and_hashed),
         cmocka_unit_test(test_bad_lines_are_errors_of_their_own),
         cmocka_unit_test(test_long_ids_and_stops_have_limits),
         cmocka_unit_test(test_line_ends_marks_and_blanks_are_passed_over),

@@ -110,7 +110,7 @@ static void test_a_split_gives_the_same_logits(void **state)
         run_chain(chain, TD_MODE_PREFILL, 0, 0, 200,
                   to[0]); /* more outputs than a verify batch has */
         run_chain(chain, TD_MODE_VERIFY, 0, 200, 5, to[1]);
-        td_chain_truncate(chain, 0, 202);
+        td_chain_rewind(chain, 0, 202);
         run_chain(chain, TD_MODE_VERIFY, 0, 202, 54, to[2]); /* to the context's end */
         /* The rows after the truncation are those from before it. */
         assert_memory_equal(to[1] + 2 * TOY_VOCAB, to[2], 3 * TOY_VOCAB * sizeof(float));

@@ -158,6 +158,37 @@ static void test_bpe_merges_the_lowest_rank_first(void **state)
     td_tokenizer_destroy(&t);
 }
 
+/* Gemma 4: merges of characters, spaces as U+2581, lines apart, bytes for the rest. */
+static void test_bpe_of_texts_merges_across_words(void **state)
+{
+    (void)state;
+    const tv_token extra[] = {{"a", 0, 1, 0},
+                              {"b", 0, 1, 0},
+                              {"\xe2\x96\x81", 0, 1, 0},
+                              {"b\xe2\x96\x81", 0, 1, 0},
+                              {"b\xe2\x96\x81"
+                               "a",
+                               0, 1, 0},
+                              {"\n", 0, 1, 0},
+                              {"\n\n", 0, 1, 0},
+                              {"\xc3\xa4", 0, 1, 0}};
+    const char *const merges[] = {"b \xe2\x96\x81", "b\xe2\x96\x81 a", "\n \n"};
+    gw w = tv_texts("gemma4", extra, sizeof extra / sizeof extra[0]);
+    gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 1);
+    tv_merges(&w, merges, sizeof merges / sizeof merges[0]);
+    td_tokenizer *t = create(&w, NULL);
+    assert_string_equal(td_tokenizer_get_info(t)->model, "gemma4");
+    EXPECT(t, "ab a", false, false, 259, 263);
+    EXPECT(t, " a", true, false, 1, 261, 259); /* BOS, though the file does not ask for it */
+    EXPECT(t, "b\n\n\n", false, false, 260, 265, 264);
+    EXPECT(t, "\xc3\xa4\xc3\xb6", false, false, 266, 3 + 0xc3, 3 + 0xb6);
+    size_t n;
+    assert_memory_equal(td_token_bytes(t, 263, false, &n), "b a", 3);
+    assert_int_equal(n, 3);
+    assert_int_equal(td_token_bytes(t, 3 + 'x', false, &n)[0], 'x');
+    td_tokenizer_destroy(&t);
+}
+
 static void test_bpe_writes_ill_formed_bytes_as_replacement_characters(void **state)
 {
     (void)state;
@@ -366,6 +397,14 @@ static void test_pretokenizers_cut_as_their_expressions_say(void **state)
          {4, 5, 6, 7, 9}},
         {"starcoder", "a 12", 4, {1, 2, 3, 4}},
         {"tekken", "ABcd's", 2, {4, 6}},
+        {"falcon", "a`b$ 1234", 7, {1, 2, 3, 4, 5, 8, 9}},
+        {"bloom", "ab12 cd,ef", 4, {4, 7, 8, 10}},
+        {"viking", "ab12 cd", 4, {2, 3, 4, 7}},
+        {"superbpe", "a b 1234567 c", 5, {4, 5, 8, 11, 13}},
+        {"seed-coder", "a!\n\nb12", 6, {1, 2, 4, 5, 6, 7}},
+        {"qwen2", "a!\n\nb12", 5, {1, 4, 5, 6, 7}},
+        {"deepseek-coder", "ab  cd? 12\n", 8, {2, 3, 6, 7, 8, 9, 10, 11}},
+        {"gemma4", "a b\n\nc d", 3, {3, 5, 8}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         size_t ends[256];
@@ -389,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_special_tokens_need_parse_special_but_user_defined_ones_do_not),
         cmocka_unit_test(test_bos_and_eos_follow_the_file),
         cmocka_unit_test(test_bpe_merges_the_lowest_rank_first),
+        cmocka_unit_test(test_bpe_of_texts_merges_across_words),
         cmocka_unit_test(test_bpe_writes_ill_formed_bytes_as_replacement_characters),
         cmocka_unit_test(test_longer_special_tokens_win),
         cmocka_unit_test(test_end_tokens_are_known_by_their_text),

@@ -45,7 +45,7 @@ static td_weight *make_weight(td_device *dev, uint32_t n_rows)
 {
     td_err err = {0};
     td_weight *w = td_weight_create(
-        dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), n_rows, N_COLS}, &err);
+        dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), n_rows, N_COLS, 0}, &err);
     if (!w)
         fail_msg("%s", err.message);
     float *rows = calloc((size_t)n_rows * N_COLS, sizeof *rows);
@@ -71,8 +71,8 @@ static fixture make_fixture(td_device *dev, uint32_t n_out, td_mode mode)
     fixture f = {.dev = dev};
     td_err err = {0};
     f.w = make_weight(dev, n_out);
-    f.bias = td_weight_create(dev, &(td_weight_params){"bias", td_type_find(TD_TYPE_F32), 1, n_out},
-                              &err);
+    f.bias = td_weight_create(
+        dev, &(td_weight_params){"bias", td_type_find(TD_TYPE_F32), 1, n_out, 0}, &err);
     float *bias = calloc(n_out, sizeof *bias);
     for (uint32_t i = 0; i < n_out; i++)
         bias[i] = (float)(i % 7);
@@ -490,6 +490,7 @@ static void test_cache_stores_and_ignores_what_is_outside(void **state)
         make(dev, "positions", TD_ELEM_I32, TD_ROWS_BATCH, ROWS, 1, true),
         make(dev, "slots", TD_ELEM_I32, TD_ROWS_BATCH, ROWS, 1, true),
         make(dev, "pages", TD_ELEM_I32, TD_ROWS_FIXED, 2, 2, true),
+        NULL,
     };
     td_program *p =
         td_program_begin(dev, &(td_program_params){"cache", TD_MODE_VERIFY, ROWS, 0}, &err);
@@ -560,7 +561,8 @@ static bool build_and_run(td_err *err)
     bool is_ok = dev != NULL;
     float rows[8 * 16] = {0};
     if (is_ok)
-        w = td_weight_create(dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), 8, 16}, err);
+        w = td_weight_create(dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), 8, 16, 0},
+                             err);
     if (w)
         x = td_tensor_create(dev, &(td_tensor_params){"x", TD_ELEM_F32, TD_ROWS_BATCH, 2, 16, true},
                              err);

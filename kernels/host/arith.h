@@ -6,14 +6,16 @@
  * fma(a, b, c) rounds once; + - * / and sqrt round once each; nothing is reassociated.
  *
  * mat_mul. One f32 accumulator per output, from 0, folded in ascending k; K is never split.
- *   F32, F16    acc = fma(w[k], x[k], acc)
- *   otherwise   x is quantized (below) in blocks of 32; isum = sum of weight quant * q, exact in
- *               int32 and as an f32; dw, dx are the scales; per block of 32:
- *     Q8_0      acc = fma(dw * isum, dx, acc)
- *     Q4_0      the same, weight quants being nibble - 8
- *     Q4_K      acc = fma(fma(-(d_min * minimum), qsum, (d * scale) * isum), dx, acc)
- *               qsum = sum of the block's q; d * scale and d_min * minimum are exact
- *     Q6_K      acc = fma(fma(d * scale1, isum1, (d * scale0) * isum0), dx, acc)   its two 16s
+ *   F32, F16, BF16   acc = fma(w[k], x[k], acc)
+ *   otherwise        x is quantized (below) in blocks of 32, which meet parts of 32 weights
+ *       (types.h): integers w with a scale and a minimum m. isum = sum of w q and qsum = sum of q,
+ *       exact in int32 and as f32; dx is the scale of x. Per part:
+ *     total = scale * isum
+ *     with a minimum   total = fma(-m, qsum, total)
+ *     acc = fma(total, dx, acc)
+ *     by 16 (types whose halves differ in scale, 0 and 1 being the halves)
+ *       total = fma(scale1, isum1, scale0 * isum0)
+ *       with a minimum   total = fma(-m1, qsum1, fma(-m0, qsum0, total))
  *   A bias is added last.
  *
  * Quantizing x, per block of 32. amax = max |x|:
@@ -27,7 +29,19 @@
  *
  * rms_norm. s = 1 / sqrt(sum16(x x) / n + eps); y = (x * s) * w.
  * rope. (a, b) -> (fma(a, cos, -(b * sin)), fma(a, sin, b * cos)).
- * swiglu. y = (g / (1 + exp(-g))) * up.
+ * glu. silu: (g / (1 + exp(-g))) * u. gelu: ((0.5 g) * (1 + tanh(C g fma(0.044715 g, g, 1)))) * u.
+ *   clamped: (g / (1 + exp(-1.702 g))) * (u + 1). sigmoid: (1 / (1 + exp(-g))) * u. Scaled: g and u
+ *   are first multiplied by the scale.
+ * scale. (x * factor) * factors. softcap: cap * tanh(x / cap). experts_sum: acc = w0 x0, then
+ *   acc = fma(w[i], x[i], acc).
+ * route. softmax: m the largest, p = exp(l - m) / sum of exp(l - m) in ascending order. Sums of
+ *   groups and of weights in the order of their choice.
+ *
+ * delta_net. c = fma chain of the taps in ascending order from 0; c / (1 + exp(-c)). x of q and k:
+ *   (x * (1 / sqrt(sum16(x x) + eps))) * scale. g = exp(a * softplus(alpha + dt)), softplus in
+ *   double, rounded once. Row by row, i the key's elements ascending, j the value's:
+ *   s[i][j] *= g; u[j] = fma(k[i], s[i][j], u[j]); u = beta * (v - u);
+ *   s[i][j] = fma(k[i], u[j], s[i][j]); y[j] = fma(q[i], s[i][j], y[j])
  *
  * attention, one query head: m = -inf, sum = 0, acc = 0; for each page of 64 positions that holds
  * a visible one, ascending, with keys and values decoded from the cache's type:
@@ -36,6 +50,7 @@
  *   p[j] = exp(s[j] - m'), 0 where j is not visible
  *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j
  * ascending y = acc * (1 / sum).
+ * A sink z: m' = max(m, z), c = exp(m - m'); sum = fma(sum, c, exp(z - m')), acc = acc * c.
  *
  * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting
  * 1.5 * 2^23; r = x - n ln 2 in two fmas; a polynomial of degree 6; 2^n multiplied in two steps, so
@@ -107,6 +122,14 @@ static inline float td_arith_tanh(float x)
     return copysignf(1.0f - 2.0f / (td_arith_exp(a + a) + 1.0f), x);
 }
 
+#define TD_GELU_C 0.79788456080286535588f /* sqrt(2 / pi) */
+
+static inline float td_arith_decay(float alpha, float a, float dt)
+{
+    double x = (double)(alpha + dt);
+    return td_arith_exp(a * (float)(x > 30 ? x : log1p(exp(x))));
+}
+
 /* A quantized activation block: 64 bytes, so that one cache line holds one. The sums are those a
  * kernel needs to undo the offset that made its weights unsigned. */
 typedef struct {
@@ -115,7 +138,7 @@ typedef struct {
     float sum;            /* of q */
     int32_t by_128, by_8; /* -128 sum, -8 sum */
     int32_t by_32[2];     /* -32 times the sums of the two halves */
-    int32_t unused[2];
+    int32_t half_by_128[2];
 } td_act_block;
 
 _Static_assert(sizeof(td_act_block) == 64, "one cache line");

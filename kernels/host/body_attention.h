@@ -274,6 +274,21 @@ static void attend_page(const td_host_attention *a, uint32_t page, query *const 
     add_page(a->kv, a->kv->v + head * a->kv->head_bytes_v, qs, n);
 }
 
+static uint32_t first_visible(const td_attention_params *p, uint32_t position)
+{
+    uint32_t of_window = p->window && position >= p->window ? position - p->window + 1 : 0;
+    uint32_t of_chunk = p->chunk ? position - position % p->chunk : 0;
+    return of_window > of_chunk ? of_window : of_chunk;
+}
+
+/* A score that has no value. */
+static void add_sink(query *q, uint32_t n_v, float sink)
+{
+    float m = sink > q->m ? sink : q->m, c = td_arith_exp(q->m - m);
+    q->sum = fmaf(q->sum, c, td_arith_exp(sink - m));
+    scale_row(q->y, n_v, c);
+}
+
 static void attention(const td_host_attention *a)
 {
     uint32_t n_v = a->kv->base.params.head_dim_v, first = UINT32_MAX, last = 0;
@@ -283,8 +298,7 @@ static void attention(const td_host_attention *a)
         q->q = a->queries[i].q;
         q->y = a->queries[i].y;
         q->last = a->queries[i].position;
-        q->first =
-            a->params->window && q->last >= a->params->window ? q->last - a->params->window + 1 : 0;
+        q->first = first_visible(a->params, q->last);
         q->m = -INFINITY;
         q->sum = 0;
         memset(q->y, 0, n_v * sizeof *q->y);
@@ -300,8 +314,11 @@ static void attention(const td_host_attention *a)
         if (n)
             attend_page(a, page, seeing, n);
     }
-    for (uint32_t i = 0; i < a->n_queries; i++)
+    for (uint32_t i = 0; i < a->n_queries; i++) {
+        if (a->params->sinks)
+            add_sink(&queries[i], n_v, td_host_vector(a->params->sinks)[a->queries[i].head]);
         scale_row(queries[i].y, n_v, 1.0f / queries[i].sum);
+    }
 }
 
 #endif

@@ -210,6 +210,8 @@ static void quantize_row(const float *x, uint32_t n, td_act_block *out)
             out->by_8 = -8 * (low + high);
             out->by_32[0] = -32 * low;
             out->by_32[1] = -32 * high;
+            out->half_by_128[0] = -128 * low;
+            out->half_by_128[1] = -128 * high;
         }
     }
 }

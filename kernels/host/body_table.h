@@ -5,6 +5,7 @@
 #include "kernels/host/body_attention.h"
 #include "kernels/host/body_mat_mul.h"
 #include "kernels/host/body_math.h"
+#include "kernels/host/body_mix.h"
 
 const td_host_kernels KERNELS = {
     .name = ISA_NAME,
@@ -12,8 +13,12 @@ const td_host_kernels KERNELS = {
     .mat_mul = mat_mul,
     .rms_norm = rms_norm_row,
     .rope = rope_head,
-    .swiglu = swiglu_row,
+    .glu = glu_row,
     .add = add_row,
+    .scale = scaled_row,
+    .softcap = softcap_row,
+    .experts_sum = experts_sum_row,
+    .delta = {conv_row, unit_row, delta_step},
     .to_f16 = f16_row,
     .attention = attention,
     .exp = exp_row,

@@ -1,5 +1,6 @@
 /* The host device: creation, the SIMD level, memory accounting, tensors. */
 #include "kernels/host/host.h"
+#include "kernels/host/state.h"
 
 #include "base/check.h"
 #include "base/mem.h"
@@ -101,6 +102,10 @@ static const td_backend host_backend = {
     .kv_init = td_host_kv_init,
     .kv_free = td_host_kv_free,
     .kv_bytes = td_host_kv_bytes,
+    .state_size = sizeof(td_host_state),
+    .state_init = td_host_state_init,
+    .state_free = td_host_state_free,
+    .state_bytes = td_host_state_bytes,
     .program_size = sizeof(td_host_program),
     .program_compile = td_host_program_compile,
     .program_run = td_host_program_run,

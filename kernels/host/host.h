@@ -27,6 +27,9 @@
  *   Q6_K   chunk of 256: [16] f16 d, [16][16] i8 scale, 32 bytes of nothing; then 8 times 32
  *          elements: low nibbles as in Q4_0, then [2][16 rows][4] bytes, element e's high two bits
  *          in vector e / 16, at bits 2 (e / 4 % 4)
+ *   others the file's blocks, 16 rows of each together: [words of 4 bytes][16 rows][4], then the
+ *          bytes that fill no word, [16 rows][0..3]: the block's first ones, but Q3_K, TQ1_0 and
+ *          TQ2_0 have them last
  * An F32 weight of one row (a vector) is kept as it is. */
 #define TD_PANEL_ROWS 16u
 
@@ -41,9 +44,17 @@ typedef struct {
     td_weight base;
     uint8_t *data;
     size_t panel_bytes;
+    uint32_t group_rows, group_panels; /* of each of its groups, which begin with a panel */
     uint64_t n_bytes;
     bool is_vector;
 } td_host_weight;
+
+/* Up to 256 elements of a panel of the other types, taken apart (td_type_part) in the order of the
+ * integer kernels. Scales of both halves are written, unless a type is not by 16: then the first. */
+typedef struct {
+    uint8_t q[TD_PARTS_MAX][8][TD_PANEL_ROWS][4]; /* [part][group of 4 k][row][4], plus 128 */
+    float scale[TD_PARTS_MAX][2][TD_PANEL_ROWS], minimum[TD_PARTS_MAX][2][TD_PANEL_ROWS];
+} td_host_parts;
 
 /* One kv head of one page. Keys are transposed, so that a vector lane is a position:
  *   F32, F16   [head_dim][64]
@@ -75,12 +86,16 @@ typedef struct {
     uint32_t *phase_ends; /* [n_phases]: the step after the phase's last */
     uint32_t n_steps, n_phases;
     td_act_block *acts[TD_HOST_ACTS]; /* [rows][blocks of the widest input] */
+    uint8_t *gather;                  /* [threads][gather_bytes], experts.h */
+    size_t gather_bytes;
     uint64_t n_bytes;
 } td_host_program;
 
-/* Outputs 16 panel_begin.. of n_rows rows. x or act is read, by weight type. */
+/* Outputs 16 (panel_begin - panel0).. of n_rows rows, panel0 being the group's first. x or act is
+ * read, by weight type. */
 typedef struct {
     const td_host_weight *w;
+    uint32_t panel0;
     const float *bias;       /* or NULL */
     const float *x;          /* [n_rows], x_stride apart */
     const td_act_block *act; /* [n_rows][n_cols / 32] */
@@ -100,9 +115,22 @@ typedef struct {
     struct {
         const float *q; /* [head_dim_k] */
         float *y;       /* [head_dim_v] */
-        uint32_t position;
+        uint32_t position, head;
     } queries[TD_HOST_QUERIES_MAX];
 } td_host_attention;
+
+/* The arithmetic of arith.h's delta_net. */
+typedef struct td_host_delta_kernels {
+    /* y[i] = silu(sum over t of w[t * stride + i] taps[t][i]), i < n */
+    void (*conv)(const float *const *taps, uint32_t n_taps, const float *w, size_t stride,
+                 uint32_t n, float *y);
+    /* x = x / sqrt(sum16(x x) + eps) * scale */
+    void (*unit)(float *x, uint32_t n, float eps, float scale);
+    /* One row: s [n][n] decays by g and learns; y (may be NULL) is what it says to q. u: scratch
+     * [n]. */
+    void (*step)(float *s, uint32_t n, const float *q, const float *k, const float *v, float g,
+                 float beta, float *u, float *y);
+} td_host_delta_kernels;
 
 typedef struct {
     const char *name;                                                /* for td_device_info.driver */
@@ -110,8 +138,17 @@ typedef struct {
     void (*mat_mul)(const td_host_mat_mul *m);
     void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
     void (*rope)(float *x, const float *cos_sin, td_rope_kind kind, uint32_t n_rot);
-    void (*swiglu)(const float *gate, const float *up, uint32_t n, float *y);
+    /* y = glu(gate * scale, up * scale); gate_step 0: gate is one number for all. */
+    void (*glu)(td_glu_kind kind, const float *gate, uint32_t gate_step, const float *up,
+                const float *scale, uint32_t n, float *y);
     void (*add)(const float *a, const float *b, uint32_t n, float *y);
+    /* y = x * factor * by (by may be NULL) */
+    void (*scale)(const float *x, float factor, const float *by, uint32_t n, float *y);
+    void (*softcap)(const float *x, float cap, uint32_t n, float *y);
+    /* y = sum over i of w[i] x[i * stride ..] */
+    void (*experts_sum)(const float *x, size_t stride, const float *w, uint32_t n_used, uint32_t n,
+                        float *y);
+    struct td_host_delta_kernels delta;
     void (*to_f16)(const float *x, uint32_t n, uint16_t *y);
     void (*attention)(const td_host_attention *a);
     void (*exp)(const float *x, uint32_t n, float *y); /* for the tests */
@@ -165,6 +202,12 @@ bool td_host_program_compile(td_program *p, td_err *err);
 bool td_host_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
 void td_host_program_free(td_program *p);
 extern const td_backend td_scalar_backend;
+
+/* An F32 vector. Weights of the scalar device begin like those of the fast one. */
+static inline const float *td_host_vector(const td_weight *w)
+{
+    return (const float *)(const void *)((const td_host_weight *)w)->data;
+}
 
 /* Row r of a view's memory; rows are n_cols of the tensor apart. */
 static inline float *td_host_row(td_view v, uint32_t r)

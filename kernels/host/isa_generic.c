@@ -5,7 +5,7 @@
 /* The vectors are loops here already: more of that would only take minutes to compile. */
 #undef UNROLL
 #define UNROLL
-#define INLINE   TD_HOST_INLINE
+#define INLINE   static inline
 #define KERNELS  td_host_kernels_generic
 #define ISA_NAME "generic"
 

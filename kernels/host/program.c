@@ -8,7 +8,9 @@
  * nothing but its own work: gate, up, swiglu and the quantization of its result, or a projection
  * and the residual add. None of this touches the arithmetic: a step's results do not depend on how
  * it is cut. */
+#include "kernels/host/experts.h"
 #include "kernels/host/host.h"
+#include "kernels/host/state.h"
 #include "kernels/host/top.h"
 
 #include "base/check.h"
@@ -83,7 +85,12 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
             add_access(list, (access){act, 0, op->in[0].n_cols, false, CUT_OTHER, 0});
         else
             add_access(list, of_view(op->in[0], false, CUT_OTHER, 0));
-        add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
+        if (op->u.mat_mul.is_by_expert)
+            add_access(list, of_view(op->in[1], false, CUT_OTHER, 0));
+        if (op->u.mat_mul.n_groups)
+            add_access(list, of_view(op->out, true, CUT_OTHER, 0));
+        else
+            add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
         break;
     case TD_OP_ROPE:
         add_access(list, of_view(op->in[1], false, CUT_OTHER, 0));
@@ -99,12 +106,30 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
         add_access(list, (access){op->kv, 0, 1, false, CUT_OTHER, 0});
         add_access(list, of_view(op->out, true, CUT_OTHER, 0));
         break;
-    case TD_OP_SWIGLU:
+    case TD_OP_GLU:
     case TD_OP_ADD:
+    case TD_OP_SCALE:
+    case TD_OP_SOFTCAP:
         for (uint32_t i = 0; i < op->n_in; i++)
-            add_access(list, of_view(op->in[i], false, CUT_COLUMNS, COLUMN_UNIT));
+            if (op->in[i].n_cols == op->out.n_cols)
+                add_access(list, of_view(op->in[i], false, CUT_COLUMNS, COLUMN_UNIT));
+            else
+                add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
         add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
         break;
+    case TD_OP_EXPERTS_SUM:
+        for (uint32_t i = 0; i < op->n_in; i++)
+            add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+        add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
+        break;
+    case TD_OP_DELTA_NET:
+    case TD_OP_STATE_KEEP:
+        add_access(list, of_view(op->in[0], false, CUT_OTHER, 0));
+        add_access(list, (access){op->state, 0, 1, true, CUT_OTHER, 0});
+        if (op->out.t)
+            add_access(list, of_view(op->out, true, CUT_OTHER, 0));
+        break;
+    case TD_OP_ROUTE:
     case TD_OP_TOP:
     case TD_OP_PICK:
     case TD_OP_FEED:
@@ -222,13 +247,14 @@ bool td_host_program_compile(td_program *base, td_err *err)
             return false;
     }
     make_steps(p);
-    return true;
+    return td_host_gather_init(p, err);
 }
 
 void td_host_program_free(td_program *base)
 {
     td_host_program *p = (td_host_program *)base;
     td_host_release(base->dev, p->n_bytes);
+    td_free(p->gather);
     for (uint32_t a = 0; a < TD_HOST_ACTS; a++)
         td_free(p->acts[a]);
     td_free(p->phase_ends);
@@ -291,11 +317,6 @@ static void run_embed(const part *t, const td_op *op)
     }
 }
 
-static const float *vector_data(const td_weight *w)
-{
-    return w ? (const float *)(const void *)((const td_host_weight *)w)->data : NULL;
-}
-
 static void run_rms_norm(const part *t, const td_op *op)
 {
     uint32_t n_groups = op->u.rms_norm.n_groups, n = op->out.n_cols / n_groups;
@@ -306,17 +327,23 @@ static void run_rms_norm(const part *t, const td_op *op)
         groups = share(t, n_groups);
     for (uint32_t r = rows.begin; r < rows.end; r++)
         for (uint32_t g = groups.begin; g < groups.end; g++)
-            t->kernels->rms_norm(td_host_row(op->in[0], r) + g * n, vector_data(op->weight), n,
+            t->kernels->rms_norm(td_host_row(op->in[0], r) + g * n,
+                                 op->weight ? td_host_vector(op->weight) : NULL, n,
                                  op->u.rms_norm.eps, td_host_row(op->out, r) + g * n);
 }
 
 static void run_mat_mul(const part *t, const td_host_step *step)
 {
     const td_op *op = step->op;
+    if (op->u.mat_mul.n_groups) {
+        td_host_gather g = {t->p, op, t->kernels, step->i_act, t->i, t->n, t->n_rows};
+        td_host_mat_mul_gathered(&g);
+        return;
+    }
     range columns = share_columns(t, op->out.n_cols, COLUMN_UNIT);
     td_host_mat_mul m = {
         .w = (const td_host_weight *)op->weight,
-        .bias = vector_data(op->bias),
+        .bias = op->bias ? td_host_vector(op->bias) : NULL,
         .x = td_host_row(op->in[0], 0),
         .act = step->i_act < TD_HOST_ACTS ? t->p->acts[step->i_act] : NULL,
         .y = td_host_row(op->out, 0),
@@ -335,8 +362,8 @@ static void run_rope(const part *t, const td_op *op)
     range heads = share(t, op->out.n_cols / head_dim);
     for (uint32_t r = 0; r < t->n_rows; r++)
         for (uint32_t h = heads.begin; h < heads.end; h++)
-            t->kernels->rope(td_host_row(op->out, r) + h * head_dim, td_host_row(op->in[1], r),
-                             op->u.rope.kind, op->u.rope.n_rot);
+            t->kernels->rope(td_host_row(op->out, r) + h * head_dim + op->u.rope.col0,
+                             td_host_row(op->in[1], r), op->u.rope.kind, op->u.rope.n_rot);
 }
 
 static void run_kv_store(const part *t, const td_op *op)
@@ -366,6 +393,7 @@ static void add_query(const td_op *op, uint32_t head_kv, uint32_t group, uint32_
     a->queries[a->n_queries].q = td_host_row(op->in[0], r) + h * kv->head_dim_k;
     a->queries[a->n_queries].y = td_host_row(op->out, r) + h * kv->head_dim_v;
     a->queries[a->n_queries].position = (uint32_t)positions[r];
+    a->queries[a->n_queries].head = h;
     a->n_queries++;
 }
 
@@ -400,21 +428,64 @@ static void run_attention(const part *t, const td_op *op)
     }
 }
 
-static void run_pair(const part *t, const td_op *op)
+static void run_glu(const part *t, const td_op *op, uint32_t r, range c)
 {
-    range columns = share_columns(t, op->out.n_cols, COLUMN_UNIT);
-    if (columns.begin >= columns.end)
-        return;
-    uint32_t n = columns.end - columns.begin;
-    for (uint32_t r = 0; r < t->n_rows; r++) {
-        const float *a = td_host_row(op->in[0], r) + columns.begin;
-        const float *b = td_host_row(op->in[1], r) + columns.begin;
-        float *y = td_host_row(op->out, r) + columns.begin;
-        if (op->kind == TD_OP_ADD)
-            t->kernels->add(a, b, n, y);
-        else
-            t->kernels->swiglu(a, b, n, y);
+    const float *gate = td_host_row(op->in[0], r), *up = td_host_row(op->in[1], r);
+    float *y = td_host_row(op->out, r);
+    uint32_t step = op->in[0].n_cols > 1 || op->out.n_cols == 1, n_scales = op->u.glu.n_scales;
+    uint32_t group = n_scales ? op->out.n_cols / n_scales : op->out.n_cols;
+    for (uint32_t i = c.begin, end; i < c.end; i = end) {
+        end = td_min_u32((i / group + 1) * group, c.end);
+        const float *scale = n_scales ? td_host_row(op->in[2], r) + i / group : NULL;
+        t->kernels->glu(op->u.glu.kind, gate + i * step, step, up + i, scale, end - i, y + i);
     }
+}
+
+/* Ops that go element by element. */
+static void run_elements(const part *t, const td_op *op)
+{
+    range c = share_columns(t, op->out.n_cols, COLUMN_UNIT);
+    if (c.begin >= c.end)
+        return;
+    uint32_t n = c.end - c.begin;
+    for (uint32_t r = 0; r < t->n_rows; r++) {
+        const float *a = td_host_row(op->in[0], r) + c.begin;
+        const float *b = op->n_in > 1 ? td_host_row(op->in[1], r) : NULL;
+        float *y = td_host_row(op->out, r) + c.begin;
+        if (op->kind == TD_OP_ADD)
+            t->kernels->add(a, b + c.begin, n, y);
+        else if (op->kind == TD_OP_GLU)
+            run_glu(t, op, r, c);
+        else if (op->kind == TD_OP_SCALE)
+            t->kernels->scale(a, op->u.scale.factor, b, n, y);
+        else if (op->kind == TD_OP_SOFTCAP)
+            t->kernels->softcap(a, op->u.scale.factor, n, y);
+        else
+            t->kernels->experts_sum(a, op->out.n_cols, b, op->in[1].n_cols, n, y);
+    }
+}
+
+static void run_route(const part *t, const td_op *op)
+{
+    range rows = share(t, t->n_rows);
+    for (uint32_t r = rows.begin; r < rows.end; r++)
+        td_host_route(op, r);
+}
+
+static void run_delta_net(const part *t, const td_op *op)
+{
+    uint32_t n_heads = op->state->params.n_head_v;
+    range heads = share(t, n_heads);
+    for (uint32_t r = 0; r < t->n_rows; r++)
+        for (uint32_t h = heads.begin; td_host_is_leader(op, r) && h < heads.end; h++)
+            td_host_delta_net(op, r, t->n_rows, h, t->i, &t->kernels->delta);
+}
+
+static void run_state_keep(const part *t, const td_op *op)
+{
+    range rows = share(t, t->n_rows);
+    for (uint32_t r = rows.begin; r < rows.end; r++)
+        td_host_state_keep(op, r);
 }
 
 static void run_gather(const part *t, const td_op *op)
@@ -468,9 +539,21 @@ static void run_step(const part *t, const td_host_step *step)
     case TD_OP_ATTENTION:
         run_attention(t, step->op);
         break;
-    case TD_OP_SWIGLU:
+    case TD_OP_GLU:
     case TD_OP_ADD:
-        run_pair(t, step->op);
+    case TD_OP_SCALE:
+    case TD_OP_SOFTCAP:
+    case TD_OP_EXPERTS_SUM:
+        run_elements(t, step->op);
+        break;
+    case TD_OP_ROUTE:
+        run_route(t, step->op);
+        break;
+    case TD_OP_DELTA_NET:
+        run_delta_net(t, step->op);
+        break;
+    case TD_OP_STATE_KEEP:
+        run_state_keep(t, step->op);
         break;
     case TD_OP_GATHER:
         run_gather(t, step->op);

@@ -2,6 +2,8 @@
  * Weights and caches are kept as the file's blocks. It is the oracle of the op tests, so it shares
  * no kernel and no layout with the host device; only exp and tanh come from arith.h. */
 #include "kernels/host/host.h"
+#include "kernels/host/scalar_fold.h"
+#include "kernels/host/state.h"
 #include "kernels/host/top.h"
 
 #include "base/check.h"
@@ -24,15 +26,10 @@ typedef struct {
     uint64_t n_bytes;
 } scalar_kv;
 
-typedef struct { /* a block of activations */
-    int q[BLOCK];
-    float d;
-} quantized;
-
 typedef struct {
     td_program base;
-    float *head;  /* one padded head of the largest cache */
-    quantized *x; /* [blocks of the widest mat_mul input] */
+    float *head;         /* one padded head of the largest cache */
+    td_scalar_quants *x; /* [blocks of the widest mat_mul input] */
 } scalar_program;
 
 static uint64_t weight_bytes(const td_device *dev, const td_weight_params *params)
@@ -121,103 +118,6 @@ static float sum_of_squares(const float *x, uint32_t n)
     return lane[0];
 }
 
-static quantized quantize(const float *x)
-{
-    quantized r = {.d = 0};
-    float amax = 0;
-    for (uint32_t i = 0; i < BLOCK; i++) {
-        if (!isfinite(x[i])) {
-            r.d = NAN;
-            return r;
-        }
-        amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-    }
-    if (amax < TD_ACT_AMAX_MIN)
-        return r;
-    float inverse = 127.0f / amax;
-    r.d = amax / 127.0f;
-    for (uint32_t i = 0; i < BLOCK; i++)
-        r.q[i] = (int)rintf(x[i] * inverse);
-    return r;
-}
-
-static float half_at(const uint8_t *p) { return td_f16_to_f32((uint16_t)(p[0] | p[1] << 8)); }
-
-static float fold_q8_0(float acc, const uint8_t *block, const quantized *a)
-{
-    int sum = 0;
-    for (uint32_t i = 0; i < 32; i++)
-        sum += (int8_t)block[2 + i] * a->q[i];
-    return fmaf(half_at(block) * (float)sum, a->d, acc);
-}
-
-static float fold_q4_0(float acc, const uint8_t *block, const quantized *a)
-{
-    int sum = 0;
-    for (uint32_t i = 0; i < 16; i++) {
-        sum += ((block[2 + i] & 15) - 8) * a->q[i];
-        sum += ((block[2 + i] >> 4) - 8) * a->q[i + 16];
-    }
-    return fmaf(half_at(block) * (float)sum, a->d, acc);
-}
-
-static float fold_q4_k(float acc, const uint8_t *block, const quantized *a)
-{
-    float d = half_at(block), d_min = half_at(block + 2);
-    const uint8_t *s = block + 4;
-    for (uint32_t i = 0; i < 8; i++, a++) {
-        int scale = i < 4 ? s[i] & 63 : (s[i + 4] & 15) | s[i - 4] >> 6 << 4;
-        int minimum = i < 4 ? s[i + 4] & 63 : s[i + 4] >> 4 | s[i] >> 6 << 4;
-        int sum = 0, q_sum = 0;
-        for (uint32_t j = 0; j < 32; j++) {
-            int pair = block[16 + i / 2 * 32 + j];
-            sum += (i % 2 ? pair >> 4 : pair & 15) * a->q[j];
-            q_sum += a->q[j];
-        }
-        float offset = d_min * (float)minimum;
-        acc = fmaf(fmaf(-offset, (float)q_sum, d * (float)scale * (float)sum), a->d, acc);
-    }
-    return acc;
-}
-
-static float fold_q6_k(float acc, const uint8_t *block, const quantized *a)
-{
-    float d = half_at(block + 208);
-    for (uint32_t i = 0; i < 8; i++, a++) { /* 32 elements: group i % 4 of half i / 4 */
-        const uint8_t *low = block + i / 4 * 64 + i % 2 * 32, *high = block + 128 + i / 4 * 32;
-        int sum[2] = {0, 0};
-        for (uint32_t j = 0; j < 32; j++) {
-            int nibble = i % 4 < 2 ? low[j] & 15 : low[j] >> 4;
-            int w = (nibble | (high[j] >> i % 4 * 2 & 3) << 4) - 32;
-            sum[j / 16] += w * a->q[j];
-        }
-        float first = d * (float)(int8_t)block[192 + 2 * i];
-        float second = d * (float)(int8_t)block[193 + 2 * i];
-        acc = fmaf(fmaf(second, (float)sum[1], first * (float)sum[0]), a->d, acc);
-    }
-    return acc;
-}
-
-/* One block of a weight row that begins at element k. */
-static float fold(const td_type_info *type, float acc, const uint8_t *block, uint32_t k,
-                  const float *x, const quantized *x_blocks)
-{
-    float w;
-    switch (type->id) {
-    case TD_TYPE_Q8_0:
-        return fold_q8_0(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q4_0:
-        return fold_q4_0(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q4_K:
-        return fold_q4_k(acc, block, x_blocks + k / BLOCK);
-    case TD_TYPE_Q6_K:
-        return fold_q6_k(acc, block, x_blocks + k / BLOCK);
-    default: /* F32, F16: one element */
-        type->dequantize(block, &w, 1);
-        return fmaf(w, x[k], acc);
-    }
-}
-
 /* -- ops --------------------------------------------------------------------------------------- */
 
 static int32_t int_at(const td_tensor *t, uint32_t row, uint32_t column)
@@ -252,23 +152,34 @@ static void rms_norm(const td_op *op, uint32_t r)
     }
 }
 
-static void mat_mul(const td_op *op, uint32_t r, quantized *x_blocks)
+static void mat_mul_group(const td_op *op, uint32_t r, uint32_t i, td_scalar_quants *x_blocks)
 {
     const scalar_weight *w = (const scalar_weight *)op->weight;
     const td_type_info *type = w->base.params.type;
-    const float *x = td_host_row(op->in[0], r), *bias = vector_of(op->bias);
+    const float *x = td_host_row(op->in[0], r) + i * op->u.mat_mul.x_stride;
+    const float *bias = vector_of(op->bias);
+    float *y = td_host_row(op->out, r) + i * op->u.mat_mul.y_stride;
+    uint32_t n_cols = w->base.params.n_cols, n = td_group_rows(&w->base.params);
+    uint32_t group = op->u.mat_mul.is_by_expert ? (uint32_t)int_at(op->in[1].t, r, i) : i;
+    TD_ASSERT(group < td_max_u32(w->base.params.n_groups, 1));
     if (type->has_int8_activations)
-        for (uint32_t k = 0; k < op->in[0].n_cols; k += BLOCK)
-            x_blocks[k / BLOCK] = quantize(x + k);
-    for (uint32_t o = 0; o < op->out.n_cols; o++) {
-        const uint8_t *block = w->data + o * w->row_bytes;
+        for (uint32_t k = 0; k < n_cols; k += BLOCK)
+            x_blocks[k / BLOCK] = td_scalar_quantize(x + k);
+    for (uint32_t o = 0; o < n; o++) {
+        const uint8_t *block = w->data + ((size_t)group * n + o) * w->row_bytes;
         float acc = 0;
-        for (uint32_t k = 0; k < op->in[0].n_cols; k += type->block_elements) {
-            acc = fold(type, acc, block, k, x, x_blocks);
+        for (uint32_t k = 0; k < n_cols; k += type->block_elements) {
+            acc = td_scalar_fold(type, acc, block, x + k, x_blocks + k / BLOCK);
             block += type->block_bytes;
         }
-        td_host_row(op->out, r)[o] = bias ? acc + bias[o] : acc;
+        y[o] = bias ? acc + bias[group * n + o] : acc;
     }
+}
+
+static void mat_mul(const td_op *op, uint32_t r, td_scalar_quants *x_blocks)
+{
+    for (uint32_t i = 0; i < td_max_u32(op->u.mat_mul.n_groups, 1); i++)
+        mat_mul_group(op, r, i, x_blocks);
 }
 
 static void rope(const td_op *op, uint32_t r)
@@ -276,7 +187,7 @@ static void rope(const td_op *op, uint32_t r)
     uint32_t n_pairs = op->u.rope.n_rot / 2;
     const float *cos_sin = td_host_row(op->in[1], r);
     for (uint32_t h = 0; h < op->out.n_cols / op->u.rope.head_dim; h++) {
-        float *x = td_host_row(op->out, r) + h * op->u.rope.head_dim;
+        float *x = td_host_row(op->out, r) + h * op->u.rope.head_dim + op->u.rope.col0;
         for (uint32_t i = 0; i < n_pairs; i++) {
             bool is_neox = op->u.rope.kind == TD_ROPE_NEOX;
             uint32_t i_a = is_neox ? i : 2 * i, i_b = is_neox ? i + n_pairs : 2 * i + 1;
@@ -358,7 +269,8 @@ static void attend_head(const td_op *op, uint32_t r, uint32_t h, float *scratch)
         bool is_visible[TD_PAGE_POSITIONS], is_any_visible = false;
         for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++) {
             uint32_t position = page0 + j;
-            is_visible[j] = position <= last && (!a->window || last - position < a->window);
+            is_visible[j] = position <= last && (!a->window || last - position < a->window) &&
+                            (!a->chunk || last / a->chunk == position / a->chunk);
             s[j] = -INFINITY;
             if (!is_visible[j])
                 continue;
@@ -390,17 +302,122 @@ static void attend_head(const td_op *op, uint32_t r, uint32_t h, float *scratch)
         }
         m = m_new;
     }
+    if (a->sinks) {
+        float sink = vector_of(a->sinks)[h], m_new = sink > m ? sink : m;
+        float c = td_arith_exp(m - m_new);
+        sum = fmaf(sum, c, td_arith_exp(sink - m_new));
+        for (uint32_t d = 0; d < p->head_dim_v; d++)
+            y[d] *= c;
+    }
     float inverse = 1.0f / sum;
     for (uint32_t d = 0; d < p->head_dim_v; d++)
         y[d] *= inverse;
 }
 
-static void swiglu(const td_op *op, uint32_t r)
+static float glu_of(td_glu_kind kind, float g, float u)
 {
-    const float *g = td_host_row(op->in[0], r), *up = td_host_row(op->in[1], r);
+    switch (kind) {
+    case TD_GLU_SILU:
+        break;
+    case TD_GLU_GELU:
+        return 0.5f * g * (1.0f + td_arith_tanh(TD_GELU_C * g * fmaf(0.044715f * g, g, 1.0f))) * u;
+    case TD_GLU_CLAMPED:
+        g = g > 7.0f ? 7.0f : g;
+        u = u > 7.0f ? 7.0f : u < -7.0f ? -7.0f : u;
+        return g / (1.0f + td_arith_exp(-1.702f * g)) * (u + 1.0f);
+    case TD_GLU_SIGMOID:
+        return 1.0f / (1.0f + td_arith_exp(-g)) * u;
+    }
+    return g / (1.0f + td_arith_exp(-g)) * u;
+}
+
+static void glu(const td_op *op, uint32_t r)
+{
+    const float *gate = td_host_row(op->in[0], r), *up = td_host_row(op->in[1], r);
+    const float *scales = op->u.glu.n_scales ? td_host_row(op->in[2], r) : NULL;
     float *y = td_host_row(op->out, r);
+    for (uint32_t i = 0; i < op->out.n_cols; i++) {
+        float g = gate[op->in[0].n_cols == 1 ? 0 : i], u = up[i];
+        if (scales) {
+            float scale = scales[i / (op->out.n_cols / op->u.glu.n_scales)];
+            g *= scale;
+            u *= scale;
+        }
+        y[i] = glu_of(op->u.glu.kind, g, u);
+    }
+}
+
+static void scale(const td_op *op, uint32_t r)
+{
+    const float *x = td_host_row(op->in[0], r);
+    for (uint32_t i = 0; i < op->out.n_cols; i++) {
+        float y = x[i] * op->u.scale.factor;
+        td_host_row(op->out, r)[i] = op->n_in > 1 ? y * td_host_row(op->in[1], r)[0] : y;
+    }
+}
+
+static void softcap(const td_op *op, uint32_t r)
+{
+    const float *x = td_host_row(op->in[0], r);
+    float cap = op->u.scale.factor;
     for (uint32_t i = 0; i < op->out.n_cols; i++)
-        y[i] = g[i] / (1.0f + td_arith_exp(-g[i])) * up[i];
+        td_host_row(op->out, r)[i] = cap * td_arith_tanh(x[i] / cap);
+}
+
+static void experts_sum(const td_op *op, uint32_t r)
+{
+    const float *x = td_host_row(op->in[0], r), *w = td_host_row(op->in[1], r);
+    for (uint32_t i = 0; i < op->out.n_cols; i++) {
+        float acc = w[0] * x[i];
+        for (uint32_t e = 1; e < op->in[1].n_cols; e++)
+            acc = fmaf(w[e], x[e * op->out.n_cols + i], acc);
+        td_host_row(op->out, r)[i] = acc;
+    }
+}
+
+static void delta_conv(const float *const *taps, uint32_t n_taps, const float *w, size_t stride,
+                       uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float acc = 0;
+        for (uint32_t t = 0; t < n_taps; t++)
+            acc = fmaf(w[t * stride + i], taps[t][i], acc);
+        y[i] = acc / (1.0f + td_arith_exp(-acc));
+    }
+}
+
+static void delta_unit(float *x, uint32_t n, float eps, float by)
+{
+    float s = 1.0f / sqrtf(sum_of_squares(x, n) + eps);
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = x[i] * s * by;
+}
+
+static void delta_step(float *s, uint32_t n, const float *q, const float *k, const float *v,
+                       float g, float beta, float *u, float *y)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        u[j] = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            s[i * n + j] *= g;
+            u[j] = fmaf(k[i], s[i * n + j], u[j]);
+        }
+        u[j] = beta * (v[j] - u[j]);
+        float said = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            s[i * n + j] = fmaf(k[i], u[j], s[i * n + j]);
+            said = y ? fmaf(q[i], s[i * n + j], said) : 0;
+        }
+        if (y)
+            y[j] = said;
+    }
+}
+
+static void delta_net(const td_op *op, uint32_t r, uint32_t n_rows)
+{
+    static const td_host_delta_kernels kernels = {delta_conv, delta_unit, delta_step};
+    for (uint32_t h = 0; td_host_is_leader(op, r) && h < op->state->params.n_head_v; h++)
+        td_host_delta_net(op, r, n_rows, h, 0, &kernels);
 }
 
 static void add(const td_op *op, uint32_t r)
@@ -426,7 +443,7 @@ static void feed(const td_op *op)
         memcpy(op->writes[3]->data, w->data + row * w->row_bytes, w->row_bytes);
 }
 
-static void run_row(const scalar_program *p, const td_op *op, uint32_t r)
+static void run_row(const scalar_program *p, const td_op *op, uint32_t r, uint32_t n_rows)
 {
     switch (op->kind) {
     case TD_OP_EMBED:
@@ -448,8 +465,26 @@ static void run_row(const scalar_program *p, const td_op *op, uint32_t r)
         for (uint32_t h = 0; h < op->u.attention.n_head; h++)
             attend_head(op, r, h, p->head);
         break;
-    case TD_OP_SWIGLU:
-        swiglu(op, r);
+    case TD_OP_GLU:
+        glu(op, r);
+        break;
+    case TD_OP_SCALE:
+        scale(op, r);
+        break;
+    case TD_OP_SOFTCAP:
+        softcap(op, r);
+        break;
+    case TD_OP_ROUTE:
+        td_host_route(op, r);
+        break;
+    case TD_OP_EXPERTS_SUM:
+        experts_sum(op, r);
+        break;
+    case TD_OP_DELTA_NET:
+        delta_net(op, r, n_rows);
+        break;
+    case TD_OP_STATE_KEEP:
+        td_host_state_keep(op, r);
         break;
     case TD_OP_ADD:
         add(op, r);
@@ -495,7 +530,7 @@ static bool program_run(td_program *base, uint32_t n_rows, uint32_t n_out, td_er
     for (uint32_t i = 0; i < base->n_ops; i++) {
         uint64_t start_ns = base->is_profiled ? td_clock_real_ns() : 0;
         for (uint32_t r = 0; r < td_op_rows(&base->ops[i], n_rows, n_out); r++)
-            run_row((scalar_program *)base, &base->ops[i], r);
+            run_row((scalar_program *)base, &base->ops[i], r, n_rows);
         if (base->is_profiled)
             td_program_count_op(base, &base->ops[i], true,
                                 1e-9 * (double)(td_clock_real_ns() - start_ns));
@@ -525,6 +560,10 @@ const td_backend td_scalar_backend = {
     .kv_init = kv_init,
     .kv_free = kv_free,
     .kv_bytes = kv_bytes,
+    .state_size = sizeof(td_host_state),
+    .state_init = td_host_state_init,
+    .state_free = td_host_state_free,
+    .state_bytes = td_host_state_bytes,
     .program_compile = program_compile,
     .program_run = program_run,
     .program_free = program_free,

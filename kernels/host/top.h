@@ -1,4 +1,4 @@
-/* top, pick and feed on the host (ops.h). Private to kernels/host. */
+/* top, pick, feed and route on the host (ops.h). Private to kernels/host. */
 #ifndef TD_KERNELS_HOST_TOP_H
 #define TD_KERNELS_HOST_TOP_H
 
@@ -7,6 +7,7 @@
 
 void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk);
 void td_host_pick(const td_op *op, uint32_t row);
+void td_host_route(const td_op *op, uint32_t row);
 /* All but the row of cos_sin, which the device reads from its own kind of weight: row `position`,
  * UINT32_MAX when it lies outside the table. */
 uint32_t td_host_feed(const td_op *op);

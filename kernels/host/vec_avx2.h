@@ -55,11 +55,26 @@ INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
-#define vi_shl(a, n) _mm256_slli_epi32(a, n)
-#define vi_sra(a, n) _mm256_srai_epi32(a, n)
-#define vi_srl(a, n) _mm256_srli_epi32(a, n)
+#define vi_shl(a, n) _mm256_slli_epi32(a, (int)(n))
+#define vi_sra(a, n) _mm256_srai_epi32(a, (int)(n))
+#define vi_srl(a, n) _mm256_srli_epi32(a, (int)(n))
 INLINE vi vi_load_i8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
 INLINE vi vi_load_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
+INLINE vi vi_load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
+INLINE vi vi_gather(const uint16_t *table, vi a)
+{
+    const int *words = (const int *)(const void *)table;
+    __m256i pairs = _mm256_i32gather_epi32(words, _mm256_srli_epi32(a, 1), 4);
+    __m256i shift = _mm256_slli_epi32(_mm256_and_si256(a, _mm256_set1_epi32(1)), 4);
+    return _mm256_and_si256(_mm256_srlv_epi32(pairs, shift), _mm256_set1_epi32(0xffff));
+}
+INLINE vf vf_of_f16(vi a)
+{
+    __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
+    return _mm256_cvtph_ps(
+        _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+}
 
 INLINE __m256 middle_swapped(__m256 a) /* quarters 0 2 1 3 */
 {
@@ -125,8 +140,16 @@ INLINE q4 q4_load(const int8_t *q)
 INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE vb vb_and(vb a, uint8_t mask) { return _mm256_and_si256(a, _mm256_set1_epi8((char)mask)); }
 INLINE vb vb_or(vb a, vb b) { return _mm256_or_si256(a, b); }
-#define vb_shl(a, n) _mm256_slli_epi16(a, n)
-#define vb_shr(a, n) _mm256_srli_epi16(a, n)
+#define vb_shl(a, n) _mm256_slli_epi16(a, (int)(n))
+#define vb_shr(a, n) _mm256_srli_epi16(a, (int)(n))
+INLINE void vb_store(uint8_t *p, vb a) { _mm256_storeu_si256((__m256i *)p, a); }
+INLINE vb vb_of_vi(vi a) { return a; }
+INLINE vb vb_add(vb a, uint8_t b) { return _mm256_add_epi8(a, _mm256_set1_epi8((char)b)); }
+INLINE vb vb_look_up(const uint8_t *table, vb a)
+{
+    __m128i levels = _mm_loadu_si128((const __m128i *)(const void *)table);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), a);
+}
 /* Pairs are summed in int16, which saturates: 2 * 63 * 127 fits. */
 INLINE vi vi_dot4(vi acc, vb u, q4 q)
 {
@@ -148,6 +171,11 @@ INLINE vi w8_start(const td_act_block *x)
 {
     (void)x;
     return _mm256_setzero_si256();
+}
+INLINE vi w8_start_half(const td_act_block *x, int h)
+{
+    (void)h;
+    return w8_start(x);
 }
 INLINE vi w8_dot4(vi acc, w8 w, q4 q)
 {

@@ -51,11 +51,20 @@ INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
 INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
-#define vi_shl(a, n) _mm512_slli_epi32(a, n)
-#define vi_sra(a, n) _mm512_srai_epi32(a, n)
-#define vi_srl(a, n) _mm512_srli_epi32(a, n)
+#define vi_shl(a, n) _mm512_slli_epi32(a, (unsigned)(n))
+#define vi_sra(a, n) _mm512_srai_epi32(a, (unsigned)(n))
+#define vi_srl(a, n) _mm512_srli_epi32(a, (unsigned)(n))
 INLINE vi vi_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 INLINE vi vi_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+INLINE vi vi_gather(const uint16_t *table, vi a)
+{
+    __m512i pairs = _mm512_i32gather_epi32(_mm512_srli_epi32(a, 1), table, 4);
+    __m512i shift = _mm512_slli_epi32(_mm512_and_si512(a, _mm512_set1_epi32(1)), 4);
+    return _mm512_and_si512(_mm512_srlv_epi32(pairs, shift), _mm512_set1_epi32(0xffff));
+}
+INLINE vf vf_of_f16(vi a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
 
 INLINE void vf_unzip(vf a, vf b, vf *even, vf *odd)
 {
@@ -103,8 +112,16 @@ typedef int32_t unaligned_i32 __attribute__((may_alias, aligned(1)));
 INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE vb vb_and(vb a, uint8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
 INLINE vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
-#define vb_shl(a, n) _mm512_slli_epi16(a, n)
-#define vb_shr(a, n) _mm512_srli_epi16(a, n)
+#define vb_shl(a, n) _mm512_slli_epi16(a, (int)(n))
+#define vb_shr(a, n) _mm512_srli_epi16(a, (int)(n))
+INLINE void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
+INLINE vb vb_of_vi(vi a) { return a; }
+INLINE vb vb_add(vb a, uint8_t b) { return _mm512_add_epi8(a, _mm512_set1_epi8((char)b)); }
+INLINE vb vb_look_up(const uint8_t *table, vb a)
+{
+    __m128i levels = _mm_loadu_si128((const __m128i *)(const void *)table);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(levels), a);
+}
 typedef vi q4;
 INLINE q4 q4_load(const int8_t *q)
 {
@@ -115,4 +132,5 @@ INLINE vi vi_dot4(vi acc, vb u, q4 q) { return _mm512_dpbusd_epi32(acc, u, q); }
 typedef vb w8;
 INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
 INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
+INLINE vi w8_start_half(const td_act_block *x, int h) { return vi_set1(x->half_by_128[h]); }
 INLINE vi w8_dot4(vi acc, w8 w, q4 q) { return vi_dot4(acc, w, q); }

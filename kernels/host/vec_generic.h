@@ -161,19 +161,19 @@ INLINE vi vi_max(vi a, vi b)
     EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;
 }
-#define vi_shl(a, n) vi_shl_by(a, n)
+#define vi_shl(a, n) vi_shl_by(a, (int)(n))
 INLINE vi vi_shl_by(vi a, int n)
 {
     EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] << n);
     return a;
 }
-#define vi_sra(a, n) vi_sra_by(a, n)
+#define vi_sra(a, n) vi_sra_by(a, (int)(n))
 INLINE vi vi_sra_by(vi a, int n)
 {
     EACH(i, 16) a.v[i] >>= n;
     return a;
 }
-#define vi_srl(a, n) vi_srl_by(a, n)
+#define vi_srl(a, n) vi_srl_by(a, (int)(n))
 INLINE vi vi_srl_by(vi a, int n)
 {
     EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] >> n);
@@ -191,6 +191,31 @@ INLINE vi vi_load_u8(const void *p)
     const uint8_t *b = p;
     vi r;
     EACH(i, 16) r.v[i] = b[i];
+    return r;
+}
+
+INLINE vi vi_load(const void *p)
+{
+    vi r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+INLINE vi vi_mul(vi a, vi b)
+{
+    EACH(i, 16) a.v[i] = (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i]);
+    return a;
+}
+/* table[a] of each lane; the table has an even number of entries. */
+INLINE vi vi_gather(const uint16_t *table, vi a)
+{
+    EACH(i, 16) a.v[i] = table[a.v[i]];
+    return a;
+}
+/* The low 16 bits of each lane, a half. */
+INLINE vf vf_of_f16(vi a)
+{
+    vf r;
+    EACH(i, 16) r.v[i] = td_f16_to_f32((uint16_t)(a.v[i] & 0xffff));
     return r;
 }
 
@@ -255,16 +280,34 @@ INLINE vb vb_or(vb a, vb b)
     return a;
 }
 /* Shifts of bytes; in vec_avx*.h bits of a neighbour may come in, so a vb_and must follow. */
-#define vb_shl(a, n) vb_shl_by(a, n)
+#define vb_shl(a, n) vb_shl_by(a, (int)(n))
 INLINE vb vb_shl_by(vb a, int n)
 {
     EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] << n);
     return a;
 }
-#define vb_shr(a, n) vb_shr_by(a, n)
+#define vb_shr(a, n) vb_shr_by(a, (int)(n))
 INLINE vb vb_shr_by(vb a, int n)
 {
     EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] >> n);
+    return a;
+}
+INLINE void vb_store(uint8_t *p, vb a) { memcpy(p, &a, sizeof a); }
+INLINE vb vb_of_vi(vi a)
+{
+    vb r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+INLINE vb vb_add(vb a, uint8_t b)
+{
+    EACH(i, 64) a.v[i] = (uint8_t)(a.v[i] + b);
+    return a;
+}
+/* table[a] of each byte, 0..15 */
+INLINE vb vb_look_up(const uint8_t *table, vb a)
+{
+    EACH(i, 64) a.v[i] = table[a.v[i]];
     return a;
 }
 /* Four activations, in every lane. */
@@ -282,4 +325,6 @@ INLINE vi vi_dot4(vi acc, vb u, q4 q)
 typedef vb w8;
 INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
 INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
+/* The same for half h of a block. */
+INLINE vi w8_start_half(const td_act_block *x, int h) { return vi_set1(x->half_by_128[h]); }
 INLINE vi w8_dot4(vi acc, w8 w, q4 q) { return vi_dot4(acc, w, q); }

@@ -1,12 +1,12 @@
 /* Weights of the host device: the file's blocks taken apart into panels (host.h) as rows arrive,
  * and put together again where a single row is wanted (embeddings). pack and unpack are exact
- * inverses block by block, so a row read back decodes to the very same floats. */
+ * inverses block by block, so a row read back decodes to the very same floats. Four types have a
+ * layout of their own, from which their kernels compute at once; all others are only interleaved,
+ * word by word, and taken apart when they are used. */
 #include "kernels/host/host.h"
 
 #include "base/check.h"
 #include "base/mem.h"
-
-#define BLOCK_BYTES_MAX 256u
 
 typedef struct { /* where a row lies */
     uint8_t *panel;
@@ -37,9 +37,8 @@ static size_t panel_size(const td_weight_params *p)
     case TD_TYPE_Q6_K:
         return n / 256 * (TD_K_SCALES + 8 * TD_Q6_K_QUANTS);
     default:
-        TD_ASSERT(!"a type without a host layout");
+        return n / p->type->block_elements * TD_PANEL_ROWS * p->type->block_bytes;
     }
-    return 0;
 }
 
 static bool is_vector(const td_weight_params *p)
@@ -52,7 +51,8 @@ uint64_t td_host_weight_bytes(const td_device *dev, const td_weight_params *para
     (void)dev;
     if (is_vector(params))
         return (uint64_t)params->n_cols * sizeof(float);
-    return (uint64_t)td_div_up(params->n_rows, TD_PANEL_ROWS) * panel_size(params);
+    return (uint64_t)td_div_up(td_group_rows(params), TD_PANEL_ROWS) *
+           td_max_u32(params->n_groups, 1) * panel_size(params);
 }
 
 bool td_host_weight_init(td_weight *base, td_err *err)
@@ -61,6 +61,8 @@ bool td_host_weight_init(td_weight *base, td_err *err)
     uint64_t n_bytes = td_host_weight_bytes(base->dev, &base->params);
     w->is_vector = is_vector(&base->params);
     w->panel_bytes = panel_size(&base->params);
+    w->group_rows = td_group_rows(&base->params);
+    w->group_panels = td_div_up(w->group_rows, TD_PANEL_ROWS);
     if (!td_host_reserve(base->dev, n_bytes, err))
         return false;
     w->n_bytes = n_bytes;
@@ -75,9 +77,21 @@ void td_host_weight_free(td_weight *base)
     td_free(w->data);
 }
 
+static uint32_t panel_of(const td_host_weight *w, uint32_t row)
+{
+    return row / w->group_rows * w->group_panels + row % w->group_rows / TD_PANEL_ROWS;
+}
+
+/* The row a panel begins with. */
+static uint32_t first_row(const td_host_weight *w, uint32_t panel)
+{
+    return panel / w->group_panels * w->group_rows + panel % w->group_panels * TD_PANEL_ROWS;
+}
+
 static place find_place(const td_host_weight *w, uint32_t row)
 {
-    return (place){w->data + row / TD_PANEL_ROWS * w->panel_bytes, row % TD_PANEL_ROWS};
+    return (place){w->data + panel_of(w, row) * w->panel_bytes,
+                   row % w->group_rows % TD_PANEL_ROWS};
 }
 
 /* The row's half in the 16 at `halves`. */
@@ -263,6 +277,41 @@ static void unpack_q6_k(place p, uint32_t b, uint8_t *block)
     }
 }
 
+/* -- words: any quantized type ----------------------------------------------------------------- */
+
+/* The bytes of a block before its first word: those that fill none, unless they are the last. */
+static uint32_t first_word(const td_type_info *type)
+{
+    switch (type->id) {
+    case TD_TYPE_Q3_K:
+    case TD_TYPE_TQ1_0:
+    case TD_TYPE_TQ2_0:
+        return 0;
+    default:
+        return type->block_bytes % 4;
+    }
+}
+
+static void pack_words(place p, const td_type_info *type, uint32_t b, const uint8_t *block)
+{
+    uint32_t n_words = type->block_bytes / 4, n_odd = type->block_bytes % 4;
+    uint32_t begin = first_word(type);
+    uint8_t *to = p.panel + (size_t)b * TD_PANEL_ROWS * type->block_bytes;
+    for (uint32_t i = 0; i < n_words; i++)
+        store4(four_at(p, to, i), load4(block + begin + 4 * i));
+    memcpy(to + n_words * 64 + p.lane * n_odd, block + (begin ? 0 : 4 * n_words), n_odd);
+}
+
+static void unpack_words(place p, const td_type_info *type, uint32_t b, uint8_t *block)
+{
+    uint32_t n_words = type->block_bytes / 4, n_odd = type->block_bytes % 4;
+    uint32_t begin = first_word(type);
+    uint8_t *from = p.panel + (size_t)b * TD_PANEL_ROWS * type->block_bytes;
+    for (uint32_t i = 0; i < n_words; i++)
+        store4(block + begin + 4 * i, load4(four_at(p, from, i)));
+    memcpy(block + (begin ? 0 : 4 * n_words), from + n_words * 64 + p.lane * n_odd, n_odd);
+}
+
 static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
 {
     const td_type_info *type = w->base.params.type;
@@ -286,8 +335,11 @@ static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
         case TD_TYPE_Q4_K:
             pack_q4_k(p, b, src);
             break;
-        default:
+        case TD_TYPE_Q6_K:
             pack_q6_k(p, b, src);
+            break;
+        default:
+            pack_words(p, type, b, src);
         }
     }
 }
@@ -311,8 +363,11 @@ static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *
     case TD_TYPE_Q4_K:
         unpack_q4_k(p, b, block);
         break;
-    default:
+    case TD_TYPE_Q6_K:
         unpack_q6_k(p, b, block);
+        break;
+    default:
+        unpack_words(p, w->base.params.type, b, block);
     }
 }
 
@@ -329,10 +384,10 @@ static void write_part(void *arg, uint32_t phase, uint32_t part)
     const write_job *job = arg;
     size_t row_bytes = td_row_bytes(job->w->base.params.type, job->w->base.params.n_cols);
     uint32_t end_row = job->row0 + job->n_rows;
-    uint32_t panel0 = job->row0 / TD_PANEL_ROWS;
-    uint64_t n_panels = td_div_up(end_row, TD_PANEL_ROWS) - panel0;
-    uint32_t begin = (panel0 + (uint32_t)(n_panels * part / job->n_parts)) * TD_PANEL_ROWS;
-    uint32_t end = (panel0 + (uint32_t)(n_panels * (part + 1) / job->n_parts)) * TD_PANEL_ROWS;
+    uint32_t panel0 = panel_of(job->w, job->row0);
+    uint64_t n_panels = panel_of(job->w, end_row - 1) + 1 - panel0;
+    uint32_t begin = first_row(job->w, panel0 + (uint32_t)(n_panels * part / job->n_parts));
+    uint32_t end = first_row(job->w, panel0 + (uint32_t)(n_panels * (part + 1) / job->n_parts));
     for (uint32_t r = td_max_u32(begin, job->row0); r < td_min_u32(end, end_row); r++)
         pack_row(job->w, r, job->rows + (r - job->row0) * row_bytes);
 }
@@ -361,7 +416,7 @@ void td_host_weight_read(const td_host_weight *w, uint32_t row, float *out)
     }
     place p = find_place(w, row);
     uint32_t n_blocks = w->base.params.n_cols / type->block_elements;
-    uint8_t block[BLOCK_BYTES_MAX];
+    uint8_t block[TD_BLOCK_BYTES_MAX];
     for (uint32_t b = 0; b < n_blocks; b++, out += type->block_elements) {
         unpack_block(w, p, b, block);
         type->dequantize(block, out, type->block_elements);

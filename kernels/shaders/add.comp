@@ -4,7 +4,7 @@
 #include "inc/push.glsl"
 
 layout(local_size_x = 256) in;
-layout(push_constant) uniform push_block { push_pair p; };
+layout(push_constant) uniform push_block { push_add p; };
 layout(set = 0, binding = 0) readonly buffer a_floats { float a[]; };
 layout(set = 0, binding = 1) readonly buffer b_floats { float b[]; };
 layout(set = 0, binding = 2) writeonly buffer y_floats { float y[]; };

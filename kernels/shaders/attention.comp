@@ -12,7 +12,7 @@
  *
  * A few rows over a long cache would leave a GPU idle, so the groups of a head are dealt out to
  * n_strands workgroups, group g to strand g mod n_strands (a constant of the program). Then a
- * workgroup stores its maximum, its sum of weights and its sum of values in `partials`, and
+ * workgroup stores its maximum, its sum of weights and its sum of values as partials, and
  * attention_join.comp joins the strands.
  *
  * Law 1: which invocation adds what, and in which order, follows from absolute positions and the
@@ -39,8 +39,8 @@ layout(set = 0, binding = 2) readonly buffer v_uvec4s { uvec4 v4[]; };
 layout(set = 0, binding = 3) readonly buffer position_ints { int positions[]; };
 layout(set = 0, binding = 4) readonly buffer slot_ints { int slots[]; };
 layout(set = 0, binding = 5) readonly buffer page_ints { int pages[]; };
-layout(set = 0, binding = 6) writeonly buffer y_floats { float y[]; };
-layout(set = 0, binding = 7) writeonly buffer partial_floats { float partials[]; };
+layout(set = 0, binding = 6) writeonly buffer y_floats { float y[]; }; /* or partials */
+layout(set = 0, binding = 7) readonly buffer sink_floats { float sinks[]; };
 
 const uint SLICES = 4u;
 const uint LANES = TD_KV_SLOTS;
@@ -147,22 +147,26 @@ void add_values(uint cell, uint slice, uint lane, uint first, uint end)
     }
 }
 
-/* Joins the slices and their parts and stores the row of this head: at y0 of y, or, as a strand of
- * several, at y0 of the partials. */
-void join_and_store(uint slice, uint lane, uint y0)
+/* Joins the slices, their parts and the head's sink, and stores the row of this head; as a strand of
+ * several without the sink, and not divided. */
+void join_and_store(uint slice, uint lane, uint head, uint y0)
 {
+    bool is_strand = p.n_strands > 1u, has_sink = p.has_sinks != 0u && !is_strand;
     float top = max(max(slice_max[0], slice_max[1]), max(slice_max[2], slice_max[3]));
     float factors[SLICES];
     precise float total = 0.0;
+    if (has_sink) {
+        top = max(top, sinks[head]);
+        total = exp(sinks[head] - top);
+    }
     [[unroll]] for (uint s = 0u; s < SLICES; s++) {
         /* A slice that saw nothing has no part, whatever exp(-inf - top) is. */
         factors[s] = slice_sum[s] == 0.0 ? 0.0 : exp(slice_max[s] - top);
         total = fma(factors[s], slice_sum[s], total);
     }
-    bool is_strand = p.n_strands > 1u;
     if (is_strand && gl_LocalInvocationID.x == 0u) {
-        partials[y0] = top;
-        partials[y0 + 1u] = total;
+        y[y0] = top;
+        y[y0 + 1u] = total;
     }
     [[unroll]] for (uint i = 0u; i < TURNS * CHUNK_V / 4u; i++) {
         uint turn = i / (CHUNK_V / 4u), e = i % (CHUNK_V / 4u) * 4u;
@@ -181,7 +185,7 @@ void join_and_store(uint slice, uint lane, uint y0)
             [[unroll]] for (uint f = 0u; f < 4u; f++)
                 if (column + f < HEAD_DIM_V) {
                     if (is_strand)
-                        partials[y0 + 2u + column + f] = sum[f];
+                        y[y0 + 2u + column + f] = sum[f];
                     else
                         y[y0 + column + f] = sum[f] / total;
                 }
@@ -197,8 +201,10 @@ void main()
     uint head_kv = head / (p.n_head / p.n_head_kv);
     int position = positions[row];
     uint slot = uint(slots[row]);
-    uint n_visible = uint(max(position + 1, 0)); /* positions 0..n_visible-1, less the window */
+    uint n_visible = uint(max(position + 1, 0)); /* positions first..n_visible-1 */
     uint first = p.window != 0u && n_visible > p.window ? n_visible - p.window : 0u;
+    if (p.chunk != 0u && n_visible != 0u)
+        first = max(first, (n_visible - 1u) / p.chunk * p.chunk);
 
     uint q0 = row * p.q_stride + p.q_col0 + head * HEAD_DIM_K;
     for (uint i = gl_LocalInvocationID.x; i < Q_VEC4S * 4u; i += SLICES * LANES)
@@ -266,5 +272,5 @@ void main()
     uint y0 = row * p.y_stride + p.y_col0 + head * HEAD_DIM_V;
     if (p.n_strands > 1u)
         y0 = ((row * p.n_head + head) * p.n_strands + strand) * (HEAD_DIM_V + 2u);
-    join_and_store(slice, lane, y0);
+    join_and_store(slice, lane, head, y0);
 }

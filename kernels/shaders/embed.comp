@@ -13,6 +13,7 @@ layout(set = 0, binding = 2) writeonly buffer y_floats { float y[]; };
 
 void main()
 {
+    td_begin();
     uint c = 4u * gl_GlobalInvocationID.x, r = gl_WorkGroupID.y;
     uint row = uint(ids[r * p.ids_stride + p.ids_col0]) - p.o0; /* wraps for rows below o0 */
     if (row >= p.n_o || c >= p.n_cols)

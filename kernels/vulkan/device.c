@@ -146,7 +146,11 @@ static bool measure(td_device *dev, double *bytes_per_s, td_err *err)
     n_bytes = n_bytes < BANDWIDTH_BYTES ? n_bytes : BANDWIDTH_BYTES;
     uint32_t n_rows = td_max_u32((uint32_t)(n_bytes / (4 * BANDWIDTH_COLS)), 1);
     td_weight *w = td_weight_create(
-        dev, &(td_weight_params){"bandwidth", td_type_find(TD_TYPE_F32), n_rows, BANDWIDTH_COLS},
+        dev,
+        &(td_weight_params){.name = "bandwidth",
+                            .type = td_type_find(TD_TYPE_F32),
+                            .n_rows = n_rows,
+                            .n_cols = BANDWIDTH_COLS},
         err);
     td_tensor *x = td_tensor_create(
         dev,
@@ -184,6 +188,7 @@ static const td_backend backend = {
     .tensor_size = sizeof(td_vk_tensor),
     .weight_size = sizeof(td_vk_weight),
     .kv_size = sizeof(td_vk_kv),
+    .state_size = sizeof(td_vk_state),
     .program_size = sizeof(td_vk_program),
     .device_destroy = destroy,
     .tensor_init = td_vk_tensor_init,
@@ -195,6 +200,9 @@ static const td_backend backend = {
     .kv_init = td_vk_kv_init,
     .kv_free = td_vk_kv_free,
     .kv_bytes = td_vk_kv_bytes,
+    .state_init = td_vk_state_init,
+    .state_free = td_vk_state_free,
+    .state_bytes = td_vk_state_bytes,
     .program_compile = td_vk_program_compile,
     .program_run = td_vk_program_run,
     .programs_run = td_vk_programs_run,

@@ -199,6 +199,18 @@ static bool compile_cache_shader(const compile_run *run, const td_shader *shader
     return true;
 }
 
+/* Of weight types that few files have, some row counts show what there is to see. */
+static bool is_compiled(const td_shader *shader, uint32_t kind, uint32_t i_rows)
+{
+    static const char *const common[] = {"F32",  "F16",  "BF16", "Q4_0", "Q8_0",
+                                         "Q4_K", "Q5_K", "Q6_K", "MXFP4"};
+    const uint32_t is_sampled = kind == TD_VK_MUL_PLAIN ? 0x91u : 0x04u; /* 1, 8, 16; 4 rows */
+    for (size_t i = 0; i < TD_COUNT(common); i++)
+        if (!strcmp(shader->name + strlen("mat_vec."), common[i]))
+            return true;
+    return is_sampled >> i_rows & 1;
+}
+
 static bool compile_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
     td_vk_pipeline_key key = {.shader = shader->name, .n_bindings = TD_VK_BINDINGS_MAX};
@@ -206,10 +218,15 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
         return compile_cache_shader(run, shader, err);
     if (strncmp(shader->name, "mat_vec", 7))
         return compile_one(run, &key, err);
+    static const uint32_t kinds[] = {TD_VK_MUL_PLAIN, TD_VK_MUL_EXPERT};
     td_vk_step step = {.key = key};
-    for (uint32_t i = 0; i < TD_VK_ROW_VARIANTS; i++) {
+    for (uint32_t i = 0; i < TD_COUNT(kinds) * TD_VK_ROW_VARIANTS; i++) {
+        uint32_t kind = kinds[i / TD_VK_ROW_VARIANTS];
+        if (!is_compiled(shader, kind, i % TD_VK_ROW_VARIANTS))
+            continue;
         td_vk_mat_vec_shape(run->d, 4096, 4096, &step);
-        td_vk_row_variant(&step, i, &key);
+        step.key.spec[4] = kind;
+        td_vk_row_variant(&step, i % TD_VK_ROW_VARIANTS, &key);
         if (!compile_one(run, &key, err))
             return false;
     }

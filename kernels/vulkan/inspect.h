@@ -32,9 +32,9 @@ typedef struct {
     const char *assembly; /* the driver's listing, while `visit` runs; or NULL */
 } td_vulkan_pipeline_info;
 
-/* Compiles every shader in every specialization a program may ask for, on a device that need not
- * be able to run anything, and hands each to `visit`. Errors: TD_E_USAGE (which), or the failed
- * compilation's. */
+/* Compiles every shader in every specialization a program may ask for (of rare weight types in
+ * some), on a device that need not be able to run anything, and hands each to `visit`. Errors:
+ * TD_E_USAGE (which), or the failed compilation's. */
 bool td_vulkan_compile_all(const char *which,
                            void (*visit)(const td_vulkan_pipeline_info *info, void *context),
                            void *context, td_err *err);

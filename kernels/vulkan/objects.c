@@ -1,5 +1,5 @@
-/* Tensors and caches: buffers with a head. Their memory starts as zeros, so that what was never
- * written is the same on every run. */
+/* Tensors, caches and recurrent states: buffers with a head. Their memory starts as zeros, so that
+ * what was never written is the same on every run. */
 #include "kernels/vulkan/vk.h"
 
 #include "base/check.h"
@@ -22,8 +22,11 @@ void td_vk_tensor_free(td_tensor *tensor)
 {
     td_vk_tensor *t = (td_vk_tensor *)tensor;
     td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->buffer);
-    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8);
-    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials);
+    for (uint32_t i = 0; i < TD_VK_SIDES_MAX; i++) {
+        td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8[i]);
+        td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials[i]);
+        td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->lists[i]);
+    }
 }
 
 const void *td_vk_tensor_read(td_tensor *tensor, uint32_t row0, uint32_t n_rows, td_err *err)
@@ -90,4 +93,50 @@ uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params)
     (void)dev;
     return cache_bytes(params, params->type_k, params->head_dim_k) +
            cache_bytes(params, params->type_v, params->head_dim_v);
+}
+
+/* Floats of a state's S, words of its counts, floats of its ring. */
+static bool state_sizes(const td_state_params *p, uint64_t words[3])
+{
+    uint64_t heads = (uint64_t)p->n_slots * p->n_head_v, s = 0, ring = 0;
+    bool fits = td_mul_u64(heads, (uint64_t)p->dim * p->dim, &s);
+    fits &= td_mul_u64((uint64_t)p->n_slots * p->n_pending, td_state_cols(p), &ring);
+    words[0] = s;
+    words[1] = heads * td_div_up(p->dim, TD_VK_STATE_COLS);
+    words[2] = ring;
+    return fits && s < UINT64_MAX / 16 && ring < UINT64_MAX / 16;
+}
+
+bool td_vk_state_init(td_state *state, td_err *err)
+{
+    td_vk_state *s = (td_vk_state *)state;
+    td_vk_device *d = (td_vk_device *)state->dev;
+    td_vk_buffer *buffers[] = {&s->s, &s->counts, &s->ring};
+    static const char *const names[] = {"state", "state counts", "state ring"};
+    uint64_t words[3];
+    if (state->params.dim > TD_VK_STATE_DIM_MAX)
+        return td_err_set(err, TD_E_UNAVAILABLE, "%s: state heads of %u, more than %u",
+                          d->head.info.spec, state->params.dim, TD_VK_STATE_DIM_MAX);
+    if (!state_sizes(&state->params, words))
+        return td_err_set(err, TD_E_NOMEM, "more bytes than can be counted");
+    for (size_t i = 0; i < TD_COUNT(words); i++)
+        if (!td_vk_buffer_create(d, 4 * words[i], TD_VK_USE_DEVICE, names[i], buffers[i], err) ||
+            !td_vk_buffer_clear(d, buffers[i], err))
+            return false;
+    return true;
+}
+
+void td_vk_state_free(td_state *state)
+{
+    td_vk_state *s = (td_vk_state *)state;
+    td_vk_buffer_destroy((td_vk_device *)state->dev, &s->s);
+    td_vk_buffer_destroy((td_vk_device *)state->dev, &s->counts);
+    td_vk_buffer_destroy((td_vk_device *)state->dev, &s->ring);
+}
+
+uint64_t td_vk_state_bytes(const td_device *dev, const td_state_params *params)
+{
+    (void)dev;
+    uint64_t words[3];
+    return state_sizes(params, words) ? 4 * (words[0] + words[1] + words[2]) : UINT64_MAX / 4;
 }

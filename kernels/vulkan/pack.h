@@ -1,6 +1,6 @@
 /* Layouts of weights and cache rows in device memory, and the repacking of a file's rows into
  * them: units of 16 bytes, those of 64 rows side by side, as a shader's lanes read them.
- * kernels/shaders/inc/README describes the layouts; inc/quant_*.glsl and inc/kv.glsl decode them.
+ * kernels/shaders/inc/README describes the layouts; inc/quant.glsl and inc/kv.glsl decode them.
  * Pure functions without errors or allocations; any thread. */
 #ifndef TD_KERNELS_VULKAN_PACK_H
 #define TD_KERNELS_VULKAN_PACK_H
@@ -18,8 +18,12 @@ uint32_t td_vk_row_units(const td_type_info *type, uint32_t n_cols);
  * elements. A weight is a sequence of panels, the last one padded. */
 uint32_t td_vk_panel_rows(uint32_t n_rows);
 
-/* Bytes of n_rows packed rows. */
+/* Bytes of n_rows packed rows, without the codebook. */
 uint64_t td_vk_packed_bytes(const td_type_info *type, uint32_t n_rows, uint32_t n_cols);
+
+/* What stands in front of a weight's rows, in each of its slabs: the codebook of some types. Its
+ * bytes, a multiple of 256; 0 and *codebook NULL where there is none. Static storage. */
+uint32_t td_vk_codebook(const td_type_info *type, const void **codebook);
 
 /* Packs n_rows rows of the file's layout (td_row_bytes each, unaligned) into rows lane0.. of the
  * panel of `height` rows at `dst`: unit u of row r is at byte (u * height + r) * 16. Each byte of

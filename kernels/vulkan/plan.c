@@ -33,7 +33,7 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
     for (uint32_t i = 0; i < p->n_steps; i++) {
         const td_vk_step *s = &p->steps[i];
         uint32_t rows = td_op_rows(s->op, n_rows, n_out);
-        if (!rows)
+        if (!rows || rows < s->n_rows_min)
             continue;
         uint32_t n_x = td_vk_step_dispatch(s, rows).x;
         double x_us = s->work_per_row * rows * s->us_per_work / n_x;

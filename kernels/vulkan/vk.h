@@ -17,8 +17,9 @@
 
 #include <vulkan/vulkan.h>
 
-#define TD_VK_BINDINGS_MAX   8u
-#define TD_VK_SPEC_MAX       4u
+#define TD_VK_BINDINGS_MAX   11u
+#define TD_VK_SPEC_MAX       5u
+#define TD_VK_SIDES_MAX      4u           /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
 #define TD_VK_SLOTS          4u           /* of the upload ring */
 #define TD_VK_SLOT_BYTES     (8ull << 20) /* each, unless one row needs more */
@@ -190,9 +191,10 @@ bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err);
 typedef struct {
     td_tensor head;
     td_vk_buffer buffer;
-    /* Made for the programs that want them (lower.c): */
-    td_vk_buffer int8;     /* its rows as inc/int8.glsl says */
-    td_vk_buffer partials; /* of the attention that writes it */
+    /* Made for the programs that want them (lower.h), by size: */
+    td_vk_buffer int8[TD_VK_SIDES_MAX];     /* its rows as inc/int8.glsl says */
+    td_vk_buffer partials[TD_VK_SIDES_MAX]; /* of the attention that writes it */
+    td_vk_buffer lists[TD_VK_SIDES_MAX];    /* of experts: who chose which, inc/push.glsl */
 } td_vk_tensor;
 
 typedef struct {
@@ -200,7 +202,8 @@ typedef struct {
     uint32_t n_units;    /* of 16 bytes of a packed row */
     uint32_t panel_rows; /* rows that lie interleaved (pack.h) */
     uint64_t panel_bytes;
-    uint32_t rows_per_slab; /* of all slabs but the last */
+    uint32_t group_panels;  /* of one of its groups, each padded to whole panels */
+    uint32_t rows_per_slab; /* of all slabs but the last: whole groups, where there are several */
     uint32_t n_slabs;
     td_vk_buffer *slabs;
 } td_vk_weight;
@@ -211,17 +214,27 @@ typedef struct {
     td_vk_buffer k, v;
 } td_vk_kv;
 
+typedef struct {
+    td_state head;
+    td_vk_buffer s, counts, ring; /* inc/push.glsl */
+} td_vk_state;
+
 bool td_vk_tensor_init(td_tensor *t, td_err *err);
 void td_vk_tensor_free(td_tensor *t);
 const void *td_vk_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
 bool td_vk_kv_init(td_kv *kv, td_err *err);
 void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);
+bool td_vk_state_init(td_state *s, td_err *err);
+void td_vk_state_free(td_state *s);
+uint64_t td_vk_state_bytes(const td_device *dev, const td_state_params *params);
 bool td_vk_weight_init(td_weight *w, td_err *err);
 void td_vk_weight_free(td_weight *w);
 bool td_vk_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
                         td_err *err);
 uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params);
+/* Rows of a slab, as the weight counts them. */
+uint32_t td_vk_slab_rows(const td_vk_weight *w, uint32_t i_slab);
 
 /* -- pipeline.c ----------------------------------------------------------------------------- */
 
@@ -257,20 +270,24 @@ bool td_vk_cache_open(td_vk_device *d, td_err *err);
 /* Writes the file if pipelines were made since; what fails is logged, once. */
 void td_vk_cache_save(td_vk_device *d);
 
-/* -- lower.c, program.c, record.c, submit.c ------------------------------------------------- */
+/* -- lower*.c, program.c, record.c, submit.c ------------------------------------------------- */
 
 typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
     const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
     uint32_t n_row_variants; /* mat_vec; 0: one pipeline, a row per group */
-    uint32_t n_panels;       /* mat_vec: of the slab */
+    uint32_t n_panels;       /* mat_vec: of the slab, or of one of its groups */
+    uint32_t n_used;         /* mat_vec by expert: those a row chose; else 0 */
+    uint32_t n_experts;      /* of them */
     bool is_software;
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
     uint32_t n_push;
-    uint32_t groups_x, groups_z;    /* groups_y: rows, or groups of rows */
+    uint32_t groups_x, groups_z;    /* groups_y: rows, or groups of rows, */
+    uint32_t groups_y_max;          /* at most so many; 0: any number */
+    uint32_t n_rows_min;            /* not needed for fewer */
     uint32_t read_mask, write_mask; /* of bindings; weights, which no program writes, in neither */
     uint32_t reads[TD_VK_BINDINGS_MAX], writes[TD_VK_BINDINGS_MAX]; /* buffer ids of the program */
     uint32_t n_reads, n_writes;

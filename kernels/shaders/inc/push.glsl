@@ -10,13 +10,20 @@
  *     embed      0 ids   1 weight            2 y
  *     rms_norm   0 x     1 weight            2 y
  *     quantize   0 x     1 q
- *     mat_vec    0 x, q  1 weight  2 bias    3 y
+ *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists
+ *     list_experts  0 experts  1 lists
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
- *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y  7 partials
- *     attention_join  0 partials  1 y
- *     swiglu     0 gate  1 up                2 y
+ *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y, partials  7 sinks
+ *     attention_join  0 partials  1 y        2 sinks
+ *     glu        0 gate  1 up  2 scales      3 y
  *     add        0 a     1 b                 2 y
+ *     scale      0 x     1 factors           2 y
+ *     softcap    0 x     1 y
+ *     route      0 logits  1 bias  2 experts  3 weights
+ *     experts_sum  0 x   1 weights           2 y
+ *     delta_net  0 x  1 conv  2 a  3 dt  4 positions  5 slots  6 spans  7 ring  8 S  9 counts  10 y
+ *     state_keep 0 x  1 positions  2 slots   3 ring
  *     gather     0 x     1 rows              2 y
  *     top        0 x     1 draws             2 parts
  *     pick       0 parts 1 draws             2 picks
@@ -36,26 +43,51 @@
  * written. */
 
 /* mat_vec: Grid: x = panels / OUTPUTS, y = n_rows / N_ROWS, rounded up. Of quantized weights x is
- * the output of quantize: x_stride in uvec4s, x_col0 0. */
-#define TD_VK_PANEL 64u /* rows of a weight that lie interleaved */
+ * the output of quantize: x_stride and x_group in uvec4s, x_col0 0.
+ *
+ * Weights with groups, each padded to whole panels: group i of the slab is group group0 + i of the
+ * weight. One product for each group (z): group g reads x from x_group * g on and writes y from
+ * y_group * g on. By expert: y = 1, and the z-th of the experts touched takes the rows that chose
+ * it. The i-th choice of a row reads x from x_group * i on and writes y from y_group * i on; the
+ * bias goes by the weight's rows. */
+#define TD_VK_PANEL      64u /* rows of a weight that lie interleaved */
+#define TD_VK_MUL_PLAIN  0u
+#define TD_VK_MUL_GROUPS 1u
+#define TD_VK_MUL_EXPERT 2u
 struct push_mat_mul {
     uint n_rows;
     uint n_k;      /* inputs: columns of the weight */
-    uint n_o;      /* outputs in this slab */
-    uint o0;       /* first output of the slab */
+    uint n_o;      /* outputs in this slab, or in a group */
+    uint o0;       /* first output of the slab; with groups 0 */
     uint w_units;  /* units of 16 bytes of a packed weight row */
     uint w_pitch;  /* rows of a panel: TD_VK_PANEL, or 1 */
     uint has_bias; /* bias[o0 + o] */
     uint x_col0, x_stride;
     uint y_col0, y_stride; /* output o goes to column y_col0 + o0 + o */
+    uint group0, n_groups; /* of this slab */
+    uint x_group, y_group;
+    uint n_used; /* experts of a row */
 };
 
-/* Grid: x = n_blocks / 64 rounded up, y = row. */
+/* Which rows chose which expert. lists: word 0 the number of experts touched; from word 4 on three
+ * words for each of them: the expert, where its choices begin, and how many there are; from
+ * TD_VK_LIST_WORDS on the choices, n_used * row + i. An expert that does not exist is in none. Made
+ * for two rows and more. One workgroup. */
+#define TD_VK_LIST_EXPERTS 1024u /* TD_EXPERTS_MAX */
+#define TD_VK_LIST_WORDS   (4u + 3u * TD_VK_LIST_EXPERTS)
+struct push_list_experts {
+    uint n_rows;
+    uint n_used;
+};
+
+/* n_groups groups of columns in a row, group g from x_group * g on. Grid: x = n_groups * n_blocks /
+ * 64 rounded up, y = row. */
 struct push_quantize {
     uint n_rows;
-    uint n_k;
-    uint n_blocks; /* of 32, a multiple of 4 */
-    uint x_col0, x_stride;
+    uint n_k;      /* columns of a group */
+    uint n_blocks; /* of 32 for a group, a multiple of 4 */
+    uint n_groups;
+    uint x_col0, x_stride, x_group;
 };
 
 /* Grid: x = n_cols / 1024 rounded up, y = row. Rows whose id lies in another slab, or in none, are
@@ -79,12 +111,14 @@ struct push_rms_norm {
     uint y_col0, y_stride;
 };
 
-/* One workgroup per head (x) and row (y). cos_sin has stride n_rot. */
+/* One workgroup per head (x) and row (y). */
 struct push_rope {
     uint n_rows;
-    uint n_heads, head_dim, n_rot;
+    uint n_heads, head_dim;
+    uint col0, n_rot; /* of a head */
     uint kind; /* 0: pairs (2i, 2i+1); 1: pairs (i, i + n_rot / 2) */
     uint x_col0, x_stride;
+    uint cos_sin_col0, cos_sin_stride;
 };
 
 /* Grid: x = units of 64 elements of a row, ceil(head_dim / 64) * n_head_kv, / 32 rounded up;
@@ -102,14 +136,15 @@ struct push_kv_store {
 };
 
 /* One workgroup per query head (x), row (y) and strand (z). With several strands the results go to
- * partials, for attention_join. */
+ * partials, for attention_join, which alone then takes the sinks. */
 struct push_attention {
     uint n_rows;
     uint n_head, n_head_kv, head_dim_k, head_dim_v;
     uint k_words, v_words;
     float scale;
-    uint window;   /* 0: none */
-    float softcap; /* 0: none */
+    uint window, chunk; /* 0: none */
+    float softcap;      /* 0: none */
+    uint has_sinks;
     uint q_col0, q_stride;
     uint y_col0, y_stride;
     uint n_pages_max, n_slots, n_pages;
@@ -120,11 +155,12 @@ struct push_attention {
 struct push_attention_join {
     uint n_rows;
     uint n_head, head_dim_v, n_strands;
+    uint has_sinks;
     uint y_col0, y_stride;
 };
 
-/* swiglu (a = gate, b = up) and add. Grid: x = n_cols / 256 rounded up, y = row. */
-struct push_pair {
+/* add. Grid: x = n_cols / 256 rounded up, y = row. */
+struct push_add {
     uint n_rows;
     uint n_cols;
     uint a_col0, a_stride;
@@ -132,7 +168,77 @@ struct push_pair {
     uint y_col0, y_stride;
 };
 
-/* Grid as push_pair. A row index outside 0..n_rows_x-1 gives zeros. */
+/* Grid as push_add. Specialization constant 0: the kind, as td_glu_kind counts. */
+struct push_glu {
+    uint n_rows;
+    uint n_cols;
+    uint n_gates;             /* columns of gate: 1 or n_cols */
+    uint n_scales, n_a_scale; /* scales of a row, columns that share one; 0: there are none */
+    uint gate_col0, gate_stride;
+    uint up_col0, up_stride;
+    uint y_col0, y_stride;
+};
+
+/* Grid as push_add. */
+struct push_scale {
+    uint n_rows;
+    uint n_cols;
+    float factor;
+    uint has_factors, factors_col0, factors_stride;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+
+/* Grid as push_add. */
+struct push_softcap {
+    uint n_rows;
+    uint n_cols;
+    float cap;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+
+/* One workgroup per row (y). */
+struct push_route {
+    uint n_rows;
+    uint n_experts, n_used;
+    uint gating; /* as td_gating counts */
+    uint n_groups, n_groups_used;
+    uint is_normalized, has_bias;
+    float scale;
+    uint x_col0, x_stride;
+};
+
+/* Grid as push_add. */
+struct push_experts_sum {
+    uint n_rows;
+    uint n_cols, n_used;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+
+/* Recurrent state. S: [slot][head][row][column] floats; counts: [slot][head][block of
+ * TD_VK_STATE_COLS columns]; ring: [slot][n_pending][n_cols]. Grid of delta_net: x = head * blocks +
+ * block, y = sequences of the batch, at most; specialization constant 0: dim. Of state_keep:
+ * x = n_cols / 256 rounded up, y = row. */
+#define TD_VK_STATE_COLS    32u
+#define TD_VK_STATE_DIM_MAX 256u
+struct push_delta_net {
+    uint n_rows;
+    uint n_slots, n_head_k, n_head_v;
+    uint n_taps, n_pending, n_cols; /* of x and of the ring */
+    uint is_grouped;                /* v head h has k head h / (n_head_v / n_head_k) */
+    float eps;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+struct push_state_keep {
+    uint n_rows;
+    uint n_slots, n_pending, n_cols;
+    uint x_col0, x_stride;
+};
+
+/* Grid as push_add. A row index outside 0..n_rows_x-1 gives zeros. */
 struct push_gather {
     uint n_rows;
     uint n_cols;

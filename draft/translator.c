@@ -1,0 +1,174 @@
+#include "draft/translator.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+#define CHUNK 2048u  /* draft tokens handed over at once */
+#define MIN_P 1e-30f /* of tokens that never win */
+
+typedef struct {
+    bool is_open;
+    uint32_t sequence;
+    uint32_t *starts; /* [n_ctx + 1]: draft position at which target position i begins */
+    uint32_t n;       /* target tokens known; starts[n] is where the next one goes */
+} sequence_state;
+
+struct td_translator {
+    td_drafter *drafter;
+    const td_vocab_map *map;
+    uint32_t n_slots, n_ctx;
+    sequence_state *sequences; /* [n_slots] */
+    uint32_t chunk[CHUNK + TD_TOKEN_MAX];
+};
+
+td_translator *td_translator_create(td_drafter *drafter, const td_vocab_map *map, td_err *err)
+{
+    td_translator *t = td_alloc(1, sizeof *t, err);
+    if (t == NULL)
+        return NULL;
+    t->drafter = drafter;
+    t->map = map;
+    if (map == NULL)
+        return t;
+    t->n_slots = td_drafter_n_slots(drafter);
+    t->n_ctx = td_drafter_n_ctx(drafter);
+    t->sequences = td_alloc(t->n_slots, sizeof t->sequences[0], err);
+    for (uint32_t i = 0; t->sequences != NULL && i < t->n_slots; i++) {
+        t->sequences[i].starts = td_alloc((size_t)t->n_ctx + 1, sizeof(uint32_t), err);
+        if (t->sequences[i].starts == NULL) {
+            td_translator_destroy(&t);
+            return NULL;
+        }
+    }
+    if (t->sequences == NULL)
+        td_translator_destroy(&t);
+    return t;
+}
+
+void td_translator_destroy(td_translator **translator)
+{
+    td_translator *t = *translator;
+    if (t == NULL)
+        return;
+    for (uint32_t i = 0; t->sequences != NULL && i < t->n_slots; i++)
+        td_free(t->sequences[i].starts);
+    td_free(t->sequences);
+    td_free(t);
+    *translator = NULL;
+}
+
+static sequence_state *find(td_translator *t, uint32_t sequence)
+{
+    for (uint32_t i = 0; i < t->n_slots; i++)
+        if (t->sequences[i].is_open && t->sequences[i].sequence == sequence)
+            return &t->sequences[i];
+    return NULL;
+}
+
+bool td_translator_open(td_translator *t, uint32_t sequence, uint64_t stream,
+                        const td_sampling_params *sampling, td_err *err)
+{
+    if (t->map == NULL)
+        return td_drafter_open(t->drafter, sequence, stream, sampling, err);
+    /* Devices choose plain samples by the noise of their own ids; this is none, and changes nothing
+     * else. Aligned vocabularies have one noise. */
+    td_sampling_params here = *sampling;
+    if (!td_vocab_map_get_info(t->map).is_aligned && here.min_p < MIN_P)
+        here.min_p = MIN_P;
+    td_translator_close(t, sequence);
+    if (!td_drafter_open(t->drafter, sequence, stream, &here, err))
+        return false;
+    sequence_state *s = t->sequences; /* the drafter had a place, so there is one here */
+    while (s->is_open)
+        s++;
+    TD_ASSERT(s < t->sequences + t->n_slots);
+    s->is_open = true;
+    s->sequence = sequence;
+    s->n = 0;
+    return true;
+}
+
+bool td_translator_feed(td_translator *t, uint32_t sequence, uint32_t position, const uint32_t *ids,
+                        uint32_t n_ids, td_err *err)
+{
+    if (t->map == NULL)
+        return td_drafter_feed(t->drafter, sequence, position, ids, n_ids, err);
+    sequence_state *s = find(t, sequence);
+    uint32_t n_target = td_vocab_map_get_info(t->map).n_target;
+    if (s == NULL)
+        return td_err_set(err, TD_E_DATA, "sequence %u is not open", sequence);
+    if (position >= t->n_ctx && s->n == t->n_ctx)
+        return true; /* beyond the draft's context, as in the drafter */
+    if (position > s->n)
+        return td_err_set(err, TD_E_DATA, "sequence %u: fed at position %u, known are %u tokens",
+                          sequence, position, s->n);
+    for (uint32_t i = 0; i < n_ids; i++)
+        if (ids[i] >= n_target)
+            return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
+                              position + i, n_target);
+    uint32_t begin = s->starts[position], n = 0;
+    s->n = position;
+    for (uint32_t i = 0; i < n_ids && s->n < t->n_ctx; i++) {
+        const uint32_t *pieces;
+        uint32_t n_pieces;
+        td_vocab_map_to_draft(t->map, ids[i], &pieces, &n_pieces);
+        memcpy(t->chunk + n, pieces, n_pieces * sizeof pieces[0]);
+        n += n_pieces;
+        s->starts[++s->n] = begin + n;
+        if (n < CHUNK)
+            continue;
+        if (!td_drafter_feed(t->drafter, sequence, begin, t->chunk, n, err))
+            return false;
+        begin += n;
+        n = 0;
+    }
+    return n == 0 || td_drafter_feed(t->drafter, sequence, begin, t->chunk, n, err);
+}
+
+bool td_translator_propose(td_translator *t, uint32_t sequence, uint32_t position, uint32_t k,
+                           uint32_t *ids, uint32_t *n_ids, td_err *err)
+{
+    if (t->map == NULL)
+        return td_drafter_propose(t->drafter, sequence, position, k, ids, n_ids, err);
+    *n_ids = 0;
+    const sequence_state *s = find(t, sequence);
+    if (s == NULL)
+        return td_err_set(err, TD_E_DATA, "sequence %u is not open", sequence);
+    if (position >= t->n_ctx)
+        return true;
+    if (position < 1 || position > s->n)
+        return td_err_set(err, TD_E_DATA, "sequence %u: proposal at %u; allowed: 1..%u", sequence,
+                          position, s->n);
+    uint32_t n = 0;
+    if (s->starts[position] == 0)
+        return true; /* the draft has read nothing of it */
+    if (!td_vocab_map_get_info(t->map).is_aligned)
+        td_drafter_set_noise(t->drafter, sequence, td_vocab_map_targets(t->map),
+                             (int64_t)position - s->starts[position]);
+    if (!td_drafter_propose(t->drafter, sequence, s->starts[position], k, ids, &n, err))
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t id = td_vocab_map_to_target(t->map, ids[i]);
+        if (id == TD_NO_TOKEN)
+            break;
+        ids[(*n_ids)++] = id;
+    }
+    return true;
+}
+
+void td_translator_close(td_translator *t, uint32_t sequence)
+{
+    sequence_state *s = find(t, sequence);
+    if (s != NULL)
+        s->is_open = false;
+    td_drafter_close(t->drafter, sequence);
+}
+
+void td_translator_reset(td_translator *t)
+{
+    for (uint32_t i = 0; i < t->n_slots; i++)
+        t->sequences[i].is_open = false;
+    td_drafter_reset(t->drafter);
+}

@@ -1,0 +1,30 @@
+/* A drafter that is spoken to in the target's tokens: the verbs of drafter.h, in between a
+ * vocabulary map where there is one. A target's token may be several of the draft's or none, so
+ * positions are translated too. A draft ends at a token that the target does not have.
+ *
+ * The draft draws from the target's noise, that of the twins of its tokens at the target's
+ * positions, so that the two agree as often as with one vocabulary.
+ *
+ * Borrows drafter and map. One thread. Errors as the drafter's. */
+#ifndef TD_DRAFT_TRANSLATOR_H
+#define TD_DRAFT_TRANSLATOR_H
+
+#include "draft/drafter.h"
+#include "model/vocab_map.h"
+
+typedef struct td_translator td_translator;
+
+/* map: NULL for one vocabulary on both sides; then all verbs go straight through. */
+td_translator *td_translator_create(td_drafter *drafter, const td_vocab_map *map, td_err *err);
+void td_translator_destroy(td_translator **t);
+
+bool td_translator_open(td_translator *t, uint32_t sequence, uint64_t stream,
+                        const td_sampling_params *sampling, td_err *err);
+bool td_translator_feed(td_translator *t, uint32_t sequence, uint32_t position, const uint32_t *ids,
+                        uint32_t n_ids, td_err *err);
+bool td_translator_propose(td_translator *t, uint32_t sequence, uint32_t position, uint32_t k,
+                           uint32_t *ids, uint32_t *n_ids, td_err *err);
+void td_translator_close(td_translator *t, uint32_t sequence);
+void td_translator_reset(td_translator *t);
+
+#endif

@@ -1,0 +1,21 @@
+/* Private to the scalar device: the products of mat_mul (scalar_fold.c). */
+#ifndef TD_KERNELS_HOST_SCALAR_FOLD_H
+#define TD_KERNELS_HOST_SCALAR_FOLD_H
+
+#include "kernels/host/arith.h"
+#include "kernels/types.h"
+
+typedef struct { /* a block of activations */
+    int q[TD_ACT_BLOCK];
+    float d;
+} td_scalar_quants;
+
+/* 32 floats, quantized as arith.h says. */
+td_scalar_quants td_scalar_quantize(const float *x);
+
+/* acc and the products of one block of a weight row with the activations it meets: those of a
+ * quantized type are in `quants`, one per 32 elements, those of a plain type in x. */
+float td_scalar_fold(const td_type_info *type, float acc, const void *block, const float *x,
+                     const td_scalar_quants *quants);
+
+#endif

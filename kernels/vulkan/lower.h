@@ -1,0 +1,91 @@
+/* What the files of the lowering share: an op becomes steps (td_vk_step), each a shader, buffers in
+ * the order of its bindings, push constants and workgroups. The order of bindings and the push
+ * constants are those of kernels/shaders/inc/push.glsl. Private to lower*.c. One thread.
+ *
+ * A lowering function fills a step whose op is set; those that return bool fail with TD_E_NOMEM,
+ * where they make buffers of their own. */
+#ifndef TD_KERNELS_VULKAN_LOWER_H
+#define TD_KERNELS_VULKAN_LOWER_H
+
+#include "base/check.h"
+#include "kernels/vulkan/vk.h"
+
+#include <string.h>
+
+#define TD_VK_WORK_PER_ELEMENT 8.0  /* of ops that go element by element, as work_per_row counts */
+#define TD_VK_ELEMENT_COLS     256u /* a workgroup's columns of add, glu, gather, ... */
+
+static inline td_vk_buffer *buffer_of(td_tensor *t) { return &((td_vk_tensor *)t)->buffer; }
+
+/* Weights: no program writes them, so nothing waits for anything. */
+static inline void bind(td_vk_step *s, const td_vk_buffer *buffer)
+{
+    TD_ASSERT(s->key.n_bindings < TD_VK_BINDINGS_MAX);
+    s->bindings[s->key.n_bindings++] = buffer;
+}
+
+static inline void bind_in(td_vk_step *s, const td_vk_buffer *buffer)
+{
+    s->read_mask |= 1u << s->key.n_bindings;
+    bind(s, buffer);
+}
+
+static inline void bind_out(td_vk_step *s, const td_vk_buffer *buffer)
+{
+    s->write_mask |= 1u << s->key.n_bindings;
+    bind(s, buffer);
+}
+
+/* A vector bound in full, or the dummy. */
+static inline void bind_vector(td_vk_device *d, td_vk_step *s, td_weight *w)
+{
+    bind(s, w ? &((td_vk_weight *)w)->slabs[0] : &d->dummy);
+}
+
+static inline void bind_batch(td_vk_step *s, const td_batch_tensors *batch)
+{
+    bind_in(s, buffer_of(batch->positions));
+    bind_in(s, buffer_of(batch->slots));
+    bind_in(s, buffer_of(batch->pages));
+}
+
+static inline void set_push(td_vk_step *s, const void *push, size_t n_bytes)
+{
+    TD_ASSERT(n_bytes <= sizeof s->push && n_bytes % 4 == 0);
+    memcpy(s->push, push, n_bytes);
+    s->n_push = (uint32_t)n_bytes;
+}
+
+static inline uint32_t stride(td_view v) { return v.t->params.n_cols; }
+
+/* Whether an op writes a tensor. */
+static inline bool writes(const td_op *op, const td_tensor *t)
+{
+    bool is_written = op->out.t == t;
+    for (uint32_t i = 0; i < op->n_writes; i++)
+        is_written |= op->writes[i] == t;
+    return is_written;
+}
+
+/* The name of a shader's variant for a weight type, in static storage. */
+const char *td_vk_variant(const char *shader, const td_type_info *type);
+
+/* The first of the buffers beside a tensor that is large enough, made where there is none. */
+td_vk_buffer *td_vk_side_buffer(td_tensor *t, td_vk_buffer sides[TD_VK_SIDES_MAX], uint64_t n_bytes,
+                                td_err *err);
+
+/* lower_mat_mul.c: after the steps that prepare its inputs, one for each slab. */
+uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op);
+bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
+                         td_err *err);
+td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows);
+
+/* lower_sequence.c: the ops that know of sequences. */
+uint32_t td_vk_count_attention(const td_program *p, const td_op *op);
+bool td_vk_lower_attention(const td_program *p, const td_op *op, uint32_t i, td_vk_step *s,
+                           td_err *err);
+void td_vk_lower_kv_store(const td_op *op, td_vk_step *s);
+void td_vk_lower_delta_net(const td_op *op, td_vk_step *s);
+void td_vk_lower_state_keep(const td_op *op, td_vk_step *s);
+
+#endif

@@ -1,0 +1,292 @@
+/* Lowering of mat_mul in its three kinds (kernels/ops.h): one product, one for each group (heads),
+ * or by expert. What a product reads may have to be made first: activations of quantized weights in
+ * bytes, and of experts the lists of who chose them. Both lie beside their tensor and serve the ops
+ * that follow. */
+#include "kernels/vulkan/lower.h"
+
+#include "kernels/vulkan/pack.h"
+
+#define INT8_BLOCKS 64u  /* a workgroup's blocks of quantize */
+#define INT8_BYTES  48u  /* of a block of 32 */
+#define INT8_QUAD   128u /* elements that rows are padded to */
+#define SLICES_MAX  8u
+
+static bool is_by_expert(const td_op *op)
+{
+    return op->kind == TD_OP_MAT_MUL && op->u.mat_mul.is_by_expert;
+}
+
+static bool has_int8(const td_op *op)
+{
+    return op->kind == TD_OP_MAT_MUL && op->weight->params.type->has_int8_activations;
+}
+
+/* Groups of columns that the products read; 1: all read the same. */
+static uint32_t x_groups(const td_op *op)
+{
+    return op->u.mat_mul.x_stride ? op->u.mat_mul.n_groups : 1;
+}
+
+static bool reads_same(const td_op *a, const td_op *b)
+{
+    td_view x = a->in[0], y = b->in[0];
+    return x.t == y.t && x.col0 == y.col0 && x.n_cols == y.n_cols && x_groups(a) == x_groups(b) &&
+           a->u.mat_mul.x_stride == b->u.mat_mul.x_stride;
+}
+
+/* Whether the rows that op i reads are quantized already: by an earlier op that reads the same,
+ * with nothing else of the tensor quantized and nothing written to it since. */
+static bool is_quantized(const td_program *p, uint32_t i)
+{
+    const td_op *reader = &p->ops[i];
+    while (i-- > 0) {
+        const td_op *op = &p->ops[i];
+        if (writes(op, reader->in[0].t))
+            return false;
+        if (has_int8(op) && op->in[0].t == reader->in[0].t)
+            return reads_same(op, reader);
+    }
+    return false;
+}
+
+/* Whether the choices that op i goes by are listed already, and not written since. */
+static bool is_listed(const td_program *p, uint32_t i)
+{
+    const td_tensor *experts = p->ops[i].in[1].t;
+    while (i-- > 0) {
+        const td_op *op = &p->ops[i];
+        if (writes(op, experts))
+            return false;
+        if (is_by_expert(op) && op->in[1].t == experts)
+            return true;
+    }
+    return false;
+}
+
+static bool is_aligned(const td_op *op)
+{
+    td_view x = op->in[0];
+    return (x.col0 | stride(x) | op->u.mat_mul.x_stride) % 4 == 0 &&
+           op->weight->params.n_cols % 32 == 0;
+}
+
+/* Of a group. */
+static uint32_t int8_blocks(const td_op *op)
+{
+    return td_round_up(op->weight->params.n_cols, INT8_QUAD) / 32;
+}
+
+static td_vk_buffer *int8_of(const td_op *op, td_err *err)
+{
+    td_vk_tensor *t = (td_vk_tensor *)op->in[0].t;
+    uint64_t n_blocks = (uint64_t)int8_blocks(op) * x_groups(op);
+    return td_vk_side_buffer(op->in[0].t, t->int8, t->head.params.n_rows * n_blocks * INT8_BYTES,
+                             err);
+}
+
+static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
+{
+    td_view x = op->in[0];
+    td_vk_buffer *int8 = int8_of(op, err);
+    if (!int8)
+        return false;
+    s->key.shader = "quantize";
+    s->key.n_spec = 1;
+    s->key.spec[0] = is_aligned(op);
+    bind_in(s, buffer_of(x.t));
+    bind_out(s, int8);
+    struct push_quantize push = {
+        .n_k = op->weight->params.n_cols,
+        .n_blocks = int8_blocks(op),
+        .n_groups = x_groups(op),
+        .x_col0 = x.col0,
+        .x_stride = stride(x),
+        .x_group = op->u.mat_mul.x_stride,
+    };
+    set_push(s, &push, sizeof push);
+    s->groups_x = td_div_up(push.n_groups * push.n_blocks, INT8_BLOCKS);
+    s->work_per_row = TD_VK_WORK_PER_ELEMENT * x.n_cols;
+    return true;
+}
+
+static td_vk_buffer *lists_of(td_tensor *experts, td_err *err)
+{
+    uint64_t n_choices = (uint64_t)experts->params.n_rows * experts->params.n_cols;
+    return td_vk_side_buffer(experts, ((td_vk_tensor *)experts)->lists,
+                             4 * (TD_VK_LIST_WORDS + n_choices), err);
+}
+
+static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
+{
+    td_tensor *experts = op->in[1].t;
+    td_vk_buffer *lists = lists_of(experts, err);
+    if (!lists)
+        return false;
+    s->key.shader = "list_experts";
+    bind_in(s, buffer_of(experts));
+    bind_out(s, lists);
+    struct push_list_experts push = {.n_used = experts->params.n_cols};
+    set_push(s, &push, sizeof push);
+    s->groups_x = 1;
+    s->groups_y_max = 1;
+    s->n_rows_min = 2; /* one row's choices are its list */
+    s->work_per_row = TD_VK_WORK_PER_ELEMENT * push.n_used;
+    return true;
+}
+
+/* Slices cut k among the subgroups of a workgroup, as many as have something to do: on a GPU memory
+ * is slow and units are many. A software driver runs a workgroup on one thread. Part of law 1's
+ * arithmetic: it must not depend on rows. */
+void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s)
+{
+    s->is_software = d->head.info.kind == TD_DEVICE_SOFTWARE;
+    uint32_t n = n_k / (s->is_software ? 2048 : INT8_QUAD), n_slices = 1;
+    while (2 * n_slices <= n && n_slices < SLICES_MAX)
+        n_slices *= 2;
+    s->n_panels = td_div_up(n_o, TD_VK_PANEL);
+    s->key.n_spec = 5; /* [4], the kind, is set by whoever wants another than plain */
+    s->key.spec[1] = TD_VK_PANEL * n_slices;
+    s->key.spec[2] = 1;
+    s->key.spec[3] = 1;
+}
+
+/* What of the push constants follows from groups, of the weight and of what it reads and writes. */
+static void set_groups(const td_op *op, uint32_t i_slab, struct push_mat_mul *push, td_vk_step *s)
+{
+    const td_vk_weight *w = (const td_vk_weight *)op->weight;
+    uint32_t m = td_group_rows(&w->head.params);
+    push->n_o = m;
+    push->o0 = 0;
+    push->group0 = i_slab * (w->rows_per_slab / m);
+    push->n_groups = td_vk_slab_rows(w, i_slab) / m;
+    push->x_group = op->u.mat_mul.x_stride;
+    if (has_int8(op) && push->x_group)
+        push->x_group = int8_blocks(op) * (INT8_BYTES / 16);
+    push->y_group = op->u.mat_mul.y_stride;
+    s->groups_z = push->n_groups;
+    s->key.spec[4] = TD_VK_MUL_GROUPS;
+    if (is_by_expert(op)) {
+        s->key.spec[4] = TD_VK_MUL_EXPERT;
+        s->n_experts = w->head.params.n_groups;
+        push->n_used = s->n_used = op->in[1].n_cols;
+    } else if (push->x_group) { /* the slab's first group */
+        push->x_col0 += push->group0 * push->x_group;
+    }
+}
+
+static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_vk_step *s,
+                          td_err *err)
+{
+    const td_vk_weight *w = (const td_vk_weight *)op->weight;
+    const td_weight_params *p = &w->head.params;
+    td_view x = op->in[0];
+    const td_vk_buffer *int8 = NULL, *lists = &d->dummy;
+    if (has_int8(op) && !(int8 = int8_of(op, err)))
+        return false;
+    if (is_by_expert(op) && !(lists = lists_of(op->in[1].t, err)))
+        return false;
+    s->key.shader = td_vk_variant("mat_vec", p->type);
+    s->n_row_variants = TD_VK_ROW_VARIANTS;
+    bind_in(s, int8 ? int8 : buffer_of(x.t));
+    bind(s, &w->slabs[i_slab]);
+    bind_vector(d, s, op->bias);
+    bind_out(s, buffer_of(op->out.t));
+    bind_in(s, is_by_expert(op) ? buffer_of(op->in[1].t) : &d->dummy);
+    bind_in(s, lists);
+    struct push_mat_mul push = {
+        .n_k = p->n_cols,
+        .n_o = td_vk_slab_rows(w, i_slab),
+        .o0 = i_slab * w->rows_per_slab,
+        .w_units = w->n_units,
+        .w_pitch = w->panel_rows,
+        .has_bias = op->bias != NULL,
+        .x_col0 = int8 ? 0 : x.col0,
+        .x_stride = int8 ? x_groups(op) * int8_blocks(op) * (INT8_BYTES / 16) : stride(x),
+        .y_col0 = op->out.col0,
+        .y_stride = stride(op->out),
+    };
+    s->groups_z = 1;
+    if (op->u.mat_mul.n_groups)
+        set_groups(op, i_slab, &push, s);
+    set_push(s, &push, sizeof push);
+    td_vk_mat_vec_shape(d, p->n_cols, push.n_o, s);
+    s->key.spec[3] = int8 || is_aligned(op);
+    s->work_per_row = (double)push.n_o * p->n_cols * (s->n_used ? s->n_used : s->groups_z);
+    return true;
+}
+
+uint32_t td_vk_variant_rows(uint32_t i)
+{
+    static const uint32_t rows[TD_VK_ROW_VARIANTS] = {1, 2, 4, 6, 8, 10, 12, 16};
+    return rows[i];
+}
+
+/* Outputs of an invocation. One, on a GPU: many small workgroups hide its latency. A software
+ * driver loads lane by lane, which makes what of x it loads worth sharing among outputs. */
+static uint32_t variant_outputs(const td_vk_step *s, uint32_t i)
+{
+    if (!s->is_software)
+        return 1;
+    uint32_t rows = td_vk_variant_rows(i), n = rows >= 4 ? 8 : 4;
+    while (n > 1 && s->n_panels < 2 * n) /* there is a second thread */
+        n /= 2;
+    return n;
+}
+
+void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
+{
+    *key = s->key;
+    key->spec[0] = td_vk_variant_rows(i);
+    key->spec[2] = variant_outputs(s, i);
+}
+
+static bool needs_quantize(const td_program *p, uint32_t i_op)
+{
+    return has_int8(&p->ops[i_op]) && !is_quantized(p, i_op);
+}
+
+static bool needs_lists(const td_program *p, uint32_t i_op)
+{
+    return is_by_expert(&p->ops[i_op]) && p->params.n_rows_max > 1 && !is_listed(p, i_op);
+}
+
+uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op)
+{
+    return ((const td_vk_weight *)p->ops[i_op].weight)->n_slabs + needs_quantize(p, i_op) +
+           needs_lists(p, i_op);
+}
+
+bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err *err)
+{
+    const td_op *op = &p->ops[i_op];
+    bool has_quantize = needs_quantize(p, i_op), has_lists = needs_lists(p, i_op);
+    if (has_quantize && i == 0)
+        return lower_quantize(op, s, err);
+    if (has_lists && i == has_quantize)
+        return lower_list_experts(op, s, err);
+    return lower_product((td_vk_device *)p->dev, op, i - has_quantize - has_lists, s, err);
+}
+
+/* Rows of a workgroup, by expert: about twice as many as an expert has in the mean. An expert of
+ * more takes several passes, and finds its weights in a cache then. */
+static uint32_t rows_by_expert(const td_vk_step *s, uint32_t n_rows)
+{
+    uint32_t n = 2 * td_div_up(n_rows * s->n_used, s->n_experts);
+    return td_min_u32(n, n_rows);
+}
+
+/* Rows are spread evenly over as few workgroups as can be, each the least variant that takes its
+ * share: 17 rows are 9 and 8, which is twice 12, not 16 and 1. */
+td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows)
+{
+    uint32_t share = s->n_used ? rows_by_expert(s, n_rows) : n_rows, i = 0;
+    uint32_t n_groups = td_div_up(share, td_vk_variant_rows(s->n_row_variants - 1));
+    while (td_vk_variant_rows(i) < td_div_up(share, n_groups))
+        i++;
+    uint32_t x = td_div_up(s->n_panels, variant_outputs(s, i));
+    if (!s->n_used)
+        return (td_vk_dispatch){s->pipelines[i], x, td_div_up(n_rows, td_vk_variant_rows(i)),
+                                s->groups_z};
+    uint32_t n_touched = td_min_u32(n_rows * s->n_used, s->n_experts);
+    return (td_vk_dispatch){s->pipelines[i], x, 1, n_touched};
+}

@@ -1,0 +1,75 @@
+/* The inside of td_forward, for forward.c, which runs it, and layers.c, which records it. */
+#ifndef TD_MODEL_FORWARD_PRIVATE_H
+#define TD_MODEL_FORWARD_PRIVATE_H
+
+#include "model/forward.h"
+
+struct td_forward {
+    td_forward_params params;
+    const td_hparams *h;
+    td_weights *weights;
+    td_cache *cache;
+    td_rope *rope;
+    /* Inputs, host-visible. */
+    td_tensor *ids;                      /* I32 [rows][1] */
+    td_tensor *x_in;                     /* [rows][n_embd], parts after the first */
+    td_tensor *out_rows;                 /* I32 [outs][1] */
+    td_tensor *constants;                /* [rows][td_rope_cols] */
+    td_batch_tensors batch, local_batch; /* local: the pages of local layers */
+    /* Activations. */
+    td_tensor *x;                      /* [rows][n_embd] the residual stream */
+    td_tensor *normed;                 /* [rows][n_embd] */
+    td_tensor *delta;                  /* [rows][n_embd] what a block adds */
+    td_tensor *q;                      /* [rows][n_head * head_dim_k] */
+    td_tensor *k, *v;                  /* [rows][n_head_kv * head_dim]; latent attention: k alone */
+    td_tensor *attended;               /* [rows][n_head * head_dim_v] */
+    td_tensor *q_gate;                 /* as q */
+    td_tensor *q_latent;               /* [rows][lora_q] */
+    td_tensor *q_nope;                 /* [rows][n_head * mla_nope] */
+    td_tensor *values;                 /* [rows][n_head * mla_v] */
+    td_tensor *gate, *up;              /* [rows][the widest feed-forward] */
+    td_tensor *router;                 /* [rows][n_expert] */
+    td_tensor *experts;                /* I32 [rows][n_expert_used] */
+    td_tensor *expert_weights;         /* [rows][n_expert_used] */
+    td_tensor *expert_out;             /* [rows][n_expert_used * n_embd] */
+    td_tensor *shared;                 /* [rows][n_embd] */
+    td_tensor *shared_gate;            /* [rows][1] */
+    td_tensor *state_in;               /* [rows][td_state_cols] */
+    td_tensor *state_gate, *state_out; /* [rows][delta_heads_v * delta_dim] */
+    td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
+    td_tensor *normed_out; /* [outs][n_embd] */
+    td_tensor *logits;     /* [outs][n_vocab], host-visible */
+    td_program *verify, *prefill;
+    /* Choosing tokens. */
+    td_tensor *draws, *picks; /* I32 [outs][..], host-visible: td_draw, td_pick */
+    td_tensor *parts;         /* I32 [outs][..] */
+    uint32_t n_out;           /* of the last run */
+    const float *read;        /* [n_out][n_vocab] its logits, when a token took them; else NULL */
+    /* Drafting: steps that feed each other. */
+    td_weight *table;     /* [n_ctx][td_rope_cols] rows of constants by position */
+    td_tensor *trail;     /* I32 [n_steps_max][..], host-visible: td_pick of each step */
+    td_tensor *step_rows; /* I32 [1][1] the out_rows of a step: its only row */
+    td_program *draft;    /* verify, and then feed */
+    td_program *step;     /* the same for one row */
+};
+
+/* One table for creating, counting and destroying the tensors of a part. */
+typedef struct {
+    td_tensor **slot;
+    td_tensor_params params;
+    bool is_wanted;
+} td_forward_tensor;
+
+#define TD_FORWARD_TENSORS_MAX 48u
+uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX]);
+
+static inline bool td_part_is_first(const td_forward_params *p) { return p->first == 0; }
+static inline bool td_part_is_last(const td_forward_params *p)
+{
+    return p->last + 1 == td_model_hparams(p->model)->n_layer;
+}
+
+/* Records the layers and, on the last part, the logits of out_rows. */
+void td_forward_record(td_forward *f, td_program *p, td_tensor *out_rows);
+
+#endif

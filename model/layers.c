@@ -1,0 +1,374 @@
+/* The layers, recorded. A block (attention, feed-forward, experts) is a few ops; what an
+ * architecture has or lacks shows as a weight that is there or NULL, or as a field of its row of
+ * traits. The same blocks are recorded for verify and for prefill; only the row limits differ. */
+#include "model/forward_private.h"
+
+#include "base/check.h"
+
+#include <math.h>
+
+/* What a part's layers are, to make no tensor that none needs. */
+typedef struct {
+    bool attention, mla, recurrent, experts, shared, post_norms;
+    uint32_t ff; /* columns of the widest feed-forward */
+} needs;
+
+static needs needs_of(const td_forward_params *p)
+{
+    const td_hparams *h = td_model_hparams(p->model);
+    needs n = {.mla = td_model_arch(p->model)->is_mla};
+    for (uint32_t i = p->first; i <= p->last; i++) {
+        bool is_recurrent = td_layer_is_recurrent(p->model, i);
+        bool has_experts = td_layer_has_experts(p->model, i);
+        n.recurrent |= is_recurrent;
+        n.attention |= !is_recurrent;
+        n.experts |= has_experts;
+        uint32_t routed = td_max_u32(h->n_expert_used * h->n_ff_expert, h->n_ff_shared);
+        n.ff = td_max_u32(n.ff, has_experts ? routed : h->n_ff);
+    }
+    n.shared = n.experts && h->n_ff_shared;
+    return n;
+}
+
+uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX])
+{
+    const td_forward_params *p = &f->params;
+    const td_hparams *h = f->h;
+    const td_arch *arch = td_model_arch(p->model);
+    const uint32_t n_rows = TD_PREFILL_ROWS_MAX;
+    const uint32_t n_out = p->is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
+    const bool last = td_part_is_last(p), first = td_part_is_first(p);
+    const needs is = needs_of(p);
+    const td_state_params state = {
+        .n_head_k = h->delta_heads_k, .n_head_v = h->delta_heads_v, .dim = h->delta_dim};
+    uint32_t n = 0;
+#define ROW(field, elem_, rows_, n_cols_, is_host, wanted)                                         \
+    rows[n++] = (td_forward_tensor){                                                               \
+        &f->field,                                                                                 \
+        {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows, n_cols_, is_host},         \
+        wanted}
+#define ACT(field, n_cols_, wanted) ROW(field, TD_ELEM_F32, TD_ROWS_BATCH, n_cols_, false, wanted)
+    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, first);
+    ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !first);
+    ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, last);
+    ROW(constants, TD_ELEM_F32, TD_ROWS_BATCH, td_rope_cols(p->model), true, true);
+    ROW(batch.positions, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
+    ROW(batch.slots, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
+    ACT(x, h->n_embd, true);
+    ACT(normed, h->n_embd, true);
+    ACT(delta, h->n_embd, true);
+    ACT(q, h->n_head * h->head_dim_k, is.attention);
+    ACT(k, h->n_head_kv * h->head_dim_k, is.attention);
+    ACT(v, h->n_head_kv * h->head_dim_v, is.attention && !is.mla);
+    ACT(attended, h->n_head * h->head_dim_v, is.attention);
+    ACT(q_gate, h->n_head * h->head_dim_k, is.attention && arch->is_gated_attention);
+    ACT(q_latent, h->lora_q, is.mla && h->lora_q);
+    ACT(q_nope, h->n_head * h->mla_nope, is.mla);
+    ACT(values, h->n_head * h->mla_v, is.mla);
+    ACT(gate, is.ff, true);
+    ACT(up, is.ff, true);
+    ACT(router, h->n_expert, is.experts);
+    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, false, is.experts);
+    ACT(expert_weights, h->n_expert_used, is.experts);
+    ACT(expert_out, h->n_expert_used * h->n_embd, is.experts);
+    ACT(shared, h->n_embd, is.shared);
+    ACT(shared_gate, 1, is.shared);
+    ACT(state_in, td_state_cols(&state), is.recurrent);
+    ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
+    ACT(state_out, h->delta_heads_v * h->delta_dim, is.recurrent);
+    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, !last, true);
+    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, false, last);
+    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, !p->is_choosing, last);
+    const bool chooses = last && p->is_choosing, steps = chooses && p->n_steps_max;
+    const uint32_t n_parts = td_div_up(h->n_vocab, TD_TOP_CHUNK);
+    ROW(draws, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS, true, chooses);
+    ROW(parts, TD_ELEM_I32, TD_ROWS_OUT, n_parts * TD_PART_WORDS, false, chooses);
+    ROW(picks, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS, true, chooses);
+    ROW(step_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, steps);
+    ROW(trail, TD_ELEM_I32, TD_ROWS_FIXED, TD_PICK_WORDS, true, steps);
+    rows[n - 1].params.n_rows = p->n_steps_max;
+#undef ACT
+#undef ROW
+    TD_ASSERT(n <= TD_FORWARD_TENSORS_MAX);
+    return n;
+}
+
+typedef struct { /* a layer being recorded */
+    td_forward *f;
+    td_program *p;
+    td_weight **w;
+    uint32_t layer; /* of the model */
+    td_kv *kv;
+    const td_batch_tensors *batch;
+} block;
+
+static td_view constants(const block *b, td_rope_part part)
+{
+    return td_columns(b->f->constants, part.col0, part.n_cols);
+}
+
+static void rope(const block *b, td_view x, uint32_t col0)
+{
+    td_rope_part part = td_rope_of_layer(b->f->params.model, b->layer);
+    if (part.n_cols)
+        td_op_rope(b->p, x, constants(b, part), td_model_arch(b->f->params.model)->rope,
+                   b->f->h->head_dim_k, col0);
+}
+
+/* q *= a scale by position: on all layers, or on those without rope where there are such. */
+static void scale_q(const block *b, td_view q)
+{
+    td_rope_part part = td_rope_q_scale(b->f->params.model);
+    bool has_rope = td_rope_of_layer(b->f->params.model, b->layer).n_cols;
+    if (part.n_cols && !(td_model_arch(b->f->params.model)->is_global_nope && has_rope))
+        td_op_scale(b->p, q, 1.0f, constants(b, part), q);
+}
+
+static void norm_q_k(const block *b, td_view q, td_view k, bool is_after)
+{
+    const td_hparams *h = b->f->h;
+    td_qk_norm kind = td_model_arch(b->f->params.model)->qk_norm;
+    if (kind == TD_QK_NORM_NONE || (kind == TD_QK_NORM_AFTER) != is_after)
+        return;
+    if (is_after ? !td_rope_of_layer(b->f->params.model, b->layer).n_cols : !b->w[TD_W_Q_NORM])
+        return;
+    bool is_all = kind == TD_QK_NORM_ALL;
+    td_op_rms_norm(b->p, q, b->w[TD_W_Q_NORM], is_all ? 1 : h->n_head, h->rms_eps, q);
+    td_op_rms_norm(b->p, k, b->w[TD_W_K_NORM], is_all ? 1 : h->n_head_kv, h->rms_eps, k);
+}
+
+static void attend(const block *b, td_view k, td_view v)
+{
+    const td_hparams *h = b->f->h;
+    td_op_kv_store(b->p, b->kv, k, v, b->batch);
+    bool is_local = td_layer_is_local(b->f->params.model, b->layer);
+    uint32_t chunk = td_model_arch(b->f->params.model)->local_chunk;
+    td_attention_params params = {.n_head = h->n_head,
+                                  .scale = h->attention_scale,
+                                  .window = is_local && !chunk ? h->window : 0,
+                                  .chunk = is_local ? chunk : 0,
+                                  .softcap = h->attention_softcap,
+                                  .sinks = b->w[TD_W_SINKS]};
+    td_op_attention(b->p, b->kv, td_all(b->f->q), td_all(b->f->attended), &params, b->batch);
+}
+
+/* normed -> delta: projections, rope, cache, attention, output projection. */
+static void attention(const block *b)
+{
+    td_forward *f = b->f;
+    td_weight **w = b->w;
+    td_view normed = td_all(f->normed), q = td_all(f->q), k = td_all(f->k), v = td_all(f->v);
+    td_op_mat_mul(b->p, w[TD_W_Q], w[TD_W_BQ], normed, q);
+    td_op_mat_mul(b->p, w[TD_W_K], w[TD_W_BK], normed, k);
+    td_op_mat_mul(b->p, w[TD_W_V], w[TD_W_BV], normed, v);
+    if (w[TD_W_Q_GATE])
+        td_op_mat_mul(b->p, w[TD_W_Q_GATE], NULL, normed, td_all(f->q_gate));
+    norm_q_k(b, q, k, false);
+    rope(b, q, 0);
+    rope(b, k, 0);
+    norm_q_k(b, q, k, true);
+    scale_q(b, q);
+    attend(b, k, v);
+    td_view attended = td_all(f->attended);
+    if (w[TD_W_Q_GATE])
+        td_op_glu(b->p, TD_GLU_SIGMOID, td_all(f->q_gate), attended, NULL, attended);
+    td_op_mat_mul(b->p, w[TD_W_O], w[TD_W_BO], attended, td_all(f->delta));
+}
+
+/* The same by latent attention (DeepSeek-V2, 2024), its projections absorbed: the cache has one
+ * head [latent | rope], whose latent is the value too. */
+static void latent_attention(const block *b)
+{
+    td_forward *f = b->f;
+    const td_hparams *h = f->h;
+    td_weight **w = b->w;
+    td_view normed = td_all(f->normed), q_in = normed, q = td_all(f->q), k = td_all(f->k);
+    if (w[TD_W_Q_A]) {
+        q_in = td_all(f->q_latent);
+        td_op_mat_mul(b->p, w[TD_W_Q_A], NULL, normed, q_in);
+        td_op_rms_norm(b->p, q_in, w[TD_W_Q_A_NORM], 1, h->rms_eps, q_in);
+    }
+    uint32_t stride = h->head_dim_k, span = (h->n_head - 1) * stride;
+    td_op_mat_mul(b->p, w[TD_W_Q_NOPE], NULL, q_in, td_all(f->q_nope));
+    td_op_mat_mul_groups(b->p, w[TD_W_K_B], td_all(f->q_nope), h->mla_nope,
+                         td_columns(f->q, 0, span + h->lora_kv), stride);
+    td_op_mat_mul_groups(b->p, w[TD_W_Q_ROPE], q_in, 0,
+                         td_columns(f->q, h->lora_kv, span + h->n_rot), stride);
+    td_op_mat_mul(b->p, w[TD_W_KV_A], NULL, normed, k);
+    td_view latent = td_columns(f->k, 0, h->lora_kv);
+    td_op_rms_norm(b->p, latent, w[TD_W_KV_A_NORM], 1, h->rms_eps, latent);
+    rope(b, q, h->lora_kv);
+    rope(b, k, h->lora_kv);
+    attend(b, k, latent);
+    td_op_mat_mul_groups(b->p, w[TD_W_V_B], td_all(f->attended), h->lora_kv, td_all(f->values),
+                         h->mla_v);
+    td_op_mat_mul(b->p, w[TD_W_O], NULL, td_all(f->values), td_all(f->delta));
+}
+
+/* normed -> delta: projections, the gated delta rule, a gated norm, output projection. */
+static void delta_net(const block *b)
+{
+    td_forward *f = b->f;
+    const td_hparams *h = f->h;
+    td_weight **w = b->w;
+    uint32_t n_v = h->delta_heads_v, n_qkv = (2 * h->delta_heads_k + n_v) * h->delta_dim;
+    td_view normed = td_all(f->normed), in = td_all(f->state_in), out = td_all(f->state_out);
+    td_view z = td_all(f->state_gate);
+    td_op_mat_mul(b->p, w[TD_W_QKV], NULL, normed, td_columns(f->state_in, 0, n_qkv));
+    td_op_mat_mul(b->p, w[TD_W_ALPHA], NULL, normed, td_columns(f->state_in, n_qkv, n_v));
+    td_op_mat_mul(b->p, w[TD_W_BETA], NULL, normed, td_columns(f->state_in, n_qkv + n_v, n_v));
+    td_op_mat_mul(b->p, w[TD_W_Z], NULL, normed, z);
+    bool is_grouped = td_model_arch(f->params.model)->is_grouped_heads;
+    td_delta_net_params params = {.conv = w[TD_W_CONV],
+                                  .a = w[TD_W_A],
+                                  .dt = w[TD_W_DT],
+                                  .order = is_grouped ? TD_HEADS_GROUPED : TD_HEADS_TILED,
+                                  .eps = h->rms_eps};
+    td_state *state = td_cache_state(f->cache, b->layer - f->params.first);
+    td_op_delta_net(b->p, state, in, &params, b->batch, out);
+    td_op_state_keep(b->p, state, in, b->batch);
+    td_op_rms_norm(b->p, out, w[TD_W_DELTA_NORM], n_v, h->rms_eps, out);
+    td_op_glu(b->p, TD_GLU_SILU, z, out, NULL, out);
+    td_op_mat_mul(b->p, w[TD_W_DELTA_OUT], NULL, out, td_all(f->delta));
+}
+
+/* normed -> y: gate and up, their gated product, down. */
+static void feed_forward(const block *b, const td_layer_weight *of, uint32_t n_ff, td_view y)
+{
+    td_forward *f = b->f;
+    td_weight **w = b->w;
+    td_view normed = td_all(f->normed);
+    td_view gate = td_columns(f->gate, 0, n_ff), up = td_columns(f->up, 0, n_ff);
+    td_op_mat_mul(b->p, w[of[0]], of[3] ? w[of[3]] : NULL, normed, gate);
+    td_op_mat_mul(b->p, w[of[1]], of[4] ? w[of[4]] : NULL, normed, up);
+    td_op_glu(b->p, td_model_arch(f->params.model)->glu, gate, up, NULL, gate);
+    td_op_mat_mul(b->p, w[of[2]], of[5] ? w[of[5]] : NULL, gate, y);
+}
+
+/* expert_out -> delta, where the weights are in it already. */
+static void add_experts(const block *b)
+{
+    uint32_t n = b->f->h->n_embd;
+    td_view delta = td_all(b->f->delta), sum = td_columns(b->f->expert_out, 0, n);
+    if (b->f->h->n_expert_used == 1)
+        td_op_scale(b->p, sum, 1.0f, (td_view){NULL, 0, 0}, delta);
+    for (uint32_t i = 1; i < b->f->h->n_expert_used; i++) {
+        td_op_add(b->p, sum, td_columns(b->f->expert_out, i * n, n), delta);
+        sum = delta;
+    }
+}
+
+/* normed -> delta: the experts that the router chooses, weighed, and the one that is always asked.
+ */
+static void experts(const block *b)
+{
+    td_forward *f = b->f;
+    const td_hparams *h = f->h;
+    const td_arch *arch = td_model_arch(f->params.model);
+    td_weight **w = b->w;
+    uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
+    td_view normed = td_all(f->normed), out = td_all(f->expert_out), delta = td_all(f->delta);
+    td_view gate = td_columns(f->gate, 0, n_ff), up = td_columns(f->up, 0, n_ff);
+    td_op_mat_mul(b->p, w[TD_W_ROUTER], w[TD_W_B_ROUTER], normed, td_all(f->router));
+    td_op_route(b->p, td_all(f->router), w[TD_W_ROUTER_CHOICE], &h->route, f->experts,
+                f->expert_weights);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], f->experts, normed, gate);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], f->experts, normed, up);
+    /* A weight of the input is one of what the input is multiplied with. */
+    td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? f->expert_weights : NULL,
+              gate);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], f->experts, gate, out);
+    if (arch->is_expert_input_scaled)
+        add_experts(b);
+    else
+        td_op_experts_sum(b->p, out, f->expert_weights, delta);
+    if (!h->n_ff_shared)
+        return;
+    static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
+    td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
+    feed_forward(b, of, h->n_ff_shared, shared);
+    if (w[TD_W_SH_ROUTER]) {
+        td_op_mat_mul(b->p, w[TD_W_SH_ROUTER], NULL, normed, shared_gate);
+        td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
+    }
+    td_op_add(b->p, delta, shared, delta);
+}
+
+static void post_norm(const block *b, td_weight *w)
+{
+    td_view delta = td_all(b->f->delta);
+    if (w)
+        td_op_rms_norm(b->p, delta, w, 1, b->f->h->rms_eps, delta);
+}
+
+/* in -> out, each the residual stream. */
+static void record_layer(const block *b, td_view in, td_view out)
+{
+    td_forward *f = b->f;
+    td_weight **w = b->w;
+    td_view normed = td_all(f->normed), x = td_all(f->x), delta = td_all(f->delta);
+    td_op_rms_norm(b->p, in, w[TD_W_ATTN_NORM], 1, f->h->rms_eps, normed);
+    if (td_layer_is_recurrent(f->params.model, b->layer))
+        delta_net(b);
+    else if (td_model_arch(f->params.model)->is_mla)
+        latent_attention(b);
+    else
+        attention(b);
+    post_norm(b, w[TD_W_POST_ATTN_NORM]);
+    td_op_add(b->p, in, delta, x);
+    td_op_rms_norm(b->p, x, w[TD_W_FFN_NORM], 1, f->h->rms_eps, normed);
+    static const td_layer_weight dense[6] = {TD_W_GATE,   TD_W_UP,   TD_W_DOWN,
+                                             TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN};
+    if (td_layer_has_experts(f->params.model, b->layer))
+        experts(b);
+    else
+        feed_forward(b, dense, f->h->n_ff, delta);
+    post_norm(b, w[TD_W_POST_FFN_NORM]);
+    td_op_add(b->p, x, delta, out);
+}
+
+/* Logits, and of them what it takes to choose tokens. */
+static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
+{
+    td_weight **ends = f->weights->ends;
+    td_view logits = td_all(f->logits);
+    td_op_gather(p, td_all(f->x), out_rows, td_all(f->x_out));
+    td_op_rms_norm(p, td_all(f->x_out), ends[TD_W_OUT_NORM], 1, f->h->rms_eps,
+                   td_all(f->normed_out));
+    td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], NULL, td_all(f->normed_out),
+                  logits);
+    if (f->h->final_softcap > 0)
+        td_op_softcap(p, logits, f->h->final_softcap, logits);
+    if (!f->params.is_choosing)
+        return;
+    td_op_top(p, logits, f->draws, f->parts);
+    td_op_pick(p, f->parts, f->draws, f->picks);
+}
+
+void td_forward_record(td_forward *f, td_program *p, td_tensor *out_rows)
+{
+    const td_forward_params *params = &f->params;
+    td_view x = td_all(f->x), in = x;
+    if (td_part_is_first(params)) {
+        td_op_embed(p, f->weights->ends[TD_W_EMBD], td_all(f->ids), x);
+        if (td_model_arch(params->model)->is_embd_scaled)
+            td_op_scale(p, x, sqrtf((float)f->h->n_embd), (td_view){NULL, 0, 0}, x);
+    } else {
+        in = td_all(f->x_in); /* read in place; the stream goes on in x */
+    }
+    for (uint32_t i = params->first; i <= params->last; i++) {
+        uint32_t k = i - params->first;
+        bool is_local = td_cache_layer_kind(f->cache, k) == TD_CACHE_LOCAL;
+        block b = {f,
+                   p,
+                   f->weights->layers[k],
+                   i,
+                   td_cache_kv(f->cache, k),
+                   is_local ? &f->local_batch : &f->batch};
+        bool is_handed_over = i == params->last && !td_part_is_last(params);
+        record_layer(&b, in, is_handed_over ? td_all(f->x_out) : x);
+        in = x;
+    }
+    if (td_part_is_last(params))
+        record_end(f, p, out_rows);
+}
