@@ -27,6 +27,8 @@ static const option options[] = {
      "the model (required); several are measured one after another"},
     {"--device", NULL, OPT_LIST, AT(p.devices), 0, 0, "SPEC",
      "as in generate; several make a split"},
+    {"--place", NULL, OPT_TEXT, AT(p.place), 0, 0, "experts=SPEC",
+     "the experts of a mixture on another device, say experts=host"},
     {"--each", NULL, OPT_FLAG, AT(p.is_each), 0, 0, NULL,
      "no split: each device holds the whole model, one after another"},
     {"--together", NULL, OPT_FLAG, AT(p.is_together), 0, 0, NULL,

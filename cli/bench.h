@@ -26,6 +26,7 @@ typedef enum { BENCH_TABLE, BENCH_CSV, BENCH_JSON, BENCH_JSONL, BENCH_OBJECT } b
 /* The command line, read and checked. */
 typedef struct {
     option_list models, devices;
+    const char *place;
     bench_list widths, depths, draft_max;
     uint32_t n_types_k, n_types_v;
     const td_type_info *types_k[BENCH_LIST_MAX], *types_v[BENCH_LIST_MAX];
@@ -76,6 +77,7 @@ typedef struct {
     double n_tokens; /* of a run; of a verification: its rows; of a pair: generated */
     bench_samples seconds;
     double c;                             /* verification: time / time of one row; else NaN */
+    double n_experts;                     /* asked by a pass, of a layer that has any; or NaN */
     double n_bytes;                       /* a run reads at least, or NaN */
     double limit_seconds;                 /* those bytes at the measured bandwidth, or NaN */
     double joules[TD_ENERGY_SOURCES_MAX]; /* of all runs that gave samples */

@@ -47,27 +47,40 @@ typedef struct {
 
 /* -- what a run reads -------------------------------------------------------------------------- */
 
-/* Bytes a part reads for one pass over its weights: not the embedding, of which a row is a row. */
-static double weight_bytes(const lane *l, const td_chain_part *part)
+/* Bytes a part reads for one pass over its weights: not the embedding, of which a row is a row, and
+ * of the experts as many as were asked. */
+static double weight_bytes(const lane *l, const td_chain_part *part, double experts_share)
 {
     uint32_t n_layer = td_model_hparams(l->model)->n_layer;
-    uint64_t n = 0;
+    double n = 0;
     for (uint32_t i = part->first; i <= part->last; i++)
-        n += td_weights_layer_bytes(l->model, part->dev, i);
+        n += (double)td_weights_layer_bytes(l->model, part->dev, i, TD_SHARE_OTHERS) +
+             experts_share *
+                 (double)td_weights_layer_bytes(l->model, part->dev, i, TD_SHARE_EXPERTS);
     if (part->last + 1 == n_layer && n_layer > 1)
-        n += td_weights_end_bytes(l->model, part->dev, n_layer - 1, n_layer - 1);
-    return (double)n;
+        n += (double)td_weights_end_bytes(l->model, part->dev, n_layer - 1, n_layer - 1);
+    return n;
 }
 
-static double position_bytes(const lane *l, const td_chain_part *part)
+/* Bytes of keys and values that a row at n_positions sees in a part. */
+static double cache_bytes(const lane *l, const td_chain_part *part, double n_positions)
 {
     const td_hparams *h = td_model_hparams(l->model);
-    const td_kv_params *kv = td_kv_get_params(td_cache_kv(td_forward_cache(part->forward), 0));
-    size_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
-    size_t n_k = (h->head_dim_k + block_k - 1) / block_k * block_k;
-    size_t n_v = (h->head_dim_v + block_v - 1) / block_v * block_v;
-    return (double)(part->last - part->first + 1) * h->n_head_kv *
-           (double)(td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v));
+    double n = 0;
+    for (uint32_t i = 0; i <= part->last - part->first; i++) {
+        td_kv *cache = td_cache_kv(td_forward_cache(part->forward), i);
+        if (!cache) /* recurrent */
+            continue;
+        const td_kv_params *kv = td_kv_get_params(cache);
+        size_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
+        size_t n_k = (h->head_dim_k + block_k - 1) / block_k * block_k;
+        size_t n_v = (h->head_dim_v + block_v - 1) / block_v * block_v;
+        bool is_windowed = td_layer_is_local(l->model, part->first + i) && h->window;
+        n += h->n_head_kv *
+             (double)(td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v)) *
+             (is_windowed && n_positions > h->window ? h->window : n_positions);
+    }
+    return n;
 }
 
 /* Weights once a pass, and the cache up to where the pass stands. Prompts are bound by arithmetic:
@@ -77,12 +90,33 @@ static void count_bytes(const lane *l, uint32_t start, bench_test *t)
     t->n_bytes = t->limit_seconds = t->kind == BENCH_PREFILL ? NAN : 0;
     double n_passes = t->kind == BENCH_DECODE ? t->n_tokens : 1;
     double n_positions = start + (t->n_tokens + 1) / 2; /* mean over the rows, or the passes */
+    uint32_t n_expert = td_model_hparams(l->model)->n_expert;
+    double share = n_expert ? t->n_experts / n_expert : 0;
     for (uint32_t i = 0; i < l->chain->n_parts; i++) {
         const td_chain_part *part = &l->chain->parts[i];
-        double n = n_passes * (weight_bytes(l, part) + n_positions * position_bytes(l, part));
+        double n = n_passes * (weight_bytes(l, part, share) + cache_bytes(l, part, n_positions));
         t->n_bytes += n;
         t->limit_seconds += l->bandwidths[i] > 0 ? n / l->bandwidths[i] : NAN;
     }
+}
+
+/* Experts that the last pass of a run has asked, the mean over the parts that have any. */
+static bool count_experts(const lane *l, bench_test *t, td_err *err)
+{
+    uint32_t n_rows = t->kind == BENCH_VERIFY ? (uint32_t)t->n_tokens : 1, n_parts = 0, sum = 0;
+    t->n_experts = NAN;
+    if (t->kind == BENCH_PREFILL)
+        return true;
+    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
+        uint32_t n;
+        if (!td_forward_touched(l->chain->parts[i].forward, n_rows, &n, err))
+            return false;
+        sum += n;
+        n_parts += n > 0;
+    }
+    if (n_parts)
+        t->n_experts = (double)sum / n_parts;
+    return true;
 }
 
 /* -- runs -------------------------------------------------------------------------------------- */
@@ -118,7 +152,7 @@ static bool decode_one(lane *l, uint32_t position, td_err *err)
 }
 
 /* One run of a test, from where it begins. */
-static bool run_test(lane *l, const bench_test *t, double *seconds, td_err *err)
+static bool run_test(lane *l, bench_test *t, double *seconds, td_err *err)
 {
     uint32_t n = (uint32_t)t->n_tokens, start = l->what.depth;
     if (t->kind != BENCH_PREFILL)
@@ -135,11 +169,11 @@ static bool run_test(lane *l, const bench_test *t, double *seconds, td_err *err)
         is_ok = run_tokens(l, t->kind == BENCH_PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY, start, n,
                            err);
     *seconds = (double)(td_clock_real_ns() - begin_ns) * 1e-9;
-    return is_ok;
+    return is_ok && count_experts(l, t, err);
 }
 
 /* The same with the others of a crew. One that failed still comes to the barriers. */
-static void run_in_crew(lane *l, const bench_test *t, double *seconds)
+static void run_in_crew(lane *l, bench_test *t, double *seconds)
 {
     double unused;
     if (l->crew)
@@ -281,6 +315,7 @@ static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs,
         td_chain_create(&(td_chain_params){.model = l->model,
                                            .specs = specs,
                                            .n_specs = n_specs,
+                                           .place = p->place,
                                            .type_k = type_k,
                                            .type_v = type_v,
                                            .n_slots = 1,

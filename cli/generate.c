@@ -28,6 +28,8 @@ static const option options[] = {
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
      "host[:threads[:cpus]], vulkan:INDEX or vulkan:NAME, each with @a-b for layers a..b;\n"
      "                             several make a split in order (default: GPUs found, else host)"},
+    {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
+     "the experts of a mixture on another device, say experts=host"},
     {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",

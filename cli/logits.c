@@ -14,6 +14,7 @@
 
 typedef struct {
     const char *model, *tokens, *out;
+    const char *place;
     option_list devices;
     const td_type_info *type_k, *type_v;
     uint32_t n_rows;
@@ -26,6 +27,8 @@ static const option options[] = {
     {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the model (required)"},
     {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE", "token ids (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
+    {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
+     "the experts of a mixture on another device, say experts=host"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -69,6 +72,7 @@ static bool run(const fields *f, const td_model *model, td_err *err)
             td_chain_create(&(td_chain_params){.model = model,
                                                .specs = f->devices.n ? f->devices.items : defaults,
                                                .n_specs = f->devices.n ? f->devices.n : n_default,
+                                               .place = f->place,
                                                .type_k = f->type_k,
                                                .type_v = f->type_v,
                                                .n_slots = 1,

@@ -10,6 +10,7 @@
 
 typedef struct {
     const char *target;
+    const char *place;
     option_list devices;
     const td_type_info *type_k, *type_v;
     uint32_t n_ctx, n_parallel;
@@ -20,6 +21,8 @@ typedef struct {
 static const option options[] = {
     {"--target", NULL, OPT_TEXT, AT(target), 0, 0, "M.gguf", "the model (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
+    {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
+     "the experts of a mixture on another device, say experts=host"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -58,6 +61,7 @@ int command_plan(int argc, char **argv, td_err *err)
             td_chain_create(&(td_chain_params){.model = model,
                                                .specs = f.devices.n ? f.devices.items : defaults,
                                                .n_specs = f.devices.n ? f.devices.n : n_default,
+                                               .place = f.place,
                                                .type_k = f.type_k,
                                                .type_v = f.type_v,
                                                .n_slots = f.n_parallel,
@@ -72,6 +76,10 @@ int command_plan(int argc, char **argv, td_err *err)
             printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", p->spec, p->first,
                    p->last, (double)p->n_bytes / (1 << 20), (double)p->budget_bytes / (1 << 20),
                    td_device_get_info(p->dev)->name);
+            if (p->experts_dev)
+                printf("  %-16s their experts   %9.1f MiB                    %s\n", f.place,
+                       (double)p->experts_bytes / (1 << 20),
+                       td_device_get_info(p->experts_dev)->name);
         }
     }
     td_chain_destroy(&chain);

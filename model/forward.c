@@ -64,7 +64,7 @@ uint64_t td_forward_bytes(const td_forward_params *params)
     uint32_t n = td_forward_tensors(&f, rows);
     uint64_t n_bytes = 0;
     for (uint32_t i = 0; i < n; i++)
-        if (rows[i].is_wanted)
+        if (rows[i].is_wanted && !rows[i].is_far)
             n_bytes += 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
     td_cache_kind kinds[TD_LAYERS_MAX];
     td_cache_params cache = cache_params(params, kinds);
@@ -74,7 +74,16 @@ uint64_t td_forward_bytes(const td_forward_params *params)
         n_bytes += td_weight_bytes(params->dev, &table);
     n_bytes += td_weights_end_bytes(params->model, params->dev, params->first, params->last);
     for (uint32_t i = params->first; i <= params->last; i++)
-        n_bytes += td_weights_layer_bytes(params->model, params->dev, i);
+        n_bytes += td_weights_layer_bytes(params->model, params->dev, i,
+                                          params->experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL);
+    return n_bytes;
+}
+
+uint64_t td_forward_experts_bytes(const td_forward_params *params)
+{
+    uint64_t n_bytes = 0;
+    for (uint32_t i = params->first; params->experts_dev && i <= params->last; i++)
+        n_bytes += td_weights_layer_bytes(params->model, params->experts_dev, i, TD_SHARE_EXPERTS);
     return n_bytes;
 }
 
@@ -92,7 +101,32 @@ static void record_feed(td_forward *f, td_program *p)
 
 typedef enum { VERIFY, PREFILL, DRAFT, STEP } program_kind;
 
-static td_program *record(td_forward *f, program_kind kind, td_err *err)
+bool td_recorder_end(td_recorder *r)
+{
+    bool is_ok = td_program_end(r->p, r->err);
+    r->p = NULL; /* the pass has it */
+    return is_ok;
+}
+
+bool td_recorder_cut(td_recorder *r, td_device *dev)
+{
+    if (r->p && !td_recorder_end(r))
+        return false;
+    TD_ASSERT(r->pass->n < r->pass->capacity);
+    r->p = td_program_begin(dev, &r->params, r->err);
+    if (r->p)
+        r->pass->items[r->pass->n++] = r->p;
+    return r->p;
+}
+
+static void destroy_pass(td_pass *pass)
+{
+    for (uint32_t i = 0; i < pass->n; i++)
+        td_program_destroy(&pass->items[i]);
+    td_free(pass->items);
+}
+
+static bool record(td_forward *f, program_kind kind, td_pass *pass, td_err *err)
 {
     static const char *const names[] = {"verify", "prefill", "draft", "step"};
     const td_forward_params *params = &f->params;
@@ -102,19 +136,19 @@ static td_program *record(td_forward *f, program_kind kind, td_err *err)
                                 : params->is_all_logits ? n_rows
                                                         : TD_VERIFY_ROWS_MAX,
                                 n_rows);
-    td_program *p = td_program_begin(
-        params->dev,
-        &(td_program_params){
-            .name = names[kind], .mode = mode, .n_rows_max = n_rows, .n_out_max = n_out},
-        err);
-    if (!p)
-        return NULL;
-    td_forward_record(f, p, kind == STEP ? f->step_rows : f->out_rows);
+    td_recorder r = {
+        .f = f,
+        .params = {.name = names[kind], .mode = mode, .n_rows_max = n_rows, .n_out_max = n_out},
+        .pass = pass,
+        .err = err};
+    pass->capacity = params->experts_dev ? 2 * (params->last - params->first + 1) + 1 : 1;
+    pass->items = td_alloc(pass->capacity, sizeof(td_program *), err);
+    if (!pass->items || !td_recorder_cut(&r, params->dev) ||
+        !td_forward_record(&r, kind == STEP ? f->step_rows : f->out_rows))
+        return false;
     if (kind == DRAFT || kind == STEP)
-        record_feed(f, p);
-    if (!td_program_end(p, err))
-        td_program_destroy(&p);
-    return p;
+        record_feed(f, r.p);
+    return td_recorder_end(&r);
 }
 
 /* What td_rope_row gives at each position, so that a step finds it on the device. */
@@ -133,18 +167,15 @@ static bool load_table(td_forward *f, td_err *err)
 
 static bool record_all(td_forward *f, td_err *err)
 {
-    f->verify = record(f, VERIFY, err);
-    f->prefill = f->verify ? record(f, PREFILL, err) : NULL;
+    if (!record(f, VERIFY, &f->verify, err) || !record(f, PREFILL, &f->prefill, err))
+        return false;
     td_weight_params table = table_params(f);
     uint64_t table_bytes = td_weight_bytes(f->params.dev, &table);
     uint64_t max_bytes = td_device_get_info(f->params.dev)->max_buffer_bytes;
-    if (!f->prefill || !f->params.n_steps_max || (max_bytes && table_bytes > max_bytes))
-        return f->prefill; /* a table in pieces is not worth a shader: then step by step */
-    if (!load_table(f, err))
-        return false;
-    f->draft = record(f, DRAFT, err);
-    f->step = f->draft ? record(f, STEP, err) : NULL;
-    return f->step;
+    bool is_too_large = max_bytes && table_bytes > max_bytes; /* not worth a shader */
+    if (!f->params.n_steps_max || f->params.experts_dev || is_too_large)
+        return true; /* step by step */
+    return load_table(f, err) && record(f, DRAFT, &f->draft, err) && record(f, STEP, &f->step, err);
 }
 
 td_forward *td_forward_create(const td_forward_params *params, td_err *err)
@@ -155,8 +186,9 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     TD_ASSERT(!params->n_steps_max || (params->is_choosing && is_first(params) && is_last(params)));
     f->params = *params;
     f->h = td_model_hparams(params->model);
-    f->weights = td_weights_load(params->model, params->dev, params->first, params->last,
-                                 params->progress, params->user, err);
+    td_device *experts_dev = params->experts_dev ? params->experts_dev : params->dev;
+    f->weights = td_weights_load(params->model, params->dev, experts_dev, params->first,
+                                 params->last, params->progress, params->user, err);
     if (!f->weights)
         goto fail;
     td_cache_kind kinds[TD_LAYERS_MAX];
@@ -171,7 +203,8 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     uint32_t n = td_forward_tensors(f, rows);
     for (uint32_t i = 0; i < n; i++)
         if (rows[i].is_wanted &&
-            !(*rows[i].slot = td_tensor_create(params->dev, &rows[i].params, err)))
+            !(*rows[i].slot = td_tensor_create(rows[i].is_far ? params->experts_dev : params->dev,
+                                               &rows[i].params, err)))
             goto fail;
     f->local_batch = f->batch;
     f->local_batch.pages = td_cache_pages(f->cache, TD_CACHE_LOCAL);
@@ -189,10 +222,10 @@ void td_forward_destroy(td_forward **f)
 {
     if (!*f)
         return;
-    td_program_destroy(&(*f)->verify);
-    td_program_destroy(&(*f)->prefill);
-    td_program_destroy(&(*f)->draft);
-    td_program_destroy(&(*f)->step);
+    destroy_pass(&(*f)->verify);
+    destroy_pass(&(*f)->prefill);
+    destroy_pass(&(*f)->draft);
+    destroy_pass(&(*f)->step);
     td_weight_destroy(&(*f)->table);
     td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
     uint32_t n = td_forward_tensors(*f, rows);
@@ -213,26 +246,48 @@ void td_forward_get_load(const td_forward *f, uint64_t *n_file_bytes, uint64_t *
 
 bool td_forward_profile(td_forward *f, bool is_on, td_err *err)
 {
-    return td_program_profile(f->verify, is_on, err) && td_program_profile(f->prefill, is_on, err);
+    const td_pass *passes[] = {&f->verify, &f->prefill};
+    for (size_t i = 0; i < TD_COUNT(passes); i++)
+        for (uint32_t k = 0; k < passes[i]->n; k++)
+            if (!td_program_profile(passes[i]->items[k], is_on, err))
+                return false;
+    return true;
 }
 
 uint32_t td_forward_op_times(const td_forward *f, td_op_time *out, uint32_t n, uint32_t max)
 {
     td_op_time times[TD_OP_NAMES_MAX];
-    const td_program *programs[] = {f->verify, f->prefill};
-    for (size_t i = 0; i < TD_COUNT(programs); i++) {
-        uint32_t n_times = td_program_op_times(programs[i], times, TD_OP_NAMES_MAX);
-        for (uint32_t k = 0; k < n_times; k++)
-            n = td_op_times_add(out, n, max, &times[k]);
-    }
+    const td_pass *passes[] = {&f->verify, &f->prefill};
+    for (size_t i = 0; i < TD_COUNT(passes); i++)
+        for (uint32_t j = 0; j < passes[i]->n; j++) {
+            uint32_t n_times = td_program_op_times(passes[i]->items[j], times, TD_OP_NAMES_MAX);
+            for (uint32_t k = 0; k < n_times; k++)
+                n = td_op_times_add(out, n, max, &times[k]);
+        }
     return n;
+}
+
+/* Runs are the passes'; all else adds up over their programs. */
+static void add_counts(const td_pass *pass, td_program_counts *sum)
+{
+    *sum = (td_program_counts){0};
+    for (uint32_t i = 0; i < pass->n; i++) {
+        td_program_counts c;
+        td_program_get_counts(pass->items[i], &c);
+        sum->n_runs = c.n_runs;
+        sum->n_dispatches += c.n_dispatches;
+        sum->n_submissions += c.n_submissions;
+        sum->run_seconds += c.run_seconds;
+        sum->busy_seconds += c.busy_seconds;
+        sum->gap_seconds += c.gap_seconds;
+    }
 }
 
 void td_forward_get_counts(const td_forward *f, td_program_counts *verify,
                            td_program_counts *prefill)
 {
-    td_program_get_counts(f->verify, verify);
-    td_program_get_counts(f->prefill, prefill);
+    add_counts(&f->verify, verify);
+    add_counts(&f->prefill, prefill);
 }
 
 td_cache *td_forward_cache(td_forward *f) { return f->cache; }
@@ -248,6 +303,23 @@ void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows)
 const float *td_forward_output(td_forward *f)
 {
     return td_tensor_data(is_last(&f->params) ? f->logits : f->x_out);
+}
+
+bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_err *err)
+{
+    bool is_touched[TD_EXPERTS_MAX] = {false};
+    *n_touched = 0;
+    if (!f->experts)
+        return true;
+    const int32_t *experts = td_tensor_read(f->experts, 0, n_rows, err);
+    if (!experts)
+        return false;
+    for (uint32_t i = 0; i < n_rows * f->h->n_expert_used; i++) {
+        TD_ASSERT(experts[i] >= 0 && (uint32_t)experts[i] < f->h->n_expert);
+        *n_touched += !is_touched[experts[i]];
+        is_touched[experts[i]] = true;
+    }
+    return true;
 }
 
 static td_draw draw_of(const td_forward *f, const td_forward_row *r)
@@ -350,11 +422,33 @@ static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows,
     return true;
 }
 
+static void hand_over(td_tensor *from, td_tensor *to, uint32_t n_rows)
+{
+    memcpy(td_tensor_data(to), td_tensor_data(from),
+           (size_t)n_rows * td_tensor_get_params(from)->n_cols * 4);
+}
+
+static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err *err)
+{
+    for (uint32_t i = 0; i < pass->n; i++) {
+        if (i % 2) {
+            hand_over(f->handed, f->far_in, n_rows);
+            hand_over(f->experts, f->far_experts, n_rows);
+            hand_over(f->expert_weights, f->far_weights, n_rows);
+        } else if (i) {
+            hand_over(f->far_out, f->returned, n_rows);
+        }
+        if (!td_program_run(pass->items[i], n_rows, f->n_out, err))
+            return false;
+    }
+    return true;
+}
+
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err)
 {
     if (!fill_inputs(f, mode, rows, n_rows, err) ||
-        !td_program_run(mode == TD_MODE_VERIFY ? f->verify : f->prefill, n_rows, f->n_out, err))
+        !run_pass(f, mode == TD_MODE_VERIFY ? &f->verify : &f->prefill, n_rows, err))
         return false;
     if (mode == TD_MODE_PREFILL && td_cache_forgets(f->cache))
         td_cache_commit(f->cache, rows[0].slot, rows[n_rows - 1].position + 1);
@@ -367,13 +461,14 @@ bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows
     const td_forward_row *last = &rows[n_rows - 1];
     TD_ASSERT(n_steps >= 1 && n_steps <= f->params.n_steps_max && last->is_output);
     *n_tokens = 0;
-    if (!f->step)
+    if (!f->step.n)
         return true;
     if (!fill_inputs(f, TD_MODE_VERIFY, rows, n_rows, err) ||
         !td_cache_reserve(f->cache, last->slot, last->position + n_steps, err))
         return false;
     TD_ASSERT(f->n_out == 1);
-    const td_program_call calls[] = {{f->draft, n_rows, 1, 1}, {f->step, 1, 1, n_steps - 1}};
+    const td_program_call calls[] = {{f->draft.items[0], n_rows, 1, 1},
+                                     {f->step.items[0], 1, 1, n_steps - 1}};
     if (!td_programs_run(calls, n_steps > 1 ? 2 : 1, err))
         return false;
     const td_pick *trail = td_tensor_data(f->trail);

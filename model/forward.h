@@ -21,7 +21,9 @@ typedef struct td_forward td_forward;
 typedef struct {
     const td_model *model;
     td_device *dev;
-    uint32_t first, last; /* layers, inclusive */
+    td_device *experts_dev; /* where the experts' weights are and their products are made; NULL:
+                             * dev. Then td_forward_draft gives nothing */
+    uint32_t first, last;   /* layers, inclusive */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;
     uint32_t n_flight;  /* td_cache_params; 0: TD_VERIFY_ROWS_MAX */
@@ -46,8 +48,9 @@ typedef struct {
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
 void td_forward_destroy(td_forward **f);
 
-/* Bytes on the device for such a part: weights, cache, activations. */
+/* Bytes on the device for such a part: weights, cache, activations; and on experts_dev. */
 uint64_t td_forward_bytes(const td_forward_params *params);
+uint64_t td_forward_experts_bytes(const td_forward_params *params);
 
 /* Of those, the cache of one layer. */
 uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer);
@@ -91,6 +94,10 @@ bool td_forward_profile(td_forward *f, bool is_on, td_err *err);
 uint32_t td_forward_op_times(const td_forward *f, td_op_time *out, uint32_t n, uint32_t max);
 void td_forward_get_counts(const td_forward *f, td_program_counts *verify,
                            td_program_counts *prefill);
+
+/* After a run of n_rows rows: how many experts the part's last layer of experts has asked; 0 where
+ * no layer has any. */
+bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_err *err);
 
 /* After a run. Last part, unless it chooses: logits [n_out][n_vocab], in row order; else
  * activations [n_rows][n_embd].

@@ -4,6 +4,13 @@
 
 #include "model/forward.h"
 
+/* A pass through the layers: one program, or with experts elsewhere programs that take turns, the
+ * even ones on the part's device. Between two the hand-over tensors are copied. */
+typedef struct {
+    td_program **items; /* [n] */
+    uint32_t n, capacity;
+} td_pass;
+
 struct td_forward {
     td_forward_params params;
     const td_hparams *h;
@@ -39,7 +46,13 @@ struct td_forward {
     td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
     td_tensor *normed_out; /* [outs][n_embd] */
     td_tensor *logits;     /* [outs][n_vocab], host-visible */
-    td_program *verify, *prefill;
+    /* Experts elsewhere: what they are given, on both sides, and what they give back. */
+    td_tensor *handed;                             /* [rows][n_embd], host-visible */
+    td_tensor *returned;                           /* likewise */
+    td_tensor *far_in, *far_experts, *far_weights; /* as handed, experts, expert_weights */
+    td_tensor *far_gate, *far_up, *far_parts;      /* as gate, up, expert_out */
+    td_tensor *far_out;                            /* as returned */
+    td_pass verify, prefill;
     /* Choosing tokens. */
     td_tensor *draws, *picks; /* I32 [outs][..], host-visible: td_draw, td_pick */
     td_tensor *parts;         /* I32 [outs][..] */
@@ -49,18 +62,18 @@ struct td_forward {
     td_weight *table;     /* [n_ctx][td_rope_cols] rows of constants by position */
     td_tensor *trail;     /* I32 [n_steps_max][..], host-visible: td_pick of each step */
     td_tensor *step_rows; /* I32 [1][1] the out_rows of a step: its only row */
-    td_program *draft;    /* verify, and then feed */
-    td_program *step;     /* the same for one row */
+    td_pass draft;        /* one program: verify, and then feed */
+    td_pass step;         /* the same for one row */
 };
 
 /* One table for creating, counting and destroying the tensors of a part. */
 typedef struct {
     td_tensor **slot;
     td_tensor_params params;
-    bool is_wanted;
+    bool is_wanted, is_far; /* far: on experts_dev */
 } td_forward_tensor;
 
-#define TD_FORWARD_TENSORS_MAX 48u
+#define TD_FORWARD_TENSORS_MAX 56u
 uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX]);
 
 static inline bool td_part_is_first(const td_forward_params *p) { return p->first == 0; }
@@ -69,7 +82,20 @@ static inline bool td_part_is_last(const td_forward_params *p)
     return p->last + 1 == td_model_hparams(p->model)->n_layer;
 }
 
+/* Programs being recorded, p the last of them. */
+typedef struct {
+    td_forward *f;
+    td_program_params params;
+    td_pass *pass;
+    td_program *p;
+    td_err *err;
+} td_recorder;
+
+/* Ends the program, if there is one, and begins another on dev. */
+bool td_recorder_cut(td_recorder *r, td_device *dev);
+bool td_recorder_end(td_recorder *r);
+
 /* Records the layers and, on the last part, the logits of out_rows. */
-void td_forward_record(td_forward *f, td_program *p, td_tensor *out_rows);
+bool td_forward_record(td_recorder *r, td_tensor *out_rows);
 
 #endif

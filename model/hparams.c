@@ -3,6 +3,7 @@
  * the tensors against them (weights.c). Sources of the traits: the files' own metadata and the
  * models' papers; golden data confirms them. */
 #include "base/check.h"
+#include "base/log.h"
 #include "model/model_private.h"
 
 #include <math.h>
@@ -136,9 +137,6 @@ static const param params[] = {
     F32("rope.freq_base", rope_base, 1, 1e12, 10000),
     F32("rope.scaling.factor", rope_factor, 1e-3, 1e6, 1),
     F32("rope.scaling.attn_factor", rope_magnitude, 1e-3, 1e3, 1),
-    F32("rope.scaling.yarn_ext_factor", yarn_ext_factor, 0, 1, 1),
-    F32("rope.scaling.yarn_beta_fast", yarn_beta_fast, 1e-3, 1e6, 32),
-    F32("rope.scaling.yarn_beta_slow", yarn_beta_slow, 1e-3, 1e6, 1),
     F32("rope.scaling.yarn_log_multiplier", yarn_log_multiplier, 0, 1e3, 0),
     U32("expert_count", n_expert, 0, TD_EXPERTS_MAX, 0),
     U32("expert_used_count", n_expert_used, 0, TD_EXPERTS_USED_MAX, 0),
@@ -227,6 +225,26 @@ static bool find_key(const td_model *m, const char *name, char key[TD_NAME_MAX])
     return td_gguf_has(m->gguf, key);
 }
 
+/* Settings of YaRN that are not read; the usual values are what is computed anyway. */
+static void warn_of_yarn(const td_model *m)
+{
+    static const struct {
+        const char *key;
+        float usual;
+    } settings[] = {{"rope.scaling.yarn_ext_factor", 1},
+                    {"rope.scaling.yarn_attn_factor", 1},
+                    {"rope.scaling.yarn_beta_fast", 32},
+                    {"rope.scaling.yarn_beta_slow", 1}};
+    for (size_t i = 0; i < TD_COUNT(settings); i++) {
+        char key[TD_NAME_MAX];
+        float value;
+        if (find_key(m, settings[i].key, key) && td_gguf_get_f32(m->gguf, key, &value, NULL) &&
+            value != settings[i].usual)
+            td_log_warn("%s: %s is %g; not used, as if it were %g", m->path, key, (double)value,
+                        (double)settings[i].usual);
+    }
+}
+
 static bool read_rope(td_model *m, td_err *err)
 {
     td_hparams *h = &m->hparams;
@@ -253,6 +271,7 @@ static bool read_rope(td_model *m, td_err *err)
     else
         return td_err_set(err, TD_E_DATA, "%s is \"%.64s\"; allowed: none, linear, yarn, longrope",
                           key, type);
+    warn_of_yarn(m);
     if (!strcmp(m->arch->name, "gemma3")) { /* others turn local layers as they do all */
         static const param local = F32("rope.freq_base_swa", rope_base_local, 1, 1e12, 10000);
         if (!read_params(m, &local, 1, err))
@@ -374,6 +393,7 @@ static bool derive_mla(td_model *m, td_err *err)
                           h->lora_kv, h->n_rot, TD_HEAD_DIM_MAX);
     double factor = h->rope_scaling == TD_ROPE_SCALING_YARN ? (double)h->rope_factor : 1.0;
     double magnitude = 1.0 + (double)h->yarn_log_multiplier * log(factor);
+    magnitude *= (double)h->rope_magnitude;
     h->attention_scale = (float)(magnitude * magnitude / sqrt((double)dim_k));
     return true;
 }

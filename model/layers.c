@@ -46,7 +46,8 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     rows[n++] = (td_forward_tensor){                                                               \
         &f->field,                                                                                 \
         {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows, n_cols_, is_host},         \
-        wanted}
+        wanted,                                                                                    \
+        false}
 #define ACT(field, n_cols_, wanted) ROW(field, TD_ELEM_F32, TD_ROWS_BATCH, n_cols_, false, wanted)
     ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, first);
     ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !first);
@@ -68,9 +69,22 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(gate, is.ff, true);
     ACT(up, is.ff, true);
     ACT(router, h->n_expert, is.experts);
-    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, false, is.experts);
-    ACT(expert_weights, h->n_expert_used, is.experts);
-    ACT(expert_out, h->n_expert_used * h->n_embd, is.experts);
+    const bool far = is.experts && p->experts_dev;
+    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
+    ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
+    ACT(expert_out, h->n_expert_used * h->n_embd, is.experts && !far);
+    ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    const uint32_t first_far = n;
+    ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, true, far);
+    ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, true, far);
+    ACT(far_gate, h->n_expert_used * h->n_ff_expert, far);
+    ACT(far_up, h->n_expert_used * h->n_ff_expert, far);
+    ACT(far_parts, h->n_expert_used * h->n_embd, far);
+    ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    for (uint32_t i = first_far; i < n; i++)
+        rows[i].is_far = true;
     ACT(shared, h->n_embd, is.shared);
     ACT(shared_gate, 1, is.shared);
     ACT(state_in, td_state_cols(&state), is.recurrent);
@@ -95,7 +109,8 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
 
 typedef struct { /* a layer being recorded */
     td_forward *f;
-    td_program *p;
+    td_recorder *r;
+    td_program *p; /* r's */
     td_weight **w;
     uint32_t layer; /* of the model */
     td_kv *kv;
@@ -214,7 +229,15 @@ static void delta_net(const block *b)
     uint32_t n_v = h->delta_heads_v, n_qkv = (2 * h->delta_heads_k + n_v) * h->delta_dim;
     td_view normed = td_all(f->normed), in = td_all(f->state_in), out = td_all(f->state_out);
     td_view z = td_all(f->state_gate);
-    td_op_mat_mul(b->p, w[TD_W_QKV], NULL, normed, td_columns(f->state_in, 0, n_qkv));
+    if (w[TD_W_QKV]) {
+        td_op_mat_mul(b->p, w[TD_W_QKV], NULL, normed, td_columns(f->state_in, 0, n_qkv));
+    } else {
+        uint32_t n_k = h->delta_heads_k * h->delta_dim, n_all_v = n_v * h->delta_dim;
+        td_op_mat_mul(b->p, w[TD_W_DELTA_Q], NULL, normed, td_columns(f->state_in, 0, n_k));
+        td_op_mat_mul(b->p, w[TD_W_DELTA_K], NULL, normed, td_columns(f->state_in, n_k, n_k));
+        td_op_mat_mul(b->p, w[TD_W_DELTA_V], NULL, normed,
+                      td_columns(f->state_in, 2 * n_k, n_all_v));
+    }
     td_op_mat_mul(b->p, w[TD_W_ALPHA], NULL, normed, td_columns(f->state_in, n_qkv, n_v));
     td_op_mat_mul(b->p, w[TD_W_BETA], NULL, normed, td_columns(f->state_in, n_qkv + n_v, n_v));
     td_op_mat_mul(b->p, w[TD_W_Z], NULL, normed, z);
@@ -245,45 +268,81 @@ static void feed_forward(const block *b, const td_layer_weight *of, uint32_t n_f
     td_op_mat_mul(b->p, w[of[2]], of[5] ? w[of[5]] : NULL, gate, y);
 }
 
-/* expert_out -> delta, where the weights are in it already. */
-static void add_experts(const block *b)
+/* The tensors of the experts' part, on the device where it runs. */
+typedef struct {
+    td_tensor *in, *experts, *weights, *gate, *up, *parts, *out;
+} expert_tensors;
+
+/* parts -> out, where the weights are in them already. */
+static void add_experts(const block *b, const expert_tensors *t)
 {
     uint32_t n = b->f->h->n_embd;
-    td_view delta = td_all(b->f->delta), sum = td_columns(b->f->expert_out, 0, n);
+    td_view out = td_all(t->out), sum = td_columns(t->parts, 0, n);
     if (b->f->h->n_expert_used == 1)
-        td_op_scale(b->p, sum, 1.0f, (td_view){NULL, 0, 0}, delta);
+        td_op_scale(b->p, sum, 1.0f, (td_view){NULL, 0, 0}, out);
     for (uint32_t i = 1; i < b->f->h->n_expert_used; i++) {
-        td_op_add(b->p, sum, td_columns(b->f->expert_out, i * n, n), delta);
-        sum = delta;
+        td_op_add(b->p, sum, td_columns(t->parts, i * n, n), out);
+        sum = out;
     }
 }
 
-/* normed -> delta: the experts that the router chooses, weighed, and the one that is always asked.
- */
-static void experts(const block *b)
+/* in -> out: the experts that were chosen, weighed. */
+static void run_experts(const block *b, const expert_tensors *t)
+{
+    const td_hparams *h = b->f->h;
+    const td_arch *arch = td_model_arch(b->f->params.model);
+    td_weight **w = b->w;
+    uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
+    td_view in = td_all(t->in), parts = td_all(t->parts);
+    td_view gate = td_columns(t->gate, 0, n_ff), up = td_columns(t->up, 0, n_ff);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
+    /* A weight of the input is one of what the input is multiplied with. */
+    td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? t->weights : NULL, gate);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gate, parts);
+    if (arch->is_expert_input_scaled)
+        add_experts(b, t);
+    else
+        td_op_experts_sum(b->p, parts, t->weights, td_all(t->out));
+}
+
+/* The same on another device, in a program of its own. */
+static bool run_far_experts(block *b)
+{
+    td_forward *f = b->f;
+    const td_view none = {NULL, 0, 0};
+    td_op_scale(b->p, td_all(f->normed), 1.0f, none, td_all(f->handed));
+    if (!td_recorder_cut(b->r, f->params.experts_dev))
+        return false;
+    b->p = b->r->p;
+    const expert_tensors far = {f->far_in, f->far_experts, f->far_weights, f->far_gate,
+                                f->far_up, f->far_parts,   f->far_out};
+    run_experts(b, &far);
+    if (!td_recorder_cut(b->r, f->params.dev))
+        return false;
+    b->p = b->r->p;
+    td_op_scale(b->p, td_all(f->returned), 1.0f, none, td_all(f->delta));
+    return true;
+}
+
+/* normed -> delta: the experts that the router chooses, and the one that is always asked. */
+static bool experts(block *b)
 {
     td_forward *f = b->f;
     const td_hparams *h = f->h;
-    const td_arch *arch = td_model_arch(f->params.model);
     td_weight **w = b->w;
-    uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
-    td_view normed = td_all(f->normed), out = td_all(f->expert_out), delta = td_all(f->delta);
-    td_view gate = td_columns(f->gate, 0, n_ff), up = td_columns(f->up, 0, n_ff);
+    td_view normed = td_all(f->normed), delta = td_all(f->delta);
     td_op_mat_mul(b->p, w[TD_W_ROUTER], w[TD_W_B_ROUTER], normed, td_all(f->router));
     td_op_route(b->p, td_all(f->router), w[TD_W_ROUTER_CHOICE], &h->route, f->experts,
                 f->expert_weights);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], f->experts, normed, gate);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], f->experts, normed, up);
-    /* A weight of the input is one of what the input is multiplied with. */
-    td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? f->expert_weights : NULL,
-              gate);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], f->experts, gate, out);
-    if (arch->is_expert_input_scaled)
-        add_experts(b);
-    else
-        td_op_experts_sum(b->p, out, f->expert_weights, delta);
+    const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate,
+                                 f->up,     f->expert_out, f->delta};
+    if (!f->params.experts_dev)
+        run_experts(b, &near);
+    else if (!run_far_experts(b))
+        return false;
     if (!h->n_ff_shared)
-        return;
+        return true;
     static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
     td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
     feed_forward(b, of, h->n_ff_shared, shared);
@@ -292,6 +351,7 @@ static void experts(const block *b)
         td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
     }
     td_op_add(b->p, delta, shared, delta);
+    return true;
 }
 
 static void post_norm(const block *b, td_weight *w)
@@ -302,7 +362,7 @@ static void post_norm(const block *b, td_weight *w)
 }
 
 /* in -> out, each the residual stream. */
-static void record_layer(const block *b, td_view in, td_view out)
+static bool record_layer(block *b, td_view in, td_view out)
 {
     td_forward *f = b->f;
     td_weight **w = b->w;
@@ -319,12 +379,13 @@ static void record_layer(const block *b, td_view in, td_view out)
     td_op_rms_norm(b->p, x, w[TD_W_FFN_NORM], 1, f->h->rms_eps, normed);
     static const td_layer_weight dense[6] = {TD_W_GATE,   TD_W_UP,   TD_W_DOWN,
                                              TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN};
-    if (td_layer_has_experts(f->params.model, b->layer))
-        experts(b);
-    else
+    if (!td_layer_has_experts(f->params.model, b->layer))
         feed_forward(b, dense, f->h->n_ff, delta);
+    else if (!experts(b))
+        return false;
     post_norm(b, w[TD_W_POST_FFN_NORM]);
     td_op_add(b->p, x, delta, out);
+    return true;
 }
 
 /* Logits, and of them what it takes to choose tokens. */
@@ -345,30 +406,34 @@ static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
     td_op_pick(p, f->parts, f->draws, f->picks);
 }
 
-void td_forward_record(td_forward *f, td_program *p, td_tensor *out_rows)
+bool td_forward_record(td_recorder *r, td_tensor *out_rows)
 {
+    td_forward *f = r->f;
     const td_forward_params *params = &f->params;
     td_view x = td_all(f->x), in = x;
     if (td_part_is_first(params)) {
-        td_op_embed(p, f->weights->ends[TD_W_EMBD], td_all(f->ids), x);
+        td_op_embed(r->p, f->weights->ends[TD_W_EMBD], td_all(f->ids), x);
         if (td_model_arch(params->model)->is_embd_scaled)
-            td_op_scale(p, x, sqrtf((float)f->h->n_embd), (td_view){NULL, 0, 0}, x);
+            td_op_scale(r->p, x, sqrtf((float)f->h->n_embd), (td_view){NULL, 0, 0}, x);
     } else {
         in = td_all(f->x_in); /* read in place; the stream goes on in x */
     }
     for (uint32_t i = params->first; i <= params->last; i++) {
         uint32_t k = i - params->first;
         bool is_local = td_cache_layer_kind(f->cache, k) == TD_CACHE_LOCAL;
-        block b = {f,
-                   p,
-                   f->weights->layers[k],
-                   i,
-                   td_cache_kv(f->cache, k),
-                   is_local ? &f->local_batch : &f->batch};
+        block b = {.f = f,
+                   .r = r,
+                   .p = r->p,
+                   .w = f->weights->layers[k],
+                   .layer = i,
+                   .kv = td_cache_kv(f->cache, k),
+                   .batch = is_local ? &f->local_batch : &f->batch};
         bool is_handed_over = i == params->last && !td_part_is_last(params);
-        record_layer(&b, in, is_handed_over ? td_all(f->x_out) : x);
+        if (!record_layer(&b, in, is_handed_over ? td_all(f->x_out) : x))
+            return false;
         in = x;
     }
     if (td_part_is_last(params))
-        record_end(f, p, out_rows);
+        record_end(f, r->p, out_rows);
+    return true;
 }

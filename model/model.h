@@ -70,7 +70,7 @@ typedef struct {
     td_rope_scaling rope_scaling;
     float rope_factor; /* linear and YaRN: > 0 */
     uint32_t rope_orig_ctx;
-    float yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier;
+    float yarn_log_multiplier;
     float rope_magnitude; /* attn_factor: of cos and sin, YaRN's own not included */
     float q_scale;        /* q *= 1 + q_scale ln(floor((position + offset) / every) + 1); 0: */
     uint32_t q_scale_every, q_scale_offset; /* no such scale */
@@ -129,9 +129,12 @@ typedef enum {
     TD_W_Q_ROPE,
     TD_W_KV_A, /* down to [lora_kv | rope], the norm of the first, */
     TD_W_KV_A_NORM,
-    TD_W_K_B, /* and by head: q's part to the latent, */
-    TD_W_V_B, /* the latent to values */
-    TD_W_QKV, /* gated delta net: what passes the convolution, */
+    TD_W_K_B,     /* and by head: q's part to the latent, */
+    TD_W_V_B,     /* the latent to values */
+    TD_W_QKV,     /* gated delta net: what passes the convolution, */
+    TD_W_DELTA_Q, /* or its parts, */
+    TD_W_DELTA_K,
+    TD_W_DELTA_V,
     TD_W_ALPHA,
     TD_W_BETA,
     TD_W_Z,    /* the output's gate, */
@@ -178,14 +181,18 @@ typedef struct {
 
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */
 bool td_weights_check(const td_model *m, td_err *err);
-/* Reads, repacks and uploads; source pages are dropped as they are consumed. progress may be NULL:
- * called with bytes done and total. */
-td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, uint32_t last,
+/* Reads, repacks and uploads; the weights of experts to experts_dev. Source pages are dropped as
+ * they are consumed. progress may be NULL: called with bytes done and total. */
+td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
+                            uint32_t first, uint32_t last,
                             void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err);
 void td_weights_destroy(td_weights **w);
-/* Bytes a device would take for layer i; and for the ends a part of first..last needs. */
-uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer);
+typedef enum { TD_SHARE_ALL, TD_SHARE_OTHERS, TD_SHARE_EXPERTS } td_weight_share;
+/* Bytes a device would take for layer i, or for its experts or all but them; and for the ends a
+ * part of first..last needs. */
+uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer,
+                                td_weight_share share);
 uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
                               uint32_t last);
 

@@ -4,6 +4,11 @@
 
 #include <math.h>
 
+/* Turns within the original context above which a pair keeps its speed, and below which it is
+ * interpolated. */
+#define BETA_FAST 32.0
+#define BETA_SLOW 1.0
+
 struct td_rope {
     const td_model *m;
     double *speed, *local_speed; /* [n_rot / 2] radians per position; local_speed may be NULL */
@@ -64,14 +69,13 @@ static void set_speeds(const td_hparams *h, const float *factors, double *speed)
     double log_base = log((double)h->rope_base), low = 0, high = 0;
     if (h->rope_scaling == TD_ROPE_SCALING_YARN) {
         double turns = h->n_rot / (2 * log_base), length = h->rope_orig_ctx / (2 * M_PI);
-        low = fmax(0, floor(turns * log(length / (double)h->yarn_beta_fast)));
-        high = fmin(h->n_rot - 1, ceil(turns * log(length / (double)h->yarn_beta_slow)));
+        low = fmax(0, floor(turns * log(length / BETA_FAST)));
+        high = fmin(h->n_rot - 1, ceil(turns * log(length / BETA_SLOW)));
     }
     for (uint32_t i = 0; i < h->n_rot / 2; i++) {
         double fast = pow((double)h->rope_base, -2.0 * i / h->n_rot) / (double)factors[i];
         double slow = fast / (double)h->rope_factor;
         double ramp = 1.0 - fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)));
-        ramp *= (double)h->yarn_ext_factor;
         speed[i] = h->rope_scaling == TD_ROPE_SCALING_NONE     ? fast
                    : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? slow
                                                                : slow * (1 - ramp) + fast * ramp;
@@ -99,9 +103,10 @@ td_rope *td_rope_create(const td_model *m, uint32_t n_ctx, td_err *err)
             rope->local_speed[i] = pow((double)h->rope_base_local, -2.0 * i / h->n_rot);
     }
     rope->magnitude = (double)h->rope_magnitude;
-    bool is_yarn = h->rope_scaling == TD_ROPE_SCALING_YARN && h->yarn_ext_factor != 0;
-    if (is_yarn && !m->arch->is_mla) /* there the scale of attention has it */
-        rope->magnitude *= 1.0 + 0.1 * log((double)h->rope_factor);
+    if (h->rope_scaling == TD_ROPE_SCALING_YARN && !m->arch->is_mla) { /* there attention has it */
+        double growth = 0.1 * log((double)h->rope_factor);
+        rope->magnitude *= (1.0 + growth) / (1.0 + growth * (double)h->yarn_log_multiplier);
+    }
     td_free(factors);
     return rope;
 fail:

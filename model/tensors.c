@@ -42,6 +42,10 @@ typedef enum {
     D_DELTA_2_RATIO, /* [beta | alpha] of the v heads of a k head */
     D_DELTA_RATIO,
     D_DELTA_HEADS_K,
+    D_DELTA_V,        /* v heads of a k head */
+    D_DELTA_QK,       /* q and k of one, */
+    D_DELTA_QKV_HEAD, /* and its v heads, */
+    D_DELTA_IN,       /* and their gates */
     D_DELTA_QKV,
     D_DELTA_INNER,
     D_DELTA_TAPS, /* of all channels */
@@ -57,6 +61,7 @@ typedef enum {
     PLAIN_ATTENTION, /* attention without the gate */
     LATENT,
     RECURRENT,
+    RECURRENT_PARTS, /* that has no attn_qkv */
     POST_NORMS,
     NORM_FFN, /* by the name of the norm before feed-forward */
     NORM_POST,
@@ -121,12 +126,16 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_V_B, "attn_kv_b.weight", LATENT, REQUIRED, GROUPS, D_LORA_KV, D_MLA_V, D_HEADS, D_NOPE_V, D_NOPE},
     {TD_W_O, "attn_output.weight", LATENT, REQUIRED, MATRIX, D_OUT, D_EMBD, D_ONE, D_ONE, D_ZERO},
 
-    {TD_W_QKV, "attn_qkv.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_QKV, D_ONE, D_ONE, D_ZERO},
+    {TD_W_QKV, "attn_qkv.weight", RECURRENT, OPTIONAL, MATRIX, D_EMBD, D_DELTA_QKV, D_ONE, D_ONE, D_ZERO},
+    {TD_W_DELTA_Q, "ssm_in.weight", RECURRENT_PARTS, REQUIRED, MATRIX, D_EMBD, D_DELTA_DIM, D_DELTA_HEADS_K, D_DELTA_IN, D_ZERO},
+    {TD_W_DELTA_K, "ssm_in.weight", RECURRENT_PARTS, REQUIRED, MATRIX, D_EMBD, D_DELTA_DIM, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_DIM},
+    {TD_W_DELTA_V, "ssm_in.weight", RECURRENT_PARTS, REQUIRED, MATRIX, D_EMBD, D_DELTA_V, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_QK},
     {TD_W_ALPHA, "ssm_alpha.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_HEADS, D_ONE, D_ONE, D_ZERO},
     {TD_W_ALPHA, "ssm_ba.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_RATIO, D_DELTA_HEADS_K, D_DELTA_2_RATIO, D_DELTA_RATIO},
     {TD_W_BETA, "ssm_beta.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_HEADS, D_ONE, D_ONE, D_ZERO},
     {TD_W_BETA, "ssm_ba.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_RATIO, D_DELTA_HEADS_K, D_DELTA_2_RATIO, D_ZERO},
     {TD_W_Z, "attn_gate.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_INNER, D_ONE, D_ONE, D_ZERO},
+    {TD_W_Z, "ssm_in.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_V, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_QKV_HEAD},
     {TD_W_CONV, "ssm_conv1d.weight", RECURRENT, REQUIRED, VECTOR, D_DELTA_TAPS, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_A, "ssm_a", RECURRENT, REQUIRED, VECTOR, D_DELTA_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_DT, "ssm_dt.bias", RECURRENT, REQUIRED, VECTOR, D_DELTA_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
@@ -215,11 +224,22 @@ static uint64_t dim_of(const td_hparams *h, dim d)
         [D_DELTA_2_RATIO] = 2 * ratio,
         [D_DELTA_RATIO] = ratio,
         [D_DELTA_HEADS_K] = h->delta_heads_k,
+        [D_DELTA_V] = ratio * h->delta_dim,
+        [D_DELTA_QK] = 2ull * h->delta_dim,
+        [D_DELTA_QKV_HEAD] = (2 + ratio) * h->delta_dim,
+        [D_DELTA_IN] = (2 + 2 * ratio) * h->delta_dim,
         [D_DELTA_QKV] = qkv,
         [D_DELTA_INNER] = (uint64_t)h->delta_heads_v * h->delta_dim,
         [D_DELTA_TAPS] = qkv * h->delta_taps,
     };
     return d == D_ZERO ? 0 : dims[d];
+}
+
+static bool has_tensor(const td_model *m, const char *name, uint32_t layer)
+{
+    char full[TD_NAME_MAX];
+    snprintf(full, sizeof full, "blk.%u.%s", layer, name);
+    return td_gguf_find_tensor(m->gguf, full);
 }
 
 static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
@@ -246,6 +266,8 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
         return a->is_mla;
     case RECURRENT:
         return is_recurrent;
+    case RECURRENT_PARTS:
+        return is_recurrent && !has_tensor(m, "attn_qkv.weight", layer);
     case POST_NORMS:
         return a->has_post_norms;
     case NORM_FFN:

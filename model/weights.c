@@ -14,13 +14,19 @@
 
 typedef struct {
     td_wanted wanted;
+    td_device *dev;
     td_weight **slot;
 } item;
+
+static bool is_of_experts(const td_wanted *w)
+{
+    return w->slot >= TD_W_EX_GATE && w->slot <= TD_W_EX_B_DOWN;
+}
 
 /* State of a load: what there is to load, a bounded staging buffer and the progress so far. */
 typedef struct {
     const td_model *m;
-    td_device *dev;
+    td_device *dev, *experts_dev;
     item *items; /* [n_items] in the order they are loaded */
     uint32_t n_items, capacity;
     uint32_t i_ahead; /* item up to which the kernel was told to read, and byte of it */
@@ -133,10 +139,11 @@ static uint64_t item_bytes(const td_wanted *w)
     return (uint64_t)(w->tensor->n_bytes / w->period * w->count);
 }
 
-static td_weight *load_one(loader *l, const td_wanted *wanted, td_err *err)
+static td_weight *load_one(loader *l, const item *it, td_err *err)
 {
+    const td_wanted *wanted = &it->wanted;
     td_weight_params params = td_wanted_params(wanted);
-    td_weight *w = td_weight_create(l->dev, &params, err);
+    td_weight *w = td_weight_create(it->dev, &params, err);
     if (!w)
         return NULL;
     bool is_ok = wanted->is_vector   ? load_vector(l, w, wanted, err)
@@ -167,11 +174,11 @@ static size_t staging_of(const td_wanted *w)
     return w->is_vector ? w->tensor->n_bytes : w->is_turned ? w->count * row_bytes : row_bytes;
 }
 
-static void add_item(loader *l, const td_wanted *wanted, td_weight **slot)
+static void add_item(loader *l, const td_wanted *wanted, td_device *dev, td_weight **slot)
 {
     if (l->items) {
         TD_ASSERT(l->n_items < l->capacity);
-        l->items[l->n_items++] = (item){*wanted, slot};
+        l->items[l->n_items++] = (item){*wanted, dev, slot};
         return;
     }
     l->capacity++;
@@ -187,11 +194,12 @@ static void add_items(loader *l, td_weights *w)
     uint32_t n = td_tensors_wanted(l->m, TD_ENDS, wanted);
     for (uint32_t i = 0; i < n; i++)
         if (needs_end(l->m, wanted[i].slot, w->first, w->last))
-            add_item(l, &wanted[i], &w->ends[wanted[i].slot]);
+            add_item(l, &wanted[i], l->dev, &w->ends[wanted[i].slot]);
     for (uint32_t layer = w->first; layer <= w->last; layer++) {
         n = td_tensors_wanted(l->m, layer, wanted);
         for (uint32_t i = 0; i < n; i++)
-            add_item(l, &wanted[i], l->items ? &w->layers[layer - w->first][wanted[i].slot] : NULL);
+            add_item(l, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
+                     l->items ? &w->layers[layer - w->first][wanted[i].slot] : NULL);
     }
 }
 
@@ -199,7 +207,7 @@ static bool load_all(loader *l, td_err *err)
 {
     for (uint32_t i = 0; i < l->n_items; i++) {
         const item *it = &l->items[i];
-        *it->slot = load_one(l, &it->wanted, err);
+        *it->slot = load_one(l, it, err);
         if (!*it->slot)
             return false;
     }
@@ -215,13 +223,18 @@ static void log_load(const td_weights *w, const char *spec)
                  gb, s, gb / s);
 }
 
-td_weights *td_weights_load(const td_model *m, td_device *dev, uint32_t first, uint32_t last,
+td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
+                            uint32_t first, uint32_t last,
                             void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err)
 {
     TD_ASSERT(first <= last && last < m->hparams.n_layer);
-    loader l = {
-        .m = m, .dev = dev, .staging_bytes = CHUNK_BYTES, .progress = progress, .user = user};
+    loader l = {.m = m,
+                .dev = dev,
+                .experts_dev = experts_dev,
+                .staging_bytes = CHUNK_BYTES,
+                .progress = progress,
+                .user = user};
     td_weights *w = td_alloc(1, sizeof *w, err);
     if (!w)
         return NULL;
@@ -265,12 +278,15 @@ void td_weights_destroy(td_weights **w)
     *w = NULL;
 }
 
-uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer)
+uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer,
+                                td_weight_share share)
 {
     uint64_t n_bytes = 0;
     td_wanted wanted[TD_WANTED_MAX];
     uint32_t n = td_tensors_wanted(m, layer, wanted);
     for (uint32_t i = 0; i < n; i++) {
+        if (share != TD_SHARE_ALL && is_of_experts(&wanted[i]) != (share == TD_SHARE_EXPERTS))
+            continue;
         td_weight_params params = td_wanted_params(&wanted[i]);
         n_bytes += td_weight_bytes(dev, &params);
     }

@@ -24,7 +24,8 @@ typedef struct {
     uint32_t draft_max;         /* 1..TD_DRAFT_MAX; 0: none is used, though there is one */
     uint32_t draft_fixed;       /* 0: draft_max bounds; else always k = this */
     const char *specs[TD_RUN_SPECS_MAX];
-    uint32_t n_specs; /* 0: chosen */
+    uint32_t n_specs;  /* 0: chosen */
+    const char *place; /* td_chain_params; NULL: none */
 
     const char *prompt;        /* one prompt from the command line, or NULL */
     const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */

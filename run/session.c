@@ -23,6 +23,8 @@ static void hash_config(run *r)
     int n = snprintf(text, sizeof text, "%s %s %s %u %d\n", r->model_sha, p->type_k->name,
                      p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos);
     td_sha256_add(&s, text, (size_t)n);
+    if (p->place)
+        td_sha256_add(&s, p->place, strlen(p->place));
     /* Layers may be cut anywhere among devices of one kind without changing a bit. */
     char previous[320] = "";
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
@@ -96,6 +98,7 @@ bool session_load(run *r, td_err *err)
         &(td_chain_params){.model = r->model,
                            .specs = p->specs,
                            .n_specs = p->n_specs,
+                           .place = p->place,
                            .type_k = p->type_k,
                            .type_v = p->type_v,
                            .n_slots = p->n_parallel,

@@ -20,6 +20,7 @@ static td_forward_params forward_params(const builder *b, uint32_t i)
     const td_chain_params *p = &b->params;
     return (td_forward_params){.model = p->model,
                                .dev = b->chain->parts[i].dev,
+                               .experts_dev = b->chain->parts[i].experts_dev,
                                .first = b->chain->parts[i].first,
                                .last = b->chain->parts[i].last,
                                .type_k = p->type_k,
@@ -64,8 +65,10 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
         p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
         bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
         uint64_t one_part = td_forward_bytes(&p);
+        td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
         for (uint32_t k = 0; k < h->n_layer; k++)
-            bytes[k] = td_weights_layer_bytes(p.model, p.dev, k) + td_forward_cache_bytes(&p, k);
+            bytes[k] =
+                td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
         uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
         uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
         uint64_t last = td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
@@ -116,6 +119,15 @@ static bool place_with_context(builder *b, const td_device_spec *specs, td_err *
     return true;
 }
 
+static bool open_experts_device(td_chain_part *part, const char *place, td_err *err)
+{
+    static const char key[] = "experts=";
+    if (strncmp(place, key, strlen(key)) || !place[strlen(key)])
+        return td_err_set(err, TD_E_USAGE, "place \"%.64s\"; allowed: experts=DEVICE", place);
+    part->experts_dev = td_device_create(place + strlen(key), err);
+    return part->experts_dev || td_err_prepend(err, "place");
+}
+
 static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
 {
     const td_chain_params *p = &b->params;
@@ -130,7 +142,9 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
         part->dev = td_device_create(specs[i].device, err);
         if (!part->dev)
             return false;
-        b->chain->n_parts++;
+        b->chain->n_parts++; /* parts run at the same time: a device for the experts of each */
+        if (p->place && !open_experts_device(part, p->place, err))
+            return false;
     }
     return true;
 }
@@ -160,6 +174,7 @@ static bool load_parts(builder *b, td_err *err)
         params.progress = b->params.progress ? on_progress : NULL;
         params.user = &progress;
         part->n_bytes = td_forward_bytes(&params);
+        part->experts_bytes = td_forward_experts_bytes(&params);
         part->budget_bytes = budget_of(b, i);
         if (b->params.is_plan_only)
             continue;
@@ -169,7 +184,8 @@ static bool load_parts(builder *b, td_err *err)
         progress.done_before +=
             td_weights_end_bytes(params.model, part->dev, part->first, part->last);
         for (uint32_t k = part->first; k <= part->last; k++)
-            progress.done_before += td_weights_layer_bytes(params.model, part->dev, k);
+            progress.done_before +=
+                td_weights_layer_bytes(params.model, part->dev, k, TD_SHARE_ALL);
     }
     return true;
 }
@@ -192,6 +208,7 @@ void td_chain_destroy(td_chain **chain)
         return;
     for (uint32_t i = 0; i < (*chain)->n_parts; i++) {
         td_forward_destroy(&(*chain)->parts[i].forward);
+        td_device_destroy(&(*chain)->parts[i].experts_dev);
         td_device_destroy(&(*chain)->parts[i].dev);
     }
     td_free(*chain);

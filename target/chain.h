@@ -16,6 +16,7 @@ typedef struct {
     const td_model *model;
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
+    const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
@@ -30,9 +31,11 @@ typedef struct {
 typedef struct {
     char spec[128]; /* "host:1", without the range */
     td_device *dev;
-    td_forward *forward; /* NULL when only planned */
+    td_device *experts_dev; /* or NULL */
+    td_forward *forward;    /* NULL when only planned */
     uint32_t first, last;
-    uint64_t n_bytes; /* weights, cache and activations */
+    uint64_t n_bytes;       /* weights, cache and activations */
+    uint64_t experts_bytes; /* on experts_dev */
     uint64_t budget_bytes;
 } td_chain_part;
 

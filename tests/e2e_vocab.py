@@ -73,9 +73,9 @@ class Vocab(unittest.TestCase):
         self.assertRegex(r.stderr, r"2048 of the target's 4096 tokens are among the draft's 4096")
         self.assertRegex(r.stderr, r'(?i)the first that differs is token \d+: ".+" at the target, ".+" at the draft')
 
-    def worker(self, *args):
+    def worker(self, name, *args):
         endpoint = 'ipc://%s/s' % self.dir.name
-        p = subprocess.Popen([TANDEM, 'draft', '--model', self.drafts['permuted'], '--bind', endpoint,
+        p = subprocess.Popen([TANDEM, 'draft', '--model', self.drafts[name], '--bind', endpoint,
                               '--device', 'host:1', *args], stderr=subprocess.DEVNULL)
         self.addCleanup(p.wait)
         self.addCleanup(p.terminate)
@@ -88,14 +88,21 @@ class Vocab(unittest.TestCase):
     def test_a_worker_translates_when_told_the_target(self):
         wanted, _ = self.generate()
         _, plain = self.draft('same')
-        tokens, counts = self.generate('--draft-endpoint', self.worker('--vocab-of', TARGET))
+        tokens, counts = self.generate('--draft-endpoint', self.worker('permuted', '--vocab-of', TARGET))
         self.assertEqual(tokens, wanted)
         # A worker that is late for a round costs a draft, so the counts may differ, but not by much.
         self.assertGreater(sum(a for a, _ in counts.values()), sum(a for a, _ in plain.values()) // 2)
 
+    def test_a_translated_draft_may_come_to_the_end_of_its_context(self):
+        wanted, _ = self.generate()
+        worker = self.worker('poorer', '--vocab-of', TARGET, '--ctx', '40')
+        tokens, counts = self.generate('--draft-endpoint', worker)
+        self.assertEqual(tokens, wanted)
+        self.assertGreater(sum(a for a, _ in counts.values()), 0)
+
     def test_a_worker_that_was_not_told_is_refused(self):
         r = subprocess.run([TANDEM, 'generate', '--target', TARGET, '--device', 'host:1', '--prompt', 'x',
-                            '--draft-endpoint', self.worker()], capture_output=True, text=True, timeout=60)
+                            '--draft-endpoint', self.worker('permuted')], capture_output=True, text=True, timeout=60)
         self.assertEqual(r.returncode, 69, r.stderr)
         self.assertIn('--vocab-of', r.stderr)
         self.assertRegex(r.stderr, r'the first token that does is \d+')

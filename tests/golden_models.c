@@ -106,7 +106,8 @@ static bool open_case(golden_case *c, const json_t *entry)
     *c = (golden_case){.is_f32 = true};
     snprintf(c->name, sizeof c->name, "%s", json_string_value(json_object_get(entry, "case")));
     char path[640];
-    snprintf(c->dir, sizeof c->dir, "%s/models/%s", golden_dir(), c->name);
+    const char *folder = json_string_value(json_object_get(entry, "folder"));
+    snprintf(c->dir, sizeof c->dir, "%s/models/%s", folder ? folder : golden_dir(), c->name);
     snprintf(path, sizeof path, "%s/golden.json", c->dir);
     if (access(path, R_OK)) {
         printf("skipped: %s: this set of data lacks it\n", c->name);
@@ -155,13 +156,14 @@ static bool open_case(golden_case *c, const json_t *entry)
 
 /* -- runs -------------------------------------------------------------------------------------- */
 
-static td_chain *load(const golden_case *c, const placement *p, uint32_t type_k, uint32_t type_v,
-                      uint32_t n_ctx)
+static td_chain *load_with(const golden_case *c, const placement *p, uint32_t type_k,
+                           uint32_t type_v, uint32_t n_ctx, const char *place)
 {
     td_err err = {0};
     td_chain *chain = td_chain_create(&(td_chain_params){.model = c->model,
                                                          .specs = p->specs,
                                                          .n_specs = p->n_specs,
+                                                         .place = place,
                                                          .type_k = td_type_find(type_k),
                                                          .type_v = td_type_find(type_v),
                                                          .n_slots = 1,
@@ -171,6 +173,12 @@ static td_chain *load(const golden_case *c, const placement *p, uint32_t type_k,
     if (!chain)
         fail_msg("%s on %s: %s", c->name, p->name, err.message);
     return chain;
+}
+
+static td_chain *load(const golden_case *c, const placement *p, uint32_t type_k, uint32_t type_v,
+                      uint32_t n_ctx)
+{
+    return load_with(c, p, type_k, type_v, n_ctx, NULL);
 }
 
 static void run_rows(td_chain *chain, td_mode mode, const uint32_t *tokens, uint32_t position,
@@ -317,6 +325,29 @@ static void test_case(const golden_case *c, const placement *p)
 
 /* -- tests ------------------------------------------------------------------------------------- */
 
+/* Adds the cases that only this repository has. */
+static void add_own_cases(void)
+{
+    static const char own[] = "tests/data/golden";
+    char path[640];
+    size_t i, k;
+    json_t *entry, *other;
+    snprintf(path, sizeof path, "%s/models/index.json", own);
+    json_t *document = json_load_file(path, 0, NULL);
+    json_array_foreach(document, i, entry)
+    {
+        bool is_there = false;
+        json_array_foreach(cases, k, other) is_there |=
+            !strcmp(json_string_value(json_object_get(entry, "case")),
+                    json_string_value(json_object_get(other, "case")));
+        if (is_there)
+            continue;
+        json_object_set_new(entry, "folder", json_string(own));
+        json_array_append(cases, entry);
+    }
+    json_decref(document);
+}
+
 static void for_each_case(void (*f)(const golden_case *c, const placement *p))
 {
     size_t i;
@@ -336,6 +367,26 @@ static void test_logits_match_the_reference(void **state)
 {
     (void)state;
     for_each_case(test_case);
+}
+
+/* The same logits with the experts on another device than their layers. */
+static void far_experts(const golden_case *c, const placement *p)
+{
+    if (!td_model_hparams(c->model)->n_expert || c->n_tokens > 100)
+        return;
+    double tol_max = c->is_f32 ? c->tol_f32 : c->tol_quantised_max;
+    double tol_rms = c->is_f32 ? c->tol_f32 : c->tol_quantised_rms;
+    td_chain *chain = load_with(c, p, TD_TYPE_F32, TD_TYPE_F32, c->n_tokens, "experts=host:1");
+    for (uint32_t n_rows = 0; n_rows <= 5; n_rows += 5)
+        check(c, p, "experts on the host", run_prompt(c, chain, n_rows, tol_max, !c->is_f32),
+              tol_max, tol_rms);
+    td_chain_destroy(&chain);
+}
+
+static void test_experts_may_be_elsewhere(void **state)
+{
+    (void)state;
+    for_each_case(far_experts);
 }
 
 /* A long story of a trained model, token by token from BOS. */
@@ -411,9 +462,11 @@ int main(void)
         return SKIPPED;
     td_log_set_level(TD_LOG_ERROR);
     cases = json_load_file(path, 0, NULL);
+    add_own_cases();
     find_placements(splits);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_match_the_reference),
+        cmocka_unit_test(test_experts_may_be_elsewhere),
         cmocka_unit_test(test_story_from_bos_matches_the_reference),
         cmocka_unit_test(test_quantized_caches_are_as_good_as_the_reference),
     };

@@ -148,8 +148,8 @@ static inline td_weight *bench_groups(bench *b, const td_type_info *type, uint32
 {
     td_err err = {0};
     TD_ASSERT(b->n_weights < BENCH_OBJECTS_MAX);
-    td_weight *w = td_weight_create(
-        b->dev, &(td_weight_params){"test", type, n_rows, n_cols, n_groups}, &err);
+    td_weight *w =
+        td_weight_create(b->dev, &(td_weight_params){"test", type, n_rows, n_cols, n_groups}, &err);
     must(w != NULL, &err);
     b->weights[b->n_weights++] = w;
     /* In two pieces, as a loader would. */

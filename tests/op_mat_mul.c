@@ -252,7 +252,8 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
         };
         for (size_t k = 0; k < TD_COUNT(cases); k++) {
             unsigned char *rows = new_random_rows(type, cases[k].n_o, cases[k].n_k, 5);
-            for (size_t i = 0; i < n_test_devices; i++)
+            /* The scalar device takes rows one by one, and long: the small case is enough. */
+            for (size_t i = k == 0 ? 0 : 1; i < n_test_devices; i++)
                 check_invariance(test_devices[i], &cases[k], rows);
             free(rows);
         }

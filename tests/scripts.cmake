@@ -31,6 +31,12 @@ foreach(source ${test_sources})
     endif()
 endforeach()
 
+# Weights of every type in several buffers, and through the staging ring.
+td_script_test(op_embed_slabs op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
+               TD_VK_LIMIT=maxStorageBufferRange=262144 $<TARGET_FILE:test_op_embed>)
+td_script_test(op_embed_staged op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
+               TD_VK_LIMIT=directWriteBytes=1 $<TARGET_FILE:test_op_embed>)
+
 # The tree itself: who includes whom, sizes, format; and that every example configuration is one.
 td_script_test(style_layers style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_layers.py)
 td_script_test(style_format style ${CMAKE_CURRENT_SOURCE_DIR}/check_format.sh)

@@ -268,7 +268,7 @@ static void test_tied_embeddings_stand_at_both_ends(void **state)
         assert_int_equal(w->ends[TD_W_OUT] != NULL, is_untied);
         assert_int_equal(w->ends[TD_W_EMBD] != NULL, !is_untied);
         assert_non_null(w->ends[TD_W_OUT_NORM]);
-        assert_int_equal(used_bytes(dev), last + td_weights_layer_bytes(m, dev, 3));
+        assert_int_equal(used_bytes(dev), last + td_weights_layer_bytes(m, dev, 3, TD_SHARE_ALL));
         td_weights_destroy(&w);
         assert_int_equal(used_bytes(dev), 0);
         td_model_close(&m);

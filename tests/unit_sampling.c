@@ -374,6 +374,36 @@ static void test_sampling_shares_noise(void **state)
     td_sampler_destroy(&draft);
 }
 
+/* A renumbered vocabulary at other positions draws the same tokens from the other's noise. */
+static void test_sampling_draws_the_noise_of_another_vocabulary(void **state)
+{
+    (void)state;
+    static float logits[N_MAX], renumbered[N_MAX];
+    static uint32_t ids[N_MAX]; /* new id -> old id */
+    td_err err = {0};
+    td_sampler *a = td_sampler_create(N_MAX, &err), *b = td_sampler_create(N_MAX, &err);
+    uint32_t n_unlike = 0;
+    assert_true(a && b);
+    random_state = 77;
+    for (uint32_t i = 0; i < N_MAX; ++i)
+        ids[i] = (uint32_t)((uint64_t)i * 1009 + 17) % N_MAX; /* 1009 and N_MAX are prime */
+    td_sampler_set_noise(b, ids, -5);
+    for (uint32_t i = 0; i < 300; ++i) {
+        const td_sampling_params *params = &chains[i % 5]; /* the ones without a penalty */
+        fill_logits(logits, N_MAX, 2);
+        for (uint32_t k = 0; k < N_MAX; ++k)
+            renumbered[k] = logits[ids[k]];
+        uint32_t wanted = td_sample(a, params, logits, NULL, 0, 9, i);
+        assert_int_equal(ids[td_sample(b, params, renumbered, NULL, 0, 9, i + 5)], wanted);
+        td_sampler_set_noise(b, NULL, 0);
+        n_unlike += ids[td_sample(b, params, renumbered, NULL, 0, 9, i)] != wanted;
+        td_sampler_set_noise(b, ids, -5);
+    }
+    assert_true(n_unlike > 100); /* or there is nothing to be seen here */
+    td_sampler_destroy(&a);
+    td_sampler_destroy(&b);
+}
+
 static void test_sampling_penalty_counts_a_token_once_and_forgets(void **state)
 {
     (void)state;
@@ -468,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_sampling_survives_nan_and_infinities),
         cmocka_unit_test(test_sampling_temperature_extremes),
         cmocka_unit_test(test_sampling_shares_noise),
+        cmocka_unit_test(test_sampling_draws_the_noise_of_another_vocabulary),
         cmocka_unit_test(test_sampling_penalty_counts_a_token_once_and_forgets),
         cmocka_unit_test(test_sampling_allocates_nothing),
         cmocka_unit_test(test_sampling_create_survives_no_memory),

@@ -160,6 +160,7 @@ INLINE void unpack_small_minimum(const planes *p, const uint8_t *block, td_host_
     }
 }
 
+/* The levels of types_blocks.c. */
 static const uint8_t e2m1_plus_128[16] = {128, 129, 130, 131, 132, 134, 136, 140,
                                           128, 127, 126, 125, 124, 122, 120, 116};
 static const uint8_t iq4_plus_128[16] = {1,   24,  45,  63,  79,  93,  106, 118,

@@ -3,14 +3,16 @@
  * before the batch out of the ring, and S is stored on the way where the committed length is.
  *
  * x [n_rows][n_cols], y [n_rows][n_head_v][DIM]; state: inc/push.glsl. Grid: x = block of columns of
- * a head, y = the how-manyeth sequence of the batch. Specialization: 0 DIM.
+ * a head, y = the how-manyeth sequence of the batch.
+ * Specialization: 0 DIM, 1 TAPS.
  *
  * Columns of S are independent of each other. A workgroup has TD_VK_STATE_COLS of a head in its
- * registers, a column in PARTS invocations.
+ * registers, a column in PARTS invocations. What an invocation convolves of q, k and v it keeps as
+ * well, TAPS rows of it, and loads the next row's while it works on one.
  *
- * Law 1: a row's arithmetic knows nothing of batches. Sums over the rows of S: in a part four, of
- * every fourth row ascending, added as (x + y) + (z + w); then the parts in ascending order. Sums of
- * squares: 16 of every 16th element, ascending, then these. */
+ * Law 1: a row's arithmetic knows nothing of batches. Sums over the rows of S, and sums of squares: in
+ * a part four, of every fourth row ascending, added as (x + y) + (z + w); then the parts in ascending
+ * order. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -19,6 +21,7 @@
 layout(local_size_x = 128) in; /* COLS * PARTS */
 layout(push_constant) uniform push_block { push_delta_net p; };
 layout(constant_id = 0) const uint DIM = 128u;
+layout(constant_id = 1) const uint TAPS = 4u;
 layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
 layout(set = 0, binding = 1) readonly buffer conv_floats { float conv[]; };
 layout(set = 0, binding = 2) readonly buffer a_floats { float a[]; };
@@ -35,17 +38,21 @@ const uint COLS = TD_VK_STATE_COLS;
 const uint PARTS = 4u;
 const uint LANES = COLS * PARTS;
 const uint ROWS4 = (DIM + 4u * PARTS - 1u) / (4u * PARTS); /* rows of S in a part, in fours */
-const uint SUMS = 16u;
+const bool IS_FULL = DIM == 4u * PARTS * ROWS4; /* no row to be left out */
 const uint MASKS = 8u; /* of 32 rows each: TD_PREFILL_ROWS_MAX */
+const uint OWN = (DIM + LANES - 1u) / LANES; /* elements of q, and of k, of an invocation */
+const uint CHANNELS = 2u * OWN + 1u;         /* of q, of k, one of v */
 
-shared uint firsts[MASKS];                   /* bits: rows that are the first of a sequence */
+shared uint firsts[MASKS];                        /* bits: rows that are the first of a sequence */
 shared vec4 k4[PARTS * ROWS4], q4[PARTS * ROWS4]; /* padded with zeros, as S is */
 shared float v[COLS];
-shared float k_sums[SUMS], q_sums[SUMS];
-shared float dots[LANES], outs[LANES];
+shared vec3 seen[LANES]; /* of a part: S^T k; squares of k, of q */
+shared float outs[LANES];
 
 uint row0, position0, slot; /* the sequence's first row in the batch, its position */
 vec4 s4[ROWS4];
+uint channels[CHANNELS];
+float inputs[CHANNELS][TAPS], conv_weights[CHANNELS][TAPS];
 
 /* Finds the i-th sequence of the batch: its rows are row0..end-1. */
 bool find_sequence(uint i, uint t, out uint end)
@@ -79,71 +86,94 @@ float input_at(uint position, uint channel)
     return x[(row0 + position - position0) * p.x_stride + p.x_col0 + channel];
 }
 
-float convolve(uint position, uint channel)
+/* Channels of this invocation, their convolution, and their inputs before a position. */
+void begin_channels(uint position, uint t, uint head_k, uint channel_v, uint n_own)
+{
+    uint n_channels = (2u * p.n_head_k + p.n_head_v) * DIM;
+    [[unroll]] for (uint c = 0u; c < CHANNELS; c++) {
+        uint i = min(t + c % OWN * LANES, DIM - 1u); /* those beyond are not used */
+        channels[c] = c == 2u * OWN ? channel_v + min(t, n_own - 1u)
+                      : c >= OWN    ? (p.n_head_k + head_k) * DIM + i
+                                    : head_k * DIM + i;
+        [[unroll]] for (uint j = 0u; j < TAPS; j++) {
+            conv_weights[c][j] = conv[j * n_channels + channels[c]];
+            inputs[c][j] = 0.0; /* the first falls out with the next row */
+            if (j > 0u && position + j >= TAPS)
+                inputs[c][j] = input_at(position + j - TAPS, channels[c]);
+        }
+    }
+}
+
+/* The convolution of a channel, the row's own input being the last. */
+float convolve(uint c, float next)
 {
     precise float sum = 0.0;
-    uint n_channels = (2u * p.n_head_k + p.n_head_v) * DIM;
-    for (uint tap = 0u; tap < p.n_taps; tap++)
-        if (position + tap + 1u >= p.n_taps) /* else before the sequence */
-            sum = fma(conv[tap * n_channels + channel],
-                      input_at(position + tap + 1u - p.n_taps, channel), sum);
+    [[unroll]] for (uint j = 0u; j < TAPS; j++) {
+        inputs[c][j] = j + 1u < TAPS ? inputs[c][min(j + 1u, TAPS - 1u)] : next;
+        sum = fma(conv_weights[c][j], inputs[c][j], sum);
+    }
     precise float silu = sum / (1.0 + exp(-sum));
     return silu;
 }
 
-/* k, q and v of a position, not yet of length 1; the factors that make them so. */
-vec2 load_row(uint position, uint head_k, uint channel_v, uint n_own, uint t)
+void convolve_all(uint t, uint n_own, float next[CHANNELS])
 {
-    for (uint i = t; i < DIM; i += LANES) {
-        q4[i / 4u][i % 4u] = convolve(position, head_k * DIM + i);
-        k4[i / 4u][i % 4u] = convolve(position, (p.n_head_k + head_k) * DIM + i);
+    [[unroll]] for (uint c = 0u; c < CHANNELS; c++) {
+        uint i = t + c % OWN * LANES;
+        float value = convolve(c, next[c]);
+        if (c < OWN && i < DIM)
+            q4[i / 4u][i % 4u] = value;
+        else if (c >= OWN && c < 2u * OWN && i < DIM)
+            k4[i / 4u][i % 4u] = value;
+        else if (c == 2u * OWN && t < n_own)
+            v[t] = value;
     }
-    if (t < n_own)
-        v[t] = convolve(position, channel_v + t);
-    barrier();
-    if (t < 2u * SUMS) {
-        precise float sum = 0.0;
-        for (uint i = t % SUMS; i < DIM; i += SUMS) {
-            float value = t < SUMS ? q4[i / 4u][i % 4u] : k4[i / 4u][i % 4u];
-            sum = fma(value, value, sum);
-        }
-        if (t < SUMS)
-            q_sums[t] = sum;
-        else
-            k_sums[t - SUMS] = sum;
-    }
-    barrier();
-    precise vec2 sums = vec2(0.0);
-    for (uint i = 0u; i < SUMS; i++)
-        sums += vec2(k_sums[i], q_sums[i]);
-    precise vec2 factors = vec2(1.0) / sqrt(sums + p.eps);
-    factors.y /= sqrt(float(DIM));
-    return factors;
 }
 
-float sum_parts(vec4 of_part, uint column, uint part, bool is_out)
+/* How S decays, and how much of the row it takes: of alpha and beta. */
+vec2 gates(vec2 raw, float rate, float bias)
 {
-    precise float sum = (of_part.x + of_part.y) + (of_part.z + of_part.w);
-    if (is_out)
-        outs[part * COLS + column] = sum;
-    else
-        dots[part * COLS + column] = sum;
-    barrier();
-    sum = is_out ? outs[column] : dots[column];
-    [[unroll]] for (uint i = 1u; i < PARTS; i++)
-        sum += is_out ? outs[i * COLS + column] : dots[i * COLS + column];
+    precise float x = raw.x + bias;
+    precise float soft = x > 20.0 ? x : log(1.0 + exp(x));
+    precise vec2 both = vec2(exp(rate * soft), 1.0 / (1.0 + exp(-raw.y)));
+    return both;
+}
+
+float add4(vec4 v4)
+{
+    precise float sum = (v4.x + v4.y) + (v4.z + v4.w);
     return sum;
 }
 
-/* How S decays at a position, and how much of the row it takes. */
-vec2 gates(uint position, uint head)
+/* One row into S, and what the column then gives, the same in all parts. */
+float take_row(uint column, uint part, vec2 gate)
 {
-    uint channel = (2u * p.n_head_k + p.n_head_v) * DIM + head;
-    precise float rate = input_at(position, channel) + dt[head];
-    precise float soft = rate > 20.0 ? rate : log(1.0 + exp(rate));
-    precise float beta = 1.0 / (1.0 + exp(-input_at(position, channel + p.n_head_v)));
-    precise vec2 both = vec2(exp(a[head] * soft), beta);
-    return both;
+    precise vec4 dot4 = vec4(0.0), kk = vec4(0.0), qq = vec4(0.0), out4 = vec4(0.0);
+    [[unroll]] for (uint i = 0u; i < ROWS4; i++) {
+        vec4 k = k4[part * ROWS4 + i], q = q4[part * ROWS4 + i];
+        dot4 = fma(s4[i], k, dot4);
+        kk = fma(k, k, kk);
+        qq = fma(q, q, qq);
+    }
+    seen[part * COLS + column] = vec3(add4(dot4), add4(kk), add4(qq));
+    barrier();
+    precise vec3 sums = seen[column];
+    [[unroll]] for (uint i = 1u; i < PARTS; i++)
+        sums += seen[i * COLS + column];
+    precise vec2 factors = vec2(1.0) / sqrt(sums.yz + p.eps); /* make k and q of length 1 */
+    precise float u = gate.y * (v[column] - sums.x * (gate.x * factors.x)) * factors.x;
+    [[unroll]] for (uint i = 0u; i < ROWS4; i++) {
+        precise vec4 s = fma(vec4(u), k4[part * ROWS4 + i], s4[i] * gate.x);
+        s4[i] = s;
+        out4 = fma(s, q4[part * ROWS4 + i], out4);
+    }
+    outs[part * COLS + column] = add4(out4);
+    barrier();
+    precise float sum = outs[column];
+    [[unroll]] for (uint i = 1u; i < PARTS; i++)
+        sum += outs[i * COLS + column];
+    sum *= factors.y / sqrt(float(DIM));
+    return sum;
 }
 
 void load_state(uint at, uint part, bool is_own, bool is_new)
@@ -151,7 +181,9 @@ void load_state(uint at, uint part, bool is_own, bool is_new)
     [[unroll]] for (uint i = 0u; i < ROWS4; i++)
         [[unroll]] for (uint j = 0u; j < 4u; j++) {
             uint row = 4u * (part * ROWS4 + i) + j;
-            s4[i][j] = is_own && !is_new && row < DIM ? state[at + row * DIM] : 0.0;
+            s4[i][j] = 0.0;
+            if (is_own && !is_new && (IS_FULL || row < DIM))
+                s4[i][j] = state[at + row * DIM];
         }
 }
 
@@ -160,7 +192,7 @@ void store_state(uint at, uint part, bool is_own)
     [[unroll]] for (uint i = 0u; i < ROWS4; i++)
         [[unroll]] for (uint j = 0u; j < 4u; j++) {
             uint row = 4u * (part * ROWS4 + i) + j;
-            if (is_own && row < DIM)
+            if (is_own && (IS_FULL || row < DIM))
                 state[at + row * DIM] = s4[i][j];
         }
 }
@@ -171,39 +203,48 @@ void main()
     uint t = gl_LocalInvocationID.x, column = t % COLS, part = t / COLS;
     uint head = gl_WorkGroupID.x / BLOCKS, column0 = gl_WorkGroupID.x % BLOCKS * COLS;
     uint head_k = p.is_grouped != 0u ? head / (p.n_head_v / p.n_head_k) : head % p.n_head_k;
-    uint end, n_own = min(COLS, DIM - column0);
-    if (!find_sequence(gl_WorkGroupID.y, t, end))
+    uint channel_v = (2u * p.n_head_k + head) * DIM + column0;
+    uint channel_gates = (2u * p.n_head_k + p.n_head_v) * DIM + head; /* alpha; then beta */
+    uint end_row, n_own = min(COLS, DIM - column0);
+    if (!find_sequence(gl_WorkGroupID.y, t, end_row))
         return;
     slot = uint(slots[row0]);
     position0 = uint(positions[row0]);
     if (slot >= p.n_slots || position0 > 0x7fffffffu)
         return;
     uint i_count = (slot * p.n_head_v + head) * BLOCKS + gl_WorkGroupID.x % BLOCKS;
-    uint count = position0 == 0u ? 0u : counts[i_count], committed = uint(spans[2u * slot]);
+    uint count = position0 == 0u ? 0u : counts[i_count], end = position0 + (end_row - row0);
+    uint committed = uint(spans[2u * slot]);
     uint at = (slot * p.n_head_v + head) * DIM * DIM + column0 + column;
-    bool is_own = column < n_own;
+    bool is_own = DIM % COLS == 0u || column < n_own;
     for (uint i = t; i < 4u * PARTS * ROWS4; i += LANES)
         if (i >= DIM)
             k4[i / 4u][i % 4u] = q4[i / 4u][i % 4u] = 0.0;
+    if (t < COLS)
+        v[t] = 0.0;
     load_state(at, part, is_own, count == 0u);
     barrier(); /* all have read the count */
     if (position0 == 0u && t == 0u)
         counts[i_count] = 0u;
+    if (count >= end)
+        return;
 
-    for (uint position = count; position < position0 + (end - row0); position++) {
-        vec2 factors = load_row(position, head_k, (2u * p.n_head_k + head) * DIM + column0, n_own, t);
-        vec2 gate = gates(position, head);
-        precise vec4 dot4 = vec4(0.0), out4 = vec4(0.0);
-        [[unroll]] for (uint i = 0u; i < ROWS4; i++)
-            dot4 = fma(s4[i], k4[part * ROWS4 + i], dot4);
-        precise float dot = sum_parts(dot4, column, part, false) * (gate.x * factors.x);
-        precise float u = gate.y * ((is_own ? v[column] : 0.0) - dot) * factors.x;
-        [[unroll]] for (uint i = 0u; i < ROWS4; i++) {
-            precise vec4 s = fma(vec4(u), k4[part * ROWS4 + i], s4[i] * gate.x);
-            s4[i] = s;
-            out4 = fma(s, q4[part * ROWS4 + i], out4);
-        }
-        precise float sum = sum_parts(out4, column, part, true) * factors.y;
+    float rate = a[head], bias = dt[head], next[CHANNELS];
+    begin_channels(count, t, head_k, channel_v, n_own);
+    [[unroll]] for (uint c = 0u; c < CHANNELS; c++)
+        next[c] = input_at(count, channels[c]);
+    vec2 next_gates =
+        vec2(input_at(count, channel_gates), input_at(count, channel_gates + p.n_head_v));
+    for (uint position = count; position < end; position++) {
+        vec2 raw = next_gates;
+        convolve_all(t, n_own, next);
+        uint ahead = min(position + 1u, end - 1u);
+        [[unroll]] for (uint c = 0u; c < CHANNELS; c++)
+            next[c] = input_at(ahead, channels[c]);
+        next_gates =
+            vec2(input_at(ahead, channel_gates), input_at(ahead, channel_gates + p.n_head_v));
+        barrier();
+        float sum = take_row(column, part, gates(raw, rate, bias));
         if (position >= position0 && part == 0u && is_own)
             y[(row0 + position - position0) * p.y_stride + p.y_col0 + head * DIM + column0 +
               column] = sum;

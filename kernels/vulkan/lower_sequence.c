@@ -170,8 +170,9 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
     const td_delta_net_params *d = &op->u.delta_net;
     td_vk_device *dev = (td_vk_device *)state->head.dev;
     s->key.shader = "delta_net";
-    s->key.n_spec = 1;
+    s->key.n_spec = 2;
     s->key.spec[0] = p->dim;
+    s->key.spec[1] = p->n_taps;
     bind_in(s, buffer_of(op->in[0].t));
     bind_vector(dev, s, d->conv);
     bind_vector(dev, s, d->a);
@@ -187,7 +188,6 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
         .n_slots = p->n_slots,
         .n_head_k = p->n_head_k,
         .n_head_v = p->n_head_v,
-        .n_taps = p->n_taps,
         .n_pending = p->n_pending,
         .n_cols = td_state_cols(p),
         .is_grouped = d->order == TD_HEADS_GROUPED,

@@ -259,8 +259,7 @@ static void split_q3_k(const uint8_t *in, uint32_t b, const td_vk_group *out)
     TD_ASSERT(b == 0);
     const uint8_t *scales = in + 96;
     for (uint32_t s = 0; s < 16; s++) {
-        uint32_t low = scales[s % 8] >> 4 * (s / 8) & 15u,
-                 high = scales[8 + s % 4] >> s / 4 * 2 & 3u;
+        uint32_t low = scales[s % 8] >> 4 * (s / 8) & 15, high = scales[8 + s % 4] >> s / 4 * 2 & 3;
         out->head[s / 2] |= (uint8_t)(low << 4 * (s % 2));
         out->head[8 + s / 4] |= (uint8_t)(high << 2 * (s % 4));
     }
@@ -309,8 +308,8 @@ static void split_iq4_xs(const uint8_t *in, uint32_t b, const td_vk_group *out)
     TD_ASSERT(b == 0);
     memcpy(out->head + 8, in, 2);
     for (uint32_t s = 0; s < 8; s++) {
-        uint32_t scale = (in[4 + s / 2] >> 4 * (s % 2) & 15u) | (td_load_u16(in + 2) >> 2 * s & 3u)
-                                                                    << 4;
+        uint32_t low = in[4 + s / 2] >> 4 * (s % 2) & 15;
+        uint32_t scale = low | (td_load_u16(in + 2) >> 2 * s & 3u) << 4;
         out->head[s] = (uint8_t)(scale - 32);
         uint8_t q[32] = {0};
         add_fields(in + 8 + 16 * s, 16, 0, FOURS, 0, q);

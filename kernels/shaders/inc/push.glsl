@@ -219,14 +219,14 @@ struct push_experts_sum {
 
 /* Recurrent state. S: [slot][head][row][column] floats; counts: [slot][head][block of
  * TD_VK_STATE_COLS columns]; ring: [slot][n_pending][n_cols]. Grid of delta_net: x = head * blocks +
- * block, y = sequences of the batch, at most; specialization constant 0: dim. Of state_keep:
- * x = n_cols / 256 rounded up, y = row. */
+ * block, y = sequences of the batch, at most; specialization constants: 0 dim, 1 taps. Of
+ * state_keep: x = n_cols / 256 rounded up, y = row. */
 #define TD_VK_STATE_COLS    32u
 #define TD_VK_STATE_DIM_MAX 256u
 struct push_delta_net {
     uint n_rows;
     uint n_slots, n_head_k, n_head_v;
-    uint n_taps, n_pending, n_cols; /* of x and of the ring */
+    uint n_pending, n_cols; /* of x and of the ring */
     uint is_grouped;                /* v head h has k head h / (n_head_v / n_head_k) */
     float eps;
     uint x_col0, x_stride;
