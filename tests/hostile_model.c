@@ -166,7 +166,9 @@ static void test_unknown_names_are_refused_with_the_known_ones(void **state)
     (void)state;
     toy t = toy_begin("llama", TOY_SHAPE);
     toy_str(&t, "general.architecture", "mamba");
-    rejects(&t, "general.architecture is \"mamba\"; known ones: llama, mistral3, llama4, deepseek2, qwen2");
+    rejects(
+        &t,
+        "general.architecture is \"mamba\"; known ones: llama, mistral3, llama4, deepseek2, qwen2");
     toy_str(&t, "general.architecture", "");
     rejects(&t, "known ones");
     toy_str(&t, "general.architecture", "Llama");

@@ -5,6 +5,8 @@
  * cut into several buffers. And td_op_experts_sum against f64. */
 #include "op_common.h"
 
+#include "kernels/vulkan/inspect.h"
+
 typedef enum { RANDOM, ALL_ONE, SPREAD } falling; /* of the choices */
 
 typedef struct {
@@ -186,6 +188,16 @@ static void test_experts_lie_in_several_buffers(void **state)
         td_device *dev = td_device_create(device_spec(test_devices[d]), &err);
         unsetenv("TD_VK_LIMIT");
         must(dev != NULL, &err);
+        td_weight *w = td_weight_create(dev,
+                                        &(td_weight_params){.name = "test",
+                                                            .type = td_type_find(TD_TYPE_F32),
+                                                            .n_rows = c.n_experts * c.m,
+                                                            .n_cols = c.n_k,
+                                                            .n_groups = c.n_experts},
+                                        &err);
+        must(w != NULL, &err);
+        assert_true(td_vulkan_count_slabs(w) > 1);
+        td_weight_destroy(&w);
         check_case(dev, &c);
         td_device_destroy(&dev);
     }

@@ -145,13 +145,12 @@ static bool measure(td_device *dev, double *bytes_per_s, td_err *err)
     uint64_t n_bytes = dev->budget_bytes / 8;
     n_bytes = n_bytes < BANDWIDTH_BYTES ? n_bytes : BANDWIDTH_BYTES;
     uint32_t n_rows = td_max_u32((uint32_t)(n_bytes / (4 * BANDWIDTH_COLS)), 1);
-    td_weight *w = td_weight_create(
-        dev,
-        &(td_weight_params){.name = "bandwidth",
-                            .type = td_type_find(TD_TYPE_F32),
-                            .n_rows = n_rows,
-                            .n_cols = BANDWIDTH_COLS},
-        err);
+    td_weight *w = td_weight_create(dev,
+                                    &(td_weight_params){.name = "bandwidth",
+                                                        .type = td_type_find(TD_TYPE_F32),
+                                                        .n_rows = n_rows,
+                                                        .n_cols = BANDWIDTH_COLS},
+                                    err);
     td_tensor *x = td_tensor_create(
         dev,
         &(td_tensor_params){"bandwidth x", TD_ELEM_F32, TD_ROWS_BATCH, 1, BANDWIDTH_COLS, false},
