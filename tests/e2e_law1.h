@@ -157,7 +157,7 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
 }
 
 static inline void check_rows(const char *name, const td_model *model, const placement *p,
-                              uint32_t cache_type, uint32_t n_draws)
+                              uint32_t cache_type, uint32_t n_draws, uint32_t width_step)
 {
     static const uint32_t widths[] = {1, 2, 3, 5, 8, 9, 16, 17, 33, 64};
     char what[256];
@@ -178,7 +178,7 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     r.alone = calloc((size_t)ROW_SLOTS * ROW_DRAFTED * r.n_vocab, sizeof *r.alone);
     assert_non_null(r.alone);
     run_alone(&r);
-    for (size_t i = 0; i < TD_COUNT(widths); i++)
+    for (size_t i = width_step / 2; i < TD_COUNT(widths); i += width_step)
         for (uint32_t draw = 0; draw < n_draws; draw++)
             run_mixture(&r, widths[i], draw);
     run_rounds(&r);

@@ -341,6 +341,17 @@ static const char *const weight_types[] = {
     "F32",    "F16",    "BF16",  "Q4_0",  "Q4_1",  "Q5_0",    "Q5_1",   "Q8_0",  "Q2_K",    "Q3_K",
     "Q4_K",   "Q5_K",   "Q6_K",  "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
     "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0",  "Q2_0",    "TQ1_0",  "TQ2_0"};
+
+/* Type t, or NULL where TD_TEST_TYPES (names, comma-separated) is set and lacks it. */
+static inline const td_type_info *chosen_type(size_t t)
+{
+    const char *wanted = getenv("TD_TEST_TYPES");
+    size_t n = strlen(weight_types[t]);
+    for (const char *at = wanted; at && *at; at += strcspn(at, ","), at += *at == ',')
+        if (!strncmp(at, weight_types[t], n) && (!at[n] || at[n] == ','))
+            wanted = NULL;
+    return wanted ? NULL : td_type_find_name(weight_types[t]);
+}
 #define N_PLAIN_TYPES 3u /* the first of them: any row length */
 static const char *const cache_types[] = {"F32", "F16", "Q8_0", "Q4_0"};
 

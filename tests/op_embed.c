@@ -48,7 +48,9 @@ static void test_embed_decodes_rows_bit_for_bit(void **state)
 {
     (void)state;
     for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
-        const td_type_info *type = td_type_find_name(weight_types[t]);
+        const td_type_info *type = chosen_type(t);
+        if (!type)
+            continue;
         for (size_t i = 0; i < n_test_devices; i++) {
             check_embed(test_devices[i], type, 1, type->block_elements, 0);
             check_embed(test_devices[i], type, 300, 3 * type->block_elements, 2);
