@@ -438,8 +438,9 @@ static bool derive(td_model *m, td_err *err)
     if (!h->rope_orig_ctx)
         h->rope_orig_ctx = h->n_ctx_train;
     derive_q_scale(m);
-    if (arch->is_mla && !h->n_rot)
-        return td_err_set(err, TD_E_DATA, "rope.dimension_count is missing");
+    if (arch->is_mla && (!h->n_rot || h->n_rot % 2))
+        return td_err_set(err, TD_E_DATA,
+                          "rope.dimension_count is %u; allowed: even numbers from 2", h->n_rot);
     if (!(arch->is_mla ? derive_mla(m, err) : derive_heads(m, err)))
         return false;
     if (arch->is_hybrid && !derive_hybrid(h, err))

@@ -82,10 +82,14 @@ static void perform(stage *s, job *j)
     case JOB_TRUNCATE:
         td_cache_truncate(cache, j->slot, j->length);
         break;
-    case JOB_COMMIT:
-        /* After a failed batch the cache may be shorter than what was committed elsewhere. */
-        td_cache_commit(cache, j->slot, td_min_u32(j->length, td_cache_length(cache, j->slot)));
+    case JOB_COMMIT: {
+        /* After a failed batch the cache may be shorter than what was committed elsewhere; and a
+         * prefill may have committed itself (forward.h). */
+        uint32_t length = td_min_u32(j->length, td_cache_length(cache, j->slot));
+        if (length > td_cache_committed(cache, j->slot))
+            td_cache_commit(cache, j->slot, length);
         break;
+    }
     case JOB_CLOSE:
         td_cache_clear(cache, j->slot);
         break;
