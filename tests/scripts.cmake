@@ -33,7 +33,7 @@ endforeach()
 
 # Weights of every type in several buffers, and through the staging ring.
 td_script_test(op_embed_slabs op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
-               TD_VK_LIMIT=maxStorageBufferRange=262144 $<TARGET_FILE:test_op_embed>)
+               TD_VK_LIMIT=maxStorageBufferRange=524288 $<TARGET_FILE:test_op_embed>)
 td_script_test(op_embed_staged op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
                TD_VK_LIMIT=directWriteBytes=1 $<TARGET_FILE:test_op_embed>)
 
