@@ -149,7 +149,7 @@ static float codebook_at(const packed_block *p, uint32_t e)
         return half_at(tail_at(p, p->g)) * (0.5f + (float)(rest >> 28)) * 0.5f * (float)value;
     case TD_TYPE_IQ3_S:
         index = p->low[e / 4] | (p->head[b] >> e / 4 & 1u) << 8;
-        nibble = p->head[8 + b / 2] >> 4 * (b % 2) & 15u;
+        nibble = (uint32_t)p->head[8 + b / 2] >> 4 * (b % 2) & 15u;
         value = magnitude(td_grid_iq3_s, index, e % 4, iq3_s, 3);
         value = p->high[l] >> e % 8 & 1 ? -value : value;
         return half_at(p->head + 12) * (float)(2 * nibble + 1) * (float)value;
