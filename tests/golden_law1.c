@@ -44,7 +44,7 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
                 if (i == 0 ? t < (p->n_specs > 1 ? 1 : TD_COUNT(types))
                            : t == i % TD_COUNT(types) && p->n_specs == 1)
                     check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2,
-                               p->is_host || i == 0 ? 1 : 3);
+                               p->is_host || i == 0 ? 1 : 5);
         }
         td_model_close(&model);
     }
