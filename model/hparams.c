@@ -218,7 +218,7 @@ static bool read_params(td_model *m, const param *rows, size_t n, td_err *err)
     return true;
 }
 
-/* An optional key of any kind; false on an error, *is_there says whether it was found. */
+/* The full name of a key, and whether the file has it. */
 static bool find_key(const td_model *m, const char *name, char key[TD_NAME_MAX])
 {
     snprintf(key, TD_NAME_MAX, "%s.%s", m->arch->name, name);

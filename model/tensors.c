@@ -13,7 +13,6 @@ typedef enum {
     D_VOCAB,
     D_HEADS,
     D_HEAD_K,
-    D_HEAD_V,
     D_2_HEAD_K, /* a head of q and its gate */
     D_Q,        /* all heads */
     D_K,
@@ -195,7 +194,6 @@ static uint64_t dim_of(const td_hparams *h, dim d)
         [D_VOCAB] = h->n_vocab,
         [D_HEADS] = h->n_head,
         [D_HEAD_K] = h->head_dim_k,
-        [D_HEAD_V] = h->head_dim_v,
         [D_2_HEAD_K] = 2ull * h->head_dim_k,
         [D_Q] = q,
         [D_K] = k,
