@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -233,4 +234,26 @@ bool td_io_replace_file(const char *path, const void *bytes, size_t n_bytes, td_
     ok = ok && td_io_sync_directory(path, err);
     td_free(temporary);
     return ok;
+}
+
+bool td_io_cache_folder(char *path, size_t n_path)
+{
+    const char *own = getenv("TANDEM_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    int n = -1;
+    if (own)
+        n = *own ? snprintf(path, n_path, "%s", own) : -1;
+    else if (xdg && *xdg == '/')
+        n = snprintf(path, n_path, "%s/tandem", xdg);
+    else if (home && *home == '/')
+        n = snprintf(path, n_path, "%s/.cache/tandem", home);
+    if (n < 0 || (size_t)n >= n_path)
+        return false;
+    for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
+        *slash = 0;
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    mkdir(path, 0700);
+    return true;
 }

@@ -1,88 +1,300 @@
-/* tandem plan: where the layers would go and what they would take, before anything is loaded. */
+/* tandem plan: where the layers would go, what they would take, and how fast that would be. With
+ * --hardware, for machines that are not here (plan_hardware.c). */
+#include "cli/plan.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
 #include "base/check.h"
-#include "target/chain.h"
+#include "base/json_writer.h"
+#include "base/text.h"
+#include "target/plan.h"
 
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
+
+#define ROWS_SHOWN 8u /* alternatives, and those on one device */
 
 typedef struct {
-    const char *target;
-    const char *place;
-    option_list devices;
+    const char *target, *draft, *place, *use, *hardware;
+    option_list devices, draft_devices;
     const td_type_info *type_k, *type_v;
-    uint32_t n_ctx, n_parallel;
+    uint32_t n_ctx, n_parallel, draft_max, draft_fixed, n_prompt, n_predict;
+    float accept;
+    bool is_json, is_measure, is_no_measure;
 } fields;
 
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
     {"--target", NULL, OPT_TEXT, AT(target), 0, 0, "M.gguf", "the model (required)"},
-    {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
+    {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC",
+     "as in generate; several may make a split"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
+    {"--draft", NULL, OPT_TEXT, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
+    {"--draft-device", NULL, OPT_LIST, AT(draft_devices), 0, 0, "SPEC",
+     "where it may run (default: any device of the target, and host:1)"},
+    {"--draft-max", NULL, OPT_U32, AT(draft_max), 1, TD_SPEED_DRAFT_MAX, "K",
+     "tokens of a draft at most, 1..16 (default: 8)"},
+    {"--draft-fixed", NULL, OPT_U32, AT(draft_fixed), 1, TD_SPEED_DRAFT_MAX, "K",
+     "always draft K tokens"},
+    {"--accept", NULL, OPT_FLOAT, AT(accept), 0, 1, "P",
+     "a drafted token is right with probability P (default: 0.7)"},
+    {"--for", NULL, OPT_TEXT, AT(use), 0, 0, "USE",
+     "stream: one sequence; batch: --parallel of them (default: stream)"},
+    {"--parallel", NULL, OPT_U32, AT(n_parallel), 1, 64, "N",
+     "sequences at once, 1..64 (default: 1; for batch: 8)"},
+    {"--pp", NULL, OPT_U32, AT(n_prompt), 1, 65536, "N", "tokens of a prompt (default: 256)"},
+    {"-n", NULL, OPT_U32, AT(n_predict), 1, 65536, "N", "tokens generated after it (default: 256)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
-    {"--parallel", NULL, OPT_U32, AT(n_parallel), 1, 64, "N",
-     "sequences at once, 1..64 (default: 1)"},
+    {"--measure", NULL, OPT_FLAG, AT(is_measure), 0, 0, NULL,
+     "measure again what was measured before"},
+    {"--no-measure", NULL, OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
+     "measure nothing; without figures of an earlier run layers go by bytes"},
+    {"--hardware", NULL, OPT_TEXT, AT(hardware), 0, 0, "FILE.json",
+     "predict for the machines and models of a file instead"},
+    {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "as JSON"},
 };
-static const command_help help = {
-    "plan", "tandem plan --target M.gguf [--device SPEC]... [options]",
-    "Shows layers and memory per device. Placement is by bytes; speed is not predicted yet.",
-    options, TD_COUNT(options)};
+static const command_help help = {"plan",
+                                  "tandem plan --target M.gguf [--device SPEC]... [options]",
+                                  "Shows where layers would go and how fast that would be, from "
+                                  "the time that layers of each kind\n"
+                                  "take on each device (a few seconds; kept on disk).",
+                                  options, TD_COUNT(options)};
+
+static bool check(fields *f, td_err *err)
+{
+    bool is_batch = f->use && !strcmp(f->use, "batch");
+    if (f->use && !is_batch && strcmp(f->use, "stream"))
+        return td_err_set(err, TD_E_USAGE, "--for: %s; allowed: stream, batch",
+                          td_text_quote(f->use, strlen(f->use)).text);
+    if (f->is_measure && f->is_no_measure)
+        return td_err_set(err, TD_E_USAGE, "give either --measure or --no-measure, not both");
+    if (f->hardware && (f->target || f->devices.n || f->draft))
+        return td_err_set(err, TD_E_USAGE,
+                          "--hardware: devices and models are those of the file; no --target, "
+                          "--device or --draft");
+    if (!f->target && !f->hardware)
+        return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
+    if (!f->draft && (f->draft_devices.n || f->draft_max || f->draft_fixed))
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft-device, --draft-max and --draft-fixed need --draft D.gguf");
+    if (!f->n_parallel)
+        f->n_parallel = is_batch ? 8 : 1;
+    return true;
+}
+
+/* What is shown, and what it was made of. */
+typedef struct {
+    const fields *f;
+    const td_model *model;
+    const char *const *specs; /* as given */
+    td_plan plan;
+    td_chain *chain; /* of the placement chosen, planned only */
+} shown;
+
+static void print_plan(const shown *s)
+{
+    const td_plan *p = &s->plan;
+    bool is_batch = s->f->use && !strcmp(s->f->use, "batch");
+    printf("%s, context %u, %u sequence(s)", td_model_name(s->model), s->chain->n_ctx,
+           s->f->n_parallel);
+    if (s->chain->n_pages)
+        printf(", cache of %u positions in all", s->chain->n_pages * TD_PAGE_POSITIONS);
+    printf("\n");
+    for (uint32_t i = 0; i < s->chain->n_parts; i++) {
+        const td_chain_part *part = &s->chain->parts[i];
+        printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", part->spec, part->first,
+               part->last, (double)part->n_bytes / (1 << 20),
+               (double)part->budget_bytes / (1 << 20), td_device_get_info(part->dev)->name);
+        if (part->experts_dev)
+            printf("  %-16s their experts   %9.1f MiB                    %s\n", s->f->place,
+                   (double)part->experts_bytes / (1 << 20),
+                   td_device_get_info(part->experts_dev)->name);
+    }
+    if (p->n_drafts)
+        printf("  %-16s the draft\n", p->draft_spec);
+    if (!p->is_measured) {
+        printf("Not measured: layers go by bytes.\n");
+        return;
+    }
+    printf("Predicted for %s, tokens/s:\n%10s %10s %10s  placement\n",
+           is_batch ? "batch" : "stream", "all", "decode", "prefill");
+    for (uint32_t i = 0; i < p->n_rows; i++) {
+        const td_speed_row *r = &p->rows[i];
+        char text[2400];
+        if (i >= ROWS_SHOWN && r->n_stages > 1)
+            continue;
+        td_plan_write_row(s->specs, r, text, sizeof text);
+        printf("%10.1f %10.1f %10.1f  %s", r->tokens_per_s, r->decode_per_s, r->prefill_per_s,
+               text);
+        if (r->i_draft >= 0)
+            printf(", draft of %u on %s%s", r->k, p->draft_specs[r->i_draft],
+                   r->takes_turns ? " in turns" : "");
+        printf("\n");
+    }
+}
+
+static void write_row(td_json_writer *w, const shown *s, const td_speed_row *r)
+{
+    td_json_begin_object(w);
+    td_json_write_key(w, "devices");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < r->n_stages; i++) {
+        td_speed_row one = {.n_stages = 1, .stages = {r->stages[i]}};
+        char text[TD_PLAN_SPEC_MAX];
+        td_plan_write_row(s->specs, &one, text, sizeof text);
+        td_json_write_string(w, text);
+    }
+    td_json_end_array(w);
+    td_json_write_key(w, "draft_device");
+    td_json_write_string(w, r->i_draft >= 0 ? s->plan.draft_specs[r->i_draft] : NULL);
+    td_json_write_key(w, "draft_tokens");
+    td_json_write_u64(w, r->k);
+    td_json_write_key(w, "takes_turns");
+    td_json_write_bool(w, r->takes_turns);
+    td_json_write_key(w, "tokens_per_second");
+    td_json_write_double(w, r->tokens_per_s);
+    td_json_write_key(w, "decode_per_second");
+    td_json_write_double(w, r->decode_per_s);
+    td_json_write_key(w, "prefill_per_second");
+    td_json_write_double(w, r->prefill_per_s);
+    td_json_write_key(w, "verify_ms");
+    td_json_write_double(w, r->verify_us * 1e-3);
+    td_json_end_object(w);
+}
+
+static void write_parts(td_json_writer *w, const shown *s)
+{
+    td_json_write_key(w, "placement");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < s->chain->n_parts; i++) {
+        const td_chain_part *part = &s->chain->parts[i];
+        td_json_begin_object(w);
+        td_json_write_key(w, "device");
+        td_json_write_string(w, part->spec);
+        td_json_write_key(w, "name");
+        td_json_write_string(w, td_device_get_info(part->dev)->name);
+        td_json_write_key(w, "first_layer");
+        td_json_write_u64(w, part->first);
+        td_json_write_key(w, "last_layer");
+        td_json_write_u64(w, part->last);
+        td_json_write_key(w, "bytes");
+        td_json_write_u64(w, part->n_bytes);
+        td_json_write_key(w, "experts_bytes");
+        td_json_write_u64(w, part->experts_bytes);
+        td_json_write_key(w, "budget_bytes");
+        td_json_write_u64(w, part->budget_bytes);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
+static bool print_json(const shown *s, td_err *err)
+{
+    const char *text;
+    size_t n_bytes;
+    td_json_writer *w = td_json_writer_create(true, err);
+    if (!w)
+        return false;
+    td_json_begin_object(w);
+    td_json_write_key(w, "model");
+    td_json_write_string(w, td_model_path(s->model));
+    td_json_write_key(w, "for");
+    td_json_write_string(w, s->f->use ? s->f->use : "stream");
+    td_json_write_key(w, "context");
+    td_json_write_u64(w, s->chain->n_ctx);
+    td_json_write_key(w, "cache_pages");
+    td_json_write_u64(w, s->chain->n_pages);
+    td_json_write_key(w, "sequences");
+    td_json_write_u64(w, s->f->n_parallel);
+    td_json_write_key(w, "measured");
+    td_json_write_bool(w, s->plan.is_measured);
+    td_json_write_key(w, "hop_us");
+    td_json_write_double(w, s->plan.hop_us);
+    write_parts(w, s);
+    td_json_write_key(w, "draft_device");
+    td_json_write_string(w, s->plan.n_drafts ? s->plan.draft_spec : NULL);
+    td_json_write_key(w, "alternatives");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < s->plan.n_rows; i++)
+        write_row(w, s, &s->plan.rows[i]);
+    td_json_end_array(w);
+    td_json_end_object(w);
+    bool is_ok = td_json_writer_end(w, &text, &n_bytes, err);
+    if (is_ok)
+        printf("%s\n", text);
+    td_json_writer_destroy(&w);
+    return is_ok;
+}
+
+static bool plan(const fields *f, td_err *err)
+{
+    const char *defaults[TD_STAGES_MAX], *chosen[TD_STAGES_MAX];
+    uint32_t n_default = f->devices.n ? 0 : td_chain_default_specs(defaults);
+    shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults};
+    td_model *model = td_model_open(f->target, err);
+    td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
+    bool is_ok = model && (draft || !f->draft);
+    td_plan_params params = {.chain = {.model = model,
+                                       .specs = s.specs,
+                                       .n_specs = f->devices.n ? f->devices.n : n_default,
+                                       .place = f->place,
+                                       .type_k = f->type_k,
+                                       .type_v = f->type_v,
+                                       .n_slots = f->n_parallel,
+                                       .n_ctx = f->n_ctx,
+                                       .is_choosing = true,
+                                       .is_plan_only = true},
+                             .use =
+                                 f->use && !strcmp(f->use, "batch") ? TD_FOR_BATCH : TD_FOR_STREAM,
+                             .measure = f->is_measure      ? TD_MEASURE_AGAIN
+                                        : f->is_no_measure ? TD_MEASURE_NEVER
+                                                           : TD_MEASURE_MISSING,
+                             .n_prompt = f->n_prompt,
+                             .n_predict = f->n_predict,
+                             .draft = draft,
+                             .draft_specs = f->draft_devices.items,
+                             .n_draft_specs = f->draft_devices.n,
+                             .draft_max = f->draft_fixed ? f->draft_fixed : f->draft_max,
+                             .is_draft_fixed = f->draft_fixed > 0,
+                             .acceptance = f->accept >= 0 ? (double)f->accept : 0};
+    s.model = model;
+    if (is_ok && (is_ok = td_plan_choose(&params, &s.plan, err))) {
+        for (uint32_t i = 0; i < s.plan.n_specs; i++)
+            chosen[i] = s.plan.specs[i];
+        params.chain.specs = chosen;
+        params.chain.n_specs = s.plan.n_specs;
+        params.chain.n_ctx = s.plan.n_ctx;
+        s.chain = td_chain_create(&params.chain, err);
+        is_ok = s.chain;
+    }
+    if (is_ok && f->is_json)
+        is_ok = print_json(&s, err);
+    else if (is_ok)
+        print_plan(&s);
+    td_chain_destroy(&s.chain);
+    td_model_close(&draft);
+    td_model_close(&model);
+    return is_ok;
+}
 
 int command_plan(int argc, char **argv, td_err *err)
 {
     fields f = {
-        .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16), .n_parallel = 1};
+        .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16), .accept = -1};
     bool is_help;
     if (!options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
-    if (is_help) {
+    if (is_help)
         options_print_help(&help);
-        return 0;
-    }
-    if (!f.target) {
-        td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-        return 0;
-    }
-    td_model *model = td_model_open(f.target, err);
-    const char *defaults[TD_STAGES_MAX];
-    uint32_t n_default = f.devices.n ? 0 : td_chain_default_specs(defaults);
-    td_chain *chain = NULL;
-    if (model)
-        chain =
-            td_chain_create(&(td_chain_params){.model = model,
-                                               .specs = f.devices.n ? f.devices.items : defaults,
-                                               .n_specs = f.devices.n ? f.devices.n : n_default,
-                                               .place = f.place,
-                                               .type_k = f.type_k,
-                                               .type_v = f.type_v,
-                                               .n_slots = f.n_parallel,
-                                               .n_ctx = f.n_ctx,
-                                               .is_plan_only = true},
-                            err);
-    if (chain) {
-        printf("%s, context %u, %u sequence(s)\n", td_model_name(model), chain->n_ctx,
-               f.n_parallel);
-        for (uint32_t i = 0; i < chain->n_parts; i++) {
-            const td_chain_part *p = &chain->parts[i];
-            printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", p->spec, p->first,
-                   p->last, (double)p->n_bytes / (1 << 20), (double)p->budget_bytes / (1 << 20),
-                   td_device_get_info(p->dev)->name);
-            if (p->experts_dev)
-                printf("  %-16s their experts   %9.1f MiB                    %s\n", f.place,
-                       (double)p->experts_bytes / (1 << 20),
-                       td_device_get_info(p->experts_dev)->name);
-        }
-    }
-    td_chain_destroy(&chain);
-    td_model_close(&model);
+    else if (check(&f, err))
+        (void)(f.hardware ? plan_hardware(f.hardware, f.is_json, err) : plan(&f, err));
     return 0;
 }

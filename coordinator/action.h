@@ -20,14 +20,18 @@ typedef enum {
 const char *td_reason_name(td_reason reason); /* "eos", "stop", "length", "context", "cancelled" */
 
 typedef enum {
-    TD_ACT_OPEN,       /* target: sequence takes slot (cache empty) */
-    TD_ACT_FORWARD,    /* target: run this micro-batch, answer td_coordinator_on_verified */
+    TD_ACT_OPEN,    /* target: sequence takes slot; it begins with positions 0..length-1 of
+                     * from_slot (the slot itself: it keeps those), or empty with length 0 */
+    TD_ACT_FORWARD, /* target: run this micro-batch, answer td_coordinator_on_verified */
+    TD_ACT_CANCEL,  /* target: nothing of `batch` is wanted any more; it is answered all the same */
     TD_ACT_TRUNCATE,   /* target: cache of the slot keeps positions 0..length-1 */
     TD_ACT_COMMIT,     /* target: positions 0..length-1 are committed */
     TD_ACT_CLOSE,      /* target: the slot is free */
     TD_ACT_DRAFT_OPEN, /* drafter: sequence begins */
-    TD_ACT_DRAFT_FEED, /* drafter: committed tokens from `position`, older ones there are dropped */
-    TD_ACT_DRAFT_PROPOSE, /* drafter: k tokens from committed length `position`, answer on_draft */
+    TD_ACT_DRAFT_FEED, /* drafter: committed tokens from `position`; its own that differ are wrong
+                        */
+    TD_ACT_DRAFT_PROPOSE, /* drafter: k tokens after the first `position` ones, its own proposals of
+                           * this epoch among them; answer on_draft */
     TD_ACT_DRAFT_CLOSE,
     TD_ACT_TOKENS, /* run: these tokens were committed (in order, each once) */
     TD_ACT_FINISH, /* run: the sequence ended, its last action; info stays until remove */
@@ -44,12 +48,13 @@ typedef struct {
 typedef struct {
     td_action_kind kind;
     uint32_t sequence, slot;
-    uint32_t epoch, position, k; /* DRAFT_*: position = first token's / committed length */
-    uint32_t length;             /* TRUNCATE, COMMIT */
+    uint32_t epoch, position, k; /* DRAFT_* */
+    uint32_t length;             /* OPEN, TRUNCATE, COMMIT */
+    uint32_t from_slot;          /* OPEN, with length above 0 */
     const uint32_t *tokens;      /* DRAFT_FEED, TOKENS */
     const bool *is_draft;        /* TOKENS: it was proposed by the drafter and accepted */
     uint32_t n_tokens;
-    uint64_t batch;         /* FORWARD */
+    uint64_t batch;         /* FORWARD, CANCEL */
     bool is_prefill;        /* FORWARD: one sequence's prompt chunk; else verify rows */
     const td_row *rows;     /* FORWARD: [n_rows], a sequence's rows in ascending position */
     uint32_t n_rows, n_out; /* FORWARD: n_out rows have is_output; may be 0 */

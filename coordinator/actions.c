@@ -4,20 +4,33 @@
 
 #include "base/check.h"
 
+static bool next_cancel(td_coordinator *c, td_action *action)
+{
+    for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
+        batch *b = &c->batches[i];
+        if (!b->owes_cancel)
+            continue;
+        b->owes_cancel = false;
+        *action = (td_action){.kind = TD_ACT_CANCEL, .batch = b->id};
+        return true;
+    }
+    return false;
+}
+
 /* Cache control, in the order in which it must be done. */
 static bool next_for_target(sequence *s, td_action *action)
 {
-    if (s->owes_open) {
-        s->owes_open = false;
-        action->kind = TD_ACT_OPEN;
+    if (s->owes_close) {
+        s->owes_close = false;
+        action->kind = TD_ACT_CLOSE;
     } else if (s->owes_truncate) {
         s->owes_truncate = false;
         action->kind = TD_ACT_TRUNCATE;
-        action->length = s->n_cached;
+        action->length = s->n_sent;
     } else if (s->owes_commit) {
         s->owes_commit = false;
         action->kind = TD_ACT_COMMIT;
-        action->length = s->n_cached;
+        action->length = s->commit_length;
     } else {
         return false;
     }
@@ -41,10 +54,7 @@ static bool next_ending(const td_coordinator *c, sequence *s, td_action *action)
 {
     if (s->phase != PHASE_ENDING)
         return false;
-    if (s->owes_close) {
-        s->owes_close = false;
-        action->kind = TD_ACT_CLOSE;
-    } else if (s->is_draft_open && c->has_drafter) {
+    if (s->is_draft_open && c->has_drafter) {
         s->is_draft_open = false;
         action->kind = TD_ACT_DRAFT_CLOSE;
     } else {
@@ -75,49 +85,38 @@ static bool next_feed(sequence *s, td_action *action)
     return true;
 }
 
-static uint64_t deadline_from(uint64_t now_us, uint64_t wait_us)
-{
-    uint64_t deadline_us;
-    return td_add_u64(now_us, wait_us, &deadline_us) ? deadline_us : UINT64_MAX;
-}
-
-/* Starts the round: asks for a draft, or is ready without one. */
 static bool next_proposal(const td_coordinator *c, sequence *s, td_action *action)
 {
-    if (s->phase != PHASE_DECODE || s->round != ROUND_START)
+    ask next;
+    if (!td_round_next_ask(c, s, &next))
         return false;
-    /* The round commits one token more than it drafts. */
-    uint32_t k = td_min_u32(c->params.draft_max, s->n_generate_max - s->info.n_tokens - 1);
-    s->n_draft = 0;
-    if (k == 0 || !c->has_drafter || s->is_asked) {
-        s->round = ROUND_READY;
-        return false;
-    }
-    s->round = ROUND_DRAFTING;
-    s->is_asked = true;
-    s->asked_epoch = s->epoch;
-    s->asked_position = sequence_length(s);
-    s->asked_k = k;
-    s->deadline_us = deadline_from(c->now_us, c->params.draft_deadline_us);
+    s->asks[s->n_asks++] = next;
+    s->asked_end = next.position + next.k;
     action->kind = TD_ACT_DRAFT_PROPOSE;
-    action->position = s->asked_position;
-    action->k = k;
+    action->position = next.position;
+    action->k = next.k;
     return true;
 }
 
 static bool next_of_sequence(const td_coordinator *c, sequence *s, td_action *action)
 {
-    if (s->phase == PHASE_FREE || s->phase == PHASE_DONE)
+    if (s->phase == PHASE_DONE)
         return false;
-    if (next_for_target(s, action) || next_tokens(s, action) || next_ending(c, s, action))
+    if (next_for_target(s, action))
         return true;
-    if (c->has_drafter && c->params.draft_max > 0 && !sequence_is_mute(s) && next_feed(s, action))
+    if (s->phase == PHASE_FREE || s->phase == PHASE_QUEUED)
+        return false;
+    if (next_tokens(s, action) || next_ending(c, s, action))
         return true;
-    return next_proposal(c, s, action);
+    bool is_fed = c->has_drafter && c->params.draft_max > 0 && !s->is_mute;
+    return is_fed && (next_feed(s, action) || next_proposal(c, s, action));
 }
 
 bool td_coordinator_next(td_coordinator *c, td_action *action)
 {
+    td_prompts_admit(c);
+    if (next_cancel(c, action))
+        return true;
     for (uint32_t slot = 0; slot < c->params.n_slots; ++slot) {
         sequence *s = &c->sequences[slot];
         *action = (td_action){.sequence = s->id, .slot = slot, .epoch = s->epoch};

@@ -1,209 +1,323 @@
-/* Micro-batches: which rows the target runs next, and what its choices mean.
+/* Micro-batches: which rows the target runs next, and whose its answers are.
  *
- * While drafts are awaited the target takes prompt chunks; when all decoding sequences are ready it
- * takes turns between them and the prompts, so that neither starves. Prompts are taken one after
- * the other, oldest first, which gives each its first token as early as possible.
+ * While drafts are awaited the target takes prompt chunks; when sequences are ready it takes turns
+ * between them and the prompts, so that neither starves. Prompts are taken one after the other,
+ * oldest first, which gives each its first token as early as possible; their chunks follow each
+ * other through the stages without waiting for answers.
+ *
+ * A target of several stages works on as many groups of sequences at once, so a verify batch holds
+ * a group's share of them at most. With one stage and a slow drafter two groups pay as well: one is
+ * drafted while the other is verified. A stage that no group can use takes the speculative
+ * continuation of a sequence in flight: rows behind rows that are not answered yet.
  *
  * In a verify batch every ready sequence gets its pending row, and what is left of verify_rows_max
- * is dealt one drafted row at a time, in turn: the i-th token of a draft is accepted less often
- * than the one before it, so an even deal also has the most tokens accepted. Who comes first
- * rotates. A cut draft changes only how many tokens a round commits, never which (law 1). */
+ * goes to guesses as control.h deals it. Who comes first rotates. A cut draft changes only how many
+ * tokens a round commits, never which (law 1). */
 #include "coordinator/state.h"
 
 #include "base/check.h"
 
-#include <string.h>
+#include <math.h>
+
+#define CONTINUE_MIN 0.1f /* a continuation less likely than this is not worth its power */
 
 static uint32_t find_prefill(const td_coordinator *c)
 {
     uint32_t oldest = UINT32_MAX;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *s = &c->sequences[i];
-        if (s->phase == PHASE_PREFILL &&
-            (oldest == UINT32_MAX || s->order < c->sequences[oldest].order))
+        bool has_chunk =
+            s->phase == PHASE_PREFILL && (!s->is_begun || s->n_sent < s->info.n_prompt);
+        if (has_chunk && (oldest == UINT32_MAX || s->order < c->sequences[oldest].order))
             oldest = i;
     }
     return oldest;
 }
 
-/* True if a verify batch may go now: every decoding sequence is ready. (Not earlier, even if the
- * ready ones fill it: then the drafter's order of answering would decide who has to wait.) */
-static bool can_verify(const td_coordinator *c)
+static batch *new_batch(td_coordinator *c, bool is_prefill)
 {
-    bool is_any = false;
-    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
-        const sequence *s = &c->sequences[i];
-        if (s->phase != PHASE_DECODE)
-            continue;
-        if (s->round != ROUND_READY)
-            return false;
-        is_any = true;
-    }
-    return is_any;
-}
-
-static void add_rows(td_coordinator *c, uint32_t *n_rows, uint32_t slot, const uint32_t *tokens,
-                     uint32_t n, uint32_t position)
-{
-    for (uint32_t i = 0; i < n; ++i)
-        c->rows[(*n_rows)++] = (td_row){.sequence = c->sequences[slot].id,
-                                        .slot = slot,
-                                        .token = tokens[i],
-                                        .position = position + i};
-}
-
-static uint32_t fill_prefill(td_coordinator *c, uint32_t slot, uint32_t *n_out)
-{
-    sequence *s = &c->sequences[slot];
-    uint32_t first = s->n_cached, n_rows = 0;
-    uint32_t end = td_min_u32(s->info.n_prompt, first + c->params.prefill_rows);
-    TD_ASSERT(first % c->params.prefill_rows == 0 && first < end);
-    add_rows(c, &n_rows, slot, s->tokens + first, end - first, first);
-    *n_out = end == s->info.n_prompt;
-    c->rows[n_rows - 1].is_output = *n_out == 1;
-    c->parts[0] = (batch_part){.slot = slot, .sequence = s->id, .n_rows = n_rows};
-    c->n_parts = 1;
-    return n_rows;
-}
-
-/* Deals the rows: fills c->parts. */
-static void deal_rows(td_coordinator *c)
-{
-    uint32_t n_slots = c->params.n_slots, n_left = c->params.verify_rows_max;
-    uint32_t next_first = (c->next_first + 1) % n_slots;
-    c->n_parts = 0;
-    for (uint32_t i = 0; i < n_slots; ++i) {
-        uint32_t slot = (c->next_first + i) % n_slots;
-        const sequence *s = &c->sequences[slot];
-        if (s->phase != PHASE_DECODE || s->round != ROUND_READY)
-            continue;
-        if (n_left == 0) {
-            next_first = slot; /* it had to wait: it is the first next time */
-            break;
-        }
-        c->parts[c->n_parts++] = (batch_part){.slot = slot, .sequence = s->id, .n_rows = 1};
-        --n_left;
-    }
-    for (bool was_dealt = true; was_dealt;) {
-        was_dealt = false;
-        for (uint32_t i = 0; i < c->n_parts && n_left > 0; ++i) {
-            batch_part *part = &c->parts[i];
-            if (part->n_rows == 1 + c->sequences[part->slot].n_draft)
-                continue;
-            ++part->n_rows;
-            --n_left;
-            was_dealt = true;
-        }
-    }
-    c->next_first = next_first;
-}
-
-static uint32_t fill_verify(td_coordinator *c)
-{
-    uint32_t n_rows = 0;
-    deal_rows(c);
-    for (uint32_t i = 0; i < c->n_parts; ++i) {
-        const batch_part *part = &c->parts[i];
-        sequence *s = &c->sequences[part->slot];
-        uint32_t position = sequence_length(s) - 1;
-        TD_ASSERT(s->n_cached == position);
-        s->n_draft = part->n_rows - 1;
-        s->round = ROUND_IN_FLIGHT;
-        add_rows(c, &n_rows, part->slot, &s->tokens[position], 1, position);
-        add_rows(c, &n_rows, part->slot, s->draft, s->n_draft, position + 1);
-    }
-    for (uint32_t i = 0; i < n_rows; ++i)
-        c->rows[i].is_output = true;
-    return n_rows;
-}
-
-bool td_batch_begin(td_coordinator *c, td_action *action)
-{
-    if (c->is_in_flight)
-        return false;
-    uint32_t prefill = find_prefill(c);
-    bool is_prefill = prefill != UINT32_MAX, is_verify = can_verify(c);
-    if (!is_prefill && !is_verify)
-        return false;
-    if (is_prefill && is_verify)
-        is_prefill = !c->was_prefill;
-    uint32_t n_out = 0;
-    uint32_t n_rows = is_prefill ? fill_prefill(c, prefill, &n_out) : fill_verify(c);
-    c->is_in_flight = true;
-    c->is_prefill = c->was_prefill = is_prefill;
-    ++c->batch;
+    batch *b = c->batches;
+    while (b->is_in_flight)
+        ++b;
+    *b = (batch){.id = ++c->last_batch, .is_in_flight = true, .is_prefill = is_prefill};
+    c->was_prefill = is_prefill;
+    ++c->n_in_flight;
     ++c->stats.n_batches;
-    c->stats.n_rows += n_rows;
+    return b;
+}
+
+/* Hands the batch out: its rows are those in c->rows. */
+static bool begin(td_coordinator *c, const batch *b, uint32_t n_out, td_action *action)
+{
+    c->stats.n_rows += b->n_rows;
     *action = (td_action){.kind = TD_ACT_FORWARD,
-                          .batch = c->batch,
-                          .is_prefill = is_prefill,
+                          .batch = b->id,
+                          .is_prefill = b->is_prefill,
                           .rows = c->rows,
-                          .n_rows = n_rows,
-                          .n_out = is_prefill ? n_out : n_rows};
-    if (is_prefill) {
-        action->sequence = c->parts[0].sequence;
-        action->slot = c->parts[0].slot;
+                          .n_rows = b->n_rows,
+                          .n_out = n_out};
+    if (b->is_prefill) {
+        action->sequence = b->parts[0].sequence;
+        action->slot = b->parts[0].slot;
     }
     return true;
 }
 
-static void end_prefill(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen)
+/* The next n rows of a sequence: tokens that are known, then guesses. */
+static void add_part(td_coordinator *c, batch *b, uint32_t slot, uint32_t n, bool is_output)
 {
-    s->n_cached += n_rows;
+    sequence *s = &c->sequences[slot];
+    uint32_t length = sequence_length(s);
+    TD_ASSERT(n >= 1 && s->n_sent + n <= sequence_end(s));
+    b->parts[b->n_parts++] =
+        (batch_part){.slot = slot, .sequence = s->id, .chain = s->chain, .n_rows = n};
+    for (uint32_t i = 0; i < n; ++i) {
+        uint32_t position = s->n_sent++;
+        uint32_t token = position < length ? s->tokens[position] : s->guesses[position - length];
+        c->rows[b->n_rows++] = (td_row){.sequence = s->id,
+                                        .slot = slot,
+                                        .token = token,
+                                        .position = position,
+                                        .is_output = is_output};
+    }
+}
+
+static bool begin_prefill(td_coordinator *c, uint32_t slot, td_action *action)
+{
+    sequence *s = &c->sequences[slot];
+    if (!s->is_begun) { /* its OPEN comes first */
+        td_prompt_open(c, s, action);
+        return true;
+    }
+    uint32_t end = td_min_u32(s->info.n_prompt, s->n_sent + c->params.prefill_rows);
+    TD_ASSERT(s->n_sent % c->params.prefill_rows == 0 && s->n_sent < end);
+    batch *b = new_batch(c, true);
+    add_part(c, b, slot, end - s->n_sent, false);
+    bool is_last = end == s->info.n_prompt;
+    c->rows[b->n_rows - 1].is_output = b->has_output = is_last;
+    if (end % c->params.prefill_rows == 0)
+        s->n_full = end;
+    /* A prompt's positions are certain as soon as they are computed. */
     s->owes_commit = true;
-    if (s->n_cached < s->info.n_prompt)
-        return;
+    s->commit_length = end;
+    return begin(c, b, is_last, action);
+}
+
+/* -- groups -------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t n_ready, n_awaiting, n_in_flight; /* decoding sequences */
+    float k;                                   /* guesses wanted, mean */
+} census;
+
+static bool is_ready(const td_coordinator *c, const sequence *s)
+{
+    return s->phase == PHASE_DECODE && !sequence_is_in_flight(s) && !td_round_is_awaiting(c, s);
+}
+
+static census take_census(const td_coordinator *c)
+{
+    census n = {0};
+    float k = 0;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        const sequence *s = &c->sequences[i];
+        if (s->phase != PHASE_DECODE)
+            continue;
+        k += (float)s->k;
+        if (sequence_is_in_flight(s))
+            ++n.n_in_flight;
+        else if (td_round_is_awaiting(c, s))
+            ++n.n_awaiting;
+        else
+            ++n.n_ready;
+    }
+    uint32_t n_all = n.n_ready + n.n_awaiting + n.n_in_flight;
+    n.k = n_all ? k / (float)n_all : 0;
+    return n;
+}
+
+/* Is it faster to draft for one half while the other is verified than to do both for all? */
+static bool pays_to_halve(const td_coordinator *c, const census *n, uint32_t n_all)
+{
+    double draft_us = td_costs_draft_us(&c->costs) * n_all * (double)n->k;
+    if (!c->has_drafter || !c->params.is_ahead || n_all < 2 || draft_us <= 0)
+        return false;
+    double rows = fmin(n_all * (1 + (double)n->k), c->params.verify_rows_max);
+    double verify_us = td_costs_verify_us(&c->costs, rows / 2);
+    double whole_us = td_costs_verify_us(&c->costs, rows) + draft_us;
+    return verify_us > 0 && 2 * fmax(verify_us, draft_us / 2) < 0.95 * whole_us;
+}
+
+/* Sequences of a verify batch at most; 0: none may go now. */
+static uint32_t group_size(const td_coordinator *c, const census *n)
+{
+    uint32_t n_all = n->n_ready + n->n_awaiting + n->n_in_flight;
+    uint32_t n_groups = c->params.n_batches_max;
+    if (n_groups == 1 && pays_to_halve(c, n, n_all))
+        n_groups = 2;
+    uint32_t size = td_div_up(n_all, n_groups);
+    if (n->n_ready == 0 || (n->n_ready < size && n->n_awaiting > 0))
+        return 0;
+    return c->params.n_batches_max == 1 ? n->n_ready : size;
+}
+
+/* Fills n_rows of the parts. */
+static void deal_guesses(const td_coordinator *c, batch_part *parts, uint32_t n_parts)
+{
+    float survival[TD_VERIFY_ROWS_MAX][TD_DRAFT_MAX];
+    td_deal deals[TD_VERIFY_ROWS_MAX];
+    uint32_t n_kept[TD_VERIFY_ROWS_MAX], n_left = c->params.verify_rows_max - n_parts;
+    for (uint32_t i = 0; i < n_parts; ++i) {
+        const sequence *s = &c->sequences[parts[i].slot];
+        uint32_t n = td_min_u32(s->n_guesses, s->k);
+        td_acceptance_survival(&s->acceptance, td_round_source(s), survival[i], n);
+        deals[i] = (td_deal){.survival = survival[i], .n_draft = n};
+        n_kept[i] = 0;
+    }
+    if (c->params.is_draft_fixed) { /* evenly */
+        for (bool was_dealt = true; was_dealt;) {
+            was_dealt = false;
+            for (uint32_t i = 0; i < n_parts && n_left > 0; ++i) {
+                if (n_kept[i] == deals[i].n_draft)
+                    continue;
+                ++n_kept[i];
+                --n_left;
+                was_dealt = true;
+            }
+        }
+    } else {
+        td_deal_rows(&c->costs, deals, n_parts, c->params.verify_rows_max, 0, n_kept);
+    }
+    for (uint32_t i = 0; i < n_parts; ++i)
+        parts[i].n_rows = 1 + n_kept[i];
+}
+
+static bool begin_verify(td_coordinator *c, uint32_t n_max, td_action *action)
+{
+    batch_part parts[TD_VERIFY_ROWS_MAX];
+    uint32_t n_parts = 0, n_slots = c->params.n_slots;
+    uint32_t next_first = (c->next_first + 1) % n_slots;
+    n_max = td_min_u32(n_max, c->params.verify_rows_max);
+    for (uint32_t i = 0; i < n_slots; ++i) {
+        uint32_t slot = (c->next_first + i) % n_slots;
+        if (!is_ready(c, &c->sequences[slot]))
+            continue;
+        if (n_parts == n_max) {
+            next_first = slot; /* it had to wait: it is the first next time */
+            break;
+        }
+        parts[n_parts++].slot = slot;
+    }
+    c->next_first = next_first;
+    deal_guesses(c, parts, n_parts);
+    batch *b = new_batch(c, false);
+    for (uint32_t i = 0; i < n_parts; ++i)
+        add_part(c, b, parts[i].slot, parts[i].n_rows, true);
+    return begin(c, b, b->n_rows, action);
+}
+
+/* Rows behind rows that are not answered yet, of the sequence they help most. */
+static bool begin_continuation(td_coordinator *c, td_action *action)
+{
+    uint32_t best = UINT32_MAX, best_rows = 0;
+    float best_chance = CONTINUE_MIN;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        const sequence *s = &c->sequences[i];
+        if (!sequence_is_in_flight(s))
+            continue;
+        uint32_t first = sequence_length(s) - 1;
+        uint32_t n_known = sequence_end(s) - s->n_sent, n_room = first + c->params.verify_rows_max;
+        uint32_t n_wanted = td_min_u32(s->k + 1, n_room > s->n_sent ? n_room - s->n_sent : 0);
+        bool is_coming = s->n_asks > 0 && s->asked_end > sequence_end(s) && !s->is_mute;
+        if (n_known == 0 || n_wanted == 0 || (n_known < n_wanted && is_coming))
+            continue;
+        float survival[TD_VERIFY_ROWS_MAX];
+        uint32_t n_before =
+            s->n_sent - first; /* guesses that must hold, its own first among them */
+        td_acceptance_survival(&s->acceptance, td_round_source(s), survival, n_before);
+        float chance = survival[n_before - 1];
+        if (chance < best_chance)
+            continue;
+        best = i;
+        best_rows = td_min_u32(n_known, n_wanted);
+        best_chance = chance;
+    }
+    if (best == UINT32_MAX)
+        return false;
+    batch *b = new_batch(c, false);
+    add_part(c, b, best, best_rows, true);
+    ++c->stats.n_continued;
+    return begin(c, b, b->n_rows, action);
+}
+
+bool td_batch_begin(td_coordinator *c, td_action *action)
+{
+    if (c->n_in_flight == c->params.n_batches_max)
+        return false;
+    census n = take_census(c);
+    uint32_t prefill = find_prefill(c), n_max = group_size(c, &n);
+    if (prefill != UINT32_MAX && (n_max == 0 || !c->was_prefill))
+        return begin_prefill(c, prefill, action);
+    if (n_max > 0)
+        return begin_verify(c, n_max, action);
+    return n.n_awaiting == 0 && begin_continuation(c, action);
+}
+
+/* -- answers ------------------------------------------------------------------------------- */
+
+static bool is_alive(const td_coordinator *c, const batch_part *part)
+{
+    const sequence *s = &c->sequences[part->slot];
+    return s->id == part->sequence && s->chain == part->chain && sequence_is_active(s);
+}
+
+void td_batch_drop(td_coordinator *c, const sequence *s)
+{
+    uint32_t slot = (uint32_t)(s - c->sequences);
+    for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
+        batch *b = &c->batches[i];
+        bool is_of_it = false, is_any_alive = false;
+        for (uint32_t k = 0; b->is_in_flight && k < b->n_parts; ++k) {
+            is_of_it |= b->parts[k].slot == slot && b->parts[k].sequence == s->id;
+            is_any_alive |= is_alive(c, &b->parts[k]);
+        }
+        if (!is_of_it || is_any_alive || b->is_cancelled)
+            continue;
+        b->is_cancelled = b->owes_cancel = true;
+        ++c->stats.n_cancelled;
+    }
+}
+
+static void end_prefill(td_coordinator *c, sequence *s, const uint32_t *chosen)
+{
     s->phase = PHASE_DECODE;
-    s->round = ROUND_START;
     ++s->info.n_rounds;
     td_reason reason = td_sequence_append(s, c, chosen[0], false);
     if (reason != TD_REASON_NONE)
         td_coordinator_finish(c, s, reason);
+    else
+        td_round_begin(c, s);
 }
 
-/* chosen: [n_draft + 1]. Commits the longest agreeing prefix and the token after it. */
-static void end_verify(td_coordinator *c, sequence *s, const uint32_t *chosen)
+void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times)
 {
-    td_sequence_info *info = &s->info;
-    uint32_t n_rows_end = s->n_cached + 1 + s->n_draft; /* positions in the cache now */
-    bool is_agreed = true;
-    td_reason reason = TD_REASON_NONE;
-    for (uint32_t i = 0; i <= s->n_draft && is_agreed && reason == TD_REASON_NONE; ++i) {
-        is_agreed = i < s->n_draft && s->draft[i] == chosen[i];
-        reason = td_sequence_append(s, c, chosen[i], is_agreed);
-        info->n_accepted += is_agreed;
-        info->accepted_at[i] += is_agreed;
+    b->is_in_flight = b->owes_cancel = false;
+    --c->n_in_flight;
+    if (times && !b->is_prefill && !b->is_cancelled) {
+        /* Of several groups the slowest stage sets the pace, of one sequence all together. */
+        uint64_t us = b->n_parts > 1 ? times->max_us : times->sum_us;
+        td_costs_add_verify(&c->costs, b->n_rows, (double)us);
     }
-    ++info->n_rounds;
-    info->n_drafted += s->n_draft;
-    for (uint32_t i = 0; i < s->n_draft; ++i)
-        ++info->drafted_at[i];
-    s->n_cached = sequence_length(s) - 1;
-    s->owes_commit = true;
-    if (s->n_cached < n_rows_end) {
-        s->owes_truncate = true;
-        s->epoch = td_coordinator_new_epoch(c);
-    }
-    s->round = ROUND_START;
-    s->n_draft = 0;
-    if (reason != TD_REASON_NONE)
-        td_coordinator_finish(c, s, reason);
-}
-
-void td_batch_end(td_coordinator *c, const uint32_t *chosen)
-{
-    c->is_in_flight = false;
-    for (uint32_t i = 0; i < c->n_parts; ++i) {
-        const batch_part *part = &c->parts[i];
+    for (uint32_t i = 0; i < b->n_parts; ++i) {
+        const batch_part *part = &b->parts[i];
         sequence *s = &c->sequences[part->slot];
-        /* A cancelled sequence, and a new one in its slot, have no part in the answer. */
-        if (s->id == part->sequence && sequence_is_active(s)) {
-            if (c->is_prefill)
-                end_prefill(c, s, part->n_rows, chosen);
-            else
-                end_verify(c, s, chosen);
+        if (!is_alive(c, part)) {
+            /* A cancelled sequence, or a guess that did not hold: no part in the answer. */
+        } else if (!b->is_prefill) {
+            td_round_take_answers(c, s, part->n_rows, chosen);
+        } else if (b->has_output) {
+            end_prefill(c, s, chosen);
         }
-        if (!c->is_prefill)
-            chosen += part->n_rows;
+        chosen += b->is_prefill ? 0 : part->n_rows;
     }
 }

@@ -21,6 +21,14 @@ static bool check_range(const char *name, uint32_t value, uint32_t min, uint32_t
     return td_err_set(err, TD_E_USAGE, "%s is %u; allowed: %u..%u", name, value, min, max);
 }
 
+/* One whole sequence must fit, or nothing ever runs. */
+static bool check_memory(const td_coordinator_params *p, td_err *err)
+{
+    return check_range("positions of a page", p->page_positions, 1, TD_CONTEXT_MAX, err) &&
+           check_range("pages", p->n_pages, td_div_up(p->n_ctx, p->page_positions), UINT32_MAX,
+                       err);
+}
+
 static bool check_params(const td_coordinator_params *p, td_err *err)
 {
     return check_range("parallel sequences", p->n_slots, 1, TD_SEQUENCES_MAX, err) &&
@@ -28,7 +36,9 @@ static bool check_params(const td_coordinator_params *p, td_err *err)
            check_range("draft length", p->draft_max, 0, TD_DRAFT_MAX, err) &&
            check_range("verify rows", p->verify_rows_max, 1, TD_VERIFY_ROWS_MAX, err) &&
            check_range("prefill rows", p->prefill_rows, 1, TD_BATCH_ROWS_MAX, err) &&
-           check_range("vocabulary", p->n_vocab, 1, TD_VOCAB_MAX, err);
+           check_range("batches in flight", p->n_batches_max, 1, TD_BATCHES_MAX, err) &&
+           check_range("vocabulary", p->n_vocab, 1, TD_VOCAB_MAX, err) &&
+           (!p->n_pages || check_memory(p, err));
 }
 
 static bool measure_tokens(td_coordinator *c, td_err *err)
@@ -53,6 +63,10 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     if (!c)
         return NULL;
     c->params = *params;
+    c->params.page_positions = td_max_u32(params->page_positions, 1);
+    c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
+    td_costs_init(&c->costs, params->verify_us, params->draft_us);
+    td_acceptance_init(&c->prior, NULL);
     if (!measure_tokens(c, err))
         td_coordinator_destroy(&c);
     return c;
@@ -63,8 +77,10 @@ void td_coordinator_destroy(td_coordinator **coordinator)
     td_coordinator *c = *coordinator;
     if (!c)
         return;
-    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; ++i)
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; ++i) {
         td_sequence_end(&c->sequences[i]);
+        td_sequence_forget(&c->sequences[i]);
+    }
     td_free(c);
     *coordinator = NULL;
 }
@@ -77,23 +93,17 @@ static sequence *find_sequence(const td_coordinator *c, uint32_t id)
     return NULL;
 }
 
-uint32_t td_coordinator_new_epoch(td_coordinator *c)
-{
-    if (++c->last_epoch == 0) /* 0 is never an epoch */
-        ++c->last_epoch;
-    return c->last_epoch;
-}
-
-/* Time passes only by events. Deadlines that passed make their rounds plain ones. */
+/* Time passes only by events. A drafter that let a deadline pass is not asked again until it has
+ * answered, and the round goes with what is there. */
 static void advance_clock(td_coordinator *c, uint64_t now_us)
 {
     if (now_us > c->now_us)
         c->now_us = now_us;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
-        if (s->phase != PHASE_DECODE || s->round != ROUND_DRAFTING || s->deadline_us > c->now_us)
+        if (s->deadline_us > c->now_us || !td_round_is_awaiting(c, s))
             continue;
-        s->round = ROUND_READY;
+        s->is_mute = true;
         ++c->stats.n_deadlines;
     }
 }
@@ -106,14 +116,27 @@ uint32_t td_coordinator_n_free(const td_coordinator *c)
     return n_free;
 }
 
+/* A slot whose cache holds nothing, else the one that has been free the longest. */
+static sequence *choose_slot(td_coordinator *c)
+{
+    sequence *best = NULL;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        sequence *s = &c->sequences[i];
+        if (s->phase != PHASE_FREE)
+            continue;
+        bool is_better = !best || s->is_held < best->is_held ||
+                         (s->is_held == best->is_held && s->is_held && s->order < best->order);
+        if (is_better)
+            best = s;
+    }
+    return best;
+}
+
 bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uint64_t now_us,
                         uint32_t *id, td_err *err)
 {
     advance_clock(c, now_us);
-    sequence *s = NULL;
-    for (uint32_t i = 0; i < c->params.n_slots && !s; ++i)
-        if (c->sequences[i].phase == PHASE_FREE)
-            s = &c->sequences[i];
+    sequence *s = choose_slot(c);
     if (!s)
         return td_err_set(err, TD_E_AGAIN, "all %u sequence slots are taken", c->params.n_slots);
     while (find_sequence(c, c->next_sequence)) /* only after 2^32 sequences */
@@ -122,7 +145,9 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
         return false;
     s->id = c->next_sequence++;
     s->order = ++c->last_order;
-    s->epoch = td_coordinator_new_epoch(c);
+    td_round_new_epoch(c, s);
+    td_acceptance_init(&s->acceptance, &c->prior);
+    td_length_init(&s->length);
     s->info.added_us = c->now_us;
     *id = s->id;
     return true;
@@ -130,11 +155,19 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
 
 void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason)
 {
+    if (s->phase == PHASE_DECODE && s->n_sent >= sequence_length(s)) {
+        s->n_sent = sequence_length(s) - 1;
+        s->owes_truncate = true;
+    }
     s->phase = PHASE_ENDING;
     s->info.reason = reason;
     s->info.finished_us = c->now_us;
-    s->owes_close = !s->owes_open; /* what was never opened needs no closing */
-    s->owes_open = false;
+    td_acceptance_merge(&c->prior, &s->acceptance);
+    td_batch_drop(c, s);
+    if (!s->is_begun || (c->params.can_share && s->n_full > 0))
+        return; /* the slot's cache stays as it is */
+    s->owes_close = true;
+    s->owes_truncate = s->owes_commit = s->is_held = false;
 }
 
 void td_coordinator_cancel(td_coordinator *c, uint32_t id, uint64_t now_us)
@@ -164,73 +197,43 @@ void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_u
     c->has_drafter = is_joined;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
-        s->is_draft_open = s->is_asked = false;
+        s->is_draft_open = s->is_mute = s->is_exhausted = false;
+        s->n_asks = 0;
         if (!sequence_is_active(s))
             continue;
-        /* A draft that has arrived stays good: it is token ids, whoever they came from. */
-        if (s->phase == PHASE_DECODE && s->round == ROUND_DRAFTING)
-            s->round = ROUND_START;
-        s->epoch = td_coordinator_new_epoch(c);
+        /* Guesses that have arrived stay good: token ids, whoever they came from. */
+        td_round_new_epoch(c, s);
+        if (s->phase == PHASE_DECODE && !sequence_is_in_flight(s))
+            td_round_begin(c, s);
     }
-}
-
-static bool are_tokens(const td_coordinator *c, const uint32_t *ids, uint32_t n_ids)
-{
-    for (uint32_t i = 0; i < n_ids; ++i)
-        if (ids[i] >= c->params.n_vocab)
-            return false;
-    return true;
 }
 
 /* Numbers are handed out in ascending order; those before the next one have been in use. */
 static bool was_issued(uint32_t number, uint32_t next) { return next - number - 1 < 1u << 31; }
 
-static void take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
-                       const uint32_t *ids, uint32_t n_ids)
-{
-    if (!s->is_asked || epoch != s->asked_epoch || position != s->asked_position) {
-        bool is_old = was_issued(epoch, c->last_epoch + 1) && position <= sequence_length(s);
-        ++*(is_old ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
-        return;
-    }
-    if (n_ids > s->asked_k || !are_tokens(c, ids, n_ids)) {
-        ++c->stats.n_bad_drafts;
-        return;
-    }
-    s->is_asked = false;
-    if (s->round != ROUND_DRAFTING)
-        ++c->stats.n_late_drafts;
-    /* A late one still serves if the target has been too busy to start the round without it. */
-    bool is_of_round =
-        s->round == ROUND_DRAFTING ||
-        (s->round == ROUND_READY && epoch == s->epoch && position == sequence_length(s));
-    if (!is_of_round)
-        return;
-    s->round = ROUND_READY;
-    s->n_draft = n_ids;
-    if (n_ids > 0)
-        memcpy(s->draft, ids, n_ids * sizeof(*ids));
-}
-
 void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uint32_t position,
-                             const uint32_t *ids, uint32_t n_ids, uint64_t now_us)
+                             const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us)
 {
     sequence *s = find_sequence(c, id);
     if (s && sequence_is_active(s))
-        take_draft(c, s, epoch, position, ids, n_ids);
+        td_round_take_draft(c, s, epoch, position, ids, n_ids, busy_us);
     else
         ++*(was_issued(id, c->next_sequence) ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
     advance_clock(c, now_us);
 }
 
-void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_t *chosen,
-                                uint64_t now_us)
+void td_coordinator_on_verified(td_coordinator *c, uint64_t id, const uint32_t *chosen,
+                                const td_batch_times *times, uint64_t now_us)
 {
     advance_clock(c, now_us);
-    if (c->is_in_flight && batch == c->batch)
-        td_batch_end(c, chosen);
-    else
-        ++c->stats.n_stale_batches;
+    for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
+        batch *b = &c->batches[i];
+        if (!b->is_in_flight || b->id != id)
+            continue;
+        td_batch_end(c, b, chosen, times);
+        return;
+    }
+    ++c->stats.n_stale_batches;
 }
 
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us) { advance_clock(c, now_us); }
@@ -240,7 +243,7 @@ uint64_t td_coordinator_deadline_us(const td_coordinator *c)
     uint64_t first_us = UINT64_MAX;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *s = &c->sequences[i];
-        if (s->phase == PHASE_DECODE && s->round == ROUND_DRAFTING && s->deadline_us < first_us)
+        if (s->deadline_us < first_us && td_round_is_awaiting(c, s))
             first_us = s->deadline_us;
     }
     return first_us;
@@ -253,5 +256,13 @@ bool td_coordinator_is_idle(const td_coordinator *c)
             return false;
     return true;
 }
+
+bool td_coordinator_is_waiting(const td_coordinator *c, uint32_t id)
+{
+    const sequence *s = find_sequence(c, id);
+    return s && s->phase == PHASE_QUEUED;
+}
+
+uint32_t td_coordinator_n_in_flight(const td_coordinator *c) { return c->n_in_flight; }
 
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c) { return &c->stats; }

@@ -6,21 +6,35 @@
  *     while (td_coordinator_next(c, &action)) perform(&action);
  *     ... td_coordinator_on_verified(c, batch, chosen, now); td_coordinator_on_draft(...); ...
  *
- * Only the coordinator commits (law 2). A sequence at committed length L holds tokens[0..L-1]; the
- * target's cache holds positions 0..L-2 and the pending token tokens[L-1] is the first row of the
- * next verification. A round verifies rows at positions L-1 .. L-1+k (pending token, then k drafted
- * ones), accepts the longest agreeing prefix plus the target's own token, commits, and on a
- * mismatch truncates and takes a new epoch. Messages of an older epoch are dropped. A committed
- * token is never verified again.
+ * Only the coordinator commits (law 2). A sequence holds tokens[0..L-1] committed and guesses
+ * behind them. One row per token is sent to the target, in order; the answer to the row at position
+ * i is the token of position i+1. A round sends the pending row, L-1, and k guesses (a segment of a
+ * micro-batch); an answer that agrees with the guess goes on, the first that differs ends all that
+ * is behind it: the target truncates, what is in flight is cancelled, a new epoch begins. Messages
+ * of an older epoch are dropped. A committed token is never verified again.
+ *
+ * Nobody waits (law 4). While rows are verified the drafter goes on from its own text
+ * (draft-ahead): it is asked for the guess of the round's last answer and k more. If that guess
+ * holds, the next round has its draft at once. With several stages up to n_batches_max
+ * micro-batches are in flight: groups of sequences, chunks of prompts, and where there are fewer
+ * sequences than stages, the speculative continuation of what is being verified.
  *
  * Epochs are unique over the coordinator's life, so that no message of a closed sequence can pass
- * for one of its successor. A draft that misses its deadline means k = 0 for that round, and the
- * drafter gets neither feed nor proposal for that sequence until it answers or is lost and joins
- * again: a silent drafter costs one deadline a sequence, not one a round.
+ * for one of its successor. A draft that misses its deadline means that the round goes without it,
+ * and the drafter gets neither feed nor proposal for that sequence until it answers or is lost and
+ * joins again: a silent drafter costs one deadline a sequence, not one a round. Unanswered
+ * proposals of a sequence and guesses behind its committed tokens are bounded (TD_ASKS_MAX,
+ * TD_AHEAD_MAX).
  *
- * A micro-batch is in flight at a time. A verify batch waits until every decoding sequence is ready
- * (its draft has come, or there is none to wait for); prompt chunks take turns with verify batches
- * and use the time while drafts are awaited.
+ * How much is drafted is chosen by goodput from measured times and acceptance (control.h), unless
+ * it is fixed.
+ *
+ * Prompts: chunks of prefill_rows that start at its multiples, oldest prompt first, in turns with
+ * verify batches. Full chunks of a prompt stay in the slot's cache after the sequence ended; a
+ * later prompt that begins alike takes them over instead of computing them.
+ *
+ * Memory: n_pages pages of page_positions hold all sequences. One that may not fit to its end waits
+ * for others to end, in order of adding.
  *
  * Stop rules, token by token in committed order: an end token ends the text and adds nothing to it
  * ("eos"); a stop string is looked for in the bytes of all generated tokens, the one that is
@@ -44,6 +58,9 @@
 #define TD_DRAFT_MAX       63u        /* tokens of one draft: with the pending one, 64 rows */
 #define TD_STOPS_MAX       16u        /* stop strings of a sequence */
 #define TD_STOP_BYTES_MAX  256u       /* bytes of one */
+#define TD_BATCHES_MAX     16u        /* micro-batches in flight */
+#define TD_ASKS_MAX        4u         /* unanswered proposals of a sequence */
+#define TD_AHEAD_MAX       128u       /* guesses behind the committed tokens of a sequence */
 #define TD_VERIFY_ROWS_MAX 64u        /* rows of a verify batch over all sequences */
 #define TD_BATCH_ROWS_MAX  256u       /* rows of a micro-batch (prefill chunk) */
 #define TD_FEED_TOKENS_MAX 8192u      /* tokens of one feed */
@@ -56,10 +73,24 @@ typedef struct td_coordinator td_coordinator;
 typedef struct {
     uint32_t n_slots;           /* sequences at once: cache slots 0..n_slots-1 */
     uint32_t n_ctx;             /* positions a sequence may take, prompt included */
-    uint32_t draft_max;         /* k of a round; 0 = plain decoding */
+    uint32_t draft_max;         /* k of a round at most; 0 = plain decoding */
+    bool is_draft_fixed;        /* k is always draft_max */
+    bool is_ahead;              /* the drafter goes on while rows are verified */
+    uint32_t n_batches_max;     /* in flight, 1..TD_BATCHES_MAX: the target's stages */
     uint32_t verify_rows_max;   /* rows of a verify batch, 1..TD_VERIFY_ROWS_MAX */
     uint32_t prefill_rows;      /* of a chunk, <= TD_BATCH_ROWS_MAX; chunks start at multiples */
     uint64_t draft_deadline_us; /* how long a round waits for a draft */
+    /* The cache: pages in all (0: no limit), positions of one, and whether a sequence may take over
+     * the first positions of another. */
+    uint32_t n_pages, page_positions;
+    bool can_share;
+    /* Times measured before, 0 where not: of a verify batch by rows, of one draft step. */
+    float verify_us[TD_VERIFY_ROWS_MAX + 1], draft_us;
+    /* Guesses by looking up what followed the same tokens before (draft/ngram.h); NULL: none. ids
+     * that may follow tokens[n_tokens] of the slot's sequence, `max` at most: their number, and the
+     * length of the match. */
+    uint32_t (*lookup)(void *user, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
+                       uint32_t *ids, uint32_t max, uint32_t *n_match);
     /* The vocabulary, handed in: ids are 0..n_vocab-1; the text bytes of a token (borrowed; asked
      * of all ids by create, and again as tokens are committed), and whether it ends text. */
     uint32_t n_vocab;
@@ -79,6 +110,7 @@ typedef struct {
 
 typedef struct {
     uint32_t n_prompt, n_tokens; /* committed, generated ones */
+    const uint32_t *prompt;      /* [n_prompt], and behind it in memory: */
     const uint32_t *tokens;      /* [n_tokens] generated */
     const char *text;            /* generated bytes, stop string cut off; not yet UTF-8-mended */
     size_t n_text;
@@ -87,11 +119,17 @@ typedef struct {
     uint32_t n_drafted, n_accepted; /* of the drafted tokens that were verified */
     uint32_t drafted_at[TD_DRAFT_MAX + 1]; /* the same by index in the draft */
     uint32_t accepted_at[TD_DRAFT_MAX + 1];
+    uint32_t n_looked_up, n_lookup_accepted; /* of them, those of lookup */
+    uint32_t n_shared; /* positions of the prompt taken over instead of computed */
     uint64_t added_us, first_token_us, finished_us;
 } td_sequence_info;
 
 typedef struct {
     uint64_t n_batches, n_rows;
+    uint64_t n_cancelled;     /* micro-batches */
+    uint64_t n_ahead;         /* rounds whose draft had been made ahead of the answer before */
+    uint64_t n_continued;     /* segments sent behind one that was not answered yet */
+    uint64_t n_waits;         /* sequences that waited for memory */
     uint64_t n_deadlines;     /* rounds that went on without their draft */
     uint64_t n_late_drafts;   /* answers after their deadline */
     uint64_t n_stale_drafts;  /* of an older epoch or round, repeated, or of an ended sequence */
@@ -99,12 +137,18 @@ typedef struct {
     uint64_t n_stale_batches; /* answers of the target to a batch not in flight */
 } td_coordinator_stats;
 
+/* Busy times of a micro-batch: of all stages together, of the slowest. */
+typedef struct {
+    uint64_t sum_us, max_us;
+} td_batch_times;
+
 /* Errors: TD_E_USAGE (a parameter out of its range), TD_E_DATA (a token longer than
  * TD_TOKEN_BYTES_MAX), TD_E_NOMEM. */
 td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_err *err);
 void td_coordinator_destroy(td_coordinator **c);
 
-/* Free slots: sequences that may be added now. A slot is taken from add to remove. */
+/* Free slots: sequences that may be added now. A slot is taken from add to remove; one that waits
+ * for memory has a slot too. */
 uint32_t td_coordinator_n_free(const td_coordinator *c);
 bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uint64_t now_us,
                         uint32_t *sequence, td_err *err);
@@ -120,10 +164,11 @@ void td_coordinator_remove(td_coordinator *c, uint32_t sequence);
 void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_us);
 void td_coordinator_on_draft(td_coordinator *c, uint32_t sequence, uint32_t epoch,
                              uint32_t position, const uint32_t *ids, uint32_t n_ids,
-                             uint64_t now_us);
-/* chosen: [n_out] of the batch, the token chosen after each output row, in row order. */
+                             uint64_t busy_us, uint64_t now_us);
+/* chosen: [n_out] of the batch, the token chosen after each output row, in row order. times: what
+ * the stages took for it; NULL where that is not known. */
 void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_t *chosen,
-                                uint64_t now_us);
+                                const td_batch_times *times, uint64_t now_us);
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us);
 
 /* When on_tick is wanted next; UINT64_MAX for never. */
@@ -131,6 +176,8 @@ uint64_t td_coordinator_deadline_us(const td_coordinator *c);
 /* The next action to perform, in order; false when there is none now. */
 bool td_coordinator_next(td_coordinator *c, td_action *action);
 bool td_coordinator_is_idle(const td_coordinator *c); /* no sequence is unfinished */
+bool td_coordinator_is_waiting(const td_coordinator *c, uint32_t sequence); /* for memory */
+uint32_t td_coordinator_n_in_flight(const td_coordinator *c);               /* micro-batches */
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c);
 
 #endif

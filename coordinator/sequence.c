@@ -36,7 +36,14 @@ bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_p
     *s = (sequence){.arena = arena,
                     .n_predict = params->n_predict,
                     .n_generate_max = n_generate_max,
-                    .ignore_end = params->ignore_end};
+                    .ignore_end = params->ignore_end,
+                    .is_held = s->is_held,
+                    .owes_close = s->owes_close,
+                    .chain = s->chain,
+                    .kept = s->kept,
+                    .kept_tokens = s->kept_tokens,
+                    .n_kept = s->n_kept,
+                    .n_kept_full = s->n_kept_full};
     s->stops = td_stops_create(arena, params->stops, params->n_stops, err);
     s->tokens = td_arena_alloc(arena, params->n_prompt + n_generate_max, sizeof(*s->tokens), err);
     s->is_draft = td_arena_alloc(arena, n_generate_max, sizeof(*s->is_draft), err);
@@ -47,18 +54,42 @@ bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_p
     }
     memcpy(s->tokens, params->prompt, params->n_prompt * sizeof(*s->tokens));
     s->info.n_prompt = params->n_prompt;
+    s->info.prompt = s->tokens;
     s->info.tokens = s->tokens + params->n_prompt;
     s->info.text = s->text;
-    s->phase = PHASE_PREFILL;
-    s->owes_open = true;
+    s->phase = PHASE_QUEUED;
     return true;
+}
+
+void td_sequence_forget(sequence *s)
+{
+    if (s->kept)
+        td_arena_destroy(&s->kept);
+    s->kept_tokens = NULL;
+    s->n_kept = s->n_kept_full = 0;
 }
 
 void td_sequence_end(sequence *s)
 {
-    if (s->arena)
+    sequence free_slot = {.phase = PHASE_FREE,
+                          .order = s->order,
+                          .is_held = s->is_held,
+                          .owes_close = s->owes_close,
+                          .chain = s->chain,
+                          .kept = s->kept,
+                          .kept_tokens = s->kept_tokens,
+                          .n_kept = s->n_kept,
+                          .n_kept_full = s->n_kept_full};
+    if (s->is_begun && s->is_held) {
+        TD_ASSERT(!s->kept);
+        free_slot.kept = s->arena;
+        free_slot.kept_tokens = s->tokens;
+        free_slot.n_kept = s->n_sent;
+        free_slot.n_kept_full = s->n_full;
+    } else if (s->arena) {
         td_arena_destroy(&s->arena);
-    *s = (sequence){.phase = PHASE_FREE};
+    }
+    *s = free_slot;
 }
 
 /* Adds a token's bytes to the text; true if a stop string was completed and cut off. */

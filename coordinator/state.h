@@ -7,6 +7,7 @@
 #ifndef TD_COORDINATOR_STATE_H
 #define TD_COORDINATOR_STATE_H
 
+#include "coordinator/control.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/stops.h"
 
@@ -14,25 +15,22 @@
 
 typedef enum {
     PHASE_FREE,    /* slot not taken */
+    PHASE_QUEUED,  /* waits for memory */
     PHASE_PREFILL, /* prompt chunks are run */
     PHASE_DECODE,  /* rounds */
     PHASE_ENDING,  /* reason known, last actions owed */
     PHASE_DONE     /* FINISH handed out */
 } sequence_phase;
 
-/* Of a round, while in PHASE_DECODE. */
-typedef enum {
-    ROUND_START,    /* nothing asked yet */
-    ROUND_DRAFTING, /* a draft is awaited until deadline_us */
-    ROUND_READY,    /* to be verified with n_draft drafted tokens */
-    ROUND_IN_FLIGHT
-} round_state;
+/* A proposal that was not answered yet. */
+typedef struct {
+    uint32_t epoch, position, k;
+} ask;
 
 typedef struct {
     sequence_phase phase;
-    round_state round;
     uint32_t id;
-    uint64_t order; /* of adding */
+    uint64_t order; /* of adding; of a free slot: of its end */
     td_arena *arena;
     uint32_t *tokens; /* [n_prompt + n_generate_max] prompt, then generated */
     bool *is_draft;   /* [n_generate_max] */
@@ -41,27 +39,52 @@ typedef struct {
     uint32_t n_predict, n_generate_max;
     bool ignore_end;
 
-    uint32_t n_cached; /* positions in the target's cache once what is owed is done */
-    bool owes_open, owes_truncate, owes_commit, owes_close;
+    /* The target's side. A slot's cache is its last sequence's until the next one's OPEN. */
+    bool is_begun;   /* OPEN of this sequence was decided */
+    bool is_held;    /* the slot's cache holds something */
+    uint32_t n_sent; /* positions whose rows are in the cache once all it was sent is done */
+    uint32_t n_full; /* of them, from full chunks of the prompt: what others may take over */
+    uint32_t chain;  /* parts in flight of an older chain are dead */
+    td_arena *kept;  /* of the sequence before: its tokens, and the two numbers above */
+    uint32_t *kept_tokens, n_kept, n_kept_full;
+    bool owes_truncate, owes_commit, owes_close, has_waited;
+    uint32_t commit_length;
     uint32_t n_announced; /* generated tokens handed out by TOKENS */
 
-    /* The drafter's side. An answer is awaited from the proposal on: is_asked outlives the deadline
-     * until the answer comes, which is what makes a silent drafter cost one deadline only. */
-    bool is_draft_open, is_asked;
+    /* Guesses: tokens of positions L, L+1, ... */
+    uint32_t guesses[TD_AHEAD_MAX], n_guesses;
+    uint32_t n_match; /* how long the match was that gave them; 0: the drafter did */
+    uint32_t k;       /* guesses wanted for the round that is being prepared */
+    bool is_ahead;    /* the round's draft was there when the round began */
+
+    /* The drafter's side. An answer is awaited from the proposal on, past its deadline and its
+     * epoch, which is what makes a silent drafter cost one deadline only. */
+    bool is_draft_open, is_mute, is_exhausted; /* exhausted: it has no more for this round */
     uint32_t epoch;
-    uint32_t asked_epoch, asked_position, asked_k;
+    ask asks[TD_ASKS_MAX];
+    uint32_t n_asks;
+    uint32_t asked_end; /* positions below were guessed or asked for in this epoch */
     uint32_t n_fed;
     uint64_t deadline_us;
-    uint32_t n_draft;
-    uint32_t draft[TD_DRAFT_MAX];
 
+    td_acceptance acceptance;
+    td_length_state length;
     td_sequence_info info;
 } sequence;
 
+/* A segment: rows of one sequence in a micro-batch. */
 typedef struct {
-    uint32_t slot, sequence;
-    uint32_t n_rows; /* verify: 1 + drafted ones */
+    uint32_t slot, sequence, chain;
+    uint32_t n_rows;
 } batch_part;
+
+typedef struct {
+    uint64_t id;
+    bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
+    bool has_output; /* prefill: it ends the prompt */
+    uint32_t n_rows, n_parts;
+    batch_part parts[TD_VERIFY_ROWS_MAX];
+} batch;
 
 struct td_coordinator {
     td_coordinator_params params;
@@ -71,14 +94,15 @@ struct td_coordinator {
     uint64_t last_order;
     bool has_drafter;
 
-    /* The micro-batch in flight. */
-    bool is_in_flight, is_prefill, was_prefill; /* was: the last one before it */
-    uint64_t batch;
-    uint32_t n_parts;
-    batch_part parts[TD_SEQUENCES_MAX];
+    batch batches[TD_BATCHES_MAX];
+    uint32_t n_in_flight;
+    bool was_prefill; /* the last micro-batch */
+    uint64_t last_batch;
     td_row rows[TD_BATCH_ROWS_MAX];
     uint32_t next_first; /* slot that comes first in the next verify batch */
 
+    td_costs costs;
+    td_acceptance prior;
     td_coordinator_stats stats;
     sequence sequences[TD_SEQUENCES_MAX]; /* by slot */
 };
@@ -88,31 +112,55 @@ static inline uint32_t sequence_length(const sequence *s)
     return s->info.n_prompt + s->info.n_tokens;
 }
 
+/* Tokens known or guessed. */
+static inline uint32_t sequence_end(const sequence *s) { return sequence_length(s) + s->n_guesses; }
+
 static inline bool sequence_is_active(const sequence *s)
 {
-    return s->phase == PHASE_PREFILL || s->phase == PHASE_DECODE;
+    return s->phase == PHASE_QUEUED || s->phase == PHASE_PREFILL || s->phase == PHASE_DECODE;
 }
 
-/* The drafter has let a deadline pass and not answered since. */
-static inline bool sequence_is_mute(const sequence *s)
+/* The pending row was sent, and nothing has disagreed since. */
+static inline bool sequence_is_in_flight(const sequence *s)
 {
-    return s->is_asked && s->round != ROUND_DRAFTING;
+    return s->phase == PHASE_DECODE && s->n_sent >= sequence_length(s);
 }
 
 /* sequence.c */
 bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_params *params,
                        td_err *err);
-void td_sequence_end(sequence *s); /* frees the slot */
+/* Frees the slot; the tokens stay if its cache may serve others. */
+void td_sequence_end(sequence *s);
+void td_sequence_forget(sequence *s); /* what the slot has kept of the sequence before */
 /* Commits one token under the stop rules; the reason if it was the last one. */
 td_reason td_sequence_append(sequence *s, const td_coordinator *c, uint32_t token, bool is_draft);
+
+/* round.c: what an answer means, and what is wanted next. */
+void td_round_begin(td_coordinator *c, sequence *s);
+/* Awaits guesses for the round that is being prepared. */
+bool td_round_is_awaiting(const td_coordinator *c, const sequence *s);
+/* The next proposal to ask for: position and length. */
+bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out);
+void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
+                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us);
+td_source td_round_source(const sequence *s); /* of its guesses */
+/* chosen: [n_rows] */
+void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen);
+void td_round_new_epoch(td_coordinator *c, sequence *s);
+
+/* prompt.c: memory and shared prefixes. */
+void td_prompts_admit(td_coordinator *c);
+/* The sequence's OPEN: decides what its cache begins with. */
+void td_prompt_open(td_coordinator *c, sequence *s, td_action *action);
 
 /* batch.c: puts the next micro-batch in flight, if one is to be run now. */
 bool td_batch_begin(td_coordinator *c, td_action *action);
 /* Takes the target's choices for it. */
-void td_batch_end(td_coordinator *c, const uint32_t *chosen);
+void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times);
+/* Rows of a sequence in flight are of no use any more. */
+void td_batch_drop(td_coordinator *c, const sequence *s);
 
 /* coordinator.c */
 void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason);
-uint32_t td_coordinator_new_epoch(td_coordinator *c);
 
 #endif

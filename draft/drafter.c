@@ -1,3 +1,6 @@
+/* A sequence is a slot of the cache and the tokens it stands for: tokens[0..n_cached-1] always are
+ * those whose keys and values are there. Feeding compares with them, so what stays need not be
+ * computed again, be it the tail that was right or what another sequence left in the slot. */
 #include "draft/drafter.h"
 
 #include "base/check.h"
@@ -6,7 +9,10 @@
 
 #include <string.h>
 
-#define STEPS_MAX 16u /* of the model, in one submission */
+#define STEPS_MAX 4u /* of the model, in one submission, which nothing cancels */
+/* Positions above what the cache has committed: the last committed token, which may be run again,
+ * and the tail. */
+#define N_FLIGHT (TD_DRAFTER_AHEAD_MAX + STEPS_MAX)
 
 typedef struct {
     bool is_open;
@@ -15,9 +21,11 @@ typedef struct {
     td_sampling_params sampling;
     const uint32_t *noise_ids; /* [n_vocab], borrowed, or NULL */
     int64_t noise_shift;
-    uint32_t *tokens;  /* [n_ctx + 1]: committed ones, then what was proposed */
-    uint32_t n_tokens; /* known */
-    uint32_t n_cached; /* positions whose keys and values are in the cache, of these tokens */
+    uint32_t *tokens;     /* [n_ctx + 1]: committed ones, then the tail */
+    uint32_t n_tokens;    /* known */
+    uint32_t n_committed; /* of these */
+    uint32_t n_cached;    /* above n_tokens: left there by the slot's last sequence */
+    uint64_t closed_at;   /* orders free slots by age */
 } sequence_state;
 
 struct td_drafter {
@@ -25,11 +33,18 @@ struct td_drafter {
     td_device *dev;
     td_forward *forward;
     td_sampler *sampler;
+    td_cache *cache; /* of forward */
     uint32_t n_ctx, n_vocab;
-    uint64_t n_bytes;
+    uint64_t n_bytes, n_closed;
     sequence_state *sequences; /* [n_slots], the slot is the index */
     td_drafter_stats stats;
 };
+
+/* A proposal in a step. */
+typedef struct {
+    td_proposal *p;
+    sequence_state *s;
+} job;
 
 static td_forward_params forward_params(const td_drafter *d)
 {
@@ -41,7 +56,7 @@ static td_forward_params forward_params(const td_drafter *d)
                                .type_v = d->params.type_v,
                                .n_slots = d->params.n_slots,
                                .n_ctx = d->n_ctx,
-                               .n_flight = TD_VERIFY_ROWS_MAX + STEPS_MAX,
+                               .n_flight = N_FLIGHT,
                                .is_choosing = true,
                                .n_steps_max = STEPS_MAX};
 }
@@ -79,6 +94,7 @@ td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err)
         goto fail;
     td_forward_params forward = forward_params(d);
     d->forward = td_forward_create(&forward, err);
+    d->cache = d->forward ? td_forward_cache(d->forward) : NULL;
     d->sampler = d->forward ? td_sampler_create(d->n_vocab, err) : NULL;
     d->sequences = td_alloc(params->n_slots, sizeof *d->sequences, err);
     if (!d->sampler || !d->sequences)
@@ -115,29 +131,35 @@ uint64_t td_drafter_bytes(const td_drafter *d) { return d->n_bytes; }
 const td_device_info *td_drafter_device(const td_drafter *d) { return td_device_get_info(d->dev); }
 const td_drafter_stats *td_drafter_get_stats(const td_drafter *d) { return &d->stats; }
 
-/* Drops the cache beyond the first n positions: all of it where it cannot go back so far. */
-static void roll_back(td_drafter *d, sequence_state *s, uint32_t n)
+static uint32_t slot_of(const td_drafter *d, const sequence_state *s)
 {
-    td_cache *cache = td_forward_cache(d->forward);
-    uint32_t slot = (uint32_t)(s - d->sequences);
-    if (s->n_cached <= n)
-        return;
-    if (n < td_cache_committed(cache, slot)) {
-        td_cache_clear(cache, slot);
-        s->n_cached = 0;
-        return;
-    }
-    td_cache_truncate(cache, slot, n);
-    s->n_cached = n;
+    return (uint32_t)(s - d->sequences);
 }
 
-/* Of `position` committed tokens all but the last are there to stay: that one is run again. */
-static void commit(td_drafter *d, sequence_state *s, uint32_t position)
+/* Drops the cache beyond the first n positions, and more where it cannot go back to just that. */
+static void roll_back(td_drafter *d, sequence_state *s, uint32_t n)
 {
-    td_cache *cache = td_forward_cache(d->forward);
-    uint32_t slot = (uint32_t)(s - d->sequences), n = td_min_u32(s->n_cached, position - 1);
-    if (n > td_cache_committed(cache, slot))
-        td_cache_commit(cache, slot, n);
+    uint32_t slot = slot_of(d, s);
+    if (s->n_cached <= n)
+        return;
+    s->n_cached = n;
+    if (n >= td_cache_committed(d->cache, slot)) {
+        td_cache_truncate(d->cache, slot, n);
+    } else if (td_cache_forgets(d->cache)) {
+        td_cache_clear(d->cache, slot);
+        s->n_cached = 0;
+    } else {
+        s->n_cached = n - n % TD_PAGE_POSITIONS;
+        td_cache_rewind(d->cache, slot, s->n_cached);
+    }
+}
+
+/* The first n tokens are there to stay. */
+static void commit(td_drafter *d, sequence_state *s, uint32_t n)
+{
+    n = td_min_u32(n, s->n_cached);
+    if (n > td_cache_committed(d->cache, slot_of(d, s)))
+        td_cache_commit(d->cache, slot_of(d, s), n);
 }
 
 static sequence_state *find(td_drafter *d, uint32_t sequence)
@@ -154,13 +176,18 @@ static bool find_open(td_drafter *d, uint32_t sequence, sequence_state **s, td_e
     return *s || td_err_set(err, TD_E_DATA, "sequence %u is not open", sequence);
 }
 
+/* What is in the cache stays, for whoever begins alike. */
 void td_drafter_close(td_drafter *d, uint32_t sequence)
 {
     sequence_state *s = find(d, sequence);
     if (!s)
         return;
-    roll_back(d, s, 0);
     s->is_open = false;
+    s->closed_at = ++d->n_closed;
+    if (td_cache_forgets(d->cache))
+        roll_back(d, s, 0);
+    else
+        commit(d, s, s->n_cached);
 }
 
 void td_drafter_reset(td_drafter *d)
@@ -170,6 +197,18 @@ void td_drafter_reset(td_drafter *d)
             td_drafter_close(d, d->sequences[i].sequence);
 }
 
+/* The free slot that was left longest ago. */
+static sequence_state *find_free(td_drafter *d)
+{
+    sequence_state *best = NULL;
+    for (uint32_t i = 0; i < d->params.n_slots; i++) {
+        sequence_state *s = &d->sequences[i];
+        if (!s->is_open && (!best || s->closed_at < best->closed_at))
+            best = s;
+    }
+    return best;
+}
+
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err)
 {
@@ -177,21 +216,18 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
     if (!td_sampling_check(sampling, &why))
         return td_err_set(err, TD_E_DATA, "sequence %u: %s", sequence, why.message);
     td_drafter_close(d, sequence);
-    for (uint32_t i = 0; i < d->params.n_slots; i++) {
-        sequence_state *s = &d->sequences[i];
-        if (s->is_open)
-            continue;
-        s->is_open = true;
-        s->sequence = sequence;
-        s->stream = stream;
-        s->sampling = *sampling;
-        s->noise_ids = NULL;
-        s->noise_shift = 0;
-        s->n_tokens = s->n_cached = 0;
-        return true;
-    }
-    return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken", sequence,
-                      d->params.n_slots);
+    sequence_state *s = find_free(d);
+    if (!s)
+        return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken", sequence,
+                          d->params.n_slots);
+    s->is_open = true;
+    s->sequence = sequence;
+    s->stream = stream;
+    s->sampling = *sampling;
+    s->noise_ids = NULL;
+    s->noise_shift = 0;
+    s->n_tokens = s->n_committed = 0;
+    return true;
 }
 
 void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift)
@@ -221,128 +257,228 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
             return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
                               position + i, d->n_vocab);
     d->stats.n_fed += n_ids;
-    uint32_t n = td_min_u32(n_ids, d->n_ctx - position);
-    uint32_t n_equal = 0;
-    while (n_equal < n && position + n_equal < s->n_tokens &&
-           s->tokens[position + n_equal] == ids[n_equal])
+    uint32_t end = position + td_min_u32(n_ids, d->n_ctx - position);
+    uint32_t n_held = td_max_u32(s->n_tokens, s->n_cached), n_equal = position;
+    while (n_equal < end && n_equal < n_held && s->tokens[n_equal] == ids[n_equal - position])
         n_equal++;
-    roll_back(d, s, position + n_equal);
-    for (uint32_t i = n_equal; i < n; i++)
-        s->tokens[position + i] = ids[i];
-    s->n_tokens = position + n;
+    if (n_equal < end) { /* a difference, or nothing more to compare with */
+        roll_back(d, s, n_equal);
+        for (uint32_t i = n_equal; i < end; i++)
+            s->tokens[i] = ids[i - position];
+        s->n_tokens = end;
+    }
+    bool is_changed = n_equal < s->n_committed && n_equal < end;
+    s->n_committed = is_changed ? end : td_max_u32(s->n_committed, end);
+    s->n_tokens = td_max_u32(s->n_tokens, end);
+    commit(d, s, s->n_committed ? s->n_committed - 1 : 0);
     return true;
 }
 
-/* Row i of a sequence; `n` tokens are known, so the last row's token is wanted. */
-static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint32_t i, uint32_t n)
+/* Row i of a sequence; the last known token is the output. */
+static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint32_t i)
 {
-    return (td_forward_row){.slot = (uint32_t)(s - d->sequences),
+    return (td_forward_row){.slot = slot_of(d, s),
                             .position = i,
                             .token = s->tokens[i],
-                            .is_output = i + 1 == n,
+                            .is_output = i + 1 == s->n_tokens,
                             .sampling = &s->sampling,
                             .stream = s->stream};
 }
 
-/* Runs rows s->n_cached .. n-1 of the known tokens; the last one is then the output. It is never
- * run as prefill, so that it can be run again: td_cache_forgets. */
-static bool evaluate(td_drafter *d, sequence_state *s, uint32_t n, td_err *err)
+/* Rows to be run before there is a next token: always the last one, for its logits. */
+static uint32_t n_unread(const sequence_state *s) { return s->n_tokens - s->n_cached; }
+
+static bool run(td_drafter *d, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                td_err *err)
+{
+    bool is_ok = td_forward_run(d->forward, mode, rows, n_rows, err);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        sequence_state *s = &d->sequences[rows[i].slot];
+        if (is_ok)
+            s->n_cached++;
+        else /* the cache has grown by rows that hold nothing */
+            td_cache_truncate(d->cache, rows[i].slot, s->n_cached);
+    }
+    d->stats.n_evaluated += is_ok ? n_rows : 0;
+    return is_ok;
+}
+
+/* Takes over the longest beginning in whole pages that another slot has, if that is more than what
+ * is there. */
+static void share(td_drafter *d, sequence_state *s)
+{
+    const sequence_state *from = NULL;
+    uint32_t n_best = s->n_cached;
+    for (uint32_t i = 0; !td_cache_forgets(d->cache) && i < d->params.n_slots; i++) {
+        const sequence_state *other = &d->sequences[i];
+        uint32_t n = 0, n_max = td_min_u32(td_cache_committed(d->cache, i), s->n_committed - 1);
+        while (other != s && n < n_max && other->tokens[n] == s->tokens[n])
+            n++;
+        n -= n % TD_PAGE_POSITIONS;
+        if (n > n_best) {
+            n_best = n;
+            from = other;
+        }
+    }
+    if (!from)
+        return;
+    td_cache_clear(d->cache, slot_of(d, s));
+    td_cache_share(d->cache, slot_of(d, from), slot_of(d, s), n_best);
+    d->stats.n_shared += n_best - s->n_cached;
+    s->n_cached = n_best;
+}
+
+/* A chunk of more rows than a batch takes. The last row is not among them, nor any of the tail in a
+ * prefill: both may be run again, td_cache_forgets. */
+static bool read_chunk(td_drafter *d, sequence_state *s, td_err *err)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
-    while (s->n_cached < n) {
-        uint32_t n_rows = n - s->n_cached;
-        if (n_rows > TD_VERIFY_ROWS_MAX)
-            n_rows = td_min_u32(n_rows - 1, TD_PREFILL_ROWS_MAX);
-        for (uint32_t i = 0; i < n_rows; i++)
-            rows[i] = row_of(d, s, s->n_cached + i, n);
-        td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
-        if (!td_forward_run(d->forward, mode, rows, n_rows, err)) {
-            /* The cache has grown by rows that hold nothing. */
-            td_cache_truncate(td_forward_cache(d->forward), (uint32_t)(s - d->sequences),
-                              s->n_cached);
-            return false;
-        }
-        s->n_cached += n_rows;
-        d->stats.n_evaluated += n_rows;
-    }
+    share(d, s);
+    if (n_unread(s) <= TD_VERIFY_ROWS_MAX)
+        return true;
+    uint32_t n_rows = td_min_u32(n_unread(s) - 1, TD_PREFILL_ROWS_MAX);
+    uint32_t n_stay = s->n_committed > s->n_cached + 1 ? s->n_committed - 1 - s->n_cached : 0;
+    n_rows = td_max_u32(td_min_u32(n_rows, n_stay), TD_VERIFY_ROWS_MAX);
+    n_rows = td_min_u32(n_rows, n_unread(s) - 1);
+    for (uint32_t i = 0; i < n_rows; i++)
+        rows[i] = row_of(d, s, s->n_cached + i);
+    td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
+    if (!run(d, mode, rows, n_rows, err))
+        return false;
+    commit(d, s, s->n_committed - 1);
     return true;
 }
 
-static void append(sequence_state *s, uint32_t token, uint32_t *ids, uint32_t *n_ids)
+static void append(td_drafter *d, job *j, uint32_t token)
 {
-    s->tokens[s->n_tokens++] = token;
-    ids[(*n_ids)++] = token;
+    j->s->tokens[j->s->n_tokens++] = token;
+    j->p->ids[j->p->n++] = token;
+    j->p->is_done = j->p->n == j->p->k;
+    d->stats.n_tokens++;
 }
 
-/* One token after all that are known. */
-static bool propose_one(td_drafter *d, sequence_state *s, uint32_t *ids, uint32_t *n_ids,
-                        td_err *err)
-{
-    uint32_t n = s->n_tokens, token;
-    roll_back(d, s, n - 1);
-    if (!evaluate(d, s, n, err))
-        return false;
-    td_forward_row row = row_of(d, s, n - 1, n);
-    td_sampler_set_noise(d->sampler, s->noise_ids, s->noise_shift);
-    if (!td_forward_choose(d->forward, 0, &row, s->tokens, d->sampler, &token, NULL, err))
-        return false;
-    append(s, token, ids, n_ids);
-    return true;
-}
-
-/* Several at once; none when the device cannot tell the first one. */
-static bool propose_some(td_drafter *d, sequence_state *s, uint32_t k, uint32_t *ids,
-                         uint32_t *n_ids, td_err *err)
+/* A token for as many as have their rows in one batch. */
+static bool step_all(td_drafter *d, job *jobs, uint32_t n_jobs, td_err *err)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
-    uint32_t tokens[STEPS_MAX], n_tokens = 0;
-    if (s->n_tokens - s->n_cached > TD_VERIFY_ROWS_MAX && !evaluate(d, s, s->n_tokens - 1, err))
+    uint32_t n_rows = 0, n_taken = 0, taken[TD_VERIFY_ROWS_MAX];
+    for (uint32_t i = 0; i < n_jobs; i++) {
+        sequence_state *s = jobs[i].s;
+        if (n_unread(s) > TD_VERIFY_ROWS_MAX - n_rows)
+            continue;
+        for (uint32_t k = s->n_cached; k < s->n_tokens; k++)
+            rows[n_rows++] = row_of(d, s, k);
+        taken[n_taken++] = i;
+    }
+    if (!n_rows)
+        return true;
+    if (!run(d, TD_MODE_VERIFY, rows, n_rows, err))
         return false;
-    uint32_t n_rows = s->n_tokens - s->n_cached;
+    for (uint32_t i = 0; i < n_taken; i++) {
+        job *j = &jobs[taken[i]];
+        td_forward_row row = row_of(d, j->s, j->s->n_tokens - 1);
+        uint32_t token;
+        td_sampler_set_noise(d->sampler, j->s->noise_ids, j->s->noise_shift);
+        if (!td_forward_choose(d->forward, i, &row, j->s->tokens, d->sampler, &token, NULL, err))
+            return false;
+        commit(d, j->s, j->s->n_committed - 1);
+        append(d, j, token);
+    }
+    return true;
+}
+
+/* Several tokens at once; none when the device cannot tell the first one. */
+static bool step_ahead(td_drafter *d, job *j, td_err *err)
+{
+    td_forward_row rows[TD_VERIFY_ROWS_MAX];
+    uint32_t tokens[STEPS_MAX], n_tokens = 0, slot = slot_of(d, j->s), n_rows = n_unread(j->s);
     for (uint32_t i = 0; i < n_rows; i++)
-        rows[i] = row_of(d, s, s->n_cached + i, s->n_tokens);
-    k = td_min_u32(td_min_u32(k, STEPS_MAX), d->n_ctx - s->n_tokens);
+        rows[i] = row_of(d, j->s, j->s->n_cached + i);
+    uint32_t k = td_min_u32(j->p->k - j->p->n, STEPS_MAX);
     if (!td_forward_draft(d->forward, rows, n_rows, k, tokens, &n_tokens, err)) {
-        td_cache_truncate(td_forward_cache(d->forward), rows[0].slot, s->n_cached);
+        td_cache_truncate(d->cache, slot, j->s->n_cached);
         return false;
     }
-    if (td_cache_length(td_forward_cache(d->forward), rows[0].slot) != s->n_cached)
+    if (td_cache_length(d->cache, slot) != j->s->n_cached)
         d->stats.n_evaluated += n_rows + k - 1;
-    s->n_cached = td_cache_length(td_forward_cache(d->forward), rows[0].slot);
+    j->s->n_cached = td_cache_length(d->cache, slot);
+    commit(d, j->s, j->s->n_committed - 1);
     for (uint32_t i = 0; i < n_tokens; i++)
-        append(s, tokens[i], ids, n_ids);
+        append(d, j, tokens[i]);
     return true;
+}
+
+bool td_drafter_begin(td_drafter *d, td_proposal *p, td_err *err)
+{
+    sequence_state *s;
+    p->n = p->busy_us = 0;
+    p->is_done = true;
+    if (!find_open(d, p->sequence, &s, err))
+        return false;
+    d->stats.n_proposals++;
+    if (p->position < 1 || p->position < s->n_committed || p->position > s->n_tokens)
+        return true;
+    uint32_t end = td_min_u32(d->n_ctx, s->n_committed + TD_DRAFTER_AHEAD_MAX);
+    p->k = td_min_u32(p->k, end > p->position ? end - p->position : 0);
+    p->n = td_min_u32(p->k, s->n_tokens - p->position);
+    memcpy(p->ids, s->tokens + p->position, p->n * sizeof *p->ids);
+    d->stats.n_tokens += p->n;
+    p->is_done = p->n == p->k;
+    return true;
+}
+
+static void share_time(td_proposal *const *proposals, uint32_t n, uint64_t us)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t sum = proposals[i]->busy_us + us / n + (i < us % n);
+        proposals[i]->busy_us = sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
+    }
+}
+
+bool td_drafter_step(td_drafter *d, td_proposal *const *proposals, uint32_t n_proposals,
+                     td_err *err)
+{
+    const td_clock clock = td_clock_real();
+    uint64_t start = td_clock_now_us(&clock);
+    job jobs[TD_VERIFY_ROWS_MAX]; /* those behind wait */
+    uint32_t n_jobs = 0;
+    for (uint32_t i = 0; i < n_proposals && n_jobs < TD_COUNT(jobs); i++) {
+        job *j = &jobs[n_jobs];
+        *j = (job){proposals[i], find(d, proposals[i]->sequence)};
+        TD_ASSERT(j->s && !j->p->is_done && j->s->n_tokens == j->p->position + j->p->n);
+        roll_back(d, j->s, j->s->n_tokens - 1);
+        n_jobs++;
+    }
+    bool is_ok = true;
+    for (uint32_t i = 0; i < n_jobs; i++)
+        if (n_unread(jobs[i].s) > TD_VERIFY_ROWS_MAX) {
+            is_ok = read_chunk(d, jobs[i].s, err);
+            break;
+        }
+    bool is_alone = n_jobs == 1 && n_unread(jobs[0].s) <= TD_VERIFY_ROWS_MAX &&
+                    td_sampling_is_plain(&jobs[0].s->sampling, d->n_vocab);
+    uint32_t n_before = n_jobs ? jobs[0].p->n : 0;
+    is_ok = is_ok && (!is_alone || step_ahead(d, &jobs[0], err));
+    if (is_ok && !(is_alone && jobs[0].p->n > n_before))
+        is_ok = step_all(d, jobs, n_jobs, err);
+    uint64_t us = td_clock_now_us(&clock) - start;
+    d->stats.busy_us += us;
+    share_time(proposals, n_proposals, us);
+    return is_ok;
 }
 
 bool td_drafter_propose(td_drafter *d, uint32_t sequence, uint32_t position, uint32_t k,
                         uint32_t *ids, uint32_t *n_ids, td_err *err)
 {
+    td_proposal p = {.sequence = sequence, .position = position, .k = k}, *jobs[] = {&p};
+    TD_ASSERT(k <= TD_WIRE_DRAFT_MAX);
     *n_ids = 0;
-    sequence_state *s;
-    if (!find_open(d, sequence, &s, err))
+    if (!td_drafter_begin(d, &p, err))
         return false;
-    if (position < 1 || position > s->n_tokens) {
-        if (position >= d->n_ctx)
-            return true; /* beyond this draft's context: no proposal, no error */
-        return td_err_set(err, TD_E_DATA, "sequence %u: proposal at %u; allowed: 1..%u", sequence,
-                          position, s->n_tokens);
-    }
-    const td_clock clock = td_clock_real();
-    uint64_t start = td_clock_now_us(&clock);
-    /* The logits of the last known position are wanted again, so that row is run again. */
-    roll_back(d, s, position - 1);
-    commit(d, s, position);
-    s->n_tokens = position;
-    bool is_plain = td_sampling_is_plain(&s->sampling, d->n_vocab);
-    while (*n_ids < k && s->n_tokens < d->n_ctx) {
-        uint32_t n_before = *n_ids;
-        if (is_plain && !propose_some(d, s, k - n_before, ids, n_ids, err))
+    while (!p.is_done)
+        if (!td_drafter_step(d, jobs, 1, err))
             return false;
-        if (*n_ids == n_before && !propose_one(d, s, ids, n_ids, err))
-            return false;
-    }
-    d->stats.n_proposals++;
-    d->stats.n_tokens += *n_ids;
-    d->stats.busy_us += td_clock_now_us(&clock) - start;
+    memcpy(ids, p.ids, p.n * sizeof *ids);
+    *n_ids = p.n;
     return true;
 }

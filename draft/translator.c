@@ -11,8 +11,11 @@
 typedef struct {
     bool is_open;
     uint32_t sequence;
+    uint32_t *tokens; /* [n_ctx]: the target's, committed ones and then the draft's own */
     uint32_t *starts; /* [n_ctx + 1]: draft position at which target position i begins */
     uint32_t n;       /* target tokens known; starts[n] is where the next one goes */
+    uint32_t n_committed;
+    td_proposal inner; /* what the drafter is asked while the sequence has a proposal under way */
 } sequence_state;
 
 struct td_translator {
@@ -36,8 +39,10 @@ td_translator *td_translator_create(td_drafter *drafter, const td_vocab_map *map
     t->n_ctx = td_drafter_n_ctx(drafter);
     t->sequences = td_alloc(t->n_slots, sizeof t->sequences[0], err);
     for (uint32_t i = 0; t->sequences != NULL && i < t->n_slots; i++) {
-        t->sequences[i].starts = td_alloc((size_t)t->n_ctx + 1, sizeof(uint32_t), err);
-        if (t->sequences[i].starts == NULL) {
+        sequence_state *s = &t->sequences[i];
+        s->tokens = td_alloc(t->n_ctx, sizeof(uint32_t), err);
+        s->starts = td_alloc((size_t)t->n_ctx + 1, sizeof(uint32_t), err);
+        if (s->tokens == NULL || s->starts == NULL) {
             td_translator_destroy(&t);
             return NULL;
         }
@@ -52,8 +57,10 @@ void td_translator_destroy(td_translator **translator)
     td_translator *t = *translator;
     if (t == NULL)
         return;
-    for (uint32_t i = 0; t->sequences != NULL && i < t->n_slots; i++)
+    for (uint32_t i = 0; t->sequences != NULL && i < t->n_slots; i++) {
+        td_free(t->sequences[i].tokens);
         td_free(t->sequences[i].starts);
+    }
     td_free(t->sequences);
     td_free(t);
     *translator = NULL;
@@ -86,7 +93,7 @@ bool td_translator_open(td_translator *t, uint32_t sequence, uint64_t stream,
     TD_ASSERT(s < t->sequences + t->n_slots);
     s->is_open = true;
     s->sequence = sequence;
-    s->n = 0;
+    s->n = s->n_committed = 0;
     return true;
 }
 
@@ -108,15 +115,19 @@ bool td_translator_feed(td_translator *t, uint32_t sequence, uint32_t position, 
         if (ids[i] >= n_target)
             return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
                               position + i, n_target);
-    uint32_t begin = s->starts[position], n = 0;
-    s->n = position;
-    for (uint32_t i = 0; i < n_ids && s->n < t->n_ctx; i++) {
+    uint32_t begin = s->starts[position], n = 0, at = position;
+    bool is_same = true; /* as what is known: then the draft's own text goes on behind it */
+    for (uint32_t i = 0; i < n_ids && at < t->n_ctx; i++) {
         const uint32_t *pieces;
         uint32_t n_pieces;
         td_vocab_map_to_draft(t->map, ids[i], &pieces, &n_pieces);
         memcpy(t->chunk + n, pieces, n_pieces * sizeof pieces[0]);
         n += n_pieces;
-        s->starts[++s->n] = begin + n;
+        is_same = is_same && at < s->n && s->tokens[at] == ids[i] && s->starts[at + 1] == begin + n;
+        s->tokens[at] = ids[i];
+        s->starts[++at] = begin + n;
+        if (!is_same)
+            s->n = at;
         if (n < CHUNK)
             continue;
         if (!td_drafter_feed(t->drafter, sequence, begin, t->chunk, n, err))
@@ -124,38 +135,63 @@ bool td_translator_feed(td_translator *t, uint32_t sequence, uint32_t position, 
         begin += n;
         n = 0;
     }
+    s->n_committed = is_same ? td_max_u32(s->n_committed, at) : at;
     return n == 0 || td_drafter_feed(t->drafter, sequence, begin, t->chunk, n, err);
 }
 
-bool td_translator_propose(td_translator *t, uint32_t sequence, uint32_t position, uint32_t k,
-                           uint32_t *ids, uint32_t *n_ids, td_err *err)
+/* Hands on what the drafter has found since. */
+static void take_over(td_translator *t, sequence_state *s, td_proposal *p)
 {
-    if (t->map == NULL)
-        return td_drafter_propose(t->drafter, sequence, position, k, ids, n_ids, err);
-    *n_ids = 0;
-    const sequence_state *s = find(t, sequence);
-    if (s == NULL)
-        return td_err_set(err, TD_E_DATA, "sequence %u is not open", sequence);
-    if (position >= t->n_ctx)
-        return true;
-    if (position < 1 || position > s->n)
-        return td_err_set(err, TD_E_DATA, "sequence %u: proposal at %u; allowed: 1..%u", sequence,
-                          position, s->n);
-    uint32_t n = 0;
-    if (s->starts[position] == 0)
-        return true; /* the draft has read nothing of it */
-    if (!td_vocab_map_get_info(t->map).is_aligned)
-        td_drafter_set_noise(t->drafter, sequence, td_vocab_map_targets(t->map),
-                             (int64_t)position - s->starts[position]);
-    if (!td_drafter_propose(t->drafter, sequence, s->starts[position], k, ids, &n, err))
-        return false;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t id = td_vocab_map_to_target(t->map, ids[i]);
+    for (; p->n < s->inner.n && s->n < t->n_ctx; s->n++) {
+        uint32_t id = td_vocab_map_to_target(t->map, s->inner.ids[p->n]);
         if (id == TD_NO_TOKEN)
             break;
-        ids[(*n_ids)++] = id;
+        s->tokens[s->n] = p->ids[p->n++] = id;
+        s->starts[s->n + 1] = s->starts[s->n] + 1;
     }
+    p->busy_us = s->inner.busy_us;
+    p->is_done = s->inner.is_done || p->n < s->inner.n;
+}
+
+bool td_translator_begin(td_translator *t, td_proposal *p, td_err *err)
+{
+    if (t->map == NULL)
+        return td_drafter_begin(t->drafter, p, err);
+    sequence_state *s = find(t, p->sequence);
+    p->n = p->busy_us = 0;
+    p->is_done = true;
+    if (s == NULL)
+        return td_err_set(err, TD_E_DATA, "sequence %u is not open", p->sequence);
+    /* Nothing to follow, or nothing that the draft has read. */
+    if (p->position < s->n_committed || p->position > s->n || s->starts[p->position] == 0)
+        return true;
+    if (!td_vocab_map_get_info(t->map).is_aligned)
+        td_drafter_set_noise(t->drafter, p->sequence, td_vocab_map_targets(t->map),
+                             (int64_t)p->position - s->starts[p->position]);
+    s->inner =
+        (td_proposal){.sequence = p->sequence, .position = s->starts[p->position], .k = p->k};
+    if (!td_drafter_begin(t->drafter, &s->inner, err))
+        return false;
+    s->n = p->position;
+    take_over(t, s, p);
     return true;
+}
+
+bool td_translator_step(td_translator *t, td_proposal *const *jobs, uint32_t n_jobs, td_err *err)
+{
+    if (t->map == NULL)
+        return td_drafter_step(t->drafter, jobs, n_jobs, err);
+    td_proposal *inner[TD_VERIFY_ROWS_MAX] = {0};
+    n_jobs = td_min_u32(n_jobs, TD_VERIFY_ROWS_MAX);
+    for (uint32_t i = 0; i < n_jobs; i++) {
+        sequence_state *s = find(t, jobs[i]->sequence);
+        TD_ASSERT(s != NULL);
+        inner[i] = &s->inner;
+    }
+    bool is_ok = td_drafter_step(t->drafter, inner, n_jobs, err);
+    for (uint32_t i = 0; i < n_jobs; i++)
+        take_over(t, find(t, jobs[i]->sequence), jobs[i]);
+    return is_ok;
 }
 
 void td_translator_close(td_translator *t, uint32_t sequence)

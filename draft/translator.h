@@ -1,6 +1,7 @@
 /* A drafter that is spoken to in the target's tokens: the verbs of drafter.h, in between a
  * vocabulary map where there is one. A target's token may be several of the draft's or none, so
- * positions are translated too. A draft ends at a token that the target does not have.
+ * positions are translated too. Of the draft's own text each token is one of the target's; it ends
+ * at one that the target does not have.
  *
  * The draft draws from the target's noise, that of the twins of its tokens at the target's
  * positions, so that the two agree as often as with one vocabulary.
@@ -22,8 +23,9 @@ bool td_translator_open(td_translator *t, uint32_t sequence, uint64_t stream,
                         const td_sampling_params *sampling, td_err *err);
 bool td_translator_feed(td_translator *t, uint32_t sequence, uint32_t position, const uint32_t *ids,
                         uint32_t n_ids, td_err *err);
-bool td_translator_propose(td_translator *t, uint32_t sequence, uint32_t position, uint32_t k,
-                           uint32_t *ids, uint32_t *n_ids, td_err *err);
+/* p->epoch and busy_us are kept; the rest is as in drafter.h, in the target's tokens. */
+bool td_translator_begin(td_translator *t, td_proposal *p, td_err *err);
+bool td_translator_step(td_translator *t, td_proposal *const *jobs, uint32_t n_jobs, td_err *err);
 void td_translator_close(td_translator *t, uint32_t sequence);
 void td_translator_reset(td_translator *t);
 

@@ -2,7 +2,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "base/mem.h"
+#include "draft/inbox.h"
 #include "draft/translator.h"
 #include "transport/peer.h"
 
@@ -12,31 +12,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define N_ITEMS 64u /* messages taken from the link and not yet done */
-
-/* A message of the session, or "forget everything" when a session began or was lost. */
-typedef struct {
-    bool is_reset;
-    td_wire_msg msg;
-    uint32_t ids[TD_WIRE_IDS_MAX];
-} item;
-
-typedef struct {
-    uint32_t sequence, epoch, position, n;
-    uint64_t session;
-    uint32_t ids[TD_WIRE_DRAFT_MAX];
-} answer;
-
-/* Two rings between the link's thread (l) and the computing one (c). */
+/* Between the link's thread and the computing one stands the inbox, under the lock. */
 typedef struct {
     const td_draft_worker_params *params;
     td_translator *translator; /* the computing thread's */
     pthread_mutex_t lock;
     pthread_cond_t filled;
-    item *items; /* [N_ITEMS]; head..tail-1 wait */
-    uint64_t head, tail;
-    answer *answers; /* [N_ITEMS] */
-    uint64_t answer_head, answer_tail;
+    td_inbox *inbox;
     bool is_stopping;
     uint64_t progress; /* pieces of work done */
     int done_fd;
@@ -48,74 +30,60 @@ uint64_t td_draft_vocab_hash(void *tokenizer, uint32_t a, uint32_t b)
     return td_tokenizer_hash(tokenizer, a, b);
 }
 
-/* -- the computing thread -------------------------------------------------------------------- */
-
-/* Has the sequence of the proposal at the head been fed, closed or reset by a later message? */
-static bool is_overtaken(worker *w, const item *proposal)
+/* Wakes the link's thread. */
+static void tell(worker *w)
 {
-    bool is_so = false;
-    pthread_mutex_lock(&w->lock);
-    for (uint64_t i = w->head + 1; i < w->tail && !is_so; i++) {
-        const item *later = &w->items[i % N_ITEMS];
-        const td_wire_msg *m = &later->msg;
-        is_so = later->is_reset ||
-                (m->type == TD_WIRE_FEED && m->feed.sequence == proposal->msg.propose.sequence) ||
-                (m->type == TD_WIRE_CLOSE && m->close.sequence == proposal->msg.propose.sequence);
-    }
-    pthread_mutex_unlock(&w->lock);
-    return is_so;
+    uint64_t one = 1;
+    ssize_t n = write(w->done_fd, &one, sizeof one);
+    (void)n;
 }
 
-static void push_answer(worker *w, const answer *a)
+/* -- the computing thread -------------------------------------------------------------------- */
+
+static bool open_sequence(td_translator *t, const td_wire_open *o, td_err *err)
 {
-    pthread_mutex_lock(&w->lock);
-    /* As many answers as proposals can be unsent; the link's thread takes them soon. */
-    if (w->answer_tail - w->answer_head < N_ITEMS)
-        w->answers[w->answer_tail++ % N_ITEMS] = *a;
-    pthread_mutex_unlock(&w->lock);
+    td_sampling_params sampling = {.temperature = o->temperature,
+                                   .top_k = o->top_k,
+                                   .top_p = o->top_p,
+                                   .min_p = o->min_p,
+                                   .repeat_penalty = o->repeat_penalty,
+                                   .repeat_last_n = o->repeat_last_n};
+    return td_translator_open(t, o->sequence, o->stream, &sampling, err);
+}
+
+static bool take_message(td_translator *t, const td_wire_msg *m, td_err *err)
+{
+    switch (m->type) {
+    case TD_WIRE_OPEN:
+        return open_sequence(t, &m->open, err);
+    case TD_WIRE_FEED:
+        return td_translator_feed(t, m->feed.sequence, m->feed.position, m->feed.ids, m->feed.n,
+                                  err);
+    case TD_WIRE_CLOSE:
+        td_translator_close(t, m->close.sequence);
+        return true;
+    default:
+        return true;
+    }
 }
 
 /* False only when the device failed; a senseless message is the peer's fault and is dropped. */
-static bool perform(worker *w, item *it)
+static bool perform(worker *w, const td_work *work)
 {
-    td_translator *d = w->translator;
     td_err err = {0};
-    const td_wire_msg *m = &it->msg;
     bool is_ok = true;
-    if (it->is_reset) {
-        td_translator_reset(d);
-        return true;
-    }
-    switch (m->type) {
-    case TD_WIRE_OPEN: {
-        td_sampling_params sampling = {.temperature = m->open.temperature,
-                                       .top_k = m->open.top_k,
-                                       .top_p = m->open.top_p,
-                                       .min_p = m->open.min_p,
-                                       .repeat_penalty = m->open.repeat_penalty,
-                                       .repeat_last_n = m->open.repeat_last_n};
-        is_ok = td_translator_open(d, m->open.sequence, m->open.stream, &sampling, &err);
+    switch (work->kind) {
+    case TD_WORK_RESET:
+        td_translator_reset(w->translator);
         break;
-    }
-    case TD_WIRE_FEED:
-        is_ok = td_translator_feed(d, m->feed.sequence, m->feed.position, it->ids, m->feed.n, &err);
+    case TD_WORK_MESSAGE:
+        is_ok = take_message(w->translator, work->message, &err);
         break;
-    case TD_WIRE_PROPOSE: {
-        const td_wire_propose *p = &m->propose;
-        answer a = {.sequence = p->sequence,
-                    .epoch = p->epoch,
-                    .position = p->position,
-                    .session = m->session};
-        if (!is_overtaken(w, it))
-            is_ok = td_translator_propose(d, p->sequence, p->position,
-                                          td_min_u32(p->k, TD_WIRE_DRAFT_MAX), a.ids, &a.n, &err);
-        push_answer(w, &a);
+    case TD_WORK_BEGIN:
+        is_ok = td_translator_begin(w->translator, work->jobs[0], &err);
         break;
-    }
-    case TD_WIRE_CLOSE:
-        td_translator_close(d, m->close.sequence);
-        break;
-    default:
+    case TD_WORK_STEP:
+        is_ok = td_translator_step(w->translator, work->jobs, work->n_jobs, &err);
         break;
     }
     if (!is_ok && err.code == TD_E_DATA) {
@@ -133,97 +101,96 @@ static bool perform(worker *w, item *it)
 static void *compute_main(void *arg)
 {
     worker *w = arg;
+    td_work work;
     for (bool is_ok = true; is_ok;) {
         pthread_mutex_lock(&w->lock);
-        while (w->head == w->tail && !w->is_stopping)
+        while (!w->is_stopping && !td_inbox_next(w->inbox, &work))
             pthread_cond_wait(&w->filled, &w->lock);
         bool is_stopping = w->is_stopping;
         pthread_mutex_unlock(&w->lock);
         if (is_stopping)
             break;
-        is_ok = perform(w, &w->items[w->head % N_ITEMS]);
+        is_ok = perform(w, &work);
         pthread_mutex_lock(&w->lock);
-        w->head++;
+        td_inbox_done(w->inbox);
         w->progress++;
+        bool is_told = td_inbox_answer(w->inbox) || !is_ok || td_inbox_n_waiting(w->inbox) == 0;
         pthread_mutex_unlock(&w->lock);
-        uint64_t one = 1;
-        ssize_t n = write(w->done_fd, &one, sizeof one);
-        (void)n;
+        if (is_told)
+            tell(w);
     }
     return NULL;
 }
 
 /* -- the link's thread ----------------------------------------------------------------------- */
 
-static uint32_t n_waiting(worker *w)
+/* Sends finished proposals, as far as the session takes them. */
+static void send_answers(worker *w, td_peer *peer)
 {
+    td_peer_info info = td_peer_get_info(peer);
+    const td_proposal *p;
     pthread_mutex_lock(&w->lock);
-    uint32_t n = (uint32_t)(w->tail - w->head);
+    uint64_t progress = w->progress;
+    uint32_t n_waiting = td_inbox_n_waiting(w->inbox);
+    while ((p = td_inbox_answer(w->inbox))) {
+        td_err err = {0};
+        uint32_t n = 0;
+        while (n < p->n && p->ids[n] < info.n_vocab) /* padding of ours that the other end lacks */
+            n++;
+        td_wire_msg msg = {.type = TD_WIRE_DRAFT,
+                           .draft = {.sequence = p->sequence,
+                                     .epoch = p->epoch,
+                                     .position = p->position,
+                                     .n = n,
+                                     .busy_us = p->busy_us,
+                                     .ids = p->ids}};
+        if (info.is_joined && !td_peer_send(peer, &msg, &err)) {
+            if (err.code == TD_E_AGAIN)
+                break; /* the coordinator is slow: keep it */
+            td_log_warn("draft worker: %s", err.message);
+        }
+        td_inbox_pop(w->inbox);
+    }
     pthread_mutex_unlock(&w->lock);
-    return n;
+    td_peer_set_progress(peer, progress, n_waiting);
 }
 
-/* There is room: the caller asked. */
-static void push_item(worker *w, const td_wire_msg *msg)
+static bool has_room(worker *w)
 {
-    item *it = &w->items[w->tail % N_ITEMS]; /* nobody else writes or reads this place now */
-    it->is_reset = !msg;
-    if (msg) {
-        it->msg = *msg;
-        if (msg->type == TD_WIRE_FEED)
-            memcpy(it->ids, msg->feed.ids, msg->feed.n * sizeof *it->ids);
-    }
     pthread_mutex_lock(&w->lock);
-    w->tail++;
+    bool is_so = td_inbox_has_room(w->inbox);
+    pthread_mutex_unlock(&w->lock);
+    return is_so;
+}
+
+static void put(worker *w, const td_wire_msg *msg_or_reset)
+{
+    pthread_mutex_lock(&w->lock);
+    if (msg_or_reset)
+        td_inbox_put(w->inbox, msg_or_reset);
+    else
+        td_inbox_reset(w->inbox);
     pthread_cond_signal(&w->filled);
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Sends finished drafts. Those of an older session have nobody to go to. */
-static void send_answers(worker *w, td_peer *peer)
-{
-    td_peer_info info = td_peer_get_info(peer);
-    pthread_mutex_lock(&w->lock);
-    uint64_t progress = w->progress;
-    uint32_t n_pending = (uint32_t)(w->tail - w->head);
-    while (w->answer_head < w->answer_tail) {
-        answer *a = &w->answers[w->answer_head % N_ITEMS];
-        for (uint32_t i = 0; i < a->n; i++)
-            if (a->ids[i] >= info.n_vocab) /* padding of ours that the other end lacks */
-                a->n = i;
-        if (info.is_joined && a->session == info.session) {
-            td_err err = {0};
-            td_wire_msg msg = {.type = TD_WIRE_DRAFT,
-                               .draft = {a->sequence, a->epoch, a->position, a->n, a->ids}};
-            if (!td_peer_send(peer, &msg, &err)) {
-                if (err.code == TD_E_AGAIN)
-                    break; /* the coordinator is slow: keep it */
-                td_log_warn("draft worker: %s", err.message);
-            }
-        }
-        w->answer_head++;
-    }
-    pthread_mutex_unlock(&w->lock);
-    td_peer_set_progress(peer, progress, n_pending);
-}
-
-/* Takes events until there are none or no room for their work. Two places are kept for resets. */
+/* Takes events until there are none or no room for their work. */
 static bool take_events(worker *w, td_peer *peer, td_err *err)
 {
     td_peer_event event;
-    while (n_waiting(w) + 2 < N_ITEMS) {
+    while (has_room(w)) {
         if (!td_peer_step(peer, &event, err))
             return false;
         switch (event.type) {
         case TD_PEER_NONE:
             return true;
         case TD_PEER_JOINED:
-            push_item(w, NULL);
+            put(w, NULL);
             if (!w->params->is_quiet)
                 td_log_info("draft worker: a coordinator joined");
             break;
         case TD_PEER_LOST:
-            push_item(w, NULL);
+            put(w, NULL);
             if (!w->params->is_quiet)
                 td_log_info("draft worker: the coordinator left: %s", event.reason);
             break;
@@ -231,7 +198,7 @@ static bool take_events(worker *w, td_peer *peer, td_err *err)
             td_log_warn("draft worker: refused a coordinator: %s", event.reason);
             break;
         case TD_PEER_MESSAGE:
-            push_item(w, &event.msg);
+            put(w, &event.msg);
             break;
         }
     }
@@ -278,10 +245,9 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     w.translator = td_translator_create(params->drafter, params->map, err);
     if (!w.translator)
         goto done;
-    w.items = td_alloc(N_ITEMS, sizeof *w.items, err);
-    w.answers = td_alloc(N_ITEMS, sizeof *w.answers, err);
+    w.inbox = td_inbox_create(err);
     w.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!w.items || !w.answers || w.done_fd < 0) {
+    if (!w.inbox || w.done_fd < 0) {
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
         goto done;
     }
@@ -317,8 +283,7 @@ done:
     if (w.done_fd >= 0)
         close(w.done_fd);
     td_translator_destroy(&w.translator);
-    td_free(w.items);
-    td_free(w.answers);
+    td_inbox_destroy(&w.inbox);
     pthread_mutex_destroy(&w.lock);
     pthread_cond_destroy(&w.filled);
     return is_ok;

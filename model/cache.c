@@ -353,6 +353,15 @@ void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length)
     b->length = b->committed = length;
 }
 
+void td_cache_rewind(td_cache *c, uint32_t slot, uint32_t length)
+{
+    slot_state *s = slot_of(c, slot);
+    TD_ASSERT(!td_cache_forgets(c));
+    TD_ASSERT(length % TD_PAGE_POSITIONS == 0 && length <= s->committed);
+    s->length = s->committed = length;
+    release(c, &c->pools[TD_CACHE_FULL], slot, 0, length / TD_PAGE_POSITIONS);
+}
+
 uint32_t td_cache_length(const td_cache *c, uint32_t slot) { return slot_of(c, slot)->length; }
 uint32_t td_cache_committed(const td_cache *c, uint32_t slot)
 {

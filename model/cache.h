@@ -7,10 +7,10 @@
  * references). The table is a host-visible tensor that the attention and kv_store ops read.
  *
  * A slot has a length (positions that may be read, the speculative tail included) and a committed
- * length, which never shrinks but by td_cache_clear. truncate drops the tail by returning pages and
- * moving a number: nothing is copied or recomputed. Rows are written at positions >= the committed
- * length only, and a shared prefix ends on a page boundary and is committed, so a shared page is
- * never written: no copy-on-write is needed.
+ * length, which never shrinks but by td_cache_clear and td_cache_rewind. truncate drops the tail by
+ * returning pages and moving a number: nothing is copied or recomputed. Rows are written at
+ * positions >= the committed length only, and a shared prefix ends on a page boundary and is
+ * committed, so a shared page is never written: no copy-on-write is needed.
  *
  * Layers that see only the latest positions (a window, or the chunk a position lies in) have pages
  * and a table of their own: pages wholly below what a row at the committed length may see are given
@@ -68,6 +68,10 @@ void td_cache_clear(td_cache *c, uint32_t slot);
 /* Slot `to`, empty, begins with the first `length` positions of `from`: a multiple of
  * TD_PAGE_POSITIONS, committed there. Not for caches that forget. */
 void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length);
+/* The slot keeps its first `length` positions, committed: a multiple of TD_PAGE_POSITIONS, at most
+ * what is committed. The rest is given back, whoever else may share it. Not for caches that forget.
+ */
+void td_cache_rewind(td_cache *c, uint32_t slot, uint32_t length);
 
 uint32_t td_cache_length(const td_cache *c, uint32_t slot);
 uint32_t td_cache_committed(const td_cache *c, uint32_t slot);

@@ -33,6 +33,7 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
                              .chunk = arch->local_chunk,
                              .n_slots = p->n_slots,
                              .n_ctx = p->n_ctx,
+                             .n_pages = p->n_pages,
                              .n_flight = p->n_flight ? p->n_flight : TD_VERIFY_ROWS_MAX,
                              .state = {.n_head_k = h->delta_heads_k,
                                        .n_head_v = h->delta_heads_v,

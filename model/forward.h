@@ -26,6 +26,7 @@ typedef struct {
     uint32_t first, last;   /* layers, inclusive */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;
+    uint32_t n_pages;   /* td_cache_params; 0: enough for every slot's context */
     uint32_t n_flight;  /* td_cache_params; 0: TD_VERIFY_ROWS_MAX */
     bool is_all_logits; /* prefill chunks may ask for every row's logits */
     /* Tokens are wanted, not logits, which then stay on the device: rows say how to choose, and

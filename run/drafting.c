@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define INPROC_ENDPOINT "inproc://tandem-draft"
@@ -186,6 +187,7 @@ bool td_drafting_step(td_drafting *d, td_drafting_event *event, td_err *err)
                                          .epoch = draft->epoch,
                                          .position = draft->position,
                                          .n = draft->n,
+                                         .busy_us = draft->busy_us,
                                          .ids = draft->ids};
         }
         break;
@@ -232,7 +234,7 @@ bool td_drafting_send(td_drafting *d, const td_action *a)
     switch (a->kind) {
     case TD_ACT_DRAFT_FEED:
         return !room || send(d, &(td_wire_msg){.type = TD_WIRE_FEED,
-                                               .feed = {a->sequence, a->position,
+                                               .feed = {a->sequence, a->epoch, a->position,
                                                         td_min_u32(a->n_tokens, room), a->tokens}});
     case TD_ACT_DRAFT_PROPOSE:
         TD_ASSERT(room > 0);
@@ -249,6 +251,15 @@ bool td_drafting_send(td_drafting *d, const td_action *a)
 const char *td_drafting_device(const td_drafting *d)
 {
     return d->drafter ? td_drafter_device(d->drafter)->spec : "";
+}
+
+uint64_t td_drafting_cpu_us(const td_drafting *d)
+{
+    struct timespec t = {0};
+    clockid_t clock;
+    if (d->is_thread && pthread_getcpuclockid(d->thread, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
 const td_drafter_stats *td_drafting_stats(const td_drafting *d)

@@ -27,6 +27,7 @@ typedef struct {
     td_drafting_event_type type;
     const char *reason; /* of LOST */
     uint32_t sequence, epoch, position, n;
+    uint32_t busy_us;    /* of the draft's device */
     const uint32_t *ids; /* valid until the next step */
 } td_drafting_event;
 
@@ -56,6 +57,8 @@ bool td_drafting_is_beyond(const td_drafting *d, uint32_t position);
 const char *td_drafting_device(const td_drafting *d);
 /* Bytes a draft in this process takes on its device; 0 when it is elsewhere. */
 uint64_t td_drafting_bytes(const td_drafting *d);
+/* CPU time so far of the thread that holds the link's other end; 0 when it is elsewhere. */
+uint64_t td_drafting_cpu_us(const td_drafting *d);
 /* Of a draft in this process, exact once it is idle; NULL when it is elsewhere. */
 const td_drafter_stats *td_drafting_stats(const td_drafting *d);
 

@@ -89,6 +89,9 @@ static bool finish(run *r, uint32_t sequence, td_err *err)
         if (is_ok && r->params->on_finish)
             is_ok = r->params->on_finish(r->params->user, a->prompt->id, info, err);
     }
+    if (r->ngram && a->slot < TD_SEQUENCES_MAX)
+        td_ngram_close(r->ngram, a->slot, info->prompt, info->n_prompt + info->n_tokens,
+                       !a->has_bad_logits);
     td_coordinator_remove(r->coordinator, a->sequence);
     td_prompt_destroy(&a->prompt);
     return is_ok;
@@ -135,7 +138,7 @@ static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
     uint32_t i = 0;
     while (r->actives[i].prompt) /* a free slot there means a free place here */
         i++;
-    r->actives[i] = (active){.prompt = q, .sequence = sequence};
+    r->actives[i] = (active){.prompt = q, .sequence = sequence, .slot = UINT32_MAX};
     td_show_begin(r->show, q->text);
     *prompt = NULL;
     return true;
@@ -219,7 +222,7 @@ static void send_to_draft(run *r, const td_action *a)
     if (!r->is_draft_joined)
         return;
     if (a->kind == TD_ACT_DRAFT_PROPOSE && td_drafting_is_beyond(r->drafting, a->position)) {
-        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0,
+        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, 0,
                                 now_us(r));
         return;
     }
@@ -250,16 +253,23 @@ static void forward(run *r, const td_action *a)
 
 static bool perform(run *r, const td_action *a, td_err *err)
 {
+    if (r->trace)
+        td_trace_action(r->trace, a, now_us(r));
     switch (a->kind) {
     case TD_ACT_OPEN: {
         active *opened = find_active(r, a->sequence);
         opened->slot = a->slot;
-        td_target_open_sequence(r->target, a->slot, opened->prompt->stream,
+        if (r->ngram)
+            td_ngram_open(r->ngram, a->slot);
+        td_target_open_sequence(r->target, a->slot, a->from_slot, a->length, opened->prompt->stream,
                                 &opened->prompt->sampling);
         return true;
     }
     case TD_ACT_FORWARD:
         forward(r, a);
+        return true;
+    case TD_ACT_CANCEL:
+        td_target_cancel(r->target, a->batch);
         return true;
     case TD_ACT_TRUNCATE:
         td_target_truncate(r->target, a->slot, a->length);
@@ -302,12 +312,16 @@ static bool take_verified(run *r, td_err *err)
     while (td_target_poll(r->target, &result)) {
         if (result.err.code != TD_OK)
             return td_err_set(err, result.err.code, "target: %s", result.err.message);
-        for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
-            if (r->actives[i].prompt && result.bad_slots >> r->actives[i].slot & 1) {
+        td_trace_verified(r->trace, &result);
+        for (uint32_t i = 0; i < TD_SEQUENCES_MAX && !result.is_cancelled; i++)
+            if (r->actives[i].prompt && r->actives[i].slot < TD_SEQUENCES_MAX &&
+                result.bad_slots >> r->actives[i].slot & 1) {
                 r->actives[i].has_bad_logits = true;
                 td_coordinator_cancel(r->coordinator, r->actives[i].sequence, now_us(r));
             }
-        td_coordinator_on_verified(r->coordinator, result.batch, result.chosen, now_us(r));
+        td_coordinator_on_verified(
+            r->coordinator, result.batch, result.chosen,
+            &(td_batch_times){.sum_us = result.sum_us, .max_us = result.max_us}, now_us(r));
         if (!perform_all(r, err))
             return false;
     }
@@ -316,6 +330,9 @@ static bool take_verified(run *r, td_err *err)
 
 static void take_draft(run *r, const td_drafting_event *e)
 {
+    r->totals->answers_us += e->busy_us;
+    if (r->trace)
+        td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
     const td_sequence_info *info = td_coordinator_info(r->coordinator, e->sequence);
     uint32_t ids[TD_DRAFT_MAX];
     const uint32_t *taken = e->ids;
@@ -326,7 +343,7 @@ static void take_draft(run *r, const td_drafting_event *e)
         taken = ids;
     }
     td_coordinator_on_draft(r->coordinator, e->sequence, e->epoch, e->position, taken, e->n,
-                            now_us(r));
+                            e->busy_us, now_us(r));
 }
 
 static bool take_draft_events(run *r, td_err *err)
@@ -414,10 +431,22 @@ static bool loop(run *r, td_err *err)
 
 static const char *token_bytes(void *user, uint32_t id, size_t *n_bytes)
 {
-    return td_token_bytes(user, id, false, n_bytes);
+    const run *r = user;
+    return td_token_bytes(td_model_tokenizer(r->model), id, false, n_bytes);
 }
 
-static bool token_is_end(void *user, uint32_t id) { return td_token_is_end(user, id); }
+static bool token_is_end(void *user, uint32_t id)
+{
+    const run *r = user;
+    return td_token_is_end(td_model_tokenizer(r->model), id);
+}
+
+static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
+                        uint32_t *ids, uint32_t max, uint32_t *n_match)
+{
+    const run *r = user;
+    return td_ngram_lookup(r->ngram, slot, tokens, n_tokens, NULL, 0, ids, max, n_match);
+}
 
 /* Before anything is loaded: a results file in use, or prompts that are not there, end it at once.
  */
@@ -438,17 +467,23 @@ static bool begin(run *r, td_err *err)
     r->coordinator = td_coordinator_create(
         &(td_coordinator_params){.n_slots = r->opened.n_parallel,
                                  .n_ctx = td_target_n_ctx(r->target),
-                                 .draft_max = !r->drafting     ? 0
-                                              : p->draft_fixed ? p->draft_fixed
-                                                               : p->draft_max,
+                                 .draft_max = !r->drafting && !r->ngram ? 0
+                                              : p->draft_fixed          ? p->draft_fixed
+                                                                        : p->draft_max,
+                                 .is_draft_fixed = p->draft_fixed > 0,
+                                 .is_ahead = session_drafts_ahead(r),
+                                 .n_batches_max = td_target_n_stages(r->target),
                                  .verify_rows_max = TD_VERIFY_ROWS_MAX,
-                                 .prefill_rows = TD_PREFILL_ROWS_MAX,
+                                 .prefill_rows = r->prefill_rows,
+                                 .page_positions = TD_PAGE_POSITIONS,
+                                 .can_share = !td_target_forgets(r->target),
+                                 .lookup = r->ngram ? look_up : NULL,
                                  .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us
                                                                            : TD_DRAFT_DEADLINE_US,
                                  .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
                                  .token_bytes = token_bytes,
                                  .token_is_end = token_is_end,
-                                 .user = (void *)(uintptr_t)tokenizer},
+                                 .user = r},
         err);
     if (r->coordinator && r->is_draft_joined) /* by an earlier run */
         join_draft(r);
@@ -464,16 +499,32 @@ static void read_meters(run *r, td_run_totals *t)
         td_target_stage_info(r->target, i, &s);
         t->prefill_us += s.busy_prefill_us;
         t->verify_us += s.busy_verify_us;
+        t->stage_us[i] = s.busy_prefill_us + s.busy_verify_us;
     }
     t->draft_us = draft ? draft->busy_us : 0;
     t->n_proposed = draft ? draft->n_tokens : 0;
+    t->loop_cpu_us = td_stats_cpu_us(r->drafting);
     td_energy_read(r->energy, t->joules);
+}
+
+static bool open_trace(run *r, td_err *err)
+{
+    const char *draft = r->params->draft_endpoint ? r->params->draft_endpoint
+                        : r->drafting             ? td_drafting_device(r->drafting)
+                                                  : NULL;
+    if (r->params->trace_path)
+        r->trace = td_trace_open(&(td_trace_params){.path = r->params->trace_path,
+                                                    .target = r->target,
+                                                    .draft = draft,
+                                                    .start_us = now_us(r)},
+                                 err);
+    return r->trace || !r->params->trace_path;
 }
 
 static bool go(run *r, td_err *err)
 {
     td_run_totals *t = r->totals, before = {0};
-    bool is_ok = begin(r, err) && wait_for_draft(r, err);
+    bool is_ok = begin(r, err) && wait_for_draft(r, err) && open_trace(r, err);
     if (is_ok) {
         read_meters(r, &before);
         t->start_us = now_us(r);
@@ -484,9 +535,13 @@ static bool go(run *r, td_err *err)
         t->verify_us -= before.verify_us;
         t->draft_us -= before.draft_us;
         t->n_proposed -= before.n_proposed;
+        t->loop_cpu_us -= before.loop_cpu_us;
+        for (uint32_t i = 0; i < TD_RUN_SPECS_MAX; i++)
+            t->stage_us[i] -= before.stage_us[i];
         for (uint32_t i = 0; i < td_energy_count(r->energy); i++)
             t->joules[i] -= before.joules[i];
         td_show_end(r->show);
+        is_ok = td_trace_close(&r->trace, t->end_us, is_ok ? err : NULL) && is_ok;
     }
     if (is_ok && r->params->stats_path)
         is_ok = td_stats_write(
@@ -508,6 +563,9 @@ static bool go(run *r, td_err *err)
 static bool end(run *r, td_err *err)
 {
     bool is_ok = td_results_close(&r->results, err);
+    if (r->coordinator) /* what slots have kept is known to it only */
+        for (uint32_t i = 0; i < r->opened.n_parallel; i++)
+            td_target_close_sequence(r->target, i);
     td_coordinator_destroy(&r->coordinator);
     for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
         td_prompt_destroy(&r->actives[i].prompt);

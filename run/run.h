@@ -23,6 +23,8 @@ typedef struct {
     const char *draft_endpoint; /* a `tandem draft` worker; NULL: none */
     uint32_t draft_max;         /* 1..TD_DRAFT_MAX; 0: none is used, though there is one */
     uint32_t draft_fixed;       /* 0: draft_max bounds; else always k = this */
+    bool is_ngram;              /* guesses from the texts of the run, too or alone */
+    bool is_turns;              /* draft and target take turns; for comparison */
     const char *specs[TD_RUN_SPECS_MAX];
     uint32_t n_specs;  /* 0: chosen */
     const char *place; /* td_chain_params; NULL: none */
@@ -31,6 +33,7 @@ typedef struct {
     const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */
     const char *out_path;      /* JSONL of results; NULL: text to stdout */
     const char *stats_path;    /* NULL: none */
+    const char *trace_path;    /* Chrome trace JSON; NULL: none */
     const char *chat_template; /* of messages; NULL: the one the target's file has */
 
     uint32_t n_predict;
@@ -64,6 +67,9 @@ typedef struct {
     uint64_t n_draft_joins, n_draft_losses;
     /* Where the time went: busy times of all stages, and of a draft in this process. */
     uint64_t prefill_us, verify_us, draft_us;
+    uint64_t stage_us[TD_RUN_SPECS_MAX];  /* of each stage, prefill and verify */
+    uint64_t answers_us;                  /* of a draft anywhere, as its answers said */
+    uint64_t loop_cpu_us;                 /* td_stats_cpu_us */
     uint64_t n_proposed;                  /* tokens the draft computed, looked at or not */
     double joules[TD_ENERGY_SOURCES_MAX]; /* by source of td_energy_open(NULL), start to end; with
                                            * stats_path or on_finish only */

@@ -7,7 +7,11 @@
 #include "base/signals.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define HOST_PREFILL_ROWS 64u
 
 /* What decides a text beside its input: the model, the cache's types, the context and the kinds of
  * devices its layers run on. Drafts are not part of it (law 1). */
@@ -20,8 +24,8 @@ static void hash_config(run *r)
     snprintf(r->model_sha, sizeof r->model_sha, "%016llx", (unsigned long long)model_hash);
     td_sha256_begin(&s);
     const td_run_params *p = &r->opened;
-    int n = snprintf(text, sizeof text, "%s %s %s %u %d\n", r->model_sha, p->type_k->name,
-                     p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos);
+    int n = snprintf(text, sizeof text, "%s %s %s %u %d %u\n", r->model_sha, p->type_k->name,
+                     p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos, r->prefill_rows);
     td_sha256_add(&s, text, (size_t)n);
     if (p->place)
         td_sha256_add(&s, p->place, strlen(p->place));
@@ -40,6 +44,44 @@ static void hash_config(run *r)
     }
     td_sha256_end(&s, digest);
     td_sha256_hex(digest, r->config_sha, TD_SHA_HEX);
+}
+
+/* Threads of a host SPEC. */
+static uint32_t n_threads_of(const char *spec)
+{
+    uint32_t n = spec[4] == ':' ? (uint32_t)strtoul(spec + 5, NULL, 10) : 0;
+    return n ? n : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+bool session_drafts_ahead(const run *r)
+{
+    const char *spec = r->drafting ? td_drafting_device(r->drafting) : "";
+    bool is_host = !strncmp(spec, "host", 4);
+    uint32_t n_threads = is_host ? n_threads_of(spec) : 0;
+    if (r->params->is_turns)
+        return false;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target) && *spec; i++) {
+        td_stage_info info;
+        td_target_stage_info(r->target, i, &info);
+        bool is_bound = is_host && strchr(spec + 4, ':') != strrchr(spec, ':');
+        if (!strcmp(info.spec, spec) && (!is_host || is_bound))
+            return false;
+        n_threads += !strncmp(info.spec, "host", 4) ? n_threads_of(info.spec) : 0;
+    }
+    return !is_host || n_threads <= (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Chunks of a prompt: a constant of the placement. On the host a short one costs no more, lets
+ * stages overlap and is shared more often; a GPU wants a long one. */
+static uint32_t choose_prefill_rows(const td_target *t)
+{
+    for (uint32_t i = 0; i < td_target_n_stages(t); i++) {
+        td_stage_info info;
+        td_target_stage_info(t, i, &info);
+        if (strncmp(info.spec, "host", 4))
+            return TD_PREFILL_ROWS_MAX;
+    }
+    return HOST_PREFILL_ROWS;
 }
 
 /* The device that verifies least: a GPU without layers, else the host, which is idle when the
@@ -108,6 +150,10 @@ bool session_load(run *r, td_err *err)
         err);
     if (!r->target)
         return false;
+    r->prefill_rows = choose_prefill_rows(r->target);
+    if (p->is_ngram && !(r->ngram = td_ngram_create(TD_NGRAM_RING, p->n_parallel,
+                                                    td_target_n_ctx(r->target), err)))
+        return false;
     hash_config(r);
     return !r->drafting ||
            td_drafting_connect(r->drafting, r->model, td_target_n_ctx(r->target), &r->clock, err);
@@ -130,6 +176,7 @@ void td_run_close(td_run_session **session)
     if (!r)
         return;
     td_drafting_destroy(&r->drafting);
+    td_ngram_destroy(&r->ngram);
     td_target_destroy(&r->target);
     td_model_close(&r->model);
     td_energy_close(&r->energy);

@@ -2,16 +2,18 @@
 #ifndef TD_RUN_SESSION_H
 #define TD_RUN_SESSION_H
 
+#include "draft/ngram.h"
 #include "run/drafting.h"
 #include "run/results.h"
 #include "run/show.h"
+#include "run/trace.h"
 #include "target/target.h"
 
 /* A prompt that is being worked on. */
 typedef struct {
     td_prompt *prompt; /* NULL: free */
     uint32_t sequence;
-    uint32_t slot; /* of the target, known from TD_ACT_OPEN on */
+    uint32_t slot; /* of the target, from TD_ACT_OPEN on; UINT32_MAX before */
     bool has_bad_logits;
 } active;
 
@@ -24,6 +26,8 @@ typedef struct td_run_session {
     td_model *model;
     td_target *target;
     td_drafting *drafting;
+    td_ngram *ngram; /* NULL: none */
+    uint32_t prefill_rows;
     /* Of one run. */
     const td_run_params *params;
     td_run_totals *totals;
@@ -31,6 +35,7 @@ typedef struct td_run_session {
     td_prompts *prompts;
     td_results *results;
     td_show *show;
+    td_trace *trace; /* NULL: none */
     active actives[TD_SEQUENCES_MAX];
     char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
     bool is_input_done, is_draft_joined;
@@ -41,5 +46,7 @@ typedef struct td_run_session {
 void session_init(run *r, const td_run_params *params);
 /* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
 bool session_load(run *r, td_err *err);
+/* Does the draft go on while the target verifies? Not where both would wait for one device. */
+bool session_drafts_ahead(const run *r);
 
 #endif

@@ -4,6 +4,12 @@
 #include "base/io.h"
 #include "base/json_writer.h"
 
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
 static void put_u64(td_json_writer *w, const char *key, uint64_t value)
 {
     td_json_write_key(w, key);
@@ -23,6 +29,59 @@ static void put_string(td_json_writer *w, const char *key, const char *value)
 }
 
 static double ratio(uint64_t a, uint64_t b) { return b ? (double)a / (double)b : 0; }
+
+/* -- CPU time ------------------------------------------------------------------------------------
+ */
+
+/* One line of a file of a thread of ours; "" when it cannot be had. */
+static void read_task(const char *task, const char *file, char line[128])
+{
+    char path[320];
+    snprintf(path, sizeof path, "/proc/self/task/%s/%s", task, file);
+    FILE *f = fopen(path, "re");
+    if (!f || !fgets(line, 128, f))
+        line[0] = 0;
+    if (f)
+        fclose(f);
+}
+
+/* The threads that move bytes for a link to another process. */
+static uint64_t zmq_cpu_us(void)
+{
+    uint64_t sum_ns = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *d; tasks && (d = readdir(tasks));) {
+        char line[128];
+        read_task(d->d_name, "comm", line);
+        if (strncmp(line, "ZMQbg", 5) != 0)
+            continue;
+        uint64_t ns;
+        read_task(d->d_name, "schedstat", line); /* the first number: ns on a CPU */
+        if (sscanf(line, "%" SCNu64, &ns) == 1)
+            sum_ns += ns;
+    }
+    if (tasks)
+        closedir(tasks);
+    return sum_ns / 1000;
+}
+
+uint64_t td_stats_cpu_us(const td_drafting *drafting)
+{
+    struct timespec t = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    uint64_t us = (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+    return us + zmq_cpu_us() + (drafting ? td_drafting_cpu_us(drafting) : 0);
+}
+
+/* -- the file ------------------------------------------------------------------------------------
+ */
+
+/* The share of the run in which something was not busy. */
+static void put_idle(td_json_writer *w, const td_run_totals *t, uint64_t busy_us)
+{
+    uint64_t us = t->end_us - t->start_us;
+    put_double(w, "idle", us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
+}
 
 static void write_totals(td_json_writer *w, const td_run_totals *t)
 {
@@ -80,8 +139,9 @@ static void write_energy(td_json_writer *w, const td_stats *s)
     td_json_end_array(w);
 }
 
-static void write_stages(td_json_writer *w, const td_target *target)
+static void write_stages(td_json_writer *w, const td_stats *stats)
 {
+    const td_target *target = stats->target;
     td_json_write_key(w, "stages");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
@@ -102,9 +162,30 @@ static void write_stages(td_json_writer *w, const td_target *target)
         put_double(w, "verify_ms", (double)s.busy_verify_us * 1e-3);
         put_u64(w, "verify_rows", s.n_verify_rows);
         put_u64(w, "verifies", s.n_verifies);
+        put_idle(w, stats->totals, stats->totals->stage_us[i]);
         td_json_end_object(w);
     }
     td_json_end_array(w);
+}
+
+/* Of one elsewhere its answers tell the busy time. */
+static void write_draft(td_json_writer *w, const td_stats *s)
+{
+    const td_run_totals *t = s->totals;
+    if (!s->draft && !s->params->draft_endpoint)
+        return;
+    uint64_t busy_us = s->draft ? t->draft_us : t->answers_us;
+    td_json_write_key(w, "draft");
+    td_json_begin_object(w);
+    put_string(w, "device", s->draft ? s->draft_device : s->params->draft_endpoint);
+    put_double(w, "busy_ms", (double)busy_us * 1e-3);
+    put_idle(w, t, busy_us);
+    if (s->draft) {
+        put_u64(w, "proposals", s->draft->n_proposals);
+        put_u64(w, "tokens", s->draft->n_tokens);
+        put_u64(w, "evaluated_rows", s->draft->n_evaluated);
+    }
+    td_json_end_object(w);
 }
 
 static void write_config(td_json_writer *w, const td_stats *s)
@@ -154,23 +235,15 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_write_key(w, "coordinator");
     td_json_begin_object(w);
     put_u64(w, "batches", c->n_batches);
+    put_double(w, "loop_cpu_us_per_round", ratio(s->totals->loop_cpu_us, c->n_batches));
     put_u64(w, "rows", c->n_rows);
     put_u64(w, "missed_deadlines", c->n_deadlines);
     put_u64(w, "late_drafts", c->n_late_drafts);
     put_u64(w, "stale_drafts", c->n_stale_drafts);
     put_u64(w, "bad_drafts", c->n_bad_drafts);
     td_json_end_object(w);
-    write_stages(w, s->target);
-    if (s->draft) {
-        td_json_write_key(w, "draft");
-        td_json_begin_object(w);
-        put_string(w, "device", s->draft_device);
-        put_double(w, "busy_ms", (double)s->draft->busy_us * 1e-3);
-        put_u64(w, "proposals", s->draft->n_proposals);
-        put_u64(w, "tokens", s->draft->n_tokens);
-        put_u64(w, "evaluated_rows", s->draft->n_evaluated);
-        td_json_end_object(w);
-    }
+    write_stages(w, s);
+    write_draft(w, s);
     write_config(w, s);
     td_json_end_object(w);
     const char *text;

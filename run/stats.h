@@ -18,6 +18,11 @@ typedef struct {
     const char *config_sha;
 } td_stats;
 
+/* CPU time so far of the calling thread, of ZeroMQ's threads, and of the one that holds the link's
+ * other end when the draft is in this process (drafting may be NULL): coordinator and transport,
+ * reading and writing included; what computes is other threads'. */
+uint64_t td_stats_cpu_us(const td_drafting *drafting);
+
 /* Replaces the file as a whole. */
 bool td_stats_write(const td_stats *stats, const char *path, td_err *err);
 

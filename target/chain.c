@@ -27,6 +27,7 @@ static td_forward_params forward_params(const builder *b, uint32_t i)
                                .type_v = p->type_v,
                                .n_slots = p->n_slots,
                                .n_ctx = b->chain->n_ctx,
+                               .n_pages = b->chain->n_pages,
                                .is_all_logits = p->is_all_logits,
                                .is_choosing = p->is_choosing,
                                .progress = p->progress,
@@ -50,61 +51,89 @@ static uint64_t budget_of(const builder *b, uint32_t i)
 
 /* What device i takes for a run of layers, as the difference of whole parts: so weights, cache and
  * scratch are counted by the code that allocates them. */
-static bool place(builder *b, const td_device_spec *specs, td_err *err)
+static td_place_device describe_place(const builder *b, uint32_t i, const td_device_spec *spec,
+                                      uint64_t *bytes)
 {
     const td_hparams *h = td_model_hparams(b->params.model);
-    td_place_device devices[TD_STAGES_MAX] = {0};
     uint32_t n_out = b->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
-    uint64_t *layer_bytes =
-        td_alloc((size_t)b->chain->n_parts * h->n_layer, sizeof *layer_bytes, err);
-    if (!layer_bytes)
-        return false;
-    for (uint32_t i = 0; i < b->chain->n_parts; i++) {
-        td_forward_params p = forward_params(b, i);
-        uint64_t *bytes = layer_bytes + (size_t)i * h->n_layer;
-        p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
-        bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
-        uint64_t one_part = td_forward_bytes(&p);
-        td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
-        for (uint32_t k = 0; k < h->n_layer; k++)
-            bytes[k] =
-                td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
-        uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
-        uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
-        uint64_t last = td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
-                                             h->n_layer - 1);
-        devices[i] =
-            (td_place_device){.budget_bytes = budget_of(b, i),
-                              .fixed_bytes = one_part - ends - bytes[p.first],
-                              .first_bytes = first,
-                              .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
-                              .layer_bytes = bytes,
-                              .is_pinned = specs[i].is_pinned,
-                              .first = specs[i].first,
-                              .last = specs[i].last};
-        const td_device_info *info = td_device_get_info(p.dev);
-        if (b->params.draft_bytes && b->params.draft_spec &&
-            (!strcmp(b->params.draft_spec, specs[i].device) ||
-             !strcmp(b->params.draft_spec, info->spec)))
-            devices[i].fixed_bytes += b->params.draft_bytes;
+    td_forward_params p = forward_params(b, i);
+    p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
+    bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
+    uint64_t one_part = td_forward_bytes(&p);
+    td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
+    for (uint32_t k = 0; k < h->n_layer; k++)
+        bytes[k] = td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
+    uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
+    uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
+    uint64_t last =
+        td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0, h->n_layer - 1);
+    td_place_device place = {.budget_bytes = budget_of(b, i),
+                             .fixed_bytes = one_part - ends - bytes[p.first],
+                             .first_bytes = first,
+                             .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
+                             .layer_bytes = bytes,
+                             .is_pinned = spec->is_pinned,
+                             .first = spec->first,
+                             .last = spec->last};
+    const td_device_info *info = td_device_get_info(p.dev);
+    if (b->params.draft_bytes && b->params.draft_spec &&
+        (!strcmp(b->params.draft_spec, spec->device) || !strcmp(b->params.draft_spec, info->spec)))
+        place.fixed_bytes += b->params.draft_bytes;
+    return place;
+}
+
+static bool place(builder *b, const td_device_spec *specs, td_err *err)
+{
+    td_chain *c = b->chain;
+    uint32_t n_layer = td_model_hparams(b->params.model)->n_layer;
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        c->places[i] = describe_place(b, i, &specs[i], c->layer_bytes + (size_t)i * n_layer);
+    bool is_ok = td_place_layers(c->places, c->n_parts, n_layer, err);
+    for (uint32_t i = 0; is_ok && i < c->n_parts; i++) {
+        c->parts[i].first = c->places[i].first;
+        c->parts[i].last = c->places[i].last;
     }
-    bool is_ok = td_place_layers(devices, b->chain->n_parts, h->n_layer, err);
-    for (uint32_t i = 0; is_ok && i < b->chain->n_parts; i++) {
-        b->chain->parts[i].first = devices[i].first;
-        b->chain->parts[i].last = devices[i].last;
-    }
-    td_free(layer_bytes);
     return is_ok;
+}
+
+/* Places with as many cache pages as fit, at least those of one sequence. */
+static bool place_with_pages(builder *b, const td_device_spec *specs, td_err *err)
+{
+    uint32_t one = td_div_up(b->chain->n_ctx, TD_PAGE_POSITIONS);
+    b->chain->n_pages = 0;
+    td_err why = {0};
+    if (place(b, specs, &why))
+        return true;
+    uint32_t fits = 0, too_many = one * b->params.n_slots; /* pages that do and do not */
+    if (why.code != TD_E_NOMEM || b->params.n_slots < 2)
+        return td_err_set(err, why.code, "%s", why.message);
+    b->chain->n_pages = one;
+    if (!place(b, specs, err))
+        return false;
+    for (fits = one; too_many - fits > td_max_u32(1, fits / 64);) {
+        b->chain->n_pages = fits + (too_many - fits) / 2;
+        if (place(b, specs, NULL))
+            fits = b->chain->n_pages;
+        else
+            too_many = b->chain->n_pages;
+    }
+    b->chain->n_pages = fits;
+    return place(b, specs, err);
 }
 
 /* Chooses the context if it was left open: the model's, or the largest that can be placed. */
 static bool place_with_context(builder *b, const td_device_spec *specs, td_err *err)
 {
-    uint32_t n_train = td_model_hparams(b->params.model)->n_ctx_train;
+    const td_hparams *h = td_model_hparams(b->params.model);
+    uint32_t n_train = h->n_ctx_train;
+    b->chain->layer_bytes =
+        td_alloc((size_t)b->chain->n_parts * h->n_layer, sizeof *b->chain->layer_bytes, err);
+    if (!b->chain->layer_bytes)
+        return false;
     b->chain->n_ctx = b->params.n_ctx ? b->params.n_ctx : n_train;
     while (true) {
         td_err why = {0};
-        if (place(b, specs, &why))
+        if (place_with_pages(b, specs, &why))
             break;
         bool is_smaller_possible =
             !b->params.n_ctx && why.code == TD_E_NOMEM && b->chain->n_ctx > CTX_STEP;
@@ -113,9 +142,14 @@ static bool place_with_context(builder *b, const td_device_spec *specs, td_err *
         uint32_t less = b->chain->n_ctx / 4 * 3 / CTX_STEP * CTX_STEP;
         b->chain->n_ctx = td_max_u32(less, CTX_STEP);
     }
+    if (b->params.is_plan_only)
+        return true;
     if (!b->params.n_ctx && b->chain->n_ctx < n_train)
         td_log_warn("the model's context of %u does not fit; using %u (set --ctx to choose)",
                     n_train, b->chain->n_ctx);
+    if (b->chain->n_pages)
+        td_log_warn("the cache holds %u positions, not %u sequences of %u: prompts wait for room",
+                    b->chain->n_pages * TD_PAGE_POSITIONS, b->params.n_slots, b->chain->n_ctx);
     return true;
 }
 
@@ -211,6 +245,7 @@ void td_chain_destroy(td_chain **chain)
         td_device_destroy(&(*chain)->parts[i].experts_dev);
         td_device_destroy(&(*chain)->parts[i].dev);
     }
+    td_free((*chain)->layer_bytes);
     td_free(*chain);
     *chain = NULL;
 }

@@ -41,7 +41,12 @@ typedef struct {
 
 typedef struct {
     uint32_t n_parts, n_ctx;
+    /* Cache pages of all sequences together, where not all can have a full context at once (then at
+     * least one can); 0: enough for all. */
+    uint32_t n_pages;
     td_chain_part parts[TD_STAGES_MAX];
+    td_place_device places[TD_STAGES_MAX]; /* of the parts: what was placed by */
+    uint64_t *layer_bytes;                 /* what they point to */
 } td_chain;
 
 td_chain *td_chain_create(const td_chain_params *params, td_err *err);

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "model/forward.h"
 #include "model/sampling.h"
+#include "target/target.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,6 +16,7 @@ typedef struct job {
     struct job *next;
     job_kind kind;
     uint32_t slot, length;
+    uint32_t from_slot;          /* OPEN: whose first `length` positions the slot begins with */
     uint64_t stream;             /* OPEN */
     td_sampling_params sampling; /* OPEN */
     struct batch *batch;         /* FORWARD */
@@ -28,9 +30,16 @@ typedef struct batch {
     uint32_t n_rows, n_out;
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     float *activations; /* [n_rows][n_embd], written by one stage and read by the next */
-    uint32_t chosen[TD_PREFILL_ROWS_MAX];
+    /* Stages leave out dead rows (stage.c), and n_rows and rows become less; this says where the
+     * token of a row that is left belongs. */
+    uint16_t i_out[TD_PREFILL_ROWS_MAX];
+    uint32_t chosen[TD_PREFILL_ROWS_MAX]; /* [n_out] */
     uint64_t bad_slots;
     td_err err;
+    td_target_span spans[TD_STAGES_MAX];
+    bool is_in_flight;        /* the calling thread's: submitted and not finished */
+    atomic_bool is_cancelled; /* set by the calling thread at any time */
+    bool is_skipped;          /* a stage saw that, and no later one does anything */
 } batch;
 
 typedef struct {

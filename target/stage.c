@@ -1,3 +1,7 @@
+/* Performs jobs. Rows of a cancelled batch that this stage had not begun are missing in its cache
+ * from then on, and in those of all later stages: their sequences have a hole until they are
+ * truncated or opened anew. Rows behind a hole are dead by the caller's word, but may share a batch
+ * with live rows of other sequences; they are taken out of it. */
 #include "target/stage.h"
 
 #include "base/check.h"
@@ -17,8 +21,8 @@ static bool choose_rows(stage *s, batch *b)
         if (!r->is_output)
             continue;
         bool is_finite;
-        if (!td_forward_choose(s->forward, n_out, r, slot->tokens, s->sampler, &b->chosen[n_out],
-                               &is_finite, &b->err))
+        if (!td_forward_choose(s->forward, n_out, r, slot->tokens, s->sampler,
+                               &b->chosen[b->i_out[i]], &is_finite, &b->err))
             return false;
         if (!is_finite)
             b->bad_slots |= 1ull << r->slot;
@@ -27,18 +31,59 @@ static bool choose_rows(stage *s, batch *b)
     return true;
 }
 
+/* Whether anything of the batch is left to do; takes dead rows out. */
+static bool take_out_dead(stage *s, batch *b)
+{
+    if (!b->is_skipped && atomic_load_explicit(&b->is_cancelled, memory_order_acquire))
+        b->is_skipped = true;
+    uint32_t n = 0;
+    size_t n_embd = s->n_embd;
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        struct stage_slot *slot = &s->slots[b->rows[i].slot];
+        slot->has_hole |= b->is_skipped;
+        if (slot->has_hole)
+            continue;
+        if (n < i) {
+            b->rows[n] = b->rows[i];
+            b->i_out[n] = b->i_out[i];
+            if (!td_forward_is_first(s->forward))
+                memcpy(b->activations + n * n_embd, b->activations + i * n_embd,
+                       n_embd * sizeof(float));
+        }
+        n++;
+    }
+    if (!b->is_skipped) /* else later stages shall see all its rows */
+        b->n_rows = n;
+    return n > 0;
+}
+
+static void add_busy(td_stage_info *info, const batch *b, uint64_t busy_us)
+{
+    if (b->mode == TD_MODE_PREFILL) {
+        info->busy_prefill_us += busy_us;
+        info->n_prefill_rows += b->n_rows;
+        info->n_prefills++;
+    } else {
+        info->busy_verify_us += busy_us;
+        info->n_verify_rows += b->n_rows;
+        info->n_verifies++;
+    }
+}
+
 static void run_batch(stage *s, batch *b)
 {
-    /* A batch that fails anywhere leaves holes in the caches from there on, so every later one
-     * fails as well. */
-    if (b->err.code == TD_OK)
-        b->err = s->failure;
-    if (b->err.code != TD_OK) {
-        s->failure = b->err;
-        return;
-    }
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);
+    b->spans[s->index] = (td_target_span){start, start};
+    /* A batch that fails anywhere leaves holes in the caches from there on, so every later one
+     * fails as well. */
+    if (b->err.code != TD_OK)
+        s->failure = b->err;
+    if (b->err.code != TD_OK || !take_out_dead(s, b))
+        return;
+    b->err = s->failure;
+    if (b->err.code != TD_OK)
+        return;
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
     bool is_last = td_forward_is_last(s->forward);
@@ -54,17 +99,30 @@ static void run_batch(stage *s, batch *b)
     if (!is_last)
         memcpy(b->activations, td_forward_output(s->forward),
                (size_t)b->n_rows * s->n_embd * sizeof(float));
-    uint64_t busy_us = td_clock_now_us(&clock) - start;
-    td_stage_info *info = &s->info;
-    if (b->mode == TD_MODE_PREFILL) {
-        info->busy_prefill_us += busy_us;
-        info->n_prefill_rows += b->n_rows;
-        info->n_prefills++;
-    } else {
-        info->busy_verify_us += busy_us;
-        info->n_verify_rows += b->n_rows;
-        info->n_verifies++;
-    }
+    uint64_t end = td_clock_now_us(&clock);
+    b->spans[s->index].end_us = end;
+    add_busy(&s->info, b, end - start);
+}
+
+static void open_slot(stage *s, const job *j)
+{
+    td_cache *cache = td_forward_cache(s->forward);
+    struct stage_slot *to = &s->slots[j->slot];
+    uint32_t length = j->length;
+    if (s->failure.code != TD_OK) /* what was to be committed there may be missing */
+        length = 0;
+    bool is_other = j->from_slot != j->slot;
+    if (length && !is_other)
+        td_cache_rewind(cache, j->slot, length);
+    else
+        td_cache_clear(cache, j->slot);
+    if (length && is_other)
+        td_cache_share(cache, j->from_slot, j->slot, length);
+    if (length && is_other && to->tokens)
+        memcpy(to->tokens, s->slots[j->from_slot].tokens, length * sizeof *to->tokens);
+    to->has_hole = false;
+    to->stream = j->stream;
+    to->sampling = j->sampling;
 }
 
 static void perform(stage *s, job *j)
@@ -75,12 +133,11 @@ static void perform(stage *s, job *j)
         run_batch(s, j->batch);
         break;
     case JOB_OPEN:
-        td_cache_clear(cache, j->slot);
-        s->slots[j->slot].stream = j->stream;
-        s->slots[j->slot].sampling = j->sampling;
+        open_slot(s, j);
         break;
     case JOB_TRUNCATE:
         td_cache_truncate(cache, j->slot, j->length);
+        s->slots[j->slot].has_hole = false;
         break;
     case JOB_COMMIT: {
         /* After a failed batch the cache may be shorter than what was committed elsewhere; and a
@@ -92,6 +149,7 @@ static void perform(stage *s, job *j)
     }
     case JOB_CLOSE:
         td_cache_clear(cache, j->slot);
+        s->slots[j->slot].has_hole = false;
         break;
     case JOB_STOP:
         break;

@@ -14,13 +14,14 @@ typedef struct stage {
     queue *out;               /* the next stage's, or the target's done queue */
     void (*wake)(void *user); /* after a push on the done queue; NULL for others */
     void *user;
-    uint32_t n_embd, n_vocab, n_slots;
+    uint32_t index, n_embd, n_vocab, n_slots;
     /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */
     td_sampler *sampler;
     struct stage_slot {
         uint64_t stream;
         td_sampling_params sampling;
         uint32_t *tokens; /* [n_ctx + 1] */
+        bool has_hole;    /* a cancelled batch's rows are missing: what follows them is dead */
     } * slots;            /* [n_slots] */
     pthread_t thread;
     bool is_running;

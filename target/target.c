@@ -47,6 +47,7 @@ static void free_batch(td_target *t, batch *b)
 static void take_back(td_target *t, job *j)
 {
     if (j->kind == JOB_FORWARD) {
+        j->batch->is_in_flight = false;
         j->batch->next = NULL;
         if (t->last_result)
             t->last_result->next = j->batch;
@@ -70,10 +71,17 @@ static void submit(td_target *t, const job *what)
     queue_push(&t->stages[0].in, j);
 }
 
-void td_target_open_sequence(td_target *t, uint32_t slot, uint64_t stream,
-                             const td_sampling_params *sampling)
+void td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot, uint32_t length,
+                             uint64_t stream, const td_sampling_params *sampling)
 {
-    submit(t, &(job){.kind = JOB_OPEN, .slot = slot, .stream = stream, .sampling = *sampling});
+    TD_ASSERT(slot < t->n_slots && from_slot < t->n_slots);
+    TD_ASSERT(length % TD_PAGE_POSITIONS == 0 && !(length && td_target_forgets(t)));
+    submit(t, &(job){.kind = JOB_OPEN,
+                     .slot = slot,
+                     .from_slot = from_slot,
+                     .length = length,
+                     .stream = stream,
+                     .sampling = *sampling});
 }
 
 void td_target_truncate(td_target *t, uint32_t slot, uint32_t length)
@@ -106,10 +114,24 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     b->n_out = 0;
     b->bad_slots = 0;
     b->err.code = TD_OK;
+    b->is_in_flight = true;
+    b->is_skipped = false;
+    atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
     memcpy(b->rows, rows, n_rows * sizeof *rows);
-    for (uint32_t i = 0; i < n_rows; i++)
+    for (uint32_t i = 0; i < n_rows; i++) {
+        b->i_out[i] = (uint16_t)b->n_out;
         b->n_out += rows[i].is_output;
+    }
+    memset(b->chosen, 0, b->n_out * sizeof *b->chosen);
     submit(t, &(job){.kind = JOB_FORWARD, .batch = b});
+}
+
+/* Those that are finished are left as they are: the mark would come too late. */
+void td_target_cancel(td_target *t, uint64_t id)
+{
+    for (uint32_t i = 0; i < N_BATCHES; i++)
+        if (t->batches[i].is_in_flight && t->batches[i].id == id)
+            atomic_store_explicit(&t->batches[i].is_cancelled, true, memory_order_release);
 }
 
 int td_target_fd(const td_target *t) { return t->fd; }
@@ -137,7 +159,14 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .err = b->err,
                               .chosen = b->chosen,
                               .n_out = b->n_out,
-                              .bad_slots = b->bad_slots};
+                              .bad_slots = b->bad_slots,
+                              .is_cancelled = b->is_skipped,
+                              .spans = b->spans};
+    for (uint32_t i = 0; i < t->n_stages; i++) {
+        uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
+        out->sum_us += us;
+        out->max_us = us > out->max_us ? us : out->max_us;
+    }
     return true;
 }
 
@@ -148,6 +177,7 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     stage *s = &t->stages[i];
     const td_chain_part *part = &t->chain->parts[i];
     s->forward = part->forward;
+    s->index = i;
     s->n_embd = h->n_embd;
     s->n_vocab = h->n_vocab;
     s->n_slots = t->n_slots;
@@ -266,6 +296,7 @@ void td_target_destroy(td_target **target)
 
 uint32_t td_target_n_ctx(const td_target *t) { return t->chain->n_ctx; }
 uint32_t td_target_n_stages(const td_target *t) { return t->n_stages; }
+bool td_target_forgets(const td_target *t) { return td_chain_forgets(t->chain); }
 
 void td_target_stage_info(const td_target *t, uint32_t stage_index, td_stage_info *out)
 {

@@ -4,9 +4,15 @@
  * micro-batch another may work on the next (law 4).
  *
  *     td_target *t = td_target_create(&params, &err);
- *     td_target_open_sequence(t, slot, stream, &sampling);
+ *     td_target_open_sequence(t, slot, slot, 0, stream, &sampling);
  *     td_target_forward(t, batch, is_prefill, rows, n_rows);
  *     poll(td_target_fd(t)) ... td_target_poll(t, &result)
+ *
+ * A sequence may have rows in several batches before the first of them is answered: what is
+ * speculated on from a row that is not verified yet. When that fails, the caller cancels the
+ * batches nothing of which is wanted any more and truncates the sequences. A stage that has not
+ * begun a cancelled batch passes it on empty; other batches may hold more rows of those sequences,
+ * and stages leave these out too, since the rows before them are missing there.
  *
  * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
  * pass between stages in the job's host buffer.
@@ -20,7 +26,10 @@
 #include "model/sampling.h"
 #include "target/chain.h"
 
-#define TD_TARGET_BATCHES_MAX 3u /* submitted and not yet polled */
+#define TD_TARGET_BATCHES_MAX 16u /* submitted and not yet polled */
+/* Positions of a sequence above its committed length (as of the jobs before) that rows may be at,
+ * but in prefill; where td_target_forgets. */
+#define TD_TARGET_FLIGHT_MAX TD_VERIFY_ROWS_MAX
 
 typedef struct td_target td_target;
 
@@ -34,12 +43,22 @@ typedef struct {
     uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;
 } td_stage_info;
 
+/* When a stage began and finished a batch, by the real clock (base/clock.h). Equal: it did nothing
+ * of it. Spans of one stage never overlap. */
+typedef struct {
+    uint64_t start_us, end_us;
+} td_target_span;
+
 typedef struct {
     uint64_t batch;
     td_err err;             /* code TD_OK when the batch ran; after a failed one all fail */
-    const uint32_t *chosen; /* [n_out] token after each output row; valid until the next poll */
+    const uint32_t *chosen; /* [n_out] token after each output row; valid until the next poll. Of
+                             * rows that were left out: 0 */
     uint32_t n_out;
     uint64_t bad_slots; /* bit s: logits of slot s were not finite; its token means nothing */
+    bool is_cancelled;  /* then chosen means nothing; no error */
+    const td_target_span *spans; /* [n_stages], valid until the next poll */
+    uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;
 
 td_target *td_target_create(const td_chain_params *params, td_err *err);
@@ -49,13 +68,23 @@ uint32_t td_target_n_ctx(const td_target *t);
 uint32_t td_target_n_stages(const td_target *t);
 /* Figures of a stage so far. Busy times are exact once no batch is in flight. */
 void td_target_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
+/* Whether some stage's cache forgets (cache.h): then no sequence begins with another's positions.
+ */
+bool td_target_forgets(const td_target *t);
 
-/* Jobs, performed in the order of the calls. They wait only if hundreds are queued already. */
-void td_target_open_sequence(td_target *t, uint32_t slot, uint64_t stream,
-                             const td_sampling_params *sampling);
+/* Jobs, performed in the order of the calls. They wait only if hundreds are queued already.
+ *
+ * open_sequence: the slot begins empty (length 0), or with the first `length` positions of
+ * from_slot: a multiple of TD_PAGE_POSITIONS, committed there by the jobs before; from_slot == slot
+ * keeps them and drops the rest. */
+void td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot, uint32_t length,
+                             uint64_t stream, const td_sampling_params *sampling);
 /* At most TD_TARGET_BATCHES_MAX batches that were not polled; rows[] are copied. */
 void td_target_forward(td_target *t, uint64_t batch, bool is_prefill, const td_forward_row *rows,
                        uint32_t n_rows);
+/* Nothing of a batch that was not polled is wanted any more. Its result comes in its turn. Its
+ * sequences are truncated to where it began, or before, or closed, before they have a live row. */
+void td_target_cancel(td_target *t, uint64_t batch);
 void td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
 void td_target_commit(td_target *t, uint32_t slot, uint32_t length);
 void td_target_close_sequence(td_target *t, uint32_t slot);

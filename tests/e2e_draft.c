@@ -62,12 +62,13 @@ static void send_draft(fake *f, td_peer *peer, const td_wire_draft *draft)
 static void send_stale(fake *f, td_peer *peer, const td_wire_propose *p, const uint32_t *ids)
 {
     const td_wire_draft drafts[] = {
-        {p->sequence, p->epoch - 1, p->position, 1, ids},
-        {p->sequence, p->epoch + 1, p->position, 1, ids},
-        {p->sequence, p->epoch, p->position + 1, 1, ids},
-        {p->sequence, p->epoch, 0, 1, ids},
-        {p->sequence + 1000, p->epoch, p->position, 1, ids},
-        {p->sequence, p->epoch, p->position, p->k + 1 < TD_WIRE_DRAFT_MAX ? p->k + 1 : p->k, ids},
+        {p->sequence, p->epoch - 1, p->position, 1, 9, ids},
+        {p->sequence, p->epoch + 1, p->position, 1, 9, ids},
+        {p->sequence, p->epoch, p->position + 1, 1, 9, ids},
+        {p->sequence, p->epoch, 0, 1, 9, ids},
+        {p->sequence + 1000, p->epoch, p->position, 1, 9, ids},
+        {p->sequence, p->epoch, p->position, p->k + 1 < TD_WIRE_DRAFT_MAX ? p->k + 1 : p->k, 9,
+         ids},
     };
     for (size_t i = 0; i < TD_COUNT(drafts); i++)
         send_draft(f, peer, &drafts[i]);
@@ -105,11 +106,11 @@ static void propose(fake *f, td_peer *peer, td_link *link, td_route route, const
         send_stale(f, peer, p, ids);
     if (f->behaviour == GARBAGE)
         send_garbage(link, route, i_proposal);
-    send_draft(f, peer, &(td_wire_draft){p->sequence, p->epoch, p->position, n, ids});
+    send_draft(f, peer, &(td_wire_draft){p->sequence, p->epoch, p->position, n, 9, ids});
     if (f->behaviour == GARBAGE)
         send_garbage(link, route, i_proposal + 3);
     if (f->behaviour == STALE) /* said twice */
-        send_draft(f, peer, &(td_wire_draft){p->sequence, p->epoch, p->position, n, ids});
+        send_draft(f, peer, &(td_wire_draft){p->sequence, p->epoch, p->position, n, 9, ids});
 }
 
 static td_peer *new_peer(fake *f, td_link *link, const td_clock *clock)

@@ -204,7 +204,7 @@ static void test_counts_and_ids(void **state)
     size_t n = encode(&m, bytes);
     for (size_t i = 0; i < TD_COUNT(counts); i++) {
         encode(&m, bytes);
-        put_u32(bytes + 40, counts[i]);
+        put_u32(bytes + 44, counts[i]);
         seal(bytes, n);
         td_wire_msg out;
         td_err err;
@@ -213,12 +213,12 @@ static void test_counts_and_ids(void **state)
     static const uint32_t bad_ids[] = {1000, 0x80000000, UINT32_MAX};
     for (size_t i = 0; i < TD_COUNT(bad_ids); i++) {
         encode(&m, bytes);
-        put_u32(bytes + 44 + 8, bad_ids[i]);
+        put_u32(bytes + 48 + 8, bad_ids[i]);
         seal(bytes, n);
         expect_error(n, "ids[2]");
     }
     encode(&m, bytes);
-    put_u32(bytes + 36, UINT32_MAX - 2); /* position + n wraps */
+    put_u32(bytes + 40, UINT32_MAX - 2); /* position + n wraps */
     seal(bytes, n);
     expect_error(n, "position");
 }

@@ -33,6 +33,13 @@ static world_params params_of(uint64_t seed, drafter_kind kind)
     p.ignore_end = (r >> 44) % 2 == 0;
     p.has_stops = (r >> 45) % 2 == 0;
     p.has_cancels = (r >> 46) % 4 == 0;
+    p.is_ahead = (r >> 48) % 2 == 0;
+    p.n_stages = 1 + (uint32_t)(r >> 49) % N_STAGES_MAX;
+    p.is_free = (r >> 52) % 2 == 0;
+    p.n_prefix = (r >> 53) % 2 == 0 ? 32 : 0;
+    p.can_share = (r >> 54) % 2 == 0;
+    uint32_t n_least = td_div_up(p.n_ctx, PAGE_POSITIONS);
+    p.n_pages = (r >> 55) % 2 == 0 ? n_least + (uint32_t)(r >> 56) % n_least : 0;
     return p;
 }
 

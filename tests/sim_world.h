@@ -14,12 +14,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define N_VOCAB       40u
-#define END_TOKEN     7u
-#define N_CTX_MAX     8192u
-#define N_PROMPTS_MAX 16u
-#define N_SLOTS_MAX   8u
-#define N_EVENTS_MAX  4096u
+#define N_VOCAB        40u
+#define END_TOKEN      7u
+#define N_CTX_MAX      8192u
+#define N_PROMPTS_MAX  16u
+#define N_SLOTS_MAX    8u
+#define N_EVENTS_MAX   4096u
+#define N_STAGES_MAX   4u
+#define PAGE_POSITIONS 4u
 
 typedef enum {
     DRAFTER_NONE,
@@ -41,6 +43,11 @@ typedef struct {
     uint32_t n_prompts, n_slots, n_ctx, draft_max, verify_rows_max, prefill_rows;
     uint32_t n_prompt_max, n_predict_max; /* random below, unless is_exact */
     bool is_exact, ignore_end, has_stops, has_cancels;
+    bool is_free; /* k is chosen, not fixed */
+    bool is_ahead, can_share;
+    uint32_t n_stages; /* 0 is 1 */
+    uint32_t n_pages;  /* of PAGE_POSITIONS; 0: no limit */
+    uint32_t n_prefix; /* tokens that all prompts begin with */
 } world_params;
 
 /* What plain decoding gives. */
@@ -63,7 +70,7 @@ typedef struct {
     bool is_open;
     uint32_t sequence, n, n_committed;
     uint32_t tokens[N_CTX_MAX];
-} toy_cache; /* the target's by slot, the drafter's by prompt */
+} toy_cache; /* the target's by slot, the drafter's by prompt (n_committed: fed) */
 
 typedef struct {
     uint64_t at_us, order;
@@ -80,6 +87,8 @@ typedef struct {
     toy_cache target[N_SLOTS_MAX], drafter[N_PROMPTS_MAX];
     event events[N_EVENTS_MAX];
     uint32_t n_events, n_in_flight, n_answers;
+    uint64_t stage_free_us[N_STAGES_MAX];
+    uint32_t n_shared; /* positions taken over */
     uint64_t n_pushed, now_us, random, next_kill_us, n_allocated, n_steps;
     bool is_joined, is_silent;
     td_coordinator_stats stats; /* at the end */
@@ -183,7 +192,8 @@ static void make_prompt(world *w, prompt *p)
     p->n_predict =
         params->is_exact ? params->n_predict_max : 1 + random_below(w, params->n_predict_max);
     for (uint32_t i = 0; i < p->n_prompt; ++i)
-        p->prompt[i] = random_below(w, N_VOCAB);
+        p->prompt[i] = i < params->n_prefix ? (uint32_t)mix(params->seed + i) % N_VOCAB
+                                            : random_below(w, N_VOCAB);
     p->n_stops = params->has_stops ? random_below(w, 5) : 0;
     for (uint32_t i = 0; i < p->n_stops; ++i) {
         uint32_t n = 3 + random_below(w, 8);
@@ -233,12 +243,35 @@ static uint32_t first_event(const world *w)
 
 /* ---- the target ---- */
 
+/* When a micro-batch that comes now has gone through all stages. */
+static uint64_t pass_stages(world *w, uint32_t n_rows)
+{
+    uint64_t at_us = w->now_us;
+    for (uint32_t i = 0; i < w->params.n_stages; ++i) {
+        if (w->stage_free_us[i] > at_us)
+            at_us = w->stage_free_us[i];
+        at_us += 100 + 10 * n_rows;
+        w->stage_free_us[i] = at_us;
+    }
+    return at_us;
+}
+
+/* Pages that are written: never more than there are. */
+static void check_pages(world *w)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->params.n_slots; ++i)
+        n += w->target[i].is_open ? td_div_up(w->target[i].n, PAGE_POSITIONS) : 0;
+    CHECK(w, !w->params.n_pages || n <= w->params.n_pages);
+}
+
 static void forward(world *w, const td_action *a)
 {
-    CHECK(w, ++w->n_in_flight == 1);
+    CHECK(w, ++w->n_in_flight <= w->params.n_stages);
+    CHECK(w, td_coordinator_n_in_flight(w->c) == w->n_in_flight);
     CHECK(w, a->n_rows >= 1);
     CHECK(w, a->n_rows <= (a->is_prefill ? w->params.prefill_rows : w->params.verify_rows_max));
-    event *e = push_event(w, 100 + 10 * a->n_rows);
+    event *e = push_event(w, pass_stages(w, a->n_rows) - w->now_us);
     e->is_verified = true;
     e->batch = a->batch;
     for (uint32_t i = 0; i < a->n_rows; ++i) {
@@ -261,27 +294,47 @@ static void forward(world *w, const td_action *a)
                                         cache->tokens, cache->n);
     }
     CHECK(w, e->n == a->n_out);
+    check_pages(w);
+}
+
+static void open_cache(world *w, const td_action *a)
+{
+    toy_cache *cache = &w->target[a->slot], before = *cache;
+    CHECK(w, w->params.can_share || !cache->is_open);
+    *cache = (toy_cache){.is_open = true, .sequence = a->sequence};
+    if (a->length == 0)
+        return;
+    const toy_cache *from = a->from_slot == a->slot ? &before : &w->target[a->from_slot];
+    CHECK(w, w->params.can_share && from->is_open && a->length <= from->n_committed);
+    CHECK(w, a->length % w->params.prefill_rows == 0 && a->length % PAGE_POSITIONS == 0);
+    memcpy(cache->tokens, from->tokens, a->length * sizeof *cache->tokens);
+    cache->n = cache->n_committed = a->length;
+    w->n_shared += a->length;
 }
 
 static void control(world *w, const td_action *a)
 {
+    if (a->kind == TD_ACT_CANCEL)
+        return;
     CHECK(w, a->slot < w->params.n_slots);
     toy_cache *cache = &w->target[a->slot];
-    prompt *p = &w->prompts[find_prompt(w, a->sequence)];
     if (a->kind == TD_ACT_OPEN) {
-        CHECK(w, !cache->is_open);
-        *cache = (toy_cache){.is_open = true, .sequence = a->sequence};
+        open_cache(w, a);
         return;
     }
-    CHECK(w, cache->is_open && cache->sequence == a->sequence);
-    if (a->kind == TD_ACT_CLOSE) {
+    CHECK(w, cache->is_open);
+    if (a->kind == TD_ACT_CLOSE) { /* a slot's cache may outlive its sequence, never two */
         cache->is_open = false;
-    } else if (a->kind == TD_ACT_TRUNCATE) {
+        return;
+    }
+    CHECK(w, cache->sequence == a->sequence);
+    prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    if (a->kind == TD_ACT_TRUNCATE) {
         CHECK(w, a->length >= cache->n_committed && a->length < cache->n);
         cache->n = a->length;
     } else {
-        CHECK(w, a->length >= cache->n_committed && a->length == cache->n);
-        for (uint32_t i = cache->n_committed; i < cache->n; ++i)
+        CHECK(w, a->length >= cache->n_committed && a->length <= cache->n);
+        for (uint32_t i = cache->n_committed; i < a->length; ++i)
             CHECK(w, cache->tokens[i] == expected_at(p, i));
         cache->n_committed = a->length;
     }
@@ -313,10 +366,11 @@ static void propose(world *w, const td_action *a)
 {
     uint32_t i_prompt = find_prompt(w, a->sequence);
     const prompt *p = &w->prompts[i_prompt];
-    const toy_cache *memory = &w->drafter[i_prompt];
-    CHECK(w, memory->is_open && memory->n == a->position);
-    CHECK(w, a->k >= 1 && a->k <= w->params.draft_max);
+    toy_cache *memory = &w->drafter[i_prompt];
+    CHECK(w, memory->is_open && memory->n_committed <= a->position);
+    CHECK(w, a->k >= 1 && a->k <= td_min_u32(2 * w->params.draft_max + 1, TD_DRAFT_MAX));
     CHECK(w, a->position + a->k < w->params.n_ctx);
+    CHECK(w, a->position + a->k <= memory->n_committed + TD_AHEAD_MAX);
     drafter_kind kind = w->params.drafter;
     if (kind == DRAFTER_CHAOS)
         kind = 1 + random_below(w, DRAFTER_CHAOS - 1);
@@ -326,11 +380,15 @@ static void propose(world *w, const td_action *a)
         return;
     }
     event answer = {.sequence = a->sequence, .epoch = a->epoch, .position = a->position, .n = a->k};
+    if (a->position > memory->n)
+        answer.n = 0;
+    memory->n = td_min_u32(memory->n, a->position);
     if (w->params.drafter == DRAFTER_CHAOS && random_chance(w, 0.1))
         answer.n = random_below(w, a->k + 1); /* fewer will do, none too */
     for (uint32_t i = 0; i < answer.n; ++i) {
         uint32_t right = expected_at(p, a->position + i);
         answer.ids[i] = random_chance(w, w->params.agreement) ? right : (right + 1) % N_VOCAB;
+        memory->tokens[memory->n++] = answer.ids[i];
     }
     uint32_t n_copies = kind == DRAFTER_DUPLICATE ? 2 + random_below(w, 2) : 1;
     for (uint32_t i = 0; i < n_copies; ++i) {
@@ -351,7 +409,7 @@ static void remember(world *w, const td_action *a)
     if (a->kind == TD_ACT_DRAFT_OPEN) {
         CHECK(w, !memory->is_open);
         memory->is_open = true;
-        memory->n = 0;
+        memory->n = memory->n_committed = 0;
         return;
     }
     CHECK(w, memory->is_open);
@@ -359,11 +417,17 @@ static void remember(world *w, const td_action *a)
         memory->is_open = false;
         return;
     }
-    CHECK(w, a->n_tokens >= 1 && a->n_tokens <= TD_FEED_TOKENS_MAX && a->position == memory->n);
+    CHECK(w, a->n_tokens >= 1 && a->n_tokens <= TD_FEED_TOKENS_MAX);
+    CHECK(w, a->position == memory->n_committed);
     for (uint32_t i = 0; i < a->n_tokens; ++i) {
-        CHECK(w, a->tokens[i] == expected_at(&w->prompts[i_prompt], a->position + i));
-        memory->tokens[memory->n++] = a->tokens[i];
+        uint32_t at = a->position + i;
+        CHECK(w, a->tokens[i] == expected_at(&w->prompts[i_prompt], at));
+        if (at < memory->n && memory->tokens[at] != a->tokens[i])
+            memory->n = at; /* its own text was another */
+        memory->tokens[at] = a->tokens[i];
+        memory->n = td_max_u32(memory->n, at + 1);
     }
+    memory->n_committed += a->n_tokens;
 }
 
 static void toggle_drafter(world *w)
@@ -382,7 +446,8 @@ static void check_finish(world *w, const td_action *a)
 {
     prompt *p = &w->prompts[find_prompt(w, a->sequence)];
     const td_sequence_info *info = td_coordinator_info(w->c, a->sequence);
-    CHECK(w, info && !p->is_done && !w->target[a->slot].is_open);
+    CHECK(w, info && !p->is_done);
+    CHECK(w, w->params.can_share || !w->target[a->slot].is_open);
     CHECK(w, info->reason == a->reason && info->n_tokens == p->n_seen);
     CHECK(w, info->text[info->n_text] == 0 && info->n_prompt == p->n_prompt);
     if (a->reason == TD_REASON_CANCELLED) {
@@ -480,9 +545,12 @@ static void deliver(world *w, uint32_t i_event)
     w->now_us = e.at_us > w->now_us ? e.at_us : w->now_us;
     if (e.is_verified) {
         --w->n_in_flight;
-        td_coordinator_on_verified(w->c, e.batch, e.ids, w->now_us);
+        td_coordinator_on_verified(
+            w->c, e.batch, e.ids,
+            &(td_batch_times){.sum_us = 100 + 10 * e.n, .max_us = 100 + 10 * e.n}, w->now_us);
     } else {
-        td_coordinator_on_draft(w->c, e.sequence, e.epoch, e.position, e.ids, e.n, w->now_us);
+        td_coordinator_on_draft(w->c, e.sequence, e.epoch, e.position, e.ids, e.n, 5 * e.n,
+                                w->now_us);
     }
 }
 
@@ -522,6 +590,7 @@ static void world_run(world *w, const world_params *params)
 {
     memset(w, 0, sizeof(*w));
     w->params = *params;
+    w->params.n_stages = td_max_u32(params->n_stages, 1);
     w->random = mix(params->seed + 1) + (uint64_t)params->drafter;
     for (uint32_t i = 0; i < params->n_prompts; ++i)
         make_prompt(w, &w->prompts[i]);
@@ -530,6 +599,12 @@ static void world_run(world *w, const world_params *params)
         td_coordinator_create(&(td_coordinator_params){.n_slots = params->n_slots,
                                                        .n_ctx = params->n_ctx,
                                                        .draft_max = params->draft_max,
+                                                       .is_draft_fixed = !params->is_free,
+                                                       .is_ahead = params->is_ahead,
+                                                       .n_batches_max = w->params.n_stages,
+                                                       .can_share = params->can_share,
+                                                       .n_pages = params->n_pages,
+                                                       .page_positions = PAGE_POSITIONS,
                                                        .verify_rows_max = params->verify_rows_max,
                                                        .prefill_rows = params->prefill_rows,
                                                        .draft_deadline_us = 500,

@@ -180,6 +180,34 @@ static void test_cache_keeps_shared_pages_until_the_last_owner_leaves(void **sta
     td_cache_destroy(&c);
 }
 
+static void test_cache_rewinds_below_the_committed_length(void **state)
+{
+    (void)state;
+    td_cache *c = create(8);
+    reserve(c, 0, 200);
+    td_cache_commit(c, 0, 200);
+    td_cache_share(c, 0, 1, 192);
+    const int32_t first = row_of(c, 0)[0], second = row_of(c, 0)[1];
+    td_cache_rewind(c, 0, 64); /* two pages stay with slot 1, one is free */
+    assert_int_equal(td_cache_length(c, 0), 64);
+    assert_int_equal(td_cache_committed(c, 0), 64);
+    assert_int_equal(td_cache_n_free_pages(c), 5);
+    reserve(c, 0, 100); /* another page: the old one is still read by slot 1 */
+    assert_int_equal(row_of(c, 0)[0], first);
+    assert_int_not_equal(row_of(c, 0)[1], second);
+    assert_int_equal(row_of(c, 1)[1], second);
+    td_cache_rewind(c, 0, 0);
+    assert_int_equal(td_cache_length(c, 0), 0);
+    assert_int_equal(td_cache_n_free_pages(c), 5);
+    td_cache_share(c, 1, 0, 128); /* as good as empty */
+    td_cache_clear(c, 1);
+    assert_int_equal(row_of(c, 0)[1], second);
+    assert_int_equal(td_cache_n_free_pages(c), 6);
+    td_cache_rewind(c, 0, 128); /* to where it is */
+    assert_int_equal(td_cache_length(c, 0), 128);
+    td_cache_destroy(&c);
+}
+
 /* What the cache should be, kept as a list of pages per slot. */
 typedef struct {
     uint32_t length, committed, n_pages;
@@ -221,7 +249,7 @@ static void random_step(td_cache *c, model_slot *model, uint64_t r)
     uint32_t s = r >> 8 & 3, to = r >> 10 & 3, length = (uint32_t)(r >> 16) % (N_CTX + 1);
     model_slot *m = &model[s];
     td_err err = {0};
-    switch (r & 7) {
+    switch (r % 9) {
     case 0:
     case 1:
     case 2: {
@@ -258,6 +286,12 @@ static void random_step(td_cache *c, model_slot *model, uint64_t r)
         model[to] = (model_slot){.length = length, .committed = length, .n_pages = length / 64};
         memcpy(model[to].pages, m->pages, sizeof m->pages);
         break;
+    case 8:
+        length = length / 64 * 64 > m->committed ? m->committed / 64 * 64 : length / 64 * 64;
+        td_cache_rewind(c, s, length);
+        m->length = m->committed = length;
+        m->n_pages = length / 64;
+        break;
     }
 }
 
@@ -282,6 +316,8 @@ static void share_with_itself(void *c) { td_cache_share(c, 0, 0, 0); }
 static void share_into_used(void *c) { td_cache_share(c, 0, 1, 64); }
 static void share_part_of_a_page(void *c) { td_cache_share(c, 0, 2, 65); }
 static void share_uncommitted(void *c) { td_cache_share(c, 0, 2, 128); }
+static void rewind_to_a_part_of_a_page(void *c) { td_cache_rewind(c, 0, 65); }
+static void rewind_beyond(void *c) { td_cache_rewind(c, 0, 128); }
 static void use_no_slot(void *c) { td_cache_clear(c, N_SLOTS); }
 static void use_no_layer(void *c) { td_cache_kv(c, 2); }
 static void reserve_beyond(void *c) { td_cache_reserve(c, 0, N_CTX + 1, NULL); }
@@ -294,9 +330,18 @@ static void test_cache_holds_its_contracts(void **state)
     reserve(c, 0, 100);
     td_cache_commit(c, 0, 70);
     reserve(c, 1, 1);
-    void (*const bad[])(void *) = {
-        truncate_committed,   commit_beyond,     commit_back, share_with_itself, share_into_used,
-        share_part_of_a_page, share_uncommitted, use_no_slot, use_no_layer,      reserve_beyond};
+    void (*const bad[])(void *) = {truncate_committed,
+                                   commit_beyond,
+                                   commit_back,
+                                   share_with_itself,
+                                   share_into_used,
+                                   share_part_of_a_page,
+                                   share_uncommitted,
+                                   use_no_slot,
+                                   use_no_layer,
+                                   reserve_beyond,
+                                   rewind_to_a_part_of_a_page,
+                                   rewind_beyond};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (!dies(bad[i], c))
             fail_msg("contract %zu is not held", i);
@@ -342,6 +387,7 @@ int main(void)
         cmocka_unit_test(test_cache_truncates_to_the_committed_length_at_most),
         cmocka_unit_test(test_cache_out_of_pages_changes_nothing),
         cmocka_unit_test(test_cache_keeps_shared_pages_until_the_last_owner_leaves),
+        cmocka_unit_test(test_cache_rewinds_below_the_committed_length),
         cmocka_unit_test(test_cache_agrees_with_a_list_of_pages),
         cmocka_unit_test(test_cache_holds_its_contracts),
         cmocka_unit_test(test_cache_survives_every_failing_allocation),

@@ -35,6 +35,8 @@ static bool is_end(void *user, uint32_t id)
 static td_coordinator_params params_of(uint32_t n_slots, uint32_t draft_max)
 {
     return (td_coordinator_params){.n_slots = n_slots,
+                                   .n_batches_max = 1,
+                                   .is_draft_fixed = true,
                                    .n_ctx = 100,
                                    .draft_max = draft_max,
                                    .verify_rows_max = 64,
@@ -89,12 +91,13 @@ static void prefill(td_coordinator *c, uint32_t first_token)
     NEXT(c, TD_ACT_OPEN);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     assert_true(a.is_prefill && a.n_rows == 4 && a.n_out == 0 && a.rows[3].token == 4);
-    td_coordinator_on_verified(c, a.batch, NULL, 10);
-    assert_int_equal(NEXT(c, TD_ACT_COMMIT).length, 4);
+    assert_int_equal(NEXT(c, TD_ACT_COMMIT).length, 4); /* a prompt is certain */
+    no_action(c);
+    td_coordinator_on_verified(c, a.batch, NULL, NULL, 10);
     a = NEXT(c, TD_ACT_FORWARD);
     assert_true(a.is_prefill && a.n_rows == 1 && a.n_out == 1 && a.rows[0].position == 4);
-    td_coordinator_on_verified(c, a.batch, &first_token, 20);
     assert_int_equal(NEXT(c, TD_ACT_COMMIT).length, 5);
+    td_coordinator_on_verified(c, a.batch, &first_token, NULL, 20);
     a = NEXT(c, TD_ACT_TOKENS);
     assert_true(a.n_tokens == 1 && a.tokens[0] == first_token && !a.is_draft[0]);
     assert_int_equal(a.position, 5);
@@ -109,18 +112,18 @@ static void test_coordinator_round_in_order(void **state)
     no_action(c);
     uint32_t q = add(c, 50, 5);
     assert_int_equal(td_coordinator_n_free(c), 0);
-    td_action a = NEXT(c, TD_ACT_OPEN);
+    td_action a = NEXT(c, TD_ACT_DRAFT_OPEN);
     uint32_t epoch = a.epoch;
-    NEXT(c, TD_ACT_DRAFT_OPEN);
     a = NEXT(c, TD_ACT_DRAFT_FEED);
     assert_true(a.position == 0 && a.n_tokens == 5 && !memcmp(a.tokens, prompt, sizeof(prompt)));
+    assert_int_equal(NEXT(c, TD_ACT_OPEN).length, 0);
     a = NEXT(c, TD_ACT_FORWARD);
+    NEXT(c, TD_ACT_COMMIT);
     no_action(c); /* one in flight */
-    td_coordinator_on_verified(c, a.batch, NULL, 10);
-    NEXT(c, TD_ACT_COMMIT);
+    td_coordinator_on_verified(c, a.batch, NULL, NULL, 10);
     a = NEXT(c, TD_ACT_FORWARD);
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){10}, 20);
     NEXT(c, TD_ACT_COMMIT);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){10}, NULL, 20);
     NEXT(c, TD_ACT_TOKENS);
     a = NEXT(c, TD_ACT_DRAFT_FEED);
     assert_true(a.position == 5 && a.n_tokens == 1 && a.tokens[0] == 10);
@@ -128,14 +131,14 @@ static void test_coordinator_round_in_order(void **state)
     assert_true(a.position == 6 && a.k == 3 && a.epoch == epoch && a.sequence == q);
     no_action(c);
     assert_int_equal(td_coordinator_deadline_us(c), 1020);
-    td_coordinator_on_draft(c, q, epoch, 6, (uint32_t[]){11, 12, 13}, 3, 30);
+    td_coordinator_on_draft(c, q, epoch, 6, (uint32_t[]){11, 12, 13}, 3, 0, 30);
     assert_int_equal(td_coordinator_deadline_us(c), UINT64_MAX);
     a = NEXT(c, TD_ACT_FORWARD);
     assert_true(!a.is_prefill && a.n_rows == 4 && a.n_out == 4);
     for (uint32_t i = 0; i < 4; ++i)
         assert_true(a.rows[i].position == 5 + i && a.rows[i].token == 10 + i &&
                     a.rows[i].is_output);
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11, 12, 50, 51}, 40);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11, 12, 50, 51}, NULL, 40);
     assert_int_equal(NEXT(c, TD_ACT_TRUNCATE).length, 8);
     assert_int_equal(NEXT(c, TD_ACT_COMMIT).length, 8);
     a = NEXT(c, TD_ACT_TOKENS);
@@ -170,7 +173,7 @@ static td_action first_proposal(td_coordinator *c, uint32_t *sequence)
     td_action a = NEXT(c, TD_ACT_FORWARD); /* no drafter yet */
     assert_int_equal(a.n_rows, 1);
     td_coordinator_on_drafter(c, true, 20);
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11}, 20);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11}, NULL, 20);
     NEXT(c, TD_ACT_COMMIT);
     NEXT(c, TD_ACT_TOKENS);
     NEXT(c, TD_ACT_DRAFT_OPEN);
@@ -187,26 +190,26 @@ static void test_coordinator_drops_and_counts_bad_drafts(void **state)
     td_action p = first_proposal(c, &q);
     const td_coordinator_stats *stats = td_coordinator_get_stats(c);
     uint32_t ids[] = {12, 13, 14, 15};
-    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 4, 30);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 4, 0, 30);
     assert_int_equal(stats->n_bad_drafts, 1); /* more than asked for */
-    td_coordinator_on_draft(c, q, p.epoch, p.position + 1, ids, 3, 30);
+    td_coordinator_on_draft(c, q, p.epoch, p.position + 9, ids, 3, 0, 30);
     assert_int_equal(stats->n_bad_drafts, 2);
-    td_coordinator_on_draft(c, q + 1, p.epoch, p.position, ids, 3, 30);
+    td_coordinator_on_draft(c, q + 1, p.epoch, p.position, ids, 3, 0, 30);
     assert_int_equal(stats->n_bad_drafts, 3); /* no such sequence */
-    td_coordinator_on_draft(c, q, p.epoch + 1, p.position, ids, 3, 30);
+    td_coordinator_on_draft(c, q, p.epoch + 1, p.position, ids, 3, 0, 30);
     assert_int_equal(stats->n_bad_drafts, 4); /* no such epoch */
-    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1, N_VOCAB}, 2, 30);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1, N_VOCAB}, 2, 0, 30);
     assert_int_equal(stats->n_bad_drafts, 5); /* no such token */
-    td_coordinator_on_draft(c, q, p.epoch - 1, p.position, ids, 3, 30);
+    td_coordinator_on_draft(c, q, p.epoch - 1, p.position, ids, 3, 0, 30);
     assert_int_equal(stats->n_stale_drafts, 1);
     no_action(c);
-    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 2, 30);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 2, 0, 30);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     assert_int_equal(a.n_rows, 3);
-    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 2, 30);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 2, 0, 30);
     assert_int_equal(stats->n_stale_drafts, 2); /* again */
-    td_coordinator_on_verified(c, a.batch + 1, (uint32_t[]){1, 1, 1}, 30);
-    td_coordinator_on_verified(c, a.batch - 1, (uint32_t[]){1, 1, 1}, 30);
+    td_coordinator_on_verified(c, a.batch + 1, (uint32_t[]){1, 1, 1}, NULL, 30);
+    td_coordinator_on_verified(c, a.batch - 1, (uint32_t[]){1, 1, 1}, NULL, 30);
     assert_int_equal(stats->n_stale_batches, 2);
     no_action(c);
     td_coordinator_destroy(&c);
@@ -225,23 +228,23 @@ static void test_coordinator_silence_mutes_until_an_answer(void **state)
     for (uint32_t i = 0; i < 3; ++i) { /* plain rounds, and not a word to the drafter */
         a = NEXT(c, TD_ACT_FORWARD);
         assert_int_equal(a.n_rows, 1);
-        td_coordinator_on_verified(c, a.batch, (uint32_t[]){20 + i}, 1030);
+        td_coordinator_on_verified(c, a.batch, (uint32_t[]){20 + i}, NULL, 1030);
         NEXT(c, TD_ACT_COMMIT);
         NEXT(c, TD_ACT_TOKENS);
     }
     a = NEXT(c, TD_ACT_FORWARD);
-    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1}, 1, 1040);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1}, 1, 0, 1040);
     assert_int_equal(td_coordinator_get_stats(c)->n_late_drafts, 1);
     assert_int_equal(td_coordinator_get_stats(c)->n_deadlines, 1);
     assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 3); /* what it missed */
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){30}, 1050);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){30}, NULL, 1050);
     NEXT(c, TD_ACT_COMMIT);
     NEXT(c, TD_ACT_TOKENS);
     assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 1);
     p = NEXT(c, TD_ACT_DRAFT_PROPOSE);
     /* A late answer to the round that has not begun is used. */
     td_coordinator_on_tick(c, 5000);
-    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1, 2}, 2, 5001);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1, 2}, 2, 0, 5001);
     assert_int_equal(NEXT(c, TD_ACT_FORWARD).n_rows, 3);
     td_coordinator_destroy(&c);
 }
@@ -257,7 +260,7 @@ static void test_coordinator_lost_drafter_leaves_plain_decoding(void **state)
     assert_int_equal(td_coordinator_deadline_us(c), UINT64_MAX);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     assert_int_equal(a.n_rows, 1);
-    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1}, 1, 40);
+    td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1}, 1, 0, 40);
     assert_int_equal(td_coordinator_get_stats(c)->n_stale_drafts, 1);
     td_coordinator_on_drafter(c, true, 50);
     NEXT(c, TD_ACT_DRAFT_OPEN);
@@ -265,11 +268,10 @@ static void test_coordinator_lost_drafter_leaves_plain_decoding(void **state)
     td_coordinator_on_drafter(c, true, 60); /* restarted: all anew */
     NEXT(c, TD_ACT_DRAFT_OPEN);
     assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 7);
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){END}, 70);
-    NEXT(c, TD_ACT_COMMIT);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){END}, NULL, 70);
+    NEXT(c, TD_ACT_CLOSE);
     NEXT(c, TD_ACT_TOKENS);
     td_coordinator_on_drafter(c, false, 80); /* nobody to close it for */
-    NEXT(c, TD_ACT_CLOSE);
     assert_int_equal(NEXT(c, TD_ACT_FINISH).reason, TD_REASON_EOS);
     const td_sequence_info *info = td_coordinator_info(c, q);
     assert_true(info->n_tokens == 3 && info->tokens[2] == END);
@@ -287,15 +289,16 @@ static void test_coordinator_cancelled_rows_do_not_reach_the_next_sequence(void 
     td_action in_flight = NEXT(c, TD_ACT_FORWARD);
     td_coordinator_cancel(c, first, 30);
     td_coordinator_cancel(c, first, 31);
+    assert_int_equal(NEXT(c, TD_ACT_CANCEL).batch, in_flight.batch);
     NEXT(c, TD_ACT_CLOSE);
     NEXT(c, TD_ACT_FINISH);
     td_coordinator_remove(c, first);
     uint32_t second = add(c, 50, 40);
     assert_true(second != first);
-    NEXT(c, TD_ACT_OPEN);
     no_action(c); /* the old batch is still in flight */
-    td_coordinator_on_verified(c, in_flight.batch, (uint32_t[]){77}, 50);
+    td_coordinator_on_verified(c, in_flight.batch, (uint32_t[]){77}, NULL, 50);
     assert_int_equal(td_coordinator_info(c, second)->n_tokens, 0);
+    NEXT(c, TD_ACT_OPEN);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     assert_true(a.is_prefill && a.rows[0].position == 0 && a.rows[0].sequence == second);
     td_coordinator_cancel(c, 12345, 60); /* unknown: nothing */
@@ -311,7 +314,7 @@ static void test_coordinator_cancelled_sequence_takes_no_more_tokens(void **stat
     prefill(c, 10);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     td_coordinator_cancel(c, q, 30);
-    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11}, 40);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){11}, NULL, 40);
     NEXT(c, TD_ACT_CLOSE);
     assert_int_equal(NEXT(c, TD_ACT_FINISH).reason, TD_REASON_CANCELLED);
     no_action(c);
@@ -341,7 +344,7 @@ static void test_coordinator_serves_those_who_waited_first(void **state)
             served = (served | now) == 0xf ? 0 : served | now;
             ++n_verified;
         }
-        td_coordinator_on_verified(c, a.batch, (uint32_t[]){10, 11}, 0);
+        td_coordinator_on_verified(c, a.batch, (uint32_t[]){10, 11}, NULL, 0);
     }
     assert_int_equal(n_verified, 12);
     td_coordinator_destroy(&c);
@@ -370,17 +373,21 @@ static void test_coordinator_alternates_prompts_and_rounds(void **state)
     NEXT(c, TD_ACT_OPEN);
     for (uint32_t i = 0; i < 5; ++i) {
         td_action a = NEXT(c, TD_ACT_FORWARD);
-        td_coordinator_on_verified(c, a.batch, (uint32_t[]){9}, i);
         NEXT(c, TD_ACT_COMMIT);
+        td_coordinator_on_verified(c, a.batch, (uint32_t[]){9}, NULL, i);
     }
     NEXT(c, TD_ACT_TOKENS);
     add(c, 50, 10);
-    NEXT(c, TD_ACT_OPEN);
     for (uint32_t i = 0; i < 10; ++i) { /* five prompt rows among five rounds */
+        if (i == 1)
+            NEXT(c, TD_ACT_OPEN);
         td_action a = NEXT(c, TD_ACT_FORWARD);
         assert_int_equal(a.is_prefill, i % 2);
-        td_coordinator_on_verified(c, a.batch, (uint32_t[]){9}, 20 + i);
-        NEXT(c, TD_ACT_COMMIT);
+        if (a.is_prefill)
+            NEXT(c, TD_ACT_COMMIT);
+        td_coordinator_on_verified(c, a.batch, (uint32_t[]){9}, NULL, 20 + i);
+        if (!a.is_prefill)
+            NEXT(c, TD_ACT_COMMIT);
         if (!a.is_prefill || i == 9)
             NEXT(c, TD_ACT_TOKENS);
     }
@@ -402,7 +409,6 @@ static void test_coordinator_feeds_long_prompts_in_pieces(void **state)
     assert_true(td_coordinator_add(
         c, &(td_sequence_params){.prompt = long_prompt, .n_prompt = n, .n_predict = 5}, 0, &q,
         NULL));
-    NEXT(c, TD_ACT_OPEN);
     NEXT(c, TD_ACT_DRAFT_OPEN);
     for (uint32_t at = 0; at < n;) {
         td_action a = NEXT(c, TD_ACT_DRAFT_FEED);
@@ -410,6 +416,7 @@ static void test_coordinator_feeds_long_prompts_in_pieces(void **state)
         assert_memory_equal(a.tokens, long_prompt + at, a.n_tokens * sizeof(uint32_t));
         at += a.n_tokens;
     }
+    NEXT(c, TD_ACT_OPEN);
     NEXT(c, TD_ACT_FORWARD);
     td_coordinator_destroy(&c);
 }
@@ -429,7 +436,7 @@ static void check_stop(const char *const *stops, uint32_t n_stops, const char *t
     while (td_coordinator_next(c, &a))
         if (a.kind == TD_ACT_FORWARD)
             td_coordinator_on_verified(
-                c, a.batch, a.n_out ? (uint32_t[]){(uint32_t)(text[i++] - 'a')} : NULL, 0);
+                c, a.batch, a.n_out ? (uint32_t[]){(uint32_t)(text[i++] - 'a')} : NULL, NULL, 0);
     const td_sequence_info *info = td_coordinator_info(c, q);
     assert_string_equal(info->text, expected);
     assert_int_equal(info->n_text, strlen(expected));

@@ -206,8 +206,8 @@ static uint32_t play(td_target *t, uint32_t *chosen)
     static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     uint32_t n_chosen = 0, n_batches = 0;
-    td_target_open_sequence(t, 0, 11, &sampling);
-    td_target_open_sequence(t, 1, 12, &sampling);
+    td_target_open_sequence(t, 0, 0, 0, 11, &sampling);
+    td_target_open_sequence(t, 1, 1, 0, 12, &sampling);
     td_target_forward(t, n_batches++, true, rows, make_rows(rows, 0, 0, 100, false));
     td_target_commit(t, 0, 100);
     td_target_forward(t, n_batches++, false, rows, make_rows(rows, 1, 0, 3, true));
@@ -231,7 +231,7 @@ static uint32_t play(td_target *t, uint32_t *chosen)
         td_target_commit(t, 0, position);
         if (round == 10) {
             td_target_close_sequence(t, 1);
-            td_target_open_sequence(t, 1, 13, &sampling);
+            td_target_open_sequence(t, 1, 1, 0, 13, &sampling);
         }
     }
     while (n_batches-- > 20) {
@@ -275,7 +275,7 @@ static void test_a_row_does_not_see_its_neighbours(void **state)
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
     uint32_t alone[64];
     for (uint32_t slot = 0; slot < 64; slot++) {
-        td_target_open_sequence(t, slot, slot + 1, &sampling);
+        td_target_open_sequence(t, slot, slot, 0, slot + 1, &sampling);
         td_target_forward(t, slot, false, rows, make_rows(rows, slot, 0, 1, true));
         alone[slot] = wait_for(t).chosen[0];
     }
@@ -298,9 +298,11 @@ static void test_a_target_may_be_closed_with_work_queued(void **state)
         td_target *t = create(quarters, 4, 2);
         td_forward_row rows[64];
         for (uint32_t i = 0; i < 700; i++) /* more than there are jobs */
-            td_target_open_sequence(t, i % 2, i, &sampling);
+            td_target_open_sequence(t, i % 2, i % 2, 0, i, &sampling);
         for (uint32_t i = 0; i < n; i++)
-            td_target_forward(t, i, false, rows, make_rows(rows, 0, 20 * i, 20, true));
+            td_target_forward(t, i, false, rows, make_rows(rows, 0, 10 * i, 10, true));
+        if (n)
+            td_target_cancel(t, n - 1);
         td_target_commit(t, 0, 5 * n);
         td_target_destroy(&t);
     }
@@ -313,7 +315,7 @@ static void submit_too_many(void *unused)
     alarm(60); /* hanging would be no failed contract */
     td_target *t = create(whole, 1, 1);
     td_forward_row rows[1];
-    for (uint32_t i = 0; i < 10; i++)
+    for (uint32_t i = 0; i < 2 * TD_TARGET_BATCHES_MAX; i++)
         td_target_forward(t, i, false, rows, make_rows(rows, 0, i, 1, true));
 }
 
@@ -339,6 +341,7 @@ static void test_after_a_failed_batch_all_fail_with_its_error(void **state)
     s->out = &out;
     s->n_embd = 64;
     s->n_slots = 2;
+    s->slots = td_alloc(2, sizeof *s->slots, NULL);
     job jobs[5] = {{.kind = JOB_FORWARD, .batch = &b[0]},
                    {.kind = JOB_COMMIT, .slot = 0, .length = 40},
                    {.kind = JOB_FORWARD, .batch = &b[1]},
@@ -365,6 +368,7 @@ static void test_after_a_failed_batch_all_fail_with_its_error(void **state)
     td_free(b);
     queue_destroy(&s->in);
     queue_destroy(&out);
+    td_free(s->slots);
     td_free(s);
     td_chain_destroy(&chain);
 }
@@ -389,7 +393,7 @@ static void test_a_lost_device_is_the_error_of_its_batches(void **state)
     td_err_code code = err.code;
     if (t) {
         td_forward_row rows[1];
-        td_target_open_sequence(t, 0, 1, &sampling);
+        td_target_open_sequence(t, 0, 0, 0, 1, &sampling);
         for (uint32_t k = 0; k < 10; k++) {
             td_target_forward(t, k, false, rows, make_rows(rows, 0, k, 1, true));
             td_target_result result = wait_for(t);

@@ -45,13 +45,18 @@ static inline int samples_make(td_wire_msg m[SAMPLES_MAX], uint32_t ids[TD_WIRE_
                                     .min_p = 0.05f,
                                     .repeat_penalty = 1.1f,
                                     .repeat_last_n = 64}};
-    m[n++] = (td_wire_msg){.type = TD_WIRE_FEED,
-                           .feed = {.sequence = 7, .position = 11, .n = 13, .ids = ids}};
+    m[n++] =
+        (td_wire_msg){.type = TD_WIRE_FEED,
+                      .feed = {.sequence = 7, .epoch = 2, .position = 11, .n = 13, .ids = ids}};
     m[n++] = (td_wire_msg){.type = TD_WIRE_PROPOSE,
                            .propose = {.sequence = 7, .epoch = UINT32_MAX, .position = 24, .k = 4}};
-    m[n++] = (td_wire_msg){
-        .type = TD_WIRE_DRAFT,
-        .draft = {.sequence = 7, .epoch = 3, .position = 24, .n = 4, .ids = ids + 100}};
+    m[n++] = (td_wire_msg){.type = TD_WIRE_DRAFT,
+                           .draft = {.sequence = 7,
+                                     .epoch = 3,
+                                     .position = 24,
+                                     .n = 4,
+                                     .busy_us = 0xfedcba98u,
+                                     .ids = ids + 100}};
     m[n++] = (td_wire_msg){.type = TD_WIRE_CLOSE, .close = {.sequence = UINT32_MAX}};
     m[n++] = (td_wire_msg){.type = TD_WIRE_PING, .ping = {.progress = 1, .n_pending = 2}};
     m[n++] = (td_wire_msg){.type = TD_WIRE_PONG, .ping = {.progress = UINT64_MAX}};
@@ -103,6 +108,7 @@ static inline void samples_assert_equal(const td_wire_msg *a, const td_wire_msg 
         break;
     case TD_WIRE_FEED:
         assert_int_equal(a->feed.sequence, b->feed.sequence);
+        assert_int_equal(a->feed.epoch, b->feed.epoch);
         assert_int_equal(a->feed.position, b->feed.position);
         assert_int_equal(a->feed.n, b->feed.n);
         assert_memory_equal(a->feed.ids, b->feed.ids, a->feed.n * sizeof *a->feed.ids);
@@ -115,6 +121,7 @@ static inline void samples_assert_equal(const td_wire_msg *a, const td_wire_msg 
         assert_int_equal(a->draft.epoch, b->draft.epoch);
         assert_int_equal(a->draft.position, b->draft.position);
         assert_int_equal(a->draft.n, b->draft.n);
+        assert_int_equal(a->draft.busy_us, b->draft.busy_us);
         if (a->draft.n)
             assert_memory_equal(a->draft.ids, b->draft.ids, a->draft.n * sizeof *a->draft.ids);
         break;

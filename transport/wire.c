@@ -247,6 +247,7 @@ static void write_payload(td_cursor_out *c, const td_wire_msg *m)
         break;
     case TD_WIRE_FEED:
         td_cursor_write_u32(c, m->feed.sequence);
+        td_cursor_write_u32(c, m->feed.epoch);
         td_cursor_write_u32(c, m->feed.position);
         write_ids(c, m->feed.ids, m->feed.n);
         break;
@@ -260,6 +261,7 @@ static void write_payload(td_cursor_out *c, const td_wire_msg *m)
         td_cursor_write_u32(c, m->draft.sequence);
         td_cursor_write_u32(c, m->draft.epoch);
         td_cursor_write_u32(c, m->draft.position);
+        td_cursor_write_u32(c, m->draft.busy_us);
         write_ids(c, m->draft.ids, m->draft.n);
         break;
     case TD_WIRE_CLOSE:
@@ -388,7 +390,7 @@ static bool read_payload(td_cursor *c, td_wire_msg *m, uint32_t *ids)
         return read_open(c, &m->open);
     case TD_WIRE_FEED:
         m->feed.ids = ids;
-        return td_cursor_read_u32(c, &m->feed.sequence) &&
+        return td_cursor_read_u32(c, &m->feed.sequence) && td_cursor_read_u32(c, &m->feed.epoch) &&
                td_cursor_read_u32(c, &m->feed.position) &&
                read_ids(c, &m->feed.n, TD_WIRE_IDS_MAX, ids);
     case TD_WIRE_PROPOSE:
@@ -400,6 +402,7 @@ static bool read_payload(td_cursor *c, td_wire_msg *m, uint32_t *ids)
         return td_cursor_read_u32(c, &m->draft.sequence) &&
                td_cursor_read_u32(c, &m->draft.epoch) &&
                td_cursor_read_u32(c, &m->draft.position) &&
+               td_cursor_read_u32(c, &m->draft.busy_us) &&
                read_ids(c, &m->draft.n, TD_WIRE_DRAFT_MAX, ids);
     case TD_WIRE_CLOSE:
         return td_cursor_read_u32(c, &m->close.sequence);

@@ -26,7 +26,7 @@
 
 #define TD_WIRE_MAGIC        0x4d445454u /* the bytes "TTDM" */
 #define TD_WIRE_VERSION      1u          /* of the framing */
-#define TD_WIRE_PROTOCOL     1u          /* of the messages, told in HELLO */
+#define TD_WIRE_PROTOCOL     2u          /* of the messages, told in HELLO */
 #define TD_WIRE_HEADER_BYTES 32u
 #define TD_WIRE_HELLO_MAX    1024u  /* bytes of a HELLO family message with its header */
 #define TD_WIRE_MESSAGE_MAX  65536u /* bytes of any other */
@@ -46,8 +46,8 @@ typedef enum {
     TD_WIRE_HASH_QUERY, /* client: the hash of tokens a..b-1? */
     TD_WIRE_HASH_REPLY,
     TD_WIRE_OPEN,    /* client: a new sequence, its random stream and its sampler */
-    TD_WIRE_FEED,    /* client: tokens from `position` on; drops what was held there and after */
-    TD_WIRE_PROPOSE, /* client: k tokens wanted after the committed length `position` */
+    TD_WIRE_FEED,    /* client: committed tokens from `position` on */
+    TD_WIRE_PROPOSE, /* client: k tokens wanted after the first `position` ones */
     TD_WIRE_DRAFT,   /* worker: the tokens proposed; may be fewer than k, or none */
     TD_WIRE_CLOSE,   /* client: forget the sequence */
     TD_WIRE_PING,    /* client: are you there? */
@@ -102,16 +102,20 @@ typedef struct {
     uint32_t repeat_last_n; /* 0..TD_WIRE_POSITION_MAX */
 } td_wire_open;
 
+/* position + n tokens are committed then and change no more. What the draft held behind them stays
+ * as far as it agrees: from the first difference on it is dropped. */
 typedef struct {
-    uint32_t sequence;
+    uint32_t sequence, epoch;
     uint32_t position;   /* absolute index of ids[0] */
     uint32_t n;          /* 1..TD_WIRE_IDS_MAX */
     const uint32_t *ids; /* [n], each < limits.n_vocab */
 } td_wire_feed;
 
+/* `position` may lie past the committed length: then the draft's own earlier proposals of this
+ * epoch stand in between. */
 typedef struct {
     uint32_t sequence, epoch;
-    uint32_t position; /* committed length L */
+    uint32_t position; /* tokens that come before */
     uint32_t k;        /* 1..TD_WIRE_DRAFT_MAX */
 } td_wire_propose;
 
@@ -119,6 +123,8 @@ typedef struct {
     uint32_t sequence, epoch;
     uint32_t position;   /* absolute index of ids[0] */
     uint32_t n;          /* 0..TD_WIRE_DRAFT_MAX */
+    uint32_t busy_us;    /* the draft's device computed so long for this answer; of proposals that
+                          * were computed together, each has its share */
     const uint32_t *ids; /* [n], each < limits.n_vocab */
 } td_wire_draft;
 

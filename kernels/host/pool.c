@@ -146,12 +146,16 @@ void td_pool_pin(td_pool *pool, const uint32_t *cpus)
         pin(pool->workers[i].id, cpus[i + 1]);
 }
 
+void td_pool_pin_caller(const td_pool *pool)
+{
+    if (!pool->pin_id || pinned_as == pool->pin_id)
+        return;
+    pin(pthread_self(), pool->caller_cpu);
+    pinned_as = pool->pin_id;
+}
+
 void td_pool_run(td_pool *pool, uint32_t n_phases, td_pool_work *work, void *arg)
 {
-    if (pool->pin_id && pinned_as != pool->pin_id) {
-        pin(pthread_self(), pool->caller_cpu);
-        pinned_as = pool->pin_id;
-    }
     if (pool->n_threads == 1) {
         for (uint32_t i = 0; i < n_phases; i++)
             work(arg, i, 0);

@@ -25,9 +25,11 @@ td_pool *td_pool_create(uint32_t n_threads, td_err *err);
 void td_pool_destroy(td_pool **pool);
 uint32_t td_pool_count(const td_pool *pool); /* threads, and parts of a phase */
 
-/* Thread t runs on cpus[t] alone from now on, the caller of td_pool_run included from its next run.
- * `cpus` has as many as the pool threads, all of them ones the process may use. */
+/* Thread t runs on cpus[t] alone from now on; the caller of td_pool_run, which is thread 0, once it
+ * has called td_pool_pin_caller. `cpus` has as many as the pool threads, all of them ones the
+ * process may use. */
 void td_pool_pin(td_pool *pool, const uint32_t *cpus);
+void td_pool_pin_caller(const td_pool *pool);
 
 void td_pool_run(td_pool *pool, uint32_t n_phases, td_pool_work *work, void *arg);
 

@@ -604,6 +604,8 @@ bool td_host_program_run(td_program *base, uint32_t n_rows, uint32_t n_out, td_e
 {
     (void)err;
     run_job job = {(td_host_program *)base, n_rows, n_out};
-    td_pool_run(((td_host_device *)base->dev)->pool, job.p->n_phases, run_phase, &job);
+    td_pool *pool = ((td_host_device *)base->dev)->pool;
+    td_pool_pin_caller(pool); /* not for loading: that thread may go on to make others */
+    td_pool_run(pool, job.p->n_phases, run_phase, &job);
     return true;
 }

@@ -52,33 +52,10 @@ static file_header header_of(const td_vk_device *d)
     return h;
 }
 
-/* The folder, made where it is missing; false when there is to be no cache. */
-static bool find_folder(char *path, size_t n_path)
-{
-    const char *own = getenv("TANDEM_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME");
-    const char *home = getenv("HOME");
-    int n = -1;
-    if (own)
-        n = *own ? snprintf(path, n_path, "%s", own) : -1;
-    else if (xdg && *xdg == '/')
-        n = snprintf(path, n_path, "%s/tandem", xdg);
-    else if (home && *home == '/')
-        n = snprintf(path, n_path, "%s/.cache/tandem", home);
-    if (n < 0 || (size_t)n >= n_path)
-        return false;
-    for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
-        *slash = 0;
-        mkdir(path, 0700); /* what fails here shows when the file is written */
-        *slash = '/';
-    }
-    mkdir(path, 0700);
-    return true;
-}
-
 static bool find_path(const file_header *h, char *path, size_t n_path)
 {
     char folder[TD_VK_CACHE_PATH_MAX - 64];
-    if (!find_folder(folder, sizeof folder))
+    if (!td_io_cache_folder(folder, sizeof folder))
         return false;
     unsigned long long key = td_hash64(0, h, offsetof(file_header, n_bytes));
     snprintf(path, n_path, "%s/pipelines-%016llx", folder, key);

@@ -1,0 +1,296 @@
+/* Rounds: what is guessed for a sequence, and what the target's answers mean for it.
+ *
+ * Guesses are a tail behind the committed tokens; some of them may be in flight. A round begins
+ * when an answer has come: how many guesses it shall have (k) is chosen then, and if the drafter
+ * went on in the meantime and guessed the last answer too, they are there at once. Else they are
+ * asked for, in at most two proposals: those of this round, and those that come after, of which the
+ * first is the guess of this round's last answer. */
+#include "coordinator/state.h"
+
+#include "base/check.h"
+
+#include <string.h>
+
+void td_round_new_epoch(td_coordinator *c, sequence *s)
+{
+    if (++c->last_epoch == 0) /* 0 is never an epoch */
+        ++c->last_epoch;
+    s->epoch = c->last_epoch;
+    s->asked_end = 0;
+}
+
+td_source td_round_source(const sequence *s)
+{
+    return s->n_match ? td_source_of_match(s->n_match) : TD_SOURCE_MODEL;
+}
+
+static bool has_drafter(const td_coordinator *c, const sequence *s)
+{
+    return c->has_drafter && !s->is_mute;
+}
+
+/* Guesses of a round at most: it commits one token more. */
+static uint32_t k_limit(const td_coordinator *c, const sequence *s)
+{
+    return td_min_u32(c->params.draft_max, s->n_generate_max - s->info.n_tokens - 1);
+}
+
+static uint32_t n_asked(const sequence *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_asks; ++i)
+        n += s->asks[i].epoch == s->epoch;
+    return n;
+}
+
+static void drop_guesses(td_coordinator *c, sequence *s)
+{
+    s->n_guesses = s->n_match = 0;
+    td_round_new_epoch(c, s);
+}
+
+/* What the other decoding sequences put into the same batch. */
+static td_others count_others(const td_coordinator *c, const sequence *s)
+{
+    td_others others = {0};
+    double draft_us = td_costs_draft_us(&c->costs);
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        const sequence *o = &c->sequences[i];
+        if (o == s || o->phase != PHASE_DECODE)
+            continue;
+        double k = td_min_u32(o->k, k_limit(c, o));
+        others.n_rows += 1 + k;
+        others.n_tokens +=
+            o->info.n_rounds > 1 ? (double)o->info.n_tokens / (double)o->info.n_rounds : 1;
+        others.draft_us += o->n_match ? 0 : k * draft_us;
+    }
+    /* Of groups in flight at the same time only one is in the batch. */
+    others.n_rows /= c->params.n_batches_max;
+    others.n_tokens /= c->params.n_batches_max;
+    return others;
+}
+
+/* Looks for the last tokens in what was said before. */
+static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_model,
+                    const td_others *others)
+{
+    uint32_t ids[TD_DRAFT_MAX], n_match = 0;
+    uint32_t slot = (uint32_t)(s - c->sequences);
+    uint32_t n =
+        c->params.lookup(c->params.user, slot, s->tokens, sequence_length(s), ids, limit, &n_match);
+    if (n == 0 || n_match == 0)
+        return false;
+    TD_ASSERT(n <= limit);
+    uint32_t k = c->params.is_draft_fixed
+                     ? n
+                     : td_match_length(&s->length, &s->acceptance, &c->costs, n_match, n, k_model,
+                                       others, c->params.is_ahead);
+    if (k == 0)
+        return false;
+    drop_guesses(c, s); /* what the drafter was asked for has no place any more */
+    memcpy(s->guesses, ids, k * sizeof *ids);
+    s->n_guesses = s->k = td_min_u32(k, n);
+    s->n_match = n_match;
+    return true;
+}
+
+void td_round_begin(td_coordinator *c, sequence *s)
+{
+    uint32_t limit = k_limit(c, s);
+    s->is_exhausted = false;
+    s->k = limit;
+    s->n_match = s->n_guesses ? s->n_match : 0;
+    if (limit == 0)
+        return;
+    td_others others = count_others(c, s);
+    bool is_model = has_drafter(c, s);
+    if (!is_model)
+        s->k = s->n_guesses;
+    else if (!c->params.is_draft_fixed && !s->n_match)
+        s->k = td_draft_length(&s->length, &s->acceptance, &c->costs, limit, &others,
+                               c->params.is_ahead);
+    uint64_t deadline_us;
+    bool is_finite = td_add_u64(c->now_us, c->params.draft_deadline_us, &deadline_us);
+    s->deadline_us = is_finite ? deadline_us : UINT64_MAX;
+    if (s->n_guesses) {
+        s->k = td_min_u32(s->n_match ? s->n_guesses : s->k, limit);
+        c->stats.n_ahead += s->n_match == 0;
+        return;
+    }
+    if (c->params.lookup)
+        look_up(c, s, limit, is_model ? s->k : 0, &others);
+}
+
+bool td_round_is_awaiting(const td_coordinator *c, const sequence *s)
+{
+    return s->phase == PHASE_DECODE && !sequence_is_in_flight(s) && s->n_guesses < s->k &&
+           !s->n_match && has_drafter(c, s) && !s->is_exhausted &&
+           (n_asked(s) > 0 || s->n_asks == TD_ASKS_MAX);
+}
+
+static uint32_t n_decoding(const td_coordinator *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        n += c->sequences[i].phase == PHASE_DECODE;
+    return n;
+}
+
+bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out)
+{
+    if (s->phase != PHASE_DECODE || s->k == 0 || s->n_match || s->is_exhausted ||
+        s->n_asks == TD_ASKS_MAX)
+        return false;
+    uint32_t length = sequence_length(s), from = td_max_u32(s->asked_end, length);
+    /* Guesses that are not of this epoch's drafter: it cannot go on from them. */
+    if (from < length + s->n_guesses)
+        return false;
+    bool is_in_flight = sequence_is_in_flight(s);
+    uint32_t end = is_in_flight ? s->n_sent : length + s->k;
+    /* Ahead: what the next round needs, the guess of this one's last answer first. Before the rows
+     * are sent only where nobody else waits for the drafter. */
+    if (c->params.is_ahead && (is_in_flight || n_decoding(c) == 1) && (is_in_flight || from >= end))
+        end += s->k + 1;
+    end = td_min_u32(end, s->info.n_prompt + s->n_generate_max - 1);
+    end = td_min_u32(end, length + TD_AHEAD_MAX);
+    if (from >= end)
+        return false;
+    *out = (ask){.epoch = s->epoch, .position = from, .k = td_min_u32(end - from, TD_DRAFT_MAX)};
+    return true;
+}
+
+/* -- drafts -------------------------------------------------------------------------------- */
+
+static bool are_tokens(const td_coordinator *c, const uint32_t *ids, uint32_t n_ids)
+{
+    for (uint32_t i = 0; i < n_ids; ++i)
+        if (ids[i] >= c->params.n_vocab)
+            return false;
+    return true;
+}
+
+static uint32_t find_ask(const sequence *s, uint32_t epoch, uint32_t position)
+{
+    uint32_t i = 0;
+    while (i < s->n_asks && (s->asks[i].epoch != epoch || s->asks[i].position != position))
+        ++i;
+    return i;
+}
+
+/* Adds the ids that follow what is known; false if one differs from what was committed since. */
+static bool add_guesses(sequence *s, uint32_t position, const uint32_t *ids, uint32_t n_ids)
+{
+    for (uint32_t i = 0; i < n_ids; ++i) {
+        uint32_t p = position + i, length = sequence_length(s);
+        if (p < length) {
+            if (s->tokens[p] != ids[i])
+                return false;
+        } else if (p == length + s->n_guesses && s->n_guesses < TD_AHEAD_MAX) {
+            s->guesses[s->n_guesses++] = ids[i];
+        }
+    }
+    return true;
+}
+
+void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
+                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us)
+{
+    uint32_t i = find_ask(s, epoch, position);
+    if (i == s->n_asks) {
+        bool is_old = c->last_epoch - epoch < 1u << 31 &&
+                      (epoch != s->epoch || position <= td_max_u32(s->asked_end, sequence_end(s)));
+        ++*(is_old ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
+        return;
+    }
+    uint32_t k = s->asks[i].k;
+    if (n_ids > k || !are_tokens(c, ids, n_ids)) {
+        ++c->stats.n_bad_drafts;
+        return;
+    }
+    s->n_asks -= i + 1; /* with older ones, whose answers were lost */
+    memmove(s->asks, s->asks + i + 1, s->n_asks * sizeof *s->asks);
+    c->stats.n_late_drafts += s->is_mute;
+    s->is_mute = false;
+    td_costs_add_draft(&c->costs, n_ids, 1, (double)busy_us);
+    if (epoch != s->epoch) {
+        ++c->stats.n_stale_drafts;
+        return;
+    }
+    if (s->phase != PHASE_DECODE || s->n_match)
+        return;
+    if (!add_guesses(s, position, ids, n_ids)) { /* the last answer was another than its guess */
+        TD_ASSERT(s->n_guesses == 0);
+        td_round_new_epoch(c, s);
+    } else {
+        /* Its context is full, or an answer in between was lost. */
+        s->is_exhausted |= n_ids < k;
+        if (n_asked(s) == 0)
+            s->asked_end = sequence_end(s);
+    }
+}
+
+/* -- answers ------------------------------------------------------------------------------- */
+
+static void pop_guess(sequence *s)
+{
+    --s->n_guesses;
+    memmove(s->guesses, s->guesses + 1, s->n_guesses * sizeof *s->guesses);
+}
+
+/* Whatever was sent behind the committed tokens did not hold. */
+static void roll_back(td_coordinator *c, sequence *s)
+{
+    uint32_t n_stays = sequence_length(s) - 1;
+    if (s->n_sent <= n_stays)
+        return;
+    s->n_sent = n_stays;
+    s->owes_truncate = true;
+    ++s->chain;
+    td_batch_drop(c, s);
+}
+
+static void count_guess(sequence *s, td_source source, uint32_t index, bool is_accepted)
+{
+    td_sequence_info *info = &s->info;
+    ++info->n_drafted;
+    ++info->drafted_at[index];
+    info->n_accepted += is_accepted;
+    info->accepted_at[index] += is_accepted;
+    info->n_looked_up += source != TD_SOURCE_MODEL;
+    info->n_lookup_accepted += source != TD_SOURCE_MODEL && is_accepted;
+}
+
+void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen)
+{
+    td_source source = td_round_source(s);
+    uint32_t n_verified = 0, n_accepted = 0;
+    bool is_agreed = true;
+    td_reason reason = TD_REASON_NONE;
+    uint32_t i = 0;
+    for (; i < n_rows && is_agreed && reason == TD_REASON_NONE; ++i) {
+        bool is_guessed = s->n_guesses > 0, is_sent = s->n_sent > sequence_length(s);
+        is_agreed = is_guessed && s->guesses[0] == chosen[i];
+        reason = td_sequence_append(s, c, chosen[i], is_agreed && is_sent);
+        if (is_sent) {
+            count_guess(s, source, i, is_agreed);
+            ++n_verified;
+            n_accepted += is_agreed;
+        }
+        if (is_agreed)
+            pop_guess(s);
+        else if (is_guessed)
+            drop_guesses(c, s);
+    }
+    for (; i + 1 < n_rows; ++i) /* verified in vain */
+        count_guess(s, source, i, false);
+    ++s->info.n_rounds;
+    td_acceptance_add(&s->acceptance, source, n_verified, n_accepted);
+    if (!is_agreed || reason != TD_REASON_NONE)
+        roll_back(c, s);
+    s->owes_commit = true;
+    s->commit_length = sequence_length(s) - 1;
+    if (reason != TD_REASON_NONE)
+        td_coordinator_finish(c, s, reason);
+    else if (!sequence_is_in_flight(s))
+        td_round_begin(c, s);
+}

@@ -1,0 +1,69 @@
+/* The protocol half of a draft worker: messages go in, the next piece of work comes out, answers go
+ * out. No thread, no clock, no I/O, no model: a worker puts threads around it and a drafter under
+ * it (worker.c), a simulation a toy.
+ *
+ *     while (td_inbox_has_room(in) && recv(&msg)) td_inbox_put(in, &msg);
+ *     while (td_inbox_next(in, &work)) { perform(&work); td_inbox_done(in); }
+ *     while ((p = td_inbox_answer(in)) && send(p)) td_inbox_pop(in);
+ *
+ * Messages of one sequence are worked off in the order in which they came; those of different
+ * sequences need not wait for each other, so all sequences' oldest proposals are computed together,
+ * step by step, and new ones join between two steps.
+ *
+ * Every proposal is answered exactly once, in order within its sequence. It is overtaken as soon as
+ * the inbox has a later message of its sequence of another epoch, or that opens or closes it: then
+ * nothing more is computed for it, and its answer has the tokens found so far, mostly none. A reset
+ * (a coordinator came or was lost) drops everything, answers too.
+ *
+ * Bounds: TD_INBOX_MAX messages, proposals and answers held together. Allocates in create only. Two
+ * threads may use one inbox when a lock is held in every call: what next hands out is touched by
+ * nobody until done. Errors: none but in create; what makes no sense in a message is for who
+ * performs it to find. */
+#ifndef TD_DRAFT_INBOX_H
+#define TD_DRAFT_INBOX_H
+
+#include "base/err.h"
+#include "draft/proposal.h"
+#include "transport/wire.h"
+
+#define TD_INBOX_MAX 256u /* 64 sequences with a FEED and their proposals */
+
+typedef struct td_inbox td_inbox;
+
+typedef enum {
+    TD_WORK_RESET,   /* forget all sequences */
+    TD_WORK_MESSAGE, /* OPEN, FEED or CLOSE of a sequence that has no proposal under way */
+    TD_WORK_BEGIN,   /* jobs[0] begins: nothing of it is computed yet; it may be done at once */
+    TD_WORK_STEP,    /* go on with all jobs[], of as many sequences, by one step */
+} td_work_kind;
+
+/* Valid until done. */
+typedef struct {
+    td_work_kind kind;
+    const td_wire_msg *message;
+    td_proposal *jobs[TD_INBOX_MAX]; /* their n, ids, busy_us and is_done are to be filled */
+    uint32_t n_jobs;
+} td_work;
+
+td_inbox *td_inbox_create(td_err *err);
+void td_inbox_destroy(td_inbox **in);
+
+/* May another message be put? */
+bool td_inbox_has_room(const td_inbox *in);
+/* OPEN, FEED, PROPOSE or CLOSE, copied; others are passed over. There must be room. */
+void td_inbox_put(td_inbox *in, const td_wire_msg *msg);
+/* Everything so far is void. Needs no room. */
+void td_inbox_reset(td_inbox *in);
+
+/* False when there is nothing to do. done comes before the next call. */
+bool td_inbox_next(td_inbox *in, td_work *work);
+void td_inbox_done(td_inbox *in);
+
+/* The oldest answer, or NULL; pop removes it. */
+const td_proposal *td_inbox_answer(const td_inbox *in);
+void td_inbox_pop(td_inbox *in);
+
+/* Messages and proposals not yet done. */
+uint32_t td_inbox_n_waiting(const td_inbox *in);
+
+#endif

@@ -1,0 +1,445 @@
+/* Each event is one line of the file's array. Stages say when they began and finished a batch; a
+ * draft says only how long it was busy, so its span is laid before the arrival of the answer, and
+ * those before it are moved back where they would overlap: the last few wait for that. */
+#include "run/trace.h"
+
+#include "base/check.h"
+#include "base/io.h"
+#include "base/json_writer.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BLOCK_BYTES (64u << 10)
+#define TAIL_BYTES  4096u /* of n_bytes_max, for what the end says */
+#define TEXT_BYTES  1024u /* which sequences a batch holds, the rest cut off */
+#define N_WAITING   16u   /* draft spans that may be moved back yet */
+#define N_BATCHES   (2 * TD_BATCHES_MAX)
+
+enum { TRACK_COORDINATOR = 1, TRACK_DRAFT, TRACK_STAGES };
+
+typedef struct { /* one that was given to the target */
+    uint64_t id;
+    bool is_prefill, is_cancelled;
+    uint32_t n_rows;
+    char text[TEXT_BYTES]; /* "3@120+4 ...": sequence, first position, rows */
+} batch;
+
+typedef struct {
+    uint64_t start_us, end_us;
+    uint32_t sequence, epoch, position, n;
+    bool is_stale;
+} draft_span;
+
+typedef struct { /* the newest epoch of a sequence */
+    uint32_t sequence, epoch;
+    bool is_used;
+} newest;
+
+struct td_trace {
+    char path[512];
+    int fd;
+    uint64_t start_us, n_bytes, n_bytes_max, stopped_us; /* 0: not stopped */
+    uint64_t first_us, last_us;                          /* actions */
+    td_json_writer *w;
+    char block[BLOCK_BYTES];
+    size_t n_block;
+    td_err failure;
+    uint32_t n_stages;
+    bool has_draft;
+    uint64_t busy_us[TD_STAGES_MAX], draft_busy_us;
+    char names[TD_STAGES_MAX][160];
+    batch batches[N_BATCHES];
+    newest epochs[TD_SEQUENCES_MAX];
+    draft_span waiting[N_WAITING];
+    uint32_t n_waiting;
+    uint64_t draft_end_us; /* of the last written span, at first the start */
+};
+
+/* -- the file ---------------------------------------------------------------------------------- */
+
+static void flush(td_trace *t)
+{
+    if (t->failure.code == TD_OK && t->n_block)
+        td_io_write_all(t->fd, t->path, t->block, t->n_block, &t->failure);
+    t->n_block = 0;
+}
+
+static void put(td_trace *t, const char *bytes, size_t n_bytes)
+{
+    t->n_bytes += n_bytes;
+    while (n_bytes > 0) {
+        size_t n = BLOCK_BYTES - t->n_block < n_bytes ? BLOCK_BYTES - t->n_block : n_bytes;
+        memcpy(t->block + t->n_block, bytes, n);
+        t->n_block += n;
+        bytes += n;
+        n_bytes -= n;
+        if (t->n_block == BLOCK_BYTES)
+            flush(t);
+    }
+}
+
+static void put_u64(td_trace *t, const char *key, uint64_t value)
+{
+    td_json_write_key(t->w, key);
+    td_json_write_u64(t->w, value);
+}
+
+static void put_string(td_trace *t, const char *key, const char *value)
+{
+    td_json_write_key(t->w, key);
+    td_json_write_string(t->w, value);
+}
+
+/* An event, args open. phase: "X" a span, "i" a moment, "M" a name. */
+static void begin(td_trace *t, const char *name, const char *phase, uint32_t track,
+                  uint64_t start_us, uint64_t us)
+{
+    td_json_begin_object(t->w);
+    put_string(t, "name", name);
+    put_string(t, "ph", phase);
+    put_u64(t, "pid", 1);
+    put_u64(t, "tid", track);
+    put_u64(t, "ts", start_us > t->start_us ? start_us - t->start_us : 0);
+    if (phase[0] == 'X')
+        put_u64(t, "dur", us);
+    if (phase[0] == 'i')
+        put_string(t, "s", "t"); /* a mark on its track */
+    td_json_write_key(t->w, "args");
+    td_json_begin_object(t->w);
+}
+
+static void end(td_trace *t, bool is_last_words)
+{
+    td_json_end_object(t->w);
+    td_json_end_object(t->w);
+    const char *text;
+    size_t n_bytes;
+    td_err failure = {0};
+    if (!td_json_writer_end(t->w, &text, &n_bytes, &failure)) {
+        td_json_writer_reset(t->w);
+        if (t->failure.code == TD_OK)
+            t->failure = failure;
+        return;
+    }
+    if (!is_last_words && t->n_bytes + n_bytes + TAIL_BYTES > t->n_bytes_max) {
+        t->stopped_us = t->last_us;
+        td_log_warn("%s: the trace stops here, after %.3f s: it has %llu bytes; allowed: %llu",
+                    t->path, (double)(t->stopped_us - t->start_us) * 1e-6,
+                    (unsigned long long)t->n_bytes, (unsigned long long)t->n_bytes_max);
+        return;
+    }
+    put(t, t->n_bytes ? ",\n" : "[", t->n_bytes ? 2 : 1);
+    put(t, text, n_bytes);
+}
+
+/* What was written is all there will be, but for the end. */
+static bool is_silent(const td_trace *t) { return t->stopped_us || t->failure.code != TD_OK; }
+
+static void name_track(td_trace *t, uint32_t track, const char *name)
+{
+    begin(t, "thread_name", "M", track, 0, 0);
+    put_string(t, "name", name);
+    end(t, false);
+    begin(t, "thread_sort_index", "M", track, 0, 0);
+    put_u64(t, "sort_index", track);
+    end(t, false);
+}
+
+/* -- the draft --------------------------------------------------------------------------------- */
+
+static newest *epoch_of(td_trace *t, uint32_t sequence)
+{
+    newest *unused = NULL;
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++) {
+        if (t->epochs[i].is_used && t->epochs[i].sequence == sequence)
+            return &t->epochs[i];
+        if (!t->epochs[i].is_used)
+            unused = &t->epochs[i];
+    }
+    return unused;
+}
+
+static void write_oldest_draft(td_trace *t)
+{
+    draft_span s = t->waiting[0];
+    memmove(t->waiting, t->waiting + 1, --t->n_waiting * sizeof s);
+    uint64_t from = s.start_us > t->draft_end_us ? s.start_us : t->draft_end_us;
+    uint64_t to = s.end_us > from ? s.end_us : from;
+    t->draft_end_us = to;
+    begin(t,
+          s.is_stale ? "draft (stale)"
+          : s.n      ? "draft"
+                     : "draft (none)",
+          "X", TRACK_DRAFT, from, to - from);
+    put_u64(t, "sequence", s.sequence);
+    put_u64(t, "epoch", s.epoch);
+    put_u64(t, "position", s.position);
+    put_u64(t, "tokens", s.n);
+    end(t, false);
+}
+
+void td_trace_draft(td_trace *t, uint32_t sequence, uint32_t epoch, uint32_t position, uint32_t n,
+                    uint32_t busy_us, uint64_t now_us)
+{
+    if (!t)
+        return;
+    t->draft_busy_us += busy_us;
+    if (is_silent(t))
+        return;
+    if (t->n_waiting == N_WAITING)
+        write_oldest_draft(t);
+    const newest *e = epoch_of(t, sequence);
+    uint64_t start = now_us > busy_us ? now_us - busy_us : 0;
+    t->waiting[t->n_waiting++] = (draft_span){.start_us = start,
+                                              .end_us = now_us,
+                                              .sequence = sequence,
+                                              .epoch = epoch,
+                                              .position = position,
+                                              .n = n,
+                                              .is_stale = !e || !e->is_used || e->epoch != epoch};
+    for (uint32_t i = t->n_waiting - 1; i-- > 0 && t->waiting[i].end_us > start;) {
+        draft_span *s = &t->waiting[i];
+        uint64_t us = s->end_us - s->start_us;
+        s->end_us = start;
+        s->start_us = start > us ? start - us : 0;
+        start = s->start_us;
+    }
+}
+
+/* -- the target -------------------------------------------------------------------------------- */
+
+static batch *find_batch(td_trace *t, uint64_t id) { return &t->batches[id % N_BATCHES]; }
+
+static void note_batch(td_trace *t, const td_action *a)
+{
+    batch *b = find_batch(t, a->batch);
+    *b = (batch){.id = a->batch, .is_prefill = a->is_prefill, .n_rows = a->n_rows};
+    size_t n_text = 0;
+    for (uint32_t i = 0, next; i < a->n_rows; i = next) {
+        for (next = i + 1; next < a->n_rows && a->rows[next].sequence == a->rows[i].sequence;)
+            next++;
+        int n = snprintf(b->text + n_text, TEXT_BYTES - n_text, "%s%u@%u+%u", i ? " " : "",
+                         a->rows[i].sequence, a->rows[i].position, next - i);
+        if (n < 0 || (size_t)n >= TEXT_BYTES - n_text) {
+            b->text[n_text] = 0;
+            return;
+        }
+        n_text += (size_t)n;
+    }
+}
+
+void td_trace_verified(td_trace *t, const td_target_result *r)
+{
+    if (!t || r->err.code != TD_OK)
+        return;
+    for (uint32_t i = 0; i < t->n_stages; i++)
+        t->busy_us[i] += r->spans[i].end_us - r->spans[i].start_us;
+    const batch *b = find_batch(t, r->batch);
+    if (is_silent(t) || b->id != r->batch)
+        return;
+    for (uint32_t i = 0; i < t->n_stages; i++) {
+        uint64_t us = r->spans[i].end_us - r->spans[i].start_us;
+        const char *names[2][2] = {{"verify", "prefill"},
+                                   {"verify (cancelled)", "prefill (cancelled)"}};
+        begin(t, names[b->is_cancelled][b->is_prefill], us ? "X" : "i", TRACK_STAGES + i,
+              r->spans[i].start_us, us);
+        put_u64(t, "batch", b->id);
+        put_u64(t, "rows", b->n_rows);
+        put_string(t, "sequences", b->text);
+        end(t, false);
+    }
+}
+
+/* -- the coordinator --------------------------------------------------------------------------- */
+
+static const char *name_of(const td_action *a)
+{
+    switch (a->kind) {
+    case TD_ACT_OPEN:
+        return "open";
+    case TD_ACT_FORWARD:
+        return a->is_prefill ? "send prefill" : "send verify";
+    case TD_ACT_CANCEL:
+        return "cancel";
+    case TD_ACT_TRUNCATE:
+        return "truncate";
+    case TD_ACT_COMMIT:
+        return "commit";
+    case TD_ACT_DRAFT_FEED:
+        return "epoch";
+    case TD_ACT_DRAFT_PROPOSE:
+        return "ask";
+    case TD_ACT_FINISH:
+        return "finish";
+    default:
+        return NULL;
+    }
+}
+
+/* What the action means for later events; false: not worth one of its own. */
+static bool note_action(td_trace *t, const td_action *a)
+{
+    newest *e;
+    switch (a->kind) {
+    case TD_ACT_FORWARD:
+        note_batch(t, a);
+        return true;
+    case TD_ACT_CANCEL:
+        find_batch(t, a->batch)->is_cancelled |= find_batch(t, a->batch)->id == a->batch;
+        return true;
+    case TD_ACT_DRAFT_FEED:
+    case TD_ACT_DRAFT_PROPOSE:
+        e = epoch_of(t, a->sequence);
+        if (e && e->is_used && e->epoch == a->epoch)
+            return a->kind == TD_ACT_DRAFT_PROPOSE;
+        if (e)
+            *e = (newest){a->sequence, a->epoch, true};
+        return true;
+    case TD_ACT_DRAFT_CLOSE:
+    case TD_ACT_FINISH:
+        e = epoch_of(t, a->sequence);
+        if (e)
+            e->is_used = false;
+        return true;
+    default:
+        return true;
+    }
+}
+
+static void write_sequence(td_trace *t, const td_action *a)
+{
+    put_u64(t, "sequence", a->sequence);
+    switch (a->kind) {
+    case TD_ACT_OPEN:
+        put_u64(t, "slot", a->slot);
+        put_u64(t, "shared_positions", a->length);
+        break;
+    case TD_ACT_TRUNCATE:
+    case TD_ACT_COMMIT:
+        put_u64(t, "length", a->length);
+        break;
+    case TD_ACT_DRAFT_PROPOSE:
+        put_u64(t, "k", a->k);
+        put_u64(t, "position", a->position);
+        put_u64(t, "epoch", a->epoch);
+        break;
+    case TD_ACT_DRAFT_FEED:
+        put_u64(t, "position", a->position);
+        put_u64(t, "epoch", a->epoch);
+        break;
+    case TD_ACT_FINISH:
+        put_string(t, "reason", td_reason_name(a->reason));
+        break;
+    default:
+        break;
+    }
+}
+
+void td_trace_action(td_trace *t, const td_action *a, uint64_t now_us)
+{
+    if (!t)
+        return;
+    t->first_us = t->first_us ? t->first_us : now_us;
+    t->last_us = now_us;
+    const char *name = name_of(a);
+    if (!note_action(t, a) || !name || is_silent(t))
+        return;
+    begin(t, name, "i", TRACK_COORDINATOR, now_us, 0);
+    if (a->kind == TD_ACT_FORWARD || a->kind == TD_ACT_CANCEL)
+        put_u64(t, "batch", a->batch);
+    else
+        write_sequence(t, a);
+    if (a->kind == TD_ACT_FORWARD)
+        put_u64(t, "rows", a->n_rows);
+    end(t, false);
+}
+
+/* -- begin and end ----------------------------------------------------------------------------- */
+
+td_trace *td_trace_open(const td_trace_params *p, td_err *err)
+{
+    td_trace *t = td_alloc(1, sizeof *t, err);
+    if (!t)
+        return NULL;
+    t->fd = -1;
+    t->start_us = t->draft_end_us = p->start_us;
+    t->n_bytes_max = p->n_bytes_max ? p->n_bytes_max : TD_TRACE_BYTES_MAX;
+    t->n_stages = td_target_n_stages(p->target);
+    t->has_draft = p->draft;
+    snprintf(t->path, sizeof t->path, "%s", p->path);
+    t->w = td_json_writer_create(false, err);
+    if (!t->w)
+        goto fail;
+    t->fd = td_io_open(p->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (t->fd < 0) {
+        td_err_set(err, TD_E_IO, "%s: %s", p->path, strerror(errno));
+        goto fail;
+    }
+    name_track(t, TRACK_COORDINATOR, "coordinator");
+    char name[640];
+    snprintf(name, sizeof name, "draft %s", p->draft ? p->draft : "");
+    if (p->draft)
+        name_track(t, TRACK_DRAFT, name);
+    for (uint32_t i = 0; i < t->n_stages; i++) {
+        td_stage_info info;
+        td_target_stage_info(p->target, i, &info);
+        snprintf(t->names[i], sizeof t->names[i], "stage %u %s", i, info.spec);
+        snprintf(name, sizeof name, "%s (layers %u-%u)", t->names[i], info.first, info.last);
+        name_track(t, TRACK_STAGES + i, name);
+    }
+    return t;
+fail:
+    td_err_prepend(err, "trace");
+    td_trace_close(&t, 0, NULL);
+    return NULL;
+}
+
+static void put_idle(td_trace *t, const char *name, uint64_t busy_us)
+{
+    uint64_t us = t->last_us - t->first_us;
+    td_json_write_key(t->w, name);
+    td_json_write_double(t->w, us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
+}
+
+static void write_end(td_trace *t, uint64_t now_us)
+{
+    while (t->n_waiting && !t->stopped_us)
+        write_oldest_draft(t);
+    if (t->stopped_us) {
+        begin(t, "the trace stops here", "i", TRACK_COORDINATOR, t->stopped_us, 0);
+        put_u64(t, "limit_bytes", t->n_bytes_max);
+        end(t, true);
+    }
+    begin(t, "idle share", "i", TRACK_COORDINATOR, now_us, 0);
+    for (uint32_t i = 0; i < t->n_stages; i++)
+        put_idle(t, t->names[i], t->busy_us[i]);
+    if (t->has_draft)
+        put_idle(t, "draft", t->draft_busy_us);
+    end(t, true);
+    put(t, "]\n", 2);
+    flush(t);
+}
+
+bool td_trace_close(td_trace **trace, uint64_t now_us, td_err *err)
+{
+    td_trace *t = *trace;
+    if (!t)
+        return true;
+    if (t->fd >= 0 && now_us)
+        write_end(t, now_us);
+    if (t->fd >= 0 && close(t->fd) != 0 && t->failure.code == TD_OK)
+        td_err_set(&t->failure, TD_E_IO, "%s: %s", t->path, strerror(errno));
+    bool is_ok = t->failure.code == TD_OK;
+    if (!is_ok)
+        td_err_set(err, t->failure.code, "trace: %s", t->failure.message);
+    td_json_writer_destroy(&t->w);
+    td_free(t);
+    *trace = NULL;
+    return is_ok;
+}
