@@ -14,8 +14,8 @@
 typedef struct {
     td_run_params run;
     option_list devices, stops;
-    const char *config;
-    bool is_quiet;
+    const char *config, *use;
+    bool is_quiet, is_no_measure;
 } fields;
 
 #define AT(name) offsetof(fields, name)
@@ -30,6 +30,10 @@ static const option options[] = {
      "                             several make a split in order (default: GPUs found, else host)"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
+    {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",
+     "what layers are placed for: one text at a time, or many (default: by --parallel)"},
+    {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
+     "do not time the devices first: layers go by bytes"},
     {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
@@ -80,6 +84,8 @@ static const option options[] = {
      "sequences at once, 1..64 (default: 1)"},
     {"--stats", "run.stats", OPT_TEXT, AT(run.stats_path), 0, 0, "FILE.json",
      "write acceptance, times and placement"},
+    {"--trace", "run.trace", OPT_TEXT, AT(run.trace_path), 0, 0, "FILE.json",
+     "write a timeline of devices and decisions (Chrome trace)"},
     {"--force", NULL, OPT_FLAG, AT(run.is_force), 0, 0, NULL,
      "keep results of another input or configuration and go on"},
     {"--retry-errors", NULL, OPT_FLAG, AT(run.is_retry_errors), 0, 0, NULL,
@@ -116,6 +122,11 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE, "--top-p: 0; allowed: above 0, up to 1");
     if (!(r->sampling.min_p < 1))
         return td_err_set(err, TD_E_USAGE, "--min-p: 1; allowed: 0 up to below 1");
+    if (f->use && strcmp(f->use, "stream") && strcmp(f->use, "batch"))
+        return td_err_set(err, TD_E_USAGE, "--for: %.64s; allowed: stream, batch", f->use);
+    bool is_batch = f->use ? !strcmp(f->use, "batch") : r->n_parallel > 1;
+    r->use = is_batch ? TD_FOR_BATCH : TD_FOR_STREAM;
+    r->measure = f->is_no_measure ? TD_MEASURE_NEVER : TD_MEASURE_MISSING;
     r->n_specs = f->devices.n;
     memcpy(r->specs, f->devices.items, sizeof r->specs);
     r->n_stops = f->stops.n;
@@ -145,6 +156,8 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
                 (unsigned long long)t->n_accepted, (unsigned long long)t->n_drafted,
                 t->n_drafted ? (double)t->n_accepted / (double)t->n_drafted : 0,
                 t->n_rounds ? (double)t->n_tokens / (double)t->n_rounds : 0);
+    if (t->predicted_per_s > 0)
+        fprintf(stderr, "; the placement was expected to give %.1f", t->predicted_per_s);
     if (t->n_old_errors)
         fprintf(stderr, "; %llu of the skipped are errors (--retry-errors runs them again)",
                 (unsigned long long)t->n_old_errors);

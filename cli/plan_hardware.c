@@ -1,6 +1,144 @@
+/* tandem plan --hardware: what machines that are not here would do with the models of a file. */
 #include "cli/plan.h"
+
+#include "base/json_writer.h"
+#include "target/hardware.h"
+
+#include <stdio.h>
+
+#define N_CTX      8192u /* positions of each sequence that have room */
+#define SEQUENCES  8u    /* of a batch */
+#define PLACES_MAX 1024u /* bytes of a placement's text */
+
+static void write_places(const td_hardware *h, const td_speed_row *r, char *out, size_t n_bytes)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i < r->n_stages && n < n_bytes; i++)
+        n += (size_t)snprintf(out + n, n_bytes - n, "%s%s %u", i ? " + " : "",
+                              h->devices[r->stages[i].device].name,
+                              r->stages[i].last - r->stages[i].first + 1);
+}
+
+typedef struct {
+    bool fits;
+    td_speed_row stream, drafted, batch; /* drafted: a stream, k 0 where a draft does not fit */
+} outlook;
+
+static bool find_best(const td_hardware *h, const td_hardware_model *m, outlook *out, td_err *err)
+{
+    td_speed_row rows[TD_SPEED_ROWS_MAX];
+    uint32_t n;
+    td_speed_use use = {.use = TD_FOR_STREAM,
+                        .n_sequences = 1,
+                        .n_prompt = 1024,
+                        .n_predict = 1024,
+                        .acceptance = TD_SPEED_ACCEPTANCE,
+                        .draft_max = 8};
+    if (!td_hardware_plan(h, m, &use, N_CTX, false, rows, &n, err))
+        return false;
+    out->fits = n > 0;
+    out->stream = out->drafted = rows[0];
+    if (n && !td_hardware_plan(h, m, &use, N_CTX, true, rows, &n, err))
+        return false;
+    if (n && rows[0].decode_per_s > out->drafted.decode_per_s)
+        out->drafted = rows[0];
+    use.use = TD_FOR_BATCH;
+    use.n_sequences = SEQUENCES;
+    if (!out->fits)
+        return true;
+    if (!td_hardware_plan(h, m, &use, N_CTX, false, rows, &n, err))
+        return false;
+    out->fits = n > 0; /* eight caches too */
+    out->batch = rows[0];
+    return true;
+}
+
+static void print_model(const td_hardware *h, const td_hardware_model *m, const outlook *o)
+{
+    char places[PLACES_MAX];
+    if (!o->fits) {
+        printf("%-26s does not fit\n", m->name);
+        return;
+    }
+    write_places(h, &o->stream, places, sizeof places);
+    printf("%-26s %7.1f %8.1f (%u) %10.1f %9.1f  %s\n", m->name, o->stream.decode_per_s,
+           o->drafted.decode_per_s, o->drafted.k, o->batch.decode_per_s, o->batch.prefill_per_s,
+           places);
+}
+
+static void write_row(td_json_writer *w, const td_hardware *h, const char *key,
+                      const td_speed_row *r)
+{
+    td_json_write_key(w, key);
+    td_json_begin_object(w);
+    td_json_write_key(w, "decode_per_second");
+    td_json_write_double(w, r->decode_per_s);
+    td_json_write_key(w, "prefill_per_second");
+    td_json_write_double(w, r->prefill_per_s);
+    td_json_write_key(w, "draft_tokens");
+    td_json_write_u64(w, r->k);
+    td_json_write_key(w, "placement");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < r->n_stages; i++) {
+        td_json_begin_object(w);
+        td_json_write_key(w, "device");
+        td_json_write_string(w, h->devices[r->stages[i].device].name);
+        td_json_write_key(w, "first_layer");
+        td_json_write_u64(w, r->stages[i].first);
+        td_json_write_key(w, "last_layer");
+        td_json_write_u64(w, r->stages[i].last);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+    td_json_end_object(w);
+}
+
+static void write_model(td_json_writer *w, const td_hardware *h, const td_hardware_model *m,
+                        const outlook *o)
+{
+    td_json_begin_object(w);
+    td_json_write_key(w, "model");
+    td_json_write_string(w, m->name);
+    td_json_write_key(w, "fits");
+    td_json_write_bool(w, o->fits);
+    if (o->fits) {
+        write_row(w, h, "stream", &o->stream);
+        write_row(w, h, "drafted", &o->drafted);
+        write_row(w, h, "batch", &o->batch);
+    }
+    td_json_end_object(w);
+}
+
 bool plan_hardware(const char *path, bool is_json, td_err *err)
 {
-    (void)is_json;
-    return td_err_set(err, TD_E_USAGE, "%s", path);
+    const char *text;
+    size_t n_bytes;
+    td_hardware *h = td_hardware_open(path, err);
+    td_json_writer *w = h && is_json ? td_json_writer_create(true, err) : NULL;
+    bool is_ok = h && (w || !is_json);
+    if (is_ok && !w)
+        printf(
+            "%s\nPredicted tokens/s: of a stream; with drafts of (k) tokens by %s, acceptance %.1f;"
+            " of\n%u streams; of prompts; and the layers of each device (one stream):\n%-26s %7s "
+            "%12s %10s %9s\n",
+            h->about, h->draft->name, TD_SPEED_ACCEPTANCE, SEQUENCES, "model", "stream",
+            "with draft", "batch of 8", "prefill");
+    if (w)
+        td_json_begin_array(w);
+    for (uint32_t i = 0; is_ok && i < h->n_models; i++) {
+        outlook o;
+        is_ok = find_best(h, &h->models[i], &o, err);
+        if (is_ok && w)
+            write_model(w, h, &h->models[i], &o);
+        else if (is_ok)
+            print_model(h, &h->models[i], &o);
+    }
+    if (w)
+        td_json_end_array(w);
+    if (w && is_ok && (is_ok = td_json_writer_end(w, &text, &n_bytes, err)))
+        printf("%s\n", text);
+    td_json_writer_destroy(&w);
+    td_hardware_close(&h);
+    return is_ok;
 }

@@ -37,13 +37,14 @@
 #define INDEX_PRIOR      8.0f
 #define INDEX_ROUNDS_MAX 64.0f /* what earlier sequences weigh by index */
 #define HYSTERESIS       0.01
-#define PROBE_SHARE      0.015
+#define PROBE_SHARE      0.02
 #define PROBE_COST_MIN   0.1 /* of what it costs if nothing agrees: the least that is charged */
 #define PROBE_HOPELESS   8.0 /* charge of a probe where drafts would not even pay if all agreed */
 #define EXPLORE_GAIN     0.03
 #define EXPLORE_DEBT     3.0 /* rounds that trying new widths may cost a sequence in advance */
 #define PROBE_DEBT       4.0 /* probes that may be owed while they succeed */
 #define AGREEMENT_MAX    0.98
+#define AGREEMENT_MIN    0.04 /* believed of a useless text, about */
 
 /* Probability per token that a text changes its level. */
 static const float rates[TD_CONTROL_RATES] = {0.0025f, 0.04f};
@@ -342,22 +343,23 @@ static bool could_pay(const terms *t, double goodput)
 
 /* Drafting does not pay now: 1 for a round that looks whether that has changed, else 0. goodput:
  * of what is done instead; agreement: believed of a first token. */
-static uint32_t probe(td_length_state *state, const terms *t, double goodput, double agreement)
+static uint32_t probe(td_length_choice *last, const terms *t, double goodput, double agreement)
 {
     double n_tokens = t->others.n_tokens + 1;
     double worst_us = fmax(round_us(t, 1, 0) - n_tokens / goodput, 0);
-    double cost_us = fmax(worst_us - agreement / goodput, PROBE_COST_MIN * worst_us);
-    bool is_rising = state->was_probe && agreement > (double)state->probe_mean;
-    state->was_probe = false;
+    double gain_us = fmax(agreement - AGREEMENT_MIN, 0) / goodput;
+    double cost_us = fmax(worst_us - gain_us, PROBE_COST_MIN * worst_us);
+    bool is_rising = last->was_probe && agreement > (double)last->probe_mean;
+    last->was_probe = false;
     double needed_us = is_rising ? -PROBE_DEBT * worst_us : cost_us;
     if (t->costs->draft.n >= SAMPLES_FEW && !could_pay(t, goodput))
         needed_us = cost_us = PROBE_HOPELESS * worst_us; /* times may have been measured wrongly */
-    state->account_us = fminf(state->account_us, (float)fmax(needed_us, 2 * worst_us));
-    if ((double)state->account_us < needed_us)
+    last->account_us = fminf(last->account_us, (float)fmax(needed_us, 2 * worst_us));
+    if ((double)last->account_us < needed_us)
         return 0;
-    state->account_us -= (float)cost_us;
-    state->probe_mean = (float)agreement;
-    state->was_probe = true;
+    last->account_us -= (float)cost_us;
+    last->probe_mean = (float)agreement;
+    last->was_probe = true;
     return 1;
 }
 
@@ -400,7 +402,7 @@ static void set_times(terms *t, uint32_t k_max, bool is_hopeful)
 
 /* A length whose width is little known and would be better than the best if it took no longer than
  * a narrower one; k if there is none. */
-static uint32_t explore(td_length_state *state, const terms *t, const float *survival, uint32_t k,
+static uint32_t explore(td_length_choice *last, const terms *t, const float *survival, uint32_t k,
                         double most)
 {
     double goodput[TD_CONTROL_DRAFT_MAX + 1], hopeful;
@@ -409,26 +411,31 @@ static uint32_t explore(td_length_state *state, const terms *t, const float *sur
     goodputs(&u, survival, goodput);
     uint32_t other = find_best(k, goodput, t->k_max, most, &hopeful);
     if (other == k || other == 0 || hopeful < (1 + EXPLORE_GAIN) * most ||
-        (double)state->account_us < -EXPLORE_DEBT / most)
+        (double)last->account_us < -EXPLORE_DEBT / most)
         return k;
     double cost_us = round_us(t, other, (double)survival[other]) - u.others.n_tokens / most;
     for (uint32_t i = 0; i <= other; ++i)
         cost_us -= (i == 0 ? 1 : (double)survival[i - 1]) / most;
-    state->account_us -= (float)fmax(cost_us, 0);
+    last->account_us -= (float)fmax(cost_us, 0);
     return other;
 }
 
-static uint32_t choose(td_length_state *state, const terms *t, const float *survival, double other)
+static uint32_t choose(td_length_choice *last, const terms *t, const float *survival, double other)
 {
     double goodput[TD_CONTROL_DRAFT_MAX + 1], most;
     goodputs(t, survival, goodput);
     other = fmax(other, goodput[0]);
-    state->k = find_best(state->k, goodput, t->k_max, other, &most);
-    state->account_us += (float)(PROBE_SHARE / most);
-    uint32_t k = explore(state, t, survival, state->k, most);
+    /* While all the others draft, the next row may be cheap (they paid for the cliff), and yet all
+     * be better off if nobody drafted; they all find that at the same time. */
+    double n_pending = t->others.n_sequences + 1;
+    if (t->others.n_sequences > 0)
+        other = fmax(other, n_pending / td_costs_verify_us(t->costs, n_pending));
+    last->k = find_best(last->k, goodput, t->k_max, other, &most);
+    last->account_us += (float)(PROBE_SHARE / most);
+    uint32_t k = explore(last, t, survival, last->k, most);
     if (k == 0 && t->k_max > 0)
-        return probe(state, t, other, (double)survival[0]);
-    state->was_probe = false;
+        return probe(last, t, other, (double)survival[0]);
+    last->was_probe = false;
     return k;
 }
 
@@ -443,7 +450,7 @@ uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const t
     float survival[TD_CONTROL_DRAFT_MAX + 1];
     set_times(&t, k_max, false);
     td_acceptance_survival(a, TD_SOURCE_MODEL, survival, t.k_max + 1);
-    return choose(state, &t, survival, 0);
+    return choose(&state->model, &t, survival, 0);
 }
 
 uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const td_costs *costs,
@@ -464,7 +471,7 @@ uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const t
     t.is_ahead = false;
     set_times(&t, k_max, false);
     td_acceptance_survival(a, td_source_of_match(n_match), survival, t.k_max + 1);
-    return choose(state, &t, survival, other);
+    return choose(&state->match, &t, survival, other);
 }
 
 /* ---- rows of a verify batch ---- */

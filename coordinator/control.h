@@ -93,17 +93,23 @@ void td_acceptance_survival(const td_acceptance *a, td_source source, float *sur
 
 /* What other sequences put into the same verify batch, mean per round. */
 typedef struct {
-    double n_rows;   /* rows, pending ones included */
-    double n_tokens; /* tokens they commit by it */
-    double draft_us; /* time of their drafts on the same drafter */
+    double n_rows;      /* rows, pending ones included */
+    double n_tokens;    /* tokens they commit by it */
+    double draft_us;    /* time of their drafts on the same drafter */
+    double n_sequences; /* how many they are; 0 = not known, then nobody asks whether it would be
+                           better if none of them drafted */
 } td_others;
 
-/* Of one sequence. */
 typedef struct {
     uint32_t k;       /* of the last round that was no probe */
     float account_us; /* what probes may cost: earned by rounds, spent by probes */
     float probe_mean; /* believed agreement when the last probe was asked */
     bool was_probe;
+} td_length_choice;
+
+/* Of one sequence. */
+typedef struct {
+    td_length_choice model, match;
 } td_length_state;
 
 void td_length_init(td_length_state *state);

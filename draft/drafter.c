@@ -9,7 +9,9 @@
 
 #include <string.h>
 
-#define STEPS_MAX 4u /* of the model, in one submission, which nothing cancels */
+/* Of the model, in one submission, which nothing cancels. The host submits nothing, so gains
+ * nothing by more than one. */
+#define STEPS_MAX 4u
 /* Positions above what the cache has committed: the last committed token, which may be run again,
  * and the tail. */
 #define N_FLIGHT (TD_DRAFTER_AHEAD_MAX + STEPS_MAX)
@@ -34,7 +36,7 @@ struct td_drafter {
     td_forward *forward;
     td_sampler *sampler;
     td_cache *cache; /* of forward */
-    uint32_t n_ctx, n_vocab;
+    uint32_t n_ctx, n_vocab, n_steps;
     uint64_t n_bytes, n_closed;
     sequence_state *sequences; /* [n_slots], the slot is the index */
     td_drafter_stats stats;
@@ -58,7 +60,7 @@ static td_forward_params forward_params(const td_drafter *d)
                                .n_ctx = d->n_ctx,
                                .n_flight = N_FLIGHT,
                                .is_choosing = true,
-                               .n_steps_max = STEPS_MAX};
+                               .n_steps_max = d->n_steps};
 }
 
 /* The model's context, halved until it fits. */
@@ -90,7 +92,10 @@ td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err)
     d->params = *params;
     d->n_vocab = td_model_hparams(params->model)->n_vocab;
     d->dev = td_device_create(params->spec, err);
-    if (!d->dev || !choose_context(d, err))
+    if (!d->dev)
+        goto fail;
+    d->n_steps = td_device_get_info(d->dev)->kind == TD_DEVICE_HOST ? 0 : STEPS_MAX;
+    if (!choose_context(d, err))
         goto fail;
     td_forward_params forward = forward_params(d);
     d->forward = td_forward_create(&forward, err);
@@ -394,7 +399,7 @@ static bool step_ahead(td_drafter *d, job *j, td_err *err)
     uint32_t tokens[STEPS_MAX], n_tokens = 0, slot = slot_of(d, j->s), n_rows = n_unread(j->s);
     for (uint32_t i = 0; i < n_rows; i++)
         rows[i] = row_of(d, j->s, j->s->n_cached + i);
-    uint32_t k = td_min_u32(j->p->k - j->p->n, STEPS_MAX);
+    uint32_t k = td_min_u32(j->p->k - j->p->n, d->n_steps);
     if (!td_forward_draft(d->forward, rows, n_rows, k, tokens, &n_tokens, err)) {
         td_cache_truncate(d->cache, slot, j->s->n_cached);
         return false;
@@ -455,7 +460,7 @@ bool td_drafter_step(td_drafter *d, td_proposal *const *proposals, uint32_t n_pr
             is_ok = read_chunk(d, jobs[i].s, err);
             break;
         }
-    bool is_alone = n_jobs == 1 && n_unread(jobs[0].s) <= TD_VERIFY_ROWS_MAX &&
+    bool is_alone = d->n_steps && n_jobs == 1 && n_unread(jobs[0].s) <= TD_VERIFY_ROWS_MAX &&
                     td_sampling_is_plain(&jobs[0].s->sampling, d->n_vocab);
     uint32_t n_before = n_jobs ? jobs[0].p->n : 0;
     is_ok = is_ok && (!is_alone || step_ahead(d, &jobs[0], err));

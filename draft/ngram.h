@@ -10,7 +10,7 @@
  * those of finished texts. The draft is what followed it, up to the end of that text.
  *
  * Owns: per slot an index of n_ctx tokens (8 bytes a token), and a ring of the last n_ring tokens
- * of finished texts with its index (12 bytes a token). Nothing is allocated but by create. Tokens
+ * of finished texts with its index (13 bytes a token). Nothing is allocated but by create. Tokens
  * are the caller's. At most TD_NGRAM_TRIES candidates are compared over TD_NGRAM_MATCH_MAX tokens
  * each, so a lookup's time is bounded whatever the text is.
  *
@@ -27,7 +27,7 @@
 #define TD_NGRAM_MATCH_MAX 64u
 #define TD_NGRAM_TRIES     64u        /* candidates compared, of each kind */
 #define TD_NGRAM_TAIL_MAX  128u       /* tokens of a speculative tail */
-#define TD_NGRAM_RING      (1u << 20) /* a good n_ring: 12 MiB */
+#define TD_NGRAM_RING      (1u << 20) /* a good n_ring: 13 MiB */
 #define TD_NGRAM_RING_MAX  (1u << 26)
 #define TD_NGRAM_SLOTS_MAX 64u
 #define TD_NGRAM_CTX_MAX   (1u << 24)

@@ -6,6 +6,7 @@
 #include "base/jsonl.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "run/placing.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@ struct td_results {
     td_json_writer *json;
     entry *entries;
     size_t capacity, n_entries;
+    char placement[TD_PLACEMENT_BYTES];
 };
 
 static const char *const statuses[] = {"ok", "error", NULL};
@@ -33,6 +35,7 @@ static const td_json_field fields[] = {
     {.key = "status", .type = TD_JSON_ENUM, .required = true, .names = statuses},
     {.key = "input_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
     {.key = "config_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
+    {.key = "placement", .type = TD_JSON_STRING, .min = 0, .max = TD_PLACEMENT_BYTES - 1},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 
@@ -96,6 +99,8 @@ static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t 
                      td_json_get_string(&o, "input_sha", ""));
             snprintf(e->config_sha, sizeof e->config_sha, "%s",
                      td_json_get_string(&o, "config_sha", ""));
+            snprintf(r->placement, sizeof r->placement, "%s",
+                     td_json_get_string(&o, "placement", ""));
             verdict = TD_JSONL_KEEP;
         }
     } else if (!doc) {
@@ -124,6 +129,11 @@ td_results *td_results_open(const td_run_params *params, td_err *err)
         return NULL;
     }
     return r;
+}
+
+const char *td_results_placement(const td_results *r)
+{
+    return r->placement[0] ? r->placement : NULL;
 }
 
 bool td_results_close(td_results **r, td_err *err)
@@ -198,8 +208,10 @@ static void write_line(td_json_writer *w, const td_result *t)
     td_json_write_double(w, t->ms);
     const struct {
         const char *key, *value;
-    } hashes[] = {
-        {"input_sha", t->input_sha}, {"config_sha", t->config_sha}, {"model_sha", t->model_sha}};
+    } hashes[] = {{"input_sha", t->input_sha},
+                  {"config_sha", t->config_sha},
+                  {"model_sha", t->model_sha},
+                  {"placement", t->placement}};
     for (size_t i = 0; i < TD_COUNT(hashes); i++) {
         td_json_write_key(w, hashes[i].key);
         td_json_write_string(w, hashes[i].value);

@@ -18,6 +18,7 @@ typedef struct {
     uint32_t n_drafted, n_accepted, n_rounds, n_prompt_tokens;
     double ttft_ms, ms;
     const char *input_sha, *config_sha, *model_sha;
+    const char *placement; /* placing.h */
 } td_result;
 
 typedef struct td_results td_results;
@@ -32,6 +33,8 @@ typedef enum {
 
 /* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. */
 td_results *td_results_open(const td_run_params *params, td_err *err);
+/* Where the layers were for the last line of the file, or NULL. */
+const char *td_results_placement(const td_results *r);
 bool td_results_close(td_results **r, td_err *err);
 
 /* What is known of an id; *why gets a message for TD_RESULT_OTHER. Marks the id as used. */

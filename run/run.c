@@ -37,7 +37,8 @@ static bool write_error(run *r, const td_prompt *q, const char *message, td_err 
                                          .error = message,
                                          .input_sha = q->input_sha,
                                          .config_sha = r->config_sha,
-                                         .model_sha = r->model_sha},
+                                         .model_sha = r->model_sha,
+                                         .placement = r->placement},
                             err);
 }
 
@@ -49,6 +50,9 @@ static void add_to_totals(run *r, const td_sequence_info *info)
     t->n_rounds += info->n_rounds;
     t->n_drafted += info->n_drafted;
     t->n_accepted += info->n_accepted;
+    t->n_shared += info->n_shared;
+    t->n_looked_up += info->n_looked_up;
+    t->n_lookup_accepted += info->n_lookup_accepted;
     t->ttft_sum_us += info->first_token_us - info->added_us;
     for (uint32_t i = 0; i <= TD_DRAFT_MAX; i++) {
         t->drafted_at[i] += info->drafted_at[i];
@@ -84,7 +88,8 @@ static bool finish(run *r, uint32_t sequence, td_err *err)
                          .ms = (double)(info->finished_us - info->added_us) * 1e-3,
                          .input_sha = a->prompt->input_sha,
                          .config_sha = r->config_sha,
-                         .model_sha = r->model_sha},
+                         .model_sha = r->model_sha,
+                         .placement = r->placement},
             err);
         if (is_ok && r->params->on_finish)
             is_ok = r->params->on_finish(r->params->user, a->prompt->id, info, err);
@@ -295,12 +300,26 @@ static bool perform(run *r, const td_action *a, td_err *err)
     return true;
 }
 
+/* Once: that is how the run goes on from then on. */
+static void say_who_waits(run *r)
+{
+    uint64_t n = td_coordinator_get_stats(r->coordinator)->n_waits;
+    if (n == 0 || r->has_said_who_waits)
+        return;
+    r->has_said_who_waits = true;
+    td_log_info(
+        "the cache has no room for all %u sequences at once: prompts wait for others to end",
+        r->opened.n_parallel);
+}
+
 static bool perform_all(run *r, td_err *err)
 {
     td_action action;
-    while (td_coordinator_next(r->coordinator, &action))
+    while (td_coordinator_next(r->coordinator, &action)) {
         if (!perform(r, &action, err))
             return false;
+    }
+    say_who_waits(r);
     return true;
 }
 
@@ -331,10 +350,10 @@ static bool take_verified(run *r, td_err *err)
 static void take_draft(run *r, const td_drafting_event *e)
 {
     r->totals->answers_us += e->busy_us;
-    if (r->trace)
-        td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
     const td_sequence_info *info = td_coordinator_info(r->coordinator, e->sequence);
     uint32_t ids[TD_DRAFT_MAX];
+    if (r->trace)
+        td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
     const uint32_t *taken = e->ids;
     if (r->params->on_draft && info && e->n <= TD_DRAFT_MAX && e->position >= info->n_prompt) {
         memcpy(ids, e->ids, e->n * sizeof *ids);
@@ -476,6 +495,7 @@ static bool begin(run *r, td_err *err)
                                  .verify_rows_max = TD_VERIFY_ROWS_MAX,
                                  .prefill_rows = r->prefill_rows,
                                  .page_positions = TD_PAGE_POSITIONS,
+                                 .n_pages = td_target_n_pages(r->target),
                                  .can_share = !td_target_forgets(r->target),
                                  .lookup = r->ngram ? look_up : NULL,
                                  .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us
@@ -527,6 +547,8 @@ static bool go(run *r, td_err *err)
     bool is_ok = begin(r, err) && wait_for_draft(r, err) && open_trace(r, err);
     if (is_ok) {
         read_meters(r, &before);
+        if (r->placing.is_planned)
+            t->predicted_per_s = r->placing.plan.rows[0].tokens_per_s;
         t->start_us = now_us(r);
         is_ok = loop(r, err);
         t->end_us = now_us(r);
@@ -571,7 +593,7 @@ static bool end(run *r, td_err *err)
         td_prompt_destroy(&r->actives[i].prompt);
     td_prompts_close(&r->prompts);
     td_show_destroy(&r->show);
-    r->is_input_done = false;
+    r->is_input_done = r->has_said_who_waits = false;
     return is_ok;
 }
 

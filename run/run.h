@@ -12,6 +12,8 @@
 #include "kernels/types.h"
 #include "model/model.h"
 #include "model/sampling.h"
+#include "target/costs.h"
+#include "target/speed.h"
 
 #define TD_RUN_SPECS_MAX     16u
 #define TD_DRAFT_DEADLINE_US 2000000u /* a round waits no longer for a draft */
@@ -26,8 +28,10 @@ typedef struct {
     bool is_ngram;              /* guesses from the texts of the run, too or alone */
     bool is_turns;              /* draft and target take turns; for comparison */
     const char *specs[TD_RUN_SPECS_MAX];
-    uint32_t n_specs;  /* 0: chosen */
-    const char *place; /* td_chain_params; NULL: none */
+    uint32_t n_specs;   /* 0: chosen */
+    const char *place;  /* td_chain_params; NULL: none */
+    td_measure measure; /* whether devices are measured to place the layers (target/costs.h) */
+    td_use use;         /* what the placement shall be good for (target/speed.h) */
 
     const char *prompt;        /* one prompt from the command line, or NULL */
     const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */
@@ -62,6 +66,8 @@ typedef struct {
     uint64_t n_ok, n_error, n_skipped; /* skipped: results were there already */
     uint64_t n_old_errors;             /* of the skipped: errors, see is_retry_errors */
     uint64_t n_tokens, n_prompt_tokens, n_rounds, n_drafted, n_accepted;
+    uint64_t n_shared;                       /* prompt positions taken over, not computed */
+    uint64_t n_looked_up, n_lookup_accepted; /* of n_drafted, n_accepted: found in the texts */
     uint64_t drafted_at[TD_DRAFT_MAX + 1], accepted_at[TD_DRAFT_MAX + 1];
     uint64_t start_us, end_us, ttft_sum_us;
     uint64_t n_draft_joins, n_draft_losses;
@@ -71,6 +77,7 @@ typedef struct {
     uint64_t answers_us;                  /* of a draft anywhere, as its answers said */
     uint64_t loop_cpu_us;                 /* td_stats_cpu_us */
     uint64_t n_proposed;                  /* tokens the draft computed, looked at or not */
+    double predicted_per_s;               /* tokens/s that the placement was expected to give; 0 */
     double joules[TD_ENERGY_SOURCES_MAX]; /* by source of td_energy_open(NULL), start to end; with
                                            * stats_path or on_finish only */
 } td_run_totals;

@@ -116,21 +116,22 @@ void session_init(run *r, const td_run_params *params)
         p->n_specs = td_chain_default_specs(r->defaults);
         memcpy(p->specs, r->defaults, sizeof p->specs);
     }
-    if (p->draft_path && !p->draft_spec)
-        p->draft_spec = choose_draft_device(p->specs, p->n_specs);
 }
 
 bool session_load(run *r, td_err *err)
 {
-    const td_run_params *p = &r->opened;
+    td_run_params *p = &r->opened;
     if (p->stats_path || p->on_finish) { /* it looks at the devices ten times a second */
         r->energy = td_energy_open(NULL, err);
         if (!r->energy)
             return false;
     }
     r->model = td_model_open(p->target_path, err);
-    if (!r->model)
+    const char *recorded = r->results ? td_results_placement(r->results) : NULL;
+    if (!r->model || !td_placing_choose(&r->placing, p, r->model, recorded, err))
         return false;
+    if (p->draft_path && !p->draft_spec)
+        p->draft_spec = choose_draft_device(p->specs, p->n_specs);
     if (p->draft_path || p->draft_endpoint) {
         r->drafting = td_drafting_create(p, r->model, err);
         if (!r->drafting)
@@ -150,6 +151,7 @@ bool session_load(run *r, td_err *err)
         err);
     if (!r->target)
         return false;
+    td_placing_write(r->target, r->placement, sizeof r->placement);
     r->prefill_rows = choose_prefill_rows(r->target);
     if (p->is_ngram && !(r->ngram = td_ngram_create(TD_NGRAM_RING, p->n_parallel,
                                                     td_target_n_ctx(r->target), err)))

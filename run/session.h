@@ -4,6 +4,7 @@
 
 #include "draft/ngram.h"
 #include "run/drafting.h"
+#include "run/placing.h"
 #include "run/results.h"
 #include "run/show.h"
 #include "run/trace.h"
@@ -24,6 +25,7 @@ typedef struct td_run_session {
     td_clock clock;
     td_energy *energy; /* NULL: nobody wants to know */
     td_model *model;
+    td_placing placing;
     td_target *target;
     td_drafting *drafting;
     td_ngram *ngram; /* NULL: none */
@@ -35,10 +37,11 @@ typedef struct td_run_session {
     td_prompts *prompts;
     td_results *results;
     td_show *show;
+    char placement[TD_PLACEMENT_BYTES];
     td_trace *trace; /* NULL: none */
     active actives[TD_SEQUENCES_MAX];
     char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
-    bool is_input_done, is_draft_joined;
+    bool is_input_done, is_draft_joined, has_said_who_waits;
     uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
 } run;
 

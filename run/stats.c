@@ -96,6 +96,9 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     put_u64(w, "rounds", t->n_rounds);
     put_u64(w, "drafted", t->n_drafted);
     put_u64(w, "accepted", t->n_accepted);
+    put_u64(w, "looked_up", t->n_looked_up);
+    put_u64(w, "lookup_accepted", t->n_lookup_accepted);
+    put_u64(w, "shared_prompt_tokens", t->n_shared);
     put_double(w, "acceptance", ratio(t->n_accepted, t->n_drafted));
     put_double(w, "tokens_per_verification", ratio(t->n_tokens, t->n_rounds));
     put_double(w, "seconds", seconds);
@@ -237,6 +240,10 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     put_u64(w, "batches", c->n_batches);
     put_double(w, "loop_cpu_us_per_round", ratio(s->totals->loop_cpu_us, c->n_batches));
     put_u64(w, "rows", c->n_rows);
+    put_u64(w, "cancelled_batches", c->n_cancelled);
+    put_u64(w, "continued", c->n_continued);
+    put_u64(w, "drafted_ahead", c->n_ahead);
+    put_u64(w, "waited_for_memory", c->n_waits);
     put_u64(w, "missed_deadlines", c->n_deadlines);
     put_u64(w, "late_drafts", c->n_late_drafts);
     put_u64(w, "stale_drafts", c->n_stale_drafts);

@@ -14,6 +14,12 @@ fill the vocabulary; the last two tokens are <|begin|> and <|end|>.
       --ffn 3072 --vocab 151936 --tied --type Q8_0 --out draft.gguf
   make_model.py --n-embd 4096 --layers 32 --heads 32 --kv-heads 8 --ffn 14336 --vocab 128256 \\
       --type Q4_K_M --out target.gguf
+
+A pair whose draft is right often: layers from --faint-from on add F times what others do, and the
+model that ends before them is the same but for those (all other options alike, no Q4_K_M):
+
+  make_model.py --layers 8 --faint-from 2 --faint 0.05 --type Q8_0 --out target.gguf
+  make_model.py --layers 2 --type Q8_0 --out draft.gguf
 """
 import argparse
 import array
@@ -300,6 +306,7 @@ def tensors(a):
     for i in range(a.layers):
         p = "blk.%d." % i
         more = better if gets_more_bits(i, a.layers) else base
+        faint = a.faint if i >= a.faint_from else 1
         yield vector(p + "attn_norm.weight", a.n_embd, "norm")
         yield matrix(p + "attn_q.weight", a.n_embd, n_q, base)
         yield matrix(p + "attn_k.weight", a.n_embd, n_kv, base)
@@ -311,11 +318,11 @@ def tensors(a):
         if a.arch == "qwen3":
             yield vector(p + "attn_q_norm.weight", a.head_dim, "norm")
             yield vector(p + "attn_k_norm.weight", a.head_dim, "norm")
-        yield matrix(p + "attn_output.weight", n_q, a.n_embd, base)
+        yield matrix(p + "attn_output.weight", n_q, a.n_embd, base, faint * n_q ** -0.5)
         yield vector(p + "ffn_norm.weight", a.n_embd, "norm")
         yield matrix(p + "ffn_gate.weight", a.n_embd, a.ffn, base)
         yield matrix(p + "ffn_up.weight", a.n_embd, a.ffn, base)
-        yield matrix(p + "ffn_down.weight", a.ffn, a.n_embd, more)
+        yield matrix(p + "ffn_down.weight", a.ffn, a.n_embd, more, faint * a.ffn ** -0.5)
     yield vector("output_norm.weight", a.n_embd, "norm")
     if not a.tied:
         yield matrix("output.weight", a.n_embd, a.vocab, better, 3 * a.n_embd ** -0.5)
@@ -353,8 +360,11 @@ def write_model(a, f):
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(all_tensors), n_keys) + keys + b"".join(directory)
     f.write(head + bytes(-len(head) % ALIGNMENT))
     pools = Pools(a.seed, max(math.prod(dims) for _, dims, _, _ in all_tensors))
-    for i, (_, dims, type_name, kind) in enumerate(all_tensors):
-        write_tensor(f, a, pools, i, dims, type_name, kind)
+    per_layer = sum(name.startswith("blk.0.") for name, _, _, _ in all_tensors)
+    n_faint = per_layer * (a.layers - a.faint_from)
+    for i, (name, dims, type_name, kind) in enumerate(all_tensors):
+        seed_index = i - n_faint if name.startswith("output") else i  # as in the draft's file
+        write_tensor(f, a, pools, seed_index, dims, type_name, kind)
         f.write(bytes(-size_of(dims, type_name) % ALIGNMENT))
     return len(all_tensors)
 
@@ -374,6 +384,8 @@ def parse_args(argv):
     p.add_argument("--rope-base", type=float, help="default: 10000 (llama), 1000000 (qwen)")
     p.add_argument("--type", choices=sorted(FILE_TYPES), default="Q4_K_M")
     p.add_argument("--tied", action="store_true", help="no output.weight: token_embd serves twice")
+    p.add_argument("--faint-from", type=int, metavar="LAYER", help="default: no layer is faint")
+    p.add_argument("--faint", type=float, default=0.1, metavar="F", help="0.001..1 (default: 0.1)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--out", required=True)
     a = p.parse_args(argv)
@@ -383,9 +395,13 @@ def parse_args(argv):
     a.ffn = a.ffn if a.ffn is not None else 3 * a.n_embd
     if a.rope_base is None:
         a.rope_base = 1e4 if a.arch == "llama" else 1e6
+    if a.faint_from is None:
+        a.faint_from = a.layers
+    if not 0.001 <= a.faint <= 1:
+        p.error("--faint is %g; 0.001..1 are allowed" % a.faint)
     limits = {"n_embd": (32, 1 << 16), "layers": (1, 512), "heads": (1, 1024),
               "kv_heads": (1, 1024), "head_dim": (2, 1024), "ffn": (32, 1 << 18),
-              "vocab": (258, 1 << 20), "ctx": (1, 1 << 24)}
+              "vocab": (258, 1 << 20), "ctx": (1, 1 << 24), "faint_from": (1, a.layers)}
     for name, (low, high) in limits.items():
         value = getattr(a, name)
         if not low <= value <= high:

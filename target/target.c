@@ -295,6 +295,7 @@ void td_target_destroy(td_target **target)
 }
 
 uint32_t td_target_n_ctx(const td_target *t) { return t->chain->n_ctx; }
+uint32_t td_target_n_pages(const td_target *t) { return t->chain->n_pages; }
 uint32_t td_target_n_stages(const td_target *t) { return t->n_stages; }
 bool td_target_forgets(const td_target *t) { return td_chain_forgets(t->chain); }
 

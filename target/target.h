@@ -65,6 +65,7 @@ td_target *td_target_create(const td_chain_params *params, td_err *err);
 void td_target_destroy(td_target **t);
 
 uint32_t td_target_n_ctx(const td_target *t);
+uint32_t td_target_n_pages(const td_target *t); /* of the cache; 0: enough for all slots */
 uint32_t td_target_n_stages(const td_target *t);
 /* Figures of a stage so far. Busy times are exact once no batch is in flight. */
 void td_target_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);

@@ -83,6 +83,86 @@ static void test_lines_do_not_depend_on_draft_cut_or_neighbours(void **state)
     scratch_close(&s);
 }
 
+/* Lengths chosen by goodput, drafts in turns, guesses from the texts, stages at work on different
+ * batches: none of it shows. */
+static void test_lines_do_not_depend_on_how_it_is_drafted(void **state)
+{
+    static const struct {
+        const char *name;
+        bool has_draft, is_turns, is_ngram;
+        uint32_t fixed;
+    } modes[] = {{"chosen lengths", true, false, false, 0},
+                 {"in turns", true, true, false, 4},
+                 {"n-grams alone", false, false, true, 0},
+                 {"n-grams, fixed", false, false, true, 8},
+                 {"both", true, false, true, 0},
+                 {"neither", false, false, false, 0}};
+    (void)state;
+    scratch s;
+    open_prompts(&s);
+    td_run_params params = cache_params(&s, 0);
+    json_t *wanted = run_lines(&s, &params, NULL);
+    for (size_t p = 0; p < n_placements; p++)
+        for (size_t m = 0; m < TD_COUNT(modes); m++)
+            for (uint32_t n_parallel = 1; n_parallel <= 8; n_parallel += 7) {
+                char what[256];
+                set_placement(&params, &placements[p]);
+                params.draft_path = modes[m].has_draft ? tales_draft() : NULL;
+                params.draft_spec = modes[m].has_draft ? "host:1" : NULL;
+                params.draft_fixed = modes[m].fixed;
+                params.is_turns = modes[m].is_turns;
+                params.is_ngram = modes[m].is_ngram;
+                params.n_parallel = n_parallel;
+                snprintf(what, sizeof what, "%s on %s, %u at once", modes[m].name,
+                         placements[p].name, n_parallel);
+                check_run(&s, &params, what, wanted);
+            }
+    json_decref(wanted);
+    scratch_close(&s);
+}
+
+/* Lines that begin alike take over what one of them has computed; alone they compute all of it. */
+static void test_a_shared_prompt_changes_nothing(void **state)
+{
+    enum { n_lines = 6 };
+    (void)state;
+    scratch s;
+    scratch_open(&s);
+    char *words = many_words(200), all[n_lines * 2048] = "";
+    json_t *wanted = json_object();
+    td_run_params params = base_params(&s, tales_target());
+    for (uint32_t i = 0; i < n_lines; i++) {
+        char line[2048];
+        int n = snprintf(line, sizeof line,
+                         "{\"id\":\"%u\",\"prompt\":\"%s And then %u\",\"temp\":%u,\"seed\":%u}\n",
+                         i, i == 3 ? "Once" : words, i, i % 2, i);
+        assert_true(n > 0 && n < (int)sizeof line);
+        strcat(all, line);
+        write_file(s.in, line);
+        json_t *one = run_lines(&s, &params, NULL);
+        json_object_update(wanted, one);
+        json_decref(one);
+    }
+    write_file(s.in, all);
+    for (size_t p = 0; p < n_placements; p++)
+        for (params.n_parallel = 1; params.n_parallel <= 7; params.n_parallel += 3) {
+            td_run_totals totals;
+            set_placement(&params, &placements[p]);
+            params.draft_path = params.n_parallel > 1 ? tales_draft() : NULL;
+            params.draft_spec = params.draft_path ? "host:1" : NULL;
+            json_t *got = run_lines(&s, &params, &totals);
+            assert_same_texts(placements[p].name, wanted, got);
+            printf("shared prompt on %s, %u at once: %llu of %llu tokens taken over\n",
+                   placements[p].name, params.n_parallel, (unsigned long long)totals.n_shared,
+                   (unsigned long long)totals.n_prompt_tokens);
+            assert_true(totals.n_shared > totals.n_prompt_tokens / 2);
+            json_decref(got);
+        }
+    json_decref(wanted);
+    free(words);
+    scratch_close(&s);
+}
+
 static void test_context_end_is_the_same_with_a_draft(void **state)
 {
     (void)state;
@@ -152,6 +232,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_do_not_depend_on_their_batch),
         cmocka_unit_test(test_lines_do_not_depend_on_draft_cut_or_neighbours),
+        cmocka_unit_test(test_lines_do_not_depend_on_how_it_is_drafted),
+        cmocka_unit_test(test_a_shared_prompt_changes_nothing),
         cmocka_unit_test(test_context_end_is_the_same_with_a_draft),
         cmocka_unit_test(test_lines_do_not_depend_on_a_draft_process),
     };

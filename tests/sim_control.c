@@ -213,8 +213,8 @@ static void test_near_the_best_fixed_length_ahead(void **state)
 static void test_noise_changes_little(void **state)
 {
     (void)state;
-    check_mixed_set(false, true, 1.03, 1.08);
-    check_mixed_set(true, true, 1.03, 1.08);
+    check_mixed_set(false, true, 1.035, 1.06);
+    check_mixed_set(true, true, 1.035, 1.06);
 }
 
 static void init_world(world *w, const machine *m, double draft_ratio, uint64_t seed)
@@ -277,7 +277,8 @@ static void find_recovery(world *w, uint32_t n, uint32_t *n_late, uint32_t *n_va
 static void test_comes_back_when_a_text_becomes_predictable(void **state)
 {
     (void)state;
-    uint32_t most_late = 0, most_vain = 0;
+    uint32_t most_late = 0, n_runs = 0;
+    double mean_late = 0, mean_vain = 0;
     for (size_t m = 0; m < TD_COUNT(machines); ++m)
         for (size_t r = 0; r < 3; ++r) /* where it is sure to pay */
             for (uint32_t seed = 0; seed < 20 && m != 2; ++seed) {
@@ -287,12 +288,16 @@ static void test_comes_back_when_a_text_becomes_predictable(void **state)
                 w.is_noisy = seed % 2;
                 find_recovery(&w, 1000, &n_late, &n_vain);
                 most_late = td_max_u32(most_late, n_late);
-                most_vain = td_max_u32(most_vain, n_vain);
+                mean_late += n_late;
+                mean_vain += n_vain;
+                ++n_runs;
             }
-    printf("drafts again after at most %u tokens; drafts at most %u tokens of 1000 in vain\n",
-           most_late, most_vain);
-    assert_true(most_late < 300);
-    assert_true(most_vain < 200);
+    mean_late /= n_runs;
+    mean_vain /= n_runs;
+    printf("drafts again after %.0f tokens, at most %u; drafts %.0f tokens of 1000 in vain\n",
+           mean_late, most_late, mean_vain);
+    assert_true(mean_late < 100 && most_late < 600);
+    assert_true(mean_vain < 200);
 }
 
 /* Eight sequences in one batch, half of them predictable: rows of all share the width's time, and
@@ -316,6 +321,7 @@ static double run_batch(world *w, uint32_t k_fixed, uint32_t n_each)
         td_others others = {.n_rows = mean_rows * (n - 1) / n,
                             .n_tokens = mean_tokens * (n - 1) / n};
         others.draft_us = (mean_rows - n) * w->draft_us;
+        others.n_sequences = n - 1;
         for (uint32_t i = 0; i < n; ++i) {
             k[i] = k_fixed;
             if (k_fixed == UINT32_MAX)

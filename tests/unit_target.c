@@ -160,23 +160,36 @@ static void test_a_chain_that_cannot_be_built_says_why(void **state)
         if (!strstr(err.message, cases[i].part))
             fail_msg("\"%s\" lacks \"%s\"", err.message, cases[i].part);
     }
-    td_chain_params params = params_of(whole, 1, 64); /* 64 sequences of 2^24 positions */
-    params.n_ctx = TD_CTX_MAX;
-    td_err err = {0};
-    assert_null(td_chain_create(&params, &err));
-    assert_int_equal(err.code, TD_E_NOMEM);
-    assert_non_null(strstr(err.message, "MiB"));
     const char *many[TD_STAGES_MAX + 1];
     for (uint32_t i = 0; i <= TD_STAGES_MAX; i++)
         many[i] = "host:1";
-    params = params_of(many, TD_STAGES_MAX + 1, 1);
-    td_err_clear(&err);
+    td_chain_params params = params_of(many, TD_STAGES_MAX + 1, 1);
+    td_err err = {0};
     assert_null(td_chain_create(&params, &err));
     assert_non_null(strstr(err.message, "17 target devices; allowed: 1..16"));
     params.n_specs = 5; /* four layers */
     td_err_clear(&err);
     assert_null(td_chain_create(&params, &err));
     assert_non_null(strstr(err.message, "5 devices for 4 layers"));
+}
+
+static void test_what_does_not_fit_becomes_fewer_pages(void **state)
+{
+    (void)state;
+    td_chain_params params = params_of(whole, 1, 64); /* 64 sequences of 2^24 positions */
+    params.n_ctx = TD_CTX_MAX;
+    params.is_plan_only = true;
+    td_err err = {0};
+    td_chain *chain = td_chain_create(&params, &err);
+    if (!chain) { /* not even one */
+        assert_int_equal(err.code, TD_E_NOMEM);
+        assert_non_null(strstr(err.message, "MiB"));
+        return;
+    }
+    uint32_t one = TD_CTX_MAX / TD_PAGE_POSITIONS;
+    assert_in_range(chain->n_pages, one, 64 * one - 1);
+    assert_true(chain->parts[0].n_bytes <= chain->parts[0].budget_bytes);
+    td_chain_destroy(&chain);
 }
 
 static void test_a_plan_loads_nothing(void **state)
@@ -441,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_a_split_gives_the_same_logits),
         cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
         cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
+        cmocka_unit_test(test_what_does_not_fit_becomes_fewer_pages),
         cmocka_unit_test(test_a_plan_loads_nothing),
         cmocka_unit_test(test_jobs_keep_their_order_through_all_stages),
         cmocka_unit_test(test_a_row_does_not_see_its_neighbours),
