@@ -87,7 +87,8 @@ typedef struct {
     td_op_time *ops;          /* [n_ops] */
     td_program_counts counts; /* of the same runs */
     /* A pair. */
-    uint32_t k;                                           /* 0: plain */
+    uint32_t k;     /* 0: plain */
+    bool is_chosen; /* k is the most; how many is chosen each round */
     uint64_t n_drafted, n_accepted, n_rounds, n_proposed; /* of all runs */
     uint64_t prefill_us, verify_us, draft_us;             /* busy times of all runs */
     bench_samples speedups;                               /* over the plain run of the same round */

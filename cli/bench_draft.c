@@ -1,11 +1,13 @@
-/* Measuring a pair: plain decoding and synchronous speculation with each draft length, turn by
- * turn, on models that are loaded once. Each speed-up is against the plain run of its own round.
+/* Measuring a pair: plain decoding and speculation with each draft length, and with lengths chosen
+ * as generate does, turn by turn, on models that are loaded once. Each speed-up is against the
+ * plain run of its own round.
  *
  * The first plain run's tokens are kept: every other run must give the same (law 1), and with
  * --accept P they are what drafts are made of. The draft then computes its steps as ever, but each
  * token of its proposal is replaced by the true one with probability P, else by a wrong one, by a
  * coin of (seed, text, position). So any acceptance can be tried with the draft's real cost; a real
- * draft's is a little lower, for it holds what was accepted and need not read it again. */
+ * draft's is a little lower, for it holds what was accepted and need not read it again. Draft and
+ * target take turns then, for what a draft goes on from is its own text. */
 #include "cli/bench.h"
 
 #include "base/check.h"
@@ -134,7 +136,9 @@ static bool run_once(pair *p, td_run_session *session, td_run_params *params, be
                      bool is_warm_up, int *signal, td_err *err)
 {
     td_run_totals totals;
-    params->draft_max = params->draft_fixed = t->k;
+    params->draft_max = t->k;
+    params->draft_fixed = t->is_chosen ? 0 : t->k;
+    params->is_turns = p->params->accept >= 0;
     params->on_draft = t->k && p->params->accept >= 0 ? on_draft : NULL;
     p->n_other = 0;
     if (!td_run_go(session, params, &totals, signal, err))
@@ -185,16 +189,23 @@ static bool run_rounds(pair *p, td_run_session *session, td_run_params *params, 
 static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
 {
     const bench_params *b = p->params;
-    bench_test tests[1 + BENCH_LIST_MAX] = {0};
+    bench_test tests[2 + BENCH_LIST_MAX] = {0};
+    uint32_t n_tests = 1 + b->draft_max.n, longest = 0;
     bench_case c = {0};
     td_energy *energy = td_energy_open(NULL, err);
     td_run_session *session = energy ? td_run_open(params, err) : NULL;
-    for (uint32_t i = 0; i <= b->draft_max.n; i++)
+    for (uint32_t i = 0; i < b->draft_max.n; i++)
+        longest = td_max_u32(longest, b->draft_max.items[i]);
+    for (uint32_t i = 0; i <= n_tests; i++)
         tests[i] = (bench_test){.kind = BENCH_PAIR,
                                 .c = NAN,
                                 .n_bytes = NAN,
-                                .k = i ? b->draft_max.items[i - 1] : 0,
+                                .k = i == 0        ? 0
+                                     : i < n_tests ? b->draft_max.items[i - 1]
+                                                   : longest,
+                                .is_chosen = i == n_tests,
                                 .is_same_text = true};
+    n_tests += b->accept < 0;
     bool is_ok = session;
     if (is_ok) {
         const td_model *model = td_run_model(session);
@@ -203,13 +214,13 @@ static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
         c.draft_device = td_run_draft_device(session);
         td_run_device(session, c.device, sizeof c.device);
     }
-    is_ok = is_ok && run_rounds(p, session, params, tests, 1 + b->draft_max.n, signal, err);
+    is_ok = is_ok && run_rounds(p, session, params, tests, n_tests, signal, err);
     if (is_ok && !*signal) {
         bench_output out = {.format = b->format, .params = b, .energy = energy, .is_pair = true};
-        is_ok = bench_output_case(&out, &c, tests, 1 + b->draft_max.n, err);
+        is_ok = bench_output_case(&out, &c, tests, n_tests, err);
         bench_output_end(&out);
     }
-    for (uint32_t i = 0; is_ok && !*signal && i <= b->draft_max.n; i++)
+    for (uint32_t i = 0; is_ok && !*signal && i < n_tests; i++)
         if (!tests[i].is_same_text)
             is_ok = td_err_set(err, TD_E_BUG, "drafts of %u tokens changed the text", tests[i].k);
     td_run_close(&session);

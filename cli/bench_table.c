@@ -114,7 +114,9 @@ static const char *base_name(const char *path)
 static void test_name(const bench_test *t, char *out, size_t n_bytes)
 {
     static const char *const formats[] = {"pp%.0f", "tg%.0f", "verify%.0f"};
-    if (t->kind == BENCH_PAIR && t->k)
+    if (t->kind == BENCH_PAIR && t->is_chosen)
+        snprintf(out, n_bytes, "draft k chosen");
+    else if (t->kind == BENCH_PAIR && t->k)
         snprintf(out, n_bytes, "draft k=%u", t->k);
     else if (t->kind == BENCH_PAIR)
         snprintf(out, n_bytes, "plain");

@@ -6,8 +6,6 @@
 
 #include <stdio.h>
 
-#define N_CTX      8192u /* positions of each sequence that have room */
-#define SEQUENCES  8u    /* of a batch */
 #define PLACES_MAX 1024u /* bytes of a placement's text */
 
 static void write_places(const td_hardware *h, const td_speed_row *r, char *out, size_t n_bytes)
@@ -20,41 +18,8 @@ static void write_places(const td_hardware *h, const td_speed_row *r, char *out,
                               r->stages[i].last - r->stages[i].first + 1);
 }
 
-typedef struct {
-    bool fits;
-    td_speed_row stream, drafted, batch; /* drafted: a stream, k 0 where a draft does not fit */
-} outlook;
-
-static bool find_best(const td_hardware *h, const td_hardware_model *m, outlook *out, td_err *err)
-{
-    td_speed_row rows[TD_SPEED_ROWS_MAX];
-    uint32_t n;
-    td_speed_use use = {.use = TD_FOR_STREAM,
-                        .n_sequences = 1,
-                        .n_prompt = 1024,
-                        .n_predict = 1024,
-                        .acceptance = TD_SPEED_ACCEPTANCE,
-                        .draft_max = 8};
-    if (!td_hardware_plan(h, m, &use, N_CTX, false, rows, &n, err))
-        return false;
-    out->fits = n > 0;
-    out->stream = out->drafted = rows[0];
-    if (n && !td_hardware_plan(h, m, &use, N_CTX, true, rows, &n, err))
-        return false;
-    if (n && rows[0].decode_per_s > out->drafted.decode_per_s)
-        out->drafted = rows[0];
-    use.use = TD_FOR_BATCH;
-    use.n_sequences = SEQUENCES;
-    if (!out->fits)
-        return true;
-    if (!td_hardware_plan(h, m, &use, N_CTX, false, rows, &n, err))
-        return false;
-    out->fits = n > 0; /* eight caches too */
-    out->batch = rows[0];
-    return true;
-}
-
-static void print_model(const td_hardware *h, const td_hardware_model *m, const outlook *o)
+static void print_model(const td_hardware *h, const td_hardware_model *m,
+                        const td_hardware_outlook *o)
 {
     char places[PLACES_MAX];
     if (!o->fits) {
@@ -95,7 +60,7 @@ static void write_row(td_json_writer *w, const td_hardware *h, const char *key,
 }
 
 static void write_model(td_json_writer *w, const td_hardware *h, const td_hardware_model *m,
-                        const outlook *o)
+                        const td_hardware_outlook *o)
 {
     td_json_begin_object(w);
     td_json_write_key(w, "model");
@@ -122,13 +87,13 @@ bool plan_hardware(const char *path, bool is_json, td_err *err)
             "%s\nPredicted tokens/s: of a stream; with drafts of (k) tokens by %s, acceptance %.1f;"
             " of\n%u streams; of prompts; and the layers of each device (one stream):\n%-26s %7s "
             "%12s %10s %9s\n",
-            h->about, h->draft->name, TD_SPEED_ACCEPTANCE, SEQUENCES, "model", "stream",
+            h->about, h->draft->name, TD_SPEED_ACCEPTANCE, TD_HARDWARE_SEQUENCES, "model", "stream",
             "with draft", "batch of 8", "prefill");
     if (w)
         td_json_begin_array(w);
     for (uint32_t i = 0; is_ok && i < h->n_models; i++) {
-        outlook o;
-        is_ok = find_best(h, &h->models[i], &o, err);
+        td_hardware_outlook o;
+        is_ok = td_hardware_look(h, &h->models[i], &o, err);
         if (is_ok && w)
             write_model(w, h, &h->models[i], &o);
         else if (is_ok)

@@ -265,4 +265,11 @@ bool td_coordinator_is_waiting(const td_coordinator *c, uint32_t id)
 
 uint32_t td_coordinator_n_in_flight(const td_coordinator *c) { return c->n_in_flight; }
 
+void td_coordinator_read_times(const td_coordinator *c, float *verify_us, float *draft_us)
+{
+    for (uint32_t i = 0; i <= TD_VERIFY_ROWS_MAX; ++i)
+        verify_us[i] = c->costs.verify[i].n ? c->costs.verify[i].us : 0;
+    *draft_us = c->costs.draft.n ? c->costs.draft.us : 0;
+}
+
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c) { return &c->stats; }

@@ -179,5 +179,8 @@ bool td_coordinator_is_idle(const td_coordinator *c); /* no sequence is unfinish
 bool td_coordinator_is_waiting(const td_coordinator *c, uint32_t sequence); /* for memory */
 uint32_t td_coordinator_n_in_flight(const td_coordinator *c);               /* micro-batches */
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c);
+/* What was measured, for the params of a later one on the same devices. verify_us:
+ * [TD_VERIFY_ROWS_MAX + 1]. */
+void td_coordinator_read_times(const td_coordinator *c, float *verify_us, float *draft_us);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 /* Of the model, in one submission, which nothing cancels. The host submits nothing, so gains
@@ -30,6 +31,11 @@ typedef struct {
     uint64_t closed_at;   /* orders free slots by age */
 } sequence_state;
 
+/* Read by another thread than the drafter's. */
+typedef struct {
+    _Atomic uint64_t n_proposals, n_tokens, n_fed, n_evaluated, n_shared, busy_us;
+} counters;
+
 struct td_drafter {
     td_drafter_params params;
     td_device *dev;
@@ -39,7 +45,8 @@ struct td_drafter {
     uint32_t n_ctx, n_vocab, n_steps;
     uint64_t n_bytes, n_closed;
     sequence_state *sequences; /* [n_slots], the slot is the index */
-    td_drafter_stats stats;
+    counters counts;
+    td_drafter_stats stats; /* as last asked for */
 };
 
 /* A proposal in a step. */
@@ -134,7 +141,18 @@ uint32_t td_drafter_n_ctx(const td_drafter *d) { return d->n_ctx; }
 uint32_t td_drafter_n_slots(const td_drafter *d) { return d->params.n_slots; }
 uint64_t td_drafter_bytes(const td_drafter *d) { return d->n_bytes; }
 const td_device_info *td_drafter_device(const td_drafter *d) { return td_device_get_info(d->dev); }
-const td_drafter_stats *td_drafter_get_stats(const td_drafter *d) { return &d->stats; }
+
+const td_drafter_stats *td_drafter_get_stats(td_drafter *d)
+{
+    const counters *c = &d->counts;
+    d->stats = (td_drafter_stats){.n_proposals = c->n_proposals,
+                                  .n_tokens = c->n_tokens,
+                                  .n_fed = c->n_fed,
+                                  .n_evaluated = c->n_evaluated,
+                                  .n_shared = c->n_shared,
+                                  .busy_us = c->busy_us};
+    return &d->stats;
+}
 
 static uint32_t slot_of(const td_drafter *d, const sequence_state *s)
 {
@@ -261,7 +279,7 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
         if (ids[i] >= d->n_vocab)
             return td_err_set(err, TD_E_DATA, "token %u at position %u; allowed: below %u", ids[i],
                               position + i, d->n_vocab);
-    d->stats.n_fed += n_ids;
+    d->counts.n_fed += n_ids;
     uint32_t end = position + td_min_u32(n_ids, d->n_ctx - position);
     uint32_t n_held = td_max_u32(s->n_tokens, s->n_cached), n_equal = position;
     while (n_equal < end && n_equal < n_held && s->tokens[n_equal] == ids[n_equal - position])
@@ -304,7 +322,7 @@ static bool run(td_drafter *d, td_mode mode, const td_forward_row *rows, uint32_
         else /* the cache has grown by rows that hold nothing */
             td_cache_truncate(d->cache, rows[i].slot, s->n_cached);
     }
-    d->stats.n_evaluated += is_ok ? n_rows : 0;
+    d->counts.n_evaluated += is_ok ? n_rows : 0;
     return is_ok;
 }
 
@@ -329,7 +347,7 @@ static void share(td_drafter *d, sequence_state *s)
         return;
     td_cache_clear(d->cache, slot_of(d, s));
     td_cache_share(d->cache, slot_of(d, from), slot_of(d, s), n_best);
-    d->stats.n_shared += n_best - s->n_cached;
+    d->counts.n_shared += n_best - s->n_cached;
     s->n_cached = n_best;
 }
 
@@ -359,7 +377,7 @@ static void append(td_drafter *d, job *j, uint32_t token)
     j->s->tokens[j->s->n_tokens++] = token;
     j->p->ids[j->p->n++] = token;
     j->p->is_done = j->p->n == j->p->k;
-    d->stats.n_tokens++;
+    d->counts.n_tokens++;
 }
 
 /* A token for as many as have their rows in one batch. */
@@ -405,7 +423,7 @@ static bool step_ahead(td_drafter *d, job *j, td_err *err)
         return false;
     }
     if (td_cache_length(d->cache, slot) != j->s->n_cached)
-        d->stats.n_evaluated += n_rows + k - 1;
+        d->counts.n_evaluated += n_rows + k - 1;
     j->s->n_cached = td_cache_length(d->cache, slot);
     commit(d, j->s, j->s->n_committed - 1);
     for (uint32_t i = 0; i < n_tokens; i++)
@@ -420,14 +438,14 @@ bool td_drafter_begin(td_drafter *d, td_proposal *p, td_err *err)
     p->is_done = true;
     if (!find_open(d, p->sequence, &s, err))
         return false;
-    d->stats.n_proposals++;
+    d->counts.n_proposals++;
     if (p->position < 1 || p->position < s->n_committed || p->position > s->n_tokens)
         return true;
     uint32_t end = td_min_u32(d->n_ctx, s->n_committed + TD_DRAFTER_AHEAD_MAX);
     p->k = td_min_u32(p->k, end > p->position ? end - p->position : 0);
     p->n = td_min_u32(p->k, s->n_tokens - p->position);
     memcpy(p->ids, s->tokens + p->position, p->n * sizeof *p->ids);
-    d->stats.n_tokens += p->n;
+    d->counts.n_tokens += p->n;
     p->is_done = p->n == p->k;
     return true;
 }
@@ -467,7 +485,7 @@ bool td_drafter_step(td_drafter *d, td_proposal *const *proposals, uint32_t n_pr
     if (is_ok && !(is_alone && jobs[0].p->n > n_before))
         is_ok = step_all(d, jobs, n_jobs, err);
     uint64_t us = td_clock_now_us(&clock) - start;
-    d->stats.busy_us += us;
+    d->counts.busy_us += us;
     share_time(proposals, n_proposals, us);
     return is_ok;
 }

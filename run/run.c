@@ -483,28 +483,29 @@ static bool begin(run *r, td_err *err)
     r->show = td_show_create(p, tokenizer, td_prompts_count(r->prompts), err);
     if (!r->show)
         return false;
-    r->coordinator = td_coordinator_create(
-        &(td_coordinator_params){.n_slots = r->opened.n_parallel,
-                                 .n_ctx = td_target_n_ctx(r->target),
-                                 .draft_max = !r->drafting && !r->ngram ? 0
-                                              : p->draft_fixed          ? p->draft_fixed
-                                                                        : p->draft_max,
-                                 .is_draft_fixed = p->draft_fixed > 0,
-                                 .is_ahead = session_drafts_ahead(r),
-                                 .n_batches_max = td_target_n_stages(r->target),
-                                 .verify_rows_max = TD_VERIFY_ROWS_MAX,
-                                 .prefill_rows = r->prefill_rows,
-                                 .page_positions = TD_PAGE_POSITIONS,
-                                 .n_pages = td_target_n_pages(r->target),
-                                 .can_share = !td_target_forgets(r->target),
-                                 .lookup = r->ngram ? look_up : NULL,
-                                 .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us
-                                                                           : TD_DRAFT_DEADLINE_US,
-                                 .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
-                                 .token_bytes = token_bytes,
-                                 .token_is_end = token_is_end,
-                                 .user = r},
-        err);
+    td_coordinator_params params = {
+        .n_slots = r->opened.n_parallel,
+        .n_ctx = td_target_n_ctx(r->target),
+        .draft_max = !r->drafting && !r->ngram ? 0
+                     : p->draft_fixed          ? p->draft_fixed
+                                               : p->draft_max,
+        .is_draft_fixed = p->draft_fixed > 0,
+        .is_ahead = session_drafts_ahead(r),
+        .n_batches_max = td_target_n_stages(r->target),
+        .verify_rows_max = TD_VERIFY_ROWS_MAX,
+        .prefill_rows = r->prefill_rows,
+        .page_positions = TD_PAGE_POSITIONS,
+        .n_pages = td_target_n_pages(r->target),
+        .can_share = !td_target_forgets(r->target),
+        .lookup = r->ngram ? look_up : NULL,
+        .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us : TD_DRAFT_DEADLINE_US,
+        .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
+        .token_bytes = token_bytes,
+        .token_is_end = token_is_end,
+        .user = r};
+    memcpy(params.verify_us, r->verify_us, sizeof params.verify_us);
+    params.draft_us = r->draft_us;
+    r->coordinator = td_coordinator_create(&params, err);
     if (r->coordinator && r->is_draft_joined) /* by an earlier run */
         join_draft(r);
     return r->coordinator;
@@ -588,6 +589,8 @@ static bool end(run *r, td_err *err)
     if (r->coordinator) /* what slots have kept is known to it only */
         for (uint32_t i = 0; i < r->opened.n_parallel; i++)
             td_target_close_sequence(r->target, i);
+    if (r->coordinator)
+        td_coordinator_read_times(r->coordinator, r->verify_us, &r->draft_us);
     td_coordinator_destroy(&r->coordinator);
     for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
         td_prompt_destroy(&r->actives[i].prompt);

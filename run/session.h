@@ -30,6 +30,7 @@ typedef struct td_run_session {
     td_drafting *drafting;
     td_ngram *ngram; /* NULL: none */
     uint32_t prefill_rows;
+    float verify_us[TD_VERIFY_ROWS_MAX + 1], draft_us; /* measured by the runs before */
     /* Of one run. */
     const td_run_params *params;
     td_run_totals *totals;

@@ -18,7 +18,9 @@ make_model.py in a temporary folder (--keep DIR keeps them); the last row takes 
 | cpu-inproc, cpu-ipc | CPU time of coordinator and transport per round, in microseconds | |
 
 Devices are two CPUs that nothing else should use: --first host:1:0 and --second host:1:1. The last
-line says how busy other programs kept the machine; above a few percent the figures mean little.
+line says how busy other programs kept the machine; above a few percent the figures mean little. On
+a machine that is not yours alone --quiet S waits up to S seconds before a run until others pause,
+and repeats a run that they disturbed (up to three times).
 
 --peer COMMAND runs the rows prefill, decode and single on a reference too: it is called as COMMAND
 MODEL --stages 1|2 --prompt N --predict N --parallel N and prints {"tokens_per_second": X}, of the
@@ -41,7 +43,8 @@ HZ = os.sysconf("SC_CLK_TCK")
 LAYERS = 8
 SHAPE = ["--n-embd", "1024", "--heads", "16", "--kv-heads", "4", "--ffn", "2816", "--vocab", "1024"]
 N_PREFILL = 2048
-N_DECODE = 96  # tokens of each sequence
+N_DECODE = 64  # tokens of each sequence
+QUIET = 0.04  # share of all CPUs that others may take
 others = {"busy": 0.0, "all": 0.0}
 
 
@@ -53,15 +56,31 @@ def cpu_seconds():
     return (user + nice + system + irq + soft) / HZ, t.children_user + t.children_system
 
 
-def call(command):
-    busy, children, start = *cpu_seconds(), time.monotonic()
-    r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    busy_now, children_now = cpu_seconds()
-    others["busy"] += max(busy_now - busy - (children_now - children), 0)
-    others["all"] += (time.monotonic() - start) * os.cpu_count()
-    if r.returncode:
-        sys.exit("failed (exit code %d): %s\n%s" %
-                 (r.returncode, shlex.join(command), r.stderr[-2000:]))
+def wait_for_quiet(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        busy, _ = cpu_seconds()
+        time.sleep(0.3)
+        if (cpu_seconds()[0] - busy) / 0.3 / os.cpu_count() < QUIET:
+            return
+
+
+def call(command, quiet_s=0):
+    """The command's output; measured alone, as far as others let it."""
+    for attempt in range(4 if quiet_s else 1):
+        wait_for_quiet(quiet_s)
+        busy, children, start = *cpu_seconds(), time.monotonic()
+        r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        busy_now, children_now = cpu_seconds()
+        by_others = max(busy_now - busy - (children_now - children), 0)
+        whole = (time.monotonic() - start) * os.cpu_count()
+        if r.returncode:
+            sys.exit("failed (exit code %d): %s\n%s" %
+                     (r.returncode, shlex.join(command), r.stderr[-2000:]))
+        if by_others / whole < QUIET:
+            break
+    others["busy"] += by_others
+    others["all"] += whole
     return r.stdout
 
 
@@ -95,17 +114,12 @@ class Bench:
 
     def generate(self, prompts, n, *options):
         """The run's figures, and its result lines."""
-        out, stats = self.path("out.jsonl"), self.path("stats.json")
-        for path in (out, stats):
-            if os.path.exists(path):
-                os.remove(path)
-        call([self.a.tandem, "generate", "--in", prompts, "--out", out, "--stats", stats, "-n",
-              str(n), "--ignore-eos", *options])
+        stats = self.path("stats.json")
+        lines = call([self.a.tandem, "generate", "--in", prompts, "--out", "-", "--stats", stats,
+                      "-n", str(n), "--ignore-eos", *options], self.a.quiet)
         with open(stats) as f:
             figures = json.load(f)
-        with open(out) as f:
-            lines = [json.loads(line) for line in f]
-        return figures, lines
+        return figures, [json.loads(line) for line in lines.splitlines()]
 
     def text_of(self, n_tokens):
         """A text of so many tokens of the made model, its first token included."""
@@ -129,7 +143,7 @@ class Bench:
     def peer(self, stages, prompt, predict, parallel):
         out = call(shlex.split(self.a.peer) + [
             self.target(), "--stages", str(stages), "--prompt", str(prompt), "--predict",
-            str(predict), "--parallel", str(parallel)])
+            str(predict), "--parallel", str(parallel)], self.a.quiet)
         return json.loads(out)["tokens_per_second"]
 
     # -- rows: {"a": figure, "b": figure, "ratio": B's speed by A's, other figures} ---------------
@@ -164,7 +178,7 @@ class Bench:
     def step_time(self, width):
         out = call([self.a.tandem, "bench", "--model", self.target(), "--device", self.a.first,
                     "--pp", "0", "--tg", "0", "--widths", "%d,%d" % (width // 2, width), "--depth",
-                    str(N_DECODE // 2), "--json"])
+                    str(N_DECODE // 2), "--json"], self.a.quiet)
         verify = json.loads(out)["verify"]
         return verify[str(width)]["ms"] / verify[str(width // 2)]["ms"]
 
@@ -307,6 +321,7 @@ def parse_args():
     p.add_argument("--type", default="Q4_K_M", help="of the made target (default: Q4_K_M)")
     p.add_argument("--draft-layers", type=int, default=2, help="row overlap; the target has 12")
     p.add_argument("--draft-fixed", type=int, default=4, help="row overlap")
+    p.add_argument("--quiet", type=float, default=0, metavar="S", help="wait for others (default: 0)")
     p.add_argument("--keep", metavar="DIR")
     p.add_argument("--json", metavar="FILE")
     p.add_argument("--peer", metavar="COMMAND")

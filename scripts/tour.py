@@ -170,6 +170,7 @@ def main():
                 "-n", str(args.tokens), "--temp", "0.7"]
         for spec in specs:
             base += ["--device", spec]
+        base.append("--no-measure")  # both shall have layers
         draft = ["--draft-endpoint", worker.endpoint, "--draft-max", str(args.draft)]
 
         print("\naccepted draft tokens are", "green" if sys.stdout.isatty() else "in [brackets]")

@@ -267,21 +267,50 @@ static void describe(const td_hardware *h, const td_hardware_model *m, double ca
     }
 }
 
-bool td_hardware_plan(const td_hardware *h, const td_hardware_model *m, const td_speed_use *use,
-                      uint32_t n_ctx, bool is_drafted, td_speed_row *rows, uint32_t *n, td_err *err)
+/* The best row; *n 0 where nothing fits. */
+static bool find_best(const td_hardware *h, const td_hardware_model *m, const td_speed_use *use,
+                      bool is_drafted, td_speed_row *best, uint32_t *n, td_err *err)
 {
+    td_speed_row rows[TD_SPEED_ROWS_MAX];
     description *d = td_alloc(1, sizeof *d, err);
     if (!d)
         return false;
-    td_speed_use here = *use;
-    here.hop_us =
-        h->n_devices > 1 ? h->round_trip_us / 2 + 4e6 * m->n_embd / h->link_bytes_per_s : 0;
-    here.link_us = h->round_trip_us;
-    describe(h, m, m->kv_bytes * n_ctx * use->n_sequences, d);
+    double n_positions = (double)TD_HARDWARE_CTX * use->n_sequences;
+    describe(h, m, m->kv_bytes * n_positions, d);
     for (uint32_t i = 0; i < h->n_devices; i++)
-        d->drafts[i] = describe_draft(h, i, (double)n_ctx * use->n_sequences);
+        d->drafts[i] = describe_draft(h, i, n_positions);
     bool is_ok = td_speed_search(d->devices, h->n_devices, d->drafts, is_drafted ? h->n_devices : 0,
-                                 m->n_layers, &here, rows, n, err);
+                                 m->n_layers, use, rows, n, err);
+    if (is_ok && *n)
+        *best = rows[0];
     td_free(d);
     return is_ok;
+}
+
+bool td_hardware_look(const td_hardware *h, const td_hardware_model *m, td_hardware_outlook *out,
+                      td_err *err)
+{
+    double hop_us = h->round_trip_us / 2 + 4e6 * m->n_embd / h->link_bytes_per_s;
+    td_speed_use use = {.use = TD_FOR_STREAM,
+                        .n_sequences = 1,
+                        .n_prompt = 1024,
+                        .n_predict = 1024,
+                        .hop_us = h->n_devices > 1 ? hop_us : 0,
+                        .link_us = h->round_trip_us,
+                        .acceptance = TD_SPEED_ACCEPTANCE,
+                        .draft_max = 8};
+    td_speed_row drafted = {0};
+    uint32_t n, n_drafted, n_batch;
+    *out = (td_hardware_outlook){0};
+    if (!find_best(h, m, &use, false, &out->stream, &n, err) ||
+        !find_best(h, m, &use, true, &drafted, &n_drafted, err))
+        return false;
+    use.use = TD_FOR_BATCH;
+    use.n_sequences = TD_HARDWARE_SEQUENCES;
+    if (!find_best(h, m, &use, false, &out->batch, &n_batch, err))
+        return false;
+    out->fits = n && n_batch;
+    out->drafted =
+        n_drafted && drafted.decode_per_s > out->stream.decode_per_s ? drafted : out->stream;
+    return true;
 }

@@ -19,6 +19,8 @@
 #define TD_HARDWARE_MODELS_MAX 64u
 #define TD_HARDWARE_NAME_MAX   64u
 #define TD_HARDWARE_ABOUT_MAX  256u
+#define TD_HARDWARE_CTX        8192u /* positions of each sequence that have room in an outlook */
+#define TD_HARDWARE_SEQUENCES  8u    /* of its batch */
 
 typedef enum {
     TD_HARDWARE_DENSE,
@@ -72,11 +74,15 @@ double td_hardware_turns_us(const td_hardware *h, const td_hardware_model *m,
                             const uint32_t *layers, double n_rows, bool has_output,
                             uint32_t n_turns, double payload_bytes);
 
-/* The best placements as tandem would run the model (td_speed_search), hops being one way with the
- * activations of a row. is_drafted: with h->draft on the device where it does most.
- * rows[TD_SPEED_ROWS_MAX]; *n 0: it does not fit. n_ctx: of each sequence. */
-bool td_hardware_plan(const td_hardware *h, const td_hardware_model *m, const td_speed_use *use,
-                      uint32_t n_ctx, bool is_drafted, td_speed_row *rows, uint32_t *n,
+/* The best placements of a model as tandem would run it (td_speed_search), hops being one way with
+ * the activations of a row: one stream of 1,024 tokens behind a prompt of as many, the same with
+ * h->draft on the device where it does most (k 0 where it does not pay), and a batch. */
+typedef struct {
+    bool fits; /* all three */
+    td_speed_row stream, drafted, batch;
+} td_hardware_outlook;
+
+bool td_hardware_look(const td_hardware *h, const td_hardware_model *m, td_hardware_outlook *out,
                       td_err *err);
 
 #endif

@@ -35,8 +35,8 @@ void queue_push(queue *q, job *j)
         q->head = j;
     q->tail = j;
     atomic_fetch_add(&q->n_jobs, 1);
-    pthread_cond_signal(&q->filled);
     pthread_mutex_unlock(&q->lock);
+    pthread_cond_signal(&q->filled); /* without the lock, which the woken one wants at once */
 }
 
 static job *pop_locked(queue *q)

@@ -163,8 +163,9 @@ static void *stage_main(void *arg)
         job *j = queue_pop(&s->in);
         perform(s, j);
         is_stopped = j->kind == JOB_STOP;
-        queue_push(s->out, j);
-        if (s->wake)
+        bool is_result = j->kind == JOB_FORWARD;
+        queue_push(s->out, j); /* the job is another's from here on */
+        if (s->wake && is_result)
             s->wake(s->user);
     }
     return NULL;

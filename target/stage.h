@@ -12,7 +12,7 @@ typedef struct stage {
     td_stage_info info;
     queue in;
     queue *out;               /* the next stage's, or the target's done queue */
-    void (*wake)(void *user); /* after a push on the done queue; NULL for others */
+    void (*wake)(void *user); /* after a result on the done queue; NULL for others */
     void *user;
     uint32_t index, n_embd, n_vocab, n_slots;
     /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */

@@ -59,10 +59,15 @@ static void take_back(td_target *t, job *j)
     t->free_jobs = j;
 }
 
-static void submit(td_target *t, const job *what)
+static void take_all_back(td_target *t)
 {
     for (job *j; (j = queue_try_pop(&t->done));)
         take_back(t, j);
+}
+
+static void submit(td_target *t, const job *what)
+{
+    take_all_back(t);
     while (!t->free_jobs)
         take_back(t, queue_pop(&t->done));
     job *j = t->free_jobs;
@@ -141,19 +146,20 @@ bool td_target_poll(td_target *t, td_target_result *out)
     if (t->polled)
         free_batch(t, t->polled);
     t->polled = NULL;
-    uint64_t count;
-    ssize_t n = read(t->fd, &count, sizeof count);
-    (void)n; /* not blocking: nothing to read is fine */
-    for (job *j; (j = queue_try_pop(&t->done));)
-        take_back(t, j);
+    if (!t->results)
+        take_all_back(t);
+    if (!t->results) { /* fd stays readable until here, where none is left but what comes now */
+        uint64_t count;
+        ssize_t n = read(t->fd, &count, sizeof count);
+        (void)n; /* not blocking: nothing to read is fine */
+        take_all_back(t);
+    }
     batch *b = t->results;
     if (!b)
         return false;
     t->results = b->next;
     if (!t->results)
         t->last_result = NULL;
-    else
-        wake(t); /* more to poll */
     t->polled = b;
     *out = (td_target_result){.batch = b->id,
                               .err = b->err,

@@ -90,7 +90,7 @@ void td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
 void td_target_commit(td_target *t, uint32_t slot, uint32_t length);
 void td_target_close_sequence(td_target *t, uint32_t slot);
 
-/* Readable when td_target_poll has a result. */
+/* Readable when td_target_poll has a result, and until it said that there is none. */
 int td_target_fd(const td_target *t);
 /* The next finished batch; false when there is none yet. */
 bool td_target_poll(td_target *t, td_target_result *out);

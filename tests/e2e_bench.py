@@ -129,9 +129,11 @@ class Bench(unittest.TestCase):
         self.assertEqual(len(j['tests']), 4)
 
     def test_a_pair_is_measured_against_plain(self):
-        plain, two, five = records(*PAIR)
-        self.assertEqual([t['test'] for t in (plain, two, five)], ['plain', 'draft k=2', 'draft k=5'])
-        self.assertEqual([t['n_gen'] for t in (plain, two, five)], [4 * 24] * 3)
+        plain, two, five, chosen = records(*PAIR)
+        self.assertEqual([t['test'] for t in (plain, two, five, chosen)],
+                         ['plain', 'draft k=2', 'draft k=5', 'draft k chosen'])
+        self.assertEqual([t['n_gen'] for t in (plain, two, five, chosen)], [4 * 24] * 4)
+        self.assertTrue(chosen['same_text'])
         self.assertEqual((plain['tokens_per_verification'], plain['speedup'], plain['acceptance']), (1, 1, None))
         for t in (two, five):
             self.assertTrue(t['same_text'])
@@ -160,7 +162,7 @@ class Bench(unittest.TestCase):
         with tempfile.NamedTemporaryFile('w', suffix='.jsonl') as f:
             f.write('{"id": "a", "prompt": "The fox"}\n{"prompt": "The king", "n": 7}\n')
             f.flush()
-            plain, two, _ = records(*PAIR, '--in', f.name, '--parallel', '2')
+            plain, two, _, _ = records(*PAIR, '--in', f.name, '--parallel', '2')
             self.assertEqual((plain['n_gen'], two['n_gen'], two['same_text']), (31, 31, True))
             f.write('{"prompt": 3}\n')
             f.flush()

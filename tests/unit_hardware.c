@@ -154,33 +154,65 @@ static void test_a_pass_is_bytes_arithmetic_and_layers(void **state)
                        20000 + 160000 * 0.4375 + 2000 + 200, 1e-6);
 }
 
-/* More devices never predict less memory, and overlap is never slower than turns. */
-static void test_plans_are_no_slower_than_turns(void **state)
+static void test_overlap_is_no_slower_than_turns(void **state)
 {
     (void)state;
     td_hardware *h = open_hardware("strix-halo-x4");
     const td_hardware_model *m = td_hardware_find(h, "Kimi K2.5 UD-Q2_K_XL");
-    td_speed_row rows[TD_SPEED_ROWS_MAX];
-    td_speed_use use = {.use = TD_FOR_STREAM, .n_sequences = 1, .n_prompt = 2048, .n_predict = 256};
-    uint32_t n, layers[TD_SPEED_DEVICES_MAX] = {15, 15, 15, 16};
+    uint32_t layers[TD_SPEED_DEVICES_MAX] = {15, 15, 15, 16};
+    td_hardware_outlook o;
     td_err err = {0};
     assert_non_null(m);
-    assert_true(td_hardware_plan(h, m, &use, 8192, false, rows, &n, &err));
-    assert_true(n >= 1 && rows[0].n_stages == 4);
+    assert_true(td_hardware_look(h, m, &o, &err));
+    assert_true(o.fits && o.stream.n_stages == 4);
     double turns = 1e6 / td_hardware_turns_us(h, m, layers, 1, true, 3, 0);
-    assert_true(rows[0].decode_per_s >= turns);
-    double stream = rows[0].decode_per_s;
-    use.use = TD_FOR_BATCH;
-    use.n_sequences = 8;
-    assert_true(td_hardware_plan(h, m, &use, 8192, false, rows, &n, &err));
-    assert_true(rows[0].decode_per_s > 3 * stream); /* four stages at work */
+    assert_true(o.stream.decode_per_s >= turns);
+    assert_true(o.drafted.decode_per_s >= o.stream.decode_per_s);
+    assert_true(o.batch.decode_per_s > 3 * o.stream.decode_per_s); /* four stages at work */
     td_hardware_close(&h);
     h = open_hardware("strix-halo");
     m = td_hardware_find(h, "Kimi K2.5 UD-Q2_K_XL");
-    assert_true(td_hardware_plan(h, m, &use, 8192, false, rows, &n, &err));
-    assert_int_equal(n, 0); /* one machine is too small */
+    assert_true(td_hardware_look(h, m, &o, &err));
+    assert_false(o.fits); /* one machine is too small */
     assert_null(td_hardware_find(h, "no such model"));
     td_hardware_close(&h);
+}
+
+/* The manual's table of what tandem should reach: every model of it on every machine of it. */
+static void test_the_manual_has_the_outlook(void **state)
+{
+    (void)state;
+    static const char *const machines[] = {"strix-halo", "strix-halo-3090", "strix-halo-4090",
+                                           "strix-halo-x4"};
+    static const char *const models[] = {"gpt-oss-120b",       "Qwen3.5-122B-A10B Q4_K",
+                                         "Qwen3-Coder-Next",   "Qwen3.5-27B UD-Q4_K_XL",
+                                         "Gemma 4 31B Q4_K_M", "MiniMax-M2.5 Q4_K",
+                                         "DeepSeek-R1 Q2_K",   "Kimi K2.5 UD-Q2_K_XL"};
+    td_err err = {0};
+    char *page, line[256];
+    size_t n_bytes;
+    uint32_t n_missing = 0;
+    if (!td_io_read_file("docs/planning.md", 1 << 20, &page, &n_bytes, &err))
+        fail_msg("%s", err.message);
+    for (size_t i = 0; i < TD_COUNT(machines) * TD_COUNT(models); i++) {
+        const char *machine = machines[i % TD_COUNT(machines)];
+        td_hardware *h = open_hardware(machine);
+        const td_hardware_model *m = td_hardware_find(h, models[i / TD_COUNT(machines)]);
+        td_hardware_outlook o;
+        assert_non_null(m);
+        assert_true(td_hardware_look(h, m, &o, &err));
+        if (o.fits)
+            snprintf(line, sizeof line, "| %s | %s | %.1f | %.1f (k = %u) | %.0f | %.0f |", m->name,
+                     machine, o.stream.decode_per_s, o.drafted.decode_per_s, o.drafted.k,
+                     o.batch.decode_per_s, o.batch.prefill_per_s);
+        if (o.fits && !strstr(page, line)) {
+            print_message("docs/planning.md lacks: %s\n", line);
+            n_missing++;
+        }
+        td_hardware_close(&h);
+    }
+    td_free(page);
+    assert_int_equal(n_missing, 0);
 }
 
 /* -- hostile files ------------------------------------------------------------------------------
@@ -296,7 +328,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_pass_is_bytes_arithmetic_and_layers),
         cmocka_unit_test(test_the_manual_has_what_the_files_predict),
-        cmocka_unit_test(test_plans_are_no_slower_than_turns),
+        cmocka_unit_test(test_overlap_is_no_slower_than_turns),
+        cmocka_unit_test(test_the_manual_has_the_outlook),
         cmocka_unit_test(test_hostile_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

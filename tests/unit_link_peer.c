@@ -389,7 +389,8 @@ static void test_messages_out_of_place_are_counted_and_dropped(void **state)
     }
     live(&w, 10000);
     assert_int_equal(td_peer_get_info(w.worker).n_unexpected, 2);
-    m = (td_wire_msg){.type = TD_WIRE_HELLO, .session = 77, .hello = {.protocol = 2}};
+    m = (td_wire_msg){
+        .type = TD_WIRE_HELLO, .session = 77, .hello = {.protocol = TD_WIRE_PROTOCOL + 1}};
     assert_true(td_wire_encode(&m, &widest, bytes, sizeof bytes, &n, NULL));
     assert_true(td_link_send(w.end[0], 0, bytes, n, NULL)); /* refused; ours goes on */
     m = (td_wire_msg){

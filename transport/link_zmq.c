@@ -16,9 +16,11 @@
 #include "transport/wire.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <zmq.h>
 
 #define LINGER_CLEAN_MS 1000
@@ -406,12 +408,37 @@ fail:
     return NULL;
 }
 
+/* Has the socket a message? Asking also lets it do its own work. False with errno set on failure.
+ */
+static bool observe(void *socket, bool *is_readable)
+{
+    int events = 0;
+    size_t n_bytes = sizeof events;
+    if (zmq_getsockopt(socket, ZMQ_EVENTS, &events, &n_bytes) != 0)
+        return errno == EINTR;
+    *is_readable = events & ZMQ_POLLIN;
+    return true;
+}
+
+static bool descriptor_of(void *socket, int *fd)
+{
+    size_t n_bytes = sizeof *fd;
+    return zmq_getsockopt(socket, ZMQ_FD, fd, &n_bytes) == 0;
+}
+
+/* zmq_poll looks at everything twice before it waits, which costs more than a round's messages. A
+ * socket's descriptor tells that something happened since its events were last asked for, so they
+ * are asked for before the wait and, where it became readable, behind it. */
 bool td_link_zmq_poll(td_link_poll_item *items, size_t n_items, int64_t timeout_us,
                       bool *is_interrupted, td_err *err)
 {
-    zmq_pollitem_t polled[TD_LINK_POLL_MAX];
-    td_link_poll_item *owner[TD_LINK_POLL_MAX];
-    int n = 0;
+    struct pollfd fds[TD_LINK_POLL_MAX];
+    struct {
+        td_link_poll_item *item;
+        void *socket; /* NULL: a plain descriptor */
+    } polled[TD_LINK_POLL_MAX];
+    nfds_t n = 0;
+    *is_interrupted = false;
     for (size_t i = 0; i < n_items; i++) {
         td_link *base = items[i].link;
         if (base && base->clock)
@@ -419,16 +446,25 @@ bool td_link_zmq_poll(td_link_poll_item *items, size_t n_items, int64_t timeout_
         void *socket = base ? ((zmq_link *)base)->socket : NULL;
         if (base && !socket)
             continue;
-        polled[n] = (zmq_pollitem_t){.socket = socket, .fd = items[i].fd, .events = ZMQ_POLLIN};
-        owner[n++] = &items[i];
+        fds[n] = (struct pollfd){.fd = items[i].fd, .events = POLLIN};
+        if (socket &&
+            (!descriptor_of(socket, &fds[n].fd) || !observe(socket, &items[i].is_readable)))
+            return td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+        timeout_us = items[i].is_readable ? 0 : timeout_us;
+        polled[n].item = &items[i];
+        polled[n++].socket = socket;
     }
-    int64_t timeout_ms = timeout_us < 0 ? -1 : timeout_us / 1000 + (timeout_us % 1000 != 0);
-    *is_interrupted = false;
-    if (zmq_poll(polled, n, (long)timeout_ms) < 0) {
+    struct timespec timeout = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
+    if (ppoll(fds, n, timeout_us < 0 ? NULL : &timeout, NULL) < 0) {
         *is_interrupted = errno == EINTR;
-        return *is_interrupted || td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+        return *is_interrupted || td_err_set(err, TD_E_IO, "poll: %s", strerror(errno));
     }
-    for (int i = 0; i < n; i++)
-        owner[i]->is_readable = (polled[i].revents & (ZMQ_POLLIN | ZMQ_POLLERR)) != 0;
+    for (nfds_t i = 0; i < n; i++) {
+        bool *is_readable = &polled[i].item->is_readable;
+        if (!polled[i].socket)
+            *is_readable = fds[i].revents != 0;
+        else if (fds[i].revents && !*is_readable && !observe(polled[i].socket, is_readable))
+            return td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+    }
     return true;
 }
