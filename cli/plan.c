@@ -132,9 +132,11 @@ static void print_plan(const shown *s)
         if (i >= ROWS_SHOWN && r->n_stages > 1)
             continue;
         td_plan_write_row(s->specs, r, text, sizeof text);
-        printf("%10.1f %10.1f %10.1f  %s", r->tokens_per_s, r->decode_per_s, r->prefill_per_s,
-               text);
-        if (r->i_draft >= 0)
+        printf("%10.1f %10.1f %10.1f %s %s", r->tokens_per_s, r->decode_per_s, r->prefill_per_s,
+               i == p->i_chosen ? ">" : " ", text);
+        if (r->i_draft >= 0 && !r->k)
+            printf(", no draft");
+        else if (r->i_draft >= 0)
             printf(", draft of %u on %s%s", r->k, p->draft_specs[r->i_draft],
                    r->takes_turns ? " in turns" : "");
         printf("\n");
@@ -264,7 +266,8 @@ static bool plan(const fields *f, td_err *err)
                              .n_draft_specs = f->draft_devices.n,
                              .draft_max = f->draft_fixed ? f->draft_fixed : f->draft_max,
                              .is_draft_fixed = f->draft_fixed > 0,
-                             .acceptance = f->accept >= 0 ? (double)f->accept : 0};
+                             .acceptance = f->accept >= 0 ? (double)f->accept : 0,
+                             .uses_all = f->devices.n > 0};
     s.model = model;
     if (is_ok && (is_ok = td_plan_choose(&params, &s.plan, err))) {
         for (uint32_t i = 0; i < s.plan.n_specs; i++)

@@ -281,7 +281,8 @@ void td_batch_drop(td_coordinator *c, const sequence *s)
             is_of_it |= b->parts[k].slot == slot && b->parts[k].sequence == s->id;
             is_any_alive |= is_alive(c, &b->parts[k]);
         }
-        if (!is_of_it || is_any_alive || b->is_cancelled)
+        /* Chunks of a prompt are finished: others may be about to take them over. */
+        if (!is_of_it || is_any_alive || b->is_cancelled || b->is_prefill)
             continue;
         b->is_cancelled = b->owes_cancel = true;
         ++c->stats.n_cancelled;

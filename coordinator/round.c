@@ -59,12 +59,14 @@ static td_others count_others(const td_coordinator *c, const sequence *s)
         if (o == s || o->phase != PHASE_DECODE)
             continue;
         double k = td_min_u32(o->k, k_limit(c, o));
+        others.n_sequences += 1;
         others.n_rows += 1 + k;
         others.n_tokens +=
             o->info.n_rounds > 1 ? (double)o->info.n_tokens / (double)o->info.n_rounds : 1;
         others.draft_us += o->n_match ? 0 : k * draft_us;
     }
     /* Of groups in flight at the same time only one is in the batch. */
+    others.n_sequences /= c->params.n_batches_max;
     others.n_rows /= c->params.n_batches_max;
     others.n_tokens /= c->params.n_batches_max;
     return others;
@@ -211,7 +213,9 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     memmove(s->asks, s->asks + i + 1, s->n_asks * sizeof *s->asks);
     c->stats.n_late_drafts += s->is_mute;
     s->is_mute = false;
-    td_costs_add_draft(&c->costs, n_ids, 1, (double)busy_us);
+    /* What the drafter had at hand already says nothing of a step. */
+    if ((double)busy_us > td_costs_draft_us(&c->costs) * n_ids / 4)
+        td_costs_add_draft(&c->costs, n_ids, 1, (double)busy_us);
     if (epoch != s->epoch) {
         ++c->stats.n_stale_drafts;
         return;

@@ -182,11 +182,30 @@ static void answer(td_inbox *in, list *from, uint32_t k)
     list_add(&in->answers, list_take(from, k));
 }
 
+/* Does a FEED that waits say otherwise than what the proposal has found? The epoch stays when the
+ * answer to a round's last row is another than its guess, which nobody but the draft knew yet. */
+static bool is_contradicted(const td_inbox *in, const td_proposal *p)
+{
+    for (uint32_t k = 0; k < in->waiting.n; k++) {
+        const place *q = &in->places[in->waiting.at[k]];
+        if (q->msg.type != TD_WIRE_FEED || q->sequence != p->sequence)
+            continue;
+        const td_wire_feed *f = &q->msg.feed;
+        uint32_t first = td_max_u32(f->position, p->position);
+        uint32_t end = td_min_u32(f->position + f->n, p->position + p->n);
+        for (uint32_t i = first; i < end; i++)
+            if (f->ids[i - f->position] != p->ids[i - p->position])
+                return true;
+    }
+    return false;
+}
+
 /* Answers what is overtaken and has nothing before it. */
 static void answer_overtaken(td_inbox *in)
 {
     for (uint32_t k = 0; k < in->running.n;)
-        if (in->places[in->running.at[k]].is_overtaken)
+        if (in->places[in->running.at[k]].is_overtaken ||
+            is_contradicted(in, &in->places[in->running.at[k]].proposal))
             answer(in, &in->running, k);
         else
             k++;

@@ -48,7 +48,8 @@ static bool take_recorded(td_placing *p, td_run_params *params, const char *reco
     return n > 0;
 }
 
-static bool plan(td_placing *p, td_run_params *params, const td_model *model, td_err *err)
+static bool plan(td_placing *p, td_run_params *params, const td_model *model, bool is_default,
+                 td_err *err)
 {
     td_model *draft = NULL;
     if (params->draft_path && !(draft = td_model_open(params->draft_path, err)))
@@ -70,7 +71,8 @@ static bool plan(td_placing *p, td_run_params *params, const td_model *model, td
                           .n_draft_specs = params->draft_spec ? 1 : 0,
                           .draft_max =
                               params->draft_fixed ? params->draft_fixed : params->draft_max,
-                          .is_draft_fixed = params->draft_fixed > 0},
+                          .is_draft_fixed = params->draft_fixed > 0,
+                          .uses_all = !is_default},
         &p->plan, err);
     td_model_close(&draft);
     if (!is_ok)
@@ -88,7 +90,7 @@ static bool plan(td_placing *p, td_run_params *params, const td_model *model, td
     return true;
 }
 
-bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *model,
+bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *model, bool is_default,
                        const char *recorded, td_err *err)
 {
     if (recorded && !is_pinned(params) && take_recorded(p, params, recorded)) {
@@ -97,7 +99,8 @@ bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *mod
     }
     bool is_open =
         (params->n_specs > 1 && !is_pinned(params)) || (params->draft_path && !params->draft_spec);
-    return params->measure == TD_MEASURE_NEVER || !is_open || plan(p, params, model, err);
+    return params->measure == TD_MEASURE_NEVER || !is_open ||
+           plan(p, params, model, is_default, err);
 }
 
 void td_placing_write(const td_target *target, char *out, size_t n_bytes)

@@ -15,9 +15,10 @@ typedef struct {
     bool is_planned;
 } td_placing;
 
-/* Fills in params->specs and draft_spec where they were left open. recorded: what an earlier run
- * wrote (placing_write), used if its devices are among those of the params; or NULL. */
-bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *model,
+/* is_default: the user named no devices, so some may be left out. Fills in params->specs and
+ * draft_spec where they were left open. recorded: what an earlier run wrote (placing_write), used
+ * if its devices are among those of the params; or NULL. */
+bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *model, bool is_default,
                        const char *recorded, td_err *err);
 /* "host:1@0-11 + vulkan:0@12-23" */
 void td_placing_write(const td_target *target, char *out, size_t n_bytes);

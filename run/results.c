@@ -214,7 +214,7 @@ static void write_line(td_json_writer *w, const td_result *t)
                   {"placement", t->placement}};
     for (size_t i = 0; i < TD_COUNT(hashes); i++) {
         td_json_write_key(w, hashes[i].key);
-        td_json_write_string(w, hashes[i].value);
+        td_json_write_string(w, hashes[i].value ? hashes[i].value : "");
     }
     td_json_end_object(w);
 }

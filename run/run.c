@@ -549,7 +549,7 @@ static bool go(run *r, td_err *err)
     if (is_ok) {
         read_meters(r, &before);
         if (r->placing.is_planned)
-            t->predicted_per_s = r->placing.plan.rows[0].tokens_per_s;
+            t->predicted_per_s = r->placing.plan.rows[r->placing.plan.i_chosen].tokens_per_s;
         t->start_us = now_us(r);
         is_ok = loop(r, err);
         t->end_us = now_us(r);

@@ -114,6 +114,7 @@ void session_init(run *r, const td_run_params *params)
     *p = *params;
     if (!p->n_specs) {
         p->n_specs = td_chain_default_specs(r->defaults);
+        r->is_default = true;
         memcpy(p->specs, r->defaults, sizeof p->specs);
     }
 }
@@ -128,7 +129,7 @@ bool session_load(run *r, td_err *err)
     }
     r->model = td_model_open(p->target_path, err);
     const char *recorded = r->results ? td_results_placement(r->results) : NULL;
-    if (!r->model || !td_placing_choose(&r->placing, p, r->model, recorded, err))
+    if (!r->model || !td_placing_choose(&r->placing, p, r->model, r->is_default, recorded, err))
         return false;
     if (p->draft_path && !p->draft_spec)
         p->draft_spec = choose_draft_device(p->specs, p->n_specs);

@@ -22,6 +22,7 @@
 #define SLOW_US       600000.0 /* a run that takes so long is not repeated */
 #define DEVICE_US     4e6      /* after so much of all this, nothing is */
 #define DEPTH         TD_PREFILL_ROWS_MAX
+#define CTX_MAX       4096u /* positions there is room for, which some kernels' grids go by */
 #define RUN_LAYERS    4u
 #define RUN_BYTES_MAX (2ull << 30)
 #define EVICT_MAX     (128ull << 20)
@@ -135,7 +136,7 @@ bool cost_kinds_find(const td_model *m, cost_kinds *out, td_err *err)
 
 typedef struct {
     const td_costs_params *params;
-    uint32_t n_embd, n_layer;
+    uint32_t n_embd, n_layer, n_ctx;
     uint64_t seed;
     double spent_us;  /* in all runs */
     float *x, *out;   /* [TD_PREFILL_ROWS_MAX][n_embd] */
@@ -163,6 +164,7 @@ static bool open_prober(prober *p, td_err *err)
     const td_hparams *h = td_model_hparams(p->params->model);
     p->n_embd = h->n_embd;
     p->n_layer = h->n_layer;
+    p->n_ctx = td_max_u32(2 * DEPTH, td_min_u32(h->n_ctx_train, CTX_MAX));
     p->n_others = n_bytes / sizeof *p->others;
     p->others = td_alloc(p->n_others, sizeof *p->others, err);
     p->x = td_alloc((size_t)TD_PREFILL_ROWS_MAX * p->n_embd, sizeof *p->x, err);
@@ -272,7 +274,7 @@ static bool probe(prober *p, uint32_t first, uint32_t last, td_cost *out, td_err
                                                         .type_k = p->params->type_k,
                                                         .type_v = p->params->type_v,
                                                         .n_slots = 1,
-                                                        .n_ctx = 2 * DEPTH,
+                                                        .n_ctx = p->n_ctx,
                                                         .is_choosing = true},
                                    err);
     bool is_ok =

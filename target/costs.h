@@ -3,7 +3,7 @@
  * Layers of a kind (attention full, local or recurrent; dense or experts; shapes and types of its
  * weights) cost the same, so one of each kind is loaded and timed, and so are the first with the
  * embedding, the last with the output, and a few in a row, which shows what a run costs whatever
- * its layers. It takes about three seconds a device, and the loading of some layers; the figures
+ * its layers. It takes five to ten seconds a device, and the loading of some layers; the figures
  * are kept on disk (td_io_cache_folder) by device, driver, threads, version, shapes and types. A
  * file there that is torn or hostile is passed over with a warning.
  *

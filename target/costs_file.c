@@ -30,7 +30,7 @@ void cost_key_write(const td_costs_params *p, const cost_kinds *kinds, char key[
     int n_cpus = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 0;
     size_t n = (size_t)snprintf(
         key, COST_KEY_MAX,
-        "tandem %s 1; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s %s; "
+        "tandem %s 2; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s %s; "
         "%s embd %u vocab %u heads %u/%u of %u/%u ff %u experts %u of %u ff %u+%u window %u "
         "delta %u/%u of %u latent %u/%u ends %016llx; kinds",
         TD_VERSION, dev->name, dev->driver, p->spec, dev->n_threads, n_cpus, far ? far->name : "-",

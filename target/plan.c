@@ -208,7 +208,8 @@ static td_speed_use use_of(const td_plan_params *q, double hop_us)
                           .link_us = q->link_us > 0 ? q->link_us : 2 * hop_us,
                           .acceptance = q->acceptance > 0 ? q->acceptance : TD_SPEED_ACCEPTANCE,
                           .draft_max = q->draft_max ? q->draft_max : 8,
-                          .is_draft_fixed = q->is_draft_fixed};
+                          .is_draft_fixed = q->is_draft_fixed,
+                          .n_stages_min = q->uses_all ? q->chain.n_specs : 0};
 }
 
 /* The placement by bytes, or as the user pinned it. */
@@ -246,7 +247,7 @@ static bool search(planner *p, td_plan *out, td_err *err)
 static void write_choice(const planner *p, td_plan *out)
 {
     td_speed_row by_bytes = given_row(p);
-    const td_speed_row *row = out->n_rows ? &out->rows[0] : &by_bytes;
+    const td_speed_row *row = out->n_rows ? &out->rows[out->i_chosen] : &by_bytes;
     out->n_specs = row->n_stages;
     for (uint32_t i = 0; i < row->n_stages; i++)
         snprintf(out->specs[i], TD_PLAN_SPEC_MAX, "%.120s@%u-%u", p->specs[row->stages[i].device],
@@ -272,6 +273,11 @@ bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)
                            td_costs_measure_hop(&out->hop_us, &why);
         is_ok = why.code == TD_OK && (!out->is_measured || search(p, out, &why));
     }
+    while (is_ok && params->uses_all && out->i_chosen < out->n_rows &&
+           out->rows[out->i_chosen].n_stages < params->chain.n_specs)
+        out->i_chosen++;
+    if (out->i_chosen == out->n_rows) /* all of them have no room: then the fastest */
+        out->i_chosen = 0;
     if (is_ok)
         write_choice(p, out);
     else

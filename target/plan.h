@@ -30,6 +30,7 @@ typedef struct {
     bool is_draft_fixed; /* always so many */
     double acceptance;   /* 0: TD_SPEED_ACCEPTANCE */
     double link_us;      /* to the draft and back; 0: two hops */
+    bool uses_all;       /* no device is left out */
 } td_plan_params;
 
 typedef struct {
@@ -40,9 +41,10 @@ typedef struct {
     uint32_t n_specs;
     char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX];
     char draft_spec[TD_PLAN_SPEC_MAX]; /* "" where there is no draft */
-    /* Measured: what was compared, the best first; rows[0] is the placement chosen. The devices of
-     * a row's stages are those of params.chain.specs; i_draft is of draft_specs below. */
-    uint32_t n_rows;
+    /* Measured: what was compared, the best first; the placement chosen is rows[i_chosen]. The
+     * devices of a row's stages are those of params.chain.specs; i_draft is of draft_specs below.
+     */
+    uint32_t n_rows, i_chosen;
     td_speed_row rows[TD_SPEED_ROWS_MAX];
     uint32_t n_drafts;
     char draft_specs[TD_PLAN_DRAFTS_MAX][TD_PLAN_SPEC_MAX];

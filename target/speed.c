@@ -276,9 +276,10 @@ static bool find_cut(search *s, uint32_t n_stages, double n_rows, bool is_sum, t
     return true;
 }
 
+/* The same placement; where drafts do not pay, it does not matter where they would run. */
 static bool is_same(const td_speed_row *a, const td_speed_row *b)
 {
-    return a->n_stages == b->n_stages && a->i_draft == b->i_draft &&
+    return a->n_stages == b->n_stages && (a->i_draft == b->i_draft || (!a->k && !b->k)) &&
            !memcmp(a->stages, b->stages, a->n_stages * sizeof *a->stages);
 }
 
@@ -324,7 +325,7 @@ static void search_draft(search *s, candidates *c, int32_t i_draft, const td_spe
     }
     uint32_t most = td_min_u32(s->n_devices, s->n_layers);
     static const double ks[] = {1, 5, 9}; /* rows of a round of one sequence */
-    for (uint32_t n_stages = 2; n_stages <= most; n_stages++)
+    for (uint32_t n_stages = td_max_u32(use->n_stages_min, 2); n_stages <= most; n_stages++)
         for (uint32_t i = 0; i < (s->draft ? TD_COUNT(ks) : 1); i++) {
             double n = use->use == TD_FOR_BATCH ? fmax(1, use->n_sequences / (double)n_stages) : 1;
             if (find_cut(s, n_stages, n * ks[i], true, &row))

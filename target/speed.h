@@ -46,8 +46,9 @@ typedef struct {
     double hop_us;                /* from stage to stage, and from the last one back */
     double link_us;               /* to the draft and back */
     double acceptance;
-    uint32_t draft_max;  /* tokens of a draft at most */
-    bool is_draft_fixed; /* always so many */
+    uint32_t draft_max;    /* tokens of a draft at most */
+    bool is_draft_fixed;   /* always so many */
+    uint32_t n_stages_min; /* fewer only where all layers are on one device; 0: any number */
 } td_speed_use;
 
 typedef struct {

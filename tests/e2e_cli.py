@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
 TARGET = 'configs/tales/tales-target.q8_0.gguf'
@@ -125,6 +126,7 @@ class Cli(unittest.TestCase):
         line = json.loads(r.stdout)
         self.assertEqual(sorted(line), sorted(
             'id status text tokens reason error drafted accepted rounds prompt_tokens ttft_ms ms '
+            'placement '
             'input_sha config_sha model_sha'.split()))
         self.assertEqual((line['id'], line['status'], line['reason'], len(line['tokens'])),
                          ('a', 'ok', 'length', 8))
@@ -212,6 +214,18 @@ class Cli(unittest.TestCase):
         self.assertEqual(len(j['layer_bytes']), 10)
         r = run('plan', '--target', TARGET, '--device', 'host:1', '--device', 'host:1@7-9')
         self.assertIn('0..6', r.stdout)
+        with unittest.mock.patch.dict(os.environ, TANDEM_CACHE_DIR=''):
+            j = json.loads(run('plan', '--target', TARGET, '--device', 'host:1', '--device', 'host:1',
+                               '--no-measure', '--json').stdout)
+        layers = [(p['first_layer'], p['last_layer']) for p in j['placement']]
+        self.assertEqual((layers[0][0], layers[-1][1], j['measured']), (0, 9, False))
+        j = json.loads(run('plan', '--hardware', 'configs/hardware/strix-halo-3090.json', '--json').stdout)
+        fits = {m['model']: m['fits'] for m in j}
+        self.assertTrue(fits['gpt-oss-120b'])
+        self.assertFalse(fits['Kimi K2.5 UD-Q2_K_XL'])
+        self.fails(run('plan', '--hardware', 'configs/tales.json'), 65, 'tales.json')
+        self.fails(run('plan', '--hardware', 'x.json', '--target', TARGET), 2, '--hardware')
+        self.fails(run('plan', '--target', TARGET, '--for', 'speed'), 2, 'stream')
 
     def test_logits_by_rows_are_bit_identical(self):
         tokens = ','.join(str(i) for i in range(300, 340))

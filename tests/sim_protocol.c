@@ -7,8 +7,6 @@
 
 #include <cmocka.h>
 
-#include <errno.h>
-
 #include "sim_protocol.h"
 
 #include <stdlib.h>

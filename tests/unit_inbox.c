@@ -203,6 +203,35 @@ static void test_another_epoch_overtakes(void **state)
     nothing_to_do();
 }
 
+/* The answer to a round's last row was another than its guess: the epoch stays. */
+static void test_other_tokens_than_those_found_overtake(void **state)
+{
+    (void)state;
+    const uint32_t other = 999;
+    put_propose(1, 5, 20, 4);
+    next_begins(1, 20);
+    step(1);
+    put_feed(1, 5, 18, 4); /* 18..21: as found, as far as it was */
+    step(1);
+    td_inbox_put(in,
+                 &(td_wire_msg){.type = TD_WIRE_FEED, .feed = {1, 5, 22, 1, &other}}); /* not yet */
+    step(1);
+    next_is_message(TD_WIRE_FEED, 1); /* now it is known to be wrong */
+    answer_is(1, 5, 20, 3);
+    next_is_message(TD_WIRE_FEED, 1);
+    put_propose(1, 5, 23, 1);
+    put_propose(2, 5, 22, 2);
+    next_begins(1, 23);
+    next_begins(2, 22);
+    td_inbox_put(in, &(td_wire_msg){.type = TD_WIRE_FEED, .feed = {1, 5, 22, 1, &other}});
+    step(2); /* of another sequence, or before what it found: nothing */
+    answer_is(1, 5, 23, 1);
+    next_is_message(TD_WIRE_FEED, 1);
+    step(1);
+    answer_is(2, 5, 22, 2);
+    nothing_to_do();
+}
+
 static void test_a_proposal_of_another_epoch_overtakes_too(void **state)
 {
     (void)state;
@@ -441,8 +470,10 @@ static void random_work(void)
         assert_false(is_seen[p->sequence]);
         is_seen[p->sequence] = true;
         assert_true(is_pending(p));
-        if (work.kind == TD_WORK_STEP)
-            p->is_done = ++p->n == p->k;
+        if (work.kind != TD_WORK_STEP)
+            continue;
+        p->ids[p->n] = p->position + p->n; /* what a feed would say: nothing is contradicted */
+        p->is_done = ++p->n == p->k;
     }
     if (work.kind == TD_WORK_RESET)
         memset(pending, 0, sizeof pending);
@@ -505,6 +536,7 @@ int main(void)
         TEST(test_proposals_of_all_sequences_go_together),
         TEST(test_done_at_once_is_answered_at_once),
         TEST(test_another_epoch_overtakes),
+        TEST(test_other_tokens_than_those_found_overtake),
         TEST(test_a_proposal_of_another_epoch_overtakes_too),
         TEST(test_open_and_close_overtake),
         TEST(test_overtaken_in_the_middle_of_a_step),

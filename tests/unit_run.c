@@ -470,7 +470,8 @@ static void write_result(td_results *r, const char *id, const char *error, const
                                        .ms = 2.25,
                                        .input_sha = "0123456789abcdef",
                                        .config_sha = "c",
-                                       .model_sha = "m"},
+                                       .model_sha = "m",
+                                       .placement = "host@0-1"},
                           &err))
         fail_msg("%s", err.message);
 }
@@ -515,11 +516,12 @@ static void test_a_result_is_one_stable_line(void **state)
         "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_"
         "tokens\":2,"
         "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\","
-        "\"model_sha\":\"m\"}\n"
+        "\"model_sha\":\"m\",\"placement\":\"host@0-1\"}\n"
         "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":"
         "\"went wrong\","
         "\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,\"ttft_ms\":1.5,\"ms\":2.25,"
-        "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\"}\n");
+        "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\",\"placement\":"
+        "\"host@0-1\"}\n");
 }
 
 static void test_results_are_found_again(void **state)

@@ -21,6 +21,7 @@ typedef struct {
 
 typedef struct {
     slot slots[TD_LINK_MEM_MAX];
+    uint32_t n_used;
     uint64_t last_due_us;
 } lane; /* messages towards one end */
 
@@ -51,7 +52,7 @@ static slot *find_free(lane *way)
 static slot *find_next(lane *way)
 {
     slot *best = NULL;
-    for (size_t i = 0; i < TD_LINK_MEM_MAX; i++) {
+    for (size_t i = 0; i < TD_LINK_MEM_MAX && way->n_used; i++) {
         slot *s = &way->slots[i];
         if (s->is_used && (!best || s->due_us < best->due_us ||
                            (s->due_us == best->due_us && s->number < best->number)))
@@ -114,6 +115,7 @@ static bool put(wires *w, lane *way, uint64_t due_us, const void *bytes, size_t 
     s->due_us = due_us;
     s->number = w->n_numbered;
     s->is_used = true;
+    way->n_used++;
     return true;
 }
 
@@ -158,6 +160,7 @@ static bool mem_link_recv(td_link *base, void *buffer, size_t *n_bytes, td_route
     memcpy(buffer, s->bytes, s->n_bytes);
     *n_bytes = s->n_bytes;
     s->is_used = false;
+    l->w->to[l->end].n_used--;
     base->stats.n_received++;
     return true;
 }
@@ -220,7 +223,9 @@ void td_link_cut(td_link *end, bool is_cut)
     TD_ASSERT(end->ops == &mem_ops);
     wires *w = ((mem_link *)end)->w;
     w->is_cut = is_cut;
-    for (int i = 0; i < 2 && is_cut; i++)
+    for (int i = 0; i < 2 && is_cut; i++) {
+        w->to[i].n_used = 0;
         for (size_t j = 0; j < TD_LINK_MEM_MAX; j++)
             w->to[i].slots[j].is_used = false;
+    }
 }

@@ -1,0 +1,218 @@
+/* The protocol's speed under a simulated clock against closed forms: what it should gain with given
+ * step times and agreement, it gains. a: agreement of each drafted token, td: time of a draft step,
+ * tv: of a verification, k: tokens drafted a round, E = (1 - a^(k+1)) / (1 - a) tokens a round
+ * (Leviathan et al. 2023, eq. 1).
+ *
+ * In turns: E / (k td + tv).
+ *
+ * Ahead: while a round is verified, the drafter goes on with the guess of the round's last answer
+ * and the next k tokens, k + 1 steps that begin when the verification does. The rounds are a
+ * renewal process: what a round takes, from the start of its verification to that of the next, and
+ * how many tokens it gives depend on its own agreement only; so the speed is the mean of the one
+ * over the mean of the other. All k + 1 agree with probability h = a^(k+1): then the next draft is
+ * there as soon as it is made, after max((k+1) td, tv). Else the drafter begins anew when it has
+ * heard: tv + k td; and as a step is not interrupted, the rest of the one under way comes on top if
+ * it is still at it: r = ceil(tv / td) td - tv if (k+1) td > tv, else 0.
+ *
+ *     E / (h max((k+1) td, tv) + (1-h) (tv + r + k td))
+ *
+ * It is the form commonly given, but for r, which is the price of steps that cannot be stopped (up
+ * to one td a miss). A miss includes that all k agree and only the guess of the last answer does
+ * not; the drafter must stop then too, although no epoch has changed: if it finished its k + 1
+ * tokens first, that would cost up to a tenth.
+ *
+ * A pipeline of s stages takes m chunks in m + s - 1 steps: m s / (m + s - 1) times as fast as one
+ * stage that has the work of all. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "sim_protocol.h"
+
+#include <math.h>
+
+#define N_TOKENS  4000u
+#define N_RUNS    3u
+#define VERIFY_US 980u
+
+static world w;
+
+/* One sequence, one stage. */
+static world_params make_params(double a, uint32_t k, uint64_t draft_us, bool is_ahead)
+{
+    return (world_params){.n_prompts = 1,
+                          .n_slots = 1,
+                          .n_stages = 1,
+                          .n_ctx = N_CTX_MAX,
+                          .draft_max = k,
+                          .verify_rows_max = 64,
+                          .prefill_rows = 16,
+                          .n_prompt_max = 16,
+                          .n_predict_max = N_TOKENS,
+                          .is_exact = true,
+                          .ignore_end = true,
+                          .is_ahead = is_ahead,
+                          .has_drafter = k > 0,
+                          .agreement = a,
+                          .stage_us = VERIFY_US,
+                          .draft_us = draft_us,
+                          .deadline_us = 1000000};
+}
+
+/* Microseconds from the first token to the last. */
+static double run(const world_params *params)
+{
+    world_run(&w, params);
+    const td_sequence_info *info = &w.prompts[0].info;
+    assert_int_equal(info->n_tokens, params->n_predict_max);
+    return (double)(info->finished_us - info->first_token_us);
+}
+
+/* The rounds of the text just run, by what the drafter guesses right, and those of which all of k
+ * tokens and the one after them agree. */
+static void count_rounds(uint32_t k, uint32_t *n_rounds, uint32_t *n_hits)
+{
+    uint32_t first = w.prompts[0].n_prompt + 1, end = w.prompts[0].n_prompt + N_TOKENS;
+    *n_rounds = *n_hits = 0;
+    for (uint32_t at = first; at < end; ++*n_rounds) {
+        uint32_t n = 0;
+        while (n < k && guesses_right(&w, 0, at + n))
+            ++n;
+        *n_hits += n == k && guesses_right(&w, 0, at + k);
+        at += n + 1;
+    }
+}
+
+static void check_near(const world_params *p, const char *what, double us, double expected_us,
+                       double most)
+{
+    if (fabs(us / expected_us - 1) > most)
+        fail_msg("a %g, k %u, td %u, tv %u: %.0f us, by %s %.0f: %+.1f %%", p->agreement,
+                 p->draft_max, (uint32_t)p->draft_us, VERIFY_US, us, what, expected_us,
+                 100 * (us / expected_us - 1));
+}
+
+/* hit_us, miss_us: what a round takes. Against the rounds of each text to 1 %, against the mean
+ * that the closed form is to 3 %. */
+static void check_speed(double a, uint32_t k, uint64_t draft_us, bool is_ahead, double hit_us,
+                        double miss_us)
+{
+    world_params params = make_params(a, k, draft_us, is_ahead);
+    double sum_us = 0, n_tokens = 0, h = pow(a, k + 1);
+    for (uint32_t i = 0; i <= k; ++i)
+        n_tokens += pow(a, i);
+    for (uint32_t i = 0; i < N_RUNS; ++i) {
+        uint32_t n_rounds, n_hits;
+        params.seed = 1 + i + N_RUNS * (k + 100 * draft_us);
+        double us = run(&params);
+        count_rounds(k, &n_rounds, &n_hits);
+        check_near(&params, "its rounds", us, n_hits * hit_us + (n_rounds - n_hits) * miss_us,
+                   0.01);
+        sum_us += us;
+    }
+    check_near(&params, "the closed form", sum_us / (N_RUNS * (N_TOKENS - 1)),
+               (h * hit_us + (1 - h) * miss_us) / n_tokens, 0.03);
+}
+
+static const double agreements[] = {0, 0.5, 0.8, 0.95, 1};
+static const uint32_t lengths[] = {1, 2, 4, 8};
+static const uint64_t draft_times[] = {50, 120, 240, 490, 980};
+
+static void test_turns_take_drafts_and_verifications(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < TD_COUNT(agreements); ++i)
+        for (uint32_t j = 0; j < TD_COUNT(lengths); ++j)
+            for (uint32_t t = 0; t < TD_COUNT(draft_times); ++t) {
+                double us = (double)(lengths[j] * draft_times[t]) + VERIFY_US;
+                check_speed(agreements[i], lengths[j], draft_times[t], false, us, us);
+            }
+}
+
+static void test_ahead_hides_the_shorter_in_the_longer(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < TD_COUNT(agreements); ++i)
+        for (uint32_t j = 0; j < TD_COUNT(lengths); ++j)
+            for (uint32_t t = 0; t < TD_COUNT(draft_times); ++t) {
+                uint32_t k = lengths[j];
+                /* One less, so that a step ends before the answer that stops the next comes. */
+                uint64_t draft_us = draft_times[t] - 1;
+                double td = (double)draft_us, tv = VERIFY_US;
+                double rest = (k + 1) * td > tv ? ceil(tv / td) * td - tv : 0;
+                check_speed(agreements[i], k, draft_us, true, fmax((k + 1) * td, tv),
+                            tv + rest + k * td);
+            }
+}
+
+/* While the link's latency fits into what is hidden, it costs nothing on a hit; a miss pays the
+ * way there and back. */
+static void test_latency_is_hidden_in_the_overlap(void **state)
+{
+    (void)state;
+    for (uint32_t delay_us = 100; delay_us <= 5000; delay_us += 700)
+        for (uint32_t k = 2; k <= 8; k += 3) {
+            world_params params = make_params(1, k, 20, true), here = params;
+            params.seed = here.seed = k;
+            params.stage_us = here.stage_us = 12000; /* a large model's */
+            params.link.delay_min_us = params.link.delay_max_us = delay_us;
+            params.n_predict_max = here.n_predict_max = 500;
+            double us = run(&params), us_here = run(&here);
+            assert_true(us < us_here * 1.03 + 4.0 * delay_us);
+        }
+}
+
+/* m chunks of a prompt pass s stages in m + s - 1 steps. */
+static void test_chunks_pass_the_stages_one_behind_the_other(void **state)
+{
+    (void)state;
+    for (uint32_t n_stages = 1; n_stages <= N_STAGES_MAX; ++n_stages)
+        for (uint32_t m = 1; m <= 32; m += m < 8 ? 1 : 8) {
+            world_params params = make_params(0, 0, 0, false);
+            params.n_stages = n_stages;
+            params.n_prompt_max = m * params.prefill_rows;
+            params.n_predict_max = 1;
+            world_run(&w, &params);
+            const td_sequence_info *info = &w.prompts[0].info;
+            assert_int_equal(info->first_token_us - info->added_us,
+                             (uint64_t)(m + n_stages - 1) * VERIFY_US);
+        }
+}
+
+/* As many sequences as stages, or twice as many: each stage always has a group. */
+static void test_groups_of_sequences_fill_the_stages(void **state)
+{
+    (void)state;
+    for (uint32_t n_stages = 1; n_stages <= N_STAGES_MAX; ++n_stages)
+        for (uint32_t n_each = 1; n_each <= 2; ++n_each) {
+            world_params params = make_params(0, 0, 0, false);
+            params.n_stages = n_stages;
+            params.n_prompts = params.n_slots = n_stages * n_each;
+            params.n_predict_max = 600;
+            params.seed = n_stages;
+            world_run(&w, &params);
+            uint64_t first = 0, last = 0;
+            for (uint32_t i = 0; i < params.n_prompts; ++i) {
+                const td_sequence_info *info = &w.prompts[i].info;
+                first = info->first_token_us > first ? info->first_token_us : first;
+                last = info->finished_us > last ? info->finished_us : last;
+            }
+            double us = (double)(last - first) / 599; /* of a token of every sequence */
+            check_near(&params, "groups", us, n_stages * (double)VERIFY_US, 0.03);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_turns_take_drafts_and_verifications),
+        cmocka_unit_test(test_ahead_hides_the_shorter_in_the_longer),
+        cmocka_unit_test(test_latency_is_hidden_in_the_overlap),
+        cmocka_unit_test(test_chunks_pass_the_stages_one_behind_the_other),
+        cmocka_unit_test(test_groups_of_sequences_fill_the_stages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
