@@ -32,45 +32,6 @@ void td_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
     out[3] = c3;
 }
 
-/* Several blocks side by side, for the compiler to put into vector registers: each product is of
- * two 32-bit numbers in 64-bit lanes. Integers, so every CPU gives the same bits. */
-#define LANES 16u
-#if defined(__x86_64__) && !defined(__clang__)
-__attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#endif
-void td_philox_many(const uint32_t counter[4], const uint32_t key[2], uint32_t n, uint32_t *out)
-{
-    for (uint32_t first = 0; first < n; first += LANES) {
-        uint64_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
-        uint32_t k0 = key[0], k1 = key[1];
-        for (uint32_t j = 0; j < LANES; j++) {
-            c0[j] = (uint32_t)(counter[0] + first + j);
-            c1[j] = counter[1];
-            c2[j] = counter[2];
-            c3[j] = counter[3];
-        }
-        for (int i = 0; i < PHILOX_ROUNDS; i++) {
-            for (uint32_t j = 0; j < LANES; j++) {
-                uint64_t p0 = PHILOX_M0 * c0[j], p1 = PHILOX_M1 * c2[j];
-                c0[j] = (p1 >> 32) ^ c1[j] ^ k0;
-                c2[j] = (p0 >> 32) ^ c3[j] ^ k1;
-                c1[j] = p1 & UINT32_MAX;
-                c3[j] = p0 & UINT32_MAX;
-            }
-            k0 += PHILOX_W0;
-            k1 += PHILOX_W1;
-        }
-        uint32_t n_here = n - first < LANES ? n - first : LANES;
-        for (uint32_t j = 0; j < n_here; j++) {
-            uint32_t *o = out + 4 * (first + j);
-            o[0] = (uint32_t)c0[j];
-            o[1] = (uint32_t)c1[j];
-            o[2] = (uint32_t)c2[j];
-            o[3] = (uint32_t)c3[j];
-        }
-    }
-}
-
 uint32_t td_noise_bits(uint64_t stream, uint64_t position, uint32_t token)
 {
     const uint32_t counter[4] = {token / 4, (uint32_t)position, (uint32_t)(position >> 32), 0};

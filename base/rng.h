@@ -9,11 +9,6 @@
 /* Ten Philox rounds of counter[4] under key[2] into out[4]. */
 void td_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
-/* n blocks in a row: those of counter, counter + 1 (in its first word, wrapping), ... into out[4
- * n].
- */
-void td_philox_many(const uint32_t counter[4], const uint32_t key[2], uint32_t n, uint32_t *out);
-
 /* 32 uniform bits of (stream, position, token): word token % 4 of the Philox block with counter
  * {token / 4, position low, position high, 0} and key = stream (low word first). */
 uint32_t td_noise_bits(uint64_t stream, uint64_t position, uint32_t token);

@@ -46,7 +46,8 @@
 #define AGREEMENT_MAX    0.98
 #define AGREEMENT_MIN    0.04 /* believed of a useless text, about */
 
-/* Probability per token that a text changes its level. */
+/* Probability per token that a text changes its level; and that it changes its rate of changing. */
+#define RATE_CHANGE 0.001f
 static const float rates[TD_CONTROL_RATES] = {0.0025f, 0.04f};
 static const float levels[TD_CONTROL_LEVELS] = {0.02f, 0.1f, 0.2f, 0.3f,  0.4f,  0.5f,
                                                 0.6f,  0.7f, 0.8f, 0.88f, 0.94f, 0.98f};
@@ -230,7 +231,8 @@ static float observe(float belief[][TD_CONTROL_LEVELS], const float *prior, bool
         for (uint32_t l = 0; l < TD_CONTROL_LEVELS; ++l)
             sum += belief[r][l] /= chance;
         for (uint32_t l = 0; l < TD_CONTROL_LEVELS; ++l)
-            belief[r][l] += rates[r] * (sum * prior[l] - belief[r][l]);
+            belief[r][l] += rates[r] * (sum * prior[l] - belief[r][l]) +
+                            RATE_CHANGE * (prior[l] / TD_CONTROL_RATES - belief[r][l]);
     }
     return chance;
 }

@@ -87,6 +87,7 @@ typedef struct {
     uint32_t n_samples;
     td_costs costs;
     td_acceptance pool;
+    bool right[N_TEXT + K_MAX + 1]; /* the positions of the text where a draft agrees */
 } world;
 
 /* A time as it is measured: +-20 %, one in twenty three times as long. */
@@ -107,10 +108,24 @@ static uint32_t count_agreeing(const text *t, uint64_t seed, uint32_t position, 
     return n;
 }
 
+static void make_text(world *w, const text *t)
+{
+    for (uint32_t i = 0; i < TD_COUNT(w->right); ++i)
+        w->right[i] = agrees(t, w->seed, i);
+}
+
+static uint32_t count_right(const world *w, uint32_t position, uint32_t k)
+{
+    uint32_t n = 0;
+    while (n < k && w->right[position + n])
+        ++n;
+    return n;
+}
+
 /* Drafts k_fixed tokens a round, or by control if it is UINT32_MAX. Returns the time of the text.
  * When the drafter goes on while the target verifies, a round in which all agreed, and the guess of
  * the token after them too, has the next draft begun. */
-static double run_text(world *w, const text *t, uint32_t k_fixed)
+static double run_text(world *w, uint32_t k_fixed)
 {
     td_acceptance acceptance;
     td_length_state length;
@@ -123,10 +138,10 @@ static double run_text(world *w, const text *t, uint32_t k_fixed)
         if (k_fixed == UINT32_MAX)
             k = td_draft_length(&length, &acceptance, &w->costs, K_MAX, NULL, w->is_ahead);
         us += is_hit ? fmax((k + 1) * w->draft_us - last_us, 0) : k * w->draft_us;
-        uint32_t n = count_agreeing(t, w->seed, position, k);
+        uint32_t n = count_right(w, position, k);
         last_us = verify_us(w->machine, k + 1);
         us += last_us;
-        is_hit = w->is_ahead && k > 0 && n == k && agrees(t, w->seed, position + k);
+        is_hit = w->is_ahead && k > 0 && n == k && w->right[position + k];
         position += n + 1;
         if (k_fixed != UINT32_MAX)
             continue;
@@ -159,9 +174,10 @@ static void run_mixed_set(const machine *m, double draft_us, bool is_ahead, bool
     td_costs_init(&w.costs, NULL, 0);
     td_acceptance_init(&w.pool, NULL);
     for (size_t i = 0; i < TD_COUNT(texts); ++i, ++w.seed) {
+        make_text(&w, &texts[i]);
         for (size_t j = 0; j < TD_COUNT(fixed); ++j)
-            sums[i].fixed_us[j] += run_text(&w, &texts[i], fixed[j]);
-        sums[i].us += run_text(&w, &texts[i], UINT32_MAX);
+            sums[i].fixed_us[j] += run_text(&w, fixed[j]);
+        sums[i].us += run_text(&w, UINT32_MAX);
     }
 }
 
@@ -238,8 +254,9 @@ static void test_useless_texts_cost_no_more_than_3_percent(void **state)
                 w.is_noisy = mode / 2;
                 double us = 0, plain = 0;
                 for (uint32_t i = 0; i < 4; ++i, ++w.seed) {
-                    us += run_text(&w, &texts[i % 2], UINT32_MAX);
-                    plain += run_text(&w, &texts[i % 2], 0);
+                    make_text(&w, &texts[i % 2]);
+                    us += run_text(&w, UINT32_MAX);
+                    plain += run_text(&w, 0);
                 }
                 worst = fmax(worst, us / plain);
             }
@@ -369,6 +386,68 @@ static void test_sequences_share_a_batch_by_what_their_rows_are_worth(void **sta
     assert_true(worst < 1.05);
 }
 
+/* Drafts found in the text beside the model's, or alone: of long matches most tokens agree where
+ * the text repeats itself, of short ones few anywhere. Returns the time. */
+static double run_matches(world *w, double a_long, double a_short, double a_model, bool has_model,
+                          bool has_matches)
+{
+    td_acceptance a;
+    td_length_state length;
+    td_acceptance_init(&a, &w->pool);
+    td_length_init(&length);
+    double us = 0;
+    for (uint32_t position = 0; position < N_TEXT;) {
+        bool is_long = position % 200 >= 120, is_match = has_matches && position % 3 > 0;
+        uint32_t k = 0, n = 0, n_match = is_long ? 12 : 3, k_match = 0;
+        if (has_model)
+            k = td_draft_length(&length, &a, &w->costs, K_MAX, NULL, false);
+        if (is_match)
+            k_match = td_match_length(&length, &a, &w->costs, n_match, K_MAX, k, NULL, false);
+        double agreement = k_match == 0 ? a_model : is_long ? a_long : a_short;
+        us += k_match == 0 ? k * w->draft_us : 0;
+        if (k > 0 && k_match == 0)
+            td_costs_add_draft(&w->costs, k, 1, k * w->draft_us);
+        td_source source = k_match == 0 ? TD_SOURCE_MODEL : td_source_of_match(n_match);
+        k = k_match == 0 ? k : k_match;
+        while (n < k && uniform(w->seed, 3 - (k_match == 0), position + n) < agreement)
+            ++n;
+        us += verify_us(w->machine, k + 1);
+        td_costs_add_verify(&w->costs, k + 1, verify_us(w->machine, k + 1));
+        td_acceptance_add(&a, source, k, n);
+        position += n + 1;
+    }
+    return us;
+}
+
+/* Together never worse than the better one alone, and where the text repeats itself much better;
+ * alone never worse than plain decoding. */
+static void test_matches_and_the_model_together(void **state)
+{
+    (void)state;
+    static const double cases[][3] = {
+        {0.95, 0.3, 0.6}, {0.95, 0.05, 0.8}, {0.5, 0.02, 0.9}, {0, 0, 0.7}, {0.9, 0.1, 0}};
+    double worst = 0, worst_alone = 0, best = INFINITY;
+    for (size_t m = 0; m < TD_COUNT(machines); ++m)
+        for (size_t i = 0; i < TD_COUNT(cases); ++i) {
+            double us[4] = {0}; /* by what there is: model, matches */
+            for (uint32_t has = 0; has < 4; ++has)
+                for (uint64_t seed = 0; seed < 4; ++seed) {
+                    world w;
+                    init_world(&w, &machines[m], 0.2, seed);
+                    us[has] +=
+                        run_matches(&w, cases[i][0], cases[i][1], cases[i][2], has & 1, has & 2);
+                }
+            worst = fmax(worst, us[3] / fmin(us[1], us[2]));
+            best = fmin(best, us[3] / us[1]);
+            worst_alone = fmax(worst_alone, us[2] / us[0]);
+        }
+    printf("matches with the model: %.3f to %.3f of the better one's time; matches alone: at most "
+           "%.3f of plain decoding's\n",
+           best, worst, worst_alone);
+    assert_true(worst < 1.05 && best < 0.8);
+    assert_true(worst_alone < 1.03);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_useless_texts_cost_no_more_than_3_percent),
         cmocka_unit_test(test_comes_back_when_a_text_becomes_predictable),
         cmocka_unit_test(test_sequences_share_a_batch_by_what_their_rows_are_worth),
+        cmocka_unit_test(test_matches_and_the_model_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,23 +31,6 @@ static void test_philox_gives_known_answers(void **state)
     }
 }
 
-static void test_blocks_in_a_row_are_those_one_by_one(void **state)
-{
-    (void)state;
-    for (uint32_t n = 0; n < 70; n += 1 + n / 8) {
-        const uint32_t key[2] = {0xa4093822u + n, 0x299f31d0u}, first = n % 2 ? 0xfffffff0u : 7 * n;
-        uint32_t many[4 * 70 + 1], counter[4] = {first, 0x55667788u, 0x11223344u, n};
-        many[4 * n] = 12345;
-        td_philox_many(counter, key, n, many);
-        assert_int_equal(many[4 * n], 12345);
-        for (uint32_t i = 0; i < n; i++, counter[0]++) {
-            uint32_t one[4];
-            td_philox(counter, key, one);
-            assert_memory_equal(many + 4 * i, one, sizeof one);
-        }
-    }
-}
-
 static void test_noise_takes_its_word_of_the_block(void **state)
 {
     (void)state;
@@ -96,7 +79,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_philox_gives_known_answers),
-        cmocka_unit_test(test_blocks_in_a_row_are_those_one_by_one),
         cmocka_unit_test(test_noise_takes_its_word_of_the_block),
         cmocka_unit_test(test_exponential_noise_has_mean_and_variance_one),
         cmocka_unit_test(test_hash_is_fnv1a_finished_by_splitmix64),

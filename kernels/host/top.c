@@ -9,9 +9,8 @@
 #include <math.h>
 #include <string.h>
 
-#define NOISE_LOG2  (-33) /* log2 of the smallest E */
-#define SLACK       0.01  /* of the bounds, above the window */
-#define RACE_TOKENS 256u  /* whose noise is made at once */
+#define NOISE_LOG2 (-33) /* log2 of the smallest E */
+#define SLACK      0.01  /* of the bounds, above the window */
 
 typedef struct {
     const float *x; /* the chunk's logits */
@@ -63,8 +62,8 @@ static void race(const chunk *c, td_part *part)
 {
     const td_draw *d = c->draw;
     part->best = -HUGE_VALF;
-    for (uint32_t i = 0; i < c->n; i += RACE_TOKENS) {
-        uint32_t bits[RACE_TOKENS], n = td_min_u32(RACE_TOKENS, c->n - i);
+    for (uint32_t i = 0; i < c->n; i += 4) {
+        uint32_t bits[4], n = td_min_u32(4, c->n - i);
         bool has_bits = false;
         for (uint32_t k = 0; k < n; k++) {
             double logit = ((double)c->x[i + k] - c->max) * (double)d->scale;
@@ -73,7 +72,7 @@ static void race(const chunk *c, td_part *part)
                 continue;
             if (!has_bits) {
                 const uint32_t counter[4] = {(c->first + i) / 4, d->position[0], d->position[1], 0};
-                td_philox_many(counter, d->stream, td_div_up(n, 4), bits);
+                td_philox(counter, d->stream, bits);
                 has_bits = true;
             }
             int n_zeros = bits[k] ? __builtin_clz(bits[k]) : 32;
