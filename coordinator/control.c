@@ -4,8 +4,7 @@
  * processes steal the CPU now and then, and a single sample of three times the usual length must
  * not decide anything. What makes one width slower over time (a longer context, a warmer machine)
  * makes the others slower too, so a width that is measured often takes the rarer ones along as it
- * moves.
- * The table that is asked is the never-decreasing one nearest to the means (pool adjacent
+ * moves. The table that is asked is the never-decreasing one nearest to the means (pool adjacent
  * violators), interpolated where nothing was measured.
  *
  * Acceptance. A text is at one of a few levels of agreement and changes its level now and then.
@@ -17,8 +16,11 @@
  *
  * Length. The k with the most expected tokens per expected time, but the last one while it is as
  * good as that within HYSTERESIS. Where that is 0, probes of one token find out whether the text
- * has become predictable: they are paid from an account that grows by PROBE_SHARE of the time of
- * plain rounds, become rarer while they fail, and follow each other at once while they succeed. */
+ * has become predictable. They are paid from an account that grows by PROBE_SHARE of the time that
+ * passes, so what they lose is bounded whatever they cost; a text that is believed to be hopeless
+ * has dearer ones than one at the edge, and while they succeed they follow each other on credit.
+ * From the same account come tries of widths that were measured too seldom to be sure that they
+ * are as slow as they seem. */
 #include "coordinator/control.h"
 
 #include "base/check.h"
@@ -41,7 +43,7 @@
 #define PROBE_COST_MIN   0.1 /* of what it costs if nothing agrees: the least that is charged */
 #define PROBE_HOPELESS   8.0 /* charge of a probe where drafts would not even pay if all agreed */
 #define EXPLORE_GAIN     0.03
-#define EXPLORE_DEBT     3.0 /* rounds that trying new widths may cost a sequence in advance */
+#define EXPLORE_DEBT     3.0 /* tokens' time that trying new widths may cost a sequence in advance */
 #define PROBE_DEBT       4.0 /* probes that may be owed while they succeed */
 #define AGREEMENT_MAX    0.98
 #define AGREEMENT_MIN    0.04 /* believed of a useless text, about */

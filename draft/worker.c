@@ -114,7 +114,7 @@ static void *compute_main(void *arg)
         pthread_mutex_lock(&w->lock);
         td_inbox_done(w->inbox);
         w->progress++;
-        bool is_told = td_inbox_answer(w->inbox) || !is_ok || td_inbox_n_waiting(w->inbox) == 0;
+        bool is_told = td_inbox_answer(w->inbox) || !is_ok;
         pthread_mutex_unlock(&w->lock);
         if (is_told)
             tell(w);
@@ -208,9 +208,9 @@ static bool take_events(worker *w, td_peer *peer, td_err *err)
 static bool serve(worker *w, td_link *link, td_peer *peer, const td_clock *clock, td_err *err)
 {
     while (true) {
+        send_answers(w, peer); /* first, so that a ping is told the progress of now */
         if (!take_events(w, peer, err))
             return false;
-        send_answers(w, peer);
         pthread_mutex_lock(&w->lock);
         if (w->err.code != TD_OK)
             td_err_set(err, w->err.code, "%s", w->err.message);

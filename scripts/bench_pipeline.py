@@ -334,7 +334,7 @@ def parse_args():
     p.add_argument("--first", default="host:1:0")
     p.add_argument("--second", default="host:1:1")
     p.add_argument("--both", default="host:2", help="row batch, A (default: host:2)")
-    p.add_argument("--batch-options", default="--device host:1:0 --draft-device host:1:1",
+    p.add_argument("--batch-options", default="--device host:2 --draft-device host:2",
                    help="row batch, B: devices and drafts")
     p.add_argument("--temp", default="0.8", help="of row batch (default: 0.8)")
     p.add_argument("--type", default="Q4_K_M", help="of the made target (default: Q4_K_M)")
