@@ -139,12 +139,12 @@ static census take_census(const td_coordinator *c)
 /* Is it faster to draft for one half while the other is verified than to do both for all? */
 static bool pays_to_halve(const td_coordinator *c, const census *n, uint32_t n_all)
 {
-    double draft_us = td_costs_draft_us(&c->costs) * n_all * (double)n->k;
+    double draft_us = td_times_draft_us(&c->costs) * n_all * (double)n->k;
     if (!c->has_drafter || !c->params.is_ahead || n_all < 2 || draft_us <= 0)
         return false;
     double rows = fmin(n_all * (1 + (double)n->k), c->params.verify_rows_max);
-    double verify_us = td_costs_verify_us(&c->costs, rows / 2);
-    double whole_us = td_costs_verify_us(&c->costs, rows) + draft_us;
+    double verify_us = td_times_verify_us(&c->costs, rows / 2);
+    double whole_us = td_times_verify_us(&c->costs, rows) + draft_us;
     return verify_us > 0 && 2 * fmax(verify_us, draft_us / 2) < 0.95 * whole_us;
 }
 
@@ -307,7 +307,7 @@ void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_
     if (times && !b->is_prefill && !b->is_cancelled) {
         /* Of several groups the slowest stage sets the pace, of one sequence all together. */
         uint64_t us = b->n_parts > 1 ? times->max_us : times->sum_us;
-        td_costs_add_verify(&c->costs, b->n_rows, (double)us);
+        td_times_add_verify(&c->costs, b->n_rows, (double)us);
     }
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         const batch_part *part = &b->parts[i];

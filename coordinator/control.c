@@ -80,7 +80,7 @@ static bool is_time(double us) { return us > 0 && us < 1e12; }
 
 /* The never-decreasing steps nearest to the means of the widths measured, by pooling neighbours
  * that are out of order (Ayer et al. 1955), and lines between them. */
-static void fit(td_costs *costs)
+static void fit(td_times *costs)
 {
     struct {
         uint32_t first, last;
@@ -127,7 +127,7 @@ static void fit(td_costs *costs)
         out[i] = (float)(us + slope * (i - last));
 }
 
-void td_costs_init(td_costs *costs, const float *verify_us, float draft_us)
+void td_times_init(td_times *costs, const float *verify_us, float draft_us)
 {
     memset(costs, 0, sizeof(*costs));
     for (uint32_t i = 1; verify_us && i <= TD_CONTROL_ROWS_MAX; ++i)
@@ -139,7 +139,7 @@ void td_costs_init(td_costs *costs, const float *verify_us, float draft_us)
     fit(costs);
 }
 
-void td_costs_add_verify(td_costs *costs, uint32_t n_rows, double us)
+void td_times_add_verify(td_times *costs, uint32_t n_rows, double us)
 {
     if (n_rows == 0 || n_rows > TD_CONTROL_ROWS_MAX || !is_time(us))
         return;
@@ -159,13 +159,13 @@ void td_costs_add_verify(td_costs *costs, uint32_t n_rows, double us)
     fit(costs);
 }
 
-void td_costs_add_draft(td_costs *costs, uint32_t n_tokens, uint32_t n_sequences, double us)
+void td_times_add_draft(td_times *costs, uint32_t n_tokens, uint32_t n_sequences, double us)
 {
     if (n_tokens > 0 && n_sequences > 0 && is_time(us))
         add_time(&costs->draft, (float)(us / n_tokens / n_sequences));
 }
 
-double td_costs_verify_us(const td_costs *costs, double n_rows)
+double td_times_verify_us(const td_times *costs, double n_rows)
 {
     double n = fmin(fmax(n_rows, 1), TD_CONTROL_ROWS_MAX);
     uint32_t i = (uint32_t)n;
@@ -175,7 +175,7 @@ double td_costs_verify_us(const td_costs *costs, double n_rows)
     return a + (n - i) * ((double)costs->fit_us[i + 1] - a);
 }
 
-double td_costs_draft_us(const td_costs *costs) { return (double)costs->draft.us; }
+double td_times_draft_us(const td_times *costs) { return (double)costs->draft.us; }
 
 /* ---- acceptance ---- */
 
@@ -302,7 +302,7 @@ void td_acceptance_survival(const td_acceptance *a, td_source source, float *sur
 
 /* All that a choice of k is made from. */
 typedef struct {
-    const td_costs *costs;
+    const td_times *costs;
     td_others others;
     double draft_us; /* of one token */
     bool is_ahead;
@@ -395,7 +395,7 @@ static void set_times(terms *t, uint32_t k_max, bool is_hopeful)
     t->k_max = td_min_u32(td_min_u32(k_max, TD_CONTROL_DRAFT_MAX), room < 0 ? 0 : (uint32_t)room);
     for (uint32_t k = 0; k <= t->k_max; ++k) {
         double n_rows = t->others.n_rows + 1 + k;
-        t->verify_us[k] = td_costs_verify_us(t->costs, n_rows);
+        t->verify_us[k] = td_times_verify_us(t->costs, n_rows);
         if (!is_hopeful || k == 0)
             continue;
         uint32_t n = t->costs->verify[(uint32_t)(n_rows + 0.5)].n;
@@ -433,7 +433,7 @@ static uint32_t choose(td_length_choice *last, const terms *t, const float *surv
      * be better off if nobody drafted; they all find that at the same time. */
     double n_pending = t->others.n_sequences + 1;
     if (t->others.n_sequences > 0)
-        other = fmax(other, n_pending / td_costs_verify_us(t->costs, n_pending));
+        other = fmax(other, n_pending / td_times_verify_us(t->costs, n_pending));
     last->k = find_best(last->k, goodput, t->k_max, other, &most);
     last->account_us += (float)(PROBE_SHARE / most);
     uint32_t k = explore(last, t, survival, last->k, most);
@@ -443,10 +443,10 @@ static uint32_t choose(td_length_choice *last, const terms *t, const float *surv
     return k;
 }
 
-uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const td_costs *costs,
+uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const td_times *costs,
                          uint32_t k_max, const td_others *others, bool is_ahead)
 {
-    terms t = {.costs = costs, .draft_us = td_costs_draft_us(costs), .is_ahead = is_ahead};
+    terms t = {.costs = costs, .draft_us = td_times_draft_us(costs), .is_ahead = is_ahead};
     t.others = others ? *others : t.others;
     /* Without the time of a plain round there is nothing to compare with. */
     if (k_max == 0 || (t.others.n_rows < 0.5 && costs->verify[1].n < 2))
@@ -457,11 +457,11 @@ uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const t
     return choose(&state->model, &t, survival, 0);
 }
 
-uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const td_costs *costs,
+uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const td_times *costs,
                          uint32_t n_match, uint32_t k_max, uint32_t k_model,
                          const td_others *others, bool is_ahead)
 {
-    terms t = {.costs = costs, .draft_us = td_costs_draft_us(costs), .is_ahead = is_ahead};
+    terms t = {.costs = costs, .draft_us = td_times_draft_us(costs), .is_ahead = is_ahead};
     t.others = others ? *others : t.others;
     if (k_max == 0 || (t.others.n_rows < 0.5 && costs->verify[1].n < 2))
         return 0;
@@ -480,7 +480,7 @@ uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const t
 
 /* ---- rows of a verify batch ---- */
 
-uint32_t td_deal_rows(const td_costs *costs, const td_deal *deals, uint32_t n_sequences,
+uint32_t td_deal_rows(const td_times *costs, const td_deal *deals, uint32_t n_sequences,
                       uint32_t n_rows_max, double spent_us, uint32_t *n_kept)
 {
     TD_ASSERT(n_sequences >= 1 && n_sequences <= n_rows_max);
@@ -488,8 +488,8 @@ uint32_t td_deal_rows(const td_costs *costs, const td_deal *deals, uint32_t n_se
     uint32_t order[TD_CONTROL_ROWS_MAX]; /* the sequence whose next row is added */
     uint32_t n_added = 0, n_best = 0;
     double n_tokens = n_sequences;
-    double most = n_tokens / (spent_us + td_costs_verify_us(costs, n_sequences));
-    bool is_unknown = !(td_costs_verify_us(costs, n_sequences) > 0); /* no times: all that fits */
+    double most = n_tokens / (spent_us + td_times_verify_us(costs, n_sequences));
+    bool is_unknown = !(td_times_verify_us(costs, n_sequences) > 0); /* no times: all that fits */
     memset(n_kept, 0, n_sequences * sizeof(*n_kept));
     /* In falling order the first rows are the best choice of their number: so all that is left is
      * how many, and looking at every number gets over cliffs and plateaus. */
@@ -506,7 +506,7 @@ uint32_t td_deal_rows(const td_costs *costs, const td_deal *deals, uint32_t n_se
         ++n_kept[next];
         order[n_added++] = next;
         n_tokens += (double)best;
-        double goodput = n_tokens / (spent_us + td_costs_verify_us(costs, n_sequences + n_added));
+        double goodput = n_tokens / (spent_us + td_times_verify_us(costs, n_sequences + n_added));
         if (goodput > most || is_unknown) {
             most = goodput;
             n_best = n_added;

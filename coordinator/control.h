@@ -1,12 +1,12 @@
 /* How much to draft: pure arithmetic on measured times and on how often drafts were accepted. No
  * clock, no I/O, no memory of its own: the caller holds the structs.
  *
- *     td_costs_init(&costs, NULL, 0);            one per run: times by number of rows
+ *     td_times_init(&costs, NULL, 0);            one per run: times by number of rows
  *     td_acceptance_init(&pool, NULL);           one per run: what sequences were like so far
  *     td_acceptance_init(&a, &pool); td_length_init(&length);      both per sequence
  *     k = td_draft_length(&length, &a, &costs, k_max, NULL, false);          every round
  *     n_rows = td_deal_rows(&costs, drafts, n, 64, spent_us, n_kept);        every verify batch
- *     td_costs_add_verify(&costs, n_rows, us); td_costs_add_draft(&costs, k, 1, us);
+ *     td_times_add_verify(&costs, n_rows, us); td_times_add_draft(&costs, k, 1, us);
  *     td_acceptance_add(&a, TD_SOURCE_MODEL, n_verified, n_accepted);
  *     td_acceptance_merge(&pool, &a);            when the sequence has ended
  *
@@ -38,19 +38,19 @@ typedef struct {
     td_time verify[TD_CONTROL_ROWS_MAX + 1];
     float fit_us[TD_CONTROL_ROWS_MAX + 1]; /* of all widths, never decreasing */
     td_time draft;
-} td_costs;
+} td_times;
 
 /* verify_us: [65] by number of rows, 0 = unknown; or NULL. draft_us: of one token; 0 = unknown. */
-void td_costs_init(td_costs *costs, const float *verify_us, float draft_us);
-void td_costs_add_verify(td_costs *costs, uint32_t n_rows, double us);
+void td_times_init(td_times *costs, const float *verify_us, float draft_us);
+void td_times_add_verify(td_times *costs, uint32_t n_rows, double us);
 /* `us` for n_tokens tokens of each of n_sequences sequences, computed together. */
-void td_costs_add_draft(td_costs *costs, uint32_t n_tokens, uint32_t n_sequences, double us);
+void td_times_add_draft(td_times *costs, uint32_t n_tokens, uint32_t n_sequences, double us);
 /* 0 while nothing was measured. Widths between measured ones are interpolated; wider ones go on
  * with the mean slope from the narrowest to the widest (a tenth of a row's time a row while there
  * is one only). A cliff that was measured is kept. n_rows need not be whole: a mean. */
-double td_costs_verify_us(const td_costs *costs, double n_rows);
+double td_times_verify_us(const td_times *costs, double n_rows);
 /* One token of one sequence; 0 while nothing was measured. */
-double td_costs_draft_us(const td_costs *costs);
+double td_times_draft_us(const td_times *costs);
 
 /* ---- acceptance ---- */
 
@@ -118,12 +118,12 @@ void td_length_init(td_length_state *state);
  * over expected time. One that drafts and verifies in turn: k td + tv. is_ahead: the drafter goes
  * on while the target verifies, h max((k+1) td, tv) + (1-h) (k td + tv), h = the probability that
  * k+1 tokens agree. others: NULL = alone. To be called once a round. */
-uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const td_costs *costs,
+uint32_t td_draft_length(td_length_state *state, const td_acceptance *a, const td_times *costs,
                          uint32_t k_max, const td_others *others, bool is_ahead);
 /* The same for a draft found in the text, n_match tokens long in its match and at most k_max long,
  * against k_model tokens by the model (0 = no model, or none wanted). Returns how many tokens to
  * take from the text; 0 = take the model's. */
-uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const td_costs *costs,
+uint32_t td_match_length(td_length_state *state, const td_acceptance *a, const td_times *costs,
                          uint32_t n_match, uint32_t k_max, uint32_t k_model,
                          const td_others *others, bool is_ahead);
 
@@ -138,7 +138,7 @@ typedef struct {
  * (1..n_rows_max): the most probable ones first, as many as give the most expected tokens per time.
  * spent_us: time already spent on this round, on drafts. n_kept: [n_sequences], how many of each
  * draft's first tokens are taken. Returns the rows, pending ones included. */
-uint32_t td_deal_rows(const td_costs *costs, const td_deal *deals, uint32_t n_sequences,
+uint32_t td_deal_rows(const td_times *costs, const td_deal *deals, uint32_t n_sequences,
                       uint32_t n_rows_max, double spent_us, uint32_t *n_kept);
 
 #endif

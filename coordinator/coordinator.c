@@ -65,7 +65,7 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     c->params = *params;
     c->params.page_positions = td_max_u32(params->page_positions, 1);
     c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
-    td_costs_init(&c->costs, params->verify_us, params->draft_us);
+    td_times_init(&c->costs, params->verify_us, params->draft_us);
     td_acceptance_init(&c->prior, NULL);
     if (!measure_tokens(c, err))
         td_coordinator_destroy(&c);

@@ -53,7 +53,7 @@ static void drop_guesses(td_coordinator *c, sequence *s)
 static td_others count_others(const td_coordinator *c, const sequence *s)
 {
     td_others others = {0};
-    double draft_us = td_costs_draft_us(&c->costs);
+    double draft_us = td_times_draft_us(&c->costs);
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *o = &c->sequences[i];
         if (o == s || o->phase != PHASE_DECODE)
@@ -214,8 +214,8 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     c->stats.n_late_drafts += s->is_mute;
     s->is_mute = false;
     /* What the drafter had at hand already says nothing of a step. */
-    if ((double)busy_us > td_costs_draft_us(&c->costs) * n_ids / 4)
-        td_costs_add_draft(&c->costs, n_ids, 1, (double)busy_us);
+    if ((double)busy_us > td_times_draft_us(&c->costs) * n_ids / 4)
+        td_times_add_draft(&c->costs, n_ids, 1, (double)busy_us);
     if (epoch != s->epoch) {
         ++c->stats.n_stale_drafts;
         return;

@@ -101,7 +101,7 @@ struct td_coordinator {
     td_row rows[TD_BATCH_ROWS_MAX];
     uint32_t next_first; /* slot that comes first in the next verify batch */
 
-    td_costs costs;
+    td_times costs;
     td_acceptance prior;
     td_coordinator_stats stats;
     sequence sequences[TD_SEQUENCES_MAX]; /* by slot */

@@ -85,7 +85,7 @@ typedef struct {
     bool is_ahead, is_noisy;
     uint64_t seed;
     uint32_t n_samples;
-    td_costs costs;
+    td_times costs;
     td_acceptance pool;
     bool right[N_TEXT + K_MAX + 1]; /* the positions of the text where a draft agrees */
 } world;
@@ -145,9 +145,9 @@ static double run_text(world *w, uint32_t k_fixed)
         position += n + 1;
         if (k_fixed != UINT32_MAX)
             continue;
-        td_costs_add_verify(&w->costs, k + 1, measured(w, last_us));
+        td_times_add_verify(&w->costs, k + 1, measured(w, last_us));
         if (k > 0) {
-            td_costs_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
+            td_times_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
             td_acceptance_add(&acceptance, TD_SOURCE_MODEL, k, n);
         }
     }
@@ -171,7 +171,7 @@ static void run_mixed_set(const machine *m, double draft_us, bool is_ahead, bool
                .is_ahead = is_ahead,
                .is_noisy = is_noisy,
                .seed = seed * TD_COUNT(texts)};
-    td_costs_init(&w.costs, NULL, 0);
+    td_times_init(&w.costs, NULL, 0);
     td_acceptance_init(&w.pool, NULL);
     for (size_t i = 0; i < TD_COUNT(texts); ++i, ++w.seed) {
         make_text(&w, &texts[i]);
@@ -236,7 +236,7 @@ static void test_noise_changes_little(void **state)
 static void init_world(world *w, const machine *m, double draft_ratio, uint64_t seed)
 {
     *w = (world){.machine = m, .draft_us = draft_ratio * VERIFY_US, .seed = seed};
-    td_costs_init(&w->costs, NULL, 0);
+    td_times_init(&w->costs, NULL, 0);
     td_acceptance_init(&w->pool, NULL);
 }
 
@@ -279,8 +279,8 @@ static void find_recovery(world *w, uint32_t n, uint32_t *n_late, uint32_t *n_va
     for (uint32_t position = 0; position < 3 * n;) {
         uint32_t k = td_draft_length(&length, &acceptance, &w->costs, K_MAX, NULL, w->is_ahead);
         uint32_t n_right = count_agreeing(&t, w->seed, position, k);
-        td_costs_add_verify(&w->costs, k + 1, measured(w, verify_us(w->machine, k + 1)));
-        td_costs_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
+        td_times_add_verify(&w->costs, k + 1, measured(w, verify_us(w->machine, k + 1)));
+        td_times_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
         td_acceptance_add(&acceptance, TD_SOURCE_MODEL, k, n_right);
         recent = (recent << 1 | (k > 0)) & 0xffff;
         if (position >= n && position < 2 * n && *n_late == UINT32_MAX &&
@@ -358,8 +358,8 @@ static double run_batch(world *w, uint32_t k_fixed, uint32_t n_each)
             n_rows += k[i];
         }
         us += verify_us(w->machine, n_rows);
-        td_costs_add_verify(&w->costs, n_rows, verify_us(w->machine, n_rows));
-        td_costs_add_draft(&w->costs, n_drafted, 1, n_drafted * w->draft_us);
+        td_times_add_verify(&w->costs, n_rows, verify_us(w->machine, n_rows));
+        td_times_add_draft(&w->costs, n_drafted, 1, n_drafted * w->draft_us);
         mean_rows += 0.1 * (n_rows - mean_rows);
         mean_tokens += 0.1 * (n_tokens - mean_tokens);
         n_done += n_tokens;
@@ -406,13 +406,13 @@ static double run_matches(world *w, double a_long, double a_short, double a_mode
         double agreement = k_match == 0 ? a_model : is_long ? a_long : a_short;
         us += k_match == 0 ? k * w->draft_us : 0;
         if (k > 0 && k_match == 0)
-            td_costs_add_draft(&w->costs, k, 1, k * w->draft_us);
+            td_times_add_draft(&w->costs, k, 1, k * w->draft_us);
         td_source source = k_match == 0 ? TD_SOURCE_MODEL : td_source_of_match(n_match);
         k = k_match == 0 ? k : k_match;
         while (n < k && uniform(w->seed, 3 - (k_match == 0), position + n) < agreement)
             ++n;
         us += verify_us(w->machine, k + 1);
-        td_costs_add_verify(&w->costs, k + 1, verify_us(w->machine, k + 1));
+        td_times_add_verify(&w->costs, k + 1, verify_us(w->machine, k + 1));
         td_acceptance_add(&a, source, k, n);
         position += n + 1;
     }
