@@ -156,8 +156,13 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
                 (unsigned long long)t->n_accepted, (unsigned long long)t->n_drafted,
                 t->n_drafted ? (double)t->n_accepted / (double)t->n_drafted : 0,
                 t->n_rounds ? (double)t->n_tokens / (double)t->n_rounds : 0);
-    if (t->predicted_per_s > 0)
-        fprintf(stderr, "; the placement was expected to give %.1f", t->predicted_per_s);
+    /* A prediction is of one text while it is generated, or of all of them with their prompts. */
+    bool is_batch = p->use == TD_FOR_BATCH;
+    if (t->predicted_per_s > 0 && t->n_timed_lines > 0)
+        fprintf(stderr, "; expected %.1f, measured %.1f (lines %.1f to %.1f)", t->predicted_per_s,
+                is_batch ? (seconds > 0 ? (double)t->n_tokens / seconds : 0)
+                         : t->line_sum_per_s / (double)t->n_timed_lines,
+                t->line_min_per_s, t->line_max_per_s);
     if (t->n_old_errors)
         fprintf(stderr, "; %llu of the skipped are errors (--retry-errors runs them again)",
                 (unsigned long long)t->n_old_errors);

@@ -97,8 +97,11 @@ bool td_placing_choose(td_placing *p, td_run_params *params, const td_model *mod
         td_log_info("layers as in the results so far: %s", recorded);
         return true;
     }
-    bool is_open =
-        (params->n_specs > 1 && !is_pinned(params)) || (params->draft_path && !params->draft_spec);
+    bool is_on_gpu = false; /* else the draft goes to the host as well, wherever */
+    for (uint32_t i = 0; i < params->n_specs; i++)
+        is_on_gpu |= strncmp(params->specs[i], "host", 4) != 0;
+    bool is_open = (params->n_specs > 1 && !is_pinned(params)) ||
+                   (params->draft_path && !params->draft_spec && is_on_gpu);
     return params->measure == TD_MEASURE_NEVER || !is_open ||
            plan(p, params, model, is_default, err);
 }

@@ -9,6 +9,7 @@
 #include "run/session.h"
 #include "run/stats.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,6 +43,19 @@ static bool write_error(run *r, const td_prompt *q, const char *message, td_err 
                             err);
 }
 
+/* Of the tokens behind the first one. */
+static void add_line_speed(td_run_totals *t, const td_sequence_info *info)
+{
+    double us = (double)(info->finished_us - info->first_token_us);
+    if (info->n_tokens < 2 || us <= 0)
+        return;
+    double per_s = (info->n_tokens - 1) * 1e6 / us;
+    t->line_min_per_s = t->n_timed_lines ? fmin(t->line_min_per_s, per_s) : per_s;
+    t->line_max_per_s = fmax(t->line_max_per_s, per_s);
+    t->line_sum_per_s += per_s;
+    t->n_timed_lines++;
+}
+
 static void add_to_totals(run *r, const td_sequence_info *info)
 {
     td_run_totals *t = r->totals;
@@ -54,6 +68,7 @@ static void add_to_totals(run *r, const td_sequence_info *info)
     t->n_looked_up += info->n_looked_up;
     t->n_lookup_accepted += info->n_lookup_accepted;
     t->ttft_sum_us += info->first_token_us - info->added_us;
+    add_line_speed(t, info);
     for (uint32_t i = 0; i <= TD_DRAFT_MAX; i++) {
         t->drafted_at[i] += info->drafted_at[i];
         t->accepted_at[i] += info->accepted_at[i];

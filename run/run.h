@@ -73,11 +73,14 @@ typedef struct {
     uint64_t n_draft_joins, n_draft_losses;
     /* Where the time went: busy times of all stages, and of a draft in this process. */
     uint64_t prefill_us, verify_us, draft_us;
-    uint64_t stage_us[TD_RUN_SPECS_MAX];  /* of each stage, prefill and verify */
-    uint64_t answers_us;                  /* of a draft anywhere, as its answers said */
-    uint64_t loop_cpu_us;                 /* td_stats_cpu_us */
-    uint64_t n_proposed;                  /* tokens the draft computed, looked at or not */
-    double predicted_per_s;               /* tokens/s that the placement was expected to give; 0 */
+    uint64_t stage_us[TD_RUN_SPECS_MAX]; /* of each stage, prefill and verify */
+    uint64_t answers_us;                 /* of a draft anywhere, as its answers said */
+    uint64_t loop_cpu_us;                /* td_stats_cpu_us */
+    uint64_t n_proposed;                 /* tokens the draft computed, looked at or not */
+    /* Tokens/s: what the placement was expected to give (0: not measured); of the lines while they
+     * were generated, each by itself, and the lines that have one. */
+    double predicted_per_s, line_min_per_s, line_max_per_s, line_sum_per_s;
+    uint64_t n_timed_lines;
     double joules[TD_ENERGY_SOURCES_MAX]; /* by source of td_energy_open(NULL), start to end; with
                                            * stats_path or on_finish only */
 } td_run_totals;

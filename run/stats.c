@@ -104,6 +104,11 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     put_double(w, "seconds", seconds);
     put_double(w, "tokens_per_second", seconds > 0 ? (double)t->n_tokens / seconds : 0);
     put_double(w, "ttft_ms_mean", ratio(t->ttft_sum_us, t->n_ok) * 1e-3);
+    put_double(w, "line_tokens_per_second_mean",
+               t->n_timed_lines ? t->line_sum_per_s / (double)t->n_timed_lines : 0);
+    put_double(w, "line_tokens_per_second_min", t->line_min_per_s);
+    put_double(w, "line_tokens_per_second_max", t->line_max_per_s);
+    put_double(w, "predicted_tokens_per_second", t->predicted_per_s);
     put_u64(w, "draft_joins", t->n_draft_joins);
     put_u64(w, "draft_losses", t->n_draft_losses);
     td_json_end_object(w);

@@ -18,6 +18,7 @@ typedef struct {
     td_speed_device devices[TD_STAGES_MAX];
     td_speed_draft drafts[TD_PLAN_DRAFTS_MAX];
     bool is_pinned;
+    td_measure measure;
 } planner;
 
 /* -- which devices are one --------------------------------------------------------------------- */
@@ -101,7 +102,7 @@ static bool find_costs(const planner *p, const td_model *model, td_device *dev,
                                           .spec = spec,
                                           .type_k = p->params->chain.type_k,
                                           .type_v = p->params->chain.type_v,
-                                          .measure = p->params->measure},
+                                          .measure = p->measure},
                        out, &is_known, &why))
         td_log_warn("%s cannot be measured, so layers go by bytes: %s", spec, why.message);
     return is_known;
@@ -266,6 +267,12 @@ bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)
         return false;
     p->params = params;
     bool is_ok = open_chain(p, &why);
+    p->measure = params->measure;
+    /* A software driver takes long to measure and is there for tests: only when asked to. */
+    for (uint32_t i = 0; is_ok && i < p->chain->n_parts; i++)
+        if (td_device_get_info(p->chain->parts[i].dev)->kind == TD_DEVICE_SOFTWARE &&
+            p->measure == TD_MEASURE_MISSING)
+            p->measure = TD_MEASURE_NEVER;
     if (is_ok) {
         out->n_ctx = p->chain->n_ctx;
         out->n_pages = p->chain->n_pages;
