@@ -71,6 +71,7 @@ static bool next_feed(sequence *s, td_action *action)
     uint32_t length = sequence_length(s);
     if (!s->is_draft_open) {
         s->is_draft_open = true;
+        s->has_proposed = false;
         s->n_fed = 0;
         action->kind = TD_ACT_DRAFT_OPEN;
     } else if (s->n_fed < length) {
@@ -90,6 +91,8 @@ static bool next_proposal(const td_coordinator *c, sequence *s, td_action *actio
     ask next;
     if (!td_round_next_ask(c, s, &next))
         return false;
+    next.is_reading = !s->has_proposed;
+    s->has_proposed = true;
     s->asks[s->n_asks++] = next;
     s->asked_end = next.position + next.k;
     action->kind = TD_ACT_DRAFT_PROPOSE;

@@ -205,6 +205,7 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
         return;
     }
     uint32_t k = s->asks[i].k;
+    bool is_reading = s->asks[i].is_reading;
     if (n_ids > k || !are_tokens(c, ids, n_ids)) {
         ++c->stats.n_bad_drafts;
         return;
@@ -213,8 +214,8 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     memmove(s->asks, s->asks + i + 1, s->n_asks * sizeof *s->asks);
     c->stats.n_late_drafts += s->is_mute;
     s->is_mute = false;
-    /* What the drafter had at hand already says nothing of a step. */
-    if ((double)busy_us > td_times_draft_us(&c->costs) * n_ids / 4)
+    /* Reading a prompt, and what the drafter had at hand already, say nothing of a step. */
+    if (!is_reading && (double)busy_us > td_times_draft_us(&c->costs) * n_ids / 4)
         td_times_add_draft(&c->costs, n_ids, 1, (double)busy_us);
     if (epoch != s->epoch) {
         ++c->stats.n_stale_drafts;

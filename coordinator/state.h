@@ -25,6 +25,7 @@ typedef enum {
 /* A proposal that was not answered yet. */
 typedef struct {
     uint32_t epoch, position, k;
+    bool is_reading; /* the drafter has to read the prompt first */
 } ask;
 
 typedef struct {
@@ -59,7 +60,8 @@ typedef struct {
 
     /* The drafter's side. An answer is awaited from the proposal on, past its deadline and its
      * epoch, which is what makes a silent drafter cost one deadline only. */
-    bool is_draft_open, is_mute, is_exhausted; /* exhausted: it has no more for this round */
+    bool is_draft_open, has_proposed, is_mute,
+        is_exhausted; /* exhausted: it has no more for this round */
     uint32_t epoch;
     ask asks[TD_ASKS_MAX];
     uint32_t n_asks;

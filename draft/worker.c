@@ -7,9 +7,12 @@
 #include "transport/peer.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Between the link's thread and the computing one stands the inbox, under the lock. */
@@ -186,12 +189,12 @@ static bool take_events(worker *w, td_peer *peer, td_err *err)
             return true;
         case TD_PEER_JOINED:
             put(w, NULL);
-            if (!w->params->is_quiet)
+            if (!w->params->is_here)
                 td_log_info("draft worker: a coordinator joined");
             break;
         case TD_PEER_LOST:
             put(w, NULL);
-            if (!w->params->is_quiet)
+            if (!w->params->is_here)
                 td_log_info("draft worker: the coordinator left: %s", event.reason);
             break;
         case TD_PEER_REFUSED:
@@ -202,6 +205,28 @@ static bool take_events(worker *w, td_peer *peer, td_err *err)
             break;
         }
     }
+    return true;
+}
+
+static uint64_t cpu_us(void)
+{
+    struct timespec t = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+/* One piece of work in the link's own thread; false when there is none. */
+static bool compute_here(worker *w)
+{
+    td_work work;
+    if (!td_inbox_next(w->inbox, &work))
+        return false;
+    uint64_t start_us = w->params->computing_us ? cpu_us() : 0;
+    perform(w, &work); /* what fails is seen in w->err */
+    td_inbox_done(w->inbox);
+    w->progress++;
+    if (w->params->computing_us)
+        atomic_fetch_add(w->params->computing_us, cpu_us() - start_us);
     return true;
 }
 
@@ -220,6 +245,12 @@ static bool serve(worker *w, td_link *link, td_peer *peer, const td_clock *clock
             return false;
         uint64_t now = td_clock_now_us(clock), next = td_peer_next_us(peer);
         int64_t wait_us = next == UINT64_MAX ? 1000000 : next > now ? (int64_t)(next - now) : 0;
+        if (w->params->is_here && compute_here(w)) {
+            struct pollfd stop = {.fd = w->params->stop_fd, .events = POLLIN};
+            if (poll(&stop, 1, 0) > 0)
+                return true;
+            continue;
+        }
         td_link_poll_item items[] = {
             {.link = link}, {.fd = w->params->stop_fd}, {.fd = w->done_fd}};
         if (!td_link_poll(items, TD_COUNT(items), wait_us, err))
@@ -265,9 +296,9 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
         link, &clock, err);
     if (!peer)
         goto done;
-    is_thread = !pthread_create(&thread, NULL, compute_main, &w);
-    is_ok = is_thread ? serve(&w, link, peer, &clock, err)
-                      : td_err_set(err, TD_E_NOMEM, "draft worker: no thread");
+    is_thread = !params->is_here && !pthread_create(&thread, NULL, compute_main, &w);
+    is_ok = is_thread || params->is_here ? serve(&w, link, peer, &clock, err)
+                                         : td_err_set(err, TD_E_NOMEM, "draft worker: no thread");
     if (is_ok)
         td_peer_bye(peer);
 done:

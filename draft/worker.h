@@ -1,6 +1,6 @@
 /* The draft worker: serves one coordinator over a link, in a thread of the same process (inproc) or
- * in a process of its own (`tandem draft`). Two threads: one owns the link and answers pings at
- * once, the other computes, so that a long prompt does not pass for a dead worker.
+ * in a process of its own (`tandem draft`). There two threads: one owns the link and answers pings
+ * at once, the other computes, so that a long prompt does not pass for a dead worker.
  *
  * What comes first, what goes together and what is not wanted any more is the inbox's to say.
  * Errors: what link.h and drafter.h list; a message that makes no sense is logged and dropped. */
@@ -12,6 +12,8 @@
 #include "model/vocab_map.h"
 #include "transport/link.h"
 
+#include <stdatomic.h>
+
 typedef struct {
     td_drafter *drafter; /* borrowed; the worker's alone while it runs */
     /* The vocabulary that it speaks, shown by its hash: the drafter's own, or a target's that `map`
@@ -21,7 +23,11 @@ typedef struct {
     td_transport *transport;
     const char *endpoint; /* bound */
     int stop_fd;          /* readable: stop */
-    bool is_quiet;        /* do not log who comes and goes */
+    /* In the coordinator's own process: one thread does everything, link and computing in turns,
+     * for nobody needs to be told there that it is alive; and it says nothing of who comes and
+     * goes. */
+    bool is_here;
+    _Atomic uint64_t *computing_us; /* is_here: CPU time that is not the link's; or NULL */
 } td_draft_worker_params;
 
 /* Serves until stop_fd is readable. False when the endpoint cannot be had or the device failed. */

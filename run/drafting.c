@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -30,6 +31,7 @@ struct td_drafting {
     pthread_t thread;
     bool is_thread;
     td_draft_worker_params worker;
+    _Atomic uint64_t computing_us;
 };
 
 static void *worker_main(void *arg)
@@ -82,7 +84,8 @@ static bool start_here(td_drafting *d, const td_tokenizer *target, td_err *err)
                                  .transport = d->transport,
                                  .endpoint = INPROC_ENDPOINT,
                                  .stop_fd = d->stop_fd,
-                                 .is_quiet = true};
+                                 .is_here = true,
+                                 .computing_us = &d->computing_us};
     d->is_thread = !pthread_create(&d->thread, NULL, worker_main, d);
     return d->is_thread || td_err_set(err, TD_E_NOMEM, "draft: no thread");
 }
@@ -117,6 +120,7 @@ bool td_drafting_connect(td_drafting *d, const td_model *target, uint32_t n_ctx,
                               .build = "tandem " TD_VERSION,
                               .hash = td_draft_vocab_hash,
                               .hash_user = (void *)(uintptr_t)tokenizer,
+                              .ping_us = d->params->draft_endpoint ? 0 : TD_WIRE_PING_MAX_US,
                               .retry_min_us = d->params->draft_endpoint ? 0 : HERE_RETRY_US},
             d->link, clock, err);
     return d->peer || td_err_prepend(err, "draft");
@@ -259,7 +263,9 @@ uint64_t td_drafting_cpu_us(const td_drafting *d)
     clockid_t clock;
     if (d->is_thread && pthread_getcpuclockid(d->thread, &clock) == 0)
         clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+    uint64_t us = (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+    uint64_t computing_us = atomic_load(&d->computing_us);
+    return us > computing_us ? us - computing_us : 0;
 }
 
 const td_drafter_stats *td_drafting_stats(const td_drafting *d)

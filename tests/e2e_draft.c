@@ -452,6 +452,8 @@ static void test_a_killed_worker_is_replaced(void **state)
                           "--ignore-eos",
                           "--parallel",
                           "2",
+                          "--draft-fixed",
+                          "4",
                           NULL};
     pid_t run = start_tandem(argv);
     uint32_t n_drafted = 0;

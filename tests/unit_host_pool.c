@@ -165,6 +165,7 @@ static void test_threads_run_where_they_are_pinned(void **state)
         td_pool *other = td_pool_create(1, NULL);
         _Atomic int seen = -1;
         td_pool_pin(other, &cpu);
+        td_pool_pin_caller(other);
         td_pool_run(other, 1, note_cpu, (void *)&seen);
         assert_int_equal(seen, cpu);
         td_pool_destroy(&other);
