@@ -4,6 +4,8 @@
 
 #include "base/check.h"
 
+#define FEED_PIECE 64u
+
 static bool next_cancel(td_coordinator *c, td_action *action)
 {
     for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
@@ -65,10 +67,17 @@ static bool next_ending(const td_coordinator *c, sequence *s, td_action *action)
     return true;
 }
 
-/* Tells the drafter what it lacks. */
-static bool next_feed(sequence *s, td_action *action)
+/* Tells the drafter what it lacks, when that is of use: it is asked for something, or has not
+ * answered yet and may be on the wrong track. While nothing is drafted, tokens are told in pieces.
+ */
+static bool next_feed(const td_coordinator *c, sequence *s, td_action *action)
 {
+    ask next;
     uint32_t length = sequence_length(s);
+    bool is_due = !s->is_draft_open || s->n_fed < s->info.n_prompt || s->n_asks > 0 ||
+                  length - s->n_fed >= FEED_PIECE || td_round_next_ask(c, s, &next);
+    if (!is_due)
+        return false;
     if (!s->is_draft_open) {
         s->is_draft_open = true;
         s->has_proposed = false;
@@ -112,7 +121,7 @@ static bool next_of_sequence(const td_coordinator *c, sequence *s, td_action *ac
     if (next_tokens(s, action) || next_ending(c, s, action))
         return true;
     bool is_fed = c->has_drafter && c->params.draft_max > 0 && !s->is_mute;
-    return is_fed && (next_feed(s, action) || next_proposal(c, s, action));
+    return is_fed && (next_feed(c, s, action) || next_proposal(c, s, action));
 }
 
 bool td_coordinator_next(td_coordinator *c, td_action *action)

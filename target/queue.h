@@ -47,10 +47,13 @@ typedef struct {
     pthread_cond_t filled;
     job *head, *tail;
     _Atomic uint32_t n_jobs;
-    uint32_t spin_us; /* to look for a job before sleeping; 0 where there is one CPU */
+    uint32_t spin_us; /* to look for a job, hard, before sleeping; 0 where there is one CPU */
+    uint32_t wait_us; /* in all, letting others run */
 } queue;
 
 void queue_init(queue *q);
+/* For the queues of a split target, where each hop would wait for an idle CPU to wake. */
+void queue_stay_awake(queue *q);
 void queue_destroy(queue *q);
 void queue_push(queue *q, job *j);
 job *queue_pop(queue *q);     /* waits: looks for a moment, then sleeps */

@@ -253,6 +253,8 @@ td_target *td_target_create(const td_chain_params *params, td_err *err)
     if (!t->chain)
         goto fail;
     t->n_stages = t->chain->n_parts;
+    for (uint32_t i = 0; i < t->n_stages && t->n_stages > 1; i++)
+        queue_stay_awake(&t->stages[i].in);
     for (uint32_t i = 0; i < t->n_stages; i++)
         if (!build_stage(t, i, h, err))
             goto fail;

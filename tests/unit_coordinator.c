@@ -236,11 +236,11 @@ static void test_coordinator_silence_mutes_until_an_answer(void **state)
     td_coordinator_on_draft(c, q, p.epoch, p.position, (uint32_t[]){1}, 1, 0, 1040);
     assert_int_equal(td_coordinator_get_stats(c)->n_late_drafts, 1);
     assert_int_equal(td_coordinator_get_stats(c)->n_deadlines, 1);
-    assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 3); /* what it missed */
+    no_action(c); /* it is told what it missed when it is asked again */
     td_coordinator_on_verified(c, a.batch, (uint32_t[]){30}, NULL, 1050);
     NEXT(c, TD_ACT_COMMIT);
     NEXT(c, TD_ACT_TOKENS);
-    assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 1);
+    assert_int_equal(NEXT(c, TD_ACT_DRAFT_FEED).n_tokens, 4);
     p = NEXT(c, TD_ACT_DRAFT_PROPOSE);
     /* A late answer to the round that has not begun is used. */
     td_coordinator_on_tick(c, 5000);
