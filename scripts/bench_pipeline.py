@@ -14,7 +14,7 @@ make_model.py in a temporary folder (--keep DIR keeps them); the last row takes 
 | decode8, decode32, decode64 | as many sequences on one device | on two stages, in two groups |
 | single | one sequence without a draft on one device | on two stages |
 | overlap | target and draft on two devices, taking turns | the same, overlapped |
-| batch | 64 prompts one after another without a draft, on both devices' CPUs | 8 at once with one |
+| batch | 64 prompts one after another without a draft on one device | 8 at once with one on both |
 | cpu-inproc, cpu-ipc | CPU time of coordinator and transport per round, in microseconds | |
 
 Devices are two CPUs that nothing else should use: --first host:1:0 and --second host:1:1. The last
@@ -333,13 +333,13 @@ def parse_args():
     p.add_argument("--turns", type=int, default=5)
     p.add_argument("--first", default="host:1:0")
     p.add_argument("--second", default="host:1:1")
-    p.add_argument("--both", default="host:2", help="row batch, A (default: host:2)")
-    p.add_argument("--batch-options", default="--device host:2 --draft-device host:2",
-                   help="row batch, B: devices and drafts")
+    p.add_argument("--both", default="host:1:0", help="row batch, A (default: host:1:0)")
+    p.add_argument("--batch-options", default="--device host:1:0@0-4 --device host:1:1@5-9 "
+                   "--draft-device host:1", help="row batch, B: devices and drafts")
     p.add_argument("--temp", default="0.8", help="of row batch (default: 0.8)")
     p.add_argument("--type", default="Q4_K_M", help="of the made target (default: Q4_K_M)")
-    p.add_argument("--draft-layers", type=int, default=2, help="row overlap; the target has 12")
-    p.add_argument("--draft-fixed", type=int, default=4, help="row overlap")
+    p.add_argument("--draft-layers", type=int, default=3, help="row overlap; the target has 12")
+    p.add_argument("--draft-fixed", type=int, default=3, help="row overlap")
     p.add_argument("--quiet", type=float, default=0, metavar="S", help="wait for others (default: 0)")
     p.add_argument("--keep", metavar="DIR")
     p.add_argument("--json", metavar="FILE")
