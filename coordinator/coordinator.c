@@ -257,12 +257,6 @@ bool td_coordinator_is_idle(const td_coordinator *c)
     return true;
 }
 
-bool td_coordinator_is_waiting(const td_coordinator *c, uint32_t id)
-{
-    const sequence *s = find_sequence(c, id);
-    return s && s->phase == PHASE_QUEUED;
-}
-
 uint32_t td_coordinator_n_in_flight(const td_coordinator *c) { return c->n_in_flight; }
 
 void td_coordinator_read_times(const td_coordinator *c, float *verify_us, float *draft_us)
