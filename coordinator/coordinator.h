@@ -175,8 +175,8 @@ void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us);
 uint64_t td_coordinator_deadline_us(const td_coordinator *c);
 /* The next action to perform, in order; false when there is none now. */
 bool td_coordinator_next(td_coordinator *c, td_action *action);
-bool td_coordinator_is_idle(const td_coordinator *c); /* no sequence is unfinished */
-uint32_t td_coordinator_n_in_flight(const td_coordinator *c);               /* micro-batches */
+bool td_coordinator_is_idle(const td_coordinator *c);         /* no sequence is unfinished */
+uint32_t td_coordinator_n_in_flight(const td_coordinator *c); /* micro-batches */
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c);
 /* What was measured, for the params of a later one on the same devices. verify_us:
  * [TD_VERIFY_ROWS_MAX + 1]. */
