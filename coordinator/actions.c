@@ -22,8 +22,8 @@ static bool next_cancel(td_coordinator *c, td_action *action)
 /* Cache control, in the order in which it must be done. */
 static bool next_for_target(sequence *s, td_action *action)
 {
-    if (s->owes_close) {
-        s->owes_close = false;
+    if (s->slot.owes_close) {
+        s->slot.owes_close = false;
         action->kind = TD_ACT_CLOSE;
     } else if (s->owes_truncate) {
         s->owes_truncate = false;

@@ -70,7 +70,7 @@ static void add_part(td_coordinator *c, batch *b, uint32_t slot, uint32_t n, boo
     uint32_t length = sequence_length(s);
     TD_ASSERT(n >= 1 && s->n_sent + n <= sequence_end(s));
     b->parts[b->n_parts++] =
-        (batch_part){.slot = slot, .sequence = s->id, .chain = s->chain, .n_rows = n};
+        (batch_part){.slot = slot, .sequence = s->id, .chain = s->slot.chain, .n_rows = n};
     for (uint32_t i = 0; i < n; ++i) {
         uint32_t position = s->n_sent++;
         uint32_t token = position < length ? s->tokens[position] : s->guesses[position - length];
@@ -268,7 +268,7 @@ bool td_batch_begin(td_coordinator *c, td_action *action)
 static bool is_alive(const td_coordinator *c, const batch_part *part)
 {
     const sequence *s = &c->sequences[part->slot];
-    return s->id == part->sequence && s->chain == part->chain && sequence_is_active(s);
+    return s->id == part->sequence && s->slot.chain == part->chain && sequence_is_active(s);
 }
 
 void td_batch_drop(td_coordinator *c, const sequence *s)

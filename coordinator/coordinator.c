@@ -124,8 +124,9 @@ static sequence *choose_slot(td_coordinator *c)
         sequence *s = &c->sequences[i];
         if (s->phase != PHASE_FREE)
             continue;
-        bool is_better = !best || s->is_held < best->is_held ||
-                         (s->is_held == best->is_held && s->is_held && s->order < best->order);
+        bool is_better =
+            !best || s->slot.is_held < best->slot.is_held ||
+            (s->slot.is_held == best->slot.is_held && s->slot.is_held && s->order < best->order);
         if (is_better)
             best = s;
     }
@@ -155,10 +156,8 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
 
 void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason)
 {
-    if (s->phase == PHASE_DECODE && s->n_sent >= sequence_length(s)) {
-        s->n_sent = sequence_length(s) - 1;
-        s->owes_truncate = true;
-    }
+    if (s->phase == PHASE_DECODE)
+        td_round_roll_back(c, s);
     s->phase = PHASE_ENDING;
     s->info.reason = reason;
     s->info.finished_us = c->now_us;
@@ -166,8 +165,8 @@ void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason)
     td_batch_drop(c, s);
     if (!s->is_begun || (c->params.can_share && s->n_full > 0))
         return; /* the slot's cache stays as it is */
-    s->owes_close = true;
-    s->owes_truncate = s->owes_commit = s->is_held = false;
+    s->slot.owes_close = true;
+    s->owes_truncate = s->owes_commit = s->slot.is_held = false;
 }
 
 void td_coordinator_cancel(td_coordinator *c, uint32_t id, uint64_t now_us)

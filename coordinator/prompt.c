@@ -20,7 +20,7 @@ static uint32_t pages_for(const td_coordinator *c, uint32_t n_positions)
 /* Pages that a slot holds or has been promised. */
 static uint32_t pages_of(const td_coordinator *c, const sequence *s)
 {
-    uint32_t n_held = s->is_held ? pages_for(c, s->is_begun ? s->n_sent : s->n_kept) : 0;
+    uint32_t n_held = s->slot.is_held ? pages_for(c, s->is_begun ? s->n_sent : s->slot.n_sent) : 0;
     if (s->phase != PHASE_PREFILL && s->phase != PHASE_DECODE)
         return n_held;
     return td_max_u32(n_held, pages_for(c, s->info.n_prompt + s->n_generate_max));
@@ -42,13 +42,13 @@ static bool evict(td_coordinator *c)
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
         bool is_idle = s->phase == PHASE_FREE || s->phase == PHASE_QUEUED;
-        if (is_idle && s->is_held && (!oldest || s->order < oldest->order))
+        if (is_idle && s->slot.is_held && (!oldest || s->order < oldest->order))
             oldest = s;
     }
     if (!oldest)
         return false;
-    oldest->is_held = false;
-    oldest->owes_close = true;
+    oldest->slot.is_held = false;
+    oldest->slot.owes_close = true;
     td_sequence_forget(oldest);
     return true;
 }
@@ -94,9 +94,9 @@ void td_prompt_open(td_coordinator *c, sequence *s, td_action *action)
         .kind = TD_ACT_OPEN, .sequence = s->id, .slot = slot, .epoch = s->epoch, .from_slot = slot};
     for (uint32_t i = 0; c->params.can_share && i < c->params.n_slots; ++i) {
         const sequence *other = &c->sequences[i];
-        const uint32_t *tokens = other->is_begun ? other->tokens : other->kept_tokens;
-        uint32_t n_full = other->is_begun ? other->n_full : other->n_kept_full;
-        if (!other->is_held || !n_full)
+        const uint32_t *tokens = other->is_begun ? other->tokens : other->slot.tokens;
+        uint32_t n_full = other->is_begun ? other->n_full : other->slot.n_full;
+        if (!other->slot.is_held || !n_full)
             continue;
         /* The last row of the prompt is always run: its answer is wanted. */
         uint32_t n = n_common(s->tokens, tokens, td_min_u32(n_full, s->info.n_prompt - 1));
@@ -107,6 +107,6 @@ void td_prompt_open(td_coordinator *c, sequence *s, td_action *action)
         action->from_slot = i;
     }
     td_sequence_forget(s);
-    s->is_begun = s->is_held = true;
+    s->is_begun = s->slot.is_held = true;
     s->n_sent = s->n_full = s->info.n_shared = action->length;
 }

@@ -242,15 +242,14 @@ static void pop_guess(sequence *s)
     memmove(s->guesses, s->guesses + 1, s->n_guesses * sizeof *s->guesses);
 }
 
-/* Whatever was sent behind the committed tokens did not hold. */
-static void roll_back(td_coordinator *c, sequence *s)
+void td_round_roll_back(td_coordinator *c, sequence *s)
 {
     uint32_t n_stays = sequence_length(s) - 1;
     if (s->n_sent <= n_stays)
         return;
     s->n_sent = n_stays;
     s->owes_truncate = true;
-    ++s->chain;
+    ++s->slot.chain;
     td_batch_drop(c, s);
 }
 
@@ -290,8 +289,8 @@ void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, cons
         count_guess(s, source, i, false);
     ++s->info.n_rounds;
     td_acceptance_add(&s->acceptance, source, n_verified, n_accepted);
-    if (!is_agreed || reason != TD_REASON_NONE)
-        roll_back(c, s);
+    if (!is_agreed)
+        td_round_roll_back(c, s);
     s->owes_commit = true;
     s->commit_length = sequence_length(s) - 1;
     if (reason != TD_REASON_NONE)

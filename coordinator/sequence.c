@@ -37,13 +37,7 @@ bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_p
                     .n_predict = params->n_predict,
                     .n_generate_max = n_generate_max,
                     .ignore_end = params->ignore_end,
-                    .is_held = s->is_held,
-                    .owes_close = s->owes_close,
-                    .chain = s->chain,
-                    .kept = s->kept,
-                    .kept_tokens = s->kept_tokens,
-                    .n_kept = s->n_kept,
-                    .n_kept_full = s->n_kept_full};
+                    .slot = s->slot};
     s->stops = td_stops_create(arena, params->stops, params->n_stops, err);
     s->tokens = td_arena_alloc(arena, params->n_prompt + n_generate_max, sizeof(*s->tokens), err);
     s->is_draft = td_arena_alloc(arena, n_generate_max, sizeof(*s->is_draft), err);
@@ -63,29 +57,21 @@ bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_p
 
 void td_sequence_forget(sequence *s)
 {
-    if (s->kept)
-        td_arena_destroy(&s->kept);
-    s->kept_tokens = NULL;
-    s->n_kept = s->n_kept_full = 0;
+    if (s->slot.arena)
+        td_arena_destroy(&s->slot.arena);
+    s->slot.tokens = NULL;
+    s->slot.n_sent = s->slot.n_full = 0;
 }
 
 void td_sequence_end(sequence *s)
 {
-    sequence free_slot = {.phase = PHASE_FREE,
-                          .order = s->order,
-                          .is_held = s->is_held,
-                          .owes_close = s->owes_close,
-                          .chain = s->chain,
-                          .kept = s->kept,
-                          .kept_tokens = s->kept_tokens,
-                          .n_kept = s->n_kept,
-                          .n_kept_full = s->n_kept_full};
-    if (s->is_begun && s->is_held) {
-        TD_ASSERT(!s->kept);
-        free_slot.kept = s->arena;
-        free_slot.kept_tokens = s->tokens;
-        free_slot.n_kept = s->n_sent;
-        free_slot.n_kept_full = s->n_full;
+    sequence free_slot = {.phase = PHASE_FREE, .order = s->order, .slot = s->slot};
+    if (s->is_begun && s->slot.is_held) {
+        TD_ASSERT(!s->slot.arena);
+        free_slot.slot.arena = s->arena;
+        free_slot.slot.tokens = s->tokens;
+        free_slot.slot.n_sent = s->n_sent;
+        free_slot.slot.n_full = s->n_full;
     } else if (s->arena) {
         td_arena_destroy(&s->arena);
     }

@@ -22,6 +22,15 @@ typedef enum {
     PHASE_DONE     /* FINISH handed out */
 } sequence_phase;
 
+/* What a slot keeps from one sequence to the next. */
+typedef struct {
+    bool is_held, owes_close; /* its cache holds something; CLOSE is owed */
+    uint32_t chain;           /* parts in flight of an older chain are dead */
+    td_arena *arena;          /* of the sequence before, until the next one's OPEN: */
+    uint32_t *tokens;         /* its tokens, */
+    uint32_t n_sent, n_full;  /* and its two numbers of that name */
+} slot_memory;
+
 /* A proposal that was not answered yet. */
 typedef struct {
     uint32_t epoch, position, k;
@@ -42,13 +51,10 @@ typedef struct {
 
     /* The target's side. A slot's cache is its last sequence's until the next one's OPEN. */
     bool is_begun;   /* OPEN of this sequence was decided */
-    bool is_held;    /* the slot's cache holds something */
     uint32_t n_sent; /* positions whose rows are in the cache once all it was sent is done */
     uint32_t n_full; /* of them, from full chunks of the prompt: what others may take over */
-    uint32_t chain;  /* parts in flight of an older chain are dead */
-    td_arena *kept;  /* of the sequence before: its tokens, and the two numbers above */
-    uint32_t *kept_tokens, n_kept, n_kept_full;
-    bool owes_truncate, owes_commit, owes_close, has_waited;
+    slot_memory slot;
+    bool owes_truncate, owes_commit, has_waited;
     uint32_t commit_length;
     uint32_t n_announced; /* generated tokens handed out by TOKENS */
 
@@ -56,12 +62,11 @@ typedef struct {
     uint32_t guesses[TD_AHEAD_MAX], n_guesses;
     uint32_t n_match; /* how long the match was that gave them; 0: the drafter did */
     uint32_t k;       /* guesses wanted for the round that is being prepared */
-    bool is_ahead;    /* the round's draft was there when the round began */
 
     /* The drafter's side. An answer is awaited from the proposal on, past its deadline and its
      * epoch, which is what makes a silent drafter cost one deadline only. */
-    bool is_draft_open, has_proposed, is_mute,
-        is_exhausted; /* exhausted: it has no more for this round */
+    bool is_draft_open, has_proposed, is_mute;
+    bool is_exhausted; /* it has no more for this round */
     uint32_t epoch;
     ask asks[TD_ASKS_MAX];
     uint32_t n_asks;
@@ -149,6 +154,8 @@ td_source td_round_source(const sequence *s); /* of its guesses */
 /* chosen: [n_rows] */
 void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen);
 void td_round_new_epoch(td_coordinator *c, sequence *s);
+/* Whatever was sent behind the committed tokens did not hold, or is not wanted any more. */
+void td_round_roll_back(td_coordinator *c, sequence *s);
 
 /* prompt.c: memory and shared prefixes. */
 void td_prompts_admit(td_coordinator *c);
