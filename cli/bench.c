@@ -148,12 +148,12 @@ static bool check(fields *f, td_err *err)
     bool is_ok =
         read_types("--kv-k", f->types_k, p->types_k, &p->n_types_k, err) &&
         read_types("--kv-v", f->types_v, p->types_v, &p->n_types_v, err) &&
-        read_numbers("--widths", f->widths, 1, TD_VERIFY_ROWS_MAX, p->widths.items, BENCH_LIST_MAX,
-                     &p->widths.n, err) &&
-        read_numbers("--depth", f->depths ? f->depths : "0", 0, DEPTH_MAX, p->depths.items,
-                     BENCH_LIST_MAX, &p->depths.n, err) &&
-        read_numbers("--draft-max", f->draft_max ? f->draft_max : "1,2,4,8", 1, TD_DRAFT_MAX,
-                     p->draft_max.items, BENCH_LIST_MAX, &p->draft_max.n, err) &&
+        td_read_numbers("--widths", f->widths, 1, TD_VERIFY_ROWS_MAX, p->widths.items,
+                        BENCH_LIST_MAX, &p->widths.n, err) &&
+        td_read_numbers("--depth", f->depths ? f->depths : "0", 0, DEPTH_MAX, p->depths.items,
+                        BENCH_LIST_MAX, &p->depths.n, err) &&
+        td_read_numbers("--draft-max", f->draft_max ? f->draft_max : "1,2,4,8", 1, TD_DRAFT_MAX,
+                        p->draft_max.items, BENCH_LIST_MAX, &p->draft_max.n, err) &&
         read_format(f, err) && check_combination(f, err);
     p->n_predict = p->n_predict ? p->n_predict : 64;
     p->n_parallel = p->n_parallel ? p->n_parallel : 1;
@@ -169,8 +169,8 @@ static void write_lower(char *out, size_t n_bytes, const char *name)
     out[n] = 0;
 }
 
-void bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
-                    const td_type_info *type_v)
+void td_bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
+                       const td_type_info *type_v)
 {
     const td_gguf *g = td_model_gguf(model);
     c->model = td_model_path(model);
@@ -181,7 +181,7 @@ void bench_describe(bench_case *c, const td_model *model, const td_type_info *ty
     write_lower(c->type_v, sizeof c->type_v, type_v->name);
 }
 
-int command_bench(int argc, char **argv, td_err *err)
+int td_command_bench(int argc, char **argv, td_err *err)
 {
     fields f = {.widths = "1,2,4,8,9,16",
                 .types_k = "f16",
@@ -193,11 +193,11 @@ int command_bench(int argc, char **argv, td_err *err)
                       .accept = -1}};
     bool is_help;
     int signal = 0;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help)
-        options_print_help(&help);
+        td_options_print_help(&help);
     else if (check(&f, err))
-        (void)(f.p.draft ? bench_pair(&f.p, &signal, err) : bench_models(&f.p, err));
+        (void)(f.p.draft ? td_bench_pair(&f.p, &signal, err) : td_bench_models(&f.p, err));
     return signal ? 128 + signal : 0;
 }

@@ -52,7 +52,7 @@ typedef struct {
 } bench_summary;
 
 /* NaN everywhere if n is 0. */
-bench_summary bench_summarize(const bench_samples *s);
+bench_summary td_bench_summarize(const bench_samples *s);
 
 /* What is measured of a model and its device. */
 typedef struct {
@@ -66,8 +66,8 @@ typedef struct {
 } bench_case;
 
 /* Fills in what comes from the model and the types. */
-void bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
-                    const td_type_info *type_v);
+void td_bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
+                       const td_type_info *type_v);
 
 typedef enum { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_PAIR } bench_kind;
 
@@ -106,16 +106,16 @@ typedef struct {
 } bench_output;
 
 /* Prints the tests of a case to stdout. */
-bool bench_output_case(bench_output *o, const bench_case *c, const bench_test *tests,
-                       uint32_t n_tests, td_err *err);
+bool td_bench_output_case(bench_output *o, const bench_case *c, const bench_test *tests,
+                          uint32_t n_tests, td_err *err);
 /* Closes what the format leaves open. */
-void bench_output_end(bench_output *o);
+void td_bench_output_end(bench_output *o);
 
 /* -- what is done ------------------------------------------------------------------------------ */
 
 /* All models, devices and types of the command line, one after another. */
-bool bench_models(const bench_params *p, td_err *err);
+bool td_bench_models(const bench_params *p, td_err *err);
 /* Plain decoding and each k, turn by turn. *signal: of one that ended it early, else 0. */
-bool bench_pair(const bench_params *p, int *signal, td_err *err);
+bool td_bench_pair(const bench_params *p, int *signal, td_err *err);
 
 #endif

@@ -210,15 +210,15 @@ static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
     if (is_ok) {
         const td_model *model = td_run_model(session);
         p->n_vocab = td_model_hparams(model)->n_vocab;
-        bench_describe(&c, model, b->types_k[0], b->types_v[0]);
+        td_bench_describe(&c, model, b->types_k[0], b->types_v[0]);
         c.draft_device = td_run_draft_device(session);
         td_run_device(session, c.device, sizeof c.device);
     }
     is_ok = is_ok && run_rounds(p, session, params, tests, n_tests, signal, err);
     if (is_ok && !*signal) {
         bench_output out = {.format = b->format, .params = b, .energy = energy, .is_pair = true};
-        is_ok = bench_output_case(&out, &c, tests, n_tests, err);
-        bench_output_end(&out);
+        is_ok = td_bench_output_case(&out, &c, tests, n_tests, err);
+        td_bench_output_end(&out);
     }
     for (uint32_t i = 0; is_ok && !*signal && i < n_tests; i++)
         if (!tests[i].is_same_text)
@@ -228,7 +228,7 @@ static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
     return is_ok;
 }
 
-bool bench_pair(const bench_params *b, int *signal, td_err *err)
+bool td_bench_pair(const bench_params *b, int *signal, td_err *err)
 {
     pair p = {.params = b};
     td_run_params params = run_params(b);

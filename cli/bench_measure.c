@@ -49,7 +49,7 @@ typedef struct {
 
 /* Bytes a part reads for one pass over its weights: not the embedding, of which a row is a row, and
  * of the experts as many as were asked. */
-static double weight_bytes(const lane *l, const td_chain_part *part, double experts_share)
+static double weight_bytes(const lane *l, const td_layout_part *part, double experts_share)
 {
     uint32_t n_layer = td_model_hparams(l->model)->n_layer;
     double n = 0;
@@ -63,12 +63,13 @@ static double weight_bytes(const lane *l, const td_chain_part *part, double expe
 }
 
 /* Bytes of keys and values that a row at n_positions sees in a part. */
-static double cache_bytes(const lane *l, const td_chain_part *part, double n_positions)
+static double cache_bytes(const lane *l, uint32_t i_part, double n_positions)
 {
     const td_hparams *h = td_model_hparams(l->model);
+    const td_layout_part *part = &l->chain->layout->parts[i_part];
     double n = 0;
     for (uint32_t i = 0; i <= part->last - part->first; i++) {
-        td_kv *cache = td_cache_kv(td_forward_cache(part->forward), i);
+        td_kv *cache = td_cache_kv(td_forward_cache(l->chain->forwards[i_part]), i);
         if (!cache) /* recurrent */
             continue;
         const td_kv_params *kv = td_kv_get_params(cache);
@@ -92,9 +93,9 @@ static void count_bytes(const lane *l, uint32_t start, bench_test *t)
     double n_positions = start + (t->n_tokens + 1) / 2; /* mean over the rows, or the passes */
     uint32_t n_expert = td_model_hparams(l->model)->n_expert;
     double share = n_expert ? t->n_experts / n_expert : 0;
-    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
-        const td_chain_part *part = &l->chain->parts[i];
-        double n = n_passes * (weight_bytes(l, part, share) + cache_bytes(l, part, n_positions));
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++) {
+        const td_layout_part *part = &l->chain->layout->parts[i];
+        double n = n_passes * (weight_bytes(l, part, share) + cache_bytes(l, i, n_positions));
         t->n_bytes += n;
         t->limit_seconds += l->bandwidths[i] > 0 ? n / l->bandwidths[i] : NAN;
     }
@@ -107,9 +108,9 @@ static bool count_experts(const lane *l, bench_test *t, td_err *err)
     t->n_experts = NAN;
     if (t->kind == BENCH_PREFILL)
         return true;
-    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++) {
         uint32_t n;
-        if (!td_forward_touched(l->chain->parts[i].forward, n_rows, &n, err))
+        if (!td_forward_touched(l->chain->forwards[i], n_rows, &n, err))
             return false;
         sum += n;
         n_parts += n > 0;
@@ -263,13 +264,13 @@ static void compare_widths(lane *l)
     for (uint32_t i = 0; i < l->n_tests; i++) {
         const bench_test *t = &l->tests[i];
         if (t->kind == BENCH_DECODE)
-            one = bench_summarize(&t->seconds).median / t->n_tokens;
+            one = td_bench_summarize(&t->seconds).median / t->n_tokens;
         if (t->kind == BENCH_VERIFY && t->n_tokens == 1)
-            one = bench_summarize(&t->seconds).median;
+            one = td_bench_summarize(&t->seconds).median;
     }
     for (uint32_t i = 0; i < l->n_tests; i++)
         if (l->tests[i].kind == BENCH_VERIFY)
-            l->tests[i].c = bench_summarize(&l->tests[i].seconds).median / one;
+            l->tests[i].c = td_bench_summarize(&l->tests[i].seconds).median / one;
 }
 
 /* For who waits at a terminal; after the last round the line is taken away. */
@@ -312,25 +313,25 @@ static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs,
     for (uint32_t i = 0; i < p->depths.n; i++)
         depth = td_max_u32(depth, p->depths.items[i]);
     l->chain =
-        td_chain_create(&(td_chain_params){.model = l->model,
-                                           .specs = specs,
-                                           .n_specs = n_specs,
-                                           .place = p->place,
-                                           .type_k = type_k,
-                                           .type_v = type_v,
-                                           .n_slots = 1,
-                                           .n_ctx = depth + p->n_prefill +
-                                                    td_max_u32(p->n_decode, TD_VERIFY_ROWS_MAX)},
+        td_chain_create(&(td_layout_params){.model = l->model,
+                                            .specs = specs,
+                                            .n_specs = n_specs,
+                                            .place = p->place,
+                                            .type_k = type_k,
+                                            .type_v = type_v,
+                                            .n_slots = 1,
+                                            .n_ctx = depth + p->n_prefill +
+                                                     td_max_u32(p->n_decode, TD_VERIFY_ROWS_MAX)},
                         err);
     if (!l->chain)
         return false;
-    bench_describe(&l->what, l->model, type_k, type_v);
-    for (uint32_t i = 0; i < l->chain->n_parts; i++) {
+    td_bench_describe(&l->what, l->model, type_k, type_v);
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++) {
         size_t n = strlen(l->what.device);
         snprintf(l->what.device + n, sizeof l->what.device - n, "%s%s", i ? "+" : "",
-                 l->chain->parts[i].spec);
+                 l->chain->layout->parts[i].spec);
         if (p->is_measure &&
-            !td_device_measure_bandwidth(l->chain->parts[i].dev, &l->bandwidths[i], err))
+            !td_device_measure_bandwidth(l->chain->layout->parts[i].dev, &l->bandwidths[i], err))
             return false;
     }
     return true;
@@ -424,11 +425,11 @@ typedef struct {
     td_energy *energy;
     const td_model *model;
     const td_type_info *type_k, *type_v;
-} job;
+} bench_job;
 
 /* One group: n_lanes lanes of n_specs specs each. */
-static bool bench_group(const job *j, const char *const *specs, uint32_t n_lanes, uint32_t n_specs,
-                        td_err *err)
+static bool bench_group(const bench_job *j, const char *const *specs, uint32_t n_lanes,
+                        uint32_t n_specs, td_err *err)
 {
     const bench_params *p = j->params;
     group g = {.n = n_lanes, .lanes = td_alloc(n_lanes, sizeof(lane), err)};
@@ -445,20 +446,20 @@ static bool bench_group(const job *j, const char *const *specs, uint32_t n_lanes
     for (uint32_t d = 0; is_ok && d < p->depths.n; d++) {
         is_ok = run_group(&g, p->depths.items[d], err);
         for (uint32_t i = 0; is_ok && i < n_lanes; i++)
-            is_ok = bench_output_case(j->out, &g.lanes[i].what, g.lanes[i].tests,
-                                      g.lanes[i].n_tests, err);
+            is_ok = td_bench_output_case(j->out, &g.lanes[i].what, g.lanes[i].tests,
+                                         g.lanes[i].n_tests, err);
     }
     if (g.lanes)
         close_group(&g);
     return is_ok;
 }
 
-static bool bench_devices(const job *j, td_err *err)
+static bool bench_devices(const bench_job *j, td_err *err)
 {
     const bench_params *p = j->params;
     const char *defaults[TD_STAGES_MAX];
     const char *const *specs = p->devices.n ? p->devices.items : defaults;
-    uint32_t n = p->devices.n ? p->devices.n : td_chain_default_specs(defaults);
+    uint32_t n = p->devices.n ? p->devices.n : td_layout_default_specs(defaults);
     if (p->is_together)
         return bench_group(j, specs, n, 1, err);
     if (!p->is_each)
@@ -469,7 +470,7 @@ static bool bench_devices(const job *j, td_err *err)
     return true;
 }
 
-bool bench_models(const bench_params *p, td_err *err)
+bool td_bench_models(const bench_params *p, td_err *err)
 {
     td_energy *energy = td_energy_open(NULL, err);
     bench_output out = {.format = p->format, .params = p, .energy = energy};
@@ -478,16 +479,16 @@ bool bench_models(const bench_params *p, td_err *err)
         td_model *model = td_model_open(p->models.items[i], err);
         is_ok = model;
         for (uint32_t k = 0; is_ok && k < p->n_types_k * p->n_types_v; k++)
-            is_ok = bench_devices(&(job){.params = p,
-                                         .out = &out,
-                                         .energy = energy,
-                                         .model = model,
-                                         .type_k = p->types_k[k / p->n_types_v],
-                                         .type_v = p->types_v[k % p->n_types_v]},
+            is_ok = bench_devices(&(bench_job){.params = p,
+                                               .out = &out,
+                                               .energy = energy,
+                                               .model = model,
+                                               .type_k = p->types_k[k / p->n_types_v],
+                                               .type_v = p->types_v[k % p->n_types_v]},
                                   err);
         td_model_close(&model);
     }
-    bench_output_end(&out);
+    td_bench_output_end(&out);
     td_energy_close(&energy);
     return is_ok;
 }

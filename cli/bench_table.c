@@ -46,7 +46,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-bench_summary bench_summarize(const bench_samples *s)
+bench_summary td_bench_summarize(const bench_samples *s)
 {
     if (s->n == 0)
         return (bench_summary){NAN, NAN, NAN, NAN, NAN};
@@ -151,7 +151,7 @@ static double joules_per_token(const bench_output *o, const bench_case *c, const
 static void add_times(row *r, const bench_output *o, const bench_test *t)
 {
     bench_samples all_rates = rates_of(t);
-    bench_summary s = bench_summarize(&t->seconds), rate = bench_summarize(&all_rates);
+    bench_summary s = td_bench_summarize(&t->seconds), rate = td_bench_summarize(&all_rates);
     char low[32], high[32];
     add_count(r, "repeats", NULL, t->seconds.n);
     add_count(r, "avg_ns", NULL, s.mean * 1e9);
@@ -183,7 +183,7 @@ static void add_samples(row *r, const bench_test *t)
 
 static void add_model_test(row *r, const bench_output *o, const bench_test *t)
 {
-    double seconds = bench_summarize(&t->seconds).median;
+    double seconds = td_bench_summarize(&t->seconds).median;
     add_count(r, "n_prompt", NULL, t->kind == BENCH_PREFILL ? t->n_tokens : 0);
     add_count(r, "n_gen", NULL, t->kind == BENCH_DECODE ? t->n_tokens : 0);
     add_count(r, "n_rows", NULL, t->kind == BENCH_VERIFY ? t->n_tokens : 0);
@@ -200,7 +200,7 @@ static void add_pair_test(row *r, const bench_output *o, const bench_case *c, co
 {
     const bench_params *p = o->params;
     bool is_plain = t->k == 0;
-    bench_summary speedup = bench_summarize(&t->speedups);
+    bench_summary speedup = td_bench_summarize(&t->speedups);
     add_text(r, "draft_filename", NULL, is_plain ? NULL : p->draft);
     add_text(r, "draft_device", "draft on", is_plain ? NULL : c->draft_device);
     add_count(r, "k", NULL, t->k);
@@ -222,7 +222,7 @@ static void add_pair_test(row *r, const bench_output *o, const bench_case *c, co
     add_number(r, "speedup_max", NULL, speedup.max);
     /* Where the time went. Stages of a split, and a draft that runs ahead, work at the same time.
      */
-    double us = bench_summarize(&t->seconds).mean * t->seconds.n * 1e6;
+    double us = td_bench_summarize(&t->seconds).mean * t->seconds.n * 1e6;
     double draft_us = is_plain ? NAN : (double)t->draft_us;
     add_number(r, "verify_ms", "verify, ms", (double)t->verify_us * 1e-3 / n_rounds);
     add_number(r, "draft_us_per_token", "draft, us/token", draft_us / (double)t->n_proposed);
@@ -467,14 +467,14 @@ static void write_object(td_json_writer *w, const bench_output *o, const bench_c
         if (tests[i].kind == BENCH_VERIFY)
             continue;
         test_name(&tests[i], key, sizeof key);
-        put_number(w, key, bench_summarize(&rates).median);
+        put_number(w, key, td_bench_summarize(&rates).median);
     }
     if (!o->is_pair)
         td_json_write_key(w, "verify");
     if (!o->is_pair)
         td_json_begin_object(w);
     for (uint32_t i = 0; i < n_tests; i++) {
-        bench_summary s = bench_summarize(&tests[i].seconds);
+        bench_summary s = td_bench_summarize(&tests[i].seconds);
         if (tests[i].kind != BENCH_VERIFY)
             continue;
         snprintf(key, sizeof key, "%.0f", tests[i].n_tokens);
@@ -533,8 +533,8 @@ static bool print_case_json(bench_output *o, const bench_case *c, const bench_te
     return is_ok;
 }
 
-bool bench_output_case(bench_output *o, const bench_case *c, const bench_test *tests,
-                       uint32_t n_tests, td_err *err)
+bool td_bench_output_case(bench_output *o, const bench_case *c, const bench_test *tests,
+                          uint32_t n_tests, td_err *err)
 {
     bool is_ok = true;
     if (o->format != BENCH_TABLE && o->format != BENCH_CSV)
@@ -558,7 +558,7 @@ bool bench_output_case(bench_output *o, const bench_case *c, const bench_test *t
     return is_ok;
 }
 
-void bench_output_end(bench_output *o)
+void td_bench_output_end(bench_output *o)
 {
     if (o->format == BENCH_JSON)
         puts(o->n_rows ? "\n]" : "[]");

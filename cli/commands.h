@@ -5,13 +5,13 @@
 
 #include "base/err.h"
 
-int command_generate(int argc, char **argv, td_err *err);
-int command_devices(int argc, char **argv, td_err *err);
-int command_inspect(int argc, char **argv, td_err *err);
-int command_tokenize(int argc, char **argv, td_err *err);
-int command_logits(int argc, char **argv, td_err *err);
-int command_bench(int argc, char **argv, td_err *err);
-int command_plan(int argc, char **argv, td_err *err);
-int command_draft(int argc, char **argv, td_err *err);
+int td_command_generate(int argc, char **argv, td_err *err);
+int td_command_devices(int argc, char **argv, td_err *err);
+int td_command_inspect(int argc, char **argv, td_err *err);
+int td_command_tokenize(int argc, char **argv, td_err *err);
+int td_command_logits(int argc, char **argv, td_err *err);
+int td_command_bench(int argc, char **argv, td_err *err);
+int td_command_plan(int argc, char **argv, td_err *err);
+int td_command_draft(int argc, char **argv, td_err *err);
 
 #endif

@@ -119,14 +119,14 @@ static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index
     td_json_end_object(w);
 }
 
-int command_devices(int argc, char **argv, td_err *err)
+int td_command_devices(int argc, char **argv, td_err *err)
 {
     fields f = {0};
     bool is_help;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
-        options_print_help(&help);
+        td_options_print_help(&help);
         return 0;
     }
     static td_device_info infos[TD_DEVICES_MAX];

@@ -99,7 +99,7 @@ done:
     return is_ok;
 }
 
-int command_draft(int argc, char **argv, td_err *err)
+int td_command_draft(int argc, char **argv, td_err *err)
 {
     fields f = {.device = "host:1",
                 .type_k = td_type_find(TD_TYPE_F16),
@@ -107,12 +107,12 @@ int command_draft(int argc, char **argv, td_err *err)
                 .n_slots = 8};
     td_json *document = NULL;
     bool is_help = false;
-    const char *config = options_find_config(&help, argc, argv);
+    const char *config = td_options_find_config(&help, argc, argv);
     int code = 0;
-    if ((!config || options_read_config(&help, config, &f, &document, err)) &&
-        options_parse(&help, argc, argv, &f, &is_help, err)) {
+    if ((!config || td_options_read_config(&help, config, &f, &document, err)) &&
+        td_options_parse(&help, argc, argv, &f, &is_help, err)) {
         if (is_help)
-            options_print_help(&help);
+            td_options_print_help(&help);
         else if (!f.model || !f.bind)
             td_err_set(err, TD_E_USAGE,
                        "--model D.gguf and --bind EP are needed; see `tandem draft --help`");

@@ -169,7 +169,7 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
     fputc('\n', stderr);
 }
 
-int command_generate(int argc, char **argv, td_err *err)
+int td_command_generate(int argc, char **argv, td_err *err)
 {
     fields f = {.run = {.draft_max = 8,
                         .n_predict = 256,
@@ -179,18 +179,18 @@ int command_generate(int argc, char **argv, td_err *err)
                         .n_parallel = 1}};
     td_json *document = NULL;
     bool is_help = false;
-    const char *config = options_find_config(&help, argc, argv);
+    const char *config = td_options_find_config(&help, argc, argv);
     td_run_totals totals = {0};
     int signal = 0, code = 0;
-    if (config && !options_read_config(&help, config, &f, &document, err))
+    if (config && !td_options_read_config(&help, config, &f, &document, err))
         goto done;
     const char *config_in = f.run.in_path;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         goto done;
     if (f.run.prompt && f.run.in_path == config_in) /* flags win over the file's prompts too */
         f.run.in_path = NULL;
     if (is_help) {
-        options_print_help(&help);
+        td_options_print_help(&help);
         goto done;
     }
     if (!check(&f, err))

@@ -225,15 +225,15 @@ static bool print_json(const td_gguf *g, const td_model *m, const td_err *why, t
     return is_ok;
 }
 
-int command_inspect(int argc, char **argv, td_err *err)
+int td_command_inspect(int argc, char **argv, td_err *err)
 {
     fields f = {0};
     bool is_help;
     const char *path = argc > 0 && argv[0][0] != '-' ? argv[0] : NULL;
-    if (!options_parse(&help, argc - (path != NULL), argv + (path != NULL), &f, &is_help, err))
+    if (!td_options_parse(&help, argc - (path != NULL), argv + (path != NULL), &f, &is_help, err))
         return 0;
     if (is_help) {
-        options_print_help(&help);
+        td_options_print_help(&help);
         return 0;
     }
     if (!path) {

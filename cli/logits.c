@@ -62,22 +62,22 @@ static bool run(const fields *f, const td_model *model, td_err *err)
     size_t n_ids;
     FILE *out = NULL;
     td_chain *chain = NULL;
-    bool is_ok = read_token_ids(f->tokens, n_vocab, &ids, &n_ids, err);
+    bool is_ok = td_read_token_ids(f->tokens, n_vocab, &ids, &n_ids, err);
     if (is_ok && n_ids > TD_CTX_MAX)
         is_ok = td_err_set(err, TD_E_DATA, "%zu tokens; allowed: 1..%u", n_ids, TD_CTX_MAX);
     const char *defaults[TD_STAGES_MAX];
-    uint32_t n_default = f->devices.n ? 0 : td_chain_default_specs(defaults);
+    uint32_t n_default = f->devices.n ? 0 : td_layout_default_specs(defaults);
     if (is_ok)
         chain =
-            td_chain_create(&(td_chain_params){.model = model,
-                                               .specs = f->devices.n ? f->devices.items : defaults,
-                                               .n_specs = f->devices.n ? f->devices.n : n_default,
-                                               .place = f->place,
-                                               .type_k = f->type_k,
-                                               .type_v = f->type_v,
-                                               .n_slots = 1,
-                                               .n_ctx = (uint32_t)n_ids,
-                                               .is_all_logits = true},
+            td_chain_create(&(td_layout_params){.model = model,
+                                                .specs = f->devices.n ? f->devices.items : defaults,
+                                                .n_specs = f->devices.n ? f->devices.n : n_default,
+                                                .place = f->place,
+                                                .type_k = f->type_k,
+                                                .type_v = f->type_v,
+                                                .n_slots = 1,
+                                                .n_ctx = (uint32_t)n_ids,
+                                                .is_all_logits = true},
                             err);
     is_ok = chain;
     if (is_ok && !(out = fopen(f->out, "wbe")))
@@ -101,14 +101,14 @@ static bool run(const fields *f, const td_model *model, td_err *err)
     return is_ok;
 }
 
-int command_logits(int argc, char **argv, td_err *err)
+int td_command_logits(int argc, char **argv, td_err *err)
 {
     fields f = {.type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16)};
     bool is_help;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
-        options_print_help(&help);
+        td_options_print_help(&help);
         return 0;
     }
     if (!f.model || !f.tokens || !f.out) {

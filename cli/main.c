@@ -12,14 +12,14 @@ static const struct {
     int (*run)(int argc, char **argv, td_err *err);
     const char *summary;
 } commands[] = {
-    {"generate", command_generate, "generate text: one prompt or a JSONL file of them"},
-    {"draft", command_draft, "serve a draft model to a generate elsewhere"},
-    {"devices", command_devices, "list the devices that can run a model"},
-    {"inspect", command_inspect, "show what a GGUF file holds"},
-    {"tokenize", command_tokenize, "turn text into token ids"},
-    {"logits", command_logits, "write the raw logits of given tokens"},
-    {"bench", command_bench, "measure prefill, decode and verification speed"},
-    {"plan", command_plan, "show where the layers would go"},
+    {"generate", td_command_generate, "generate text: one prompt or a JSONL file of them"},
+    {"draft", td_command_draft, "serve a draft model to a generate elsewhere"},
+    {"devices", td_command_devices, "list the devices that can run a model"},
+    {"inspect", td_command_inspect, "show what a GGUF file holds"},
+    {"tokenize", td_command_tokenize, "turn text into token ids"},
+    {"logits", td_command_logits, "write the raw logits of given tokens"},
+    {"bench", td_command_bench, "measure prefill, decode and verification speed"},
+    {"plan", td_command_plan, "show where the layers would go"},
 };
 
 static void print_usage(FILE *out)

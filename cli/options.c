@@ -109,7 +109,7 @@ static const option *find_option(const command_help *help, const char *text, con
     return find_flag(help, text, equals ? (size_t)(equals - text) : strlen(text));
 }
 
-const char *options_find_config(const command_help *help, int argc, char **argv)
+const char *td_options_find_config(const command_help *help, int argc, char **argv)
 {
     const char *config = NULL;
     for (int i = 0; i < argc; i++) {
@@ -123,8 +123,8 @@ const char *options_find_config(const command_help *help, int argc, char **argv)
     return config;
 }
 
-bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
-                   td_err *err)
+bool td_options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
+                      td_err *err)
 {
     bool is_list_begun[FIELDS_MAX] = {false};
     TD_ASSERT(help->n_options <= FIELDS_MAX);
@@ -266,8 +266,8 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
     return false;
 }
 
-bool options_read_config(const command_help *help, const char *path, void *fields,
-                         td_json **document, td_err *err)
+bool td_options_read_config(const command_help *help, const char *path, void *fields,
+                            td_json **document, td_err *err)
 {
     section sections[SECTIONS_MAX];
     td_json_field roots[SECTIONS_MAX];
@@ -294,7 +294,7 @@ bool options_read_config(const command_help *help, const char *path, void *field
     return true;
 }
 
-void options_print_help(const command_help *help)
+void td_options_print_help(const command_help *help)
 {
     printf("usage: %s\n\n%s\n\n", help->usage, help->summary);
     for (size_t i = 0; i < help->n_options; i++) {

@@ -52,16 +52,16 @@ typedef struct {
 
 /* Parses argv[0..argc) into *fields. A flag given twice: the last one wins; a list grows. *is_help
  * is set by --help, and parsing stops there. */
-bool options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
-                   td_err *err);
+bool td_options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
+                      td_err *err);
 
 /* Applies a configuration file. *document must be destroyed after the last use of the fields. */
-bool options_read_config(const command_help *help, const char *path, void *fields,
-                         td_json **document, td_err *err);
+bool td_options_read_config(const command_help *help, const char *path, void *fields,
+                            td_json **document, td_err *err);
 
 /* The (last) value of --config among argv, or NULL; so that the file comes first and flags win. */
-const char *options_find_config(const command_help *help, int argc, char **argv);
+const char *td_options_find_config(const command_help *help, int argc, char **argv);
 
-void options_print_help(const command_help *help);
+void td_options_print_help(const command_help *help);
 
 #endif

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/json_writer.h"
 #include "base/text.h"
-#include "target/plan.h"
+#include "planning/planner.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -96,20 +96,20 @@ typedef struct {
     const td_model *model;
     const char *const *specs; /* as given */
     td_plan plan;
-    td_chain *chain; /* of the placement chosen, planned only */
+    td_layout *layout; /* of the placement chosen, planned only */
 } shown;
 
 static void print_plan(const shown *s)
 {
     const td_plan *p = &s->plan;
     bool is_batch = s->f->use && !strcmp(s->f->use, "batch");
-    printf("%s, context %u, %u sequence(s)", td_model_name(s->model), s->chain->n_ctx,
+    printf("%s, context %u, %u sequence(s)", td_model_name(s->model), s->layout->n_ctx,
            s->f->n_parallel);
-    if (s->chain->n_pages)
-        printf(", cache of %u positions in all", s->chain->n_pages * TD_PAGE_POSITIONS);
+    if (s->layout->n_pages)
+        printf(", cache of %u positions in all", s->layout->n_pages * TD_PAGE_POSITIONS);
     printf("\n");
-    for (uint32_t i = 0; i < s->chain->n_parts; i++) {
-        const td_chain_part *part = &s->chain->parts[i];
+    for (uint32_t i = 0; i < s->layout->n_parts; i++) {
+        const td_layout_part *part = &s->layout->parts[i];
         printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", part->spec, part->first,
                part->last, (double)part->n_bytes / (1 << 20),
                (double)part->budget_bytes / (1 << 20), td_device_get_info(part->dev)->name);
@@ -176,8 +176,8 @@ static void write_parts(td_json_writer *w, const shown *s)
 {
     td_json_write_key(w, "placement");
     td_json_begin_array(w);
-    for (uint32_t i = 0; i < s->chain->n_parts; i++) {
-        const td_chain_part *part = &s->chain->parts[i];
+    for (uint32_t i = 0; i < s->layout->n_parts; i++) {
+        const td_layout_part *part = &s->layout->parts[i];
         td_json_begin_object(w);
         td_json_write_key(w, "device");
         td_json_write_string(w, part->spec);
@@ -211,9 +211,9 @@ static bool print_json(const shown *s, td_err *err)
     td_json_write_key(w, "for");
     td_json_write_string(w, s->f->use ? s->f->use : "stream");
     td_json_write_key(w, "context");
-    td_json_write_u64(w, s->chain->n_ctx);
+    td_json_write_u64(w, s->layout->n_ctx);
     td_json_write_key(w, "cache_pages");
-    td_json_write_u64(w, s->chain->n_pages);
+    td_json_write_u64(w, s->layout->n_pages);
     td_json_write_key(w, "sequences");
     td_json_write_u64(w, s->f->n_parallel);
     td_json_write_key(w, "measured");
@@ -239,21 +239,20 @@ static bool print_json(const shown *s, td_err *err)
 static bool plan(const fields *f, td_err *err)
 {
     const char *defaults[TD_STAGES_MAX], *chosen[TD_STAGES_MAX];
-    uint32_t n_default = f->devices.n ? 0 : td_chain_default_specs(defaults);
+    uint32_t n_default = f->devices.n ? 0 : td_layout_default_specs(defaults);
     shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults};
     td_model *model = td_model_open(f->target, err);
     td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
     bool is_ok = model && (draft || !f->draft);
-    td_plan_params params = {.chain = {.model = model,
-                                       .specs = s.specs,
-                                       .n_specs = f->devices.n ? f->devices.n : n_default,
-                                       .place = f->place,
-                                       .type_k = f->type_k,
-                                       .type_v = f->type_v,
-                                       .n_slots = f->n_parallel,
-                                       .n_ctx = f->n_ctx,
-                                       .is_choosing = true,
-                                       .is_plan_only = true},
+    td_plan_params params = {.layout = {.model = model,
+                                        .specs = s.specs,
+                                        .n_specs = f->devices.n ? f->devices.n : n_default,
+                                        .place = f->place,
+                                        .type_k = f->type_k,
+                                        .type_v = f->type_v,
+                                        .n_slots = f->n_parallel,
+                                        .n_ctx = f->n_ctx,
+                                        .is_choosing = true},
                              .use =
                                  f->use && !strcmp(f->use, "batch") ? TD_FOR_BATCH : TD_FOR_STREAM,
                              .measure = f->is_measure      ? TD_MEASURE_AGAIN
@@ -272,32 +271,32 @@ static bool plan(const fields *f, td_err *err)
     if (is_ok && (is_ok = td_plan_choose(&params, &s.plan, err))) {
         for (uint32_t i = 0; i < s.plan.n_specs; i++)
             chosen[i] = s.plan.specs[i];
-        params.chain.specs = chosen;
-        params.chain.n_specs = s.plan.n_specs;
-        params.chain.n_ctx = s.plan.n_ctx;
-        s.chain = td_chain_create(&params.chain, err);
-        is_ok = s.chain;
+        params.layout.specs = chosen;
+        params.layout.n_specs = s.plan.n_specs;
+        params.layout.n_ctx = s.plan.n_ctx;
+        s.layout = td_layout_create(&params.layout, err);
+        is_ok = s.layout;
     }
     if (is_ok && f->is_json)
         is_ok = print_json(&s, err);
     else if (is_ok)
         print_plan(&s);
-    td_chain_destroy(&s.chain);
+    td_layout_destroy(&s.layout);
     td_model_close(&draft);
     td_model_close(&model);
     return is_ok;
 }
 
-int command_plan(int argc, char **argv, td_err *err)
+int td_command_plan(int argc, char **argv, td_err *err)
 {
     fields f = {
         .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16), .accept = -1};
     bool is_help;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help)
-        options_print_help(&help);
+        td_options_print_help(&help);
     else if (check(&f, err))
-        (void)(f.hardware ? plan_hardware(f.hardware, f.is_json, err) : plan(&f, err));
+        (void)(f.hardware ? td_plan_hardware(f.hardware, f.is_json, err) : plan(&f, err));
     return 0;
 }

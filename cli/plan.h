@@ -5,6 +5,6 @@
 #include "base/err.h"
 
 /* --hardware: prints what a file's machines would do with its models. */
-bool plan_hardware(const char *path, bool is_json, td_err *err);
+bool td_plan_hardware(const char *path, bool is_json, td_err *err);
 
 #endif

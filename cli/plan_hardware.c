@@ -2,7 +2,7 @@
 #include "cli/plan.h"
 
 #include "base/json_writer.h"
-#include "target/hardware.h"
+#include "planning/hardware.h"
 
 #include <stdio.h>
 
@@ -75,7 +75,7 @@ static void write_model(td_json_writer *w, const td_hardware *h, const td_hardwa
     td_json_end_object(w);
 }
 
-bool plan_hardware(const char *path, bool is_json, td_err *err)
+bool td_plan_hardware(const char *path, bool is_json, td_err *err)
 {
     const char *text;
     size_t n_bytes;

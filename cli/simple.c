@@ -33,7 +33,8 @@ static bool parse(const char *text, size_t n_bytes, uint32_t n_vocab, uint32_t *
     return true;
 }
 
-bool read_token_ids(const char *text, uint32_t n_vocab, uint32_t **ids, size_t *n_ids, td_err *err)
+bool td_read_token_ids(const char *text, uint32_t n_vocab, uint32_t **ids, size_t *n_ids,
+                       td_err *err)
 {
     char *file = NULL;
     size_t n_bytes = strlen(text);
@@ -56,8 +57,8 @@ bool read_token_ids(const char *text, uint32_t n_vocab, uint32_t **ids, size_t *
     return is_ok;
 }
 
-bool read_numbers(const char *flag, const char *text, uint32_t min, uint32_t max, uint32_t *out,
-                  uint32_t n_max, uint32_t *n, td_err *err)
+bool td_read_numbers(const char *flag, const char *text, uint32_t min, uint32_t max, uint32_t *out,
+                     uint32_t n_max, uint32_t *n, td_err *err)
 {
     *n = 0;
     bool is_ok = *text;

@@ -79,14 +79,14 @@ static bool print_lines(const fields *f, const td_tokenizer *t, td_json_writer *
     return is_ok;
 }
 
-int command_tokenize(int argc, char **argv, td_err *err)
+int td_command_tokenize(int argc, char **argv, td_err *err)
 {
     fields f = {0};
     bool is_help;
-    if (!options_parse(&help, argc, argv, &f, &is_help, err))
+    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
-        options_print_help(&help);
+        td_options_print_help(&help);
         return 0;
     }
     if (!f.model || !f.text == !f.in) {

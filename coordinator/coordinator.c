@@ -177,7 +177,7 @@ void td_coordinator_cancel(td_coordinator *c, uint32_t id, uint64_t now_us)
         td_coordinator_finish(c, s, TD_REASON_CANCELLED);
 }
 
-const td_sequence_info *td_coordinator_info(const td_coordinator *c, uint32_t id)
+const td_sequence_info *td_coordinator_get_info(const td_coordinator *c, uint32_t id)
 {
     const sequence *s = find_sequence(c, id);
     return s ? &s->info : NULL;

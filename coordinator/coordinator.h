@@ -155,7 +155,7 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
 /* Ends a sequence early: FINISH with reason cancelled. Nothing happens if it has ended already. */
 void td_coordinator_cancel(td_coordinator *c, uint32_t sequence, uint64_t now_us);
 /* What is known by now (all of it after FINISH), until remove. NULL for an unknown sequence. */
-const td_sequence_info *td_coordinator_info(const td_coordinator *c, uint32_t sequence);
+const td_sequence_info *td_coordinator_get_info(const td_coordinator *c, uint32_t sequence);
 /* Only after its FINISH has been handed out. */
 void td_coordinator_remove(td_coordinator *c, uint32_t sequence);
 

@@ -29,7 +29,7 @@ typedef struct {
     uint32_t n_committed; /* of these */
     uint32_t n_cached;    /* above n_tokens: left there by the slot's last sequence */
     uint64_t closed_at;   /* orders free slots by age */
-} sequence_state;
+} drafter_sequence;
 
 /* Read by another thread than the drafter's. */
 typedef struct {
@@ -44,7 +44,7 @@ struct td_drafter {
     td_cache *cache; /* of forward */
     uint32_t n_ctx, n_vocab, n_steps;
     uint64_t n_bytes, n_closed;
-    sequence_state *sequences; /* [n_slots], the slot is the index */
+    drafter_sequence *sequences; /* [n_slots], the slot is the index */
     counters counts;
     td_drafter_stats stats; /* as last asked for */
 };
@@ -52,8 +52,8 @@ struct td_drafter {
 /* A proposal in a step. */
 typedef struct {
     td_proposal *p;
-    sequence_state *s;
-} job;
+    drafter_sequence *s;
+} decode_job;
 
 static td_forward_params forward_params(const td_drafter *d)
 {
@@ -154,13 +154,13 @@ const td_drafter_stats *td_drafter_get_stats(td_drafter *d)
     return &d->stats;
 }
 
-static uint32_t slot_of(const td_drafter *d, const sequence_state *s)
+static uint32_t slot_of(const td_drafter *d, const drafter_sequence *s)
 {
     return (uint32_t)(s - d->sequences);
 }
 
 /* Drops the cache beyond the first n positions, and more where it cannot go back to just that. */
-static void roll_back(td_drafter *d, sequence_state *s, uint32_t n)
+static void roll_back(td_drafter *d, drafter_sequence *s, uint32_t n)
 {
     uint32_t slot = slot_of(d, s);
     if (s->n_cached <= n)
@@ -178,14 +178,14 @@ static void roll_back(td_drafter *d, sequence_state *s, uint32_t n)
 }
 
 /* The first n tokens are there to stay. */
-static void commit(td_drafter *d, sequence_state *s, uint32_t n)
+static void commit(td_drafter *d, drafter_sequence *s, uint32_t n)
 {
     n = td_min_u32(n, s->n_cached);
     if (n > td_cache_committed(d->cache, slot_of(d, s)))
         td_cache_commit(d->cache, slot_of(d, s), n);
 }
 
-static sequence_state *find(td_drafter *d, uint32_t sequence)
+static drafter_sequence *find(td_drafter *d, uint32_t sequence)
 {
     for (uint32_t i = 0; i < d->params.n_slots; i++)
         if (d->sequences[i].is_open && d->sequences[i].sequence == sequence)
@@ -193,7 +193,7 @@ static sequence_state *find(td_drafter *d, uint32_t sequence)
     return NULL;
 }
 
-static bool find_open(td_drafter *d, uint32_t sequence, sequence_state **s, td_err *err)
+static bool find_open(td_drafter *d, uint32_t sequence, drafter_sequence **s, td_err *err)
 {
     *s = find(d, sequence);
     return *s || td_err_set(err, TD_E_DATA, "sequence %u is not open", sequence);
@@ -202,7 +202,7 @@ static bool find_open(td_drafter *d, uint32_t sequence, sequence_state **s, td_e
 /* What is in the cache stays, for whoever begins alike. */
 void td_drafter_close(td_drafter *d, uint32_t sequence)
 {
-    sequence_state *s = find(d, sequence);
+    drafter_sequence *s = find(d, sequence);
     if (!s)
         return;
     s->is_open = false;
@@ -221,11 +221,11 @@ void td_drafter_reset(td_drafter *d)
 }
 
 /* The free slot that was left longest ago. */
-static sequence_state *find_free(td_drafter *d)
+static drafter_sequence *find_free(td_drafter *d)
 {
-    sequence_state *best = NULL;
+    drafter_sequence *best = NULL;
     for (uint32_t i = 0; i < d->params.n_slots; i++) {
-        sequence_state *s = &d->sequences[i];
+        drafter_sequence *s = &d->sequences[i];
         if (!s->is_open && (!best || s->closed_at < best->closed_at))
             best = s;
     }
@@ -239,7 +239,7 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
     if (!td_sampling_check(sampling, &why))
         return td_err_set(err, TD_E_DATA, "sequence %u: %s", sequence, why.message);
     td_drafter_close(d, sequence);
-    sequence_state *s = find_free(d);
+    drafter_sequence *s = find_free(d);
     if (!s)
         return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken", sequence,
                           d->params.n_slots);
@@ -255,7 +255,7 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
 
 void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift)
 {
-    sequence_state *s = find(d, sequence);
+    drafter_sequence *s = find(d, sequence);
     if (!s)
         return;
     TD_ASSERT(s->sampling.temperature == 0.0f || !td_sampling_is_plain(&s->sampling, d->n_vocab));
@@ -266,7 +266,7 @@ void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids,
 bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const uint32_t *ids,
                      uint32_t n_ids, td_err *err)
 {
-    sequence_state *s;
+    drafter_sequence *s;
     if (!find_open(d, sequence, &s, err))
         return false;
     /* Past the draft's own context it knows nothing more and proposes nothing. */
@@ -298,7 +298,7 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
 }
 
 /* Row i of a sequence; the last known token is the output. */
-static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint32_t i)
+static td_forward_row row_of(const td_drafter *d, const drafter_sequence *s, uint32_t i)
 {
     return (td_forward_row){.slot = slot_of(d, s),
                             .position = i,
@@ -309,14 +309,14 @@ static td_forward_row row_of(const td_drafter *d, const sequence_state *s, uint3
 }
 
 /* Rows to be run before there is a next token: always the last one, for its logits. */
-static uint32_t n_unread(const sequence_state *s) { return s->n_tokens - s->n_cached; }
+static uint32_t n_unread(const drafter_sequence *s) { return s->n_tokens - s->n_cached; }
 
 static bool run(td_drafter *d, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                 td_err *err)
 {
     bool is_ok = td_forward_run(d->forward, mode, rows, n_rows, err);
     for (uint32_t i = 0; i < n_rows; i++) {
-        sequence_state *s = &d->sequences[rows[i].slot];
+        drafter_sequence *s = &d->sequences[rows[i].slot];
         if (is_ok)
             s->n_cached++;
         else /* the cache has grown by rows that hold nothing */
@@ -328,12 +328,12 @@ static bool run(td_drafter *d, td_mode mode, const td_forward_row *rows, uint32_
 
 /* Takes over the longest beginning in whole pages that another slot has, if that is more than what
  * is there. */
-static void share(td_drafter *d, sequence_state *s)
+static void share(td_drafter *d, drafter_sequence *s)
 {
-    const sequence_state *from = NULL;
+    const drafter_sequence *from = NULL;
     uint32_t n_best = s->n_cached;
     for (uint32_t i = 0; !td_cache_forgets(d->cache) && i < d->params.n_slots; i++) {
-        const sequence_state *other = &d->sequences[i];
+        const drafter_sequence *other = &d->sequences[i];
         uint32_t n = 0, n_max = td_min_u32(td_cache_committed(d->cache, i), s->n_committed - 1);
         while (other != s && n < n_max && other->tokens[n] == s->tokens[n])
             n++;
@@ -353,7 +353,7 @@ static void share(td_drafter *d, sequence_state *s)
 
 /* A chunk of more rows than a batch takes. The last row is not among them, nor any of the tail in a
  * prefill: both may be run again, td_cache_forgets. */
-static bool read_chunk(td_drafter *d, sequence_state *s, td_err *err)
+static bool read_chunk(td_drafter *d, drafter_sequence *s, td_err *err)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     share(d, s);
@@ -372,7 +372,7 @@ static bool read_chunk(td_drafter *d, sequence_state *s, td_err *err)
     return true;
 }
 
-static void append(td_drafter *d, job *j, uint32_t token)
+static void append(td_drafter *d, decode_job *j, uint32_t token)
 {
     j->s->tokens[j->s->n_tokens++] = token;
     j->p->ids[j->p->n++] = token;
@@ -381,12 +381,12 @@ static void append(td_drafter *d, job *j, uint32_t token)
 }
 
 /* A token for as many as have their rows in one batch. */
-static bool step_all(td_drafter *d, job *jobs, uint32_t n_jobs, td_err *err)
+static bool step_all(td_drafter *d, decode_job *jobs, uint32_t n_jobs, td_err *err)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
     uint32_t n_rows = 0, n_taken = 0, taken[TD_VERIFY_ROWS_MAX];
     for (uint32_t i = 0; i < n_jobs; i++) {
-        sequence_state *s = jobs[i].s;
+        drafter_sequence *s = jobs[i].s;
         if (n_unread(s) > TD_VERIFY_ROWS_MAX - n_rows)
             continue;
         for (uint32_t k = s->n_cached; k < s->n_tokens; k++)
@@ -398,7 +398,7 @@ static bool step_all(td_drafter *d, job *jobs, uint32_t n_jobs, td_err *err)
     if (!run(d, TD_MODE_VERIFY, rows, n_rows, err))
         return false;
     for (uint32_t i = 0; i < n_taken; i++) {
-        job *j = &jobs[taken[i]];
+        decode_job *j = &jobs[taken[i]];
         td_forward_row row = row_of(d, j->s, j->s->n_tokens - 1);
         uint32_t token;
         td_sampler_set_noise(d->sampler, j->s->noise_ids, j->s->noise_shift);
@@ -411,7 +411,7 @@ static bool step_all(td_drafter *d, job *jobs, uint32_t n_jobs, td_err *err)
 }
 
 /* Several tokens at once; none when the device cannot tell the first one. */
-static bool step_ahead(td_drafter *d, job *j, td_err *err)
+static bool step_ahead(td_drafter *d, decode_job *j, td_err *err)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
     uint32_t tokens[STEPS_MAX], n_tokens = 0, slot = slot_of(d, j->s), n_rows = n_unread(j->s);
@@ -433,7 +433,7 @@ static bool step_ahead(td_drafter *d, job *j, td_err *err)
 
 bool td_drafter_begin(td_drafter *d, td_proposal *p, td_err *err)
 {
-    sequence_state *s;
+    drafter_sequence *s;
     p->n = p->busy_us = 0;
     p->is_done = true;
     if (!find_open(d, p->sequence, &s, err))
@@ -463,11 +463,11 @@ bool td_drafter_step(td_drafter *d, td_proposal *const *proposals, uint32_t n_pr
 {
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);
-    job jobs[TD_VERIFY_ROWS_MAX]; /* those behind wait */
+    decode_job jobs[TD_VERIFY_ROWS_MAX]; /* those behind wait */
     uint32_t n_jobs = 0;
     for (uint32_t i = 0; i < n_proposals && n_jobs < TD_COUNT(jobs); i++) {
-        job *j = &jobs[n_jobs];
-        *j = (job){proposals[i], find(d, proposals[i]->sequence)};
+        decode_job *j = &jobs[n_jobs];
+        *j = (decode_job){proposals[i], find(d, proposals[i]->sequence)};
         TD_ASSERT(j->s && !j->p->is_done && j->s->n_tokens == j->p->position + j->p->n);
         roll_back(d, j->s, j->s->n_tokens - 1);
         n_jobs++;

@@ -2,8 +2,8 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "draft/inbox.h"
-#include "draft/translator.h"
+#include "draft/requests.h"
+#include "draft/vocab_drafter.h"
 #include "transport/peer.h"
 
 #include <errno.h>
@@ -18,10 +18,10 @@
 /* Between the link's thread and the computing one stands the inbox, under the lock. */
 typedef struct {
     const td_draft_worker_params *params;
-    td_translator *translator; /* the computing thread's */
+    td_vocab_drafter *translator; /* the computing thread's */
     pthread_mutex_t lock;
     pthread_cond_t filled;
-    td_inbox *inbox;
+    td_requests *inbox;
     bool is_stopping;
     uint64_t progress; /* pieces of work done */
     int done_fd;
@@ -43,7 +43,7 @@ static void tell(worker *w)
 
 /* -- the computing thread -------------------------------------------------------------------- */
 
-static bool open_sequence(td_translator *t, const td_wire_open *o, td_err *err)
+static bool open_sequence(td_vocab_drafter *t, const td_wire_open *o, td_err *err)
 {
     td_sampling_params sampling = {.temperature = o->temperature,
                                    .top_k = o->top_k,
@@ -51,19 +51,19 @@ static bool open_sequence(td_translator *t, const td_wire_open *o, td_err *err)
                                    .min_p = o->min_p,
                                    .repeat_penalty = o->repeat_penalty,
                                    .repeat_last_n = o->repeat_last_n};
-    return td_translator_open(t, o->sequence, o->stream, &sampling, err);
+    return td_vocab_drafter_open(t, o->sequence, o->stream, &sampling, err);
 }
 
-static bool take_message(td_translator *t, const td_wire_msg *m, td_err *err)
+static bool take_message(td_vocab_drafter *t, const td_wire_msg *m, td_err *err)
 {
     switch (m->type) {
     case TD_WIRE_OPEN:
         return open_sequence(t, &m->open, err);
     case TD_WIRE_FEED:
-        return td_translator_feed(t, m->feed.sequence, m->feed.position, m->feed.ids, m->feed.n,
-                                  err);
+        return td_vocab_drafter_feed(t, m->feed.sequence, m->feed.position, m->feed.ids, m->feed.n,
+                                     err);
     case TD_WIRE_CLOSE:
-        td_translator_close(t, m->close.sequence);
+        td_vocab_drafter_close(t, m->close.sequence);
         return true;
     default:
         return true;
@@ -77,16 +77,16 @@ static bool perform(worker *w, const td_work *work)
     bool is_ok = true;
     switch (work->kind) {
     case TD_WORK_RESET:
-        td_translator_reset(w->translator);
+        td_vocab_drafter_reset(w->translator);
         break;
     case TD_WORK_MESSAGE:
         is_ok = take_message(w->translator, work->message, &err);
         break;
     case TD_WORK_BEGIN:
-        is_ok = td_translator_begin(w->translator, work->jobs[0], &err);
+        is_ok = td_vocab_drafter_begin(w->translator, work->jobs[0], &err);
         break;
     case TD_WORK_STEP:
-        is_ok = td_translator_step(w->translator, work->jobs, work->n_jobs, &err);
+        is_ok = td_vocab_drafter_step(w->translator, work->jobs, work->n_jobs, &err);
         break;
     }
     if (!is_ok && err.code == TD_E_DATA) {
@@ -107,7 +107,7 @@ static void *compute_main(void *arg)
     td_work work;
     for (bool is_ok = true; is_ok;) {
         pthread_mutex_lock(&w->lock);
-        while (!w->is_stopping && !td_inbox_next(w->inbox, &work))
+        while (!w->is_stopping && !td_requests_next(w->inbox, &work))
             pthread_cond_wait(&w->filled, &w->lock);
         bool is_stopping = w->is_stopping;
         pthread_mutex_unlock(&w->lock);
@@ -115,9 +115,9 @@ static void *compute_main(void *arg)
             break;
         is_ok = perform(w, &work);
         pthread_mutex_lock(&w->lock);
-        td_inbox_done(w->inbox);
+        td_requests_done(w->inbox);
         w->progress++;
-        bool is_told = td_inbox_answer(w->inbox) || !is_ok;
+        bool is_told = td_requests_answer(w->inbox) || !is_ok;
         pthread_mutex_unlock(&w->lock);
         if (is_told)
             tell(w);
@@ -134,8 +134,8 @@ static void send_answers(worker *w, td_peer *peer)
     const td_proposal *p;
     pthread_mutex_lock(&w->lock);
     uint64_t progress = w->progress;
-    uint32_t n_waiting = td_inbox_n_waiting(w->inbox);
-    while ((p = td_inbox_answer(w->inbox))) {
+    uint32_t n_waiting = td_requests_n_waiting(w->inbox);
+    while ((p = td_requests_answer(w->inbox))) {
         td_err err = {0};
         uint32_t n = 0;
         while (n < p->n && p->ids[n] < info.n_vocab) /* padding of ours that the other end lacks */
@@ -152,7 +152,7 @@ static void send_answers(worker *w, td_peer *peer)
                 break; /* the coordinator is slow: keep it */
             td_log_warn("draft worker: %s", err.message);
         }
-        td_inbox_pop(w->inbox);
+        td_requests_pop(w->inbox);
     }
     pthread_mutex_unlock(&w->lock);
     td_peer_set_progress(peer, progress, n_waiting);
@@ -161,7 +161,7 @@ static void send_answers(worker *w, td_peer *peer)
 static bool has_room(worker *w)
 {
     pthread_mutex_lock(&w->lock);
-    bool is_so = td_inbox_has_room(w->inbox);
+    bool is_so = td_requests_has_room(w->inbox);
     pthread_mutex_unlock(&w->lock);
     return is_so;
 }
@@ -170,9 +170,9 @@ static void put(worker *w, const td_wire_msg *msg_or_reset)
 {
     pthread_mutex_lock(&w->lock);
     if (msg_or_reset)
-        td_inbox_put(w->inbox, msg_or_reset);
+        td_requests_put(w->inbox, msg_or_reset);
     else
-        td_inbox_reset(w->inbox);
+        td_requests_reset(w->inbox);
     pthread_cond_signal(&w->filled);
     pthread_mutex_unlock(&w->lock);
 }
@@ -219,11 +219,11 @@ static uint64_t cpu_us(void)
 static bool compute_here(worker *w)
 {
     td_work work;
-    if (!td_inbox_next(w->inbox, &work))
+    if (!td_requests_next(w->inbox, &work))
         return false;
     uint64_t start_us = w->params->computing_us ? cpu_us() : 0;
     perform(w, &work); /* what fails is seen in w->err */
-    td_inbox_done(w->inbox);
+    td_requests_done(w->inbox);
     w->progress++;
     if (w->params->computing_us)
         atomic_fetch_add(w->params->computing_us, cpu_us() - start_us);
@@ -273,10 +273,10 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     bool is_thread = false, is_ok = false;
     pthread_mutex_init(&w.lock, NULL);
     pthread_cond_init(&w.filled, NULL);
-    w.translator = td_translator_create(params->drafter, params->map, err);
+    w.translator = td_vocab_drafter_create(params->drafter, params->map, err);
     if (!w.translator)
         goto done;
-    w.inbox = td_inbox_create(err);
+    w.inbox = td_requests_create(err);
     w.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!w.inbox || w.done_fd < 0) {
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
@@ -313,8 +313,8 @@ done:
     td_link_close(&link, is_ok);
     if (w.done_fd >= 0)
         close(w.done_fd);
-    td_translator_destroy(&w.translator);
-    td_inbox_destroy(&w.inbox);
+    td_vocab_drafter_destroy(&w.translator);
+    td_requests_destroy(&w.inbox);
     pthread_mutex_destroy(&w.lock);
     pthread_cond_destroy(&w.filled);
     return is_ok;

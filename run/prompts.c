@@ -21,7 +21,7 @@ struct td_prompts {
 static const td_json_field fields[] = {
     {.key = "id", .type = TD_JSON_STRING, .min = 1, .max = TD_PROMPT_ID_MAX},
     {.key = "prompt", .type = TD_JSON_STRING, .min = 0, .max = TD_JSONL_LINE_MAX},
-    TD_MESSAGES_FIELD,
+    TD_CHAT_INPUT_FIELD,
     {.key = "n", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
     {.key = "temp", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 100},
     {.key = "top_k", .type = TD_JSON_INT, .min = 0, .max = 1 << 20},
@@ -97,7 +97,7 @@ void td_prompt_destroy(td_prompt **prompt)
         return;
     for (uint32_t i = 0; i < (*prompt)->n_stops; i++)
         td_free((*prompt)->stops[i]);
-    td_messages_free(&(*prompt)->messages);
+    td_chat_input_free(&(*prompt)->messages);
     td_free((*prompt)->text);
     td_free(*prompt);
     *prompt = NULL;
@@ -136,7 +136,7 @@ static bool read_input(td_prompt *q, const td_json_object *o, td_err *err)
                             has_messages ? "it has both \"prompt\" and \"messages\""
                                          : "it has neither \"prompt\" nor \"messages\"");
     return own_text(q, td_json_get_string(o, "prompt", ""), err) &&
-           (!has_messages || td_messages_read(&q->messages, o, err));
+           (!has_messages || td_chat_input_read(&q->messages, o, err));
 }
 
 static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name,
@@ -196,7 +196,7 @@ static void hash_input(td_prompt *q, const td_run_params *params)
     if (q->messages.n > 0) { /* a template that the file has is part of the model's hash */
         const char *name = params->chat_template ? params->chat_template : "";
         td_sha256_add(&s, name, strlen(name) + 1);
-        td_messages_hash(&q->messages, &s);
+        td_chat_input_hash(&q->messages, &s);
     }
     td_sha256_end(&s, digest);
     td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);

@@ -5,7 +5,7 @@
 #ifndef TD_RUN_PROMPTS_H
 #define TD_RUN_PROMPTS_H
 
-#include "run/messages.h"
+#include "run/chat_input.h"
 #include "run/run.h"
 
 #define TD_PROMPT_ID_MAX 256u /* bytes */
@@ -17,7 +17,7 @@ typedef struct {
     uint64_t line;    /* 1-based; 0: from the command line */
     char *text;       /* owned, 0-terminated; "" where there are messages */
     size_t n_text;
-    td_messages messages; /* n is 0 where there is a text */
+    td_chat_input messages; /* n is 0 where there is a text */
     uint32_t n_predict;
     td_sampling_params sampling;
     uint64_t stream; /* the line's seed, else a hash of the run's seed and the id */

@@ -6,7 +6,7 @@
 #include "base/jsonl.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "run/placing.h"
+#include "run/run_placement.h"
 
 #include <stdio.h>
 #include <string.h>

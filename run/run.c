@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signals.h"
-#include "run/session.h"
+#include "run/setup.h"
 #include "run/stats.h"
 
 #include <math.h>
@@ -16,9 +16,9 @@
 #define REJOIN_US 1000000u /* after a draft that could not be sent to */
 #define JOIN_US   1000000u /* a run waits so long for its draft before it begins without */
 
-static uint64_t now_us(const run *r) { return td_clock_now_us(&r->clock); }
+static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
 
-static active *find_active(run *r, uint32_t sequence)
+static active *find_active(session *r, uint32_t sequence)
 {
     for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
         if (r->actives[i].prompt && r->actives[i].sequence == sequence)
@@ -29,7 +29,7 @@ static active *find_active(run *r, uint32_t sequence)
 
 /* -- results ----------------------------------------------------------------------------------- */
 
-static bool write_error(run *r, const td_prompt *q, const char *message, td_err *err)
+static bool write_error(session *r, const td_prompt *q, const char *message, td_err *err)
 {
     r->totals->n_error++;
     td_show_error(r->show, q->id, message);
@@ -56,7 +56,7 @@ static void add_line_speed(td_run_totals *t, const td_sequence_info *info)
     t->n_timed_lines++;
 }
 
-static void add_to_totals(run *r, const td_sequence_info *info)
+static void add_to_totals(session *r, const td_sequence_info *info)
 {
     td_run_totals *t = r->totals;
     t->n_tokens += info->n_tokens;
@@ -75,10 +75,10 @@ static void add_to_totals(run *r, const td_sequence_info *info)
     }
 }
 
-static bool finish(run *r, uint32_t sequence, td_err *err)
+static bool finish(session *r, uint32_t sequence, td_err *err)
 {
     active *a = find_active(r, sequence);
-    const td_sequence_info *info = td_coordinator_info(r->coordinator, a->sequence);
+    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, a->sequence);
     bool is_ok = true;
     if (a->has_bad_logits) {
         is_ok = write_error(r, a->prompt, "the model gave logits that are not finite", err);
@@ -120,7 +120,7 @@ static bool finish(run *r, uint32_t sequence, td_err *err)
 /* -- prompts ----------------------------------------------------------------------------------- */
 
 /* Tokenizes a prompt and gives it a slot. An unusable one becomes an error line. */
-static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
+static bool add_prompt(session *r, td_prompt **prompt, td_err *err)
 {
     td_prompt *q = *prompt;
     uint32_t *ids = NULL;
@@ -129,8 +129,8 @@ static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
     uint32_t n_ctx = td_target_n_ctx(r->target), sequence = 0;
     const td_tokenizer *t = td_model_tokenizer(r->model);
     bool is_ok = q->messages.n > 0
-                     ? td_messages_tokenize(&q->messages, td_model_gguf(r->model), t,
-                                            r->params->chat_template, &ids, &n_ids, &bad)
+                     ? td_chat_input_tokenize(&q->messages, td_model_gguf(r->model), t,
+                                              r->params->chat_template, &ids, &n_ids, &bad)
                      : td_tokenize(t, q->text, q->n_text, true, false, &ids, &n_ids, &bad);
     if (is_ok && n_ids == 0)
         is_ok = td_err_set(&bad, TD_E_DATA, "the prompt is empty and the model has no BOS token");
@@ -165,7 +165,7 @@ static bool add_prompt(run *r, td_prompt **prompt, td_err *err)
 }
 
 /* What the results file says about a prompt: run it, skip it, or stop. */
-static bool take_prompt(run *r, td_prompt **prompt, td_err *err)
+static bool take_prompt(session *r, td_prompt **prompt, td_err *err)
 {
     td_prompt *q = *prompt;
     char why[512] = "";
@@ -198,7 +198,7 @@ static bool take_prompt(run *r, td_prompt **prompt, td_err *err)
 }
 
 /* Fills free slots. */
-static bool admit(run *r, td_err *err)
+static bool admit(session *r, td_err *err)
 {
     while (!r->is_input_done && td_coordinator_n_free(r->coordinator) > 0 &&
            !td_signals_pending()) {
@@ -220,7 +220,7 @@ static bool admit(run *r, td_err *err)
 
 /* -- actions ----------------------------------------------------------------------------------- */
 
-static void lose_draft(run *r)
+static void lose_draft(session *r)
 {
     if (!r->is_draft_joined)
         return;
@@ -229,7 +229,7 @@ static void lose_draft(run *r)
     td_coordinator_on_drafter(r->coordinator, false, now_us(r));
 }
 
-static void join_draft(run *r)
+static void join_draft(session *r)
 {
     r->is_draft_joined = true;
     r->rejoin_us = 0;
@@ -237,11 +237,11 @@ static void join_draft(run *r)
     td_coordinator_on_drafter(r->coordinator, true, now_us(r));
 }
 
-static void send_to_draft(run *r, const td_action *a)
+static void send_to_draft(session *r, const td_action *a)
 {
     if (!r->is_draft_joined)
         return;
-    if (a->kind == TD_ACT_DRAFT_PROPOSE && td_drafting_is_beyond(r->drafting, a->position)) {
+    if (a->kind == TD_ACT_DRAFT_PROPOSE && td_draft_client_is_beyond(r->drafting, a->position)) {
         td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, 0,
                                 now_us(r));
         return;
@@ -249,9 +249,9 @@ static void send_to_draft(run *r, const td_action *a)
     bool is_sent;
     if (a->kind == TD_ACT_DRAFT_OPEN) {
         const td_prompt *q = find_active(r, a->sequence)->prompt;
-        is_sent = td_drafting_open(r->drafting, a->sequence, q->stream, &q->sampling);
+        is_sent = td_draft_client_open(r->drafting, a->sequence, q->stream, &q->sampling);
     } else {
-        is_sent = td_drafting_send(r->drafting, a);
+        is_sent = td_draft_client_send(r->drafting, a);
     }
     if (!is_sent) {
         lose_draft(r);
@@ -259,7 +259,7 @@ static void send_to_draft(run *r, const td_action *a)
     }
 }
 
-static void forward(run *r, const td_action *a)
+static void forward(session *r, const td_action *a)
 {
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     TD_ASSERT(a->n_rows <= TD_PREFILL_ROWS_MAX);
@@ -271,7 +271,7 @@ static void forward(run *r, const td_action *a)
     td_target_forward(r->target, a->batch, a->is_prefill, rows, a->n_rows);
 }
 
-static bool perform(run *r, const td_action *a, td_err *err)
+static bool perform(session *r, const td_action *a, td_err *err)
 {
     if (r->trace)
         td_trace_action(r->trace, a, now_us(r));
@@ -316,7 +316,7 @@ static bool perform(run *r, const td_action *a, td_err *err)
 }
 
 /* Once: that is how the run goes on from then on. */
-static void say_who_waits(run *r)
+static void say_who_waits(session *r)
 {
     uint64_t n = td_coordinator_get_stats(r->coordinator)->n_waits;
     if (n == 0 || r->has_said_who_waits)
@@ -327,7 +327,7 @@ static void say_who_waits(run *r)
         r->opened.n_parallel);
 }
 
-static bool perform_all(run *r, td_err *err)
+static bool perform_all(session *r, td_err *err)
 {
     td_action action;
     while (td_coordinator_next(r->coordinator, &action)) {
@@ -340,7 +340,7 @@ static bool perform_all(run *r, td_err *err)
 
 /* -- events ------------------------------------------------------------------------------------ */
 
-static bool take_verified(run *r, td_err *err)
+static bool take_verified(session *r, td_err *err)
 {
     td_target_result result;
     while (td_target_poll(r->target, &result)) {
@@ -362,10 +362,10 @@ static bool take_verified(run *r, td_err *err)
     return true;
 }
 
-static void take_draft(run *r, const td_drafting_event *e)
+static void take_draft(session *r, const td_draft_client_event *e)
 {
     r->totals->answers_us += e->busy_us;
-    const td_sequence_info *info = td_coordinator_info(r->coordinator, e->sequence);
+    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, e->sequence);
     uint32_t ids[TD_DRAFT_MAX];
     if (r->trace)
         td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
@@ -380,15 +380,15 @@ static void take_draft(run *r, const td_drafting_event *e)
                             e->busy_us, now_us(r));
 }
 
-static bool take_draft_events(run *r, td_err *err)
+static bool take_draft_events(session *r, td_err *err)
 {
     if (!r->drafting)
         return true;
     if (r->rejoin_us && now_us(r) >= r->rejoin_us)
         join_draft(r);
     while (true) {
-        td_drafting_event e;
-        if (!td_drafting_step(r->drafting, &e, err))
+        td_draft_client_event e;
+        if (!td_draft_client_step(r->drafting, &e, err))
             return false;
         switch (e.type) {
         case TD_DRAFTING_NONE:
@@ -409,13 +409,13 @@ static bool take_draft_events(run *r, td_err *err)
 }
 
 /* Waits for whatever comes first: a batch, a message, a deadline, a signal. */
-static bool wait_for_events(run *r, td_err *err)
+static bool wait_for_events(session *r, td_err *err)
 {
     uint64_t now = now_us(r), next = now + 1000000; /* syncs of the results are due by then */
     uint64_t deadline = td_coordinator_deadline_us(r->coordinator);
     next = deadline < next ? deadline : next;
-    if (r->drafting && td_drafting_next_us(r->drafting) < next)
-        next = td_drafting_next_us(r->drafting);
+    if (r->drafting && td_draft_client_next_us(r->drafting) < next)
+        next = td_draft_client_next_us(r->drafting);
     if (r->rejoin_us && r->rejoin_us < next)
         next = r->rejoin_us;
     td_link_poll_item items[3] = {{.fd = td_target_fd(r->target)}};
@@ -423,18 +423,18 @@ static bool wait_for_events(run *r, td_err *err)
     if (!td_signals_pending()) /* its descriptor stays readable after the first */
         items[n++] = (td_link_poll_item){.fd = td_signals_fd()};
     if (r->drafting)
-        items[n++] = (td_link_poll_item){.link = td_drafting_link(r->drafting)};
+        items[n++] = (td_link_poll_item){.link = td_draft_client_link(r->drafting)};
     return td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err);
 }
 
 /* So that the first tokens are drafted too. A worker that is not there yet joins later. */
-static bool wait_for_draft(run *r, td_err *err)
+static bool wait_for_draft(session *r, td_err *err)
 {
     for (uint64_t end = now_us(r) + JOIN_US;
          r->drafting && !r->is_draft_joined && now_us(r) < end;) {
-        uint64_t now = now_us(r), next = td_drafting_next_us(r->drafting);
+        uint64_t now = now_us(r), next = td_draft_client_next_us(r->drafting);
         next = next < end ? next : end;
-        td_link_poll_item items[] = {{.link = td_drafting_link(r->drafting)}};
+        td_link_poll_item items[] = {{.link = td_draft_client_link(r->drafting)}};
         if (!td_link_poll(items, 1, next > now ? (int64_t)(next - now) : 0, err) ||
             !take_draft_events(r, err))
             return false;
@@ -442,7 +442,7 @@ static bool wait_for_draft(run *r, td_err *err)
     return true;
 }
 
-static bool loop(run *r, td_err *err)
+static bool loop(session *r, td_err *err)
 {
     while (true) {
         if (!admit(r, err) || !perform_all(r, err))
@@ -465,33 +465,33 @@ static bool loop(run *r, td_err *err)
 
 static const char *token_bytes(void *user, uint32_t id, size_t *n_bytes)
 {
-    const run *r = user;
+    const session *r = user;
     return td_token_bytes(td_model_tokenizer(r->model), id, false, n_bytes);
 }
 
 static bool token_is_end(void *user, uint32_t id)
 {
-    const run *r = user;
+    const session *r = user;
     return td_token_is_end(td_model_tokenizer(r->model), id);
 }
 
 static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint32_t n_tokens,
                         uint32_t *ids, uint32_t max, uint32_t *n_match)
 {
-    const run *r = user;
+    const session *r = user;
     return td_ngram_lookup(r->ngram, slot, tokens, n_tokens, NULL, 0, ids, max, n_match);
 }
 
 /* Before anything is loaded: a results file in use, or prompts that are not there, end it at once.
  */
-static bool open_files(run *r, td_err *err)
+static bool open_files(session *r, td_err *err)
 {
     r->results = td_results_open(r->params, err);
     r->prompts = r->results ? td_prompts_open(r->params, err) : NULL;
     return r->prompts;
 }
 
-static bool begin(run *r, td_err *err)
+static bool begin(session *r, td_err *err)
 {
     const td_run_params *p = r->params;
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
@@ -505,7 +505,7 @@ static bool begin(run *r, td_err *err)
                      : p->draft_fixed          ? p->draft_fixed
                                                : p->draft_max,
         .is_draft_fixed = p->draft_fixed > 0,
-        .is_ahead = session_drafts_ahead(r),
+        .is_ahead = td_setup_drafts_ahead(r),
         .n_batches_max = td_target_n_stages(r->target),
         .verify_rows_max = TD_VERIFY_ROWS_MAX,
         .prefill_rows = r->prefill_rows,
@@ -527,12 +527,12 @@ static bool begin(run *r, td_err *err)
 }
 
 /* What the meters say since the session began; called twice, the difference is of the run. */
-static void read_meters(run *r, td_run_totals *t)
+static void read_meters(session *r, td_run_totals *t)
 {
-    const td_drafter_stats *draft = r->drafting ? td_drafting_stats(r->drafting) : NULL;
+    const td_drafter_stats *draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL;
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info s;
-        td_target_stage_info(r->target, i, &s);
+        td_target_get_stage_info(r->target, i, &s);
         t->prefill_us += s.busy_prefill_us;
         t->verify_us += s.busy_verify_us;
         t->stage_us[i] = s.busy_prefill_us + s.busy_verify_us;
@@ -543,10 +543,10 @@ static void read_meters(run *r, td_run_totals *t)
     td_energy_read(r->energy, t->joules);
 }
 
-static bool open_trace(run *r, td_err *err)
+static bool open_trace(session *r, td_err *err)
 {
     const char *draft = r->params->draft_endpoint ? r->params->draft_endpoint
-                        : r->drafting             ? td_drafting_device(r->drafting)
+                        : r->drafting             ? td_draft_client_device(r->drafting)
                                                   : NULL;
     if (r->params->trace_path)
         r->trace = td_trace_open(&(td_trace_params){.path = r->params->trace_path,
@@ -557,7 +557,7 @@ static bool open_trace(run *r, td_err *err)
     return r->trace || !r->params->trace_path;
 }
 
-static bool go(run *r, td_err *err)
+static bool go(session *r, td_err *err)
 {
     td_run_totals *t = r->totals, before = {0};
     bool is_ok = begin(r, err) && wait_for_draft(r, err) && open_trace(r, err);
@@ -589,8 +589,8 @@ static bool go(run *r, td_err *err)
                         .coordinator = td_coordinator_get_stats(r->coordinator),
                         .target = r->target,
                         .model = r->model,
-                        .draft_device = r->drafting ? td_drafting_device(r->drafting) : NULL,
-                        .draft = r->drafting ? td_drafting_stats(r->drafting) : NULL,
+                        .draft_device = r->drafting ? td_draft_client_device(r->drafting) : NULL,
+                        .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
                         .config_sha = r->config_sha},
             r->params->stats_path, err);
     return is_ok;
@@ -598,7 +598,7 @@ static bool go(run *r, td_err *err)
 
 /* What is of one run. Results first: whatever happens on the way down, what was finished is on
  * disk. */
-static bool end(run *r, td_err *err)
+static bool end(session *r, td_err *err)
 {
     bool is_ok = td_results_close(&r->results, err);
     if (r->coordinator) /* what slots have kept is known to it only */
@@ -618,13 +618,13 @@ static bool end(run *r, td_err *err)
 bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_err *err)
 {
     *totals = (td_run_totals){0};
-    run *r = td_alloc(1, sizeof *r, err);
+    session *r = td_alloc(1, sizeof *r, err);
     if (!r)
         return false;
-    session_init(r, params);
+    td_setup_init(r, params);
     r->params = &r->opened;
     r->totals = totals;
-    bool is_ok = td_signals_open(err) && open_files(r, err) && session_load(r, err) && go(r, err);
+    bool is_ok = td_signals_open(err) && open_files(r, err) && td_setup_load(r, err) && go(r, err);
     *signal = td_signals_pending();
     is_ok = end(r, is_ok ? err : NULL) && is_ok;
     td_run_close(&r);

@@ -12,8 +12,8 @@
 #include "kernels/types.h"
 #include "model/model.h"
 #include "model/sampling.h"
-#include "target/costs.h"
-#include "target/speed.h"
+#include "planning/costs.h"
+#include "planning/speed.h"
 
 #define TD_RUN_SPECS_MAX     16u
 #define TD_DRAFT_DEADLINE_US 2000000u /* a round waits no longer for a draft */
@@ -29,9 +29,9 @@ typedef struct {
     bool is_turns;              /* draft and target take turns; for comparison */
     const char *specs[TD_RUN_SPECS_MAX];
     uint32_t n_specs;   /* 0: chosen */
-    const char *place;  /* td_chain_params; NULL: none */
-    td_measure measure; /* whether devices are measured to place the layers (target/costs.h) */
-    td_use use;         /* what the placement shall be good for (target/speed.h) */
+    const char *place;  /* td_layout_params; NULL: none */
+    td_measure measure; /* whether devices are measured to place the layers (planning/costs.h) */
+    td_use use;         /* what the placement shall be good for (planning/speed.h) */
 
     const char *prompt;        /* one prompt from the command line, or NULL */
     const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */

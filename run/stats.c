@@ -65,12 +65,12 @@ static uint64_t zmq_cpu_us(void)
     return sum_ns / 1000;
 }
 
-uint64_t td_stats_cpu_us(const td_drafting *drafting)
+uint64_t td_stats_cpu_us(const td_draft_client *drafting)
 {
     struct timespec t = {0};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     uint64_t us = (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-    return us + zmq_cpu_us() + (drafting ? td_drafting_cpu_us(drafting) : 0);
+    return us + zmq_cpu_us() + (drafting ? td_draft_client_cpu_us(drafting) : 0);
 }
 
 /* -- the file ------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
     td_json_begin_array(w);
     for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
         td_stage_info s;
-        td_target_stage_info(target, i, &s);
+        td_target_get_stage_info(target, i, &s);
         td_json_begin_object(w);
         put_string(w, "device", s.spec);
         put_string(w, "name", s.name);

@@ -3,7 +3,7 @@
 #ifndef TD_RUN_STATS_H
 #define TD_RUN_STATS_H
 
-#include "run/drafting.h"
+#include "run/draft_client.h"
 #include "target/target.h"
 
 typedef struct {
@@ -21,7 +21,7 @@ typedef struct {
 /* CPU time so far of the calling thread, of ZeroMQ's threads, and of the one that holds the link's
  * other end when the draft is in this process (drafting may be NULL): coordinator and transport,
  * reading and writing included; what computes is other threads'. */
-uint64_t td_stats_cpu_us(const td_drafting *drafting);
+uint64_t td_stats_cpu_us(const td_draft_client *drafting);
 
 /* Replaces the file as a whole. */
 bool td_stats_write(const td_stats *stats, const char *path, td_err *err);

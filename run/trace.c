@@ -28,7 +28,7 @@ typedef struct { /* one that was given to the target */
     bool is_prefill, is_cancelled;
     uint32_t n_rows;
     char text[TEXT_BYTES]; /* "3@120+4 ...": sequence, first position, rows */
-} batch;
+} batch_mark;
 
 typedef struct {
     uint64_t start_us, end_us;
@@ -54,7 +54,7 @@ struct td_trace {
     bool has_draft;
     uint64_t busy_us[TD_STAGES_MAX], draft_busy_us;
     char names[TD_STAGES_MAX][160];
-    batch batches[N_BATCHES];
+    batch_mark batches[N_BATCHES];
     newest epochs[TD_SEQUENCES_MAX];
     draft_span waiting[N_WAITING];
     uint32_t n_waiting;
@@ -214,12 +214,12 @@ void td_trace_draft(td_trace *t, uint32_t sequence, uint32_t epoch, uint32_t pos
 
 /* -- the target -------------------------------------------------------------------------------- */
 
-static batch *find_batch(td_trace *t, uint64_t id) { return &t->batches[id % N_BATCHES]; }
+static batch_mark *find_batch(td_trace *t, uint64_t id) { return &t->batches[id % N_BATCHES]; }
 
 static void note_batch(td_trace *t, const td_action *a)
 {
-    batch *b = find_batch(t, a->batch);
-    *b = (batch){.id = a->batch, .is_prefill = a->is_prefill, .n_rows = a->n_rows};
+    batch_mark *b = find_batch(t, a->batch);
+    *b = (batch_mark){.id = a->batch, .is_prefill = a->is_prefill, .n_rows = a->n_rows};
     size_t n_text = 0;
     for (uint32_t i = 0, next; i < a->n_rows; i = next) {
         for (next = i + 1; next < a->n_rows && a->rows[next].sequence == a->rows[i].sequence;)
@@ -240,7 +240,7 @@ void td_trace_verified(td_trace *t, const td_target_result *r)
         return;
     for (uint32_t i = 0; i < t->n_stages; i++)
         t->busy_us[i] += r->spans[i].end_us - r->spans[i].start_us;
-    const batch *b = find_batch(t, r->batch);
+    const batch_mark *b = find_batch(t, r->batch);
     if (is_silent(t) || b->id != r->batch)
         return;
     for (uint32_t i = 0; i < t->n_stages; i++) {
@@ -388,7 +388,7 @@ td_trace *td_trace_open(const td_trace_params *p, td_err *err)
         name_track(t, TRACK_DRAFT, name);
     for (uint32_t i = 0; i < t->n_stages; i++) {
         td_stage_info info;
-        td_target_stage_info(p->target, i, &info);
+        td_target_get_stage_info(p->target, i, &info);
         snprintf(t->names[i], sizeof t->names[i], "stage %u %s", i, info.spec);
         snprintf(name, sizeof name, "%s (layers %u-%u)", t->names[i], info.first, info.last);
         name_track(t, TRACK_STAGES + i, name);

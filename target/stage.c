@@ -11,7 +11,7 @@
 
 /* Chooses the token after each output row. History is what the rows themselves say: a drafted row
  * is verified under the assumption that all rows before it stand, which is when it counts. */
-static bool choose_rows(stage *s, batch *b)
+static bool choose_rows(stage *s, micro_batch *b)
 {
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
@@ -32,7 +32,7 @@ static bool choose_rows(stage *s, batch *b)
 }
 
 /* Whether anything of the batch is left to do; takes dead rows out. */
-static bool take_out_dead(stage *s, batch *b)
+static bool take_out_dead(stage *s, micro_batch *b)
 {
     if (!b->is_skipped && atomic_load_explicit(&b->is_cancelled, memory_order_acquire))
         b->is_skipped = true;
@@ -57,7 +57,7 @@ static bool take_out_dead(stage *s, batch *b)
     return n > 0;
 }
 
-static void add_busy(td_stage_info *info, const batch *b, uint64_t busy_us)
+static void add_busy(td_stage_info *info, const micro_batch *b, uint64_t busy_us)
 {
     if (b->mode == TD_MODE_PREFILL) {
         info->busy_prefill_us += busy_us;
@@ -70,7 +70,7 @@ static void add_busy(td_stage_info *info, const batch *b, uint64_t busy_us)
     }
 }
 
-static void run_batch(stage *s, batch *b)
+static void run_batch(stage *s, micro_batch *b)
 {
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);
@@ -160,18 +160,18 @@ static void *stage_main(void *arg)
 {
     stage *s = arg;
     for (bool is_stopped = false; !is_stopped;) {
-        job *j = queue_pop(&s->in);
+        job *j = (job *)td_queue_pop(&s->in);
         perform(s, j);
         is_stopped = j->kind == JOB_STOP;
         bool is_result = j->kind == JOB_FORWARD;
-        queue_push(s->out, j); /* the job is another's from here on */
+        td_queue_push(s->out, &j->item); /* the job is another's from here on */
         if (s->wake && is_result)
             s->wake(s->user);
     }
     return NULL;
 }
 
-bool stage_start(stage *s, td_err *err)
+bool td_stage_start(stage *s, td_err *err)
 {
     int rc = pthread_create(&s->thread, NULL, stage_main, s);
     if (rc)
@@ -180,7 +180,7 @@ bool stage_start(stage *s, td_err *err)
     return true;
 }
 
-void stage_stop(stage *s)
+void td_stage_stop(stage *s)
 {
     if (s->is_running)
         pthread_join(s->thread, NULL);

@@ -3,15 +3,15 @@
 #ifndef TD_TARGET_STAGE_H
 #define TD_TARGET_STAGE_H
 
-#include "target/queue.h"
+#include "target/job.h"
 #include "target/target.h"
 
 typedef struct stage {
     td_forward *forward; /* borrowed from the chain */
     td_err failure;      /* of the first batch that failed here or before; later ones get it too */
     td_stage_info info;
-    queue in;
-    queue *out;               /* the next stage's, or the target's done queue */
+    td_queue in;
+    td_queue *out;            /* the next stage's, or the target's done queue */
     void (*wake)(void *user); /* after a result on the done queue; NULL for others */
     void *user;
     uint32_t index, n_embd, n_vocab, n_slots;
@@ -27,7 +27,7 @@ typedef struct stage {
     bool is_running;
 } stage;
 
-bool stage_start(stage *s, td_err *err);
-void stage_stop(stage *s); /* joins; the queue holds a JOB_STOP or gets one */
+bool td_stage_start(stage *s, td_err *err);
+void td_stage_stop(stage *s); /* joins; the queue holds a JOB_STOP or gets one */
 
 #endif

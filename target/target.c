@@ -19,14 +19,14 @@ struct td_target {
     td_chain *chain;
     uint32_t n_stages, n_slots;
     stage stages[TD_STAGES_MAX];
-    queue done;
+    td_queue done;
     int fd;
-    job *jobs;      /* [N_JOBS] */
-    job *free_jobs; /* owned by the calling thread */
-    batch *batches; /* [N_BATCHES] */
-    batch *free_batches;
-    batch *results, *last_result; /* finished, not yet polled */
-    batch *polled;                /* handed out, freed by the next poll */
+    job *jobs;            /* [N_JOBS] */
+    job *free_jobs;       /* owned by the calling thread */
+    micro_batch *batches; /* [N_BATCHES] */
+    micro_batch *free_batches;
+    micro_batch *results, *last_result; /* finished, not yet polled */
+    micro_batch *polled;                /* handed out, freed by the next poll */
 };
 
 static void wake(void *user)
@@ -37,7 +37,7 @@ static void wake(void *user)
     (void)n; /* the counter cannot overflow: it is drained at every poll */
 }
 
-static void free_batch(td_target *t, batch *b)
+static void free_batch(td_target *t, micro_batch *b)
 {
     b->next = t->free_batches;
     t->free_batches = b;
@@ -55,13 +55,13 @@ static void take_back(td_target *t, job *j)
             t->results = j->batch;
         t->last_result = j->batch;
     }
-    j->next = t->free_jobs;
+    j->item.next = t->free_jobs ? &t->free_jobs->item : NULL;
     t->free_jobs = j;
 }
 
 static void take_all_back(td_target *t)
 {
-    for (job *j; (j = queue_try_pop(&t->done));)
+    for (job *j; (j = (job *)td_queue_try_pop(&t->done));)
         take_back(t, j);
 }
 
@@ -69,11 +69,11 @@ static void submit(td_target *t, const job *what)
 {
     take_all_back(t);
     while (!t->free_jobs)
-        take_back(t, queue_pop(&t->done));
+        take_back(t, (job *)td_queue_pop(&t->done));
     job *j = t->free_jobs;
-    t->free_jobs = j->next;
+    t->free_jobs = (job *)j->item.next;
     *j = *what;
-    queue_push(&t->stages[0].in, j);
+    td_queue_push(&t->stages[0].in, &j->item);
 }
 
 void td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot, uint32_t length,
@@ -109,9 +109,9 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
 {
     TD_ASSERT(n_rows >= 1 && n_rows <= (is_prefill ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX));
     while (!t->free_batches && !t->results)
-        take_back(t, queue_pop(&t->done));
+        take_back(t, (job *)td_queue_pop(&t->done));
     TD_ASSERT(t->free_batches); /* the caller polls before it submits more than it may */
-    batch *b = t->free_batches;
+    micro_batch *b = t->free_batches;
     t->free_batches = b->next;
     b->id = id;
     b->mode = is_prefill ? TD_MODE_PREFILL : TD_MODE_VERIFY;
@@ -154,7 +154,7 @@ bool td_target_poll(td_target *t, td_target_result *out)
         (void)n; /* not blocking: nothing to read is fine */
         take_all_back(t);
     }
-    batch *b = t->results;
+    micro_batch *b = t->results;
     if (!b)
         return false;
     t->results = b->next;
@@ -181,8 +181,8 @@ bool td_target_poll(td_target *t, td_target_result *out)
 static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *err)
 {
     stage *s = &t->stages[i];
-    const td_chain_part *part = &t->chain->parts[i];
-    s->forward = part->forward;
+    const td_layout_part *part = &t->chain->layout->parts[i];
+    s->forward = t->chain->forwards[i];
     s->index = i;
     s->n_embd = h->n_embd;
     s->n_vocab = h->n_vocab;
@@ -190,7 +190,7 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     s->info.first = part->first;
     s->info.last = part->last;
     s->info.n_bytes = part->n_bytes;
-    td_forward_get_load(part->forward, &s->info.n_file_bytes, &s->info.load_us);
+    td_forward_get_load(s->forward, &s->info.n_file_bytes, &s->info.load_us);
     memcpy(s->info.spec, part->spec, sizeof s->info.spec);
     memcpy(s->info.name, td_device_get_info(part->dev)->name, sizeof s->info.name);
     s->slots = td_alloc(s->n_slots, sizeof *s->slots, err);
@@ -203,7 +203,7 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
             return false;
         for (uint32_t k = 0; k < s->n_slots; k++)
             if (!(s->slots[k].tokens =
-                      td_alloc((size_t)t->chain->n_ctx + 1, sizeof(uint32_t), err)))
+                      td_alloc((size_t)t->chain->layout->n_ctx + 1, sizeof(uint32_t), err)))
                 return false;
         s->wake = wake;
         s->user = t;
@@ -223,7 +223,7 @@ static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
         take_back(t, &t->jobs[i]);
     }
     for (uint32_t i = 0; i < N_BATCHES; i++) {
-        batch *b = &t->batches[i];
+        micro_batch *b = &t->batches[i];
         if (t->n_stages > 1 &&
             !(b->activations = td_alloc((size_t)TD_PREFILL_ROWS_MAX * n_embd, sizeof(float), err)))
             return false;
@@ -232,19 +232,19 @@ static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
     return true;
 }
 
-td_target *td_target_create(const td_chain_params *params, td_err *err)
+td_target *td_target_create(const td_layout_params *params, td_err *err)
 {
     td_target *t = td_alloc(1, sizeof *t, err);
     if (!t)
         return NULL;
     TD_ASSERT(params->n_slots >= 1 && params->n_slots <= 64);
-    td_chain_params chain_params = *params;
+    td_layout_params chain_params = *params;
     chain_params.is_choosing = true;
     const td_hparams *h = td_model_hparams(params->model);
     t->n_slots = params->n_slots;
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
-        queue_init(&t->stages[i].in);
-    queue_init(&t->done);
+        td_queue_init(&t->stages[i].in);
+    td_queue_init(&t->done);
     t->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (t->fd < 0)
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
@@ -252,16 +252,16 @@ td_target *td_target_create(const td_chain_params *params, td_err *err)
         t->chain = td_chain_create(&chain_params, err);
     if (!t->chain)
         goto fail;
-    t->n_stages = t->chain->n_parts;
+    t->n_stages = t->chain->layout->n_parts;
     for (uint32_t i = 0; i < t->n_stages && t->n_stages > 1; i++)
-        queue_stay_awake(&t->stages[i].in);
+        td_queue_stay_awake(&t->stages[i].in);
     for (uint32_t i = 0; i < t->n_stages; i++)
         if (!build_stage(t, i, h, err))
             goto fail;
     if (!build_pools(t, h->n_embd, err))
         goto fail;
     for (uint32_t i = 0; i < t->n_stages; i++)
-        if (!stage_start(&t->stages[i], err))
+        if (!td_stage_start(&t->stages[i], err))
             goto fail;
     return t;
 fail:
@@ -278,7 +278,7 @@ void td_target_destroy(td_target **target)
     if (t->stages[0].is_running) /* a started prefix of the chain passes the stop along */
         submit(t, &(job){.kind = JOB_STOP});
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
-        stage_stop(&t->stages[i]);
+        td_stage_stop(&t->stages[i]);
     for (uint32_t i = 0; i < t->n_stages; i++) {
         stage *s = &t->stages[i];
         td_sampler_destroy(&s->sampler);
@@ -294,20 +294,20 @@ void td_target_destroy(td_target **target)
     td_free(t->batches);
     td_free(t->jobs);
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
-        queue_destroy(&t->stages[i].in);
-    queue_destroy(&t->done);
+        td_queue_destroy(&t->stages[i].in);
+    td_queue_destroy(&t->done);
     if (t->fd >= 0)
         close(t->fd);
     td_free(t);
     *target = NULL;
 }
 
-uint32_t td_target_n_ctx(const td_target *t) { return t->chain->n_ctx; }
-uint32_t td_target_n_pages(const td_target *t) { return t->chain->n_pages; }
+uint32_t td_target_n_ctx(const td_target *t) { return t->chain->layout->n_ctx; }
+uint32_t td_target_n_pages(const td_target *t) { return t->chain->layout->n_pages; }
 uint32_t td_target_n_stages(const td_target *t) { return t->n_stages; }
 bool td_target_forgets(const td_target *t) { return td_chain_forgets(t->chain); }
 
-void td_target_stage_info(const td_target *t, uint32_t stage_index, td_stage_info *out)
+void td_target_get_stage_info(const td_target *t, uint32_t stage_index, td_stage_info *out)
 {
     TD_ASSERT(stage_index < t->n_stages);
     *out = t->stages[stage_index].info;

@@ -61,14 +61,14 @@ typedef struct {
     uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;
 
-td_target *td_target_create(const td_chain_params *params, td_err *err);
+td_target *td_target_create(const td_layout_params *params, td_err *err);
 void td_target_destroy(td_target **t);
 
 uint32_t td_target_n_ctx(const td_target *t);
 uint32_t td_target_n_pages(const td_target *t); /* of the cache; 0: enough for all slots */
 uint32_t td_target_n_stages(const td_target *t);
 /* Figures of a stage so far. Busy times are exact once no batch is in flight. */
-void td_target_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
+void td_target_get_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
 /* Whether some stage's cache forgets (cache.h): then no sequence begins with another's positions.
  */
 bool td_target_forgets(const td_target *t);

@@ -19,7 +19,8 @@ LAYERS = {
     "transport": {"base"},
     "coordinator": {"base"},
     "draft": {"base", "kernels", "model", "transport"},
-    "target": {"base", "kernels", "model", "transport"},
+    "planning": {"base", "kernels", "model"},
+    "target": {"base", "kernels", "model", "transport", "planning"},
 }
 ALL = set(LAYERS)
 LAYERS["run"] = set(ALL)

@@ -165,13 +165,13 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     const td_type_info *type = td_type_find(cache_type);
     snprintf(what, sizeof what, "%s on %s, %s cache", name, p->name, type->name);
     row_check r = {.what = what, .n_vocab = td_model_hparams(model)->n_vocab};
-    r.chain = td_chain_create(&(td_chain_params){.model = model,
-                                                 .specs = p->specs,
-                                                 .n_specs = p->n_specs,
-                                                 .type_k = type,
-                                                 .type_v = type,
-                                                 .n_slots = ROW_SLOTS,
-                                                 .n_ctx = 256 + ROW_DRAFTED},
+    r.chain = td_chain_create(&(td_layout_params){.model = model,
+                                                  .specs = p->specs,
+                                                  .n_specs = p->n_specs,
+                                                  .type_k = type,
+                                                  .type_v = type,
+                                                  .n_slots = ROW_SLOTS,
+                                                  .n_ctx = 256 + ROW_DRAFTED},
                               &err);
     if (!r.chain)
         fail_msg("%s: %s", what, err.message);

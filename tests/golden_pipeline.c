@@ -61,13 +61,13 @@ static td_target *create(const td_model *model, const char *const *specs, uint32
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
     td_err err = {0};
-    td_target *t = td_target_create(&(td_chain_params){.model = model,
-                                                       .specs = specs,
-                                                       .n_specs = n_specs,
-                                                       .type_k = f16,
-                                                       .type_v = f16,
-                                                       .n_slots = N_SLOTS,
-                                                       .n_ctx = TEXT_MAX},
+    td_target *t = td_target_create(&(td_layout_params){.model = model,
+                                                        .specs = specs,
+                                                        .n_specs = n_specs,
+                                                        .type_k = f16,
+                                                        .type_v = f16,
+                                                        .n_slots = N_SLOTS,
+                                                        .n_ctx = TEXT_MAX},
                                     &err);
     if (!t)
         fail_msg("%s", err.message);

@@ -5,7 +5,7 @@
  * cut into several buffers. And td_op_experts_sum against f64. */
 #include "op_common.h"
 
-#include "kernels/vulkan/inspect.h"
+#include "kernels/vulkan/probe.h"
 
 typedef enum { RANDOM, ALL_ONE, SPREAD } falling; /* of the choices */
 

@@ -6,8 +6,8 @@
 #include "sim_text.h"
 
 #include "base/mem.h"
-#include "draft/inbox.h"
 #include "draft/ngram.h"
+#include "draft/requests.h"
 #include "transport/peer.h"
 
 #include <stdio.h>
@@ -77,7 +77,7 @@ typedef struct {
 
     td_link *link[2]; /* coordinator's end, worker's */
     td_peer *client, *worker;
-    td_inbox *inbox;
+    td_requests *inbox;
     td_work work;
     bool is_working, is_joined;
     uint64_t work_end_us, progress, rejoin_us;
@@ -421,7 +421,7 @@ static void finish_work(world *w)
             step_proposal(w, work->jobs[i], work->n_jobs);
         break;
     }
-    WITHOUT_ALLOCATING(w, td_inbox_done(w->inbox));
+    WITHOUT_ALLOCATING(w, td_requests_done(w->inbox));
     ++w->progress;
     w->is_working = false;
 }
@@ -435,7 +435,7 @@ static void compute(world *w)
             return;
         if (has_work)
             finish_work(w);
-        WITHOUT_ALLOCATING(w, has_work = td_inbox_next(w->inbox, &w->work));
+        WITHOUT_ALLOCATING(w, has_work = td_requests_next(w->inbox, &w->work));
         if (!has_work)
             return;
         w->is_working = true;
@@ -468,17 +468,17 @@ static void serve(world *w)
     td_peer_event event;
     td_err err = {0};
     const td_proposal *p;
-    while (td_inbox_has_room(w->inbox)) {
+    while (td_requests_has_room(w->inbox)) {
         must(td_peer_step(w->worker, &event, &err), &err);
         if (event.type == TD_PEER_NONE)
             break;
         if (event.type == TD_PEER_MESSAGE)
-            WITHOUT_ALLOCATING(w, td_inbox_put(w->inbox, &event.msg));
+            WITHOUT_ALLOCATING(w, td_requests_put(w->inbox, &event.msg));
         else if (event.type != TD_PEER_REFUSED)
-            td_inbox_reset(w->inbox);
+            td_requests_reset(w->inbox);
     }
     compute(w);
-    while ((p = td_inbox_answer(w->inbox))) {
+    while ((p = td_requests_answer(w->inbox))) {
         td_wire_msg msg = {.type = TD_WIRE_DRAFT,
                            .draft = {.sequence = p->sequence,
                                      .epoch = p->epoch,
@@ -489,12 +489,12 @@ static void serve(world *w)
         if (td_peer_get_info(w->worker).is_joined && !td_peer_send(w->worker, &msg, &err) &&
             err.code == TD_E_AGAIN)
             break;
-        td_inbox_pop(w->inbox);
+        td_requests_pop(w->inbox);
         ++w->n_answers;
         if (random_below(w, 1000) < w->params.forged_permille)
             send_forged(w);
     }
-    td_peer_set_progress(w->worker, w->progress, td_inbox_n_waiting(w->inbox));
+    td_peer_set_progress(w->worker, w->progress, td_requests_n_waiting(w->inbox));
 }
 
 static uint64_t hash_vocab(void *user, uint32_t a, uint32_t b)
@@ -527,9 +527,9 @@ static void start_worker(world *w)
 {
     td_err err = {0};
     td_peer_destroy(&w->worker);
-    td_inbox_destroy(&w->inbox);
+    td_requests_destroy(&w->inbox);
     w->worker = create_peer(w, true);
-    w->inbox = td_inbox_create(&err);
+    w->inbox = td_requests_create(&err);
     must(w->inbox != NULL, &err);
     w->is_working = false;
     for (uint32_t i = 0; i < N_PROMPTS_MAX; ++i)

@@ -141,7 +141,7 @@ static void do_faults(world *w)
 static void check_finish(world *w, const td_action *a)
 {
     prompt *p = &w->prompts[find_prompt(w, a->sequence)];
-    const td_sequence_info *info = td_coordinator_info(w->c, a->sequence);
+    const td_sequence_info *info = td_coordinator_get_info(w->c, a->sequence);
     CHECK(w, info && !p->is_done && info->reason == a->reason);
     CHECK(w, info->n_tokens == p->n_seen && info->text[info->n_text] == 0);
     if (a->reason == TD_REASON_CANCELLED) {
@@ -229,7 +229,7 @@ static uint64_t next_us(const world *w)
         return earlier(t, w->silence_end_us);
     if (w->is_working)
         t = earlier(t, w->work_end_us);
-    if (td_inbox_has_room(w->inbox))
+    if (td_requests_has_room(w->inbox))
         t = earlier(t, earlier(td_link_next_us(w->link[1]), td_peer_next_us(w->worker)));
     return t;
 }
@@ -321,7 +321,7 @@ static void destroy(world *w)
     td_ngram_destroy(&w->ngram);
     td_peer_destroy(&w->client);
     td_peer_destroy(&w->worker);
-    td_inbox_destroy(&w->inbox);
+    td_requests_destroy(&w->inbox);
     for (uint32_t i = 0; i < 2; ++i)
         td_link_close(&w->link[i], false);
 }

@@ -345,7 +345,7 @@ static void toggle_drafter(world *w)
 static void check_finish(world *w, const td_action *a)
 {
     prompt *p = &w->prompts[find_prompt(w, a->sequence)];
-    const td_sequence_info *info = td_coordinator_info(w->c, a->sequence);
+    const td_sequence_info *info = td_coordinator_get_info(w->c, a->sequence);
     CHECK(w, info && !p->is_done);
     CHECK(w, w->params.can_share || !w->target[a->slot].is_open);
     CHECK(w, info->reason == a->reason && info->n_tokens == p->n_seen);
@@ -364,7 +364,7 @@ static void check_finish(world *w, const td_action *a)
     p->info = *info;
     p->is_done = true;
     td_coordinator_remove(w->c, a->sequence);
-    CHECK(w, !td_coordinator_info(w->c, a->sequence));
+    CHECK(w, !td_coordinator_get_info(w->c, a->sequence));
 }
 
 static void check_tokens(world *w, const td_action *a)

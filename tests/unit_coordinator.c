@@ -153,14 +153,14 @@ static void test_coordinator_round_in_order(void **state)
     NEXT(c, TD_ACT_DRAFT_CLOSE);
     a = NEXT(c, TD_ACT_FINISH);
     assert_int_equal(a.reason, TD_REASON_CANCELLED);
-    const td_sequence_info *info = td_coordinator_info(c, q);
+    const td_sequence_info *info = td_coordinator_get_info(c, q);
     assert_true(info->n_rounds == 2 && info->n_drafted == 3 && info->n_accepted == 2);
     assert_true(info->drafted_at[2] == 1 && info->accepted_at[1] == 1 && info->accepted_at[2] == 0);
     assert_true(info->added_us == 5 && info->first_token_us == 20 && info->finished_us == 50);
     assert_string_equal(info->text, "klmy");
     assert_true(td_coordinator_is_idle(c));
     td_coordinator_remove(c, q);
-    assert_null(td_coordinator_info(c, q));
+    assert_null(td_coordinator_get_info(c, q));
     assert_int_equal(td_coordinator_n_free(c), 1);
     td_coordinator_destroy(&c);
 }
@@ -273,7 +273,7 @@ static void test_coordinator_lost_drafter_leaves_plain_decoding(void **state)
     NEXT(c, TD_ACT_TOKENS);
     td_coordinator_on_drafter(c, false, 80); /* nobody to close it for */
     assert_int_equal(NEXT(c, TD_ACT_FINISH).reason, TD_REASON_EOS);
-    const td_sequence_info *info = td_coordinator_info(c, q);
+    const td_sequence_info *info = td_coordinator_get_info(c, q);
     assert_true(info->n_tokens == 3 && info->tokens[2] == END);
     assert_string_equal(info->text, "kl"); /* the end token has no text */
     td_coordinator_destroy(&c);
@@ -297,7 +297,7 @@ static void test_coordinator_cancelled_rows_do_not_reach_the_next_sequence(void 
     assert_true(second != first);
     no_action(c); /* the old batch is still in flight */
     td_coordinator_on_verified(c, in_flight.batch, (uint32_t[]){77}, NULL, 50);
-    assert_int_equal(td_coordinator_info(c, second)->n_tokens, 0);
+    assert_int_equal(td_coordinator_get_info(c, second)->n_tokens, 0);
     NEXT(c, TD_ACT_OPEN);
     td_action a = NEXT(c, TD_ACT_FORWARD);
     assert_true(a.is_prefill && a.rows[0].position == 0 && a.rows[0].sequence == second);
@@ -318,7 +318,7 @@ static void test_coordinator_cancelled_sequence_takes_no_more_tokens(void **stat
     NEXT(c, TD_ACT_CLOSE);
     assert_int_equal(NEXT(c, TD_ACT_FINISH).reason, TD_REASON_CANCELLED);
     no_action(c);
-    const td_sequence_info *info = td_coordinator_info(c, q);
+    const td_sequence_info *info = td_coordinator_get_info(c, q);
     assert_true(info->n_tokens == 1 && info->finished_us == 30);
     td_coordinator_destroy(&c);
 }
@@ -337,7 +337,7 @@ static void test_coordinator_serves_those_who_waited_first(void **state)
     while (n_verified < 12 && td_coordinator_next(c, &a)) {
         if (a.kind != TD_ACT_FORWARD)
             continue;
-        if (!a.is_prefill && td_coordinator_info(c, 3)->n_tokens > 0) { /* all decode */
+        if (!a.is_prefill && td_coordinator_get_info(c, 3)->n_tokens > 0) { /* all decode */
             uint32_t now = 1u << a.rows[0].slot | 1u << a.rows[1].slot;
             assert_int_equal(a.n_rows, 2);
             assert_int_equal(served & now, 0);
@@ -437,7 +437,7 @@ static void check_stop(const char *const *stops, uint32_t n_stops, const char *t
         if (a.kind == TD_ACT_FORWARD)
             td_coordinator_on_verified(
                 c, a.batch, a.n_out ? (uint32_t[]){(uint32_t)(text[i++] - 'a')} : NULL, NULL, 0);
-    const td_sequence_info *info = td_coordinator_info(c, q);
+    const td_sequence_info *info = td_coordinator_get_info(c, q);
     assert_string_equal(info->text, expected);
     assert_int_equal(info->n_text, strlen(expected));
     assert_int_equal(info->n_tokens, n_expected_tokens);

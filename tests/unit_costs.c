@@ -12,7 +12,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "target/plan.h"
+#include "planning/planner.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -159,13 +159,13 @@ static void test_other_threads_types_and_models_are_other_costs(void **state)
 
 static td_plan_params plan_params(const char *const *specs, uint32_t n_specs, td_measure measure)
 {
-    return (td_plan_params){.chain = {.model = model,
-                                      .specs = specs,
-                                      .n_specs = n_specs,
-                                      .type_k = td_type_find(TD_TYPE_F16),
-                                      .type_v = td_type_find(TD_TYPE_F16),
-                                      .n_slots = 4,
-                                      .is_choosing = true},
+    return (td_plan_params){.layout = {.model = model,
+                                       .specs = specs,
+                                       .n_specs = n_specs,
+                                       .type_k = td_type_find(TD_TYPE_F16),
+                                       .type_v = td_type_find(TD_TYPE_F16),
+                                       .n_slots = 4,
+                                       .is_choosing = true},
                             .measure = measure};
 }
 
@@ -186,13 +186,13 @@ static void test_plan_gives_specs_that_load(void **state)
     const char *chosen[TD_STAGES_MAX];
     for (uint32_t i = 0; i < plan.n_specs; i++)
         chosen[i] = plan.specs[i];
-    params.chain.specs = chosen;
-    params.chain.n_specs = plan.n_specs;
-    params.chain.n_ctx = plan.n_ctx;
-    td_chain *chain = td_chain_create(&params.chain, &err);
-    assert_non_null(chain);
-    assert_int_equal(chain->parts[chain->n_parts - 1].last, 3);
-    td_chain_destroy(&chain);
+    params.layout.specs = chosen;
+    params.layout.n_specs = plan.n_specs;
+    params.layout.n_ctx = plan.n_ctx;
+    td_layout *layout = td_layout_create(&params.layout, &err);
+    assert_non_null(layout);
+    assert_int_equal(layout->parts[layout->n_parts - 1].last, 3);
+    td_layout_destroy(&layout);
 }
 
 static void test_pinned_layers_stay_and_unmeasured_ones_go_by_bytes(void **state)
@@ -232,42 +232,41 @@ static void test_units_are_devices_that_take_turns(void **state)
     assert_true(td_plan_is_one_unit("vulkan:2", &soft, "host:1", &host));
 }
 
-static td_chain *plan_chain(uint32_t n_slots, uint32_t n_ctx, td_err *err)
+static td_layout *plan_layout(uint32_t n_slots, uint32_t n_ctx, td_err *err)
 {
     static const char *const specs[] = {"host:1"};
-    td_chain_params p = plan_params(specs, 1, TD_MEASURE_NEVER).chain;
+    td_layout_params p = plan_params(specs, 1, TD_MEASURE_NEVER).layout;
     p.n_slots = n_slots;
     p.n_ctx = n_ctx;
-    p.is_plan_only = true;
-    return td_chain_create(&p, err);
+    return td_layout_create(&p, err);
 }
 
 static void test_a_context_that_fits_once_is_kept_with_fewer_pages(void **state)
 {
     (void)state;
     td_err err = {0};
-    td_chain *small = plan_chain(1, 1024, &err), *large = plan_chain(1, 2048, &err);
+    td_layout *small = plan_layout(1, 1024, &err), *large = plan_layout(1, 2048, &err);
     assert_true(small && large);
     assert_int_equal(small->n_pages, 0);
     uint64_t position_bytes = (large->parts[0].n_bytes - small->parts[0].n_bytes) / 1024;
     uint64_t budget = small->parts[0].budget_bytes;
-    td_chain_destroy(&small);
-    td_chain_destroy(&large);
+    td_layout_destroy(&small);
+    td_layout_destroy(&large);
     uint64_t n_ctx = budget / position_bytes / 4;
     if (n_ctx > TD_CTX_MAX) {
         print_message("more memory than %u positions take: skipped\n", TD_CTX_MAX);
         skip();
     }
-    td_chain *c = plan_chain(16, (uint32_t)n_ctx, &err);
+    td_layout *c = plan_layout(16, (uint32_t)n_ctx, &err);
     assert_non_null(c);
     assert_int_equal(c->n_ctx, n_ctx);
     assert_true(c->n_pages >= n_ctx / TD_PAGE_POSITIONS);      /* one sequence */
     assert_true(c->n_pages < 6 * n_ctx / TD_PAGE_POSITIONS);   /* not what does not fit */
     assert_true(c->n_pages > 2 * (n_ctx / TD_PAGE_POSITIONS)); /* but most of what does */
     assert_true(c->parts[0].n_bytes <= c->parts[0].budget_bytes);
-    td_chain_destroy(&c);
+    td_layout_destroy(&c);
     if (6 * n_ctx < TD_CTX_MAX) /* not even one */
-        assert_null(plan_chain(2, (uint32_t)(6 * n_ctx), &err));
+        assert_null(plan_layout(2, (uint32_t)(6 * n_ctx), &err));
 }
 
 static int set_up(void **state)

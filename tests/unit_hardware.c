@@ -12,7 +12,7 @@
 #include "base/io.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "target/hardware.h"
+#include "planning/hardware.h"
 
 #include <math.h>
 #include <stdio.h>

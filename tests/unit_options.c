@@ -57,7 +57,7 @@ static bool parse(const char *line, fields *f, bool *is_help, td_err *err)
         if ((bar = strchr(p, '|')))
             *bar++ = 0;
     }
-    return options_parse(&help, argc, argv, f, is_help, err);
+    return td_options_parse(&help, argc, argv, f, is_help, err);
 }
 
 static fields parse_ok(const char *line)
@@ -192,7 +192,7 @@ static void test_help_names_every_option_and_key(void **state)
     int fd = mkstemp(path), out = dup(STDOUT_FILENO);
     fflush(stdout);
     dup2(fd, STDOUT_FILENO);
-    options_print_help(&help);
+    td_options_print_help(&help);
     fflush(stdout);
     dup2(out, STDOUT_FILENO);
     close(out);
@@ -213,16 +213,16 @@ static void test_config_is_found_among_flags(void **state)
 {
     (void)state;
     char *plain[] = {"-n", "5", "--config", "x.json"};
-    assert_string_equal(options_find_config(&help, 4, plain), "x.json");
+    assert_string_equal(td_options_find_config(&help, 4, plain), "x.json");
     char *joined[] = {"--config=y.json", "--loud"};
-    assert_string_equal(options_find_config(&help, 2, joined), "y.json");
+    assert_string_equal(td_options_find_config(&help, 2, joined), "y.json");
     char *twice[] = {"--config=y.json", "--config", "z.json"};
-    assert_string_equal(options_find_config(&help, 3, twice), "z.json"); /* as for other flags */
+    assert_string_equal(td_options_find_config(&help, 3, twice), "z.json"); /* as for other flags */
     char *value[] = {"--text", "--config=no.json", "--text", "--config", "--loud"};
-    assert_null(options_find_config(&help, 5, value)); /* values of --text */
+    assert_null(td_options_find_config(&help, 5, value)); /* values of --text */
     char *none[] = {"--loud", "--nonsense", "--config"};
-    assert_null(options_find_config(&help, 3, none));
-    assert_null(options_find_config(&help, 0, none));
+    assert_null(td_options_find_config(&help, 3, none));
+    assert_null(td_options_find_config(&help, 0, none));
 }
 
 /* -- configuration files ----------------------------------------------------------------------- */
@@ -233,7 +233,7 @@ static bool read_config(const char *json, fields *f, td_json **document, td_err 
     int fd = mkstemp(path);
     assert_true(fd >= 0 && write(fd, json, strlen(json)) == (ssize_t)strlen(json));
     close(fd);
-    bool is_ok = options_read_config(&help, path, f, document, err);
+    bool is_ok = td_options_read_config(&help, path, f, document, err);
     if (!is_ok)
         assert_non_null(strstr(err->message, path));
     unlink(path);
@@ -329,7 +329,7 @@ static void test_wrong_files_are_told(void **state)
     fields f = {0};
     td_json *document = NULL;
     td_err err = {0};
-    assert_false(options_read_config(&help, "/nonexistent/c.json", &f, &document, &err));
+    assert_false(td_options_read_config(&help, "/nonexistent/c.json", &f, &document, &err));
     assert_int_equal(err.code, TD_E_IO);
 }
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
-#include "target/placement.h"
+#include "planning/placement.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
-#include "target/speed.h"
+#include "planning/speed.h"
 
 #include <math.h>
 #include <string.h>

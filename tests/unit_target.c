@@ -26,20 +26,20 @@ static const struct {
     uint32_t n;
 } splits[] = {{whole, 1}, {halves, 2}, {quarters, 4}};
 
-static td_chain_params params_of(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
+static td_layout_params params_of(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
-    return (td_chain_params){.model = model,
-                             .specs = specs,
-                             .n_specs = n_specs,
-                             .type_k = f16,
-                             .type_v = f16,
-                             .n_slots = n_slots};
+    return (td_layout_params){.model = model,
+                              .specs = specs,
+                              .n_specs = n_specs,
+                              .type_k = f16,
+                              .type_v = f16,
+                              .n_slots = n_slots};
 }
 
 static td_target *create(const char *const *specs, uint32_t n_specs, uint32_t n_slots)
 {
-    td_chain_params params = params_of(specs, n_specs, n_slots);
+    td_layout_params params = params_of(specs, n_specs, n_slots);
     td_err err = {0};
     td_target *t = td_target_create(&params, &err);
     if (!t)
@@ -79,7 +79,7 @@ static uint32_t make_rows(td_forward_row *rows, uint32_t slot, uint32_t position
 
 static td_chain *create_chain(const char *const *specs, uint32_t n_specs, bool is_all_logits)
 {
-    td_chain_params params = params_of(specs, n_specs, 2);
+    td_layout_params params = params_of(specs, n_specs, 2);
     params.is_all_logits = is_all_logits;
     td_err err = {0};
     td_chain *chain = td_chain_create(&params, &err);
@@ -105,7 +105,7 @@ static void test_a_split_gives_the_same_logits(void **state)
     static float want[3][TD_PREFILL_ROWS_MAX * TOY_VOCAB], got[3][TD_PREFILL_ROWS_MAX * TOY_VOCAB];
     for (size_t i = 0; i < TD_COUNT(splits); i++) {
         td_chain *chain = create_chain(splits[i].specs, splits[i].n, true);
-        assert_int_equal(chain->n_parts, splits[i].n);
+        assert_int_equal(chain->layout->n_parts, splits[i].n);
         float(*to)[TD_PREFILL_ROWS_MAX * TOY_VOCAB] = i ? got : want;
         run_chain(chain, TD_MODE_PREFILL, 0, 0, 200,
                   to[0]); /* more outputs than a verify batch has */
@@ -126,11 +126,12 @@ static void test_a_part_takes_the_bytes_it_was_planned_with(void **state)
     (void)state;
     for (size_t i = 0; i < TD_COUNT(splits); i++) {
         td_chain *chain = create_chain(splits[i].specs, splits[i].n, i == 0);
-        for (uint32_t k = 0; k < chain->n_parts; k++) {
+        for (uint32_t k = 0; k < chain->layout->n_parts; k++) {
             uint64_t used, budget;
-            td_device_memory(chain->parts[k].dev, &used, &budget);
+            td_device_memory(chain->layout->parts[k].dev, &used, &budget);
             /* Programs keep some scratch of their own. */
-            assert_in_range(used, chain->parts[k].n_bytes, chain->parts[k].n_bytes + (4u << 20));
+            assert_in_range(used, chain->layout->parts[k].n_bytes,
+                            chain->layout->parts[k].n_bytes + (4u << 20));
         }
         td_chain_destroy(&chain);
     }
@@ -153,7 +154,7 @@ static void test_a_chain_that_cannot_be_built_says_why(void **state)
         {{""}, 1, TD_E_USAGE, "a name of"},
     };
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
-        td_chain_params params = params_of(cases[i].specs, cases[i].n, 1);
+        td_layout_params params = params_of(cases[i].specs, cases[i].n, 1);
         td_err err = {0};
         assert_null(td_chain_create(&params, &err));
         assert_int_equal(err.code, cases[i].code);
@@ -163,7 +164,7 @@ static void test_a_chain_that_cannot_be_built_says_why(void **state)
     const char *many[TD_STAGES_MAX + 1];
     for (uint32_t i = 0; i <= TD_STAGES_MAX; i++)
         many[i] = "host:1";
-    td_chain_params params = params_of(many, TD_STAGES_MAX + 1, 1);
+    td_layout_params params = params_of(many, TD_STAGES_MAX + 1, 1);
     td_err err = {0};
     assert_null(td_chain_create(&params, &err));
     assert_non_null(strstr(err.message, "17 target devices; allowed: 1..16"));
@@ -176,38 +177,35 @@ static void test_a_chain_that_cannot_be_built_says_why(void **state)
 static void test_what_does_not_fit_becomes_fewer_pages(void **state)
 {
     (void)state;
-    td_chain_params params = params_of(whole, 1, 64); /* 64 sequences of 2^24 positions */
+    td_layout_params params = params_of(whole, 1, 64); /* 64 sequences of 2^24 positions */
     params.n_ctx = TD_CTX_MAX;
-    params.is_plan_only = true;
     td_err err = {0};
-    td_chain *chain = td_chain_create(&params, &err);
-    if (!chain) { /* not even one */
+    td_layout *layout = td_layout_create(&params, &err);
+    if (!layout) { /* not even one */
         assert_int_equal(err.code, TD_E_NOMEM);
         assert_non_null(strstr(err.message, "MiB"));
         return;
     }
     uint32_t one = TD_CTX_MAX / TD_PAGE_POSITIONS;
-    assert_in_range(chain->n_pages, one, 64 * one - 1);
-    assert_true(chain->parts[0].n_bytes <= chain->parts[0].budget_bytes);
-    td_chain_destroy(&chain);
+    assert_in_range(layout->n_pages, one, 64 * one - 1);
+    assert_true(layout->parts[0].n_bytes <= layout->parts[0].budget_bytes);
+    td_layout_destroy(&layout);
 }
 
-static void test_a_plan_loads_nothing(void **state)
+static void test_a_layout_loads_nothing(void **state)
 {
     (void)state;
-    td_chain_params params = params_of(halves, 2, 3);
-    params.is_plan_only = true;
-    td_chain *chain = td_chain_create(&params, NULL);
-    assert_non_null(chain);
-    assert_int_equal(chain->n_ctx, 256);
+    td_layout_params params = params_of(halves, 2, 3);
+    td_layout *layout = td_layout_create(&params, NULL);
+    assert_non_null(layout);
+    assert_int_equal(layout->n_ctx, 256);
     for (uint32_t i = 0; i < 2; i++) {
         uint64_t used, budget;
-        td_device_memory(chain->parts[i].dev, &used, &budget);
+        td_device_memory(layout->parts[i].dev, &used, &budget);
         assert_int_equal(used, 0);
-        assert_null(chain->parts[i].forward);
-        assert_true(chain->parts[i].n_bytes > 0);
+        assert_true(layout->parts[i].n_bytes > 0);
     }
-    td_chain_destroy(&chain);
+    td_layout_destroy(&layout);
 }
 
 /* -- threads ----------------------------------------------------------------------------------- */
@@ -271,7 +269,7 @@ static void test_jobs_keep_their_order_through_all_stages(void **state)
             assert_memory_equal(want, got, n * sizeof *want);
         }
         td_stage_info info;
-        td_target_stage_info(t, splits[i].n - 1, &info);
+        td_target_get_stage_info(t, splits[i].n - 1, &info);
         assert_int_equal(info.last, 3);
         assert_int_equal(info.n_prefill_rows, 100);
         assert_int_equal(info.n_verifies, 22);
@@ -346,11 +344,11 @@ static void test_after_a_failed_batch_all_fail_with_its_error(void **state)
     (void)state;
     td_chain *chain = create_chain(halves, 2, false);
     stage *s = td_alloc(1, sizeof *s, NULL);
-    batch *b = td_alloc(3, sizeof *b, NULL);
-    queue out;
-    queue_init(&s->in);
-    queue_init(&out);
-    s->forward = chain->parts[0].forward;
+    micro_batch *b = td_alloc(3, sizeof *b, NULL);
+    td_queue out;
+    td_queue_init(&s->in);
+    td_queue_init(&out);
+    s->forward = chain->forwards[0];
     s->out = &out;
     s->n_embd = 64;
     s->n_slots = 2;
@@ -367,20 +365,20 @@ static void test_after_a_failed_batch_all_fail_with_its_error(void **state)
     }
     td_err_set(&b[0].err, TD_E_DEVICE_LOST, "an earlier stage's device is lost");
     for (uint32_t i = 0; i < 5; i++)
-        queue_push(&s->in, &jobs[i]);
-    assert_true(stage_start(s, NULL));
-    stage_stop(s);
+        td_queue_push(&s->in, &jobs[i].item);
+    assert_true(td_stage_start(s, NULL));
+    td_stage_stop(s);
     for (uint32_t i = 0; i < 5; i++) /* in order, none lost */
-        assert_ptr_equal(queue_try_pop(&out), &jobs[i]);
-    assert_null(queue_try_pop(&out));
+        assert_ptr_equal(td_queue_try_pop(&out), &jobs[i]);
+    assert_null(td_queue_try_pop(&out));
     assert_int_equal(b[1].err.code, TD_E_DEVICE_LOST);
     assert_string_equal(b[1].err.message, "an earlier stage's device is lost");
     assert_int_equal(s->info.n_verify_rows, 0);
     for (uint32_t i = 0; i < 2; i++)
         td_free(b[i].activations);
     td_free(b);
-    queue_destroy(&s->in);
-    queue_destroy(&out);
+    td_queue_destroy(&s->in);
+    td_queue_destroy(&out);
     td_free(s->slots);
     td_free(s);
     td_chain_destroy(&chain);
@@ -399,7 +397,7 @@ static void test_a_lost_device_is_the_error_of_its_batches(void **state)
     }
     const char *const specs[] = {"host:1@0-1", infos[i].spec};
     setenv("TD_VK_LOSE_AFTER", "3", 1);
-    td_chain_params params = params_of(specs, 2, 1);
+    td_layout_params params = params_of(specs, 2, 1);
     td_err err = {0};
     td_target *t = td_target_create(&params, &err);
     static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
@@ -426,7 +424,7 @@ static void test_create_survives_every_failing_allocation(void **state)
     (void)state;
     uint64_t n = 0;
     for (bool is_ok = false; !is_ok;) {
-        td_chain_params params = params_of(halves, 2, 2);
+        td_layout_params params = params_of(halves, 2, 2);
         td_err err = {0};
         td_alloc_fail_at(n += 1 + n / 16);
         td_target *t = td_target_create(&params, &err);
@@ -455,7 +453,7 @@ int main(void)
         cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
         cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
         cmocka_unit_test(test_what_does_not_fit_becomes_fewer_pages),
-        cmocka_unit_test(test_a_plan_loads_nothing),
+        cmocka_unit_test(test_a_layout_loads_nothing),
         cmocka_unit_test(test_jobs_keep_their_order_through_all_stages),
         cmocka_unit_test(test_a_row_does_not_see_its_neighbours),
         cmocka_unit_test(test_a_target_may_be_closed_with_work_queued),

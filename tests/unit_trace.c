@@ -290,12 +290,12 @@ int main(void)
     model = toy_open(&t, &err);
     const char *const specs[N_STAGES] = {"host:1", "host:1"};
     if (model)
-        target = td_target_create(&(td_chain_params){.model = model,
-                                                     .specs = specs,
-                                                     .n_specs = N_STAGES,
-                                                     .type_k = td_type_find(TD_TYPE_F16),
-                                                     .type_v = td_type_find(TD_TYPE_F16),
-                                                     .n_slots = 1},
+        target = td_target_create(&(td_layout_params){.model = model,
+                                                      .specs = specs,
+                                                      .n_specs = N_STAGES,
+                                                      .type_k = td_type_find(TD_TYPE_F16),
+                                                      .type_v = td_type_find(TD_TYPE_F16),
+                                                      .n_slots = 1},
                                   &err);
     snprintf(path, sizeof path, "trace-test-%d.json", (int)getpid());
     if (!target) {

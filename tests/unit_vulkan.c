@@ -6,7 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/ops.h"
 #include "kernels/vulkan/hazard.h"
-#include "kernels/vulkan/inspect.h"
+#include "kernels/vulkan/probe.h"
 #include "kernels/vulkan/push.h"
 
 #include <setjmp.h>

@@ -4,7 +4,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "kernels/ops.h"
-#include "kernels/vulkan/inspect.h"
+#include "kernels/vulkan/probe.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -2,7 +2,7 @@
  * check_radv.sh names, and none spills registers. RADV tells registers and scratch memory; with
  * TD_VERBOSE=1 all are printed, with TD_TABLE=1 a table row each (scripts/shader_stats.sh). */
 #include "kernels/backend.h"
-#include "kernels/vulkan/inspect.h"
+#include "kernels/vulkan/probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -65,7 +65,7 @@ void td_peer_destroy(td_peer **peer)
     *peer = NULL;
 }
 
-void peer_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
+void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
 {
     ev->type = type;
     ev->first_token = UINT32_MAX;
@@ -78,12 +78,12 @@ void peer_event(td_peer_event *ev, td_peer_event_type type, const char *format, 
             *c = '?';
 }
 
-uint64_t peer_hash_prefix(const td_peer *p, uint32_t n)
+uint64_t td_peer_hash_prefix(const td_peer *p, uint32_t n)
 {
     return n == p->params.n_vocab ? p->whole_hash : p->params.hash(p->params.hash_user, 0, n);
 }
 
-td_wire_hello peer_own_hello(const td_peer *p, uint32_t n_hashed)
+td_wire_hello td_peer_own_hello(const td_peer *p, uint32_t n_hashed)
 {
     td_wire_hello h = {
         .protocol = TD_WIRE_PROTOCOL,
@@ -91,7 +91,7 @@ td_wire_hello peer_own_hello(const td_peer *p, uint32_t n_hashed)
         .node = p->node,
         .n_vocab = p->params.n_vocab,
         .n_hashed = n_hashed,
-        .vocab_hash = peer_hash_prefix(p, n_hashed),
+        .vocab_hash = td_peer_hash_prefix(p, n_hashed),
         .n_ctx = p->params.n_ctx,
         .max_draft = p->params.max_draft,
         .ping_us = p->params.ping_us,
@@ -100,14 +100,14 @@ td_wire_hello peer_own_hello(const td_peer *p, uint32_t n_hashed)
     return h;
 }
 
-void peer_agree(td_peer *p)
+void td_peer_agree(td_peer *p)
 {
     p->limits.n_vocab = td_min_u32(p->params.n_vocab, p->other.n_vocab);
     p->limits.n_ctx = td_min_u32(p->params.n_ctx, p->other.n_ctx);
     p->ping_us = td_max_u32(p->params.ping_us, p->other.ping_us);
 }
 
-void peer_begin_joined(td_peer *p, uint64_t now_us)
+void td_peer_begin_joined(td_peer *p, uint64_t now_us)
 {
     p->state = PEER_JOINED;
     p->n_missed = 0;
@@ -116,7 +116,7 @@ void peer_begin_joined(td_peer *p, uint64_t now_us)
     p->info.n_sessions++;
 }
 
-bool peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wire_msg *m)
+bool td_peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wire_msg *m)
 {
     td_wire_limits widest = td_wire_limits_widest();
     size_t n_bytes;
@@ -128,15 +128,15 @@ bool peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wir
     return td_link_try_send(p->link, route, p->tx, n_bytes, NULL);
 }
 
-bool peer_send_refusal(td_peer *p, td_route route, uint64_t session, td_wire_refusal code,
-                       const char *reason)
+bool td_peer_send_refusal(td_peer *p, td_route route, uint64_t session, td_wire_refusal code,
+                          const char *reason)
 {
     td_wire_msg m = {.type = TD_WIRE_REFUSE, .refuse.code = code};
     snprintf(m.refuse.reason, sizeof m.refuse.reason, "%s", reason);
-    return peer_send_hello_family(p, route, session, &m);
+    return td_peer_send_hello_family(p, route, session, &m);
 }
 
-bool peer_send_numbered(td_peer *p, td_wire_msg m, td_err *err)
+bool td_peer_send_numbered(td_peer *p, td_wire_msg m, td_err *err)
 {
     size_t n_bytes;
     m.session = p->session;
@@ -148,7 +148,7 @@ bool peer_send_numbered(td_peer *p, td_wire_msg m, td_err *err)
     return true;
 }
 
-bool peer_take_number(td_peer *p, const td_wire_msg *m, bool *is_gap)
+bool td_peer_take_number(td_peer *p, const td_wire_msg *m, bool *is_gap)
 {
     *is_gap = m->seq > p->n_seen + 1;
     if (m->seq == p->n_seen + 1) {
@@ -172,7 +172,7 @@ bool td_peer_send(td_peer *p, const td_wire_msg *msg, td_err *err)
     if (p->state != PEER_JOINED)
         return td_err_set(err, TD_E_UNAVAILABLE, "no %s is connected",
                           p->params.is_worker ? "coordinator" : "draft worker");
-    return peer_send_numbered(p, *msg, err);
+    return td_peer_send_numbered(p, *msg, err);
 }
 
 bool td_peer_step(td_peer *p, td_peer_event *ev, td_err *err)
@@ -198,16 +198,16 @@ bool td_peer_step(td_peer *p, td_peer_event *ev, td_err *err)
         if (!td_wire_decode(p->rx, n_bytes, &p->limits, p->ids, &m, NULL))
             p->info.n_malformed++;
         else if (p->params.is_worker)
-            peer_worker_handle(p, &m, route, ev);
+            td_peer_worker_handle(p, &m, route, ev);
         else
-            peer_client_handle(p, &m, ev);
+            td_peer_client_handle(p, &m, ev);
     }
     uint64_t now_us = td_clock_now_us(p->clock);
     if (ev->type == TD_PEER_NONE && now_us >= p->next_us) {
         if (p->params.is_worker)
-            peer_worker_tick(p, now_us, ev);
+            td_peer_worker_tick(p, now_us, ev);
         else
-            peer_client_tick(p, now_us, ev);
+            td_peer_client_tick(p, now_us, ev);
     }
     return true;
 }
@@ -229,7 +229,7 @@ void td_peer_set_progress(td_peer *p, uint64_t progress, uint32_t n_pending)
 void td_peer_bye(td_peer *p)
 {
     if (p->state == PEER_JOINED)
-        peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_BYE}, NULL);
+        td_peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_BYE}, NULL);
     p->state = PEER_CLOSED;
     p->session = 0;
 }

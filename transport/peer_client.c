@@ -37,7 +37,7 @@ static void send_query(td_peer *p)
     td_wire_msg m = {.type = TD_WIRE_HASH_QUERY};
     m.hash.a = p->low;
     m.hash.b = p->low + (p->high - p->low) / 2;
-    peer_send_hello_family(p, p->route, p->session, &m);
+    td_peer_send_hello_family(p, p->route, p->session, &m);
     p->next_us = td_clock_now_us(p->clock) + p->ping_us;
 }
 
@@ -45,11 +45,11 @@ static void send_query(td_peer *p)
 static void end_search(td_peer *p, td_peer_event *ev)
 {
     uint32_t token = p->low;
-    peer_event(ev, TD_PEER_REFUSED,
-               "the vocabularies differ; the first token that does is %" PRIu32 " (of %" PRIu32
-               " here, %" PRIu32 " at the draft worker)",
-               token, p->params.n_vocab, p->other.n_vocab);
-    peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_VOCAB, ev->reason);
+    td_peer_set_event(ev, TD_PEER_REFUSED,
+                      "the vocabularies differ; the first token that does is %" PRIu32
+                      " (of %" PRIu32 " here, %" PRIu32 " at the draft worker)",
+                      token, p->params.n_vocab, p->other.n_vocab);
+    td_peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_VOCAB, ev->reason);
     refuse(p, ev, TD_WIRE_REFUSE_VOCAB);
     ev->first_token = token;
 }
@@ -88,37 +88,38 @@ static void take_hash(td_peer *p, const td_wire_hash *h, td_peer_event *ev)
 static void join(td_peer *p, td_peer_event *ev)
 {
     uint64_t now_us = td_clock_now_us(p->clock);
-    peer_agree(p);
-    peer_begin_joined(p, now_us);
+    td_peer_agree(p);
+    td_peer_begin_joined(p, now_us);
     p->n_sent = p->n_seen = 0;
     p->progress = 0;
     p->n_pending = 0;
     p->progress_us = now_us;
     /* The first numbered message tells the worker that we are content. */
-    peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_PING}, NULL);
-    peer_event(ev, TD_PEER_JOINED, "%s", "");
+    td_peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_PING}, NULL);
+    td_peer_set_event(ev, TD_PEER_JOINED, "%s", "");
 }
 
 static void take_hello_ok(td_peer *p, const td_wire_hello *h, td_peer_event *ev)
 {
     if (h->protocol != TD_WIRE_PROTOCOL || h->role != TD_WIRE_ROLE_DRAFT) {
-        peer_event(ev, TD_PEER_REFUSED,
-                   "the other end speaks protocol %" PRIu32 " in role %d; allowed: %u in role %d",
-                   h->protocol, (int)h->role, TD_WIRE_PROTOCOL, TD_WIRE_ROLE_DRAFT);
+        td_peer_set_event(ev, TD_PEER_REFUSED,
+                          "the other end speaks protocol %" PRIu32
+                          " in role %d; allowed: %u in role %d",
+                          h->protocol, (int)h->role, TD_WIRE_PROTOCOL, TD_WIRE_ROLE_DRAFT);
         refuse(p, ev, TD_WIRE_REFUSE_PROTOCOL);
         return;
     }
     uint32_t n_common = td_min_u32(p->params.n_vocab, h->n_vocab);
     if (h->n_hashed != n_common) {
-        peer_event(ev, TD_PEER_REFUSED,
-                   "the draft worker hashed %" PRIu32 " tokens; allowed: %" PRIu32
-                   ", the smaller vocabulary",
-                   h->n_hashed, n_common);
+        td_peer_set_event(ev, TD_PEER_REFUSED,
+                          "the draft worker hashed %" PRIu32 " tokens; allowed: %" PRIu32
+                          ", the smaller vocabulary",
+                          h->n_hashed, n_common);
         refuse(p, ev, TD_WIRE_REFUSE_PROTOCOL);
         return;
     }
     p->other = *h;
-    if (peer_hash_prefix(p, n_common) == h->vocab_hash)
+    if (td_peer_hash_prefix(p, n_common) == h->vocab_hash)
         join(p, ev);
     else
         begin_search(p, ev);
@@ -140,12 +141,12 @@ static void take_numbered(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
         return;
     }
     uint64_t n_expected = p->n_seen + 1;
-    if (!peer_take_number(p, m, &is_gap)) {
+    if (!td_peer_take_number(p, m, &is_gap)) {
         if (is_gap) {
-            peer_event(ev, TD_PEER_LOST,
-                       "messages of the draft worker were lost: number %" PRIu64
-                       " came after %" PRIu64,
-                       m->seq, n_expected - 1);
+            td_peer_set_event(ev, TD_PEER_LOST,
+                              "messages of the draft worker were lost: number %" PRIu64
+                              " came after %" PRIu64,
+                              m->seq, n_expected - 1);
             lose(p);
         }
         return;
@@ -157,14 +158,14 @@ static void take_numbered(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
     } else if (m->type == TD_WIRE_PONG) {
         take_progress(p, &m->ping);
     } else if (m->type == TD_WIRE_BYE) {
-        peer_event(ev, TD_PEER_LOST, "the draft worker said goodbye");
+        td_peer_set_event(ev, TD_PEER_LOST, "the draft worker said goodbye");
         lose(p);
     } else {
         p->info.n_unexpected++;
     }
 }
 
-void peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
+void td_peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
 {
     if (m->session != p->session) { /* ours is 0 while there is none, and no message's is */
         p->info.n_foreign++;
@@ -174,13 +175,14 @@ void peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
         take_numbered(p, m, ev);
     } else if (m->type == TD_WIRE_REFUSE) {
         if (p->state == PEER_JOINED) {
-            peer_event(ev, TD_PEER_LOST, "the draft worker ended the session: %s",
-                       m->refuse.reason);
+            td_peer_set_event(ev, TD_PEER_LOST, "the draft worker ended the session: %s",
+                              m->refuse.reason);
             lose(p);
         } else if (m->refuse.code == TD_WIRE_REFUSE_SESSION) {
             begin_greeting(p, td_clock_now_us(p->clock) + p->params.retry_min_us);
         } else {
-            peer_event(ev, TD_PEER_REFUSED, "the draft worker refuses: %s", m->refuse.reason);
+            td_peer_set_event(ev, TD_PEER_REFUSED, "the draft worker refuses: %s",
+                              m->refuse.reason);
             refuse(p, ev, m->refuse.code);
         }
     } else if (m->type == TD_WIRE_HELLO_OK && p->state == PEER_GREETING) {
@@ -199,8 +201,8 @@ static void greet(td_peer *p, uint64_t now_us)
     p->n_hello++;
     p->session = (p->node & 0xffffffff00000000u) | p->n_hello;
     p->route = 0;
-    td_wire_msg m = {.type = TD_WIRE_HELLO, .hello = peer_own_hello(p, p->params.n_vocab)};
-    if (!peer_send_hello_family(p, p->route, p->session, &m)) {
+    td_wire_msg m = {.type = TD_WIRE_HELLO, .hello = td_peer_own_hello(p, p->params.n_vocab)};
+    if (!td_peer_send_hello_family(p, p->route, p->session, &m)) {
         p->next_us = now_us + p->params.retry_min_us; /* nobody there yet: asking costs nothing */
         return;
     }
@@ -214,26 +216,27 @@ static void ping(td_peer *p, uint64_t now_us, td_peer_event *ev)
     p->n_missed = p->is_heard ? 0 : p->n_missed + 1;
     p->is_heard = false;
     if (p->n_missed >= p->params.n_misses) {
-        peer_event(ev, TD_PEER_LOST,
-                   "the draft worker is silent: %" PRIu32 " pings in a row without an answer",
-                   p->n_missed);
+        td_peer_set_event(ev, TD_PEER_LOST,
+                          "the draft worker is silent: %" PRIu32
+                          " pings in a row without an answer",
+                          p->n_missed);
         lose(p);
         return;
     }
     if (p->params.hung_us && p->n_pending && now_us - p->progress_us >= p->params.hung_us) {
-        peer_event(ev, TD_PEER_LOST,
-                   "the draft worker answers but its work stands still: %" PRIu32
-                   " pieces pending, no progress for %" PRIu64 " ms",
-                   p->n_pending, (now_us - p->progress_us) / 1000);
+        td_peer_set_event(ev, TD_PEER_LOST,
+                          "the draft worker answers but its work stands still: %" PRIu32
+                          " pieces pending, no progress for %" PRIu64 " ms",
+                          p->n_pending, (now_us - p->progress_us) / 1000);
         lose(p);
         return;
     }
     /* A ping that finds no room is a missed one: the next interval sees the silence. */
-    peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_PING}, NULL);
+    td_peer_send_numbered(p, (td_wire_msg){.type = TD_WIRE_PING}, NULL);
     p->next_us = now_us + p->ping_us;
 }
 
-void peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
+void td_peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
 {
     if (p->state == PEER_GREETING) {
         greet(p, now_us);

@@ -46,35 +46,35 @@ struct td_peer {
 };
 
 /* Both halves: a message that was decoded, and the timer when next_us has come. */
-void peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev);
-void peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
-void peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_peer_event *ev);
-void peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
+void td_peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev);
+void td_peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
+void td_peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_peer_event *ev);
+void td_peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
 
 /* Sends a message of the HELLO family at once or not at all. */
-bool peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wire_msg *m);
-bool peer_send_refusal(td_peer *p, td_route route, uint64_t session, td_wire_refusal code,
-                       const char *reason);
+bool td_peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wire_msg *m);
+bool td_peer_send_refusal(td_peer *p, td_route route, uint64_t session, td_wire_refusal code,
+                          const char *reason);
 
 /* Sends a numbered message of the session; the number is used up only on success. */
-bool peer_send_numbered(td_peer *p, td_wire_msg m, td_err *err);
+bool td_peer_send_numbered(td_peer *p, td_wire_msg m, td_err *err);
 
 /* Is this the next number? Counts repeats; *is_gap tells that something is missing before it. */
-bool peer_take_number(td_peer *p, const td_wire_msg *m, bool *is_gap);
+bool td_peer_take_number(td_peer *p, const td_wire_msg *m, bool *is_gap);
 
 /* Fills in the event; unprintable bytes of the text become '?'. */
-void peer_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
+void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Hash of the first n tokens. */
-uint64_t peer_hash_prefix(const td_peer *p, uint32_t n);
+uint64_t td_peer_hash_prefix(const td_peer *p, uint32_t n);
 
 /* Our greeting, hashing the first n_hashed tokens. */
-td_wire_hello peer_own_hello(const td_peer *p, uint32_t n_hashed);
+td_wire_hello td_peer_own_hello(const td_peer *p, uint32_t n_hashed);
 
 /* What both ends can do: limits and ping interval out of p->other. */
-void peer_agree(td_peer *p);
+void td_peer_agree(td_peer *p);
 
-void peer_begin_joined(td_peer *p, uint64_t now_us);
+void td_peer_begin_joined(td_peer *p, uint64_t now_us);
 
 #endif

@@ -22,8 +22,8 @@ static void be_alone(td_peer *p)
 static void answer_hello(td_peer *p)
 {
     td_wire_msg m = {.type = TD_WIRE_HELLO_OK};
-    m.hello = peer_own_hello(p, td_min_u32(p->params.n_vocab, p->other.n_vocab));
-    peer_send_hello_family(p, p->route, p->session, &m);
+    m.hello = td_peer_own_hello(p, td_min_u32(p->params.n_vocab, p->other.n_vocab));
+    td_peer_send_hello_family(p, p->route, p->session, &m);
 }
 
 static void accept(td_peer *p, const td_wire_msg *m, td_route route)
@@ -34,10 +34,10 @@ static void accept(td_peer *p, const td_wire_msg *m, td_route route)
     p->route = route;
     p->n_sent = p->n_seen = 0;
     p->is_held = false;
-    peer_agree(p);
+    td_peer_agree(p);
     /* With the larger vocabulary at the client only the client can compare. */
     uint32_t n = p->other.n_hashed;
-    p->is_vocab_equal = n > p->params.n_vocab || peer_hash_prefix(p, n) == p->other.vocab_hash;
+    p->is_vocab_equal = n > p->params.n_vocab || td_peer_hash_prefix(p, n) == p->other.vocab_hash;
     p->state = PEER_CHECKING;
     p->n_missed = 0;
     p->is_heard = true;
@@ -52,7 +52,7 @@ static void take_hello(td_peer *p, const td_wire_msg *m, td_route route, td_peer
     if (h->protocol != TD_WIRE_PROTOCOL || h->role != TD_WIRE_ROLE_COORDINATOR) {
         snprintf(reason, sizeof reason, "protocol %" PRIu32 " in role %d; allowed: %u in role %d",
                  h->protocol, (int)h->role, TD_WIRE_PROTOCOL, TD_WIRE_ROLE_COORDINATOR);
-        peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_PROTOCOL, reason);
+        td_peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_PROTOCOL, reason);
         return;
     }
     bool is_known = p->session != 0 && h->node == p->other.node;
@@ -63,11 +63,11 @@ static void take_hello(td_peer *p, const td_wire_msg *m, td_route route, td_peer
         if (p->state == PEER_CHECKING)
             answer_hello(p);
     } else if (!is_known && p->state != PEER_GREETING) {
-        peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_BUSY,
-                          "another coordinator is being served");
+        td_peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_BUSY,
+                             "another coordinator is being served");
     } else {
         if (p->state == PEER_JOINED)
-            peer_event(ev, TD_PEER_LOST, "the coordinator began a new session");
+            td_peer_set_event(ev, TD_PEER_LOST, "the coordinator began a new session");
         accept(p, m, route);
     }
 }
@@ -80,7 +80,7 @@ static void answer_query(td_peer *p, const td_wire_msg *m)
     }
     td_wire_msg reply = {.type = TD_WIRE_HASH_REPLY, .hash = m->hash};
     reply.hash.hash = p->params.hash(p->params.hash_user, m->hash.a, m->hash.b);
-    peer_send_hello_family(p, p->route, p->session, &reply);
+    td_peer_send_hello_family(p, p->route, p->session, &reply);
     p->is_heard = true;
 }
 
@@ -91,9 +91,9 @@ static void give_up(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
     snprintf(reason, sizeof reason,
              "messages of the coordinator were lost: number %" PRIu64 " came after %" PRIu64,
              m->seq, p->n_seen);
-    peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_SESSION, reason);
+    td_peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_SESSION, reason);
     if (p->state == PEER_JOINED)
-        peer_event(ev, TD_PEER_LOST, "%s", reason);
+        td_peer_set_event(ev, TD_PEER_LOST, "%s", reason);
     be_alone(p);
 }
 
@@ -104,7 +104,7 @@ static void dispatch(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
         td_wire_msg pong = {.type = TD_WIRE_PONG};
         pong.ping.progress = p->progress;
         pong.ping.n_pending = p->n_pending;
-        peer_send_numbered(p, pong, NULL);
+        td_peer_send_numbered(p, pong, NULL);
         break;
     }
     case TD_WIRE_OPEN:
@@ -120,7 +120,7 @@ static void dispatch(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
         }
         break;
     case TD_WIRE_BYE:
-        peer_event(ev, TD_PEER_LOST, "the coordinator said goodbye");
+        td_peer_set_event(ev, TD_PEER_LOST, "the coordinator said goodbye");
         be_alone(p);
         break;
     default:
@@ -132,11 +132,12 @@ static void take_numbered(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
 {
     bool is_gap;
     if (!p->is_vocab_equal) {
-        peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_VOCAB, "the vocabularies differ");
+        td_peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_VOCAB,
+                             "the vocabularies differ");
         p->info.n_unexpected++;
         return;
     }
-    if (!peer_take_number(p, m, &is_gap)) {
+    if (!td_peer_take_number(p, m, &is_gap)) {
         if (is_gap)
             give_up(p, m, ev);
         return;
@@ -147,13 +148,13 @@ static void take_numbered(td_peer *p, const td_wire_msg *m, td_peer_event *ev)
         return;
     }
     if (p->state == PEER_CHECKING) {
-        peer_begin_joined(p, td_clock_now_us(p->clock));
-        peer_event(ev, TD_PEER_JOINED, "%s", "");
+        td_peer_begin_joined(p, td_clock_now_us(p->clock));
+        td_peer_set_event(ev, TD_PEER_JOINED, "%s", "");
     }
     dispatch(p, m, ev);
 }
 
-void peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_peer_event *ev)
+void td_peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_peer_event *ev)
 {
     if (m->type == TD_WIRE_HELLO) {
         take_hello(p, m, route, ev);
@@ -164,7 +165,8 @@ void peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_pee
         /* Say so, or a client of the worker that died here would wait for its pings to fail. A
          * refusal is not answered, or two confused ends would never stop. */
         if (m->type != TD_WIRE_REFUSE && m->type != TD_WIRE_BYE)
-            peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_SESSION, "no such session here");
+            td_peer_send_refusal(p, route, m->session, TD_WIRE_REFUSE_SESSION,
+                                 "no such session here");
         return;
     }
     if (!td_wire_is_hello_family(m->type)) {
@@ -173,8 +175,8 @@ void peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_pee
         answer_query(p, m);
     } else if (m->type == TD_WIRE_REFUSE) {
         bool was_joined = p->state == PEER_JOINED;
-        peer_event(ev, was_joined ? TD_PEER_LOST : TD_PEER_REFUSED, "the coordinator refuses: %s",
-                   m->refuse.reason);
+        td_peer_set_event(ev, was_joined ? TD_PEER_LOST : TD_PEER_REFUSED,
+                          "the coordinator refuses: %s", m->refuse.reason);
         ev->refusal = m->refuse.code;
         be_alone(p);
     } else {
@@ -183,7 +185,7 @@ void peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_pee
 }
 
 /* One interval more than the client allows: the client pings, so it is the first to know. */
-void peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
+void td_peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
 {
     p->n_missed = p->is_heard ? 0 : p->n_missed + 1;
     p->is_heard = false;
@@ -191,7 +193,7 @@ void peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
     if (p->n_missed < p->params.n_misses + 1)
         return;
     if (p->state == PEER_JOINED)
-        peer_event(ev, TD_PEER_LOST, "the coordinator is silent for %" PRIu32 " intervals",
-                   p->n_missed);
+        td_peer_set_event(ev, TD_PEER_LOST, "the coordinator is silent for %" PRIu32 " intervals",
+                          p->n_missed);
     be_alone(p);
 }

@@ -1,6 +1,6 @@
 /* The host device: creation, the SIMD level, memory accounting, tensors. */
 #include "kernels/host/host.h"
-#include "kernels/host/state.h"
+#include "kernels/host/recurrent.h"
 
 #include "base/check.h"
 #include "base/mem.h"

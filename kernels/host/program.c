@@ -10,7 +10,7 @@
  * it is cut. */
 #include "kernels/host/experts.h"
 #include "kernels/host/host.h"
-#include "kernels/host/state.h"
+#include "kernels/host/recurrent.h"
 #include "kernels/host/top.h"
 
 #include "base/check.h"

@@ -2,8 +2,8 @@
  * Weights and caches are kept as the file's blocks. It is the oracle of the op tests, so it shares
  * no kernel and no layout with the host device; only exp and tanh come from arith.h. */
 #include "kernels/host/host.h"
+#include "kernels/host/recurrent.h"
 #include "kernels/host/scalar_fold.h"
-#include "kernels/host/state.h"
 #include "kernels/host/top.h"
 
 #include "base/check.h"

@@ -1,0 +1,250 @@
+/* The tests' view of the backend, and the compilation of all there is for drivers that only
+ * compile. */
+#include "kernels/vulkan/probe.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "kernels/vulkan/shaders.h"
+#include "kernels/vulkan/vk.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+static const td_vk_recording *find(const td_program *program, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_program *p = (const td_vk_program *)program;
+    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
+        if (p->recordings[i].n_rows == n_rows && p->recordings[i].n_out == n_out)
+            return &p->recordings[i];
+    return NULL;
+}
+
+uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_recording *r = find(p, n_rows, n_out);
+    return r ? r->n_chunks : 0;
+}
+
+uint64_t td_vulkan_count_submitted(const td_device *dev)
+{
+    return ((const td_vk_device *)dev)->n_submissions;
+}
+
+uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_recording *r = find(p, n_rows, n_out);
+    uint32_t n = 0;
+    for (uint32_t i = 0; r && i < r->n_parts; i++)
+        n += r->parts[i].needs_barrier;
+    return n;
+}
+
+uint32_t td_vulkan_count_slabs(const td_weight *w) { return ((const td_vk_weight *)w)->n_slabs; }
+
+uint32_t td_vulkan_count_messages(const td_device *dev)
+{
+    return atomic_load(&((const td_vk_device *)dev)->instance.n_messages);
+}
+
+const char *td_vulkan_cache_path(const td_device *dev, bool *was_read)
+{
+    const td_vk_device *d = (const td_vk_device *)dev;
+    *was_read = d->is_cache_read;
+    return d->cache_path;
+}
+
+void td_vulkan_set_cost(td_program *program, double us)
+{
+    td_vk_program *p = (td_vk_program *)program;
+    for (uint32_t i = 0; i < p->n_steps; i++)
+        p->steps[i].us_per_work = us;
+    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
+        td_vk_recording_free(p, &p->recordings[i]);
+}
+
+#define EXECUTABLES_MAX 4u
+#define STATISTICS_MAX  64u
+
+static uint32_t number(const VkPipelineExecutableStatisticKHR *s)
+{
+    switch (s->format) {
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_BOOL32_KHR:
+        return s->value.b32;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_INT64_KHR:
+        return (uint32_t)s->value.i64;
+    case VK_PIPELINE_EXECUTABLE_STATISTIC_FORMAT_UINT64_KHR:
+        return (uint32_t)s->value.u64;
+    default:
+        return (uint32_t)s->value.f64;
+    }
+}
+
+/* The statistics RADV gives, by its names; other drivers' that match are taken as well. */
+static void read_statistics(td_vk_device *d, VkPipeline pipeline, td_vulkan_pipeline_info *out)
+{
+    struct {
+        const char *name;
+        uint32_t *value;
+    } names[] = {
+        {"VGPRs", &out->n_vgprs},
+        {"SGPRs", &out->n_sgprs},
+        {"Spilled VGPRs", &out->n_spilled},
+        {"Spilled SGPRs", &out->n_spilled},
+        {"Scratch size", &out->scratch_bytes},
+        {"LDS size", &out->lds_bytes},
+        {"Code size", &out->code_bytes},
+        {"Subgroups per SIMD", &out->n_waves},
+        {"Instructions", &out->n_instructions},
+        {"Latency", &out->latency},
+        {"Inverse Throughput", &out->inverse_throughput},
+    };
+    PFN_vkGetPipelineExecutableStatisticsKHR get =
+        (PFN_vkGetPipelineExecutableStatisticsKHR)vkGetDeviceProcAddr(
+            d->handle, "vkGetPipelineExecutableStatisticsKHR");
+    if (!get)
+        return;
+    VkPipelineExecutableStatisticKHR statistics[STATISTICS_MAX];
+    for (uint32_t i = 0; i < STATISTICS_MAX; i++)
+        statistics[i] = (VkPipelineExecutableStatisticKHR){
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_STATISTIC_KHR};
+    uint32_t n = STATISTICS_MAX;
+    VkPipelineExecutableInfoKHR which = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+                                         .pipeline = pipeline};
+    if (get(d->handle, &which, &n, statistics) != VK_SUCCESS)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t k = 0; k < TD_COUNT(names); k++)
+            if (!strcmp(statistics[i].name, names[k].name)) {
+                *names[k].value += number(&statistics[i]);
+                out->has_statistics = true;
+            }
+}
+
+#define TEXTS_MAX 8u
+
+/* The driver's assembly listing, to be freed with td_free; NULL where it gives none. */
+static char *new_assembly(td_vk_device *d, VkPipeline pipeline)
+{
+    PFN_vkGetPipelineExecutableInternalRepresentationsKHR get =
+        (PFN_vkGetPipelineExecutableInternalRepresentationsKHR)vkGetDeviceProcAddr(
+            d->handle, "vkGetPipelineExecutableInternalRepresentationsKHR");
+    VkPipelineExecutableInternalRepresentationKHR texts[TEXTS_MAX];
+    for (uint32_t i = 0; i < TEXTS_MAX; i++)
+        texts[i] = (VkPipelineExecutableInternalRepresentationKHR){
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INTERNAL_REPRESENTATION_KHR};
+    uint32_t n = TEXTS_MAX;
+    VkPipelineExecutableInfoKHR which = {.sType = VK_STRUCTURE_TYPE_PIPELINE_EXECUTABLE_INFO_KHR,
+                                         .pipeline = pipeline};
+    char *assembly = NULL;
+    if (!get || get(d->handle, &which, &n, texts) != VK_SUCCESS)
+        return NULL;
+    for (uint32_t i = 0; i < n; i++) /* all are copied, with memory or not */
+        if (!strcmp(texts[i].name, "Assembly") && texts[i].isText) {
+            assembly = td_alloc(texts[i].dataSize + 1, 1, NULL);
+            texts[i].pData = assembly;
+        }
+    if (assembly && get(d->handle, &which, &n, texts) != VK_SUCCESS) {
+        td_free(assembly);
+        return NULL;
+    }
+    return assembly;
+}
+
+typedef struct {
+    td_vk_device *d;
+    void (*visit)(const td_vulkan_pipeline_info *info, void *context);
+    void *context;
+} compile_run;
+
+static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, td_err *err)
+{
+    char name[128];
+    int n = snprintf(name, sizeof name, "%s", key->shader);
+    for (uint32_t i = 0; i < key->n_spec; i++)
+        n += snprintf(name + n, sizeof name - (size_t)n, " %u", key->spec[i]);
+    VkPipelineCreateFlags flags =
+        run->d->physical.limits.has_executable_info
+            ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR |
+                  VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR
+            : 0;
+    const td_vk_pipeline *pipeline = td_vk_pipeline_find(run->d, key, flags, err);
+    if (!pipeline)
+        return td_err_prepend(err, "%s", name);
+    td_vulkan_pipeline_info info = {.shader = name};
+    char *assembly = flags ? new_assembly(run->d, pipeline->handle) : NULL;
+    info.assembly = assembly;
+    if (flags)
+        read_statistics(run->d, pipeline->handle, &info);
+    run->visit(&info, run->context);
+    td_free(assembly);
+    return true;
+}
+
+/* Cache types in every pair, with head sizes that are and are not multiples of the blocks. */
+static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
+{
+    static const uint32_t types[] = {TD_TYPE_F32, TD_TYPE_F16, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
+    static const uint32_t head_dims[] = {64, 80, 128, 256};
+    for (size_t k = 0; k < TD_COUNT(types); k++)
+        for (size_t v = 0; v < TD_COUNT(types); v++)
+            for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
+                td_vk_pipeline_key key = {shader->name,
+                                          TD_VK_BINDINGS_MAX,
+                                          {types[k], types[v], head_dims[i], head_dims[i]},
+                                          4};
+                if (!compile_one(run, &key, err))
+                    return false;
+            }
+    return true;
+}
+
+/* Of weight types that few files have, some row counts show what there is to see. */
+static bool is_compiled(const td_shader *shader, uint32_t kind, uint32_t i_rows)
+{
+    static const char *const common[] = {"F32",  "F16",  "BF16", "Q4_0", "Q8_0",
+                                         "Q4_K", "Q5_K", "Q6_K", "MXFP4"};
+    const uint32_t is_sampled = kind == TD_VK_MUL_PLAIN ? 0x91u : 0x04u; /* 1, 8, 16; 4 rows */
+    for (size_t i = 0; i < TD_COUNT(common); i++)
+        if (!strcmp(shader->name + strlen("mat_vec."), common[i]))
+            return true;
+    return is_sampled >> i_rows & 1;
+}
+
+static bool compile_shader(const compile_run *run, const td_shader *shader, td_err *err)
+{
+    td_vk_pipeline_key key = {.shader = shader->name, .n_bindings = TD_VK_BINDINGS_MAX};
+    if (!strcmp(shader->name, "attention") || !strcmp(shader->name, "kv_store"))
+        return compile_cache_shader(run, shader, err);
+    if (strncmp(shader->name, "mat_vec", 7))
+        return compile_one(run, &key, err);
+    static const uint32_t kinds[] = {TD_VK_MUL_PLAIN, TD_VK_MUL_EXPERT};
+    td_vk_step step = {.key = key};
+    for (uint32_t i = 0; i < TD_COUNT(kinds) * TD_VK_ROW_VARIANTS; i++) {
+        uint32_t kind = kinds[i / TD_VK_ROW_VARIANTS];
+        if (!is_compiled(shader, kind, i % TD_VK_ROW_VARIANTS))
+            continue;
+        td_vk_mat_vec_shape(run->d, 4096, 4096, &step);
+        step.key.spec[4] = kind;
+        td_vk_row_variant(&step, i % TD_VK_ROW_VARIANTS, &key);
+        if (!compile_one(run, &key, err))
+            return false;
+    }
+    return true;
+}
+
+bool td_vulkan_compile_all(const char *which,
+                           void (*visit)(const td_vulkan_pipeline_info *info, void *context),
+                           void *context, td_err *err)
+{
+    compile_run run = {td_vk_device_open(which, true, err), visit, context};
+    if (!run.d)
+        return false;
+    uint32_t n;
+    const td_shader *shaders = td_shader_list(&n);
+    bool is_ok = true;
+    for (uint32_t i = 0; i < n && is_ok; i++)
+        is_ok = compile_shader(&run, &shaders[i], err);
+    td_vk_device_close(run.d);
+    return is_ok;
+}

@@ -1,0 +1,222 @@
+/* What a device takes for a run of layers is asked of the code that will allocate it, so that plans
+ * and loads agree. */
+#include "planning/layout.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+#define CTX_STEP 256u /* the context is tried in steps of this many positions */
+
+typedef struct {
+    td_layout_params params;
+    td_layout *layout;
+} builder;
+
+td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_params *p,
+                                           uint32_t i)
+{
+    return (td_forward_params){.model = p->model,
+                               .dev = l->parts[i].dev,
+                               .experts_dev = l->parts[i].experts_dev,
+                               .first = l->parts[i].first,
+                               .last = l->parts[i].last,
+                               .type_k = p->type_k,
+                               .type_v = p->type_v,
+                               .n_slots = p->n_slots,
+                               .n_ctx = l->n_ctx,
+                               .n_pages = l->n_pages,
+                               .is_all_logits = p->is_all_logits,
+                               .is_choosing = p->is_choosing,
+                               .progress = p->progress,
+                               .user = p->user};
+}
+
+/* Bytes a device may still take. Two SPECs of one physical device share its budget. */
+static uint64_t budget_of(const builder *b, uint32_t i)
+{
+    const td_device_info *info = td_device_get_info(b->layout->parts[i].dev);
+    uint32_t n_same = 0;
+    for (uint32_t k = 0; k < b->layout->n_parts; k++) {
+        const td_device_info *other = td_device_get_info(b->layout->parts[k].dev);
+        n_same += !strcmp(other->spec, info->spec) ||
+                  (other->kind == TD_DEVICE_HOST && info->kind == TD_DEVICE_HOST);
+    }
+    uint64_t used, budget;
+    td_device_memory(b->layout->parts[i].dev, &used, &budget);
+    return budget > used ? (budget - used) / n_same : 0;
+}
+
+/* What device i takes for a run of layers, as the difference of whole parts: so weights, cache and
+ * scratch are counted by the code that allocates them. */
+static td_place_device describe_place(const builder *b, uint32_t i, const td_device_spec *spec,
+                                      uint64_t *bytes)
+{
+    const td_hparams *h = td_model_hparams(b->params.model);
+    uint32_t n_out = b->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
+    td_forward_params p = td_layout_forward_params(b->layout, &b->params, i);
+    p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
+    bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
+    uint64_t one_part = td_forward_bytes(&p);
+    td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
+    for (uint32_t k = 0; k < h->n_layer; k++)
+        bytes[k] = td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
+    uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
+    uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
+    uint64_t last =
+        td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0, h->n_layer - 1);
+    td_place_device place = {.budget_bytes = budget_of(b, i),
+                             .fixed_bytes = one_part - ends - bytes[p.first],
+                             .first_bytes = first,
+                             .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
+                             .layer_bytes = bytes,
+                             .is_pinned = spec->is_pinned,
+                             .first = spec->first,
+                             .last = spec->last};
+    const td_device_info *info = td_device_get_info(p.dev);
+    if (b->params.draft_bytes && b->params.draft_spec &&
+        (!strcmp(b->params.draft_spec, spec->device) || !strcmp(b->params.draft_spec, info->spec)))
+        place.fixed_bytes += b->params.draft_bytes;
+    return place;
+}
+
+static bool place(builder *b, const td_device_spec *specs, td_err *err)
+{
+    td_layout *l = b->layout;
+    uint32_t n_layer = td_model_hparams(b->params.model)->n_layer;
+    for (uint32_t i = 0; i < l->n_parts; i++)
+        l->places[i] = describe_place(b, i, &specs[i], l->layer_bytes + (size_t)i * n_layer);
+    bool is_ok = td_place_layers(l->places, l->n_parts, n_layer, err);
+    for (uint32_t i = 0; is_ok && i < l->n_parts; i++) {
+        l->parts[i].first = l->places[i].first;
+        l->parts[i].last = l->places[i].last;
+    }
+    return is_ok;
+}
+
+/* Places with as many cache pages as fit, at least those of one sequence. */
+static bool place_with_pages(builder *b, const td_device_spec *specs, td_err *err)
+{
+    uint32_t one = td_div_up(b->layout->n_ctx, TD_PAGE_POSITIONS);
+    b->layout->n_pages = 0;
+    td_err why = {0};
+    if (place(b, specs, &why))
+        return true;
+    uint32_t fits = 0, too_many = one * b->params.n_slots; /* pages that do and do not */
+    if (why.code != TD_E_NOMEM || b->params.n_slots < 2)
+        return td_err_set(err, why.code, "%s", why.message);
+    b->layout->n_pages = one;
+    if (!place(b, specs, err))
+        return false;
+    for (fits = one; too_many - fits > td_max_u32(1, fits / 64);) {
+        b->layout->n_pages = fits + (too_many - fits) / 2;
+        if (place(b, specs, NULL))
+            fits = b->layout->n_pages;
+        else
+            too_many = b->layout->n_pages;
+    }
+    b->layout->n_pages = fits;
+    return place(b, specs, err);
+}
+
+/* Chooses the context if it was left open: the model's, or the largest that can be placed. */
+static bool place_with_context(builder *b, const td_device_spec *specs, td_err *err)
+{
+    const td_hparams *h = td_model_hparams(b->params.model);
+    b->layout->layer_bytes =
+        td_alloc((size_t)b->layout->n_parts * h->n_layer, sizeof *b->layout->layer_bytes, err);
+    if (!b->layout->layer_bytes)
+        return false;
+    b->layout->n_ctx = b->params.n_ctx ? b->params.n_ctx : h->n_ctx_train;
+    while (true) {
+        td_err why = {0};
+        if (place_with_pages(b, specs, &why))
+            break;
+        bool is_smaller_possible =
+            !b->params.n_ctx && why.code == TD_E_NOMEM && b->layout->n_ctx > CTX_STEP;
+        if (!is_smaller_possible)
+            return td_err_set(err, why.code, "%s", why.message);
+        uint32_t less = b->layout->n_ctx / 4 * 3 / CTX_STEP * CTX_STEP;
+        b->layout->n_ctx = td_max_u32(less, CTX_STEP);
+    }
+    return true;
+}
+
+static bool open_experts_device(td_layout_part *part, const char *place, td_err *err)
+{
+    static const char key[] = "experts=";
+    if (strncmp(place, key, strlen(key)) || !place[strlen(key)])
+        return td_err_set(err, TD_E_USAGE, "place \"%.64s\"; allowed: experts=DEVICE", place);
+    part->experts_dev = td_device_create(place + strlen(key), err);
+    return part->experts_dev || td_err_prepend(err, "place");
+}
+
+static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
+{
+    const td_layout_params *p = &b->params;
+    if (p->n_specs < 1 || p->n_specs > TD_STAGES_MAX)
+        return td_err_set(err, TD_E_USAGE, "%u target devices; allowed: 1..%u", p->n_specs,
+                          TD_STAGES_MAX);
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        td_layout_part *part = &b->layout->parts[i];
+        if (!td_device_spec_parse(p->specs[i], &specs[i], err))
+            return false;
+        memcpy(part->spec, specs[i].device, sizeof part->spec);
+        part->dev = td_device_create(specs[i].device, err);
+        if (!part->dev)
+            return false;
+        b->layout->n_parts++; /* parts run at the same time: a device for the experts of each */
+        if (p->place && !open_experts_device(part, p->place, err))
+            return false;
+    }
+    return true;
+}
+
+
+td_layout *td_layout_create(const td_layout_params *params, td_err *err)
+{
+    td_device_spec specs[TD_STAGES_MAX];
+    builder b = {.params = *params, .layout = td_alloc(1, sizeof(td_layout), err)};
+    if (!b.layout)
+        return NULL;
+    if (!open_devices(&b, specs, err) || !place_with_context(&b, specs, err)) {
+        td_layout_destroy(&b.layout);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < b.layout->n_parts; i++) {
+        td_layout_part *part = &b.layout->parts[i];
+        td_forward_params p = td_layout_forward_params(b.layout, &b.params, i);
+        part->n_bytes = td_forward_bytes(&p);
+        part->experts_bytes = td_forward_experts_bytes(&p);
+        part->budget_bytes = budget_of(&b, i);
+    }
+    return b.layout;
+}
+
+void td_layout_destroy(td_layout **layout)
+{
+    if (!*layout)
+        return;
+    for (uint32_t i = 0; i < (*layout)->n_parts; i++) {
+        td_device_destroy(&(*layout)->parts[i].experts_dev);
+        td_device_destroy(&(*layout)->parts[i].dev);
+    }
+    td_free((*layout)->layer_bytes);
+    td_free(*layout);
+    *layout = NULL;
+}
+
+uint32_t td_layout_default_specs(const char **specs)
+{
+    static td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n_infos = td_device_list(infos, TD_DEVICES_MAX), n = 0;
+    const td_device_kind order[] = {TD_DEVICE_DISCRETE, TD_DEVICE_INTEGRATED, TD_DEVICE_VIRTUAL};
+    for (size_t k = 0; k < TD_COUNT(order); k++)
+        for (uint32_t i = 0; i < n_infos && n < TD_STAGES_MAX; i++)
+            if (infos[i].is_usable && infos[i].kind == order[k])
+                specs[n++] = infos[i].spec;
+    if (!n)
+        specs[n++] = "host";
+    return n;
+}

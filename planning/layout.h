@@ -1,0 +1,60 @@
+/* A model laid over devices, nothing loaded: opens the devices, asks what layers take there, and
+ * places them with as much context and as many cache pages as fit.
+ *
+ * Owns the devices; borrows the model. Errors: as placement.h; TD_E_NOMEM says what is missing
+ * where. One thread. */
+#ifndef TD_PLANNING_LAYOUT_H
+#define TD_PLANNING_LAYOUT_H
+
+#include "base/err.h"
+#include "model/forward.h"
+#include "planning/placement.h"
+
+#define TD_STAGES_MAX 16u
+
+typedef struct {
+    const td_model *model;
+    const char *const *specs; /* SPEC[@a-b], in order */
+    uint32_t n_specs;
+    const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
+    const td_type_info *type_k, *type_v;
+    uint32_t n_slots;
+    uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
+    bool is_all_logits, is_choosing; /* forward.h */
+    uint64_t draft_bytes;            /* kept free for a draft on device draft_spec; may be 0 */
+    const char *draft_spec;
+    void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
+    void *user;
+} td_layout_params;
+
+typedef struct {
+    char spec[128]; /* "host:1", without the range */
+    td_device *dev;
+    td_device *experts_dev; /* or NULL */
+    uint32_t first, last;
+    uint64_t n_bytes;       /* weights, cache and activations */
+    uint64_t experts_bytes; /* on experts_dev */
+    uint64_t budget_bytes;
+} td_layout_part;
+
+typedef struct {
+    uint32_t n_parts, n_ctx;
+    /* Cache pages of all sequences together, where not all can have a full context at once (then at
+     * least one can); 0: enough for all. */
+    uint32_t n_pages;
+    td_layout_part parts[TD_STAGES_MAX];
+    td_place_device places[TD_STAGES_MAX]; /* of the parts: what was placed by */
+    uint64_t *layer_bytes;                 /* what they point to */
+} td_layout;
+
+td_layout *td_layout_create(const td_layout_params *params, td_err *err);
+void td_layout_destroy(td_layout **layout);
+/* How to load part i. */
+td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_params *params,
+                                           uint32_t i);
+
+/* The devices to use when none are given: usable GPUs, discrete first, else the host. Fills
+ * specs[TD_STAGES_MAX] with static strings; returns the count (>= 1). */
+uint32_t td_layout_default_specs(const char **specs);
+
+#endif

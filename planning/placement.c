@@ -1,0 +1,165 @@
+#include "planning/placement.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "a-b" after '@'. */
+static bool parse_range(const char *text, const char *range, td_device_spec *out, td_err *err)
+{
+    char *end;
+    unsigned long first = strtoul(range, &end, 10), last = 0;
+    bool is_ok = range[0] >= '0' && range[0] <= '9' && *end == '-';
+    if (is_ok) {
+        const char *second = end + 1;
+        last = strtoul(second, &end, 10);
+        is_ok = second[0] >= '0' && second[0] <= '9' && !*end;
+    }
+    if (!is_ok || first > last || last >= TD_LAYERS_MAX)
+        return td_err_set(
+            err, TD_E_USAGE,
+            "device \"%.128s\": layers \"%.64s\" must be FIRST-LAST with FIRST <= LAST "
+            "< %u",
+            text, range, TD_LAYERS_MAX);
+    out->is_pinned = true;
+    out->first = (uint32_t)first;
+    out->last = (uint32_t)last;
+    return true;
+}
+
+bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err)
+{
+    *out = (td_device_spec){0};
+    const char *at = strrchr(text, '@');
+    size_t n = at ? (size_t)(at - text) : strlen(text);
+    if (n == 0 || n >= sizeof out->device)
+        return td_err_set(err, TD_E_USAGE, "device \"%.64s\": a name of 1..%zu bytes is needed",
+                          text, sizeof out->device - 1);
+    memcpy(out->device, text, n);
+    return !at || parse_range(text, at + 1, out, err);
+}
+
+/* Bytes device d would hold with layers first..last. */
+static uint64_t bytes_of(const td_place_device *d, uint32_t first, uint32_t last, uint32_t n_layers)
+{
+    uint64_t n = d->fixed_bytes;
+    if (first == 0)
+        n += d->first_bytes;
+    if (last + 1 == n_layers)
+        n += d->last_bytes;
+    for (uint32_t i = first; i <= last; i++)
+        n += d->layer_bytes[i];
+    return n;
+}
+
+/* How full a device gets. */
+static double share_of(const td_place_device *d, uint64_t n_bytes)
+{
+    if (n_bytes == 0)
+        return 0;
+    return d->budget_bytes ? (double)n_bytes / (double)d->budget_bytes : HUGE_VAL;
+}
+
+static bool report_too_much(const td_place_device *devices, uint32_t n, uint32_t first,
+                            uint32_t last, uint32_t n_layers, td_err *err)
+{
+    uint64_t wanted = 0, budget = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        budget += devices[i].budget_bytes;
+        wanted += devices[i].fixed_bytes;
+    }
+    wanted += bytes_of(&devices[0], first, last, n_layers) - devices[0].fixed_bytes;
+    return td_err_set(err, TD_E_NOMEM,
+                      "layers %u..%u need %llu MiB with cache and scratch; the devices for them "
+                      "have %llu MiB (use a shorter --ctx, a smaller --kv type or more devices)",
+                      first, last, (unsigned long long)(wanted >> 20),
+                      (unsigned long long)(budget >> 20));
+}
+
+/* Shares layers first..last among n free devices: dynamic programming from the last device to the
+ * first. best[k] is the share of the fullest of the devices i.. when they hold the layers from
+ * first + k on; a device takes as many layers as that allows. (Filling each device in turn would
+ * miss cuts where layers differ in size, for each device must get one.) */
+static bool share_gap(td_place_device *devices, uint32_t n, uint32_t first, uint32_t last,
+                      uint32_t n_layers, td_err *err)
+{
+    const uint32_t n_gap = last - first + 1;
+    if (n_gap < n)
+        return td_err_set(err, TD_E_USAGE,
+                          "%u devices for %u layers (%u..%u): one layer each at least", n, n_gap,
+                          first, last);
+    double *best = td_alloc(n_gap + 1, sizeof *best, err);
+    uint32_t *ends = td_alloc((size_t)n * n_gap, sizeof *ends, err); /* last layer, by i and k */
+    bool is_ok = best && ends;
+    for (uint32_t k = 0; is_ok && k < n_gap; k++)
+        best[k] = HUGE_VAL; /* and 0 behind the last layer, where no device is left */
+    for (uint32_t i = n; is_ok && i-- > 0; best[n_gap] = HUGE_VAL) {
+        const td_place_device *d = &devices[i];
+        for (uint32_t k = 0; k < n_gap; k++) {
+            uint64_t n_bytes = d->fixed_bytes + (first + k == 0 ? d->first_bytes : 0);
+            double least = HUGE_VAL;
+            for (uint32_t e = k; e < n_gap; e++) {
+                n_bytes +=
+                    d->layer_bytes[first + e] + (first + e + 1 == n_layers ? d->last_bytes : 0);
+                double share = fmax(share_of(d, n_bytes), best[e + 1]);
+                if (share <= least) {
+                    least = share;
+                    ends[i * n_gap + k] = e;
+                }
+            }
+            best[k] = least;
+        }
+    }
+    if (is_ok && best[0] > 1)
+        is_ok = report_too_much(devices, n, first, last, n_layers, err);
+    for (uint32_t i = 0, k = 0; is_ok && i < n; i++) {
+        devices[i].first = first + k;
+        devices[i].last = first + ends[i * n_gap + k];
+        k = ends[i * n_gap + k] + 1;
+    }
+    td_free(best);
+    td_free(ends);
+    return is_ok;
+}
+
+bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)
+{
+    uint32_t next = 0; /* first layer without a place */
+    for (uint32_t i = 0; i < n_devices;) {
+        uint32_t n_free = 0;
+        while (i + n_free < n_devices && !devices[i + n_free].is_pinned)
+            n_free++;
+        const td_place_device *pin = i + n_free < n_devices ? &devices[i + n_free] : NULL;
+        uint32_t gap_end = pin ? pin->first : n_layers; /* exclusive */
+        if (pin && (pin->last >= n_layers || pin->first < next || pin->first > pin->last))
+            return td_err_set(
+                err, TD_E_USAGE,
+                "device %u is pinned to layers %u..%u; allowed here: layers from %u on, "
+                "below %u, in order",
+                i + n_free, pin->first, pin->last, next, n_layers);
+        if (n_free == 0 && gap_end > next)
+            return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, gap_end - 1);
+        if (n_free && gap_end == next)
+            return td_err_set(err, TD_E_USAGE, "device %u is left without a layer", i);
+        if (n_free && !share_gap(devices + i, n_free, next, gap_end - 1, n_layers, err))
+            return false;
+        if (pin) {
+            uint64_t wanted = bytes_of(pin, pin->first, pin->last, n_layers);
+            if (wanted > pin->budget_bytes)
+                return td_err_set(err, TD_E_NOMEM,
+                                  "layers %u..%u need %llu MiB on device %u, which has %llu MiB",
+                                  pin->first, pin->last, (unsigned long long)(wanted >> 20),
+                                  i + n_free, (unsigned long long)(pin->budget_bytes >> 20));
+            next = pin->last + 1;
+        } else {
+            next = n_layers;
+        }
+        i += n_free + (pin != NULL);
+    }
+    if (next < n_layers)
+        return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, n_layers - 1);
+    return true;
+}

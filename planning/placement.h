@@ -1,0 +1,35 @@
+/* Where the layers go. Pure arithmetic over bytes now; placement by measured speed comes behind the
+ * same interface. Any thread. */
+#ifndef TD_PLANNING_PLACEMENT_H
+#define TD_PLANNING_PLACEMENT_H
+
+#include "base/err.h"
+#include "kernels/device.h"
+#include "model/model.h"
+
+/* A parsed SPEC: "vulkan:0@8-11" pins layers 8..11. */
+typedef struct {
+    char device[128]; /* without the range */
+    bool is_pinned;
+    uint32_t first, last;
+} td_device_spec;
+
+bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err);
+
+typedef struct {
+    uint64_t budget_bytes; /* what may be used on the device */
+    uint64_t fixed_bytes;  /* taken whatever the layers: scratch, a draft on the same device */
+    uint64_t first_bytes;  /* more if it holds layer 0 (embedding) */
+    uint64_t last_bytes;   /* more if it holds the last layer (output) */
+    const uint64_t *layer_bytes; /* [n_layers] weights and cache */
+    bool is_pinned;
+    uint32_t first, last; /* in: of a pinned device; out: of every device */
+} td_place_device;
+
+/* Cuts layers 0..n_layers-1 into contiguous runs, in the order of the devices. Pinned devices keep
+ * their range; the others share what is left so that the fullest (bytes / budget) is as empty as
+ * possible, each with at least one layer. TD_E_USAGE: ranges that overlap, leave a gap, are out of
+ * order, or too many devices; TD_E_NOMEM: bytes wanted and there. */
+bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err);
+
+#endif

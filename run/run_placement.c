@@ -1,0 +1,119 @@
+#include "run/run_placement.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SEPARATOR " + "
+
+/* What a SPEC says of the device, up to the layers. */
+static size_t device_bytes(const char *spec) { return strcspn(spec, "@"); }
+
+static bool is_given(const td_run_params *params, const char *spec)
+{
+    size_t n = device_bytes(spec);
+    for (uint32_t i = 0; i < params->n_specs; i++)
+        if (device_bytes(params->specs[i]) == n && !strncmp(params->specs[i], spec, n))
+            return true;
+    return false;
+}
+
+static bool is_pinned(const td_run_params *params)
+{
+    bool is_so = false;
+    for (uint32_t i = 0; i < params->n_specs; i++)
+        is_so |= strchr(params->specs[i], '@') != NULL;
+    return is_so;
+}
+
+/* False where it names a device that is not among those given: then it was another set-up's. */
+static bool take_recorded(td_run_placement *p, td_run_params *params, const char *recorded)
+{
+    uint32_t n = 0;
+    for (const char *at = recorded; *at && n < TD_STAGES_MAX; n++) {
+        const char *end = strstr(at, SEPARATOR);
+        size_t n_bytes = end ? (size_t)(end - at) : strlen(at);
+        if (n_bytes >= sizeof p->specs[n])
+            return false;
+        memcpy(p->specs[n], at, n_bytes);
+        p->specs[n][n_bytes] = 0;
+        if (!is_given(params, p->specs[n]))
+            return false;
+        at += n_bytes + (end ? strlen(SEPARATOR) : 0);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        params->specs[i] = p->specs[i];
+    params->n_specs = n;
+    return n > 0;
+}
+
+static bool plan(td_run_placement *p, td_run_params *params, const td_model *model, bool is_default,
+                 td_err *err)
+{
+    td_model *draft = NULL;
+    if (params->draft_path && !(draft = td_model_open(params->draft_path, err)))
+        return td_err_prepend(err, "draft");
+    bool is_ok = td_plan_choose(
+        &(td_plan_params){.layout = {.model = model,
+                                     .specs = params->specs,
+                                     .n_specs = params->n_specs,
+                                     .place = params->place,
+                                     .type_k = params->type_k,
+                                     .type_v = params->type_v,
+                                     .n_slots = params->n_parallel,
+                                     .n_ctx = params->n_ctx},
+                          .use = params->use,
+                          .measure = params->measure,
+                          .n_predict = params->n_predict,
+                          .draft = draft,
+                          .draft_specs = params->draft_spec ? &params->draft_spec : NULL,
+                          .n_draft_specs = params->draft_spec ? 1 : 0,
+                          .draft_max =
+                              params->draft_fixed ? params->draft_fixed : params->draft_max,
+                          .is_draft_fixed = params->draft_fixed > 0,
+                          .uses_all = !is_default},
+        &p->plan, err);
+    td_model_close(&draft);
+    if (!is_ok)
+        return false;
+    p->is_planned = p->plan.is_measured && p->plan.n_rows > 0;
+    if (!p->is_planned || is_pinned(params))
+        return true;
+    params->n_specs = p->plan.n_specs;
+    for (uint32_t i = 0; i < p->plan.n_specs; i++) {
+        memcpy(p->specs[i], p->plan.specs[i], sizeof p->specs[i]);
+        params->specs[i] = p->specs[i];
+    }
+    if (draft && !params->draft_spec && p->plan.draft_spec[0])
+        params->draft_spec = p->plan.draft_spec;
+    return true;
+}
+
+bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
+                             bool is_default, const char *recorded, td_err *err)
+{
+    if (recorded && !is_pinned(params) && take_recorded(p, params, recorded)) {
+        td_log_info("layers as in the results so far: %s", recorded);
+        return true;
+    }
+    bool is_on_gpu = false; /* else the draft goes to the host as well, wherever */
+    for (uint32_t i = 0; i < params->n_specs; i++)
+        is_on_gpu |= strncmp(params->specs[i], "host", 4) != 0;
+    bool is_open = (params->n_specs > 1 && !is_pinned(params)) ||
+                   (params->draft_path && !params->draft_spec && is_on_gpu);
+    return params->measure == TD_MEASURE_NEVER || !is_open ||
+           plan(p, params, model, is_default, err);
+}
+
+void td_run_placement_write(const td_target *target, char *out, size_t n_bytes)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i < td_target_n_stages(target) && n < n_bytes; i++) {
+        td_stage_info info;
+        td_target_get_stage_info(target, i, &info);
+        n += (size_t)snprintf(out + n, n_bytes - n, "%s%s@%u-%u", i ? SEPARATOR : "", info.spec,
+                              info.first, info.last);
+    }
+}

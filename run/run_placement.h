@@ -1,0 +1,26 @@
+/* Where a run's layers and its draft go: as the params say, as the results file that is resumed has
+ * it, or as is fastest by measured times (planning/planner.h). Private to run/. */
+#ifndef TD_RUN_RUN_PLACEMENT_H
+#define TD_RUN_RUN_PLACEMENT_H
+
+#include "planning/planner.h"
+#include "run/run.h"
+#include "target/target.h"
+
+#define TD_PLACEMENT_BYTES (TD_STAGES_MAX * (TD_PLAN_SPEC_MAX + 3u))
+
+typedef struct {
+    td_plan plan;
+    char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX]; /* what params->specs point to afterwards */
+    bool is_planned;
+} td_run_placement;
+
+/* is_default: the user named no devices, so some may be left out. Fills in params->specs and
+ * draft_spec where they were left open. recorded: what an earlier run wrote (placing_write), used
+ * if its devices are among those of the params; or NULL. */
+bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
+                             bool is_default, const char *recorded, td_err *err);
+/* "host:1@0-11 + vulkan:0@12-23" */
+void td_run_placement_write(const td_target *target, char *out, size_t n_bytes);
+
+#endif

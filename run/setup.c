@@ -1,0 +1,207 @@
+/* Sessions: what is loaded once and used by one run after another. */
+#include "run/setup.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "base/sha256.h"
+#include "base/signals.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define HOST_PREFILL_ROWS 64u
+
+/* What decides a text beside its input: the model, the cache's types, the context and the kinds of
+ * devices its layers run on. Drafts are not part of it (law 1). */
+static void hash_config(session *r)
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    char text[512];
+    uint64_t model_hash = td_gguf_hash(td_model_gguf(r->model));
+    snprintf(r->model_sha, sizeof r->model_sha, "%016llx", (unsigned long long)model_hash);
+    td_sha256_begin(&s);
+    const td_run_params *p = &r->opened;
+    int n = snprintf(text, sizeof text, "%s %s %s %u %d %u\n", r->model_sha, p->type_k->name,
+                     p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos, r->prefill_rows);
+    td_sha256_add(&s, text, (size_t)n);
+    if (p->place)
+        td_sha256_add(&s, p->place, strlen(p->place));
+    /* Layers may be cut anywhere among devices of one kind without changing a bit. */
+    char previous[320] = "";
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(r->target, i, &info);
+        bool is_host = !strncmp(info.spec, "host", 4);
+        const char *kind = is_host ? "host" : info.name;
+        if (strcmp(kind, previous)) {
+            n = snprintf(text, sizeof text, "%u %s\n", info.first, kind);
+            td_sha256_add(&s, text, (size_t)n);
+        }
+        snprintf(previous, sizeof previous, "%s", kind);
+    }
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, r->config_sha, TD_SHA_HEX);
+}
+
+/* Threads of a host SPEC. */
+static uint32_t n_threads_of(const char *spec)
+{
+    uint32_t n = spec[4] == ':' ? (uint32_t)strtoul(spec + 5, NULL, 10) : 0;
+    return n ? n : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+bool td_setup_drafts_ahead(const session *r)
+{
+    const char *spec = r->drafting ? td_draft_client_device(r->drafting) : "";
+    bool is_host = !strncmp(spec, "host", 4);
+    uint32_t n_threads = is_host ? n_threads_of(spec) : 0;
+    if (r->params->is_turns)
+        return false;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target) && *spec; i++) {
+        td_stage_info info;
+        td_target_get_stage_info(r->target, i, &info);
+        bool is_bound = is_host && strchr(spec + 4, ':') != strrchr(spec, ':');
+        if (!strcmp(info.spec, spec) && (!is_host || is_bound))
+            return false;
+        n_threads += !strncmp(info.spec, "host", 4) ? n_threads_of(info.spec) : 0;
+    }
+    return !is_host || n_threads <= (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Chunks of a prompt: a constant of the placement. On the host a short one costs no more, lets
+ * stages overlap and is shared more often; a GPU wants a long one. */
+static uint32_t choose_prefill_rows(const td_target *t)
+{
+    for (uint32_t i = 0; i < td_target_n_stages(t); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(t, i, &info);
+        if (strncmp(info.spec, "host", 4))
+            return TD_PREFILL_ROWS_MAX;
+    }
+    return HOST_PREFILL_ROWS;
+}
+
+/* The device that verifies least: a GPU without layers, else the host, which is idle when the
+ * target is on GPUs and all there is when it is not. */
+static const char *choose_draft_device(const char *const *specs, uint32_t n_specs)
+{
+    static const char *gpus[TD_STAGES_MAX]; /* borrowed from static storage */
+    uint32_t n_gpus = td_layout_default_specs(gpus);
+    bool is_host_used = false;
+    for (uint32_t i = 0; i < n_specs; i++)
+        is_host_used |= !strncmp(specs[i], "host", 4);
+    for (uint32_t k = 0; k < n_gpus; k++) {
+        bool is_used = !strcmp(gpus[k], "host");
+        for (uint32_t i = 0; i < n_specs; i++) {
+            /* A device given by name may be any of them. */
+            bool is_named =
+                !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
+            is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
+        }
+        if (!is_used)
+            return gpus[k];
+    }
+    return is_host_used ? "host:1" : "host";
+}
+
+void td_setup_init(session *r, const td_run_params *params)
+{
+    r->clock = td_clock_real();
+    td_run_params *p = &r->opened;
+    *p = *params;
+    if (!p->n_specs) {
+        p->n_specs = td_layout_default_specs(r->defaults);
+        r->is_default = true;
+        memcpy(p->specs, r->defaults, sizeof p->specs);
+    }
+}
+
+bool td_setup_load(session *r, td_err *err)
+{
+    td_run_params *p = &r->opened;
+    if (p->stats_path || p->on_finish) { /* it looks at the devices ten times a second */
+        r->energy = td_energy_open(NULL, err);
+        if (!r->energy)
+            return false;
+    }
+    r->model = td_model_open(p->target_path, err);
+    const char *recorded = r->results ? td_results_placement(r->results) : NULL;
+    if (!r->model ||
+        !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
+        return false;
+    if (p->draft_path && !p->draft_spec)
+        p->draft_spec = choose_draft_device(p->specs, p->n_specs);
+    if (p->draft_path || p->draft_endpoint) {
+        r->drafting = td_draft_client_create(p, r->model, err);
+        if (!r->drafting)
+            return false;
+    }
+    r->target = td_target_create(
+        &(td_layout_params){.model = r->model,
+                            .specs = p->specs,
+                            .n_specs = p->n_specs,
+                            .place = p->place,
+                            .type_k = p->type_k,
+                            .type_v = p->type_v,
+                            .n_slots = p->n_parallel,
+                            .n_ctx = p->n_ctx,
+                            .draft_bytes = r->drafting ? td_draft_client_bytes(r->drafting) : 0,
+                            .draft_spec = r->drafting ? td_draft_client_device(r->drafting) : NULL},
+        err);
+    if (!r->target)
+        return false;
+    td_run_placement_write(r->target, r->placement, sizeof r->placement);
+    r->prefill_rows = choose_prefill_rows(r->target);
+    if (p->is_ngram && !(r->ngram = td_ngram_create(TD_NGRAM_RING, p->n_parallel,
+                                                    td_target_n_ctx(r->target), err)))
+        return false;
+    hash_config(r);
+    return !r->drafting || td_draft_client_connect(r->drafting, r->model,
+                                                   td_target_n_ctx(r->target), &r->clock, err);
+}
+
+td_run_session *td_run_open(const td_run_params *params, td_err *err)
+{
+    session *r = td_alloc(1, sizeof *r, err);
+    if (!r)
+        return NULL;
+    td_setup_init(r, params);
+    if (!td_signals_open(err) || !td_setup_load(r, err))
+        td_run_close(&r);
+    return r;
+}
+
+void td_run_close(td_run_session **opened)
+{
+    session *r = *opened;
+    if (!r)
+        return;
+    td_draft_client_destroy(&r->drafting);
+    td_ngram_destroy(&r->ngram);
+    td_target_destroy(&r->target);
+    td_model_close(&r->model);
+    td_energy_close(&r->energy);
+    td_free(r);
+    *opened = NULL;
+}
+
+const td_model *td_run_model(const td_run_session *r) { return r->model; }
+
+const char *td_run_draft_device(const td_run_session *r)
+{
+    return r->drafting ? td_draft_client_device(r->drafting) : "";
+}
+
+void td_run_device(const td_run_session *r, char *out, size_t n_bytes)
+{
+    out[0] = 0;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(r->target, i, &info);
+        size_t n = strlen(out);
+        snprintf(out + n, n_bytes - n, "%s%s", i ? "+" : "", info.spec);
+    }
+}

@@ -1,0 +1,57 @@
+/* What a run holds, and loading what lasts over the runs of a session. Private to run/. */
+#ifndef TD_RUN_SETUP_H
+#define TD_RUN_SETUP_H
+
+#include "draft/ngram.h"
+#include "run/draft_client.h"
+#include "run/results.h"
+#include "run/run_placement.h"
+#include "run/show.h"
+#include "run/trace.h"
+#include "target/target.h"
+
+/* A prompt that is being worked on. */
+typedef struct {
+    td_prompt *prompt; /* NULL: free */
+    uint32_t sequence;
+    uint32_t slot; /* of the target, from TD_ACT_OPEN on; UINT32_MAX before */
+    bool has_bad_logits;
+} active;
+
+typedef struct td_run_session {
+    /* What lasts over the runs of a session. */
+    td_run_params opened; /* as given to open, devices filled in */
+    const char *defaults[TD_STAGES_MAX];
+    bool is_default; /* these are used */
+    td_clock clock;
+    td_energy *energy; /* NULL: nobody wants to know */
+    td_model *model;
+    td_run_placement placing;
+    td_target *target;
+    td_draft_client *drafting;
+    td_ngram *ngram; /* NULL: none */
+    uint32_t prefill_rows;
+    float verify_us[TD_VERIFY_ROWS_MAX + 1], draft_us; /* measured by the runs before */
+    /* Of one run. */
+    const td_run_params *params;
+    td_run_totals *totals;
+    td_coordinator *coordinator;
+    td_prompts *prompts;
+    td_results *results;
+    td_show *show;
+    char placement[TD_PLACEMENT_BYTES];
+    td_trace *trace; /* NULL: none */
+    active actives[TD_SEQUENCES_MAX];
+    char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
+    bool is_input_done, is_draft_joined, has_said_who_waits;
+    uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
+} session;
+
+/* Takes the params, with devices chosen where they were left open. */
+void td_setup_init(session *r, const td_run_params *params);
+/* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
+bool td_setup_load(session *r, td_err *err);
+/* Does the draft go on while the target verifies? Not where both would wait for one device. */
+bool td_setup_drafts_ahead(const session *r);
+
+#endif

@@ -1,0 +1,45 @@
+/* What travels between stages. Private to target/. */
+#ifndef TD_TARGET_JOB_H
+#define TD_TARGET_JOB_H
+
+#include "base/err.h"
+#include "base/queue.h"
+#include "model/forward.h"
+#include "model/sampling.h"
+#include "target/target.h"
+
+#include <stdatomic.h>
+
+typedef enum { JOB_FORWARD, JOB_OPEN, JOB_TRUNCATE, JOB_COMMIT, JOB_CLOSE, JOB_STOP } job_kind;
+
+typedef struct {
+    td_queue_item item; /* first: what a queue gives back is the job */
+    job_kind kind;
+    uint32_t slot, length;
+    uint32_t from_slot;          /* OPEN: whose first `length` positions the slot begins with */
+    uint64_t stream;             /* OPEN */
+    td_sampling_params sampling; /* OPEN */
+    struct micro_batch *batch;   /* FORWARD */
+} job;
+
+/* What a FORWARD job carries; few of them, each with room for a prefill chunk. */
+typedef struct micro_batch {
+    struct micro_batch *next;
+    uint64_t id;
+    td_mode mode;
+    uint32_t n_rows, n_out;
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    float *activations; /* [n_rows][n_embd], written by one stage and read by the next */
+    /* Stages leave out dead rows (stage.c), and n_rows and rows become less; this says where the
+     * token of a row that is left belongs. */
+    uint16_t i_out[TD_PREFILL_ROWS_MAX];
+    uint32_t chosen[TD_PREFILL_ROWS_MAX]; /* [n_out] */
+    uint64_t bad_slots;
+    td_err err;
+    td_target_span spans[TD_STAGES_MAX];
+    bool is_in_flight;        /* the calling thread's: submitted and not finished */
+    atomic_bool is_cancelled; /* set by the calling thread at any time */
+    bool is_skipped;          /* a stage saw that, and no later one does anything */
+} micro_batch;
+
+#endif
