@@ -237,6 +237,30 @@ void td_json_write_bool(td_json_writer *w, bool value)
 
 void td_json_write_null(td_json_writer *w) { put_value(w, "null", 4); }
 
+void td_json_put_string(td_json_writer *w, const char *key, const char *text)
+{
+    td_json_write_key(w, key);
+    td_json_write_string(w, text);
+}
+
+void td_json_put_u64(td_json_writer *w, const char *key, uint64_t value)
+{
+    td_json_write_key(w, key);
+    td_json_write_u64(w, value);
+}
+
+void td_json_put_double(td_json_writer *w, const char *key, double value)
+{
+    td_json_write_key(w, key);
+    td_json_write_double(w, value);
+}
+
+void td_json_put_bool(td_json_writer *w, const char *key, bool value)
+{
+    td_json_write_key(w, key);
+    td_json_write_bool(w, value);
+}
+
 bool td_json_writer_end(td_json_writer *w, const char **text, size_t *n_bytes, td_err *err)
 {
     TD_ASSERT(w->is_done);

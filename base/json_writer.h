@@ -2,8 +2,7 @@
  *
  *     td_json_writer *w = td_json_writer_create(false, err);
  *     td_json_begin_object(w);
- *     td_json_write_key(w, "id");
- *     td_json_write_string(w, id);
+ *     td_json_put_string(w, "id", id);
  *     td_json_end_object(w);
  *     const char *line; size_t n_bytes;
  *     if (!td_json_writer_end(w, &line, &n_bytes, err)) ...
@@ -44,6 +43,12 @@ void td_json_write_i64(td_json_writer *w, int64_t value);
 void td_json_write_double(td_json_writer *w, double value); /* NaN and infinities write null */
 void td_json_write_bool(td_json_writer *w, bool value);
 void td_json_write_null(td_json_writer *w);
+
+/* A key and its value in one call. */
+void td_json_put_string(td_json_writer *w, const char *key, const char *text_or_null);
+void td_json_put_u64(td_json_writer *w, const char *key, uint64_t value);
+void td_json_put_double(td_json_writer *w, const char *key, double value);
+void td_json_put_bool(td_json_writer *w, const char *key, bool value);
 
 /* The finished text (no line break at the end, but a 0 after it), valid until the next call on w;
  * the writer is then empty again and ready for another text. False if memory was short. */

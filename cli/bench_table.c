@@ -366,18 +366,6 @@ static void print_csv_row(const row *r, bool is_first)
 
 /* -- JSON -------------------------------------------------------------------------------------- */
 
-static void put_number(td_json_writer *w, const char *key, double value)
-{
-    td_json_write_key(w, key);
-    td_json_write_double(w, value);
-}
-
-static void put_text(td_json_writer *w, const char *key, const char *value)
-{
-    td_json_write_key(w, key);
-    td_json_write_string(w, value);
-}
-
 static void write_ops(td_json_writer *w, const bench_test *t)
 {
     double n = t->n_profiled;
@@ -385,19 +373,19 @@ static void write_ops(td_json_writer *w, const bench_test *t)
     td_json_begin_array(w);
     for (uint32_t i = 0; i < t->n_ops; i++) {
         td_json_begin_object(w);
-        put_text(w, "op", t->ops[i].name);
-        put_number(w, "calls", (double)t->ops[i].n_calls / n);
-        put_number(w, "ms", t->ops[i].seconds / n * 1e3);
-        put_number(w, "share", t->ops[i].seconds / t->counts.run_seconds);
-        put_number(w, "gb_per_s", op_rate(&t->ops[i]));
+        td_json_put_string(w, "op", t->ops[i].name);
+        td_json_put_double(w, "calls", (double)t->ops[i].n_calls / n);
+        td_json_put_double(w, "ms", t->ops[i].seconds / n * 1e3);
+        td_json_put_double(w, "share", t->ops[i].seconds / t->counts.run_seconds);
+        td_json_put_double(w, "gb_per_s", op_rate(&t->ops[i]));
         td_json_end_object(w);
     }
     td_json_end_array(w);
-    put_number(w, "profiled_ms", t->counts.run_seconds / n * 1e3);
-    put_number(w, "ops_ms", t->counts.busy_seconds / n * 1e3);
-    put_number(w, "gap_ms", t->counts.gap_seconds / n * 1e3);
-    put_number(w, "dispatches", (double)t->counts.n_dispatches / n);
-    put_number(w, "submissions", (double)t->counts.n_submissions / n);
+    td_json_put_double(w, "profiled_ms", t->counts.run_seconds / n * 1e3);
+    td_json_put_double(w, "ops_ms", t->counts.busy_seconds / n * 1e3);
+    td_json_put_double(w, "gap_ms", t->counts.gap_seconds / n * 1e3);
+    td_json_put_double(w, "dispatches", (double)t->counts.n_dispatches / n);
+    td_json_put_double(w, "submissions", (double)t->counts.n_submissions / n);
 }
 
 /* null where the system shows none. */
@@ -412,8 +400,8 @@ static void write_energy(td_json_writer *w, const bench_output *o, const bench_c
     }
     td_json_begin_object(w);
     for (uint32_t i = 0; i < n; i++)
-        put_number(w, td_energy_source_at(o->energy, i)->name,
-                   t->joules[i] / (t->n_tokens * t->seconds.n));
+        td_json_put_double(w, td_energy_source_at(o->energy, i)->name,
+                           t->joules[i] / (t->n_tokens * t->seconds.n));
     td_json_end_object(w);
 }
 
@@ -455,19 +443,18 @@ static void write_object(td_json_writer *w, const bench_output *o, const bench_c
 {
     char key[32];
     td_json_begin_object(w);
-    put_text(w, "model", c->model);
-    put_text(w, "device", c->device);
-    put_text(w, "beside", c->beside);
-    put_text(w, "kv_k", c->type_k);
-    put_text(w, "kv_v", c->type_v);
-    td_json_write_key(w, "depth");
-    td_json_write_u64(w, c->depth);
+    td_json_put_string(w, "model", c->model);
+    td_json_put_string(w, "device", c->device);
+    td_json_put_string(w, "beside", c->beside);
+    td_json_put_string(w, "kv_k", c->type_k);
+    td_json_put_string(w, "kv_v", c->type_v);
+    td_json_put_u64(w, "depth", c->depth);
     for (uint32_t i = 0; i < n_tests; i++) {
         bench_samples rates = rates_of(&tests[i]);
         if (tests[i].kind == BENCH_VERIFY)
             continue;
         test_name(&tests[i], key, sizeof key);
-        put_number(w, key, td_bench_summarize(&rates).median);
+        td_json_put_double(w, key, td_bench_summarize(&rates).median);
     }
     if (!o->is_pair)
         td_json_write_key(w, "verify");
@@ -480,8 +467,8 @@ static void write_object(td_json_writer *w, const bench_output *o, const bench_c
         snprintf(key, sizeof key, "%.0f", tests[i].n_tokens);
         td_json_write_key(w, key);
         td_json_begin_object(w);
-        put_number(w, "ms", s.median * 1e3);
-        put_number(w, "c", tests[i].c);
+        td_json_put_double(w, "ms", s.median * 1e3);
+        td_json_put_double(w, "c", tests[i].c);
         td_json_end_object(w);
     }
     if (!o->is_pair)

@@ -65,56 +65,37 @@ static void print_one(const td_device_info *d, bool is_measured)
         printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
 }
 
-static void put(td_json_writer *w, const char *key, const char *value)
-{
-    td_json_write_key(w, key);
-    td_json_write_string(w, value);
-}
-
-static void put_bool(td_json_writer *w, const char *key, bool value)
-{
-    td_json_write_key(w, key);
-    td_json_write_bool(w, value);
-}
-
-static void put_u64(td_json_writer *w, const char *key, uint64_t value)
-{
-    td_json_write_key(w, key);
-    td_json_write_u64(w, value);
-}
-
 static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index, bool is_measured)
 {
     td_json_begin_object(w);
-    put_u64(w, "index", index);
-    put(w, "device", d->spec);
-    put(w, "name", d->name);
-    put(w, "kind", kind_name(d->kind));
-    put(w, "vendor", d->vendor);
-    put(w, "driver", d->driver);
-    put_bool(w, "usable", d->is_usable);
-    put(w, "why_not", d->is_usable ? NULL : d->why_not);
+    td_json_put_u64(w, "index", index);
+    td_json_put_string(w, "device", d->spec);
+    td_json_put_string(w, "name", d->name);
+    td_json_put_string(w, "kind", kind_name(d->kind));
+    td_json_put_string(w, "vendor", d->vendor);
+    td_json_put_string(w, "driver", d->driver);
+    td_json_put_bool(w, "usable", d->is_usable);
+    td_json_put_string(w, "why_not", d->is_usable ? NULL : d->why_not);
     td_json_write_key(w, "heaps");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < d->n_heaps; i++) {
         td_json_begin_object(w);
-        put_u64(w, "bytes", d->heaps[i].n_bytes);
-        put_u64(w, "budget_bytes", d->heaps[i].budget_bytes);
-        put_bool(w, "device_local", d->heaps[i].is_device_local);
-        put_bool(w, "host_visible", d->heaps[i].is_host_visible);
+        td_json_put_u64(w, "bytes", d->heaps[i].n_bytes);
+        td_json_put_u64(w, "budget_bytes", d->heaps[i].budget_bytes);
+        td_json_put_bool(w, "device_local", d->heaps[i].is_device_local);
+        td_json_put_bool(w, "host_visible", d->heaps[i].is_host_visible);
         td_json_end_object(w);
     }
     td_json_end_array(w);
-    put_u64(w, "max_buffer_bytes", d->max_buffer_bytes);
-    put_u64(w, "subgroup_size", d->subgroup_size);
-    put_u64(w, "threads", d->n_threads);
-    put_bool(w, "f16", d->has_f16);
-    put_bool(w, "int8_dot", d->has_int8_dot);
-    put_bool(w, "cooperative_matrix", d->has_coopmat);
-    put(w, "quirks", d->quirks);
+    td_json_put_u64(w, "max_buffer_bytes", d->max_buffer_bytes);
+    td_json_put_u64(w, "subgroup_size", d->subgroup_size);
+    td_json_put_u64(w, "threads", d->n_threads);
+    td_json_put_bool(w, "f16", d->has_f16);
+    td_json_put_bool(w, "int8_dot", d->has_int8_dot);
+    td_json_put_bool(w, "cooperative_matrix", d->has_coopmat);
+    td_json_put_string(w, "quirks", d->quirks);
     if (is_measured) {
-        td_json_write_key(w, "bandwidth_bytes_per_s");
-        td_json_write_double(w, measure(d));
+        td_json_put_double(w, "bandwidth_bytes_per_s", measure(d));
     }
     td_json_end_object(w);
 }

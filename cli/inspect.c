@@ -142,38 +142,23 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
     printf("other tensors %.3f MiB\n", (double)rest / (1 << 20));
 }
 
-static void put_string(td_json_writer *w, const char *key, const char *value)
-{
-    td_json_write_key(w, key);
-    td_json_write_string(w, value);
-}
-
-static void put_u64(td_json_writer *w, const char *key, uint64_t value)
-{
-    td_json_write_key(w, key);
-    td_json_write_u64(w, value);
-}
-
 static void write_model(td_json_writer *w, const td_model *m)
 {
     const td_hparams *h = td_model_hparams(m);
     td_json_write_key(w, "parameters");
     td_json_begin_object(w);
     for (size_t i = 0; i < TD_COUNT(params); i++)
-        put_u64(w, params[i].name, param(h, i));
-    td_json_write_key(w, "rms_eps");
-    td_json_write_double(w, (double)h->rms_eps);
-    td_json_write_key(w, "rope_base");
-    td_json_write_double(w, (double)h->rope_base);
-    td_json_write_key(w, "tied_output");
-    td_json_write_bool(w, h->is_tied);
+        td_json_put_u64(w, params[i].name, param(h, i));
+    td_json_put_double(w, "rms_eps", (double)h->rms_eps);
+    td_json_put_double(w, "rope_base", (double)h->rope_base);
+    td_json_put_bool(w, "tied_output", h->is_tied);
     td_json_end_object(w);
     const td_tokenizer_info *t = td_tokenizer_get_info(td_model_tokenizer(m));
     td_json_write_key(w, "tokenizer");
     td_json_begin_object(w);
-    put_string(w, "model", t->model);
-    put_string(w, "pre", t->pre);
-    put_string(w, "chat_template", chat_template(td_model_gguf(m)));
+    td_json_put_string(w, "model", t->model);
+    td_json_put_string(w, "pre", t->pre);
+    td_json_put_string(w, "chat_template", chat_template(td_model_gguf(m)));
     td_json_end_object(w);
 }
 
@@ -188,15 +173,14 @@ static bool print_json(const td_gguf *g, const td_model *m, const td_err *why, t
     if (!w)
         return false;
     td_json_begin_object(w);
-    put_string(w, "name", text_key(g, "general.name", NULL));
-    put_string(w, "architecture", text_key(g, "general.architecture", NULL));
-    put_u64(w, "gguf_version", td_gguf_version(g));
-    put_u64(w, "files", td_gguf_n_shards(g));
-    put_u64(w, "keys", td_gguf_n_keys(g));
-    put_u64(w, "tensors", td_gguf_n_tensors(g));
-    td_json_write_key(w, "runnable");
-    td_json_write_bool(w, m != NULL);
-    put_string(w, "why_not", m ? NULL : why->message);
+    td_json_put_string(w, "name", text_key(g, "general.name", NULL));
+    td_json_put_string(w, "architecture", text_key(g, "general.architecture", NULL));
+    td_json_put_u64(w, "gguf_version", td_gguf_version(g));
+    td_json_put_u64(w, "files", td_gguf_n_shards(g));
+    td_json_put_u64(w, "keys", td_gguf_n_keys(g));
+    td_json_put_u64(w, "tensors", td_gguf_n_tensors(g));
+    td_json_put_bool(w, "runnable", m != NULL);
+    td_json_put_string(w, "why_not", m ? NULL : why->message);
     if (m)
         write_model(w, m);
     td_json_write_key(w, "types");
@@ -204,8 +188,8 @@ static bool print_json(const td_gguf *g, const td_model *m, const td_err *why, t
     for (uint32_t i = 0; i < n_types; i++) {
         td_json_write_key(w, sums[i].name);
         td_json_begin_object(w);
-        put_u64(w, "tensors", sums[i].n_tensors);
-        put_u64(w, "bytes", sums[i].n_bytes);
+        td_json_put_u64(w, "tensors", sums[i].n_tensors);
+        td_json_put_u64(w, "bytes", sums[i].n_bytes);
         td_json_end_object(w);
     }
     td_json_end_object(w);
@@ -214,7 +198,7 @@ static bool print_json(const td_gguf *g, const td_model *m, const td_err *why, t
     for (uint32_t i = 0; i < n_layers; i++)
         td_json_write_u64(w, layers[i]);
     td_json_end_array(w);
-    put_u64(w, "other_bytes", rest);
+    td_json_put_u64(w, "other_bytes", rest);
     td_json_end_object(w);
     const char *text;
     size_t n_bytes;

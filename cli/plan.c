@@ -155,20 +155,13 @@ static void write_row(td_json_writer *w, const shown *s, const td_speed_row *r)
         td_json_write_string(w, text);
     }
     td_json_end_array(w);
-    td_json_write_key(w, "draft_device");
-    td_json_write_string(w, r->i_draft >= 0 ? s->plan.draft_specs[r->i_draft] : NULL);
-    td_json_write_key(w, "draft_tokens");
-    td_json_write_u64(w, r->k);
-    td_json_write_key(w, "takes_turns");
-    td_json_write_bool(w, r->takes_turns);
-    td_json_write_key(w, "tokens_per_second");
-    td_json_write_double(w, r->tokens_per_s);
-    td_json_write_key(w, "decode_per_second");
-    td_json_write_double(w, r->decode_per_s);
-    td_json_write_key(w, "prefill_per_second");
-    td_json_write_double(w, r->prefill_per_s);
-    td_json_write_key(w, "verify_ms");
-    td_json_write_double(w, r->verify_us * 1e-3);
+    td_json_put_string(w, "draft_device", r->i_draft >= 0 ? s->plan.draft_specs[r->i_draft] : NULL);
+    td_json_put_u64(w, "draft_tokens", r->k);
+    td_json_put_bool(w, "takes_turns", r->takes_turns);
+    td_json_put_double(w, "tokens_per_second", r->tokens_per_s);
+    td_json_put_double(w, "decode_per_second", r->decode_per_s);
+    td_json_put_double(w, "prefill_per_second", r->prefill_per_s);
+    td_json_put_double(w, "verify_ms", r->verify_us * 1e-3);
     td_json_end_object(w);
 }
 
@@ -179,20 +172,13 @@ static void write_parts(td_json_writer *w, const shown *s)
     for (uint32_t i = 0; i < s->layout->n_parts; i++) {
         const td_layout_part *part = &s->layout->parts[i];
         td_json_begin_object(w);
-        td_json_write_key(w, "device");
-        td_json_write_string(w, part->spec);
-        td_json_write_key(w, "name");
-        td_json_write_string(w, td_device_get_info(part->dev)->name);
-        td_json_write_key(w, "first_layer");
-        td_json_write_u64(w, part->first);
-        td_json_write_key(w, "last_layer");
-        td_json_write_u64(w, part->last);
-        td_json_write_key(w, "bytes");
-        td_json_write_u64(w, part->n_bytes);
-        td_json_write_key(w, "experts_bytes");
-        td_json_write_u64(w, part->experts_bytes);
-        td_json_write_key(w, "budget_bytes");
-        td_json_write_u64(w, part->budget_bytes);
+        td_json_put_string(w, "device", part->spec);
+        td_json_put_string(w, "name", td_device_get_info(part->dev)->name);
+        td_json_put_u64(w, "first_layer", part->first);
+        td_json_put_u64(w, "last_layer", part->last);
+        td_json_put_u64(w, "bytes", part->n_bytes);
+        td_json_put_u64(w, "experts_bytes", part->experts_bytes);
+        td_json_put_u64(w, "budget_bytes", part->budget_bytes);
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -206,23 +192,15 @@ static bool print_json(const shown *s, td_err *err)
     if (!w)
         return false;
     td_json_begin_object(w);
-    td_json_write_key(w, "model");
-    td_json_write_string(w, td_model_path(s->model));
-    td_json_write_key(w, "for");
-    td_json_write_string(w, s->f->use ? s->f->use : "stream");
-    td_json_write_key(w, "context");
-    td_json_write_u64(w, s->layout->n_ctx);
-    td_json_write_key(w, "cache_pages");
-    td_json_write_u64(w, s->layout->n_pages);
-    td_json_write_key(w, "sequences");
-    td_json_write_u64(w, s->f->n_parallel);
-    td_json_write_key(w, "measured");
-    td_json_write_bool(w, s->plan.is_measured);
-    td_json_write_key(w, "hop_us");
-    td_json_write_double(w, s->plan.hop_us);
+    td_json_put_string(w, "model", td_model_path(s->model));
+    td_json_put_string(w, "for", s->f->use ? s->f->use : "stream");
+    td_json_put_u64(w, "context", s->layout->n_ctx);
+    td_json_put_u64(w, "cache_pages", s->layout->n_pages);
+    td_json_put_u64(w, "sequences", s->f->n_parallel);
+    td_json_put_bool(w, "measured", s->plan.is_measured);
+    td_json_put_double(w, "hop_us", s->plan.hop_us);
     write_parts(w, s);
-    td_json_write_key(w, "draft_device");
-    td_json_write_string(w, s->plan.n_drafts ? s->plan.draft_spec : NULL);
+    td_json_put_string(w, "draft_device", s->plan.n_drafts ? s->plan.draft_spec : NULL);
     td_json_write_key(w, "alternatives");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < s->plan.n_rows; i++)

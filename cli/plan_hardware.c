@@ -37,22 +37,16 @@ static void write_row(td_json_writer *w, const td_hardware *h, const char *key,
 {
     td_json_write_key(w, key);
     td_json_begin_object(w);
-    td_json_write_key(w, "decode_per_second");
-    td_json_write_double(w, r->decode_per_s);
-    td_json_write_key(w, "prefill_per_second");
-    td_json_write_double(w, r->prefill_per_s);
-    td_json_write_key(w, "draft_tokens");
-    td_json_write_u64(w, r->k);
+    td_json_put_double(w, "decode_per_second", r->decode_per_s);
+    td_json_put_double(w, "prefill_per_second", r->prefill_per_s);
+    td_json_put_u64(w, "draft_tokens", r->k);
     td_json_write_key(w, "placement");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < r->n_stages; i++) {
         td_json_begin_object(w);
-        td_json_write_key(w, "device");
-        td_json_write_string(w, h->devices[r->stages[i].device].name);
-        td_json_write_key(w, "first_layer");
-        td_json_write_u64(w, r->stages[i].first);
-        td_json_write_key(w, "last_layer");
-        td_json_write_u64(w, r->stages[i].last);
+        td_json_put_string(w, "device", h->devices[r->stages[i].device].name);
+        td_json_put_u64(w, "first_layer", r->stages[i].first);
+        td_json_put_u64(w, "last_layer", r->stages[i].last);
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -63,10 +57,8 @@ static void write_model(td_json_writer *w, const td_hardware *h, const td_hardwa
                         const td_hardware_outlook *o)
 {
     td_json_begin_object(w);
-    td_json_write_key(w, "model");
-    td_json_write_string(w, m->name);
-    td_json_write_key(w, "fits");
-    td_json_write_bool(w, o->fits);
+    td_json_put_string(w, "model", m->name);
+    td_json_put_bool(w, "fits", o->fits);
     if (o->fits) {
         write_row(w, h, "stream", &o->stream);
         write_row(w, h, "drafted", &o->drafted);

@@ -384,7 +384,8 @@ bool td_costs_find(const td_costs_params *params, td_costs *out, bool *is_known,
     if (!td_costs_kinds_find(params->model, &kinds, err))
         return false;
     td_costs_key_write(params, &kinds, key);
-    *is_known = params->measure != TD_MEASURE_AGAIN && td_costs_file_read(key, kinds.n_kinds, &table);
+    *is_known =
+        params->measure != TD_MEASURE_AGAIN && td_costs_file_read(key, kinds.n_kinds, &table);
     if (!*is_known && params->measure == TD_MEASURE_NEVER)
         return true;
     if (!*is_known) {

@@ -131,8 +131,7 @@ void td_costs_file_write(const char *key, uint32_t n_kinds, const cost_table *ta
     td_json_writer *w = td_json_writer_create(false, &why);
     if (w) {
         td_json_begin_object(w);
-        td_json_write_key(w, "key");
-        td_json_write_string(w, key);
+        td_json_put_string(w, "key", key);
         td_json_write_key(w, "times_ns");
         td_json_begin_array(w);
         write_cost(w, &table->pass);

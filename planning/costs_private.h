@@ -24,7 +24,8 @@ typedef struct {
 bool td_costs_kinds_find(const td_model *m, cost_kinds *out, td_err *err);
 
 /* All that the figures depend on. */
-void td_costs_key_write(const td_costs_params *params, const cost_kinds *kinds, char key[COST_KEY_MAX]);
+void td_costs_key_write(const td_costs_params *params, const cost_kinds *kinds,
+                        char key[COST_KEY_MAX]);
 /* False: nothing there that can be used; told in the log if there is something. */
 bool td_costs_file_read(const char *key, uint32_t n_kinds, cost_table *out);
 void td_costs_file_write(const char *key, uint32_t n_kinds, const cost_table *table);

@@ -173,7 +173,6 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
     return true;
 }
 
-
 td_layout *td_layout_create(const td_layout_params *params, td_err *err)
 {
     td_device_spec specs[TD_STAGES_MAX];

@@ -176,10 +176,8 @@ td_result_state td_results_claim(td_results *r, const char *id, const char *inpu
 static void write_line(td_json_writer *w, const td_result *t)
 {
     td_json_begin_object(w);
-    td_json_write_key(w, "id");
-    td_json_write_string(w, t->id);
-    td_json_write_key(w, "status");
-    td_json_write_string(w, t->is_ok ? "ok" : "error");
+    td_json_put_string(w, "id", t->id);
+    td_json_put_string(w, "status", t->is_ok ? "ok" : "error");
     td_json_write_key(w, "text");
     td_json_write_bytes(w, t->text ? t->text : "", t->text ? t->n_text : 0);
     td_json_write_key(w, "tokens");
@@ -187,10 +185,8 @@ static void write_line(td_json_writer *w, const td_result *t)
     for (uint32_t i = 0; i < t->n_tokens; i++)
         td_json_write_u64(w, t->tokens[i]);
     td_json_end_array(w);
-    td_json_write_key(w, "reason");
-    td_json_write_string(w, t->is_ok ? td_reason_name(t->reason) : NULL);
-    td_json_write_key(w, "error");
-    td_json_write_string(w, t->error);
+    td_json_put_string(w, "reason", t->is_ok ? td_reason_name(t->reason) : NULL);
+    td_json_put_string(w, "error", t->error);
     const struct {
         const char *key;
         uint64_t value;
@@ -198,24 +194,18 @@ static void write_line(td_json_writer *w, const td_result *t)
                   {"accepted", t->n_accepted},
                   {"rounds", t->n_rounds},
                   {"prompt_tokens", t->n_prompt_tokens}};
-    for (size_t i = 0; i < TD_COUNT(counts); i++) {
-        td_json_write_key(w, counts[i].key);
-        td_json_write_u64(w, counts[i].value);
-    }
-    td_json_write_key(w, "ttft_ms");
-    td_json_write_double(w, t->ttft_ms);
-    td_json_write_key(w, "ms");
-    td_json_write_double(w, t->ms);
+    for (size_t i = 0; i < TD_COUNT(counts); i++)
+        td_json_put_u64(w, counts[i].key, counts[i].value);
+    td_json_put_double(w, "ttft_ms", t->ttft_ms);
+    td_json_put_double(w, "ms", t->ms);
     const struct {
         const char *key, *value;
     } hashes[] = {{"input_sha", t->input_sha},
                   {"config_sha", t->config_sha},
                   {"model_sha", t->model_sha},
                   {"placement", t->placement}};
-    for (size_t i = 0; i < TD_COUNT(hashes); i++) {
-        td_json_write_key(w, hashes[i].key);
-        td_json_write_string(w, hashes[i].value ? hashes[i].value : "");
-    }
+    for (size_t i = 0; i < TD_COUNT(hashes); i++)
+        td_json_put_string(w, hashes[i].key, hashes[i].value ? hashes[i].value : "");
     td_json_end_object(w);
 }
 

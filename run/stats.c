@@ -10,24 +10,6 @@
 #include <string.h>
 #include <time.h>
 
-static void put_u64(td_json_writer *w, const char *key, uint64_t value)
-{
-    td_json_write_key(w, key);
-    td_json_write_u64(w, value);
-}
-
-static void put_double(td_json_writer *w, const char *key, double value)
-{
-    td_json_write_key(w, key);
-    td_json_write_double(w, value);
-}
-
-static void put_string(td_json_writer *w, const char *key, const char *value)
-{
-    td_json_write_key(w, key);
-    td_json_write_string(w, value);
-}
-
 static double ratio(uint64_t a, uint64_t b) { return b ? (double)a / (double)b : 0; }
 
 /* -- CPU time ------------------------------------------------------------------------------------
@@ -80,7 +62,7 @@ uint64_t td_stats_cpu_us(const td_draft_client *drafting)
 static void put_idle(td_json_writer *w, const td_run_totals *t, uint64_t busy_us)
 {
     uint64_t us = t->end_us - t->start_us;
-    put_double(w, "idle", us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
+    td_json_put_double(w, "idle", us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
 }
 
 static void write_totals(td_json_writer *w, const td_run_totals *t)
@@ -88,37 +70,37 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     double seconds = (double)(t->end_us - t->start_us) * 1e-6;
     td_json_write_key(w, "totals");
     td_json_begin_object(w);
-    put_u64(w, "ok", t->n_ok);
-    put_u64(w, "errors", t->n_error);
-    put_u64(w, "skipped", t->n_skipped);
-    put_u64(w, "prompt_tokens", t->n_prompt_tokens);
-    put_u64(w, "tokens", t->n_tokens);
-    put_u64(w, "rounds", t->n_rounds);
-    put_u64(w, "drafted", t->n_drafted);
-    put_u64(w, "accepted", t->n_accepted);
-    put_u64(w, "looked_up", t->n_looked_up);
-    put_u64(w, "lookup_accepted", t->n_lookup_accepted);
-    put_u64(w, "shared_prompt_tokens", t->n_shared);
-    put_double(w, "acceptance", ratio(t->n_accepted, t->n_drafted));
-    put_double(w, "tokens_per_verification", ratio(t->n_tokens, t->n_rounds));
-    put_double(w, "seconds", seconds);
-    put_double(w, "tokens_per_second", seconds > 0 ? (double)t->n_tokens / seconds : 0);
-    put_double(w, "ttft_ms_mean", ratio(t->ttft_sum_us, t->n_ok) * 1e-3);
-    put_double(w, "line_tokens_per_second_mean",
-               t->n_timed_lines ? t->line_sum_per_s / (double)t->n_timed_lines : 0);
-    put_double(w, "line_tokens_per_second_min", t->line_min_per_s);
-    put_double(w, "line_tokens_per_second_max", t->line_max_per_s);
-    put_double(w, "predicted_tokens_per_second", t->predicted_per_s);
-    put_u64(w, "draft_joins", t->n_draft_joins);
-    put_u64(w, "draft_losses", t->n_draft_losses);
+    td_json_put_u64(w, "ok", t->n_ok);
+    td_json_put_u64(w, "errors", t->n_error);
+    td_json_put_u64(w, "skipped", t->n_skipped);
+    td_json_put_u64(w, "prompt_tokens", t->n_prompt_tokens);
+    td_json_put_u64(w, "tokens", t->n_tokens);
+    td_json_put_u64(w, "rounds", t->n_rounds);
+    td_json_put_u64(w, "drafted", t->n_drafted);
+    td_json_put_u64(w, "accepted", t->n_accepted);
+    td_json_put_u64(w, "looked_up", t->n_looked_up);
+    td_json_put_u64(w, "lookup_accepted", t->n_lookup_accepted);
+    td_json_put_u64(w, "shared_prompt_tokens", t->n_shared);
+    td_json_put_double(w, "acceptance", ratio(t->n_accepted, t->n_drafted));
+    td_json_put_double(w, "tokens_per_verification", ratio(t->n_tokens, t->n_rounds));
+    td_json_put_double(w, "seconds", seconds);
+    td_json_put_double(w, "tokens_per_second", seconds > 0 ? (double)t->n_tokens / seconds : 0);
+    td_json_put_double(w, "ttft_ms_mean", ratio(t->ttft_sum_us, t->n_ok) * 1e-3);
+    td_json_put_double(w, "line_tokens_per_second_mean",
+                       t->n_timed_lines ? t->line_sum_per_s / (double)t->n_timed_lines : 0);
+    td_json_put_double(w, "line_tokens_per_second_min", t->line_min_per_s);
+    td_json_put_double(w, "line_tokens_per_second_max", t->line_max_per_s);
+    td_json_put_double(w, "predicted_tokens_per_second", t->predicted_per_s);
+    td_json_put_u64(w, "draft_joins", t->n_draft_joins);
+    td_json_put_u64(w, "draft_losses", t->n_draft_losses);
     td_json_end_object(w);
     td_json_write_key(w, "acceptance_by_position");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < TD_DRAFT_MAX && t->drafted_at[i]; i++) {
         td_json_begin_object(w);
-        put_u64(w, "drafted", t->drafted_at[i]);
-        put_u64(w, "accepted", t->accepted_at[i]);
-        put_double(w, "rate", ratio(t->accepted_at[i], t->drafted_at[i]));
+        td_json_put_u64(w, "drafted", t->drafted_at[i]);
+        td_json_put_u64(w, "accepted", t->accepted_at[i]);
+        td_json_put_double(w, "rate", ratio(t->accepted_at[i], t->drafted_at[i]));
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -138,10 +120,10 @@ static void write_energy(td_json_writer *w, const td_stats *s)
     for (uint32_t i = 0; i < n; i++) {
         const td_energy_source *source = td_energy_source_at(s->energy, i);
         td_json_begin_object(w);
-        put_string(w, "device", source->name);
-        put_string(w, "kind", source->is_gpu ? "gpu" : "host");
-        put_double(w, "joules", s->totals->joules[i]);
-        put_double(w, "joules_per_token", s->totals->joules[i] / tokens);
+        td_json_put_string(w, "device", source->name);
+        td_json_put_string(w, "kind", source->is_gpu ? "gpu" : "host");
+        td_json_put_double(w, "joules", s->totals->joules[i]);
+        td_json_put_double(w, "joules_per_token", s->totals->joules[i] / tokens);
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -156,20 +138,20 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
         td_stage_info s;
         td_target_get_stage_info(target, i, &s);
         td_json_begin_object(w);
-        put_string(w, "device", s.spec);
-        put_string(w, "name", s.name);
-        put_u64(w, "first_layer", s.first);
-        put_u64(w, "last_layer", s.last);
-        put_u64(w, "bytes", s.n_bytes);
-        put_u64(w, "load_bytes", s.n_file_bytes);
-        put_double(w, "load_ms", (double)s.load_us * 1e-3);
-        put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);
-        put_double(w, "prefill_ms", (double)s.busy_prefill_us * 1e-3);
-        put_u64(w, "prefill_rows", s.n_prefill_rows);
-        put_u64(w, "prefills", s.n_prefills);
-        put_double(w, "verify_ms", (double)s.busy_verify_us * 1e-3);
-        put_u64(w, "verify_rows", s.n_verify_rows);
-        put_u64(w, "verifies", s.n_verifies);
+        td_json_put_string(w, "device", s.spec);
+        td_json_put_string(w, "name", s.name);
+        td_json_put_u64(w, "first_layer", s.first);
+        td_json_put_u64(w, "last_layer", s.last);
+        td_json_put_u64(w, "bytes", s.n_bytes);
+        td_json_put_u64(w, "load_bytes", s.n_file_bytes);
+        td_json_put_double(w, "load_ms", (double)s.load_us * 1e-3);
+        td_json_put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);
+        td_json_put_double(w, "prefill_ms", (double)s.busy_prefill_us * 1e-3);
+        td_json_put_u64(w, "prefill_rows", s.n_prefill_rows);
+        td_json_put_u64(w, "prefills", s.n_prefills);
+        td_json_put_double(w, "verify_ms", (double)s.busy_verify_us * 1e-3);
+        td_json_put_u64(w, "verify_rows", s.n_verify_rows);
+        td_json_put_u64(w, "verifies", s.n_verifies);
         put_idle(w, stats->totals, stats->totals->stage_us[i]);
         td_json_end_object(w);
     }
@@ -185,13 +167,13 @@ static void write_draft(td_json_writer *w, const td_stats *s)
     uint64_t busy_us = s->draft ? t->draft_us : t->answers_us;
     td_json_write_key(w, "draft");
     td_json_begin_object(w);
-    put_string(w, "device", s->draft ? s->draft_device : s->params->draft_endpoint);
-    put_double(w, "busy_ms", (double)busy_us * 1e-3);
+    td_json_put_string(w, "device", s->draft ? s->draft_device : s->params->draft_endpoint);
+    td_json_put_double(w, "busy_ms", (double)busy_us * 1e-3);
     put_idle(w, t, busy_us);
     if (s->draft) {
-        put_u64(w, "proposals", s->draft->n_proposals);
-        put_u64(w, "tokens", s->draft->n_tokens);
-        put_u64(w, "evaluated_rows", s->draft->n_evaluated);
+        td_json_put_u64(w, "proposals", s->draft->n_proposals);
+        td_json_put_u64(w, "tokens", s->draft->n_tokens);
+        td_json_put_u64(w, "evaluated_rows", s->draft->n_evaluated);
     }
     td_json_end_object(w);
 }
@@ -201,30 +183,31 @@ static void write_config(td_json_writer *w, const td_stats *s)
     const td_run_params *p = s->params;
     td_json_write_key(w, "config");
     td_json_begin_object(w);
-    put_string(w, "target", p->target_path);
-    put_string(w, "draft", p->draft_path);
-    put_string(w, "draft_device", s->draft_device && *s->draft_device ? s->draft_device : NULL);
-    put_string(w, "draft_endpoint", p->draft_endpoint);
-    put_u64(w, "draft_max", p->draft_max);
-    put_u64(w, "draft_fixed", p->draft_fixed);
-    put_string(w, "in", p->in_path);
-    put_string(w, "out", p->out_path);
-    put_u64(w, "n", p->n_predict);
-    put_double(w, "temp", (double)p->sampling.temperature);
-    put_u64(w, "top_k", p->sampling.top_k);
-    put_double(w, "top_p", (double)p->sampling.top_p);
-    put_double(w, "min_p", (double)p->sampling.min_p);
-    put_double(w, "repeat_penalty", (double)p->sampling.repeat_penalty);
-    put_u64(w, "seed", p->seed);
+    td_json_put_string(w, "target", p->target_path);
+    td_json_put_string(w, "draft", p->draft_path);
+    td_json_put_string(w, "draft_device",
+                       s->draft_device && *s->draft_device ? s->draft_device : NULL);
+    td_json_put_string(w, "draft_endpoint", p->draft_endpoint);
+    td_json_put_u64(w, "draft_max", p->draft_max);
+    td_json_put_u64(w, "draft_fixed", p->draft_fixed);
+    td_json_put_string(w, "in", p->in_path);
+    td_json_put_string(w, "out", p->out_path);
+    td_json_put_u64(w, "n", p->n_predict);
+    td_json_put_double(w, "temp", (double)p->sampling.temperature);
+    td_json_put_u64(w, "top_k", p->sampling.top_k);
+    td_json_put_double(w, "top_p", (double)p->sampling.top_p);
+    td_json_put_double(w, "min_p", (double)p->sampling.min_p);
+    td_json_put_double(w, "repeat_penalty", (double)p->sampling.repeat_penalty);
+    td_json_put_u64(w, "seed", p->seed);
     td_json_write_key(w, "stop");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < p->n_stops; i++)
         td_json_write_string(w, p->stops[i]);
     td_json_end_array(w);
-    put_string(w, "kv_k", p->type_k->name);
-    put_string(w, "kv_v", p->type_v->name);
-    put_u64(w, "ctx", td_target_n_ctx(s->target));
-    put_u64(w, "parallel", p->n_parallel);
+    td_json_put_string(w, "kv_k", p->type_k->name);
+    td_json_put_string(w, "kv_v", p->type_v->name);
+    td_json_put_u64(w, "ctx", td_target_n_ctx(s->target));
+    td_json_put_u64(w, "parallel", p->n_parallel);
     td_json_end_object(w);
 }
 
@@ -234,25 +217,25 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     if (!w)
         return false;
     td_json_begin_object(w);
-    put_string(w, "version", TD_VERSION);
-    put_string(w, "model", td_model_name(s->model));
-    put_string(w, "config_sha", s->config_sha);
+    td_json_put_string(w, "version", TD_VERSION);
+    td_json_put_string(w, "model", td_model_name(s->model));
+    td_json_put_string(w, "config_sha", s->config_sha);
     write_totals(w, s->totals);
     write_energy(w, s);
     const td_coordinator_stats *c = s->coordinator;
     td_json_write_key(w, "coordinator");
     td_json_begin_object(w);
-    put_u64(w, "batches", c->n_batches);
-    put_double(w, "loop_cpu_us_per_round", ratio(s->totals->loop_cpu_us, c->n_batches));
-    put_u64(w, "rows", c->n_rows);
-    put_u64(w, "cancelled_batches", c->n_cancelled);
-    put_u64(w, "continued", c->n_continued);
-    put_u64(w, "drafted_ahead", c->n_ahead);
-    put_u64(w, "waited_for_memory", c->n_waits);
-    put_u64(w, "missed_deadlines", c->n_deadlines);
-    put_u64(w, "late_drafts", c->n_late_drafts);
-    put_u64(w, "stale_drafts", c->n_stale_drafts);
-    put_u64(w, "bad_drafts", c->n_bad_drafts);
+    td_json_put_u64(w, "batches", c->n_batches);
+    td_json_put_double(w, "loop_cpu_us_per_round", ratio(s->totals->loop_cpu_us, c->n_batches));
+    td_json_put_u64(w, "rows", c->n_rows);
+    td_json_put_u64(w, "cancelled_batches", c->n_cancelled);
+    td_json_put_u64(w, "continued", c->n_continued);
+    td_json_put_u64(w, "drafted_ahead", c->n_ahead);
+    td_json_put_u64(w, "waited_for_memory", c->n_waits);
+    td_json_put_u64(w, "missed_deadlines", c->n_deadlines);
+    td_json_put_u64(w, "late_drafts", c->n_late_drafts);
+    td_json_put_u64(w, "stale_drafts", c->n_stale_drafts);
+    td_json_put_u64(w, "bad_drafts", c->n_bad_drafts);
     td_json_end_object(w);
     write_stages(w, s);
     write_draft(w, s);

@@ -84,32 +84,20 @@ static void put(td_trace *t, const char *bytes, size_t n_bytes)
     }
 }
 
-static void put_u64(td_trace *t, const char *key, uint64_t value)
-{
-    td_json_write_key(t->w, key);
-    td_json_write_u64(t->w, value);
-}
-
-static void put_string(td_trace *t, const char *key, const char *value)
-{
-    td_json_write_key(t->w, key);
-    td_json_write_string(t->w, value);
-}
-
 /* An event, args open. phase: "X" a span, "i" a moment, "M" a name. */
 static void begin(td_trace *t, const char *name, const char *phase, uint32_t track,
                   uint64_t start_us, uint64_t us)
 {
     td_json_begin_object(t->w);
-    put_string(t, "name", name);
-    put_string(t, "ph", phase);
-    put_u64(t, "pid", 1);
-    put_u64(t, "tid", track);
-    put_u64(t, "ts", start_us > t->start_us ? start_us - t->start_us : 0);
+    td_json_put_string(t->w, "name", name);
+    td_json_put_string(t->w, "ph", phase);
+    td_json_put_u64(t->w, "pid", 1);
+    td_json_put_u64(t->w, "tid", track);
+    td_json_put_u64(t->w, "ts", start_us > t->start_us ? start_us - t->start_us : 0);
     if (phase[0] == 'X')
-        put_u64(t, "dur", us);
+        td_json_put_u64(t->w, "dur", us);
     if (phase[0] == 'i')
-        put_string(t, "s", "t"); /* a mark on its track */
+        td_json_put_string(t->w, "s", "t"); /* a mark on its track */
     td_json_write_key(t->w, "args");
     td_json_begin_object(t->w);
 }
@@ -144,10 +132,10 @@ static bool is_silent(const td_trace *t) { return t->stopped_us || t->failure.co
 static void name_track(td_trace *t, uint32_t track, const char *name)
 {
     begin(t, "thread_name", "M", track, 0, 0);
-    put_string(t, "name", name);
+    td_json_put_string(t->w, "name", name);
     end(t, false);
     begin(t, "thread_sort_index", "M", track, 0, 0);
-    put_u64(t, "sort_index", track);
+    td_json_put_u64(t->w, "sort_index", track);
     end(t, false);
 }
 
@@ -177,10 +165,10 @@ static void write_oldest_draft(td_trace *t)
           : s.n      ? "draft"
                      : "draft (none)",
           "X", TRACK_DRAFT, from, to - from);
-    put_u64(t, "sequence", s.sequence);
-    put_u64(t, "epoch", s.epoch);
-    put_u64(t, "position", s.position);
-    put_u64(t, "tokens", s.n);
+    td_json_put_u64(t->w, "sequence", s.sequence);
+    td_json_put_u64(t->w, "epoch", s.epoch);
+    td_json_put_u64(t->w, "position", s.position);
+    td_json_put_u64(t->w, "tokens", s.n);
     end(t, false);
 }
 
@@ -249,9 +237,9 @@ void td_trace_verified(td_trace *t, const td_target_result *r)
                                    {"verify (cancelled)", "prefill (cancelled)"}};
         begin(t, names[b->is_cancelled][b->is_prefill], us ? "X" : "i", TRACK_STAGES + i,
               r->spans[i].start_us, us);
-        put_u64(t, "batch", b->id);
-        put_u64(t, "rows", b->n_rows);
-        put_string(t, "sequences", b->text);
+        td_json_put_u64(t->w, "batch", b->id);
+        td_json_put_u64(t->w, "rows", b->n_rows);
+        td_json_put_string(t->w, "sequences", b->text);
         end(t, false);
     }
 }
@@ -314,27 +302,27 @@ static bool note_action(td_trace *t, const td_action *a)
 
 static void write_sequence(td_trace *t, const td_action *a)
 {
-    put_u64(t, "sequence", a->sequence);
+    td_json_put_u64(t->w, "sequence", a->sequence);
     switch (a->kind) {
     case TD_ACT_OPEN:
-        put_u64(t, "slot", a->slot);
-        put_u64(t, "shared_positions", a->length);
+        td_json_put_u64(t->w, "slot", a->slot);
+        td_json_put_u64(t->w, "shared_positions", a->length);
         break;
     case TD_ACT_TRUNCATE:
     case TD_ACT_COMMIT:
-        put_u64(t, "length", a->length);
+        td_json_put_u64(t->w, "length", a->length);
         break;
     case TD_ACT_DRAFT_PROPOSE:
-        put_u64(t, "k", a->k);
-        put_u64(t, "position", a->position);
-        put_u64(t, "epoch", a->epoch);
+        td_json_put_u64(t->w, "k", a->k);
+        td_json_put_u64(t->w, "position", a->position);
+        td_json_put_u64(t->w, "epoch", a->epoch);
         break;
     case TD_ACT_DRAFT_FEED:
-        put_u64(t, "position", a->position);
-        put_u64(t, "epoch", a->epoch);
+        td_json_put_u64(t->w, "position", a->position);
+        td_json_put_u64(t->w, "epoch", a->epoch);
         break;
     case TD_ACT_FINISH:
-        put_string(t, "reason", td_reason_name(a->reason));
+        td_json_put_string(t->w, "reason", td_reason_name(a->reason));
         break;
     default:
         break;
@@ -352,11 +340,11 @@ void td_trace_action(td_trace *t, const td_action *a, uint64_t now_us)
         return;
     begin(t, name, "i", TRACK_COORDINATOR, now_us, 0);
     if (a->kind == TD_ACT_FORWARD || a->kind == TD_ACT_CANCEL)
-        put_u64(t, "batch", a->batch);
+        td_json_put_u64(t->w, "batch", a->batch);
     else
         write_sequence(t, a);
     if (a->kind == TD_ACT_FORWARD)
-        put_u64(t, "rows", a->n_rows);
+        td_json_put_u64(t->w, "rows", a->n_rows);
     end(t, false);
 }
 
@@ -403,8 +391,7 @@ fail:
 static void put_idle(td_trace *t, const char *name, uint64_t busy_us)
 {
     uint64_t us = t->last_us - t->first_us;
-    td_json_write_key(t->w, name);
-    td_json_write_double(t->w, us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
+    td_json_put_double(t->w, name, us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
 }
 
 static void write_end(td_trace *t, uint64_t now_us)
@@ -413,7 +400,7 @@ static void write_end(td_trace *t, uint64_t now_us)
         write_oldest_draft(t);
     if (t->stopped_us) {
         begin(t, "the trace stops here", "i", TRACK_COORDINATOR, t->stopped_us, 0);
-        put_u64(t, "limit_bytes", t->n_bytes_max);
+        td_json_put_u64(t->w, "limit_bytes", t->n_bytes_max);
         end(t, true);
     }
     begin(t, "idle share", "i", TRACK_COORDINATOR, now_us, 0);

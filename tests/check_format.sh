@@ -15,7 +15,7 @@ if [ "$version" != $wanted ]; then
     echo "skipped: clang-format $version; the tree is written with $wanted"
     exit 77
 fi
-mapfile -t files < <(find base kernels model transport coordinator draft target run cli tests \
+mapfile -t files < <(find base kernels model transport coordinator draft planning target run cli tests \
     -name '*.[ch]' | sort)
 if [ "${1:-}" = --fix ]; then
     "$program" -i "${files[@]}"

@@ -45,16 +45,8 @@ const void *td_vk_tensor_read(td_tensor *tensor, uint32_t row0, uint32_t n_rows,
         return NULL;
     vkCmdCopyBuffer(d->once, t->buffer.handle, d->readback.handle, 1,
                     &(VkBufferCopy){.srcOffset = row0 * row_bytes, .size = n_bytes});
-    vkCmdPipelineBarrier2(d->once,
-                          &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
-                                              .memoryBarrierCount = 1,
-                                              .pMemoryBarriers = &(VkMemoryBarrier2){
-                                                  .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
-                                                  .srcStageMask = VK_PIPELINE_STAGE_2_COPY_BIT,
-                                                  .srcAccessMask = VK_ACCESS_2_TRANSFER_WRITE_BIT,
-                                                  .dstStageMask = VK_PIPELINE_STAGE_2_HOST_BIT,
-                                                  .dstAccessMask = VK_ACCESS_2_HOST_READ_BIT,
-                                              }});
+    td_vk_barrier(d->once, VK_PIPELINE_STAGE_2_COPY_BIT, VK_ACCESS_2_TRANSFER_WRITE_BIT,
+                  VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     return td_vk_submit_once(d, err) ? d->readback.mapped : NULL;
 }
 

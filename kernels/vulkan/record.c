@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static void barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from,
-                    VkAccessFlags2 from_access, VkPipelineStageFlags2 to, VkAccessFlags2 to_access)
+void td_vk_barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 from_access,
+                   VkPipelineStageFlags2 to, VkAccessFlags2 to_access)
 {
     vkCmdPipelineBarrier2(commands,
                           &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
@@ -50,8 +50,9 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
                &(VkCommandBufferBeginInfo){
                    .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                    .flags = r->is_repeatable ? VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT : 0}));
-    barrier(c->commands, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
-            VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT, COMPUTE, STORAGE_ACCESS);
+    td_vk_barrier(c->commands, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
+                  VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT, COMPUTE,
+                  STORAGE_ACCESS);
     if (r->queries) {
         vkCmdResetQueryPool(c->commands, r->queries, 2 * i_chunk, 2);
         if (r->is_profiled)
@@ -63,7 +64,7 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
         const td_vk_step *s = &p->steps[r->parts[i].i_step];
         uint32_t query = 2 * (r->n_chunks + i);
         if (r->is_profiled || r->parts[i].needs_barrier)
-            barrier(c->commands, COMPUTE, STORAGE_ACCESS, COMPUTE, STORAGE_ACCESS);
+            td_vk_barrier(c->commands, COMPUTE, STORAGE_ACCESS, COMPUTE, STORAGE_ACCESS);
         if (r->is_profiled)
             vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, query);
         record_part(d, c->commands, s, &r->parts[i], td_op_rows(s->op, r->n_rows, r->n_out));
@@ -73,8 +74,8 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
     if (r->queries)
         vkCmdWriteTimestamp2(c->commands, COMPUTE, r->queries, 2 * i_chunk + 1);
     if (i_chunk + 1 == r->n_chunks)
-        barrier(c->commands, COMPUTE, VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT,
-                VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
+        td_vk_barrier(c->commands, COMPUTE, VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT,
+                      VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     VK_TRY(d, vkEndCommandBuffer(c->commands));
     return true;
 fail:

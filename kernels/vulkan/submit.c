@@ -150,17 +150,9 @@ bool td_vk_once_begin(td_vk_device *d, td_err *err)
                                              .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                              .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
                                          }));
-    vkCmdPipelineBarrier2(
-        d->once, &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
-                                     .memoryBarrierCount = 1,
-                                     .pMemoryBarriers = &(VkMemoryBarrier2){
-                                         .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
-                                         .srcStageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
-                                         .srcAccessMask = VK_ACCESS_2_MEMORY_WRITE_BIT,
-                                         .dstStageMask = VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
-                                         .dstAccessMask = VK_ACCESS_2_TRANSFER_READ_BIT |
-                                                          VK_ACCESS_2_TRANSFER_WRITE_BIT,
-                                     }});
+    td_vk_barrier(d->once, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, VK_ACCESS_2_MEMORY_WRITE_BIT,
+                  VK_PIPELINE_STAGE_2_ALL_TRANSFER_BIT,
+                  VK_ACCESS_2_TRANSFER_READ_BIT | VK_ACCESS_2_TRANSFER_WRITE_BIT);
     return true;
 fail:
     return false;

@@ -101,16 +101,8 @@ bool td_vk_upload_end(td_vk_device *d, td_vk_buffer *to, uint64_t offset,
                                        .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT}));
     /* Rows may be written twice, and a slot of this size is written again and again: copies are
      * ordered with those before them. */
-    vkCmdPipelineBarrier2(slot->commands,
-                          &(VkDependencyInfo){.sType = VK_STRUCTURE_TYPE_DEPENDENCY_INFO,
-                                              .memoryBarrierCount = 1,
-                                              .pMemoryBarriers = &(VkMemoryBarrier2){
-                                                  .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER_2,
-                                                  .srcStageMask = VK_PIPELINE_STAGE_2_COPY_BIT,
-                                                  .srcAccessMask = VK_ACCESS_2_TRANSFER_WRITE_BIT,
-                                                  .dstStageMask = VK_PIPELINE_STAGE_2_COPY_BIT,
-                                                  .dstAccessMask = VK_ACCESS_2_TRANSFER_WRITE_BIT,
-                                              }});
+    td_vk_barrier(slot->commands, VK_PIPELINE_STAGE_2_COPY_BIT, VK_ACCESS_2_TRANSFER_WRITE_BIT,
+                  VK_PIPELINE_STAGE_2_COPY_BIT, VK_ACCESS_2_TRANSFER_WRITE_BIT);
     record_copies(slot, to, offset, pieces);
     VK_TRY(d, vkEndCommandBuffer(slot->commands));
     VK_TRY(d, td_vk_queue_submit(d, d->transfer_queue, &slot->commands, 1, VK_NULL_HANDLE,

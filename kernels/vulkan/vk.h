@@ -361,6 +361,9 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
 void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us);
 
 /* record.c: command buffers of a plan. */
+/* All memory that `from` wrote or read, before `to`. */
+void td_vk_barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 from_access,
+                   VkPipelineStageFlags2 to, VkAccessFlags2 to_access);
 double td_vk_seconds(const td_vk_device *d, uint64_t from_ticks, uint64_t to_ticks);
 bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_repeatable,
                   td_vk_recording *out, td_err *err);
