@@ -11,15 +11,17 @@
  * continuation of a sequence in flight: rows behind rows that are not answered yet.
  *
  * In a verify batch every ready sequence gets its pending row, and what is left of verify_rows_max
- * goes to guesses as control.h deals it. Who comes first rotates. A cut draft changes only how many
+ * goes to guesses as dealing.h deals it. Who comes first rotates. A cut draft changes only how many
  * tokens a round commits, never which (law 1). */
-#include "coordinator/state.h"
+#include "coordinator/batch.h"
 
 #include "base/check.h"
+#include "coordinator/dealing.h"
+#include "coordinator/prompt.h"
 
 #include <math.h>
 
-#define CONTINUE_MIN 0.1f /* a continuation less likely than this is not worth its power */
+#define CONTINUE_MIN 0.1f /* a continuation that is needed less likely than this is not run */
 
 static uint32_t find_prefill(const td_coordinator *c)
 {
@@ -139,12 +141,12 @@ static census take_census(const td_coordinator *c)
 /* Is it faster to draft for one half while the other is verified than to do both for all? */
 static bool pays_to_halve(const td_coordinator *c, const census *n, uint32_t n_all)
 {
-    double draft_us = td_times_draft_us(&c->costs) * n_all * (double)n->k;
+    double draft_us = td_times_draft_us(&c->times) * n_all * (double)n->k;
     if (!c->has_drafter || !c->params.is_ahead || n_all < 2 || draft_us <= 0)
         return false;
     double rows = fmin(n_all * (1 + (double)n->k), c->params.verify_rows_max);
-    double verify_us = td_times_verify_us(&c->costs, rows / 2);
-    double whole_us = td_times_verify_us(&c->costs, rows) + draft_us;
+    double verify_us = td_times_verify_us(&c->times, rows / 2);
+    double whole_us = td_times_verify_us(&c->times, rows) + draft_us;
     return verify_us > 0 && 2 * fmax(verify_us, draft_us / 2) < 0.95 * whole_us;
 }
 
@@ -186,7 +188,7 @@ static void deal_guesses(const td_coordinator *c, batch_part *parts, uint32_t n_
             }
         }
     } else {
-        td_deal_rows(&c->costs, deals, n_parts, c->params.verify_rows_max, 0, n_kept);
+        td_deal_rows(&c->times, deals, n_parts, c->params.verify_rows_max, 0, n_kept);
     }
     for (uint32_t i = 0; i < n_parts; ++i)
         parts[i].n_rows = 1 + n_kept[i];
@@ -233,7 +235,7 @@ static bool begin_continuation(td_coordinator *c, td_action *action)
             continue;
         float survival[TD_VERIFY_ROWS_MAX];
         uint32_t n_before =
-            s->n_sent - first; /* guesses that must hold, its own first among them */
+            s->n_sent - first; /* guesses that must hold, its own first one included */
         td_acceptance_survival(&s->acceptance, td_round_source(s), survival, n_before);
         float chance = survival[n_before - 1];
         if (chance < best_chance)
@@ -289,35 +291,36 @@ void td_batch_drop(td_coordinator *c, const sequence *s)
     }
 }
 
-static void end_prefill(td_coordinator *c, sequence *s, const uint32_t *chosen)
+static td_outcome end_prefill(td_coordinator *c, sequence *s, const uint32_t *chosen)
 {
     s->phase = PHASE_DECODE;
     ++s->info.n_rounds;
     td_reason reason = td_sequence_append(s, c, chosen[0], false);
-    if (reason != TD_REASON_NONE)
-        td_coordinator_finish(c, s, reason);
-    else
+    if (reason == TD_REASON_NONE)
         td_round_begin(c, s);
+    return (td_outcome){.reason = reason};
 }
 
-void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times)
+void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times,
+                  td_outcome *outcomes)
 {
     b->is_in_flight = b->owes_cancel = false;
     --c->n_in_flight;
     if (times && !b->is_prefill && !b->is_cancelled) {
         /* Of several groups the slowest stage sets the pace, of one sequence all together. */
         uint64_t us = b->n_parts > 1 ? times->max_us : times->sum_us;
-        td_times_add_verify(&c->costs, b->n_rows, (double)us);
+        td_times_add_verify(&c->times, b->n_rows, (double)us);
     }
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         const batch_part *part = &b->parts[i];
         sequence *s = &c->sequences[part->slot];
+        outcomes[i] = (td_outcome){.reason = TD_REASON_NONE};
         if (!is_alive(c, part)) {
             /* A cancelled sequence, or a guess that did not hold: no part in the answer. */
         } else if (!b->is_prefill) {
-            td_round_take_answers(c, s, part->n_rows, chosen);
+            outcomes[i] = td_round_take_answers(c, s, part->n_rows, chosen);
         } else if (b->has_output) {
-            end_prefill(c, s, chosen);
+            outcomes[i] = end_prefill(c, s, chosen);
         }
         chosen += b->is_prefill ? 0 : part->n_rows;
     }

@@ -1,9 +1,9 @@
 /* The coordinator's door: creation, sequences in and out, and events. What is to be done about them
- * is decided in actions.c and batch.c. */
+ * is decided in next_action.c and batch.c. */
 #include "coordinator/coordinator.h"
 
 #include "base/check.h"
-#include "coordinator/state.h"
+#include "coordinator/batch.h"
 
 #include <string.h>
 
@@ -65,7 +65,7 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     c->params = *params;
     c->params.page_positions = td_max_u32(params->page_positions, 1);
     c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
-    td_times_init(&c->costs, params->verify_us, params->draft_us);
+    td_times_init(&c->times, params->verify_us, params->draft_us);
     td_acceptance_init(&c->prior, NULL);
     if (!measure_tokens(c, err))
         td_coordinator_destroy(&c);
@@ -124,9 +124,9 @@ static sequence *choose_slot(td_coordinator *c)
         sequence *s = &c->sequences[i];
         if (s->phase != PHASE_FREE)
             continue;
-        bool is_better =
-            !best || s->slot.is_held < best->slot.is_held ||
-            (s->slot.is_held == best->slot.is_held && s->slot.is_held && s->order < best->order);
+        bool is_better = !best || s->slot.is_held < best->slot.is_held ||
+                         (s->slot.is_held == best->slot.is_held && s->slot.is_held &&
+                          s->slot.last_use < best->slot.last_use);
         if (is_better)
             best = s;
     }
@@ -154,15 +154,17 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
     return true;
 }
 
-void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason)
+static void finish(td_coordinator *c, sequence *s, td_reason reason)
 {
     if (s->phase == PHASE_DECODE)
-        td_round_roll_back(c, s);
+        td_round_roll_back(s);
     s->phase = PHASE_ENDING;
     s->info.reason = reason;
     s->info.finished_us = c->now_us;
     td_acceptance_merge(&c->prior, &s->acceptance);
     td_batch_drop(c, s);
+    if (s->is_begun)
+        s->slot.last_use = ++c->last_order;
     if (!s->is_begun || (c->params.can_share && s->n_full > 0))
         return; /* the slot's cache stays as it is */
     s->slot.owes_close = true;
@@ -174,7 +176,7 @@ void td_coordinator_cancel(td_coordinator *c, uint32_t id, uint64_t now_us)
     advance_clock(c, now_us);
     sequence *s = find_sequence(c, id);
     if (s && sequence_is_active(s))
-        td_coordinator_finish(c, s, TD_REASON_CANCELLED);
+        finish(c, s, TD_REASON_CANCELLED);
 }
 
 const td_sequence_info *td_coordinator_get_info(const td_coordinator *c, uint32_t id)
@@ -221,16 +223,30 @@ void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uin
     advance_clock(c, now_us);
 }
 
+static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
+                      const td_batch_times *times)
+{
+    td_outcome outcomes[TD_VERIFY_ROWS_MAX];
+    td_batch_end(c, b, chosen, times, outcomes);
+    for (uint32_t i = 0; i < b->n_parts; ++i) {
+        sequence *s = &c->sequences[b->parts[i].slot];
+        if (outcomes[i].is_rolled_back)
+            td_batch_drop(c, s);
+        if (outcomes[i].reason != TD_REASON_NONE)
+            finish(c, s, outcomes[i].reason);
+    }
+}
+
 void td_coordinator_on_verified(td_coordinator *c, uint64_t id, const uint32_t *chosen,
                                 const td_batch_times *times, uint64_t now_us)
 {
     advance_clock(c, now_us);
     for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
         batch *b = &c->batches[i];
-        if (!b->is_in_flight || b->id != id)
-            continue;
-        td_batch_end(c, b, chosen, times);
-        return;
+        if (b->is_in_flight && b->id == id) {
+            end_batch(c, b, chosen, times);
+            return;
+        }
     }
     ++c->stats.n_stale_batches;
 }
@@ -261,8 +277,8 @@ uint32_t td_coordinator_n_in_flight(const td_coordinator *c) { return c->n_in_fl
 void td_coordinator_read_times(const td_coordinator *c, float *verify_us, float *draft_us)
 {
     for (uint32_t i = 0; i <= TD_VERIFY_ROWS_MAX; ++i)
-        verify_us[i] = c->costs.verify[i].n ? c->costs.verify[i].us : 0;
-    *draft_us = c->costs.draft.n ? c->costs.draft.us : 0;
+        verify_us[i] = c->times.verify[i].n ? c->times.verify[i].us : 0;
+    *draft_us = c->times.draft.n ? c->times.draft.us : 0;
 }
 
 const td_coordinator_stats *td_coordinator_get_stats(const td_coordinator *c) { return &c->stats; }

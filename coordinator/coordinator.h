@@ -26,7 +26,7 @@
  * proposals of a sequence and guesses behind its committed tokens are bounded (TD_ASKS_MAX,
  * TD_AHEAD_MAX).
  *
- * How much is drafted is chosen by goodput from measured times and acceptance (control.h), unless
+ * How much is drafted is chosen by goodput from measured times and acceptance (length.h), unless
  * it is fixed.
  *
  * Prompts: chunks of prefill_rows that start at its multiples, oldest prompt first, in turns with

@@ -8,7 +8,7 @@
  * A slot keeps the cache of its last sequence until it is taken again or its pages are wanted. Only
  * full chunks of a prompt are shared: they were computed by the prefill program from the same
  * tokens in the same chunks, so taking them over changes no bit (law 1). */
-#include "coordinator/state.h"
+#include "coordinator/prompt.h"
 
 #include "base/check.h"
 
@@ -42,7 +42,7 @@ static bool evict(td_coordinator *c)
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
         bool is_idle = s->phase == PHASE_FREE || s->phase == PHASE_QUEUED;
-        if (is_idle && s->slot.is_held && (!oldest || s->order < oldest->order))
+        if (is_idle && s->slot.is_held && (!oldest || s->slot.last_use < oldest->slot.last_use))
             oldest = s;
     }
     if (!oldest)

@@ -5,7 +5,7 @@
  * went on in the meantime and guessed the last answer too, they are there at once. Else they are
  * asked for, in at most two proposals: those of this round, and those that come after, of which the
  * first is the guess of this round's last answer. */
-#include "coordinator/state.h"
+#include "coordinator/round.h"
 
 #include "base/check.h"
 
@@ -53,7 +53,7 @@ static void drop_guesses(td_coordinator *c, sequence *s)
 static td_others count_others(const td_coordinator *c, const sequence *s)
 {
     td_others others = {0};
-    double draft_us = td_times_draft_us(&c->costs);
+    double draft_us = td_times_draft_us(&c->times);
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *o = &c->sequences[i];
         if (o == s || o->phase != PHASE_DECODE)
@@ -85,8 +85,8 @@ static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_m
     TD_ASSERT(n <= limit);
     uint32_t k = c->params.is_draft_fixed
                      ? n
-                     : td_match_length(&s->length, &s->acceptance, &c->costs, n_match, n, k_model,
-                                       others, c->params.is_ahead);
+                     : td_length_of_match(&s->length, &s->acceptance, &c->times, n_match, n,
+                                          k_model, others, c->params.is_ahead);
     if (k == 0)
         return false;
     drop_guesses(c, s); /* what the drafter was asked for has no place any more */
@@ -109,8 +109,8 @@ void td_round_begin(td_coordinator *c, sequence *s)
     if (!is_model)
         s->k = s->n_guesses;
     else if (!c->params.is_draft_fixed && !s->n_match)
-        s->k = td_draft_length(&s->length, &s->acceptance, &c->costs, limit, &others,
-                               c->params.is_ahead);
+        s->k = td_length_of_draft(&s->length, &s->acceptance, &c->times, limit, &others,
+                                  c->params.is_ahead);
     uint64_t deadline_us;
     bool is_finite = td_add_u64(c->now_us, c->params.draft_deadline_us, &deadline_us);
     s->deadline_us = is_finite ? deadline_us : UINT64_MAX;
@@ -215,8 +215,8 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     c->stats.n_late_drafts += s->is_mute;
     s->is_mute = false;
     /* Reading a prompt, and what the drafter had at hand already, say nothing of a step. */
-    if (!is_reading && (double)busy_us > td_times_draft_us(&c->costs) * n_ids / 4)
-        td_times_add_draft(&c->costs, n_ids, 1, (double)busy_us);
+    if (!is_reading && (double)busy_us > td_times_draft_us(&c->times) * n_ids / 4)
+        td_times_add_draft(&c->times, n_ids, 1, (double)busy_us);
     if (epoch != s->epoch) {
         ++c->stats.n_stale_drafts;
         return;
@@ -242,15 +242,15 @@ static void pop_guess(sequence *s)
     memmove(s->guesses, s->guesses + 1, s->n_guesses * sizeof *s->guesses);
 }
 
-void td_round_roll_back(td_coordinator *c, sequence *s)
+bool td_round_roll_back(sequence *s)
 {
     uint32_t n_stays = sequence_length(s) - 1;
     if (s->n_sent <= n_stays)
-        return;
+        return false;
     s->n_sent = n_stays;
     s->owes_truncate = true;
     ++s->slot.chain;
-    td_batch_drop(c, s);
+    return true;
 }
 
 static void count_guess(sequence *s, td_source source, uint32_t index, bool is_accepted)
@@ -264,7 +264,8 @@ static void count_guess(sequence *s, td_source source, uint32_t index, bool is_a
     info->n_lookup_accepted += source != TD_SOURCE_MODEL && is_accepted;
 }
 
-void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen)
+td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
+                                 const uint32_t *chosen)
 {
     td_source source = td_round_source(s);
     uint32_t n_verified = 0, n_accepted = 0;
@@ -289,12 +290,10 @@ void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, cons
         count_guess(s, source, i, false);
     ++s->info.n_rounds;
     td_acceptance_add(&s->acceptance, source, n_verified, n_accepted);
-    if (!is_agreed)
-        td_round_roll_back(c, s);
+    bool is_rolled_back = !is_agreed && td_round_roll_back(s);
     s->owes_commit = true;
     s->commit_length = sequence_length(s) - 1;
-    if (reason != TD_REASON_NONE)
-        td_coordinator_finish(c, s, reason);
-    else if (!sequence_is_in_flight(s))
+    if (reason == TD_REASON_NONE && !sequence_is_in_flight(s))
         td_round_begin(c, s);
+    return (td_outcome){.reason = reason, .is_rolled_back = is_rolled_back};
 }

@@ -1,7 +1,7 @@
 /* One sequence: its tokens, its text and its stop rules. All memory it will ever need is taken when
  * it begins: the text of a generated token is at most token_bytes_max long, which is little beside
  * the keys and values of the token in the target's cache. */
-#include "coordinator/state.h"
+#include "coordinator/sequence.h"
 
 #include "base/check.h"
 
@@ -65,7 +65,7 @@ void td_sequence_forget(sequence *s)
 
 void td_sequence_end(sequence *s)
 {
-    sequence free_slot = {.phase = PHASE_FREE, .order = s->order, .slot = s->slot};
+    sequence free_slot = {.phase = PHASE_FREE, .slot = s->slot};
     if (s->is_begun && s->slot.is_held) {
         TD_ASSERT(!s->slot.arena);
         free_slot.slot.arena = s->arena;

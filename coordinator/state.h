@@ -1,14 +1,23 @@
-/* What the coordinator's own files share: its state. Private to coordinator/.
+/* What the coordinator's own files share: its state. Private to coordinator/, like the headers that
+ * include it. They stand on each other one way only:
+ *
+ *     coordinator.c (the door, events) and next_action.c (what is owed) stand on
+ *     batch.h (many sequences), which stands on
+ *     round.h (one sequence's guesses and answers) and prompt.h (before its first row), on
+ *     sequence.h (one sequence's tokens and text), on
+ *     state.h, and this on times.h, acceptance.h, length.h and stops.h.
+ *
+ * What an answer did to a sequence is returned (td_outcome); ending one is the door's.
  *
  * Actions are not queued. What is still owed to the target, the drafter and the run is part of the
- * state of each sequence, and td_coordinator_next (actions.c) finds the first thing owed: so
+ * state of each sequence, and td_coordinator_next (next_action.c) finds the first thing owed: so
  * nothing can overflow however many events come between two calls, and what has become pointless
  * is never handed out. */
 #ifndef TD_COORDINATOR_STATE_H
 #define TD_COORDINATOR_STATE_H
 
-#include "coordinator/control.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/length.h"
 #include "coordinator/stops.h"
 
 #include "base/mem.h"
@@ -25,10 +34,11 @@ typedef enum {
 /* What a slot keeps from one sequence to the next. */
 typedef struct {
     bool is_held, owes_close; /* its cache holds something; CLOSE is owed */
+    uint64_t last_use;        /* order of the end of the sequence that filled it */
     uint32_t chain;           /* parts in flight of an older chain are dead */
-    td_arena *arena;          /* of the sequence before, until the next one's OPEN: */
-    uint32_t *tokens;         /* its tokens, */
-    uint32_t n_sent, n_full;  /* and its two numbers of that name */
+    /* Of the sequence before, until the next one's OPEN; as in `sequence`. */
+    td_arena *arena;
+    uint32_t *tokens, n_sent, n_full;
 } slot_memory;
 
 /* A proposal that was not answered yet. */
@@ -40,7 +50,7 @@ typedef struct {
 typedef struct {
     sequence_phase phase;
     uint32_t id;
-    uint64_t order; /* of adding; of a free slot: of its end */
+    uint64_t order; /* of adding */
     td_arena *arena;
     uint32_t *tokens; /* [n_prompt + n_generate_max] prompt, then generated */
     bool *is_draft;   /* [n_generate_max] */
@@ -85,6 +95,12 @@ typedef struct {
     uint32_t n_rows;
 } batch_part;
 
+/* What an answer of the target did to a sequence, beside the tokens it committed. */
+typedef struct {
+    td_reason reason;    /* the sequence's last token was among them; NONE: it goes on */
+    bool is_rolled_back; /* rows of it that are in flight are of no use any more */
+} td_outcome;
+
 typedef struct {
     uint64_t id;
     bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
@@ -108,7 +124,7 @@ struct td_coordinator {
     td_row rows[TD_BATCH_ROWS_MAX];
     uint32_t next_first; /* slot that comes first in the next verify batch */
 
-    td_times costs;
+    td_times times;
     td_acceptance prior;
     td_coordinator_stats stats;
     sequence sequences[TD_SEQUENCES_MAX]; /* by slot */
@@ -132,44 +148,5 @@ static inline bool sequence_is_in_flight(const sequence *s)
 {
     return s->phase == PHASE_DECODE && s->n_sent >= sequence_length(s);
 }
-
-/* sequence.c */
-bool td_sequence_begin(sequence *s, const td_coordinator *c, const td_sequence_params *params,
-                       td_err *err);
-/* Frees the slot; the tokens stay if its cache may serve others. */
-void td_sequence_end(sequence *s);
-void td_sequence_forget(sequence *s); /* what the slot has kept of the sequence before */
-/* Commits one token under the stop rules; the reason if it was the last one. */
-td_reason td_sequence_append(sequence *s, const td_coordinator *c, uint32_t token, bool is_draft);
-
-/* round.c: what an answer means, and what is wanted next. */
-void td_round_begin(td_coordinator *c, sequence *s);
-/* Awaits guesses for the round that is being prepared. */
-bool td_round_is_awaiting(const td_coordinator *c, const sequence *s);
-/* The next proposal to ask for: position and length. */
-bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out);
-void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
-                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us);
-td_source td_round_source(const sequence *s); /* of its guesses */
-/* chosen: [n_rows] */
-void td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows, const uint32_t *chosen);
-void td_round_new_epoch(td_coordinator *c, sequence *s);
-/* Whatever was sent behind the committed tokens did not hold, or is not wanted any more. */
-void td_round_roll_back(td_coordinator *c, sequence *s);
-
-/* prompt.c: memory and shared prefixes. */
-void td_prompts_admit(td_coordinator *c);
-/* The sequence's OPEN: decides what its cache begins with. */
-void td_prompt_open(td_coordinator *c, sequence *s, td_action *action);
-
-/* batch.c: puts the next micro-batch in flight, if one is to be run now. */
-bool td_batch_begin(td_coordinator *c, td_action *action);
-/* Takes the target's choices for it. */
-void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times);
-/* Rows of a sequence in flight are of no use any more. */
-void td_batch_drop(td_coordinator *c, const sequence *s);
-
-/* coordinator.c */
-void td_coordinator_finish(td_coordinator *c, sequence *s, td_reason reason);
 
 #endif

@@ -36,6 +36,13 @@ FOREIGN = {
 # The two kinds of devices do not know each other, nor does what is above know them.
 BACKENDS = ["kernels/host/", "kernels/vulkan/"]
 
+# Inside a folder, lowest floor first: a file includes only headers before its own name.
+FLOORS = {
+    "coordinator": ["action", "coordinator.h", "stops", "times", "acceptance", "length", "dealing",
+                    "state", "sequence", "prompt", "round", "batch", "next_action",
+                    "coordinator.c"],
+}
+
 SOURCE_LINES_MAX = 1000
 HEADER_LINES_MAX = 150
 
@@ -45,6 +52,15 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 def blank(match):
     return "\n" * match.group().count("\n")
+
+
+def floor(folder, path):
+    """Where a file stands in its folder; one that is named without its ending has both."""
+    name = path.split("/")[-1]
+    for key in (name, name.split(".")[0]):
+        if key in FLOORS[folder]:
+            return FLOORS[folder].index(key)
+    return None
 
 
 def check_file(root, path, problems, notes):
@@ -74,6 +90,12 @@ def check_file(root, path, problems, notes):
         if other != folder and other not in LAYERS[folder]:
             allowed = ", ".join(sorted(LAYERS[folder])) or "nothing"
             problems.append(f"{where}: {folder}/ includes {header}; allowed besides itself: {allowed}")
+        if folder in FLOORS and other == folder:
+            mine, its = floor(folder, path), floor(folder, header)
+            if mine is None or its is None:
+                problems.append(f"{where}: {path} or {header} has no floor of {folder}/ yet")
+            elif its > mine:
+                problems.append(f"{where}: {header} is above {path}")
         for prefix in BACKENDS:
             if header.startswith(prefix) and not path.startswith(prefix):
                 problems.append(f"{where}: {header} is private to {prefix}")

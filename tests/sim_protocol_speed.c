@@ -148,7 +148,7 @@ static void test_ahead_hides_the_shorter_in_the_longer(void **state)
             }
 }
 
-/* Lengths chosen by control.h through all of the protocol: a useless text costs at most 3 % more
+/* Lengths chosen by length.h through all of the protocol: a useless text costs at most 3 % more
  * than plain decoding, and no fixed length is more than 6 % better on any text. */
 static void test_chosen_lengths_are_near_the_best_fixed_one(void **state)
 {

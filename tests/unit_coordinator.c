@@ -363,6 +363,60 @@ static void test_coordinator_cancel_before_open_says_nothing_to_the_target(void 
     td_coordinator_destroy(&c);
 }
 
+/* Takes a new sequence whose prompt is n times `token` to its first token, the target's work done
+ * at once. Returns how much of the prompt was taken over. */
+static uint32_t begin_like(td_coordinator *c, uint32_t token, uint32_t *sequence)
+{
+    uint32_t ids[9], n_shared = 0;
+    for (uint32_t i = 0; i < TD_COUNT(ids); ++i)
+        ids[i] = token;
+    assert_true(td_coordinator_add(
+        c, &(td_sequence_params){.prompt = ids, .n_prompt = TD_COUNT(ids), .n_predict = 50}, 0,
+        sequence, NULL));
+    td_action a = {0};
+    while (a.kind != TD_ACT_TOKENS || a.sequence != *sequence) {
+        assert_true(td_coordinator_next(c, &a));
+        if (a.kind == TD_ACT_OPEN)
+            n_shared = a.length;
+        if (a.kind == TD_ACT_FORWARD)
+            td_coordinator_on_verified(c, a.batch, (uint32_t[]){token, token}, NULL, 0);
+    }
+    return n_shared;
+}
+
+static void end(td_coordinator *c, uint32_t sequence)
+{
+    td_coordinator_cancel(c, sequence, 0);
+    for (td_action a = {0}; a.kind != TD_ACT_FINISH;) {
+        assert_true(td_coordinator_next(c, &a));
+        if (a.kind == TD_ACT_FORWARD) /* of others */
+            td_coordinator_on_verified(c, a.batch, (uint32_t[]){0, 0}, NULL, 0);
+    }
+    td_coordinator_remove(c, sequence);
+}
+
+/* What ended last is kept, although it began first: when a slot is chosen for a new prompt, and
+ * when pages are wanted for one. */
+static void test_coordinator_keeps_the_prefix_that_ended_last(void **state)
+{
+    (void)state;
+    for (uint32_t is_by_pages = 0; is_by_pages < 2; ++is_by_pages) {
+        td_coordinator_params params = params_of(2 + is_by_pages, 0);
+        params.can_share = true;
+        params.page_positions = 4;
+        params.n_pages = is_by_pages ? 33 : 0; /* a sequence of 59 takes 15, what stays of it 3 */
+        td_coordinator *c = create(&params);
+        uint32_t q[2], other;
+        begin_like(c, 1, &q[0]);
+        begin_like(c, 2, &q[1]);
+        end(c, q[1]);
+        end(c, q[0]);
+        assert_int_equal(begin_like(c, 3, &other), 0);
+        assert_int_equal(begin_like(c, 1, &q[0]), 8);
+        td_coordinator_destroy(&c);
+    }
+}
+
 static void test_coordinator_alternates_prompts_and_rounds(void **state)
 {
     (void)state;
@@ -619,6 +673,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_cancelled_sequence_takes_no_more_tokens),
         cmocka_unit_test(test_coordinator_serves_those_who_waited_first),
         cmocka_unit_test(test_coordinator_cancel_before_open_says_nothing_to_the_target),
+        cmocka_unit_test(test_coordinator_keeps_the_prefix_that_ended_last),
         cmocka_unit_test(test_coordinator_alternates_prompts_and_rounds),
         cmocka_unit_test(test_coordinator_feeds_long_prompts_in_pieces),
         cmocka_unit_test(test_coordinator_stop_strings),

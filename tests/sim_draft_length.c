@@ -2,7 +2,7 @@
  * agreement, noisy times. It is held against plain decoding and against the best fixed length that
  * the same text would have had, which no one can know beforehand.
  *
- * SIM_CONTROL_SHOW=1 prints a line per machine, text and mode. */
+ * SIM_SHOW=1 prints a line per machine, text and mode. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,8 @@
 
 #include "base/check.h"
 #include "base/rng.h"
-#include "coordinator/control.h"
+#include "coordinator/dealing.h"
+#include "coordinator/length.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -85,7 +86,7 @@ typedef struct {
     bool is_ahead, is_noisy;
     uint64_t seed;
     uint32_t n_samples;
-    td_times costs;
+    td_times times;
     td_acceptance pool;
     bool right[N_TEXT + K_MAX + 1]; /* the positions of the text where a draft agrees */
 } world;
@@ -136,7 +137,7 @@ static double run_text(world *w, uint32_t k_fixed)
     for (uint32_t position = 0; position < N_TEXT;) {
         uint32_t k = k_fixed;
         if (k_fixed == UINT32_MAX)
-            k = td_draft_length(&length, &acceptance, &w->costs, K_MAX, NULL, w->is_ahead);
+            k = td_length_of_draft(&length, &acceptance, &w->times, K_MAX, NULL, w->is_ahead);
         us += is_hit ? fmax((k + 1) * w->draft_us - last_us, 0) : k * w->draft_us;
         uint32_t n = count_right(w, position, k);
         last_us = verify_us(w->machine, k + 1);
@@ -145,9 +146,9 @@ static double run_text(world *w, uint32_t k_fixed)
         position += n + 1;
         if (k_fixed != UINT32_MAX)
             continue;
-        td_times_add_verify(&w->costs, k + 1, measured(w, last_us));
+        td_times_add_verify(&w->times, k + 1, measured(w, last_us));
         if (k > 0) {
-            td_times_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
+            td_times_add_draft(&w->times, k, 1, measured(w, k * w->draft_us));
             td_acceptance_add(&acceptance, TD_SOURCE_MODEL, k, n);
         }
     }
@@ -171,7 +172,7 @@ static void run_mixed_set(const machine *m, double draft_us, bool is_ahead, bool
                .is_ahead = is_ahead,
                .is_noisy = is_noisy,
                .seed = seed * TD_COUNT(texts)};
-    td_times_init(&w.costs, NULL, 0);
+    td_times_init(&w.times, NULL, 0);
     td_acceptance_init(&w.pool, NULL);
     for (size_t i = 0; i < TD_COUNT(texts); ++i, ++w.seed) {
         make_text(&w, &texts[i]);
@@ -184,7 +185,7 @@ static void run_mixed_set(const machine *m, double draft_us, bool is_ahead, bool
 static void check_mixed_set(bool is_ahead, bool is_noisy, double most_over_plain,
                             double most_over_best)
 {
-    bool is_shown = getenv("SIM_CONTROL_SHOW") != NULL;
+    bool is_shown = getenv("SIM_SHOW") != NULL;
     double worst_plain = 0, worst_best = 0;
     for (size_t m = 0; m < TD_COUNT(machines); ++m)
         for (size_t r = 0; r < TD_COUNT(draft_ratios); ++r) {
@@ -236,7 +237,7 @@ static void test_noise_changes_little(void **state)
 static void init_world(world *w, const machine *m, double draft_ratio, uint64_t seed)
 {
     *w = (world){.machine = m, .draft_us = draft_ratio * VERIFY_US, .seed = seed};
-    td_times_init(&w->costs, NULL, 0);
+    td_times_init(&w->times, NULL, 0);
     td_acceptance_init(&w->pool, NULL);
 }
 
@@ -277,10 +278,10 @@ static void find_recovery(world *w, uint32_t n, uint32_t *n_late, uint32_t *n_va
     *n_late = UINT32_MAX;
     *n_vain = 0;
     for (uint32_t position = 0; position < 3 * n;) {
-        uint32_t k = td_draft_length(&length, &acceptance, &w->costs, K_MAX, NULL, w->is_ahead);
+        uint32_t k = td_length_of_draft(&length, &acceptance, &w->times, K_MAX, NULL, w->is_ahead);
         uint32_t n_right = count_agreeing(&t, w->seed, position, k);
-        td_times_add_verify(&w->costs, k + 1, measured(w, verify_us(w->machine, k + 1)));
-        td_times_add_draft(&w->costs, k, 1, measured(w, k * w->draft_us));
+        td_times_add_verify(&w->times, k + 1, measured(w, verify_us(w->machine, k + 1)));
+        td_times_add_draft(&w->times, k, 1, measured(w, k * w->draft_us));
         td_acceptance_add(&acceptance, TD_SOURCE_MODEL, k, n_right);
         recent = (recent << 1 | (k > 0)) & 0xffff;
         if (position >= n && position < 2 * n && *n_late == UINT32_MAX &&
@@ -342,14 +343,15 @@ static double run_batch(world *w, uint32_t k_fixed, uint32_t n_each)
         for (uint32_t i = 0; i < n; ++i) {
             k[i] = k_fixed;
             if (k_fixed == UINT32_MAX)
-                k[i] = td_draft_length(&lengths[i], &acceptance[i], &w->costs, 7, &others, false);
+                k[i] =
+                    td_length_of_draft(&lengths[i], &acceptance[i], &w->times, 7, &others, false);
             td_acceptance_survival(&acceptance[i], TD_SOURCE_MODEL, survival[i], k[i]);
             deals[i] = (td_deal){.survival = survival[i], .n_draft = k[i]};
             n_drafted += k[i];
         }
         us += n_drafted * w->draft_us;
         if (k_fixed == UINT32_MAX)
-            td_deal_rows(&w->costs, deals, n, 64, n_drafted * w->draft_us, k);
+            td_deal_rows(&w->times, deals, n, 64, n_drafted * w->draft_us, k);
         for (uint32_t i = 0; i < n; ++i) {
             uint32_t n_right = count_agreeing(&kinds[i % 2], w->seed * n + i, position[i], k[i]);
             td_acceptance_add(&acceptance[i], TD_SOURCE_MODEL, k[i], n_right);
@@ -358,8 +360,8 @@ static double run_batch(world *w, uint32_t k_fixed, uint32_t n_each)
             n_rows += k[i];
         }
         us += verify_us(w->machine, n_rows);
-        td_times_add_verify(&w->costs, n_rows, verify_us(w->machine, n_rows));
-        td_times_add_draft(&w->costs, n_drafted, 1, n_drafted * w->draft_us);
+        td_times_add_verify(&w->times, n_rows, verify_us(w->machine, n_rows));
+        td_times_add_draft(&w->times, n_drafted, 1, n_drafted * w->draft_us);
         mean_rows += 0.1 * (n_rows - mean_rows);
         mean_tokens += 0.1 * (n_tokens - mean_tokens);
         n_done += n_tokens;
@@ -400,19 +402,19 @@ static double run_matches(world *w, double a_long, double a_short, double a_mode
         bool is_long = position % 200 >= 120, is_match = has_matches && position % 3 > 0;
         uint32_t k = 0, n = 0, n_match = is_long ? 12 : 3, k_match = 0;
         if (has_model)
-            k = td_draft_length(&length, &a, &w->costs, K_MAX, NULL, false);
+            k = td_length_of_draft(&length, &a, &w->times, K_MAX, NULL, false);
         if (is_match)
-            k_match = td_match_length(&length, &a, &w->costs, n_match, K_MAX, k, NULL, false);
+            k_match = td_length_of_match(&length, &a, &w->times, n_match, K_MAX, k, NULL, false);
         double agreement = k_match == 0 ? a_model : is_long ? a_long : a_short;
         us += k_match == 0 ? k * w->draft_us : 0;
         if (k > 0 && k_match == 0)
-            td_times_add_draft(&w->costs, k, 1, k * w->draft_us);
+            td_times_add_draft(&w->times, k, 1, k * w->draft_us);
         td_source source = k_match == 0 ? TD_SOURCE_MODEL : td_source_of_match(n_match);
         k = k_match == 0 ? k : k_match;
         while (n < k && uniform(w->seed, 3 - (k_match == 0), position + n) < agreement)
             ++n;
         us += verify_us(w->machine, k + 1);
-        td_times_add_verify(&w->costs, k + 1, verify_us(w->machine, k + 1));
+        td_times_add_verify(&w->times, k + 1, verify_us(w->machine, k + 1));
         td_acceptance_add(&a, source, k, n);
         position += n + 1;
     }

@@ -8,150 +8,151 @@
 
 #include "base/check.h"
 #include "base/rng.h"
-#include "coordinator/control.h"
+#include "coordinator/dealing.h"
+#include "coordinator/length.h"
 
 #include <math.h>
 #include <string.h>
 
 static bool is_near(double a, double b, double part) { return fabs(a - b) <= part * fabs(b); }
 
-static void add_verify(td_times *costs, uint32_t n_rows, double us, uint32_t n)
+static void add_verify(td_times *times, uint32_t n_rows, double us, uint32_t n)
 {
     for (uint32_t i = 0; i < n; ++i)
-        td_times_add_verify(costs, n_rows, us);
+        td_times_add_verify(times, n_rows, us);
 }
 
 /* ---- times ---- */
 
-static void test_costs_are_unknown_at_first(void **state)
+static void test_times_are_unknown_at_first(void **state)
 {
     (void)state;
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    assert_true(td_times_verify_us(&costs, 1) == 0);
-    assert_true(td_times_verify_us(&costs, 64) == 0);
-    assert_true(td_times_draft_us(&costs) == 0);
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    assert_true(td_times_verify_us(&times, 1) == 0);
+    assert_true(td_times_verify_us(&times, 64) == 0);
+    assert_true(td_times_draft_us(&times) == 0);
 }
 
-static void test_costs_between_measured_widths_are_interpolated(void **state)
+static void test_times_between_measured_widths_are_interpolated(void **state)
 {
     (void)state;
     float table[65] = {0};
-    td_times costs;
+    td_times times;
     table[1] = 100;
     table[5] = 140;
     table[8] = 200;
     table[9] = 400; /* a cliff */
-    td_times_init(&costs, table, 7);
-    assert_true(is_near(td_times_verify_us(&costs, 1), 100, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 3), 120, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 3.5), 125, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 6), 160, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 8), 200, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 9), 400, 1e-6));
+    td_times_init(&times, table, 7);
+    assert_true(is_near(td_times_verify_us(&times, 1), 100, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 3), 120, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 3.5), 125, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 6), 160, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 8), 200, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 9), 400, 1e-6));
     /* Beyond: the mean slope (400 - 100) / 8. */
-    assert_true(is_near(td_times_verify_us(&costs, 13), 400 + 4 * 37.5, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 64), 400 + 55 * 37.5, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 1e9), 400 + 55 * 37.5, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, -3), 100, 1e-6));
-    assert_true(is_near(td_times_draft_us(&costs), 7, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 13), 400 + 4 * 37.5, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 64), 400 + 55 * 37.5, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 1e9), 400 + 55 * 37.5, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, -3), 100, 1e-6));
+    assert_true(is_near(td_times_draft_us(&times), 7, 1e-6));
 }
 
-static void test_costs_of_one_width_grow_by_a_tenth_a_row(void **state)
+static void test_times_of_one_width_grow_by_a_tenth_a_row(void **state)
 {
     (void)state;
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    td_times_add_verify(&costs, 1, 500);
-    assert_true(is_near(td_times_verify_us(&costs, 11), 1000, 1e-6));
-    td_times_init(&costs, NULL, 0);
-    td_times_add_verify(&costs, 11, 1000);
-    assert_true(is_near(td_times_verify_us(&costs, 1), 500, 1e-6));
-    assert_true(is_near(td_times_verify_us(&costs, 21), 1500, 1e-6));
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    td_times_add_verify(&times, 1, 500);
+    assert_true(is_near(td_times_verify_us(&times, 11), 1000, 1e-6));
+    td_times_init(&times, NULL, 0);
+    td_times_add_verify(&times, 11, 1000);
+    assert_true(is_near(td_times_verify_us(&times, 1), 500, 1e-6));
+    assert_true(is_near(td_times_verify_us(&times, 21), 1500, 1e-6));
 }
 
 /* 4 rows measured cheaper than 3 and 2: the three are pooled, weighted by their samples. */
-static void test_costs_never_decrease(void **state)
+static void test_times_never_decrease(void **state)
 {
     (void)state;
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    add_verify(&costs, 1, 100, 4);
-    add_verify(&costs, 2, 150, 4);
-    add_verify(&costs, 3, 140, 4);
-    add_verify(&costs, 4, 130, 4);
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    add_verify(&times, 1, 100, 4);
+    add_verify(&times, 2, 150, 4);
+    add_verify(&times, 3, 140, 4);
+    add_verify(&times, 4, 130, 4);
     for (uint32_t n = 2; n <= 4; ++n)
-        assert_true(is_near(td_times_verify_us(&costs, n), 140, 1e-5));
+        assert_true(is_near(td_times_verify_us(&times, n), 140, 1e-5));
     for (uint64_t seed = 0; seed < 200; ++seed) {
-        td_times_init(&costs, NULL, 0);
+        td_times_init(&times, NULL, 0);
         for (uint32_t i = 0; i < 100; ++i) {
             uint32_t n_rows = 1 + td_noise_bits(seed, i, 0) % 64;
-            td_times_add_verify(&costs, n_rows, 1 + td_noise_bits(seed, i, 1) % 1000);
+            td_times_add_verify(&times, n_rows, 1 + td_noise_bits(seed, i, 1) % 1000);
             for (uint32_t n = 1; n < 64; ++n)
-                assert_true(td_times_verify_us(&costs, n) <= td_times_verify_us(&costs, n + 1));
-            assert_true(td_times_verify_us(&costs, 1) > 0);
+                assert_true(td_times_verify_us(&times, n) <= td_times_verify_us(&times, n + 1));
+            assert_true(td_times_verify_us(&times, 1) > 0);
         }
     }
 }
 
-static void test_costs_resist_outliers(void **state)
+static void test_times_resist_outliers(void **state)
 {
     (void)state;
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    td_times_add_verify(&costs, 1, 3000); /* the very first one */
-    td_times_add_verify(&costs, 1, 1000);
-    assert_true(is_near(td_times_verify_us(&costs, 1), 1000, 1e-6));
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    td_times_add_verify(&times, 1, 3000); /* the very first one */
+    td_times_add_verify(&times, 1, 1000);
+    assert_true(is_near(td_times_verify_us(&times, 1), 1000, 1e-6));
     for (uint32_t i = 0; i < 300; ++i)
-        td_times_add_verify(&costs, 1, i % 10 == 5 ? 3000 : 950 + 100 * (i % 2));
-    assert_true(is_near(td_times_verify_us(&costs, 1), 1000, 0.06));
-    td_times_add_draft(&costs, 4, 2, 3 * 8 * 50);
-    td_times_add_draft(&costs, 4, 2, 8 * 50);
-    assert_true(is_near(td_times_draft_us(&costs), 50, 1e-6));
+        td_times_add_verify(&times, 1, i % 10 == 5 ? 3000 : 950 + 100 * (i % 2));
+    assert_true(is_near(td_times_verify_us(&times, 1), 1000, 0.06));
+    td_times_add_draft(&times, 4, 2, 3 * 8 * 50);
+    td_times_add_draft(&times, 4, 2, 8 * 50);
+    assert_true(is_near(td_times_draft_us(&times), 50, 1e-6));
 }
 
 /* A longer context slows all widths; only one of them is measured meanwhile. */
-static void test_costs_move_together(void **state)
+static void test_times_move_together(void **state)
 {
     (void)state;
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    add_verify(&costs, 1, 100, 20);
-    add_verify(&costs, 4, 150, 20);
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    add_verify(&times, 1, 100, 20);
+    add_verify(&times, 4, 150, 20);
     for (uint32_t i = 0; i < 400; ++i)
-        td_times_add_verify(&costs, 1, 100 + 0.25 * i);
-    double c = td_times_verify_us(&costs, 4) / td_times_verify_us(&costs, 1);
-    assert_true(is_near(td_times_verify_us(&costs, 1), 200, 0.06));
+        td_times_add_verify(&times, 1, 100 + 0.25 * i);
+    double c = td_times_verify_us(&times, 4) / td_times_verify_us(&times, 1);
+    assert_true(is_near(td_times_verify_us(&times, 1), 200, 0.06));
     assert_true(c > 1.35 && c < 1.55);
     for (uint32_t i = 0; i < 400; ++i) { /* in turn: each keeps its own */
-        td_times_add_verify(&costs, 1, 200);
-        td_times_add_verify(&costs, 4, 240);
+        td_times_add_verify(&times, 1, 200);
+        td_times_add_verify(&times, 4, 240);
     }
-    assert_true(is_near(td_times_verify_us(&costs, 4), 240, 0.01));
-    assert_true(is_near(td_times_verify_us(&costs, 1), 200, 0.01));
+    assert_true(is_near(td_times_verify_us(&times, 4), 240, 0.01));
+    assert_true(is_near(td_times_verify_us(&times, 1), 200, 0.01));
 }
 
-static void test_costs_ignore_nonsense(void **state)
+static void test_times_ignore_nonsense(void **state)
 {
     (void)state;
-    td_times costs;
+    td_times times;
     float table[65] = {0};
     table[1] = NAN;
     table[2] = -5;
     table[3] = INFINITY;
-    td_times_init(&costs, table, NAN);
+    td_times_init(&times, table, NAN);
     static const double bad[] = {0, -1, 1e300};
     for (uint32_t i = 0; i < TD_COUNT(bad); ++i) {
-        td_times_add_verify(&costs, 1, bad[i]);
-        td_times_add_draft(&costs, 1, 1, bad[i]);
+        td_times_add_verify(&times, 1, bad[i]);
+        td_times_add_draft(&times, 1, 1, bad[i]);
     }
-    td_times_add_verify(&costs, 1, NAN);
-    td_times_add_verify(&costs, 1, INFINITY);
-    td_times_add_verify(&costs, 0, 10);
-    td_times_add_verify(&costs, 65, 10);
-    td_times_add_draft(&costs, 0, 1, 10);
-    td_times_add_draft(&costs, 1, 0, 10);
-    assert_true(td_times_verify_us(&costs, 1) == 0 && td_times_draft_us(&costs) == 0);
+    td_times_add_verify(&times, 1, NAN);
+    td_times_add_verify(&times, 1, INFINITY);
+    td_times_add_verify(&times, 0, 10);
+    td_times_add_verify(&times, 65, 10);
+    td_times_add_draft(&times, 0, 1, 10);
+    td_times_add_draft(&times, 1, 0, 10);
+    assert_true(td_times_verify_us(&times, 1) == 0 && td_times_draft_us(&times) == 0);
 }
 
 /* ---- acceptance ---- */
@@ -288,13 +289,13 @@ static void test_sources_by_match_length(void **state)
 /* ---- length ---- */
 
 /* All widths known exactly: us[n] = first + (n - 1) * slope, and a cliff from 9 rows on. */
-static void make_costs(td_times *costs, double first, double slope, double cliff, double draft_us)
+static void make_times(td_times *times, double first, double slope, double cliff, double draft_us)
 {
-    td_times_init(costs, NULL, 0);
+    td_times_init(times, NULL, 0);
     for (uint32_t n = 1; n <= 64; ++n)
-        add_verify(costs, n, first + (n - 1) * slope + (n > 8 ? cliff : 0), 40);
+        add_verify(times, n, first + (n - 1) * slope + (n > 8 ? cliff : 0), 40);
     for (uint32_t i = 0; i < 40; ++i)
-        td_times_add_draft(costs, 1, 1, draft_us);
+        td_times_add_draft(times, 1, 1, draft_us);
 }
 
 /* The mode of what is chosen at this agreement, by its definition. */
@@ -317,7 +318,7 @@ static uint32_t best_by_hand(double a, double tv, double slope, double cliff, do
     return k_best;
 }
 
-static uint32_t choose(double a, const td_times *costs, bool is_ahead)
+static uint32_t choose(double a, const td_times *times, bool is_ahead)
 {
     td_acceptance acceptance;
     td_length_state length;
@@ -325,7 +326,8 @@ static uint32_t choose(double a, const td_times *costs, bool is_ahead)
     td_acceptance_init(&acceptance, NULL);
     td_length_init(&length);
     for (uint32_t i = 0; i < 600; ++i) {
-        uint32_t k = td_draft_length(&length, &acceptance, costs, 16, NULL, is_ahead), n_right = 0;
+        uint32_t k = td_length_of_draft(&length, &acceptance, times, 16, NULL, is_ahead),
+                 n_right = 0;
         assert_true(k <= 16);
         while (n_right < k && td_noise_bits(9, i, n_right) < a * 4294967296.0)
             ++n_right;
@@ -348,11 +350,11 @@ static void test_length_is_that_of_the_closed_form(void **state)
                  {0.94, 1000, 0, 10}, {0.8, 20, 0, 1000},    {0.88, 20, 0, 400}};
     for (uint32_t i = 0; i < TD_COUNT(cases); ++i)
         for (uint32_t is_ahead = 0; is_ahead < 2; ++is_ahead) {
-            td_times costs;
-            make_costs(&costs, 1000, cases[i].slope, cases[i].cliff, cases[i].td);
+            td_times times;
+            make_times(&times, 1000, cases[i].slope, cases[i].cliff, cases[i].td);
             uint32_t by_hand = best_by_hand(cases[i].a, 1000, cases[i].slope, cases[i].cliff,
                                             cases[i].td, is_ahead);
-            uint32_t k = choose(cases[i].a, &costs, is_ahead);
+            uint32_t k = choose(cases[i].a, &times, is_ahead);
             /* Flat around the best; no further off than a quarter. */
             uint32_t most = by_hand + 1 + by_hand / 4;
             assert_in_range(k + 1 + by_hand / 4, by_hand, UINT32_MAX);
@@ -367,44 +369,44 @@ static void test_length_is_that_of_the_closed_form(void **state)
 static void test_length_is_bounded(void **state)
 {
     (void)state;
-    td_times costs;
+    td_times times;
     td_acceptance a;
     td_length_state length;
-    make_costs(&costs, 1000, 1, 0, 1);
+    make_times(&times, 1000, 1, 0, 1);
     td_acceptance_init(&a, NULL);
     td_length_init(&length);
     add_rounds(&a, 1, 8, 100, 1);
     for (uint32_t k_max = 0; k_max < 70; ++k_max)
-        assert_true(td_draft_length(&length, &a, &costs, k_max, NULL, k_max % 2) <=
-                    td_min_u32(k_max, TD_CONTROL_DRAFT_MAX));
+        assert_true(td_length_of_draft(&length, &a, &times, k_max, NULL, k_max % 2) <=
+                    td_min_u32(k_max, TD_ACCEPTANCE_DRAFT_MAX));
     td_others others = {.n_rows = 60, .n_tokens = 30, .draft_us = 100, .n_sequences = 20};
     for (uint32_t i = 0; i < 100; ++i)
-        assert_true(td_draft_length(&length, &a, &costs, 63, &others, false) <= 3);
+        assert_true(td_length_of_draft(&length, &a, &times, 63, &others, false) <= 3);
     others.n_rows = 1000;
-    assert_int_equal(td_draft_length(&length, &a, &costs, 63, &others, false), 0);
-    td_times_init(&costs, NULL, 0); /* nothing known: no nonsense */
+    assert_int_equal(td_length_of_draft(&length, &a, &times, 63, &others, false), 0);
+    td_times_init(&times, NULL, 0); /* nothing known: no nonsense */
     for (uint32_t i = 0; i < 100; ++i)
-        assert_true(td_draft_length(&length, &a, &costs, 8, &others, i % 2) <= 8);
+        assert_true(td_length_of_draft(&length, &a, &times, 8, &others, i % 2) <= 8);
 }
 
 /* First how long a plain round takes, then widths at most twice those known. */
 static void test_unknown_widths_are_tried_by_doubling(void **state)
 {
     (void)state;
-    td_times costs;
+    td_times times;
     td_acceptance a;
     td_length_state length;
     uint32_t widest = 1;
-    td_times_init(&costs, NULL, 0);
+    td_times_init(&times, NULL, 0);
     td_acceptance_init(&a, NULL);
     td_length_init(&length);
     for (uint32_t i = 0; i < 40; ++i) {
-        uint32_t k = td_draft_length(&length, &a, &costs, 63, NULL, false);
+        uint32_t k = td_length_of_draft(&length, &a, &times, 63, NULL, false);
         assert_true(i >= 2 || k == 0);
         assert_true(k + 1 <= 2 * widest);
         widest = td_max_u32(widest, k + 1);
-        td_times_add_verify(&costs, k + 1, 1000 + k);
-        td_times_add_draft(&costs, k, 1, k);
+        td_times_add_verify(&times, k + 1, 1000 + k);
+        td_times_add_draft(&times, k, 1, k);
         td_acceptance_add(&a, TD_SOURCE_MODEL, k, k);
     }
     assert_true(widest >= 32);
@@ -416,17 +418,17 @@ static void test_probes_stay_within_their_share(void **state)
     (void)state;
     static const double ratios[] = {0.05, 0.2, 0.5, 0.9};
     for (uint32_t i = 0; i < TD_COUNT(ratios); ++i) {
-        td_times costs;
+        td_times times;
         td_acceptance a;
         td_length_state length;
-        make_costs(&costs, 1000, 50, 0, 1000 * ratios[i]);
+        make_times(&times, 1000, 50, 0, 1000 * ratios[i]);
         td_acceptance_init(&a, NULL);
         td_length_init(&length);
         add_rounds(&a, 0, 2, 50, 1);
         double us = 0;
         uint32_t n_probes = 0;
         for (uint32_t round = 0; round < 5000; ++round) {
-            uint32_t k = td_draft_length(&length, &a, &costs, 16, NULL, false);
+            uint32_t k = td_length_of_draft(&length, &a, &times, 16, NULL, false);
             assert_true(k <= 1);
             us += 1000 + k * (50 + 1000 * ratios[i]);
             n_probes += k;
@@ -441,10 +443,10 @@ static void test_probes_stay_within_their_share(void **state)
 
 static uint32_t match_length(double a_match, double a_model, uint32_t k_model, double draft_us)
 {
-    td_times costs;
+    td_times times;
     td_acceptance a;
     td_length_state length;
-    make_costs(&costs, 1000, 30, 0, draft_us);
+    make_times(&times, 1000, 30, 0, draft_us);
     td_acceptance_init(&a, NULL);
     td_length_init(&length);
     for (uint32_t i = 0; i < 300; ++i) {
@@ -454,7 +456,7 @@ static uint32_t match_length(double a_match, double a_model, uint32_t k_model, d
         td_acceptance_add(&a, TD_SOURCE_MATCH_5, 8, n_right);
     }
     add_rounds(&a, a_model, 4, 300, 5);
-    return td_match_length(&length, &a, &costs, 7, 12, k_model, NULL, false);
+    return td_length_of_match(&length, &a, &times, 7, 12, k_model, NULL, false);
 }
 
 static void test_matches_are_weighed_against_the_model(void **state)
@@ -475,27 +477,27 @@ static void test_rows_are_dealt_by_survival(void **state)
     static const float good[] = {0.9f, 0.81f, 0.73f, 0.66f}, bad[] = {0.3f, 0.09f, 0.03f};
     const td_deal deals[] = {{bad, 3}, {good, 4}, {NULL, 0}};
     uint32_t n_kept[3];
-    td_times costs;
-    make_costs(&costs, 1000, 1, 0, 100); /* rows for nothing: all */
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 64, 0, n_kept), 10);
+    td_times times;
+    make_times(&times, 1000, 1, 0, 100); /* rows for nothing: all */
+    assert_int_equal(td_deal_rows(&times, deals, 3, 64, 0, n_kept), 10);
     assert_int_equal(n_kept[0], 3);
     assert_int_equal(n_kept[1], 4);
     assert_int_equal(n_kept[2], 0);
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 6, 0, n_kept), 6); /* the three best */
+    assert_int_equal(td_deal_rows(&times, deals, 3, 6, 0, n_kept), 6); /* the three best */
     assert_int_equal(n_kept[0], 0);
     assert_int_equal(n_kept[1], 3);
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 3, 0, n_kept), 3);
-    make_costs(&costs, 1000, 1000, 0, 100); /* a row costs as much as the first: none */
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 64, 0, n_kept), 3);
+    assert_int_equal(td_deal_rows(&times, deals, 3, 3, 0, n_kept), 3);
+    make_times(&times, 1000, 1000, 0, 100); /* a row costs as much as the first: none */
+    assert_int_equal(td_deal_rows(&times, deals, 3, 64, 0, n_kept), 3);
     /* 3 tokens in 1000 + 2 s, s a row: the i-th row of survival p pays while
      * p > (tokens so far) s / (us so far). With s = 200: 0.9 > 0.43, 0.81 > 0.49, 0.73 > 0.52,
      * 0.66 > 0.54, 0.3 < 0.56. */
-    make_costs(&costs, 1000, 200, 0, 100);
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 64, 0, n_kept), 7);
+    make_times(&times, 1000, 200, 0, 100);
+    assert_int_equal(td_deal_rows(&times, deals, 3, 64, 0, n_kept), 7);
     assert_int_equal(n_kept[0], 0);
     assert_int_equal(n_kept[1], 4);
     /* Time already spent makes the round worth more rows: 0.3 > 6.1 * 200 / (2200 + 3000). */
-    assert_int_equal(td_deal_rows(&costs, deals, 3, 64, 3000, n_kept), 8);
+    assert_int_equal(td_deal_rows(&times, deals, 3, 64, 3000, n_kept), 8);
     assert_int_equal(n_kept[0], 1);
 }
 
@@ -508,12 +510,12 @@ static void test_rows_get_over_a_cliff_or_stay_before_it(void **state)
     for (uint32_t i = 0; i < 16; ++i)
         survival[i] = (float)pow(0.97, i + 1);
     const td_deal deal = {survival, 16};
-    td_times costs;
-    make_costs(&costs, 1000, 10, 1500, 100);
-    assert_int_equal(td_deal_rows(&costs, &deal, 1, 64, 0, &n_kept), 8);
+    td_times times;
+    make_times(&times, 1000, 10, 1500, 100);
+    assert_int_equal(td_deal_rows(&times, &deal, 1, 64, 0, &n_kept), 8);
     assert_int_equal(n_kept, 7);
-    make_costs(&costs, 1000, 10, 300, 100);
-    assert_int_equal(td_deal_rows(&costs, &deal, 1, 64, 0, &n_kept), 17);
+    make_times(&times, 1000, 10, 300, 100);
+    assert_int_equal(td_deal_rows(&times, &deal, 1, 64, 0, &n_kept), 17);
 }
 
 /* The best of all choices, by trying them. */
@@ -524,11 +526,11 @@ static void test_rows_are_the_best_choice(void **state)
         float survival[3][4];
         td_deal deals[3];
         uint32_t n_kept[3], n[3];
-        td_times costs;
-        td_times_init(&costs, NULL, 0);
+        td_times times;
+        td_times_init(&times, NULL, 0);
         double us = 100;
         for (uint32_t i = 1; i <= 64; ++i)
-            add_verify(&costs, i, us += td_noise_bits(seed, 100 + i, 0) % 60, 4);
+            add_verify(&times, i, us += td_noise_bits(seed, 100 + i, 0) % 60, 4);
         for (uint32_t i = 0; i < 3; ++i) {
             float p = 1;
             for (uint32_t j = 0; j < 4; ++j)
@@ -536,7 +538,7 @@ static void test_rows_are_the_best_choice(void **state)
             deals[i] = (td_deal){survival[i], td_noise_bits(seed, i, 9) % 5};
         }
         uint32_t n_max = 3 + td_noise_bits(seed, 7, 7) % 10;
-        uint32_t n_rows = td_deal_rows(&costs, deals, 3, n_max, 50, n_kept);
+        uint32_t n_rows = td_deal_rows(&times, deals, 3, n_max, 50, n_kept);
         assert_int_equal(n_rows, 3 + n_kept[0] + n_kept[1] + n_kept[2]);
         assert_true(n_rows <= n_max);
         double best = 0, mine = 0;
@@ -548,7 +550,7 @@ static void test_rows_are_the_best_choice(void **state)
                         for (uint32_t j = 0; j < n[i]; ++j)
                             n_tokens += (double)survival[i][j];
                     uint32_t n_all = 3 + n[0] + n[1] + n[2];
-                    double goodput = n_tokens / (50 + td_times_verify_us(&costs, n_all));
+                    double goodput = n_tokens / (50 + td_times_verify_us(&times, n_all));
                     if (n_all <= n_max)
                         best = fmax(best, goodput);
                     if (!memcmp(n, n_kept, sizeof(n)))
@@ -564,21 +566,21 @@ static void test_rows_without_known_times_are_all(void **state)
     static const float survival[] = {0.5f, 0.2f};
     const td_deal deals[] = {{survival, 2}, {survival, 1}};
     uint32_t n_kept[2];
-    td_times costs;
-    td_times_init(&costs, NULL, 0);
-    assert_int_equal(td_deal_rows(&costs, deals, 2, 64, 0, n_kept), 5);
+    td_times times;
+    td_times_init(&times, NULL, 0);
+    assert_int_equal(td_deal_rows(&times, deals, 2, 64, 0, n_kept), 5);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_costs_are_unknown_at_first),
-        cmocka_unit_test(test_costs_between_measured_widths_are_interpolated),
-        cmocka_unit_test(test_costs_of_one_width_grow_by_a_tenth_a_row),
-        cmocka_unit_test(test_costs_never_decrease),
-        cmocka_unit_test(test_costs_resist_outliers),
-        cmocka_unit_test(test_costs_move_together),
-        cmocka_unit_test(test_costs_ignore_nonsense),
+        cmocka_unit_test(test_times_are_unknown_at_first),
+        cmocka_unit_test(test_times_between_measured_widths_are_interpolated),
+        cmocka_unit_test(test_times_of_one_width_grow_by_a_tenth_a_row),
+        cmocka_unit_test(test_times_never_decrease),
+        cmocka_unit_test(test_times_resist_outliers),
+        cmocka_unit_test(test_times_move_together),
+        cmocka_unit_test(test_times_ignore_nonsense),
         cmocka_unit_test(test_acceptance_is_learnt),
         cmocka_unit_test(test_survival_falls),
         cmocka_unit_test(test_acceptance_sees_a_change_soon),

@@ -1,6 +1,7 @@
 /* td_coordinator_next: the first thing owed to anybody. Control of the target comes before its next
  * micro-batch, because both travel in one ordered queue; FINISH comes last of a sequence. */
-#include "coordinator/state.h"
+#include "coordinator/batch.h"
+#include "coordinator/prompt.h"
 
 #include "base/check.h"
 

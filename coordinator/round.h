@@ -1,0 +1,25 @@
+/* Rounds of one sequence: what is guessed for it, and what an answer means. Private to
+ * coordinator/. */
+#ifndef TD_COORDINATOR_ROUND_H
+#define TD_COORDINATOR_ROUND_H
+
+#include "coordinator/sequence.h"
+
+void td_round_begin(td_coordinator *c, sequence *s);
+/* Awaits guesses for the round that is being prepared. */
+bool td_round_is_awaiting(const td_coordinator *c, const sequence *s);
+/* The next proposal to ask for: position and length. */
+bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out);
+void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
+                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us);
+td_source td_round_source(const sequence *s); /* of its guesses */
+/* Commits what the target chose, chosen: [n_rows], and begins the next round unless the sequence
+ * has ended or has more rows in flight. */
+td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
+                                 const uint32_t *chosen);
+void td_round_new_epoch(td_coordinator *c, sequence *s);
+/* Whatever was sent behind the committed tokens did not hold, or is not wanted any more. True if
+ * there was something: rows of it may be in flight. */
+bool td_round_roll_back(sequence *s);
+
+#endif
