@@ -32,8 +32,8 @@ void td_energy_close(td_energy **e);
 /* 0 of NULL, too: nobody asked. */
 uint32_t td_energy_count(const td_energy *e);
 const td_energy_source *td_energy_source_at(const td_energy *e, uint32_t i);
-/* Joules of every source since open; NaN from when it could no longer be read. NULL: does nothing.
- */
+/* Joules of every source since open; NaN from when it could no longer be
+ * read. NULL: does nothing. */
 void td_energy_read(td_energy *e, double joules[TD_ENERGY_SOURCES_MAX]);
 
 #endif

@@ -57,9 +57,9 @@ bool td_io_replace_file(const char *path, const void *bytes, size_t n_bytes, td_
 bool td_io_sync_directory(const char *path, td_err *err);
 
 /* The folder of what may be lost at any time: $TANDEM_CACHE_DIR ("" turns it off), else
- * $XDG_CACHE_HOME/tandem, else ~/.cache/tandem. Made (mode 0700) where it is missing; what fails
- * there shows when a file is written. False when there is to be none, or no room in path[n_path].
- */
+ * $XDG_CACHE_HOME/tandem, else ~/.cache/tandem. Made (mode 0700) where it is missing;
+ * what fails there shows when a file is written. False when there is to be none, or no
+ * room in path[n_path]. */
 bool td_io_cache_folder(char *path, size_t n_path);
 
 /* Writes all bytes, going on after short writes and interruptions; for pipes and terminals. */

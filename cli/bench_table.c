@@ -220,8 +220,8 @@ static void add_pair_test(row *r, const bench_output *o, const bench_case *c, co
     add_number(r, "speedup", "speed-up", speedup.median);
     add_number(r, "speedup_min", NULL, speedup.min);
     add_number(r, "speedup_max", NULL, speedup.max);
-    /* Where the time went. Stages of a split, and a draft that runs ahead, work at the same time.
-     */
+    /* Where the time went. Stages of a split, and a draft that runs ahead,
+     * work at the same time. */
     double us = td_bench_summarize(&t->seconds).mean * t->seconds.n * 1e6;
     double draft_us = is_plain ? NAN : (double)t->draft_us;
     add_number(r, "verify_ms", "verify, ms", (double)t->verify_us * 1e-3 / n_rounds);

@@ -28,10 +28,11 @@ typedef enum {
     TD_ACT_COMMIT,     /* target: positions 0..length-1 are committed */
     TD_ACT_CLOSE,      /* target: the slot is free */
     TD_ACT_DRAFT_OPEN, /* drafter: sequence begins */
-    TD_ACT_DRAFT_FEED, /* drafter: committed tokens from `position`; its own that differ are wrong
-                        */
-    TD_ACT_DRAFT_PROPOSE, /* drafter: k tokens after the first `position` ones, its own proposals of
-                           * this epoch among them; answer on_draft */
+    /* drafter: committed tokens from `position` on; where its own differ, its own are wrong */
+    TD_ACT_DRAFT_FEED,
+    /* drafter: k tokens after the first `position` ones, where its own proposals of this epoch
+     * count among those; answer td_coordinator_on_draft */
+    TD_ACT_DRAFT_PROPOSE,
     TD_ACT_DRAFT_CLOSE,
     TD_ACT_TOKENS, /* run: these tokens were committed (in order, each once) */
     TD_ACT_FINISH, /* run: the sequence ended, its last action; info stays until remove */

@@ -11,12 +11,10 @@
 
 #include <math.h>
 
-#define SAMPLES_FEW 4u /* samples so few that all of them may be far off */
-#define HYSTERESIS  0.01
-#define PROBE_SHARE 0.02
-#define PROBE_COST_MIN                                                                             \
-    0.1                    /* a probe is charged at least this part of what it costs if it fails   \
-                            */
+#define SAMPLES_FEW    4u /* samples so few that all of them may be far off */
+#define HYSTERESIS     0.01
+#define PROBE_SHARE    0.02
+#define PROBE_COST_MIN 0.1 /* a probe is charged at least this part of what it costs if it fails */
 #define PROBE_HOPELESS 8.0 /* charged, in costs of a failed probe, where drafts would never pay */
 #define EXPLORE_GAIN   0.03
 #define EXPLORE_DEBT   3.0 /* tokens' time that trying new widths may cost a sequence in advance */

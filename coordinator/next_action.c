@@ -68,9 +68,9 @@ static bool next_ending(const td_coordinator *c, sequence *s, td_action *action)
     return true;
 }
 
-/* Tells the drafter what it lacks, when that is of use: it is asked for something, or has not
- * answered yet and may be on the wrong track. While nothing is drafted, tokens are told in pieces.
- */
+/* Tells the drafter what it lacks, when that is of use: it is asked for something, or
+ * has not answered yet and may be on the wrong track. While nothing is drafted,
+ * tokens are told in pieces. */
 static bool next_feed(const td_coordinator *c, sequence *s, td_action *action)
 {
     ask next;

@@ -64,9 +64,9 @@ const td_drafter_stats *td_drafter_get_stats(td_drafter *d);
  * their ranges. */
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err);
-/* The sequence's tokens are drawn from the noise of a target of another vocabulary, whose position
- * i is position i - shift here (sampling.h: td_sampler_set_noise). Its sampling must not be plain.
- */
+/* The sequence's tokens are drawn from the noise of a target of another vocabulary,
+ * whose position i is position i - shift here (sampling.h: td_sampler_set_noise). Its
+ * sampling must not be plain. */
 void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift);
 /* ids[n] are committed at positions position..; from the first that differs from what is held, all
  * of that is dropped. What lies past the draft's own context is passed over. */

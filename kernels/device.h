@@ -95,10 +95,11 @@ bool td_device_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *er
 
 typedef enum { TD_ELEM_F32, TD_ELEM_I32 } td_elem;
 
-typedef enum {                /* how many rows of the tensor a run uses */
-               TD_ROWS_FIXED, /* all, always */
-               TD_ROWS_BATCH, /* the run's n_rows */
-               TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
+/* How many rows of the tensor a run uses. */
+typedef enum {
+    TD_ROWS_FIXED, /* all, always */
+    TD_ROWS_BATCH, /* the run's n_rows */
+    TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
 } td_rows;
 
 typedef struct {
@@ -192,9 +193,9 @@ td_program *td_program_begin(td_device *dev, const td_program_params *params, td
 bool td_program_end(td_program *p, td_err *err);
 void td_program_destroy(td_program **p);
 
-/* Runs the program for rows 0..n_rows-1 and outputs 0..n_out-1 and waits for it. Ops on
- * TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <= n_rows_max, n_out <= n_out_max.
- */
+/* Runs the program for rows 0..n_rows-1 and outputs 0..n_out-1 and waits for it.
+ * Ops on TD_ROWS_OUT tensors are skipped when n_out is 0. 1 <= n_rows <=
+ * n_rows_max, n_out <= n_out_max. */
 bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
 
 typedef struct {

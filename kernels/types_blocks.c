@@ -64,8 +64,7 @@ void td_unpack_q8_0(const void *block, td_type_part *parts)
     memcpy(parts->q, b + 2, 32);
 }
 
-/* -- blocks of 256 ------------------------------------------------------------------------------
- */
+/* -- blocks of 256 ----------------------------------------------------------------------------- */
 
 /* Q2_K: {u8 scales[16]; u8 q[64]; f16 d, d_min}: 16 sub-blocks of 16 with a scale of 4 bits and,
  * above it, a minimum; value = d * scale * 2 bits - d_min * minimum. Each half of 128 elements has
@@ -162,8 +161,7 @@ void td_unpack_q6_k(const void *block, td_type_part *parts)
     }
 }
 
-/* -- one or two bits and trits ------------------------------------------------------------------
- */
+/* -- one or two bits and trits ----------------------------------------------------------------- */
 
 /* Q1_0: {f16 d; u8 q[16]}: 128 elements; value = bit ? d : -d. */
 void td_unpack_q1_0(const void *block, td_type_part *parts)
@@ -218,8 +216,7 @@ void td_unpack_tq2_0(const void *block, td_type_part *parts)
     }
 }
 
-/* -- look-up of nibbles -------------------------------------------------------------------------
- */
+/* -- look-up of nibbles ------------------------------------------------------------------------ */
 
 /* Twice the values of a 4-bit float (E2M1). */
 static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};

@@ -68,9 +68,9 @@ void td_cache_clear(td_cache *c, uint32_t slot);
 /* Slot `to`, empty, begins with the first `length` positions of `from`: a multiple of
  * TD_PAGE_POSITIONS, committed there. Not for caches that forget. */
 void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length);
-/* The slot keeps its first `length` positions, committed: a multiple of TD_PAGE_POSITIONS, at most
- * what is committed. The rest is given back, whoever else may share it. Not for caches that forget.
- */
+/* The slot keeps its first `length` positions, committed: a multiple of
+ * TD_PAGE_POSITIONS, at most what is committed. The rest is given back, whoever else may
+ * share it. Not for caches that forget. */
 void td_cache_rewind(td_cache *c, uint32_t slot, uint32_t length);
 
 uint32_t td_cache_length(const td_cache *c, uint32_t slot);

@@ -375,8 +375,8 @@ bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *r, const
     return true;
 }
 
-/* Tells the recurrent layers what of a sequence is committed, its rows up to `end` now in flight.
- */
+/* Tells the recurrent layers what of a sequence is committed, its rows up to
+ * `end` now in flight. */
 static void fill_span(td_forward *f, td_mode mode, const td_forward_row *last)
 {
     td_tensor *spans = td_cache_spans(f->cache);

@@ -101,8 +101,7 @@ void td_forward_get_counts(const td_forward *f, td_program_counts *verify,
 bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_err *err);
 
 /* After a run. Last part, unless it chooses: logits [n_out][n_vocab], in row order; else
- * activations [n_rows][n_embd].
- */
+ * activations [n_rows][n_embd]. */
 const float *td_forward_output(td_forward *f);
 
 #endif

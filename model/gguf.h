@@ -29,21 +29,22 @@
 #define TD_GGUF_MAX_DIM      (1ull << 40)
 #define TD_GGUF_MAX_TENSOR   (1ull << 40) /* bytes */
 
-typedef enum { /* metadata value types of the format */
-               TD_GGUF_U8 = 0,
-               TD_GGUF_I8,
-               TD_GGUF_U16,
-               TD_GGUF_I16,
-               TD_GGUF_U32,
-               TD_GGUF_I32,
-               TD_GGUF_F32,
-               TD_GGUF_BOOL,
-               TD_GGUF_STRING,
-               TD_GGUF_ARRAY,
-               TD_GGUF_U64,
-               TD_GGUF_I64,
-               TD_GGUF_F64,
-               TD_GGUF_VALUE_COUNT
+/* Metadata value types of the format. */
+typedef enum {
+    TD_GGUF_U8 = 0,
+    TD_GGUF_I8,
+    TD_GGUF_U16,
+    TD_GGUF_I16,
+    TD_GGUF_U32,
+    TD_GGUF_I32,
+    TD_GGUF_F32,
+    TD_GGUF_BOOL,
+    TD_GGUF_STRING,
+    TD_GGUF_ARRAY,
+    TD_GGUF_U64,
+    TD_GGUF_I64,
+    TD_GGUF_F64,
+    TD_GGUF_VALUE_COUNT
 } td_gguf_value_type;
 
 typedef struct td_gguf td_gguf;

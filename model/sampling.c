@@ -21,10 +21,8 @@
 #define LOG2_E       1.4426950408889634
 #define N_BINS       4096
 #define BINS_PER_NAT 128.0 /* so the bins before the last reach down to e^-32 */
-#define BOUND_MARGIN                                                                               \
-    1e-6                 /* in log2 units; far above the rounding of the bound's own arithmetic    \
-                          */
-#define NOISE_LOG2 (-33) /* log2 of the smallest u */
+#define NOISE_LOG2   (-33) /* log2 of the smallest u */
+#define BOUND_MARGIN 1e-6  /* in log2 units; far above what the bound's own arithmetic rounds off */
 
 struct td_sampler {
     uint32_t n_vocab;

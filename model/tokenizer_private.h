@@ -9,14 +9,15 @@
 #include "model/pretokenize.h"
 #include "model/tokenizer.h"
 
-enum { /* attributes of a token, bits */
-       TD_ATTR_NORMAL = 1,
-       TD_ATTR_UNKNOWN = 2,
-       TD_ATTR_CONTROL = 4,
-       TD_ATTR_USER = 8, /* user-defined: found in any text, whether or not specials are parsed */
-       TD_ATTR_BYTE = 16,
-       TD_ATTR_END = 32,        /* ends a generation */
-       TD_ATTR_STRIP_RIGHT = 64 /* takes the white space after it */
+/* Attributes of a token, bits. */
+enum {
+    TD_ATTR_NORMAL = 1,
+    TD_ATTR_UNKNOWN = 2,
+    TD_ATTR_CONTROL = 4,
+    TD_ATTR_USER = 8, /* user-defined: found in any text, whether or not specials are parsed */
+    TD_ATTR_BYTE = 16,
+    TD_ATTR_END = 32,        /* ends a generation */
+    TD_ATTR_STRIP_RIGHT = 64 /* takes the white space after it */
 };
 
 typedef struct {

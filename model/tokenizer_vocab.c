@@ -12,15 +12,16 @@
 
 #define MERGES_MAX (1u << 22)
 
-enum { /* tokenizer.ggml.token_type */
-       TYPE_UNDEFINED,
-       TYPE_NORMAL,
-       TYPE_UNKNOWN,
-       TYPE_CONTROL,
-       TYPE_USER,
-       TYPE_UNUSED,
-       TYPE_BYTE,
-       TYPE_COUNT
+/* tokenizer.ggml.token_type. */
+enum {
+    TYPE_UNDEFINED,
+    TYPE_NORMAL,
+    TYPE_UNKNOWN,
+    TYPE_CONTROL,
+    TYPE_USER,
+    TYPE_UNUSED,
+    TYPE_BYTE,
+    TYPE_COUNT
 };
 
 static int hex_digit(char c)

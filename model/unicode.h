@@ -10,13 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { /* bits, at most one of the first six is set; a code point of none of them is 0 */
-       TD_CLASS_LETTER = 1,
-       TD_CLASS_NUMBER = 2,
-       TD_CLASS_MARK = 4,
-       TD_CLASS_PUNCTUATION = 8,
-       TD_CLASS_SYMBOL = 16,
-       TD_CLASS_SPACE = 32 /* the White_Space property, whatever the category */
+/* Bits, at most one of the first six is set; a code point of none of them is 0. */
+enum {
+    TD_CLASS_LETTER = 1,
+    TD_CLASS_NUMBER = 2,
+    TD_CLASS_MARK = 4,
+    TD_CLASS_PUNCTUATION = 8,
+    TD_CLASS_SYMBOL = 16,
+    TD_CLASS_SPACE = 32 /* the White_Space property, whatever the category */
 };
 
 /* The class of a code point (<= 0x10ffff). */

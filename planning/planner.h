@@ -41,9 +41,9 @@ typedef struct {
     uint32_t n_specs;
     char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX];
     char draft_spec[TD_PLAN_SPEC_MAX]; /* "" where there is no draft */
-    /* Measured: what was compared, the best first; the placement chosen is rows[i_chosen]. The
-     * devices of a row's stages are those of params.layout.specs; i_draft is of draft_specs below.
-     */
+    /* Measured: what was compared, the best first; the placement chosen is
+     * rows[i_chosen]. The devices of a row's stages are those of params.layout.specs;
+     * i_draft is of draft_specs below. */
     uint32_t n_rows, i_chosen;
     td_speed_row rows[TD_SPEED_ROWS_MAX];
     uint32_t n_drafts;

@@ -166,8 +166,8 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
             q->stream = (uint64_t)td_json_get_int(&o, "seed", 0);
         else
             q->stream = td_hash64(params->seed, q->id, strlen(q->id));
-        /* The ends that a table cannot exclude: top_p 0, min_p 1, and what a float rounds to them.
-         */
+        /* The ends that a table cannot exclude: top_p 0, min_p 1, and what a
+         * float rounds to them. */
         td_err why = {0};
         if (!td_sampling_check(s, &why))
             is_ok = td_err_set(err, TD_E_DATA, "%s: %s", name, why.message);

@@ -482,8 +482,8 @@ static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint3
     return td_ngram_lookup(r->ngram, slot, tokens, n_tokens, NULL, 0, ids, max, n_match);
 }
 
-/* Before anything is loaded: a results file in use, or prompts that are not there, end it at once.
- */
+/* Before anything is loaded: a results file in use, or prompts that are not
+ * there, end it at once. */
 static bool open_files(session *r, td_err *err)
 {
     r->results = td_results_open(r->params, err);

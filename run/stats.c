@@ -12,8 +12,7 @@
 
 static double ratio(uint64_t a, uint64_t b) { return b ? (double)a / (double)b : 0; }
 
-/* -- CPU time ------------------------------------------------------------------------------------
- */
+/* -- CPU time ---------------------------------------------------------------------------------- */
 
 /* One line of a file of a thread of ours; "" when it cannot be had. */
 static void read_task(const char *task, const char *file, char line[128])
@@ -55,8 +54,7 @@ uint64_t td_stats_cpu_us(const td_draft_client *drafting)
     return us + zmq_cpu_us() + (drafting ? td_draft_client_cpu_us(drafting) : 0);
 }
 
-/* -- the file ------------------------------------------------------------------------------------
- */
+/* -- the file ---------------------------------------------------------------------------------- */
 
 /* The share of the run in which something was not busy. */
 static void put_idle(td_json_writer *w, const td_run_totals *t, uint64_t busy_us)

@@ -16,8 +16,9 @@
  *
  * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
  * pass between stages in the job's host buffer.
- * Errors: td_target_create as forward.h and placement.h; a result carries the error of its batch.
- */
+ *
+ * Errors: td_target_create's are those of forward.h and placement.h; a result carries the error of
+ * its batch. */
 #ifndef TD_TARGET_H
 #define TD_TARGET_H
 
@@ -69,8 +70,8 @@ uint32_t td_target_n_pages(const td_target *t); /* of the cache; 0: enough for a
 uint32_t td_target_n_stages(const td_target *t);
 /* Figures of a stage so far. Busy times are exact once no batch is in flight. */
 void td_target_get_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
-/* Whether some stage's cache forgets (cache.h): then no sequence begins with another's positions.
- */
+/* Whether some stage's cache forgets (cache.h): then no sequence begins with
+ * another's positions. */
 bool td_target_forgets(const td_target *t);
 
 /* Jobs, performed in the order of the calls. They wait only if hundreds are queued already.

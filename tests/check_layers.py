@@ -45,6 +45,7 @@ FLOORS = {
 
 SOURCE_LINES_MAX = 1000
 HEADER_LINES_MAX = 150
+COLUMNS_MAX = 100  # of comments, which clang-format leaves alone; it wraps the code itself
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -71,6 +72,13 @@ def check_file(root, path, problems, notes):
         problems.append(f"{path}: {n_lines} lines; allowed: {SOURCE_LINES_MAX}")
     elif path.endswith(".h") and n_lines > HEADER_LINES_MAX and not path.startswith("tests/"):
         notes.append(f"{path}: {n_lines} lines; a header should stay under {HEADER_LINES_MAX}")
+    for match in COMMENT.finditer(text) if path.endswith((".c", ".h")) else ():
+        begin, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.end())
+        first = text.count("\n", 0, begin) + 1
+        for i, line in enumerate(text[begin:end].split("\n")):
+            if len(line) > COLUMNS_MAX:
+                problems.append(f"{path}:{first + i}: a comment reaches column {len(line)}; "
+                                f"allowed: {COLUMNS_MAX}")
     folder = path.split("/")[0]
     if folder == "tests" or not path.endswith((".c", ".h")):
         return

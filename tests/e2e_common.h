@@ -113,8 +113,8 @@ static inline void add_placement(const char *text)
     n_placements++;
 }
 
-/* Fills placements[]; `splits` (NULL-ended) are added to what TD_TEST_DEVICES or the default says.
- */
+/* Fills placements[]; `splits` (NULL-ended) are added to what TD_TEST_DEVICES
+ * or the default says. */
 static inline void find_placements(const char *const *splits)
 {
     static char list[1024];

@@ -47,8 +47,8 @@ static inline pid_t start_tandem(const char **argv)
     return pid;
 }
 
-/* Sends a signal (0: none) and waits for the end: the exit code, or 256 + the signal that killed.
- */
+/* Sends a signal (0: none) and waits for the end: the exit code, or 256 +
+ * the signal that killed. */
 static inline int stop_process(pid_t pid, int signal)
 {
     int status = 0;

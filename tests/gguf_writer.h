@@ -11,20 +11,21 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { /* value types of the format */
-       GW_U8,
-       GW_I8,
-       GW_U16,
-       GW_I16,
-       GW_U32,
-       GW_I32,
-       GW_F32,
-       GW_BOOL,
-       GW_STRING,
-       GW_ARRAY,
-       GW_U64,
-       GW_I64,
-       GW_F64
+/* Value types of the format. */
+enum {
+    GW_U8,
+    GW_I8,
+    GW_U16,
+    GW_I16,
+    GW_U32,
+    GW_I32,
+    GW_F32,
+    GW_BOOL,
+    GW_STRING,
+    GW_ARRAY,
+    GW_U64,
+    GW_I64,
+    GW_F64
 };
 
 typedef struct {

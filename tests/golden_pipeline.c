@@ -74,8 +74,7 @@ static td_target *create(const td_model *model, const char *const *specs, uint32
     return t;
 }
 
-/* -- the text of one stage, a row at a time -----------------------------------------------------
- */
+/* -- the text of one stage, a row at a time ---------------------------------------------------- */
 
 static uint32_t choose(td_target *t, bool is_prefill, uint32_t slot, const uint32_t *tokens,
                        uint32_t first, uint32_t n)

@@ -22,9 +22,8 @@ const char *__tsan_default_suppressions(void)
     return "called_from_lib:libzmq.so\nrace:libzmq.so\nrace:^recv_one$\n";
 }
 
-#define PATIENCE_US                                                                                \
-    20000000 /* the end of a wait that should be short; a loaded machine is slow                   \
-              */
+/* The end of a wait that should be short; a loaded machine is slow. */
+#define PATIENCE_US 20000000
 
 typedef struct {
     char dir[64];

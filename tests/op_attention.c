@@ -370,8 +370,8 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
     }
 }
 
-/* Sequence 1 is poisoned from its first position, sequence 0 at a position that leaves the window.
- */
+/* Sequence 1 is poisoned from its first position, sequence 0 at a position
+ * that leaves the window. */
 static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
 {
     (void)state;

@@ -2,11 +2,11 @@
  * views, both modes and non-finite neighbours; and law 1: a row's result does not depend on how
  * many rows run with it or on its place among them.
  *
- * Tolerances. Products are summed in f32: an error of (n_k / 32 + 64) ulp of sum |w x| is far more
- * than the chains can make. Activations of quantized weights are rounded to 8 bits per block of 32:
- * at most amax / 254 each. That is the same rounding on every device but for a GPU's divisions,
- * which may take a tie the other way: beside the scalar device few activations may be one step off.
- */
+ * Tolerances. Products are summed in f32: an error of (n_k / 32 + 64) ulp of sum |w x| is far
+ * more than the chains can make. Activations of quantized weights are rounded to 8 bits per
+ * block of 32: at most amax / 254 each. That is the same rounding on every device but for a
+ * GPU's divisions, which may take a tie the other way: beside the scalar device few activations
+ * may be one step off. */
 #include "op_common.h"
 
 typedef struct {

@@ -215,8 +215,7 @@ static void test_the_manual_has_the_outlook(void **state)
     assert_int_equal(n_missing, 0);
 }
 
-/* -- hostile files ------------------------------------------------------------------------------
- */
+/* -- hostile files ----------------------------------------------------------------------------- */
 
 static char changed_path[] = "/tmp/tandem-hardware-XXXXXX";
 

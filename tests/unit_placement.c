@@ -1,5 +1,5 @@
-/* Where layers go: parsing of device SPECs, pins and gaps, and the share-out against brute force.
- */
+/* Where layers go: parsing of device SPECs, pins and gaps, and the share-out
+ * against brute force. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

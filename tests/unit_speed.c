@@ -1,5 +1,5 @@
-/* Predicted speeds against the closed forms, and the search for a cut against trying all of them.
- */
+/* Predicted speeds against the closed forms, and the search for a cut
+ * against trying all of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

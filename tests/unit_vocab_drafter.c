@@ -104,8 +104,8 @@ static void begin_text(side *s, uint32_t sequence, text *t)
     feed(s, sequence, 0, t->tokens, t->n);
 }
 
-/* A part of the tail, and sometimes a token of the target's own: also of several pieces, or none.
- */
+/* A part of the tail, and sometimes a token of the target's own: also of
+ * several pieces, or none. */
 static void commit_text(side *s, uint32_t sequence, text *t)
 {
     uint32_t first = t->n_committed, n = random_below(t->n - t->n_committed + 1);

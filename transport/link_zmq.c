@@ -396,8 +396,8 @@ td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, 
     l->ring = td_alloc(TD_LINK_QUEUE_BYTES, 1, err);
     if (!l->ring || !open_socket(l, err))
         goto fail;
-    /* The directory already keeps others out; the mode keeps them out of a socket moved elsewhere.
-     */
+    /* The directory already keeps others out; the mode keeps them out of a
+     * socket moved elsewhere. */
     if (l->is_router && e.path && chmod(e.path, 0600) != 0) {
         td_err_set(err, TD_E_IO, "endpoint %s: chmod 600: %s", l->address, strerror(errno));
         goto fail;
@@ -408,8 +408,8 @@ fail:
     return NULL;
 }
 
-/* Has the socket a message? Asking also lets it do its own work. False with errno set on failure.
- */
+/* Has the socket a message? Asking also lets it do its own work. False with
+ * errno set on failure. */
 static bool observe(void *socket, bool *is_readable)
 {
     int events = 0;

@@ -94,8 +94,7 @@ static void experts_sum_row(const float *x, size_t stride, const float *w, uint3
     }
 }
 
-/* -- the gated delta rule: a lane is an element of the value ------------------------------------
- */
+/* -- the gated delta rule: a lane is an element of the value ----------------------------------- */
 
 #define DELTA_VECTORS 4u /* at once, to hide the latency of fma */
 

@@ -135,8 +135,7 @@ INLINE vf odd_half(const uint8_t *block, const uint32_t n_words, uint32_t lane0)
     return vf_load_f16((const uint16_t *)(const void *)(block + n_words * 64) + lane0);
 }
 
-/* -- blocks of 32 -------------------------------------------------------------------------------
- */
+/* -- blocks of 32 ------------------------------------------------------------------------------ */
 
 /* {half d; integers}: d is what fills no word. */
 INLINE void unpack_small(const planes *p, const uint8_t *block, const uint32_t n_words,
@@ -206,8 +205,7 @@ static void unpack_mxfp4(const uint8_t *block, td_host_parts *out, uint32_t part
     }
 }
 
-/* -- blocks of 256 ------------------------------------------------------------------------------
- */
+/* -- blocks of 256 ----------------------------------------------------------------------------- */
 
 static void unpack_q5_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
@@ -311,8 +309,7 @@ static void unpack_nvfp4(const uint8_t *block, td_host_parts *out, uint32_t part
     }
 }
 
-/* -- one or two bits and trits ------------------------------------------------------------------
- */
+/* -- one or two bits and trits ----------------------------------------------------------------- */
 
 /* The same scale, what fills no word, for all n_parts. */
 INLINE void spread_scale(const uint8_t *block, const uint32_t n_words, const uint32_t n_parts,
@@ -353,9 +350,9 @@ static void unpack_q1_0(const uint8_t *block, td_host_parts *out, uint32_t part)
     spread_scale(block, 4, 4, out, part);
 }
 
-/* The trits of a word's bytes, one after another: the byte as a fraction times 3, its whole part.
- * Even and odd bytes go apart, for room above them. Trit n is that of group group0 + n_stride * n.
- */
+/* The trits of a word's bytes, one after another: the byte as a fraction times 3, its
+ * whole part. Even and odd bytes go apart, for room above them. Trit n is that of group
+ * group0 + n_stride * n. */
 INLINE void put_trits(vi word, const uint32_t n_trits, const uint32_t group0, const uint32_t stride,
                       td_host_parts *out, uint32_t part, uint32_t lane0)
 {

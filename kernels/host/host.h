@@ -49,9 +49,9 @@ typedef struct {
     bool is_vector;
 } td_host_weight;
 
-/* Up to 256 elements of a panel of the other types, taken apart (td_type_part) in the order of the
- * integer kernels. Scales of both halves are written, unless a type is not by 16: then the first.
- */
+/* Up to 256 elements of a panel of the other types, taken apart (td_type_part) in the
+ * order of the integer kernels. Scales of both halves are written, unless a type is not
+ * by 16: then the first. */
 typedef struct {
     uint8_t q[TD_PARTS_MAX][8][TD_PANEL_ROWS][4]; /* [part][group of 4 k][row][4], plus 128 */
     float scale[TD_PARTS_MAX][2][TD_PANEL_ROWS], minimum[TD_PARTS_MAX][2][TD_PANEL_ROWS];

@@ -115,8 +115,8 @@ void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk)
         race(&c, part);
 }
 
-/* Adds the candidates of a part whose scores, relative to the row's largest logit, reach `least`.
- */
+/* Adds the candidates of a part whose scores, relative to the row's largest
+ * logit, reach `least`. */
 static void gather_candidates(const td_part *part, float offset, float least, float *best,
                               td_pick *pick)
 {

@@ -8,17 +8,18 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { /* opcodes */
-       OP_EXT_INST = 12,
-       OP_DECORATE = 71,
-       OP_MEMBER_DECORATE = 72,
-       OP_F_NEGATE = 127,
-       OP_F_ADD = 129,
-       OP_F_SUB = 131,
-       OP_F_MUL = 133,
-       OP_F_DIV = 136,
-       OP_VECTOR_TIMES_SCALAR = 142,
-       OP_DOT = 148,
+/* Opcodes. */
+enum {
+    OP_EXT_INST = 12,
+    OP_DECORATE = 71,
+    OP_MEMBER_DECORATE = 72,
+    OP_F_NEGATE = 127,
+    OP_F_ADD = 129,
+    OP_F_SUB = 131,
+    OP_F_MUL = 133,
+    OP_F_DIV = 136,
+    OP_VECTOR_TIMES_SCALAR = 142,
+    OP_DOT = 148,
 };
 
 #define MAGIC          0x07230203u

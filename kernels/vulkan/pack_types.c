@@ -2,9 +2,10 @@
  * of a word with one shift and one mask:
  *
  *     4 bits: byte b of word u holds element 8 u + b in its low nibble, 8 u + 4 + b in its high
- * one; those that are looked up: byte i holds elements 2 i and 2 i + 1 2 bits: byte b of word h
- * holds element 16 h + 4 i + b in its bits 2 i, 2 i + 1 1 bit:  byte b holds element 4 i + b in its
- * bit i
+ *             one;
+ *             where a codebook is looked up: byte i holds elements 2 i and 2 i + 1
+ *     2 bits: byte b of word h holds element 16 h + 4 i + b in its bits 2 i, 2 i + 1
+ *     1 bit:  byte b holds element 4 i + b in its bit i
  *
  * Types with a codebook keep their indices and signs as the file has them. */
 #include "kernels/vulkan/pack_types.h"
@@ -130,8 +131,8 @@ static void split_q8_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
     memcpy(low_of(out, b), in + 2, 32);
 }
 
-/* The scale 2^(e - 128) as the upper half of a float; the lookup's values are twice the format's.
- */
+/* The scale 2^(e - 128) as the upper half of a float; the lookup's values
+ * are twice the format's. */
 static void split_mxfp4(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     uint32_t e = in[0], upper = e < 2 ? 0x20u << e : (e - 1) << 7;

@@ -144,8 +144,8 @@ static void *packer_main(void *arg)
     return NULL;
 }
 
-/* By as many threads as are worth their start, whole panels each: repacking is slower than disks.
- */
+/* By as many threads as are worth their start, whole panels each: repacking
+ * is slower than disks. */
 static void pack(const td_vk_weight *w, const uint8_t *rows, uint32_t lane0, uint32_t n_rows,
                  uint8_t *to)
 {

@@ -59,9 +59,9 @@ void td_vk_instance_destroy(td_vk_instance *instance);
 
 /* -- physical.c: what a GPU can do ---------------------------------------------------------- */
 
-enum { /* driver quirks; quirks.c says which driver has which */
-       TD_VK_QUIRK_NO_COOPMAT = 1u
-                                << 0, /* cooperative matrices are reported but not to be trusted */
+/* Driver quirks; quirks.c says which driver has which. */
+enum {
+    TD_VK_QUIRK_NO_COOPMAT = 1u << 0, /* cooperative matrices are reported but not to be trusted */
 };
 
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
