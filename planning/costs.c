@@ -51,6 +51,7 @@ static void add(td_cost *a, double factor, const td_cost *b)
 {
     for (uint32_t i = 0; i < TD_COST_WIDTHS; i++)
         a->verify_us[i] += factor * b->verify_us[i];
+    a->chunk_us += factor * b->chunk_us;
     a->prefill_us += factor * b->prefill_us;
 }
 
@@ -61,6 +62,7 @@ static void limit(td_cost *a, const td_cost *most)
 {
     for (uint32_t i = 0; i < TD_COST_WIDTHS; i++)
         a->verify_us[i] = clamp(a->verify_us[i], most->verify_us[i]);
+    a->chunk_us = clamp(a->chunk_us, most->chunk_us);
     a->prefill_us = clamp(a->prefill_us, most->prefill_us);
 }
 
@@ -278,7 +280,8 @@ static bool probe(prober *p, uint32_t first, uint32_t last, td_cost *out, td_err
                                                         .is_choosing = true},
                                    err);
     bool is_ok =
-        p->forward && time_rows(p, TD_MODE_PREFILL, TD_PREFILL_ROWS_MAX, &out->prefill_us, err);
+        p->forward && time_rows(p, TD_MODE_PREFILL, TD_HOST_CHUNK_ROWS, &out->chunk_us, err) &&
+        time_rows(p, TD_MODE_PREFILL, DEPTH, &out->prefill_us, err); /* stays, for the widths */
     if (is_ok && td_cache_committed(td_forward_cache(p->forward), 0) < DEPTH)
         td_cache_commit(td_forward_cache(p->forward), 0, DEPTH);
     for (uint32_t i = 0; is_ok && i < TD_COST_WIDTHS; i++)
@@ -333,6 +336,7 @@ static bool measure_table(prober *p, const cost_kinds *kinds, cost_table *t, td_
     if (has_last)
         add(&t->last, -1, &t->kinds[of_last]);
     const td_cost no_limit = {.verify_us = {1e12, 1e12, 1e12, 1e12, 1e12, 1e12, 1e12, 1e12},
+                              .chunk_us = 1e12,
                               .prefill_us = 1e12};
     limit(&t->first, &no_limit);
     limit(&t->last, &no_limit);

@@ -19,12 +19,17 @@
 #include "base/err.h"
 #include "model/model.h"
 
+/* Rows of a prompt's chunk where all layers are on the host: a short chunk costs no more there,
+ * lets stages overlap and is shared more often. With a GPU in the chain: TD_PREFILL_ROWS_MAX. */
+#define TD_HOST_CHUNK_ROWS 64u
+
 #define TD_COST_WIDTHS 8u
 extern const uint32_t td_cost_widths[TD_COST_WIDTHS]; /* 1, 2, 4, 8, 9, 16, 32, 64 rows */
 
 typedef struct {
     double verify_us[TD_COST_WIDTHS];
-    double prefill_us; /* of a chunk of TD_PREFILL_ROWS_MAX rows */
+    double chunk_us;   /* of a prompt's chunk of TD_HOST_CHUNK_ROWS rows */
+    double prefill_us; /* of one of TD_PREFILL_ROWS_MAX */
 } td_cost;
 
 typedef struct {

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define TIME_NS_MAX   1000000000000ll /* 1,000 s */
-#define VALUES_OF_ONE (TD_COST_WIDTHS + 1)
+#define VALUES_OF_ONE (TD_COST_WIDTHS + 2)
 #define VALUES_MAX    ((3 + COST_KINDS_MAX) * VALUES_OF_ONE)
 #define PATH_BYTES    4096
 
@@ -30,7 +30,7 @@ void td_costs_key_write(const td_costs_params *p, const cost_kinds *kinds, char 
     int n_cpus = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 0;
     size_t n = (size_t)snprintf(
         key, COST_KEY_MAX,
-        "tandem %s 2; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s %s; "
+        "tandem %s 3; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s %s; "
         "%s embd %u vocab %u heads %u/%u of %u/%u ff %u experts %u of %u ff %u+%u window %u "
         "delta %u/%u of %u latent %u/%u ends %016llx; kinds",
         TD_VERSION, dev->name, dev->driver, p->spec, dev->n_threads, n_cpus, far ? far->name : "-",
@@ -66,6 +66,8 @@ static void read_cost(const td_json_object *o, size_t i, td_cost *out)
         double us = (double)td_json_get_int_at(o, "times_ns", i * VALUES_OF_ONE + k) * 1e-3;
         if (k < TD_COST_WIDTHS)
             out->verify_us[k] = us;
+        else if (k == TD_COST_WIDTHS)
+            out->chunk_us = us;
         else
             out->prefill_us = us;
     }
@@ -117,6 +119,7 @@ static void write_cost(td_json_writer *w, const td_cost *c)
 {
     for (size_t k = 0; k < TD_COST_WIDTHS; k++)
         td_json_write_i64(w, llround(fmin(c->verify_us[k] * 1e3, (double)TIME_NS_MAX)));
+    td_json_write_i64(w, llround(fmin(c->chunk_us * 1e3, (double)TIME_NS_MAX)));
     td_json_write_i64(w, llround(fmin(c->prefill_us * 1e3, (double)TIME_NS_MAX)));
 }
 

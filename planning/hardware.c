@@ -254,6 +254,7 @@ static void describe(const td_hardware *h, const td_hardware_model *m, double ca
             last.verify_us[w] = td_hardware_pass_us(dev, m, 1, n, true) - layer.verify_us[w];
         }
         layer.prefill_us = td_hardware_pass_us(dev, m, 1, TD_PREFILL_ROWS_MAX, false);
+        layer.chunk_us = td_hardware_pass_us(dev, m, 1, TD_HOST_CHUNK_ROWS, false);
         for (uint32_t i = 0; i < m->n_layers; i++)
             out->layers[d][i] = layer;
         out->costs[d] = (td_costs){.last = last, .n_layers = m->n_layers, .layers = out->layers[d]};

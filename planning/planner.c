@@ -113,8 +113,11 @@ static bool find_target_costs(planner *p)
         const td_layout_part *part = &p->layout->parts[i];
         const td_device_info *info = td_device_get_info(part->dev);
         td_speed_device *d = &p->devices[i];
-        *d = (td_speed_device){
-            .costs = &p->costs[i], .place = &p->layout->places[i], .memory = i, .unit = i};
+        *d = (td_speed_device){.costs = &p->costs[i],
+                               .place = &p->layout->places[i],
+                               .memory = i,
+                               .unit = i,
+                               .is_host = info->kind == TD_DEVICE_HOST};
         for (uint32_t k = i; k-- > 0;) {
             const td_device_info *other = td_device_get_info(p->layout->parts[k].dev);
             if (is_one_memory(info, other))
@@ -201,7 +204,7 @@ static bool find_draft_costs(planner *p, td_plan *out, td_err *err)
 static td_speed_use use_of(const td_plan_params *q, double hop_us)
 {
     return (td_speed_use){.use = q->use,
-                          .n_sequences = q->layout.n_slots,
+                          .n_sequences = q->n_sequences ? q->n_sequences : q->layout.n_slots,
                           .n_prompt = q->n_prompt ? q->n_prompt : 256,
                           .n_predict = q->n_predict ? q->n_predict : 256,
                           .hop_us = hop_us,
@@ -279,11 +282,9 @@ bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)
                            td_costs_measure_hop(&out->hop_us, &why);
         is_ok = why.code == TD_OK && (!out->is_measured || search(p, out, &why));
     }
-    while (is_ok && params->uses_all && out->i_chosen < out->n_rows &&
-           out->rows[out->i_chosen].n_stages < params->layout.n_specs)
-        out->i_chosen++;
-    if (out->i_chosen == out->n_rows) /* all of them have no room: then the fastest */
-        out->i_chosen = 0;
+    if (is_ok && out->n_rows && !p->is_pinned)
+        out->i_chosen =
+            td_speed_choose(out->rows, out->n_rows, params->uses_all ? params->layout.n_specs : 0);
     if (is_ok)
         write_choice(p, out);
     else

@@ -21,6 +21,7 @@ typedef struct {
     td_layout_params layout; /* of the target; what it says of a draft is not read */
     td_use use;
     td_measure measure;
+    uint32_t n_sequences;         /* at once; 0: as many as there are slots */
     uint32_t n_prompt, n_predict; /* of a sequence; 0: 256 */
     const td_model *draft;        /* NULL: none */
     const char *const

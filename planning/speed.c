@@ -98,6 +98,14 @@ static double batch_us(const td_speed_device *devices, const td_speed_draft *dra
     return round / (n * td_speed_expected(use->acceptance, k));
 }
 
+static bool is_all_host(const td_speed_device *devices, const td_speed_row *row)
+{
+    for (uint32_t i = 0; i < row->n_stages; i++)
+        if (!devices[row->stages[i].device].is_host)
+            return false;
+    return true;
+}
+
 /* Microseconds for a prompt, chunks[] being the stages' times for a chunk: alone its chunks follow
  * each other through the stages; of many prompts only the busiest unit counts. */
 static double read_us(const td_speed_device *devices, const td_speed_use *use,
@@ -106,7 +114,8 @@ static double read_us(const td_speed_device *devices, const td_speed_use *use,
     double slowest = find_slowest(devices, row, chunks), sum = 0;
     for (uint32_t i = 0; i < row->n_stages; i++)
         sum += chunks[i] + use->hop_us;
-    double n_chunks = use->n_prompt / (double)TD_PREFILL_ROWS_MAX;
+    double n_rows = is_all_host(devices, row) ? TD_HOST_CHUNK_ROWS : TD_PREFILL_ROWS_MAX;
+    double n_chunks = use->n_prompt / n_rows;
     return use->use == TD_FOR_BATCH || n_chunks < 1 ? n_chunks * (n_chunks < 1 ? sum : slowest)
                                                     : sum + (n_chunks - 1) * slowest;
 }
@@ -124,11 +133,18 @@ void td_speed_predict(const td_speed_device *devices, const td_speed_draft *draf
             row->k = k;
         }
     }
+    bool is_short = is_all_host(devices, row);
+    double work[TD_SPEED_DEVICES_MAX], sum = 0;
     for (uint32_t i = 0; i < row->n_stages; i++) {
         const td_speed_device *d = &devices[row->stages[i].device];
         td_cost cost = td_costs_part(d->costs, row->stages[i].first, row->stages[i].last);
-        chunks[i] = cost.prefill_us;
+        chunks[i] = is_short ? cost.chunk_us : cost.prefill_us;
+        work[i] =
+            chunks[i] * use->n_prompt / (is_short ? TD_HOST_CHUNK_ROWS : TD_PREFILL_ROWS_MAX) +
+            td_cost_rows(&cost, 1) * use->n_predict;
+        sum += work[i];
     }
+    row->busiest = find_slowest(devices, row, work) / sum;
     row->verify_us = stream_us(devices, NULL, use, row, 0);
     row->takes_turns = find_shared(devices, draft, row) != UINT32_MAX;
     double prompt_us = read_us(devices, use, row, chunks);
@@ -181,12 +197,23 @@ bool td_speed_fits(const td_speed_device *devices, uint32_t n_devices, const td_
 typedef struct {
     const td_speed_device *devices;
     uint32_t n_devices, n_layers;
+    bool is_all_host;
     const td_speed_draft *draft;
     double *sums;    /* [n_devices][n_layers + 1] of layers' times before a layer */
     uint64_t *bytes; /* the same of their bytes */
     double *best;    /* [n_devices + 1][n_layers + 1][2], of the devices from i on, by turns */
     uint16_t *ends;  /* [n_stages][n_devices][n_layers]: first layer behind device i's; 0: skip */
 } search;
+
+/* A row count that stands for a prompt's chunk. */
+#define CHUNK 0.0
+
+static double cost_us(const search *s, const td_cost *cost, double n_rows)
+{
+    if (n_rows != CHUNK)
+        return td_cost_rows(cost, n_rows);
+    return s->is_all_host ? cost->chunk_us : cost->prefill_us;
+}
 
 static void fill_sums(search *s, double n_rows)
 {
@@ -196,7 +223,7 @@ static void fill_sums(search *s, double n_rows)
         sums[0] = 0;
         bytes[0] = 0;
         for (uint32_t i = 0; i < s->n_layers; i++) {
-            sums[i + 1] = sums[i] + td_cost_rows(&s->devices[d].costs->layers[i], n_rows);
+            sums[i + 1] = sums[i] + cost_us(s, &s->devices[d].costs->layers[i], n_rows);
             bytes[i + 1] = bytes[i] + s->devices[d].place->layer_bytes[i];
         }
     }
@@ -209,14 +236,14 @@ static double segment_us(const search *s, uint32_t d, uint32_t first, uint32_t e
     const td_costs *costs = s->devices[d].costs;
     size_t row = (size_t)d * (s->n_layers + 1);
     uint64_t n_bytes = place->fixed_bytes + s->bytes[row + end] - s->bytes[row + first];
-    double us = td_cost_rows(&costs->pass, n_rows) + s->sums[row + end] - s->sums[row + first];
+    double us = cost_us(s, &costs->pass, n_rows) + s->sums[row + end] - s->sums[row + first];
     if (first == 0) {
         n_bytes += place->first_bytes;
-        us += td_cost_rows(&costs->first, n_rows);
+        us += cost_us(s, &costs->first, n_rows);
     }
     if (end == s->n_layers) {
         n_bytes += place->last_bytes;
-        us += td_cost_rows(&costs->last, n_rows);
+        us += cost_us(s, &costs->last, n_rows);
     }
     if (s->draft && s->draft->device == (int32_t)d)
         n_bytes += s->draft->n_bytes;
@@ -333,6 +360,9 @@ static void search_draft(search *s, candidates *c, int32_t i_draft, const td_spe
             if (find_cut(s, n_stages, n * ks[i], false, &row))
                 consider(s, c, &row, i_draft, use);
         }
+    for (uint32_t n_stages = td_max_u32(use->n_stages_min, 2); n_stages <= most; n_stages++)
+        if (find_cut(s, n_stages, CHUNK, false, &row))
+            consider(s, c, &row, i_draft, use);
 }
 
 static int by_speed(const void *a, const void *b)
@@ -347,7 +377,10 @@ bool td_speed_search(const td_speed_device *devices, uint32_t n_devices,
 {
     TD_ASSERT(n_devices >= 1 && n_devices <= TD_SPEED_DEVICES_MAX && n_layers >= 1);
     const size_t width = n_layers + 1;
-    search s = {.devices = devices, .n_devices = n_devices, .n_layers = n_layers};
+    search s = {
+        .devices = devices, .n_devices = n_devices, .n_layers = n_layers, .is_all_host = true};
+    for (uint32_t i = 0; i < n_devices; i++)
+        s.is_all_host &= devices[i].is_host;
     candidates c = {.n = 0};
     s.sums = td_alloc(n_devices * width, sizeof *s.sums, err);
     s.bytes = td_alloc(n_devices * width, sizeof *s.bytes, err);
@@ -368,4 +401,27 @@ bool td_speed_search(const td_speed_device *devices, uint32_t n_devices,
     td_free(s.best);
     td_free(s.ends);
     return is_ok;
+}
+
+static bool has_same_devices(const td_speed_row *a, const td_speed_row *b)
+{
+    bool is_same = a->n_stages == b->n_stages && (a->i_draft == b->i_draft || (!a->k && !b->k));
+    for (uint32_t i = 0; is_same && i < a->n_stages; i++)
+        is_same = a->stages[i].device == b->stages[i].device;
+    return is_same;
+}
+
+uint32_t td_speed_choose(const td_speed_row *rows, uint32_t n, uint32_t n_stages_min)
+{
+    uint32_t first = 0;
+    while (first < n && rows[first].n_stages < n_stages_min)
+        first++;
+    if (first == n) /* all of them have no room: then the fastest */
+        first = 0;
+    uint32_t best = first;
+    for (uint32_t i = first + 1; i < n; i++)
+        if (has_same_devices(&rows[i], &rows[first]) && rows[i].busiest < rows[best].busiest &&
+            rows[i].tokens_per_s >= rows[first].tokens_per_s * (1 - TD_SPEED_ERROR))
+            best = i;
+    return best;
 }

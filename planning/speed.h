@@ -20,8 +20,9 @@
 
 #define TD_SPEED_DEVICES_MAX 16u
 #define TD_SPEED_ROWS_MAX    32u
-#define TD_SPEED_DRAFT_MAX   16u /* longest draft that is tried */
-#define TD_SPEED_ACCEPTANCE  0.7 /* where nothing is known */
+#define TD_SPEED_DRAFT_MAX   16u  /* longest draft that is tried */
+#define TD_SPEED_ACCEPTANCE  0.7  /* where nothing is known */
+#define TD_SPEED_ERROR       0.05 /* predictions nearer to each other than this say the same */
 
 typedef enum { TD_FOR_STREAM, TD_FOR_BATCH } td_use;
 
@@ -30,6 +31,7 @@ typedef struct {
     const td_place_device *place; /* bytes; pins are not looked at */
     uint32_t memory;              /* devices of one number share the sum of their budgets */
     uint32_t unit;                /* devices of one number take turns */
+    bool is_host;
 } td_speed_device;
 
 typedef struct {
@@ -56,13 +58,13 @@ typedef struct {
     struct {
         uint32_t device, first, last;
     } stages[TD_SPEED_DEVICES_MAX];
-    int32_t i_draft;  /* of the drafts given to the search; -1: none */
-    uint32_t k;       /* tokens of a draft that do best; 0: it does not pay */
-    bool takes_turns; /* the draft's device verifies too */
-    double
-        tokens_per_s; /* of the use: a stream's while it generates; of a batch prompts included */
+    int32_t i_draft;     /* of the drafts given to the search; -1: none */
+    uint32_t k;          /* tokens of a draft that do best; 0: it does not pay */
+    bool takes_turns;    /* the draft's device verifies too */
+    double tokens_per_s; /* generated, of all the time with the prompts' */
     double decode_per_s, prefill_per_s;
     double verify_us; /* one row through all stages */
+    double busiest;   /* of the stages' work, the busiest unit's share: 1 / stages is balanced */
 } td_speed_row;
 
 /* E(a, k), as above. */
@@ -83,5 +85,10 @@ bool td_speed_fits(const td_speed_device *devices, uint32_t n_devices, const td_
 bool td_speed_search(const td_speed_device *devices, uint32_t n_devices,
                      const td_speed_draft *drafts, uint32_t n_drafts, uint32_t n_layers,
                      const td_speed_use *use, td_speed_row *rows, uint32_t *n, td_err *err);
+
+/* Which of the rows to take: the fastest of those with n_stages_min stages (none: of all), and of
+ * those with the same devices and draft that are as fast within TD_SPEED_ERROR the one whose work
+ * is shared most evenly, since that also does well in what was not foreseen. n >= 1. */
+uint32_t td_speed_choose(const td_speed_row *rows, uint32_t n, uint32_t n_stages_min);
 
 #endif

@@ -112,7 +112,7 @@ static bool go(session *r, td_err *err)
     if (is_ok) {
         read_meters(r, &before);
         if (r->placing.is_planned)
-            t->predicted_per_s = r->placing.plan.rows[r->placing.plan.i_chosen].tokens_per_s;
+            t->predicted_per_s = td_run_placement_expected(&r->placing, r->opened.use);
         t->start_us = now_us(r);
         is_ok = td_loop_run(r, err);
         t->end_us = now_us(r);

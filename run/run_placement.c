@@ -1,6 +1,8 @@
 #include "run/run_placement.h"
 
+#include "base/check.h"
 #include "base/log.h"
+#include "run/survey.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -51,6 +53,10 @@ static bool take_recorded(td_run_placement *p, td_run_params *params, const char
 static bool plan(td_run_placement *p, td_run_params *params, const td_model *model, bool is_default,
                  td_err *err)
 {
+    td_survey survey = td_survey_prompts(params, model);
+    uint64_t n_at_once = survey.n_prompts ? survey.n_prompts : params->n_parallel;
+    if (n_at_once > params->n_parallel)
+        n_at_once = params->n_parallel;
     td_model *draft = NULL;
     if (params->draft_path && !(draft = td_model_open(params->draft_path, err)))
         return td_err_prepend(err, "draft");
@@ -63,9 +69,11 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
                                      .type_v = params->type_v,
                                      .n_slots = params->n_parallel,
                                      .n_ctx = params->n_ctx},
-                          .use = params->use,
+                          .use = n_at_once > 1 ? params->use : TD_FOR_STREAM,
+                          .n_sequences = (uint32_t)n_at_once,
+                          .n_prompt = survey.n_prompt,
                           .measure = params->measure,
-                          .n_predict = params->n_predict,
+                          .n_predict = survey.n_predict ? survey.n_predict : params->n_predict,
                           .draft = draft,
                           .draft_specs = params->draft_spec ? &params->draft_spec : NULL,
                           .n_draft_specs = params->draft_spec ? 1 : 0,
@@ -74,6 +82,7 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
                           .is_draft_fixed = params->draft_fixed > 0,
                           .uses_all = !is_default},
         &p->plan, err);
+    bool has_draft = draft != NULL;
     td_model_close(&draft);
     if (!is_ok)
         return false;
@@ -85,7 +94,7 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
         memcpy(p->specs[i], p->plan.specs[i], sizeof p->specs[i]);
         params->specs[i] = p->specs[i];
     }
-    if (draft && !params->draft_spec && p->plan.draft_spec[0])
+    if (has_draft && !params->draft_spec && p->plan.draft_spec[0])
         params->draft_spec = p->plan.draft_spec;
     return true;
 }
@@ -104,6 +113,12 @@ bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const t
                    (params->draft_path && !params->draft_spec && is_on_gpu);
     return params->measure == TD_MEASURE_NEVER || !is_open ||
            plan(p, params, model, is_default, err);
+}
+
+double td_run_placement_expected(const td_run_placement *p, td_use use)
+{
+    const td_speed_row *row = &p->plan.rows[p->plan.i_chosen];
+    return use == TD_FOR_BATCH ? row->tokens_per_s : row->decode_per_s;
 }
 
 void td_run_placement_write(const td_target *target, char *out, size_t n_bytes)

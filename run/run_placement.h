@@ -20,6 +20,9 @@ typedef struct {
  * if its devices are among those of the params; or NULL. */
 bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
                              bool is_default, const char *recorded, td_err *err);
+/* Tokens/s predicted for the placement chosen: of a stream while it generates, of a batch with its
+ * prompts. is_planned only. */
+double td_run_placement_expected(const td_run_placement *p, td_use use);
 /* "host:1@0-11 + vulkan:0@12-23" */
 void td_run_placement_write(const td_target *target, char *out, size_t n_bytes);
 

@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define HOST_PREFILL_ROWS 64u
-
 /* What decides a text beside its input: the model, the cache's types, the context and the kinds of
  * devices its layers run on. Drafts are not part of it (law 1). */
 static void hash_config(session *r)
@@ -71,8 +69,7 @@ bool td_setup_drafts_ahead(const session *r)
     return !is_host || n_threads <= (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Chunks of a prompt: a constant of the placement. On the host a short one costs no more, lets
- * stages overlap and is shared more often; a GPU wants a long one. */
+/* Chunks of a prompt: a constant of the placement (planning/costs.h). */
 static uint32_t choose_prefill_rows(const td_target *t)
 {
     for (uint32_t i = 0; i < td_target_n_stages(t); i++) {
@@ -81,7 +78,7 @@ static uint32_t choose_prefill_rows(const td_target *t)
         if (strncmp(info.spec, "host", 4))
             return TD_PREFILL_ROWS_MAX;
     }
-    return HOST_PREFILL_ROWS;
+    return TD_HOST_CHUNK_ROWS;
 }
 
 /* The device that verifies least: a GPU without layers, else the host, which is idle when the

@@ -41,6 +41,7 @@ static td_cost random_cost(double scale)
     for (uint32_t i = 0; i < TD_COST_WIDTHS; i++)
         c.verify_us[i] = us * (1 + 0.2 * (td_cost_widths[i] - 1));
     c.prefill_us = us * 100;
+    c.chunk_us = us * 30;
     return c;
 }
 
@@ -317,6 +318,78 @@ static void test_shared_memory_is_counted_once(void **state_)
     assert_true(td_speed_fits(w.devices, 2, &draft, &alone)); /* all of it for one stage */
 }
 
+/* Two equal devices of the host: any cut of a stream's rows does as well as any other. */
+static world make_twins(void)
+{
+    world w;
+    make_world(&w, 7);
+    w.n_devices = 2;
+    w.n_layers = 8;
+    for (uint32_t d = 0; d < 2; d++) {
+        for (uint32_t i = 0; i < w.n_layers; i++) {
+            for (uint32_t k = 0; k < TD_COST_WIDTHS; k++)
+                w.layers[d][i].verify_us[k] = 100 + 10 * k - 0.001 * d; /* noise of measuring */
+            w.layers[d][i].chunk_us = 1000;
+            w.layers[d][i].prefill_us = 4000;
+            w.bytes[d][i] = MIB;
+        }
+        w.costs[d] = (td_costs){.n_layers = w.n_layers, .layers = w.layers[d]};
+        w.places[d] = (td_place_device){.budget_bytes = 100 * MIB, .layer_bytes = w.bytes[d]};
+        w.devices[d] = (td_speed_device){.memory = d, .unit = d, .is_host = true};
+    }
+    return w;
+}
+
+static void point_at_itself(world *w)
+{
+    for (uint32_t d = 0; d < w->n_devices; d++) {
+        w->costs[d].layers = w->layers[d];
+        w->places[d].layer_bytes = w->bytes[d];
+        w->devices[d].costs = &w->costs[d];
+        w->devices[d].place = &w->places[d];
+    }
+}
+
+static void test_cuts_as_fast_as_each_other_are_balanced(void **state_)
+{
+    (void)state_;
+    world w = make_twins();
+    point_at_itself(&w);
+    static const uint32_t prompts[] = {1, 100, 1900, 30000};
+    for (size_t i = 0; i < TD_COUNT(prompts); i++) {
+        td_speed_row rows[TD_SPEED_ROWS_MAX];
+        uint32_t n = 0;
+        td_speed_use use = stream;
+        use.n_prompt = prompts[i];
+        use.n_predict = 8;
+        use.n_stages_min = 2;
+        assert_true(td_speed_search(w.devices, 2, NULL, 0, w.n_layers, &use, rows, &n, NULL));
+        const td_speed_row *r = &rows[td_speed_choose(rows, n, 2)];
+        assert_int_equal(r->n_stages, 2);
+        assert_int_equal(r->stages[0].last, 3); /* 4 + 4 */
+        assert_true(r->busiest < 0.501);
+    }
+}
+
+static void test_chunks_are_as_long_as_the_devices_use_them(void **state_)
+{
+    (void)state_;
+    world w = make_twins();
+    point_at_itself(&w);
+    td_speed_use use = stream;
+    use.n_prompt = 1920; /* 30 chunks of 64, 7.5 of 256 */
+    td_speed_row r = {.n_stages = 2, .i_draft = -1};
+    r.stages[0].last = 3;
+    r.stages[1].device = 1;
+    r.stages[1].first = 4;
+    r.stages[1].last = 7;
+    td_speed_predict(w.devices, NULL, &use, &r);
+    assert_near(r.prefill_per_s, 1e6 * 1920 / (8000 + 30 + 29 * 4000));
+    w.devices[1].is_host = false;
+    td_speed_predict(w.devices, NULL, &use, &r);
+    assert_near(r.prefill_per_s, 1e6 * 1920 / (32000 + 30 + 6.5 * 16000));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -327,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_batch_is_bound_by_the_slowest_stage),
         cmocka_unit_test(test_search_finds_the_best_cut_of_all),
         cmocka_unit_test(test_shared_memory_is_counted_once),
+        cmocka_unit_test(test_cuts_as_fast_as_each_other_are_balanced),
+        cmocka_unit_test(test_chunks_are_as_long_as_the_devices_use_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
