@@ -124,9 +124,9 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
             printf("%-13s %u\n", params[i].name, param(h, i));
         const td_tokenizer_info *t = td_tokenizer_get_info(td_model_tokenizer(m));
         printf("rope          base %g, scaling %s, factor %g\n", (double)h->rope_base,
-               h->rope_scaling == TD_ROPE_SCALING_YARN     ? "yarn"
-               : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? "linear"
-                                                           : "none",
+               h->is_yarn               ? "yarn"
+               : h->rope_factor != 1.0f ? "linear"
+                                        : "none",
                (double)h->rope_factor);
         printf("output        %s\ntokenizer     %s%s%s\nchat template %s\n",
                h->is_tied ? "tied to the embedding" : "own matrix", t->model,

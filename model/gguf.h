@@ -81,13 +81,14 @@ const char *td_gguf_value_name(uint32_t type);
 bool td_gguf_has(const td_gguf *g, const char *key);
 
 /* Typed getters: the key must exist and hold a value of a fitting type and range, else an error
- * (with *out untouched) that names file, key, and the type or value. Integers of any width are
- * taken where the value fits. */
+ * (with *out untouched) that names file, key, and the type or value. A number of any type is taken
+ * where the value is exactly one of the type asked for (a float is rounded to F32); so are 0 and 1
+ * for a BOOL. */
 bool td_gguf_get_u32(const td_gguf *g, const char *key, uint32_t *out, td_err *err);
 bool td_gguf_get_u64(const td_gguf *g, const char *key, uint64_t *out, td_err *err);
 bool td_gguf_get_i64(const td_gguf *g, const char *key, int64_t *out, td_err *err);
-bool td_gguf_get_f64(const td_gguf *g, const char *key, double *out, td_err *err); /* finite */
 bool td_gguf_get_f32(const td_gguf *g, const char *key, float *out, td_err *err);  /* finite */
+bool td_gguf_get_f64(const td_gguf *g, const char *key, double *out, td_err *err); /* finite */
 bool td_gguf_get_bool(const td_gguf *g, const char *key, bool *out, td_err *err);
 /* *out is 0-terminated; n_bytes (may be NULL) is its length; it may hold inner zeros. */
 bool td_gguf_get_str(const td_gguf *g, const char *key, const char **out, size_t *n_bytes,
@@ -99,8 +100,11 @@ bool td_gguf_get_array(const td_gguf *g, const char *key, td_gguf_value_type typ
 bool td_gguf_get_any_array(const td_gguf *g, const char *key, td_gguf_array *out, td_err *err);
 /* An array of any integer type (i: 0-based, < n), for arrays that files write in several widths. */
 bool td_gguf_get_int_array(const td_gguf *g, const char *key, td_gguf_array *out, td_err *err);
-int64_t td_gguf_array_int(const td_gguf_array *a, uint32_t i); /* above INT64_MAX: INT64_MAX */
-float td_gguf_array_f32(const td_gguf_array *a, uint32_t i);   /* of an F32 array */
+/* An array of any type of numbers, or of BOOL. */
+bool td_gguf_get_number_array(const td_gguf *g, const char *key, td_gguf_array *out, td_err *err);
+double td_gguf_array_number(const td_gguf_array *a, uint32_t i); /* rounded above 2^53 */
+int64_t td_gguf_array_int(const td_gguf_array *a, uint32_t i);   /* above INT64_MAX: INT64_MAX */
+float td_gguf_array_f32(const td_gguf_array *a, uint32_t i);     /* of an F32 array */
 /* 0-terminated, may hold inner zeros; n_bytes may be NULL. */
 const char *td_gguf_array_str(const td_gguf_array *a, uint32_t i, size_t *n_bytes);
 

@@ -52,14 +52,37 @@ const char *td_gguf_key_at(const td_gguf *g, uint32_t i, td_gguf_value_type *typ
 
 bool td_gguf_has(const td_gguf *g, const char *key) { return find(g, key) != NULL; }
 
-/* Any integer, as two's complement with its sign told apart. */
+/* A float of either width. */
+static bool load_float(td_gguf_value_type type, const uint8_t *p, double *out)
+{
+    float f;
+    if (type == TD_GGUF_F32) {
+        memcpy(&f, p, sizeof f);
+        *out = (double)f;
+    } else if (type == TD_GGUF_F64) {
+        memcpy(out, p, sizeof *out);
+    }
+    return type == TD_GGUF_F32 || type == TD_GGUF_F64;
+}
+
+#define EXACT_MAX 9007199254740992.0 /* 2^53: every integer up to it is a double */
+
+/* Any integer, or a float that is one, as two's complement with its sign told apart. */
 static bool get_int(const td_gguf *g, const char *key, uint64_t *out, bool *negative, td_err *err)
 {
     const td_gguf_entry *e = require(g, key, err);
+    double f;
     if (!e)
         return false;
-    return td_gguf_load_int(e->type, value_of(g, e), out, negative) ||
-           refuse_type(g, key, e, "an integer", err);
+    if (!load_float(e->type, value_of(g, e), &f))
+        return td_gguf_load_int(e->type, value_of(g, e), out, negative) ||
+               refuse_type(g, key, e, "an integer", err);
+    if (f != floor(f) || fabs(f) > EXACT_MAX) /* NaN fails too */
+        return td_err_set(err, TD_E_DATA, "%s: key '%s' is %g; an integer is needed",
+                          td_gguf_path(g), key, f);
+    *negative = f < 0;
+    *out = (uint64_t)(int64_t)f;
+    return true;
 }
 
 static bool get_uint(const td_gguf *g, const char *key, uint64_t max, uint64_t *out, td_err *err)
@@ -109,21 +132,23 @@ bool td_gguf_get_i64(const td_gguf *g, const char *key, int64_t *out, td_err *er
 bool td_gguf_get_f64(const td_gguf *g, const char *key, double *out, td_err *err)
 {
     const td_gguf_entry *e = require(g, key, err);
+    double v;
+    uint64_t bits;
+    bool negative;
     if (!e)
         return false;
-    double v;
-    if (e->type == TD_GGUF_F32) {
-        float f;
-        memcpy(&f, value_of(g, e), sizeof f);
-        v = (double)f;
-    } else if (e->type == TD_GGUF_F64) {
-        memcpy(&v, value_of(g, e), sizeof v);
+    if (load_float(e->type, value_of(g, e), &v)) {
+        if (!isfinite(v))
+            return td_err_set(err, TD_E_DATA, "%s: key '%s' is %f; it must be finite",
+                              td_gguf_path(g), key, v);
+    } else if (td_gguf_load_int(e->type, value_of(g, e), &bits, &negative)) {
+        v = negative ? (double)(int64_t)bits : (double)bits;
+        if (fabs(v) > EXACT_MAX)
+            return td_err_set(err, TD_E_DATA, "%s: key '%s' is %g; at most 2^53 is allowed",
+                              td_gguf_path(g), key, v);
     } else {
-        return refuse_type(g, key, e, "F32 or F64", err);
+        return refuse_type(g, key, e, "a number", err);
     }
-    if (!isfinite(v))
-        return td_err_set(err, TD_E_DATA, "%s: key '%s' is %f; it must be finite", td_gguf_path(g),
-                          key, v);
     *out = v;
     return true;
 }
@@ -143,11 +168,15 @@ bool td_gguf_get_f32(const td_gguf *g, const char *key, float *out, td_err *err)
 bool td_gguf_get_bool(const td_gguf *g, const char *key, bool *out, td_err *err)
 {
     const td_gguf_entry *e = require(g, key, err);
+    uint64_t v;
+    bool negative;
     if (!e)
         return false;
-    if (e->type != TD_GGUF_BOOL)
-        return refuse_type(g, key, e, "BOOL", err);
-    *out = *value_of(g, e) != 0;
+    if (e->type == TD_GGUF_BOOL)
+        v = *value_of(g, e) != 0;
+    else if (!td_gguf_load_int(e->type, value_of(g, e), &v, &negative) || v > 1)
+        return refuse_type(g, key, e, "BOOL (or 0 or 1)", err);
+    *out = v;
     return true;
 }
 
@@ -209,6 +238,33 @@ bool td_gguf_get_int_array(const td_gguf *g, const char *key, td_gguf_array *out
         return refuse_type(g, key, e, "ARRAY of integers", err);
     fill_array(g, e, out);
     return true;
+}
+
+bool td_gguf_get_number_array(const td_gguf *g, const char *key, td_gguf_array *out, td_err *err)
+{
+    const td_gguf_entry *e = require(g, key, err);
+    if (!e)
+        return false;
+    if (e->type != TD_GGUF_ARRAY || !td_gguf_scalar_bytes(e->element))
+        return refuse_type(g, key, e, "ARRAY of numbers", err);
+    fill_array(g, e, out);
+    return true;
+}
+
+double td_gguf_array_number(const td_gguf_array *a, uint32_t i)
+{
+    uint64_t v;
+    bool negative;
+    double f;
+    TD_ASSERT(i < a->n);
+    const uint8_t *p = (const uint8_t *)a->data + (size_t)i * td_gguf_scalar_bytes(a->type);
+    if (a->type == TD_GGUF_BOOL)
+        return *p != 0;
+    if (load_float(a->type, p, &f))
+        return f;
+    bool is_int = td_gguf_load_int(a->type, p, &v, &negative);
+    TD_ASSERT(is_int);
+    return negative ? (double)(int64_t)v : (double)v;
 }
 
 int64_t td_gguf_array_int(const td_gguf_array *a, uint32_t i)

@@ -1,7 +1,8 @@
-/* The table of architectures, and the hyper-parameters of a file. Every value passes a range before
- * it is used as a size, an index or a divisor; then they are checked against each other, and later
- * the tensors against them (weights.c). Sources of the traits: the files' own metadata and the
- * models' papers; golden data confirms them. */
+/* The hyper-parameters of a file. Every value passes a range before it is used as a size, an index
+ * or a divisor; then they are checked against each other, and later the tensors against them
+ * (tensors.c). Files differ in how they say a thing: a key may be missing, hold zero for "none", be
+ * of another width, or give a value per layer; all of that is one way of reading (read_params).
+ * What follows from a shape or from an absence is in derive(); docs/models.md lists it. */
 #include "base/check.h"
 #include "base/log.h"
 #include "model/model_private.h"
@@ -10,213 +11,74 @@
 #include <stdio.h>
 #include <string.h>
 
-static const td_arch archs[] = {
-    {.name = "llama", .is_normalized_router = true},
-    {.name = "mistral3", .is_normalized_router = true},
-    {.name = "llama4",
-     .qk_norm = TD_QK_NORM_AFTER,
-     .gating = TD_GATING_SIGMOID,
-     .local_period = 4,
-     .local_chunk = 8192,
-     .is_global_nope = true,
-     .is_expert_input_scaled = true,
-     .has_shared_expert = true},
-    {.name = "deepseek2", .is_mla = true},
-    {.name = "qwen2", .rope = TD_ROPE_NEOX},
-    {.name = "qwen2moe", .rope = TD_ROPE_NEOX},
-    {.name = "qwen3", .rope = TD_ROPE_NEOX, .qk_norm = TD_QK_NORM_HEADS},
-    {.name = "qwen3moe",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_HEADS,
-     .is_normalized_router = true},
-    {.name = "qwen3next",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_HEADS,
-     .is_normalized_router = true,
-     .is_hybrid = true,
-     .is_gated_attention = true,
-     .is_ffn_norm_post = true,
-     .is_grouped_heads = true},
-    {.name = "qwen35",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_HEADS,
-     .is_hybrid = true,
-     .is_gated_attention = true,
-     .is_ffn_norm_post = true},
-    {.name = "qwen35moe",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_HEADS,
-     .is_normalized_router = true,
-     .is_hybrid = true,
-     .is_gated_attention = true,
-     .is_ffn_norm_post = true},
-    {.name = "gpt-oss",
-     .rope = TD_ROPE_NEOX,
-     .glu = TD_GLU_CLAMPED,
-     .gating = TD_GATING_SELECTED,
-     .local_period = 2,
-     .is_ffn_norm_post = true},
-    {.name = "minimax-m2",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_ALL,
-     .gating = TD_GATING_SIGMOID,
-     .is_normalized_router = true,
-     .is_expert_ff_dense = true},
-    {.name = "glm4moe",
-     .rope = TD_ROPE_NEOX,
-     .qk_norm = TD_QK_NORM_OPTIONAL,
-     .gating = TD_GATING_SIGMOID,
-     .is_normalized_router = true,
-     .is_ffn_norm_post = true},
-    {.name = "gemma2",
-     .rope = TD_ROPE_NEOX,
-     .glu = TD_GLU_GELU,
-     .local_period = 2,
-     .has_post_norms = true,
-     .is_embd_scaled = true,
-     .large_layers = 46},
-    {.name = "gemma3",
-     .rope = TD_ROPE_NEOX,
-     .glu = TD_GLU_GELU,
-     .qk_norm = TD_QK_NORM_HEADS,
-     .local_period = 6,
-     .has_post_norms = true,
-     .is_embd_scaled = true,
-     .large_layers = 62},
-    {.name = "phi3", .rope = TD_ROPE_NEOX, .is_ffn_fused = true},
-};
+/* How a number is said. Zero is how converters write "none", so it leaves an optional one at its
+ * fallback; a VALUE's fallback is no "none" but a value derived from others, and zero is refused.
+ */
+typedef enum { REQUIRED, OPTIONAL, VALUE } saying;
 
-const char *td_arch_names(void)
-{
-    return "llama, mistral3, llama4, deepseek2, qwen2, qwen2moe, qwen3, qwen3moe, qwen3next, "
-           "qwen35, qwen35moe, gpt-oss, minimax-m2, glm4moe, gemma2, gemma3, phi3";
-}
-
-/* One row per number. A missing key that is not required leaves the fallback. */
+/* One row per number. A missing key that is not required leaves what its family means by that
+ * (arch.c), else the fallback. */
 typedef struct {
     const char *key;
     size_t offset;
+    saying saying;
+    bool is_float;
     double min, max;
     double fallback;
-    bool is_float, is_required;
+    uint32_t reads; /* td_reads of the architectures that have it */
 } param;
 
-#define FIELD(name) offsetof(td_hparams, name)
-#define U32(key, name, min, max, fallback)                                                         \
-    {                                                                                              \
-        key, FIELD(name), min, max, fallback, false, false                                         \
-    }
-#define U32_REQUIRED(key, name, min, max)                                                          \
-    {                                                                                              \
-        key, FIELD(name), min, max, 0, false, true                                                 \
-    }
-#define F32(key, name, min, max, fallback)                                                         \
-    {                                                                                              \
-        key, FIELD(name), min, max, fallback, true, false                                          \
-    }
+#define AT(name) offsetof(td_hparams, name)
 
+/* The first two say how many values a list by layers has. rope.scale_linear is the old name of
+ * rope.scaling.factor, which wins: read_rope(). Of key_length_mla a part turns: derive_mla(). */
 /* clang-format off */
 static const param params[] = {
-    U32_REQUIRED("context_length", n_ctx_train, 1, TD_CTX_MAX),
-    U32_REQUIRED("embedding_length", n_embd, 1, TD_EMBD_MAX),
-    U32_REQUIRED("block_count", n_layer, 1, TD_LAYERS_MAX),
-    U32("nextn_predict_layers", n_nextn, 0, TD_LAYERS_MAX - 1, 0),
-    U32("feed_forward_length", n_ff, 1, TD_FF_MAX, 0),
-    U32_REQUIRED("attention.head_count", n_head, 1, TD_HEADS_MAX),
-    U32("attention.head_count_kv", n_head_kv, 1, TD_HEADS_MAX, 0),
-    U32("attention.key_length", head_dim_k, 1, TD_HEAD_DIM_MAX, 0),
-    U32("attention.value_length", head_dim_v, 1, TD_HEAD_DIM_MAX, 0),
-    U32("attention.sliding_window", window, 1, TD_CTX_MAX, 0),
-    U32("rope.dimension_count", n_rot, 2, TD_HEAD_DIM_MAX, 0),
-    U32("rope.scaling.original_context_length", rope_orig_ctx, 1, TD_CTX_MAX, 0),
-    {"attention.layer_norm_rms_epsilon", FIELD(rms_eps), 1e-12, 1, 0, true, true},
-    F32("attention.scale", attention_scale, 1e-6, 1e6, 0),
-    F32("attn_logit_softcapping", attention_softcap, 1e-3, 1e6, 0),
-    F32("final_logit_softcapping", final_softcap, 1e-3, 1e6, 0),
-    F32("attention.temperature_scale", q_scale, 0, 1e3, 0),
-    F32("rope.freq_base", rope_base, 1, 1e12, 10000),
-    F32("rope.scaling.factor", rope_factor, 1e-3, 1e6, 1),
-    F32("rope.scaling.attn_factor", rope_magnitude, 1e-3, 1e3, 1),
-    F32("rope.scaling.yarn_log_multiplier", yarn_log_multiplier, 0, 1e3, 0),
-    U32("expert_count", n_expert, 0, TD_EXPERTS_MAX, 0),
-    U32("expert_used_count", n_expert_used, 0, TD_EXPERTS_USED_MAX, 0),
-    U32("expert_feed_forward_length", n_ff_expert, 1, TD_FF_MAX, 0),
-    U32("expert_shared_feed_forward_length", n_ff_shared, 0, TD_FF_MAX, 0),
-    U32("expert_group_count", route.n_groups, 0, TD_EXPERTS_MAX, 0),
-    U32("expert_group_used_count", route.n_groups_used, 0, TD_EXPERTS_MAX, 0),
-    F32("expert_weights_scale", route.scale, 0, 1e6, 0),
-    U32("leading_dense_block_count", n_dense, 0, TD_LAYERS_MAX, 0),
-    U32("interleave_moe_layer_step", moe_every, 0, TD_LAYERS_MAX, 0),
-};
-
-static const param mla_params[] = {
-    U32("attention.q_lora_rank", lora_q, 1, TD_EMBD_MAX, 0),
-    U32_REQUIRED("attention.kv_lora_rank", lora_kv, 1, TD_HEAD_DIM_MAX),
-    U32("attention.key_length_mla", mla_nope, 1, TD_HEAD_DIM_MAX, 0), /* rope included: derive() */
-    U32("attention.value_length_mla", mla_v, 1, TD_HEAD_DIM_MAX, 0),
-};
-
-static const param hybrid_params[] = {
-    U32("full_attention_interval", full_interval, 1, TD_LAYERS_MAX, 4),
-    U32_REQUIRED("ssm.conv_kernel", delta_taps, 1, 16),
-    U32_REQUIRED("ssm.state_size", delta_dim, 1, TD_STATE_DIM_MAX),
-    U32_REQUIRED("ssm.time_step_rank", delta_heads_v, 1, TD_HEADS_MAX),
-    U32_REQUIRED("ssm.group_count", delta_heads_k, 1, TD_HEADS_MAX),
+    {"block_count", AT(n_layer), REQUIRED, false, 1, TD_LAYERS_MAX, 0, TD_READS_ALL},
+    {"nextn_predict_layers", AT(n_nextn), OPTIONAL, false, 0, TD_LAYERS_MAX - 1, 0, TD_READS_ALL},
+    {"context_length", AT(n_ctx_train), REQUIRED, false, 1, TD_CTX_MAX, 0, TD_READS_ALL},
+    {"embedding_length", AT(n_embd), REQUIRED, false, 1, TD_EMBD_MAX, 0, TD_READS_ALL},
+    {"feed_forward_length", AT(n_ff), OPTIONAL, false, 1, TD_FF_MAX, 0, TD_READS_ALL},
+    {"attention.head_count", AT(n_head), REQUIRED, false, 1, TD_HEADS_MAX, 0, TD_READS_ALL},
+    {"attention.head_count_kv", AT(n_head_kv), VALUE, false, 1, TD_HEADS_MAX, 0, TD_READS_ALL},
+    {"attention.key_length", AT(head_dim_k), VALUE, false, 1, TD_HEAD_DIM_MAX, 0, TD_READS_ALL},
+    {"attention.value_length", AT(head_dim_v), VALUE, false, 1, TD_HEAD_DIM_MAX, 0, TD_READS_ALL},
+    {"attention.sliding_window", AT(window), OPTIONAL, false, 1, TD_CTX_MAX, 0, TD_READS_LOCAL},
+    {"rope.dimension_count", AT(n_rot), VALUE, false, 2, TD_HEAD_DIM_MAX, 0, TD_READS_ALL},
+    {"rope.scaling.original_context_length", AT(rope_orig_ctx), OPTIONAL, false, 1, TD_CTX_MAX, 0, TD_READS_ALL},
+    {"attention.layer_norm_rms_epsilon", AT(rms_eps), REQUIRED, true, 1e-12, 1, 0, TD_READS_ALL},
+    {"attn_logit_softcapping", AT(attention_softcap), OPTIONAL, true, 1e-3, 1e6, 0, TD_READS_ATTENTION_CAP},
+    {"final_logit_softcapping", AT(final_softcap), OPTIONAL, true, 1e-3, 1e6, 0, TD_READS_FINAL_CAP},
+    {"attention.temperature_scale", AT(q_scale), OPTIONAL, true, 0, 1e3, 0, TD_READS_TEMPERATURE},
+    {"rope.freq_base", AT(rope_base), VALUE, true, 1, 1e12, 10000, TD_READS_ALL},
+    {"rope.freq_base_swa", AT(rope_base_local), OPTIONAL, true, 1, 1e12, 0, TD_READS_LOCAL},
+    {"rope.scale_linear", AT(rope_factor), OPTIONAL, true, 1e-3, 1e6, 1, TD_READS_ALL},
+    {"rope.scaling.attn_factor", AT(rope_magnitude), OPTIONAL, true, 1e-3, 1e3, 1, TD_READS_ALL},
+    {"rope.scaling.yarn_log_multiplier", AT(yarn_log_multiplier), OPTIONAL, true, 0, 1e3, 0, TD_READS_YARN_LOG},
+    {"rope.scaling.yarn_beta_fast", AT(yarn_beta_fast), OPTIONAL, true, 1e-3, 1e6, 32, TD_READS_YARN_BETAS},
+    {"rope.scaling.yarn_beta_slow", AT(yarn_beta_slow), OPTIONAL, true, 1e-3, 1e6, 1, TD_READS_YARN_BETAS},
+    {"expert_count", AT(n_expert), OPTIONAL, false, 0, TD_EXPERTS_MAX, 0, TD_READS_ALL},
+    {"expert_used_count", AT(n_expert_used), OPTIONAL, false, 0, TD_EXPERTS_USED_MAX, 0, TD_READS_ALL},
+    {"expert_feed_forward_length", AT(n_ff_expert), OPTIONAL, false, 1, TD_FF_MAX, 0, TD_READS_ALL},
+    {"expert_shared_feed_forward_length", AT(n_ff_shared), OPTIONAL, false, 0, TD_FF_MAX, 0, TD_READS_ALL},
+    {"expert_shared_count", AT(n_expert_shared), OPTIONAL, false, 0, TD_EXPERTS_USED_MAX, 0, TD_READS_ALL},
+    {"expert_group_count", AT(route.n_groups), OPTIONAL, false, 0, TD_EXPERTS_MAX, 0, TD_READS_ALL},
+    {"expert_group_used_count", AT(route.n_groups_used), OPTIONAL, false, 0, TD_EXPERTS_MAX, 0, TD_READS_ALL},
+    {"expert_weights_scale", AT(route.scale), OPTIONAL, true, 1e-6, 1e6, 1, TD_READS_ROUTER},
+    {"leading_dense_block_count", AT(n_dense), OPTIONAL, false, 0, TD_LAYERS_MAX, 0, TD_READS_LEADING},
+    {"interleave_moe_layer_step", AT(moe_every), OPTIONAL, false, 0, TD_LAYERS_MAX, 0, TD_READS_INTERLEAVED},
+    {"attention.q_lora_rank", AT(lora_q), OPTIONAL, false, 1, TD_EMBD_MAX, 0, TD_READS_MLA},
+    {"attention.kv_lora_rank", AT(lora_kv), REQUIRED, false, 1, TD_HEAD_DIM_MAX, 0, TD_READS_MLA},
+    {"attention.key_length_mla", AT(mla_nope), OPTIONAL, false, 1, TD_HEAD_DIM_MAX, 0, TD_READS_MLA},
+    {"attention.value_length_mla", AT(mla_v), OPTIONAL, false, 1, TD_HEAD_DIM_MAX, 0, TD_READS_MLA},
+    {"attention.temperature_length", AT(q_scale_every), OPTIONAL, false, 1, TD_CTX_MAX, 0, TD_READS_MLA},
+    {"full_attention_interval", AT(full_interval), VALUE, false, 1, TD_LAYERS_MAX, 4, TD_READS_HYBRID},
+    {"ssm.conv_kernel", AT(delta_taps), REQUIRED, false, 1, 16, 0, TD_READS_HYBRID},
+    {"ssm.state_size", AT(delta_dim), REQUIRED, false, 1, TD_STATE_DIM_MAX, 0, TD_READS_HYBRID},
+    {"ssm.time_step_rank", AT(delta_heads_v), REQUIRED, false, 1, TD_HEADS_MAX, 0, TD_READS_HYBRID},
+    {"ssm.group_count", AT(delta_heads_k), REQUIRED, false, 1, TD_HEADS_MAX, 0, TD_READS_HYBRID},
 };
 /* clang-format on */
-
-/* A number, or an array that says the same number for each layer. */
-static bool get_number(const td_gguf *g, const char *key, bool is_float, double *out, td_err *err)
-{
-    td_gguf_array array;
-    if (td_gguf_get_int_array(g, key, &array, NULL)) {
-        for (uint32_t i = 0; i < array.n; i++) {
-            double value = (double)td_gguf_array_int(&array, i);
-            if (i && value != *out)
-                return td_err_set(
-                    err, TD_E_DATA,
-                    "%s differs between layers: %g, and %g for layer %u; not supported", key, *out,
-                    value, i);
-            *out = value;
-        }
-        return array.n > 0 || td_err_set(err, TD_E_DATA, "%s is an empty array", key);
-    }
-    if (is_float) {
-        float value;
-        if (!td_gguf_get_f32(g, key, &value, err))
-            return false;
-        *out = (double)value;
-        return true;
-    }
-    uint32_t value;
-    if (!td_gguf_get_u32(g, key, &value, err))
-        return false;
-    *out = value;
-    return true;
-}
-
-static bool read_params(td_model *m, const param *rows, size_t n, td_err *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        const param *p = &rows[i];
-        char key[TD_NAME_MAX];
-        snprintf(key, sizeof key, "%s.%s", m->arch->name, p->key);
-        double value = p->fallback;
-        if (p->is_required || td_gguf_has(m->gguf, key)) {
-            if (!get_number(m->gguf, key, p->is_float, &value, err))
-                return false;
-            if (!(value >= p->min && value <= p->max)) /* NaN fails too */
-                return td_err_set(err, TD_E_DATA, "%s is %.10g; allowed: %.10g..%.10g", key, value,
-                                  p->min, p->max);
-        }
-        char *at = (char *)&m->hparams + p->offset;
-        if (p->is_float)
-            memcpy(at, &(float){(float)value}, sizeof(float));
-        else
-            memcpy(at, &(uint32_t){(uint32_t)value}, sizeof(uint32_t));
-    }
-    return true;
-}
 
 /* The full name of a key, and whether the file has it. */
 static bool find_key(const td_model *m, const char *name, char key[TD_NAME_MAX])
@@ -225,105 +87,210 @@ static bool find_key(const td_model *m, const char *name, char key[TD_NAME_MAX])
     return td_gguf_has(m->gguf, key);
 }
 
+/* A number, or a list with one for each layer of the file: those of the layers that are run must
+ * agree, but for zeros, which say that a layer has none. */
+static bool get_number(const td_model *m, const char *key, double *out, td_err *err)
+{
+    td_gguf_array array;
+    if (!td_gguf_get_any_array(m->gguf, key, &array, NULL))
+        return td_gguf_get_f64(m->gguf, key, out, err);
+    const td_hparams *h = &m->hparams;
+    if (!td_gguf_get_number_array(m->gguf, key, &array, err))
+        return false;
+    if (array.n != 1 && (!array.n || array.n != h->n_layer))
+        return td_err_set(err, TD_E_DATA, "%s is a list of %u values; allowed: 1, block_count %u",
+                          key, array.n, h->n_layer);
+    *out = 0;
+    for (uint32_t i = 0; i < (array.n == 1 ? 1 : h->n_layer - h->n_nextn); i++) {
+        double value = td_gguf_array_number(&array, i);
+        if (value != 0 && *out != 0 && value != *out)
+            return td_err_set(err, TD_E_DATA,
+                              "%s differs between layers: %g, and %g for layer %u; not supported",
+                              key, *out, value, i);
+        *out = value != 0 ? value : *out;
+    }
+    return true;
+}
+
+static bool read_param(td_model *m, const param *p, td_err *err)
+{
+    char key[TD_NAME_MAX];
+    double value = td_arch_absent(m->arch, p->key, p->fallback);
+    if (find_key(m, p->key, key) || p->saying == REQUIRED) {
+        if (!get_number(m, key, &value, err))
+            return false;
+        bool is_none = value == 0 && p->saying == OPTIONAL;
+        if (!is_none && !(value >= p->min && value <= p->max)) /* NaN fails too */
+            return td_err_set(err, TD_E_DATA, "%s is %.10g; allowed: %.10g..%.10g", key, value,
+                              p->min, p->max);
+        if (!p->is_float && value != floor(value))
+            return td_err_set(err, TD_E_DATA, "%s is %.10g; an integer is needed", key, value);
+        value = is_none ? p->fallback : value;
+    }
+    char *at = (char *)&m->hparams + p->offset;
+    if (p->is_float)
+        memcpy(at, &(float){(float)value}, sizeof(float));
+    else
+        memcpy(at, &(uint32_t){(uint32_t)value}, sizeof(uint32_t));
+    return true;
+}
+
+static bool read_params(td_model *m, td_err *err)
+{
+    for (size_t i = 0; i < TD_COUNT(params); i++) {
+        if ((m->arch->reads & params[i].reads) == params[i].reads &&
+            !read_param(m, &params[i], err))
+            return false;
+        if (m->hparams.n_nextn >= m->hparams.n_layer)
+            return td_err_set(err, TD_E_DATA,
+                              "nextn_predict_layers is %u; allowed: below block_count %u",
+                              m->hparams.n_nextn, m->hparams.n_layer);
+    }
+    return true;
+}
+
 /* Settings of YaRN that are not read; the usual values are what is computed anyway. */
 static void warn_of_yarn(const td_model *m)
 {
     static const struct {
         const char *key;
-        float usual;
+        double usual;
     } settings[] = {{"rope.scaling.yarn_ext_factor", 1},
                     {"rope.scaling.yarn_attn_factor", 1},
                     {"rope.scaling.yarn_beta_fast", 32},
                     {"rope.scaling.yarn_beta_slow", 1}};
-    for (size_t i = 0; i < TD_COUNT(settings); i++) {
+    uint32_t n = m->arch->reads & TD_READS_YARN_BETAS ? 2 : TD_COUNT(settings);
+    for (uint32_t i = 0; i < n; i++) {
         char key[TD_NAME_MAX];
-        float value;
-        if (find_key(m, settings[i].key, key) && td_gguf_get_f32(m->gguf, key, &value, NULL) &&
+        double value;
+        if (find_key(m, settings[i].key, key) && td_gguf_get_f64(m->gguf, key, &value, NULL) &&
             value != settings[i].usual)
-            td_log_warn("%s: %s is %g; not used, as if it were %g", m->path, key, (double)value,
-                        (double)settings[i].usual);
+            td_log_warn("%s: %s is %g; not used, as if it were %g", m->path, key, value,
+                        settings[i].usual);
     }
 }
 
 static bool read_rope(td_model *m, td_err *err)
 {
+    static const param factor = {
+        "rope.scaling.factor", AT(rope_factor), OPTIONAL, true, 1e-3, 1e6, 1, TD_READS_ALL};
     td_hparams *h = &m->hparams;
     char key[TD_NAME_MAX];
-    const char *type = "none";
-    if (find_key(m, "rope.scaling.type", key)) {
-        if (!td_gguf_get_str(m->gguf, key, &type, NULL, err))
-            return false;
-    } else if (find_key(m, "rope.scale_linear", key)) {
-        /* The key of older files: the factor alone, meaning linear. */
-        static const param old = F32("rope.scale_linear", rope_factor, 1e-3, 1e6, 1);
-        if (!read_params(m, &old, 1, err))
-            return false;
-        type = "linear";
-    } else if (h->rope_factor != 1.0f) {
-        type = "linear";
-    }
-    if (!strcmp(type, "none") || !strcmp(type, "longrope"))
-        h->rope_scaling = TD_ROPE_SCALING_NONE;
-    else if (!strcmp(type, "linear"))
-        h->rope_scaling = TD_ROPE_SCALING_LINEAR;
-    else if (!strcmp(type, "yarn"))
-        h->rope_scaling = TD_ROPE_SCALING_YARN;
-    else
+    const char *type = "linear";
+    if (find_key(m, factor.key, key) && !read_param(m, &factor, err))
+        return false;
+    if (find_key(m, "rope.scaling.type", key) && !td_gguf_get_str(m->gguf, key, &type, NULL, err))
+        return false;
+    h->is_yarn = !strcmp(type, "yarn");
+    if (!strcmp(type, "none"))
+        h->rope_factor = 1.0f;
+    else if (!h->is_yarn && strcmp(type, "linear") && strcmp(type, "longrope"))
         return td_err_set(err, TD_E_DATA, "%s is \"%.64s\"; allowed: none, linear, yarn, longrope",
                           key, type);
-    warn_of_yarn(m);
-    if (!strcmp(m->arch->name, "gemma3")) { /* others turn local layers as they do all */
-        static const param local = F32("rope.freq_base_swa", rope_base_local, 1, 1e12, 10000);
-        if (!read_params(m, &local, 1, err))
-            return false;
+    if (!(m->arch->reads & TD_READS_YARN_BETAS)) {
+        h->yarn_beta_fast = 32.0f;
+        h->yarn_beta_slow = 1.0f;
     }
+    warn_of_yarn(m);
     return true;
+}
+
+/* What growth of cos and sin by the factor YaRN's paper and its log multiplier ask for, over what
+ * the rotation brings by itself; and the scale of latent attention, which has that growth too. */
+static void derive_magnitude(td_model *m)
+{
+    td_hparams *h = &m->hparams;
+    double log_factor = 0.1 * log((double)h->rope_factor), grown = fmax(log_factor, 0);
+    double all = (double)h->yarn_log_multiplier / (m->arch->is_mla ? 0.1 : 1.0);
+    double one = m->arch->is_mla && all != 0 ? all : 1.0, magnitude = (double)h->rope_magnitude;
+    if (h->is_yarn)
+        magnitude *= (1 + one * grown) / (1 + all * grown) / (1 + log_factor);
+    h->rope_magnitude = (float)magnitude;
+    double scale = magnitude * (1 + log_factor) * (1 + all * log_factor);
+    if (m->arch->is_mla)
+        h->attention_scale = (float)(scale * scale / sqrt((double)h->mla_nope + h->n_rot));
+}
+
+/* Files of before expert_gating_func are those of softmax routers, but for GLM-4.7-Flash. */
+#define FLASH_TOKENS 154880u
+
+static td_gating default_gating(const td_model *m)
+{
+    const td_hparams *h = &m->hparams;
+    td_gguf_array tokens;
+    char key[TD_NAME_MAX];
+    double n_vocab = 0;
+    if (!m->arch->is_mla)
+        return m->arch->gating;
+    if (find_key(m, "vocab_size", key))
+        td_gguf_get_f64(m->gguf, key, &n_vocab, NULL);
+    else if (td_gguf_get_any_array(m->gguf, "tokenizer.ggml.tokens", &tokens, NULL))
+        n_vocab = tokens.n;
+    bool is_flash = (h->n_layer == 47 || h->n_layer == 48) && n_vocab == FLASH_TOKENS;
+    return is_flash ? TD_GATING_SIGMOID : TD_GATING_SOFTMAX;
 }
 
 static bool read_route(td_model *m, td_err *err)
 {
     td_hparams *h = &m->hparams;
     char key[TD_NAME_MAX];
-    uint32_t gating = 0;
-    h->route.gating = m->arch->gating;
+    double gating = 0;
+    bool reads_all = (m->arch->reads & TD_READS_ROUTER) == TD_READS_ROUTER;
+    h->route.gating = default_gating(m);
     h->route.is_normalized = m->arch->is_normalized_router;
-    if (find_key(m, "expert_weights_norm", key) &&
+    if (!reads_all)
+        h->route.scale = 1.0f;
+    if (reads_all && find_key(m, "expert_weights_norm", key) &&
         !td_gguf_get_bool(m->gguf, key, &h->route.is_normalized, err))
         return false;
-    if (!find_key(m, "expert_gating_func", key))
+    if (!(m->arch->reads & TD_READS_GATING) || !find_key(m, "expert_gating_func", key))
         return true;
-    if (!td_gguf_get_u32(m->gguf, key, &gating, err))
+    if (!get_number(m, key, &gating, err))
         return false;
-    if (gating < 1 || gating > 3)
+    if (gating == 1)
+        h->route.gating = TD_GATING_SOFTMAX;
+    else if (gating == 2)
+        h->route.gating = TD_GATING_SIGMOID;
+    else if (gating == 3)
+        h->route.gating = TD_GATING_SELECTED;
+    else if (gating != 0)
         return td_err_set(err, TD_E_DATA,
-                          "%s is %u; allowed: 1 (softmax), 2 (sigmoid), 3 (softmax of those "
+                          "%s is %g; allowed: 1 (softmax), 2 (sigmoid), 3 (softmax of those "
                           "selected)",
                           key, gating);
-    h->route.gating = gating == 1   ? TD_GATING_SOFTMAX
-                      : gating == 2 ? TD_GATING_SIGMOID
-                                    : TD_GATING_SELECTED;
+    return true;
+}
+
+/* How wide the experts are, and the one that is always asked. */
+static bool derive_expert_widths(td_model *m, td_err *err)
+{
+    td_hparams *h = &m->hparams;
+    if (m->arch->is_expert_ff_dense)
+        h->n_ff_expert = h->n_ff;
+    else if (!h->n_ff_expert)
+        h->n_ff_expert = h->n_ff / h->n_expert_used;
+    if (!h->n_ff_expert)
+        return td_err_set(err, TD_E_DATA, "expert_feed_forward_length is missing");
+    uint32_t n_shared = m->arch->shared == TD_SHARED_ONE     ? 1
+                        : m->arch->shared == TD_SHARED_COUNT ? h->n_expert_shared
+                                                             : 0;
+    if (h->n_ff_expert > TD_FF_MAX / td_max_u32(n_shared, 1))
+        return td_err_set(err, TD_E_DATA, "expert_shared_count is %u; allowed: %u columns in all",
+                          n_shared, TD_FF_MAX);
+    if (m->arch->shared != TD_SHARED_WIDTH)
+        h->n_ff_shared = n_shared * h->n_ff_expert;
+    else if (!h->n_ff_shared)
+        h->n_ff_shared = h->n_ff;
+    if (m->arch->shared == TD_SHARED_WIDTH && !h->n_ff_shared)
+        return td_err_set(err, TD_E_DATA, "expert_shared_feed_forward_length is missing");
     return true;
 }
 
 static bool derive_experts(td_model *m, td_err *err)
 {
     td_hparams *h = &m->hparams;
-    uint32_t n_shared = m->arch->has_shared_expert;
-    static const char *const key = "expert_shared_count";
-    char full_key[TD_NAME_MAX];
     if (!h->n_expert)
         return true;
-    if (find_key(m, key, full_key) && !td_gguf_get_u32(m->gguf, full_key, &n_shared, err))
-        return false;
-    if (m->arch->is_expert_ff_dense || !h->n_ff_expert)
-        h->n_ff_expert = h->n_ff;
-    if (!h->n_ff_expert)
-        return td_err_set(err, TD_E_DATA, "expert_feed_forward_length is missing");
-    if (n_shared > TD_EXPERTS_USED_MAX || h->n_ff_expert > TD_FF_MAX / td_max_u32(n_shared, 1))
-        return td_err_set(err, TD_E_DATA, "%s is %u; allowed: 0..%u, and %u in all", full_key,
-                          n_shared, TD_EXPERTS_USED_MAX, TD_FF_MAX);
-    if (!h->n_ff_shared)
-        h->n_ff_shared = n_shared * h->n_ff_expert;
     if (!h->n_expert_used || h->n_expert_used > h->n_expert)
         return td_err_set(err, TD_E_DATA, "expert_used_count is %u; allowed: 1..expert_count %u",
                           h->n_expert_used, h->n_expert);
@@ -337,10 +304,7 @@ static bool derive_experts(td_model *m, td_err *err)
                           "expert_group_count %u, expert_group_used_count %u: no groups of %u "
                           "experts, of which %u are used",
                           r->n_groups, r->n_groups_used, h->n_expert, h->n_expert_used);
-    if (r->scale == 0)
-        r->scale = 1.0f;
-    h->moe_every = td_max_u32(h->moe_every, 1);
-    return true;
+    return derive_expert_widths(m, err);
 }
 
 static bool derive_heads(td_model *m, td_err *err)
@@ -368,9 +332,11 @@ static bool derive_heads(td_model *m, td_err *err)
             err, TD_E_DATA,
             "rope.dimension_count is %u; allowed: an even number up to the head size %u", h->n_rot,
             h->head_dim_k);
-    double of = h->n_layer == m->arch->large_layers ? h->n_embd / (double)h->n_head : h->head_dim_k;
-    if (h->attention_scale == 0)
-        h->attention_scale = (float)(1.0 / sqrt(of));
+    uint32_t of = h->n_layer == m->arch->large_layers ? h->n_embd / h->n_head : h->head_dim_k;
+    h->attention_scale = (float)(1.0 / sqrt((double)td_max_u32(of, 1)));
+    h->qk_norm = m->arch->qk_norm;
+    if (h->qk_norm == TD_QK_NORM_AFTER && h->n_expert == 128) /* Maverick */
+        h->qk_norm = TD_QK_NORM_NONE;
     return true;
 }
 
@@ -380,6 +346,9 @@ static bool derive_mla(td_model *m, td_err *err)
     td_hparams *h = &m->hparams;
     uint32_t dim_k = h->mla_nope ? h->mla_nope : h->head_dim_k;
     h->mla_v = h->mla_v ? h->mla_v : h->head_dim_v;
+    if (!h->n_rot || h->n_rot % 2)
+        return td_err_set(err, TD_E_DATA,
+                          "rope.dimension_count is %u; allowed: even numbers from 2", h->n_rot);
     if (dim_k <= h->n_rot)
         return td_err_set(err, TD_E_DATA,
                           "the head size %u (key_length_mla) must exceed rope.dimension_count %u",
@@ -391,10 +360,6 @@ static bool derive_mla(td_model *m, td_err *err)
     if (h->head_dim_k > TD_HEAD_DIM_MAX)
         return td_err_set(err, TD_E_DATA, "kv_lora_rank %u and rope.dimension_count %u: above %u",
                           h->lora_kv, h->n_rot, TD_HEAD_DIM_MAX);
-    double factor = h->rope_scaling == TD_ROPE_SCALING_YARN ? (double)h->rope_factor : 1.0;
-    double magnitude = 1.0 + (double)h->yarn_log_multiplier * log(factor);
-    magnitude *= (double)h->rope_magnitude;
-    h->attention_scale = (float)(magnitude * magnitude / sqrt((double)dim_k));
     return true;
 }
 
@@ -408,48 +373,122 @@ static bool derive_hybrid(const td_hparams *h, td_err *err)
 }
 
 /* Scales of q by position: those of llama4 are constants of the model. */
-static void derive_q_scale(td_model *m)
+static bool derive_q_scale(td_model *m, td_err *err)
 {
     td_hparams *h = &m->hparams;
-    h->q_scale_every = td_max_u32(h->rope_orig_ctx, 1);
-    if (m->arch->is_global_nope) {
-        h->q_scale = h->q_scale > 0 ? h->q_scale : 0.1f;
+    if (m->arch->local_chunk && h->window) {
+        h->q_scale = 0.1f;
         h->q_scale_every = m->arch->local_chunk;
         h->q_scale_offset = 1;
+    } else if (!m->arch->is_mla) {
+        h->q_scale_every = h->rope_orig_ctx;
+    } else if (h->q_scale > 0 && !h->q_scale_every) {
+        return td_err_set(err, TD_E_DATA,
+                          "attention.temperature_length is missing, but temperature_scale is %g",
+                          (double)h->q_scale);
     }
+    return true;
+}
+
+static void add_layer(td_layer_set *set, uint32_t layer)
+{
+    set->words[layer / 64] |= 1ull << layer % 64;
+}
+
+/* Layers by a key that is a list of them, or one number: *number, negative without one. */
+static bool read_layers(td_model *m, const char *name, td_layer_set *set, double *number,
+                        bool *is_list, td_err *err)
+{
+    char key[TD_NAME_MAX];
+    td_gguf_array list;
+    *number = -1;
+    *is_list = false;
+    if (!find_key(m, name, key))
+        return true;
+    *is_list = td_gguf_get_any_array(m->gguf, key, &list, NULL);
+    if (!*is_list)
+        return td_gguf_get_f64(m->gguf, key, number, err);
+    if (!td_gguf_get_number_array(m->gguf, key, &list, err))
+        return false;
+    for (uint32_t i = 0; i < list.n && i < m->hparams.n_layer; i++)
+        if (td_gguf_array_number(&list, i) != 0)
+            add_layer(set, i);
+    return true;
+}
+
+static bool derive_local(td_model *m, td_err *err)
+{
+    td_hparams *h = &m->hparams;
+    double period;
+    bool is_list;
+    h->nope_period = m->arch->nope_period;
+    if (m->arch->local_chunk && !h->window) /* rope everywhere but on the last one */
+        h->nope_period = h->n_layer;
+    if (!h->window)
+        h->rope_base_local = 0;
+    if (!(m->arch->reads & TD_READS_LOCAL) || !h->window)
+        return true;
+    if (!read_layers(m, "attention.sliding_window_pattern", &h->local, &period, &is_list, err))
+        return false;
+    period = period < 0 ? m->arch->local_period : period;
+    for (uint32_t i = 0; !is_list && i < h->n_layer; i++)
+        if (period == 0 || fmod(i, period) < period - 1)
+            add_layer(&h->local, i);
+    return true;
+}
+
+static bool derive_recurrent(td_model *m, td_err *err)
+{
+    td_hparams *h = &m->hparams;
+    double all;
+    bool is_list;
+    if (!m->arch->is_hybrid)
+        return true;
+    if (!read_layers(m, "attention.recurrent_layers", &h->recurrent, &all, &is_list, err))
+        return false;
+    for (uint32_t i = 0; !is_list && i < h->n_layer; i++)
+        if (all < 0 ? (i + 1) % h->full_interval != 0 : all != 0)
+            add_layer(&h->recurrent, i);
+    return derive_hybrid(h, err);
+}
+
+/* Which layers have experts; false with no error where one has not. */
+static bool derive_routed(td_model *m)
+{
+    td_hparams *h = &m->hparams;
+    uint32_t n = 0;
+    for (uint32_t i = h->n_dense; h->n_expert && i < h->n_layer; i++) {
+        char name[TD_NAME_MAX];
+        bool has = !(m->arch->reads & TD_READS_INTERLEAVED);
+        snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", i);
+        if (!has) /* without a step, those of which the file has a router */
+            has = h->moe_every ? (i + 1) % h->moe_every == 0
+                               : td_gguf_find_tensor(m->gguf, name) != NULL;
+        if (!has)
+            continue;
+        add_layer(&h->routed, i);
+        n++;
+    }
+    return n == h->n_layer;
 }
 
 static bool derive(td_model *m, td_err *err)
 {
     const td_arch *arch = m->arch;
     td_hparams *h = &m->hparams;
-    char key[TD_NAME_MAX];
-    if (h->n_nextn >= h->n_layer)
-        return td_err_set(err, TD_E_DATA,
-                          "nextn_predict_layers is %u; allowed: below block_count %u", h->n_nextn,
-                          h->n_layer);
     h->n_layer -= h->n_nextn;
-    h->local_period = h->window || arch->local_chunk ? arch->local_period : 0;
-    td_gguf_array array;
-    if (h->local_period && find_key(m, "attention.sliding_window_pattern", key) &&
-        !td_gguf_get_any_array(m->gguf, key, &array, NULL) &&
-        !td_gguf_get_u32(m->gguf, key, &h->local_period, err))
-        return false;
     if (!h->rope_orig_ctx)
         h->rope_orig_ctx = h->n_ctx_train;
-    derive_q_scale(m);
-    if (arch->is_mla && (!h->n_rot || h->n_rot % 2))
-        return td_err_set(err, TD_E_DATA,
-                          "rope.dimension_count is %u; allowed: even numbers from 2", h->n_rot);
+    if (!read_route(m, err) || !derive_local(m, err) || !derive_recurrent(m, err) ||
+        !derive_q_scale(m, err))
+        return false;
     if (!(arch->is_mla ? derive_mla(m, err) : derive_heads(m, err)))
         return false;
-    if (arch->is_hybrid && !derive_hybrid(h, err))
-        return false;
+    derive_magnitude(m);
     if (!derive_experts(m, err))
         return false;
-    bool has_dense = !h->n_expert || h->n_dense || h->moe_every > 1;
-    if (has_dense && !h->n_ff)
-        return td_err_set(err, TD_E_DATA, "feed_forward_length is missing");
+    if (!derive_routed(m) && !h->n_ff)
+        return td_err_set(err, TD_E_DATA, "%s.feed_forward_length is 0 or missing", arch->name);
     return true;
 }
 
@@ -458,31 +497,29 @@ bool td_hparams_read(td_model *m, td_err *err)
     const char *name;
     if (!td_gguf_get_str(m->gguf, "general.architecture", &name, NULL, err))
         return false;
-    for (size_t i = 0; i < TD_COUNT(archs); i++)
-        if (!strcmp(archs[i].name, name))
-            m->arch = &archs[i];
+    m->arch = td_arch_find(name);
     if (!m->arch)
         return td_err_set(err, TD_E_DATA, "general.architecture is \"%.64s\"; known ones: %s", name,
                           td_arch_names());
-    return read_params(m, params, TD_COUNT(params), err) &&
-           (!m->arch->is_mla || read_params(m, mla_params, TD_COUNT(mla_params), err)) &&
-           (!m->arch->is_hybrid || read_params(m, hybrid_params, TD_COUNT(hybrid_params), err)) &&
-           read_rope(m, err) && read_route(m, err) && derive(m, err);
+    return read_params(m, err) && read_rope(m, err) && derive(m, err);
+}
+
+static bool has_layer(const td_layer_set *set, uint32_t layer)
+{
+    return set->words[layer / 64] >> layer % 64 & 1;
 }
 
 bool td_layer_is_recurrent(const td_model *m, uint32_t layer)
 {
-    return m->arch->is_hybrid && (layer + 1) % m->hparams.full_interval != 0;
+    return has_layer(&m->hparams.recurrent, layer);
 }
 
 bool td_layer_is_local(const td_model *m, uint32_t layer)
 {
-    uint32_t period = m->hparams.local_period;
-    return period && layer % period + 1 < period;
+    return has_layer(&m->hparams.local, layer);
 }
 
 bool td_layer_has_experts(const td_model *m, uint32_t layer)
 {
-    const td_hparams *h = &m->hparams;
-    return h->n_expert && layer >= h->n_dense && (layer + 1) % h->moe_every == 0;
+    return has_layer(&m->hparams.routed, layer);
 }

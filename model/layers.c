@@ -135,14 +135,14 @@ static void scale_q(const block *b, td_view q)
 {
     td_rope_part part = td_rope_q_scale(b->f->params.model);
     bool has_rope = td_rope_of_layer(b->f->params.model, b->layer).n_cols;
-    if (part.n_cols && !(td_model_arch(b->f->params.model)->is_global_nope && has_rope))
+    if (part.n_cols && !(b->f->h->nope_period && has_rope))
         td_op_scale(b->p, q, 1.0f, constants(b, part), q);
 }
 
 static void norm_q_k(const block *b, td_view q, td_view k, bool is_after)
 {
     const td_hparams *h = b->f->h;
-    td_qk_norm kind = td_model_arch(b->f->params.model)->qk_norm;
+    td_qk_norm kind = h->qk_norm;
     if (kind == TD_QK_NORM_NONE || (kind == TD_QK_NORM_AFTER) != is_after)
         return;
     if (is_after ? !td_rope_of_layer(b->f->params.model, b->layer).n_cols : !b->w[TD_W_Q_NORM])
@@ -214,6 +214,7 @@ static void latent_attention(const block *b)
     td_op_rms_norm(b->p, latent, w[TD_W_KV_A_NORM], 1, h->rms_eps, latent);
     rope(b, q, h->lora_kv);
     rope(b, k, h->lora_kv);
+    scale_q(b, q);
     attend(b, k, latent);
     td_op_mat_mul_groups(b->p, w[TD_W_V_B], td_all(f->attended), h->lora_kv, td_all(f->values),
                          h->mla_v);
@@ -396,8 +397,8 @@ static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
     td_op_gather(p, td_all(f->x), out_rows, td_all(f->x_out));
     td_op_rms_norm(p, td_all(f->x_out), ends[TD_W_OUT_NORM], 1, f->h->rms_eps,
                    td_all(f->normed_out));
-    td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], NULL, td_all(f->normed_out),
-                  logits);
+    td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], ends[TD_W_B_OUT],
+                  td_all(f->normed_out), logits);
     if (f->h->final_softcap > 0)
         td_op_softcap(p, logits, f->h->final_softcap, logits);
     if (!f->params.is_choosing)

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "kernels/ops.h"
+#include "model/arch.h"
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
@@ -20,40 +21,9 @@
 #define TD_CTX_MAX      (1u << 24)
 #define TD_NAME_MAX     128u
 
-typedef enum { TD_ROPE_SCALING_NONE, TD_ROPE_SCALING_LINEAR, TD_ROPE_SCALING_YARN } td_rope_scaling;
-
-typedef enum {
-    TD_QK_NORM_NONE,
-    TD_QK_NORM_HEADS,    /* of each head of q and k, before rope */
-    TD_QK_NORM_OPTIONAL, /* the same, where the file has them */
-    TD_QK_NORM_ALL,      /* of all heads together, before rope */
-    TD_QK_NORM_AFTER,    /* of each head after rope, without weights; layers with rope only */
-} td_qk_norm;
-
-/* What differs between architectures; one row each in hparams.c. Zero is the common choice. */
 typedef struct {
-    const char *name;
-    td_rope_kind rope;
-    td_glu_kind glu;
-    td_qk_norm qk_norm;
-    td_gating gating;          /* where the file does not say */
-    bool is_normalized_router; /* likewise */
-    bool is_mla;               /* latent attention */
-    bool is_hybrid;            /* gated delta net, with full attention at intervals */
-    bool is_gated_attention;   /* q rows come with a gate for the attended values */
-    uint32_t local_period;     /* layers i with i % period < period - 1 are local; 0: none is */
-    uint32_t local_chunk;      /* local means the same chunk of so many positions; 0: the window */
-    bool is_global_nope;       /* no rope on layers that are not local */
-    bool has_post_norms;       /* of what attention and feed-forward add */
-    bool is_ffn_norm_post;     /* the norm before feed-forward is named post_attention_norm */
-    bool is_ffn_fused;         /* ffn_up holds the gate's rows, then its own */
-    bool is_embd_scaled;       /* by sqrt(n_embd) */
-    bool is_expert_input_scaled; /* a router weight multiplies the input, not the output */
-    bool is_expert_ff_dense;     /* experts are as wide as feed_forward_length says */
-    bool has_shared_expert;      /* always, as wide as an expert */
-    bool is_grouped_heads;       /* delta net: v head h has k head h / ratio, not h % n_head_k */
-    uint32_t large_layers;       /* so many layers: attention scale is 1 / sqrt(n_embd / n_head) */
-} td_arch;
+    uint64_t words[TD_LAYERS_MAX / 64]; /* bit of a layer */
+} td_layer_set;
 
 typedef struct {
     uint32_t n_vocab, n_embd, n_layer, n_ff;
@@ -63,21 +33,25 @@ typedef struct {
     uint32_t n_rot;                  /* columns of each head that rope rotates */
     uint32_t n_ctx_train;
     float rms_eps;
+    td_qk_norm qk_norm;
     float attention_scale;
     float attention_softcap, final_softcap; /* 0: none */
-    uint32_t window, local_period;          /* of local layers; period 0: none is */
-    float rope_base, rope_base_local;
-    td_rope_scaling rope_scaling;
-    float rope_factor; /* linear and YaRN: > 0 */
+    uint32_t window;                        /* of local layers; chunked ones have another */
+    td_layer_set local, recurrent, routed;  /* what layers are; routed: those with experts */
+    uint32_t nope_period;
+    float rope_base, rope_base_local; /* of local layers, where it is another; else 0 */
+    bool is_yarn;                     /* else linear */
+    float rope_factor;                /* > 0; 1: not scaled */
     uint32_t rope_orig_ctx;
-    float yarn_log_multiplier;
-    float rope_magnitude; /* attn_factor: of cos and sin, YaRN's own not included */
+    float yarn_log_multiplier, yarn_beta_fast, yarn_beta_slow;
+    float rope_magnitude; /* of cos and sin, but for what YaRN adds by the factor */
     float q_scale;        /* q *= 1 + q_scale ln(floor((position + offset) / every) + 1); 0: */
     uint32_t q_scale_every, q_scale_offset; /* no such scale */
     bool is_tied;                           /* logits come from token_embd */
     /* Mixture of experts. */
     uint32_t n_expert, n_expert_used, n_ff_expert, n_ff_shared; /* n_ff_shared 0: none */
-    uint32_t n_dense;                                           /* leading layers without experts */
+    uint32_t n_expert_shared;
+    uint32_t n_dense;   /* leading layers without experts */
     uint32_t moe_every; /* of the others every so many-th has experts */
     td_route_params route;
     /* Latent attention: real heads; the cache has one head of lora_kv + n_rot. */
@@ -99,8 +73,6 @@ const td_hparams *td_model_hparams(const td_model *m);
 const td_tokenizer *td_model_tokenizer(const td_model *m);
 const char *td_model_path(const td_model *m);
 const char *td_model_name(const td_model *m); /* general.name or the file's name */
-/* "llama, qwen2, ..."; static storage. */
-const char *td_arch_names(void);
 
 /* What a layer (0-based) is. */
 bool td_layer_is_recurrent(const td_model *m, uint32_t layer);
@@ -168,7 +140,7 @@ typedef enum {
     TD_W_LAYER_COUNT
 } td_layer_weight;
 
-typedef enum { TD_W_EMBD, TD_W_OUT_NORM, TD_W_OUT, TD_W_END_COUNT } td_end_weight;
+typedef enum { TD_W_EMBD, TD_W_OUT_NORM, TD_W_OUT, TD_W_B_OUT, TD_W_END_COUNT } td_end_weight;
 
 /* Layers first..last (inclusive) of a model on one device. */
 typedef struct {

@@ -4,15 +4,10 @@
 
 #include <math.h>
 
-/* Turns within the original context above which a pair keeps its speed, and below which it is
- * interpolated. */
-#define BETA_FAST 32.0
-#define BETA_SLOW 1.0
-
 struct td_rope {
     const td_model *m;
     double *speed, *local_speed; /* [n_rot / 2] radians per position; local_speed may be NULL */
-    double magnitude;            /* of cos and sin */
+    double magnitude, local_magnitude; /* of cos and sin */
 };
 
 /* Local layers turn like the others, unless the file gives them a base of their own. */
@@ -22,7 +17,7 @@ td_rope_part td_rope_of_layer(const td_model *m, uint32_t layer)
 {
     const td_hparams *h = &m->hparams;
     bool is_local = td_layer_is_local(m, layer);
-    if (m->arch->is_global_nope && !is_local)
+    if (h->nope_period && (layer + 1) % h->nope_period == 0)
         return (td_rope_part){0, 0};
     return (td_rope_part){is_local && has_local(h) ? h->n_rot : 0, h->n_rot};
 }
@@ -63,23 +58,27 @@ static bool read_factors(const td_model *m, uint32_t n_ctx, float *factors, td_e
     return true;
 }
 
-/* YaRN: pairs that turn often keep their speed, slow ones are interpolated, a ramp between. */
-static void set_speeds(const td_hparams *h, const float *factors, double *speed)
+/* YaRN: pairs that turn often within the original context keep their speed, slow ones are
+ * interpolated, a ramp between. */
+static void set_speeds(const td_hparams *h, double base, double factor, const float *factors,
+                       double *speed)
 {
-    double log_base = log((double)h->rope_base), low = 0, high = 0;
-    if (h->rope_scaling == TD_ROPE_SCALING_YARN) {
+    double log_base = log(base), low = 0, high = 0;
+    if (h->is_yarn) {
         double turns = h->n_rot / (2 * log_base), length = h->rope_orig_ctx / (2 * M_PI);
-        low = fmax(0, floor(turns * log(length / BETA_FAST)));
-        high = fmin(h->n_rot - 1, ceil(turns * log(length / BETA_SLOW)));
+        low = fmax(0, floor(turns * log(length / (double)h->yarn_beta_fast)));
+        high = fmin(h->n_rot - 1, ceil(turns * log(length / (double)h->yarn_beta_slow)));
     }
     for (uint32_t i = 0; i < h->n_rot / 2; i++) {
-        double fast = pow((double)h->rope_base, -2.0 * i / h->n_rot) / (double)factors[i];
-        double slow = fast / (double)h->rope_factor;
+        double fast = pow(base, -2.0 * i / h->n_rot) / (double)factors[i], slow = fast / factor;
         double ramp = 1.0 - fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)));
-        speed[i] = h->rope_scaling == TD_ROPE_SCALING_NONE     ? fast
-                   : h->rope_scaling == TD_ROPE_SCALING_LINEAR ? slow
-                                                               : slow * (1 - ramp) + fast * ramp;
+        speed[i] = h->is_yarn ? slow * (1 - ramp) + fast * ramp : slow;
     }
+}
+
+static double magnitude_of(const td_hparams *h, double factor)
+{
+    return (double)h->rope_magnitude * (h->is_yarn ? 1.0 + 0.1 * log(factor) : 1.0);
 }
 
 td_rope *td_rope_create(const td_model *m, uint32_t n_ctx, td_err *err)
@@ -94,18 +93,15 @@ td_rope *td_rope_create(const td_model *m, uint32_t n_ctx, td_err *err)
     rope->speed = td_alloc(n, sizeof *rope->speed, err);
     if (!rope->speed || !read_factors(m, n_ctx, factors, err))
         goto fail;
-    set_speeds(h, factors, rope->speed);
-    if (has_local(h)) { /* never scaled */
+    set_speeds(h, (double)h->rope_base, (double)h->rope_factor, factors, rope->speed);
+    rope->magnitude = magnitude_of(h, (double)h->rope_factor);
+    if (has_local(h)) {
+        double factor = m->arch->is_local_unscaled ? 1.0 : (double)h->rope_factor;
         rope->local_speed = td_alloc(n, sizeof *rope->local_speed, err);
         if (!rope->local_speed)
             goto fail;
-        for (uint32_t i = 0; i < n; i++)
-            rope->local_speed[i] = pow((double)h->rope_base_local, -2.0 * i / h->n_rot);
-    }
-    rope->magnitude = (double)h->rope_magnitude;
-    if (h->rope_scaling == TD_ROPE_SCALING_YARN && !m->arch->is_mla) { /* there attention has it */
-        double growth = 0.1 * log((double)h->rope_factor);
-        rope->magnitude *= (1.0 + growth) / (1.0 + growth * (double)h->yarn_log_multiplier);
+        set_speeds(h, (double)h->rope_base_local, factor, factors, rope->local_speed);
+        rope->local_magnitude = magnitude_of(h, factor);
     }
     td_free(factors);
     return rope;
@@ -140,7 +136,7 @@ void td_rope_row(const td_rope *rope, uint32_t position, float *out)
     const td_hparams *h = &rope->m->hparams;
     turn(rope->speed, h->n_rot / 2, position, rope->magnitude, out);
     if (rope->local_speed)
-        turn(rope->local_speed, h->n_rot / 2, position, 1.0, out + h->n_rot);
+        turn(rope->local_speed, h->n_rot / 2, position, rope->local_magnitude, out + h->n_rot);
     td_rope_part q = td_rope_q_scale(rope->m);
     if (q.n_cols) {
         uint32_t steps = (position + h->q_scale_offset) / h->q_scale_every;

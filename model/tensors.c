@@ -19,6 +19,9 @@ typedef enum {
     D_V,
     D_Q_K, /* q and k */
     D_QKV,
+    D_2_Q, /* q with its gates, */
+    D_2_Q_K,
+    D_2_QKV,
     D_OUT, /* inputs of attn_output */
     D_FF,
     D_2_FF,
@@ -70,10 +73,12 @@ typedef enum {
     SHARED,
 } when;
 
-typedef enum { MATRIX, VECTOR, GROUPS, TURNED } form;
+/* LEADING: a matrix whose tensor may go on with other rows. */
+typedef enum { MATRIX, LEADING, VECTOR, GROUPS, TURNED } form;
 typedef enum { REQUIRED, OPTIONAL } need;
 
-/* `part`: rows offset..offset+count of every `period`; period D_ONE: all rows. */
+/* Rows offset..offset+n_rows of every `period`; period D_ONE: all rows. Of a vector: columns from
+ * offset on of `period` that the tensor has. */
 struct td_tensor_row {
     uint32_t slot;
     const char *name;
@@ -95,13 +100,19 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_Q, "attn_q.weight", PLAIN_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_Q, D_ONE, D_ONE, D_ZERO},
     {TD_W_Q, "attn_qkv.weight", PLAIN_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_Q, D_ONE, D_QKV, D_ZERO},
     {TD_W_Q, "attn_q.weight", GATED_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_HEAD_K, D_HEADS, D_2_HEAD_K, D_ZERO},
+    {TD_W_Q, "attn_qkv.weight", GATED_ATTENTION, REQUIRED, LEADING, D_EMBD, D_HEAD_K, D_HEADS, D_2_HEAD_K, D_ZERO},
     {TD_W_K, "attn_k.weight", ATTENTION, REQUIRED, MATRIX, D_EMBD, D_K, D_ONE, D_ONE, D_ZERO},
-    {TD_W_K, "attn_qkv.weight", ATTENTION, REQUIRED, MATRIX, D_EMBD, D_K, D_ONE, D_QKV, D_Q},
+    {TD_W_K, "attn_qkv.weight", PLAIN_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_K, D_ONE, D_QKV, D_Q},
+    {TD_W_K, "attn_qkv.weight", GATED_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_K, D_ONE, D_2_QKV, D_2_Q},
     {TD_W_V, "attn_v.weight", ATTENTION, REQUIRED, MATRIX, D_EMBD, D_V, D_ONE, D_ONE, D_ZERO},
-    {TD_W_V, "attn_qkv.weight", ATTENTION, REQUIRED, MATRIX, D_EMBD, D_V, D_ONE, D_QKV, D_Q_K},
+    {TD_W_V, "attn_qkv.weight", PLAIN_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_V, D_ONE, D_QKV, D_Q_K},
+    {TD_W_V, "attn_qkv.weight", GATED_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_V, D_ONE, D_2_QKV, D_2_Q_K},
     {TD_W_O, "attn_output.weight", ATTENTION, REQUIRED, MATRIX, D_OUT, D_EMBD, D_ONE, D_ONE, D_ZERO},
+    {TD_W_BQ, "attn_qkv.bias", PLAIN_ATTENTION, OPTIONAL, VECTOR, D_Q, D_ONE, D_ONE, D_QKV, D_ZERO},
     {TD_W_BQ, "attn_q.bias", PLAIN_ATTENTION, OPTIONAL, VECTOR, D_Q, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_BK, "attn_qkv.bias", PLAIN_ATTENTION, OPTIONAL, VECTOR, D_K, D_ONE, D_ONE, D_QKV, D_Q},
     {TD_W_BK, "attn_k.bias", ATTENTION, OPTIONAL, VECTOR, D_K, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_BV, "attn_qkv.bias", PLAIN_ATTENTION, OPTIONAL, VECTOR, D_V, D_ONE, D_ONE, D_QKV, D_Q_K},
     {TD_W_BV, "attn_v.bias", ATTENTION, OPTIONAL, VECTOR, D_V, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_BO, "attn_output.bias", ATTENTION, OPTIONAL, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_Q_NORM, "attn_q_norm.weight", QK_NORM, REQUIRED, VECTOR, D_HEAD_K, D_ONE, D_ONE, D_ONE, D_ZERO},
@@ -109,6 +120,7 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_K_NORM, "attn_k_norm.weight", QK_NORM, REQUIRED, VECTOR, D_HEAD_K, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_K_NORM, "attn_k_norm.weight", QK_NORM_ALL, REQUIRED, VECTOR, D_K, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_Q_GATE, "attn_q.weight", GATED_ATTENTION, REQUIRED, MATRIX, D_EMBD, D_HEAD_K, D_HEADS, D_2_HEAD_K, D_HEAD_K},
+    {TD_W_Q_GATE, "attn_qkv.weight", GATED_ATTENTION, REQUIRED, LEADING, D_EMBD, D_HEAD_K, D_HEADS, D_2_HEAD_K, D_HEAD_K},
     {TD_W_SINKS, "attn_sinks.weight", ATTENTION, OPTIONAL, VECTOR, D_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
 
     {TD_W_Q_A, "attn_q_a.weight", LATENT, OPTIONAL, MATRIX, D_EMBD, D_LORA_Q, D_ONE, D_ONE, D_ZERO},
@@ -176,6 +188,7 @@ static const td_tensor_row end_rows[] = {
     {TD_W_EMBD, "token_embd.weight", ALWAYS, REQUIRED, MATRIX, D_EMBD, D_VOCAB, D_ONE, D_ONE, D_ZERO},
     {TD_W_OUT_NORM, "output_norm.weight", ALWAYS, REQUIRED, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_OUT, "output.weight", ALWAYS, OPTIONAL, MATRIX, D_EMBD, D_VOCAB, D_ONE, D_ONE, D_ZERO},
+    {TD_W_B_OUT, "output.bias", ALWAYS, OPTIONAL, VECTOR, D_VOCAB, D_ONE, D_ONE, D_ONE, D_ZERO},
 };
 /* clang-format on */
 
@@ -200,6 +213,9 @@ static uint64_t dim_of(const td_hparams *h, dim d)
         [D_V] = v,
         [D_Q_K] = q + k,
         [D_QKV] = q + k + v,
+        [D_2_Q] = 2 * q,
+        [D_2_Q_K] = 2 * q + k,
+        [D_2_QKV] = 2 * q + k + v,
         [D_OUT] = (uint64_t)h->n_head * (is_mla ? h->mla_v : h->head_dim_v),
         [D_FF] = h->n_ff,
         [D_2_FF] = 2ull * h->n_ff,
@@ -252,10 +268,10 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
     case ATTENTION:
         return is_attention;
     case QK_NORM:
-        return is_attention &&
-               (a->qk_norm == TD_QK_NORM_HEADS || a->qk_norm == TD_QK_NORM_OPTIONAL);
+        return is_attention && (m->hparams.qk_norm == TD_QK_NORM_HEADS ||
+                                m->hparams.qk_norm == TD_QK_NORM_OPTIONAL);
     case QK_NORM_ALL:
-        return is_attention && a->qk_norm == TD_QK_NORM_ALL;
+        return is_attention && m->hparams.qk_norm == TD_QK_NORM_ALL;
     case GATED_ATTENTION:
         return is_attention && a->is_gated_attention;
     case PLAIN_ATTENTION:
@@ -286,7 +302,8 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
 
 static bool is_required(const td_model *m, const td_tensor_row *r)
 {
-    return r->need == REQUIRED && !(r->when == QK_NORM && m->arch->qk_norm == TD_QK_NORM_OPTIONAL);
+    return r->need == REQUIRED &&
+           !(r->when == QK_NORM && m->hparams.qk_norm == TD_QK_NORM_OPTIONAL);
 }
 
 static const td_tensor_row *rows_of(uint32_t layer, uint32_t *n)
@@ -370,9 +387,14 @@ static bool check_shape(const td_model *m, const td_tensor_row *r, const td_gguf
                           (unsigned long long)n_cols, (unsigned long long)n_rows,
                           (unsigned long long)n_groups);
     uint64_t n = t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; /* gguf.c bounds it */
-    bool is_ok = r->form == VECTOR ? n == n_cols
-                                   : t->ne[0] == n_cols && n == n_cols * n_rows * n_groups &&
-                                         (t->ne[1] == n_rows || t->ne[1] == n_rows * n_groups);
+    bool is_ok;
+    if (r->form == VECTOR)
+        is_ok = n == (r->period == D_ONE ? n_cols : n_rows);
+    else if (r->form == LEADING)
+        is_ok = t->ne[0] == n_cols && t->ne[1] >= n_rows * n_groups && n == n_cols * t->ne[1];
+    else
+        is_ok = t->ne[0] == n_cols && n == n_cols * n_rows * n_groups &&
+                (t->ne[1] == n_rows || t->ne[1] == n_rows * n_groups);
     if (!is_ok)
         return td_err_set(err, TD_E_DATA,
                           "tensor %s is %llu x %llu x %llu; expected: %llu x %llu x %llu", t->name,

@@ -84,11 +84,12 @@ static void transpose(const float *in, uint32_t n_rows, uint32_t n_cols, float *
 static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, td_err *err)
 {
     const td_gguf_tensor *t = wanted->tensor;
+    const uint8_t *from = l->staging + td_row_bytes(t->type, wanted->offset);
     uint32_t n = wanted->n_cols, n_taps = wanted->n_taps;
     float *values = td_alloc(n, 2 * sizeof *values, err);
     bool is_ok = values && read_bytes(l, t, 0, t->n_bytes, err);
     if (is_ok) {
-        t->type->dequantize(l->staging, values, n);
+        t->type->dequantize(from, values, n);
         if (n_taps)
             transpose(values, n / n_taps, n_taps, values + n);
         is_ok = td_weight_write(w, 0, 1, values + (n_taps ? n : 0), err);
@@ -136,7 +137,7 @@ static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *
 /* Bytes of the file that an item reads. */
 static uint64_t item_bytes(const td_wanted *w)
 {
-    return (uint64_t)(w->tensor->n_bytes / w->period * w->count);
+    return w->is_vector ? w->tensor->n_bytes : w->tensor->n_bytes / w->period * w->count;
 }
 
 static td_weight *load_one(loader *l, const item *it, td_err *err)

@@ -72,7 +72,8 @@ static void test_integers_out_of_range_are_refused(void **state)
         {"rope.dimension_count", 7,
          "rope.dimension_count is 7; allowed: an even number up to the head size 16"},
         {"rope.dimension_count", 18, "rope.dimension_count is 18"},
-        {"rope.scaling.original_context_length", 0, "original_context_length is 0"},
+        {"rope.scaling.original_context_length", (1u << 24) + 1,
+         "original_context_length is 16777217"},
         {"expert_count", 8, "expert_used_count is 0; allowed: 1..expert_count 8"},
     };
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
@@ -81,7 +82,12 @@ static void test_integers_out_of_range_are_refused(void **state)
         rejects(&t, cases[i].part);
     }
     toy t = toy_begin("llama", TOY_SHAPE);
-    toy_u32(&t, "expert_count", 0); /* a dense model may say so */
+    static const char *const none[] = {
+        "expert_count",         "expert_used_count",
+        "expert_group_count",   "expert_feed_forward_length",
+        "nextn_predict_layers", "rope.scaling.original_context_length"};
+    for (size_t i = 0; i < TD_COUNT(none); i++) /* a model may say that it has none */
+        toy_u32(&t, none[i], 0);
     accepts(&t);
     static const char *const required[] = {
         "context_length",      "embedding_length",     "block_count",
@@ -111,11 +117,10 @@ static void test_floats_out_of_range_are_refused(void **state)
         {"rope.freq_base", 1e13f},
         {"rope.freq_base", INFINITY},
         {"rope.freq_base", NAN},
-        {"rope.scaling.factor", 0},
         {"rope.scaling.factor", -4},
         {"rope.scaling.factor", 1e7f},
         {"rope.scaling.factor", NAN},
-        {"rope.scale_linear", 0},
+        {"rope.scale_linear", -1},
         {"rope.scale_linear", INFINITY},
     };
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
@@ -124,11 +129,15 @@ static void test_floats_out_of_range_are_refused(void **state)
         rejects(&t, cases[i].key);
     }
     toy t = toy_begin("llama", TOY_SHAPE);
-    toy_u32(&t, "rope.freq_base", 10000); /* an integer is no float */
-    rejects(&t, "rope.freq_base");
+    toy_f32(&t, "rope.scaling.factor", 0); /* none */
+    toy_u32(&t, "rope.freq_base", 10000);  /* a whole number is one of any type */
+    toy_f32(&t, "attention.head_count", 4);
+    accepts(&t);
+    toy_f32(&t, "block_count", 2.5f);
+    rejects(&t, "block_count is 2.5; an integer is needed");
     t = toy_begin("llama", TOY_SHAPE);
-    toy_f32(&t, "block_count", 4);
-    rejects(&t, "block_count");
+    toy_str(&t, "rope.freq_base", "10000");
+    rejects(&t, "'llama.rope.freq_base' is of type STRING; a number is needed");
 }
 
 /* The smallest base and original context: nothing is divided by zero, angles stay numbers. */

@@ -171,6 +171,44 @@ static void test_lists_keys_in_file_order(void **state)
             fail_msg("'%s' holds not both '%s' and '%s'", err.message, text_a, text_b);            \
     } while (0)
 
+static void test_numbers_of_another_type_are_taken_where_they_fit(void **state)
+{
+    (void)state;
+    gw w = gw_begin(3);
+    double whole = 300.0, tenth = 0.1;
+    gw_key(&w, "f64", GW_F64);
+    gw_bytes(&w, &whole, 8);
+    gw_key(&w, "tenth", GW_F64);
+    gw_bytes(&w, &tenth, 8);
+    gw_kv_f32(&w, "minus", -7.0f);
+    gw_kv(&w, "u8", GW_U8, 1, 1);
+    gw_kv(&w, "i64", GW_I64, 1ull << 53, 8);
+    gw_kv_array(&w, "bools", GW_BOOL, 3);
+    gw_uint(&w, 0x010001, 3);
+    gw_kv_array(&w, "i16s", GW_I16, 2);
+    gw_uint(&w, 0xfffe0005, 4);
+    gw_end(&w, 32, 0);
+    td_gguf *g = open_written(&w);
+    td_err err = {0};
+    uint32_t u;
+    int64_t i;
+    float f;
+    double d;
+    bool b = false;
+    td_gguf_array a;
+    assert_true(td_gguf_get_u32(g, "f64", &u, &err) && u == 300);
+    assert_true(td_gguf_get_i64(g, "minus", &i, &err) && i == -7);
+    assert_true(td_gguf_get_f32(g, "tenth", &f, &err) && f == 0.1f);
+    assert_true(td_gguf_get_f64(g, "i64", &d, &err) && d == 9007199254740992.0);
+    assert_true(td_gguf_get_f32(g, "u8", &f, &err) && f == 1);
+    assert_true(td_gguf_get_bool(g, "u8", &b, &err) && b);
+    assert_true(td_gguf_get_number_array(g, "bools", &a, &err) && a.n == 3);
+    assert_true(td_gguf_array_number(&a, 0) == 1 && td_gguf_array_number(&a, 1) == 0);
+    assert_true(td_gguf_get_number_array(g, "i16s", &a, &err) && a.n == 2);
+    assert_true(td_gguf_array_number(&a, 0) == 5 && td_gguf_array_number(&a, 1) == -2);
+    td_gguf_close(&g);
+}
+
 static void test_getters_refuse_what_does_not_fit(void **state)
 {
     (void)state;
@@ -184,6 +222,7 @@ static void test_getters_refuse_what_does_not_fit(void **state)
     gw_kv_str(&w, "str", "x");
     gw_kv_array(&w, "floats", GW_F32, 0);
     gw_kv(&w, "bool", GW_BOOL, 1, 1);
+    gw_kv_f32(&w, "half", 0.5f);
     gw_end(&w, 32, 0);
     td_gguf *g = open_written(&w);
     uint32_t u = 42;
@@ -203,7 +242,10 @@ static void test_getters_refuse_what_does_not_fit(void **state)
     ASSERT_REFUSED(td_gguf_get_u32(g, "floats", &u, &err), "ARRAY of F32", "integer");
     ASSERT_REFUSED(td_gguf_get_f32(g, "nan", &f, &err), "'nan'", "finite");
     ASSERT_REFUSED(td_gguf_get_f32(g, "f64", &f, &err), "1e+300", "too large");
-    ASSERT_REFUSED(td_gguf_get_f32(g, "i8", &f, &err), "I8", "F32");
+    ASSERT_REFUSED(td_gguf_get_f32(g, "u64", &f, &err), "9.22337e+18", "2^53");
+    ASSERT_REFUSED(td_gguf_get_f32(g, "str", &f, &err), "STRING", "number");
+    ASSERT_REFUSED(td_gguf_get_u32(g, "half", &u, &err), "0.5", "integer");
+    ASSERT_REFUSED(td_gguf_get_number_array(g, "str", &a, &err), "STRING", "ARRAY of numbers");
     ASSERT_REFUSED(td_gguf_get_bool(g, "i8", &b, &err), "I8", "BOOL");
     ASSERT_REFUSED(td_gguf_get_str(g, "i8", &s, NULL, &err), "I8", "STRING");
     ASSERT_REFUSED(td_gguf_get_array(g, "floats", TD_GGUF_I32, &a, &err), "F32", "ARRAY of I32");
@@ -479,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_gives_values_by_key),
         cmocka_unit_test(test_gives_arrays),
         cmocka_unit_test(test_lists_keys_in_file_order),
+        cmocka_unit_test(test_numbers_of_another_type_are_taken_where_they_fit),
         cmocka_unit_test(test_getters_refuse_what_does_not_fit),
         cmocka_unit_test(test_gives_tensors_and_their_data),
         cmocka_unit_test(test_keeps_known_types_it_cannot_compute_with),

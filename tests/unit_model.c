@@ -64,7 +64,7 @@ static void test_model_derives_what_is_left_out(void **state)
     assert_int_equal(h->n_head_kv, 4);
     assert_int_equal(h->head_dim_k, 16);
     assert_true(h->rope_base == 10000.0f);
-    assert_true(h->rope_scaling == TD_ROPE_SCALING_NONE && h->rope_factor == 1.0f);
+    assert_true(!h->is_yarn && h->rope_factor == 1.0f);
     assert_true(h->is_tied);
     td_model_close(&m);
     /* Keys and values of unlike sizes, and a partial rotation. */
