@@ -41,18 +41,30 @@ static double measure(const td_device_info *info)
     return rate;
 }
 
+static void print_memory(const td_device_info *d)
+{
+    const td_capacity *c = &d->capacity;
+    const double gib = 1 << 30;
+    if (!c->total_bytes)
+        return;
+    printf("  memory: %.1f GiB can be used: %s\n", (double)c->usable_bytes / gib, c->reason);
+    if (c->hint[0])
+        printf("  to have more: %s\n", c->hint);
+    for (uint32_t i = 0; i < d->memory.n_heaps && d->kind != TD_DEVICE_HOST; i++)
+        printf("  heap %u: %.1f GiB, up to %.1f GiB of it%s%s%s\n", i,
+               (double)d->memory.heaps[i].n_bytes / gib, (double)c->heaps[i].most_bytes / gib,
+               d->memory.heaps[i].is_device_local ? ", device-local" : "",
+               c->heaps[i].is_host_visible ? ", host-visible" : "",
+               c->heaps[i].is_counted ? "" : ", not counted");
+}
+
 static void print_one(const td_device_info *d, bool is_measured)
 {
     printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor,
            d->driver);
     if (!d->is_usable)
         printf("  not usable: %s\n", d->why_not);
-    for (uint32_t i = 0; i < d->n_heaps; i++)
-        printf("  heap %u: %.1f GiB, %.1f GiB free for use%s%s\n", i,
-               (double)d->heaps[i].n_bytes / (1 << 30),
-               (double)d->heaps[i].budget_bytes / (1 << 30),
-               d->heaps[i].is_device_local ? ", device-local" : "",
-               d->heaps[i].is_host_visible ? ", host-visible" : "");
+    print_memory(d);
     if (d->max_buffer_bytes)
         printf("  largest buffer %.0f MiB, subgroup %u%s%s%s\n",
                (double)d->max_buffer_bytes / (1 << 20), d->subgroup_size, d->has_f16 ? ", f16" : "",
@@ -63,6 +75,30 @@ static void print_one(const td_device_info *d, bool is_measured)
         printf("  quirks: %s\n", d->quirks);
     if (is_measured && d->is_usable)
         printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
+}
+
+static void write_memory(td_json_writer *w, const td_device_info *d)
+{
+    const td_capacity *c = &d->capacity;
+    td_json_put_u64(w, "usable_bytes", c->usable_bytes);
+    td_json_put_u64(w, "total_bytes", c->total_bytes);
+    td_json_put_u64(w, "own_bytes", c->own_bytes);
+    td_json_put_u64(w, "shared_bytes", c->shared_bytes);
+    td_json_put_u64(w, "reserve_bytes", c->reserve_bytes);
+    td_json_put_string(w, "memory_reason", c->reason);
+    td_json_put_string(w, "memory_hint", c->hint[0] ? c->hint : NULL);
+    td_json_write_key(w, "heaps");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < d->memory.n_heaps; i++) {
+        td_json_begin_object(w);
+        td_json_put_u64(w, "bytes", d->memory.heaps[i].n_bytes);
+        td_json_put_u64(w, "budget_bytes", c->heaps[i].most_bytes);
+        td_json_put_bool(w, "device_local", d->memory.heaps[i].is_device_local);
+        td_json_put_bool(w, "host_visible", c->heaps[i].is_host_visible);
+        td_json_put_bool(w, "counted", c->heaps[i].is_counted);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
 }
 
 static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index, bool is_measured)
@@ -76,17 +112,7 @@ static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index
     td_json_put_string(w, "driver", d->driver);
     td_json_put_bool(w, "usable", d->is_usable);
     td_json_put_string(w, "why_not", d->is_usable ? NULL : d->why_not);
-    td_json_write_key(w, "heaps");
-    td_json_begin_array(w);
-    for (uint32_t i = 0; i < d->n_heaps; i++) {
-        td_json_begin_object(w);
-        td_json_put_u64(w, "bytes", d->heaps[i].n_bytes);
-        td_json_put_u64(w, "budget_bytes", d->heaps[i].budget_bytes);
-        td_json_put_bool(w, "device_local", d->heaps[i].is_device_local);
-        td_json_put_bool(w, "host_visible", d->heaps[i].is_host_visible);
-        td_json_end_object(w);
-    }
-    td_json_end_array(w);
+    write_memory(w, d);
     td_json_put_u64(w, "max_buffer_bytes", d->max_buffer_bytes);
     td_json_put_u64(w, "subgroup_size", d->subgroup_size);
     td_json_put_u64(w, "threads", d->n_threads);

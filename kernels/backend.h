@@ -182,6 +182,8 @@ td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err);
  * Error: TD_E_USAGE. */
 bool td_host_pin(td_device *dev, const char *cpus, td_err *err);
 void td_host_describe(td_device_info *info);
+/* The system's memory: total and available. */
+void td_host_read_memory(uint64_t *n_bytes, uint64_t *available_bytes);
 td_device *td_vulkan_create(const char *which, td_err *err);
 uint32_t td_vulkan_list(td_device_info *out, uint32_t max);
 

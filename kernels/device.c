@@ -12,6 +12,13 @@
 
 #define THREADS_MAX 1024u
 
+void td_device_weigh(td_device_info *info)
+{
+    info->memory.kind = info->kind;
+    info->memory.is_amd = info->vendor_id == 0x1002;
+    td_capacity_find(&info->memory, &info->capacity);
+}
+
 uint32_t td_device_list(td_device_info *out, uint32_t max)
 {
     if (!max)

@@ -28,6 +28,7 @@
 #define TD_KERNELS_DEVICE_H
 
 #include "base/err.h"
+#include "kernels/capacity.h"
 #include "kernels/types.h"
 
 #include <stdbool.h>
@@ -38,7 +39,8 @@
 #define TD_PREFILL_ROWS_MAX 256u /* rows of a prefill chunk; chunks start at multiples of it */
 #define TD_PAGE_POSITIONS   64u  /* positions of a cache page */
 #define TD_DEVICES_MAX      16u
-#define TD_HEAPS_MAX        16u
+#define TD_PCI_BYTES        20u /* "0000:c1:00.0", the domain of up to 8 digits */
+#define TD_UUID_BYTES       37u
 
 typedef struct td_device td_device;
 typedef struct td_tensor td_tensor;
@@ -47,33 +49,30 @@ typedef struct td_kv td_kv;
 typedef struct td_state td_state;
 typedef struct td_program td_program;
 
-typedef enum {
-    TD_DEVICE_HOST,
-    TD_DEVICE_DISCRETE,
-    TD_DEVICE_INTEGRATED,
-    TD_DEVICE_VIRTUAL,
-    TD_DEVICE_SOFTWARE, /* a Vulkan driver that runs on the CPU; never chosen by itself */
-} td_device_kind;
-
 typedef struct {
     char spec[32];  /* "host", "vulkan:0": what --device takes */
     char name[256]; /* CPU or GPU model */
     char vendor[64];
     char driver[256]; /* driver name and version, or the SIMD level in use */
+    /* Which one it is; "" and 0 where that is not told. chips.h */
+    uint32_t vendor_id, driver_id; /* Vulkan's */
+    char pci[TD_PCI_BYTES], uuid[TD_UUID_BYTES];
+    char id[96];      /* a SPEC that stays when indices change, if there is one; else spec */
+    char same_as[32]; /* spec of the same chip by a driver that is preferred, or "" */
     td_device_kind kind;
-    bool is_usable;    /* false: enumerated, but it cannot run ops; why_not says so */
-    char why_not[128]; /* "compile-only (null device, no memory)", ... */
-    uint32_t n_heaps;
-    struct {
-        uint64_t n_bytes, budget_bytes;
-        bool is_device_local, is_host_visible;
-    } heaps[TD_HEAPS_MAX];
-    uint64_t max_buffer_bytes;               /* largest single buffer or storage range */
-    uint32_t subgroup_size;                  /* Vulkan; 0 on the host */
-    uint32_t n_threads;                      /* host; 0 on Vulkan */
+    bool is_usable;            /* false: enumerated, but it cannot run ops; why_not says so */
+    char why_not[128];         /* "compile-only (null device, no memory)", ... */
+    td_memory_facts memory;    /* as the driver and the system tell it */
+    td_capacity capacity;      /* what follows from it */
+    uint64_t max_buffer_bytes; /* largest single buffer or storage range */
+    uint32_t subgroup_size;    /* Vulkan; 0 on the host */
+    uint32_t n_threads;        /* host; 0 on Vulkan */
     bool has_f16, has_int8_dot, has_coopmat; /* arithmetic the device accelerates */
     char quirks[256];                        /* driver quirks in force, comma-separated, or "" */
 } td_device_info;
+
+/* Fills in the capacity of a device whose memory is described. */
+void td_device_weigh(td_device_info *info);
 
 /* Enumerates usable and compile-only devices, host first. Returns the count (<= max). Vulkan being
  * absent is not an error: only the host is listed. */

@@ -313,9 +313,9 @@ static void test_the_host_describes_itself(void **state)
     assert_string_equal(info.spec, "host");
     assert_true(info.is_usable && info.kind == TD_DEVICE_HOST);
     assert_true(info.name[0] && info.driver[0] && info.n_threads >= 1);
-    assert_int_equal(info.n_heaps, 1);
-    assert_true(info.heaps[0].budget_bytes > 0);
-    assert_true(info.heaps[0].budget_bytes <= info.heaps[0].n_bytes);
+    assert_int_equal(info.memory.n_heaps, 1);
+    assert_true(info.capacity.usable_bytes > 0);
+    assert_true(info.capacity.usable_bytes < info.capacity.total_bytes);
 }
 
 static void test_memory_is_counted_and_limited(void **state)

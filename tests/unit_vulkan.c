@@ -129,7 +129,7 @@ static void test_list_describes_devices(void **state)
         assert_true(info[i].name[0] && info[i].driver[0] && info[i].vendor[0]);
         assert_int_equal(info[i].is_usable, !info[i].why_not[0]);
         if (info[i].is_usable) {
-            assert_true(info[i].n_heaps > 0 && info[i].heaps[0].n_bytes > 0);
+            assert_true(info[i].memory.n_heaps > 0 && info[i].capacity.total_bytes > 0);
             assert_true(info[i].max_buffer_bytes >= 1u << 27); /* what Vulkan 1.3 promises */
             assert_true(info[i].subgroup_size >= 4);
         }

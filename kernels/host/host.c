@@ -175,7 +175,7 @@ td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err)
     dev->base.backend = is_scalar ? &td_scalar_backend : &host_backend;
     td_device_info *info = &dev->base.info;
     td_host_describe(info);
-    dev->base.budget_bytes = info->heaps[0].budget_bytes;
+    dev->base.budget_bytes = info->capacity.most_bytes;
     if (is_scalar) {
         snprintf(info->spec, sizeof info->spec, "scalar");
         snprintf(info->driver, sizeof info->driver, "plain C, the reference of the op tests");
@@ -208,10 +208,12 @@ void td_host_describe(td_device_info *info)
         info->is_usable = false;
         snprintf(info->why_not, sizeof info->why_not, "TD_HOST_ISA names no SIMD level");
     }
-    info->n_heaps = 1;
-    info->heaps[0].is_device_local = info->heaps[0].is_host_visible = true;
-    td_host_read_memory(&info->heaps[0].n_bytes, &info->heaps[0].budget_bytes);
-    info->max_buffer_bytes = info->heaps[0].n_bytes;
+    td_host_read_memory(&info->memory.system_bytes, &info->memory.available_bytes);
+    info->memory.n_heaps = 1;
+    info->memory.heaps[0].n_bytes = info->memory.system_bytes;
+    info->memory.heaps[0].is_device_local = true;
+    td_device_weigh(info);
+    info->max_buffer_bytes = info->memory.system_bytes;
     info->n_threads = count_cpus();
 #if defined(__x86_64__)
     info->has_f16 = kernels && kernels != &td_host_kernels_generic;

@@ -173,9 +173,8 @@ typedef struct {
 bool td_host_reserve(td_device *dev, uint64_t n_bytes, td_err *err);
 void td_host_release(td_device *dev, uint64_t n_bytes);
 
-/* Model and vendor of the CPU; total and available memory. */
+/* Model and vendor of the CPU. */
 void td_host_read_cpu(char *name, size_t name_size, char *vendor, size_t vendor_size);
-void td_host_read_memory(uint64_t *n_bytes, uint64_t *available_bytes);
 
 bool td_host_tensor_init(td_tensor *t, td_err *err);
 void td_host_tensor_free(td_tensor *t);

@@ -100,9 +100,7 @@ td_vk_device *td_vk_device_open(const char *which, bool is_compile_only, td_err 
         !td_vk_physical_find(&d->instance, which, &d->physical, err))
         goto fail;
     d->head.info = d->physical.info;
-    for (uint32_t i = 0; i < d->head.info.n_heaps; i++)
-        if (d->head.info.heaps[i].is_device_local)
-            d->head.budget_bytes += d->head.info.heaps[i].budget_bytes;
+    d->head.budget_bytes = d->head.info.capacity.most_bytes;
     if (!d->head.info.is_usable && !is_compile_only) {
         td_err_set(err, TD_E_USAGE, "%s (%s) cannot run ops: %s", d->head.info.spec,
                    d->head.info.name, d->head.info.why_not);

@@ -33,7 +33,8 @@ static VkMemoryPropertyFlags flags_of(const td_vk_device *d, uint32_t type)
     return d->physical.memory.memoryTypes[type].propertyFlags;
 }
 
-/* How well a type suits a use; 0: not at all. */
+/* How well a type suits a use; 0: not at all. A GPU that draws on the system's memory may use all
+ * of its heaps, also where the host does not see all of them. */
 static int score(const td_vk_device *d, uint32_t type, td_vk_use use)
 {
     VkMemoryPropertyFlags flags = flags_of(d, type);
@@ -41,32 +42,48 @@ static int score(const td_vk_device *d, uint32_t type, td_vk_use use)
     bool is_visible = (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) &&
                       (flags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT);
     bool is_cached = flags & VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
-    if (flags & (VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT | VK_MEMORY_PROPERTY_PROTECTED_BIT |
-                 VK_MEMORY_PROPERTY_DEVICE_UNCACHED_BIT_AMD))
+    if (!td_capacity_is_usable_type(flags))
         return 0;
     if (use == TD_VK_USE_HOST)
         return is_visible ? 1 + 4 * is_cached + 2 * (is_local == d->physical.limits.is_uma) : 0;
-    if (!is_local && !d->physical.limits.is_uma)
+    if (!is_local && !td_capacity_is_shared(d->head.info.kind))
         return 0;
     /* Shared memory is written directly, so it should be visible; of a GPU with its own memory
      * the visible part may be small and is left to others. */
     return 1 + 4 * is_local + 2 * (is_visible == d->physical.limits.is_uma);
 }
 
+/* In blocks of all heaps that the capacity counts. */
+static uint64_t used_of(const td_vk_device *d)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < d->head.info.memory.n_heaps; i++)
+        sum += d->head.info.capacity.heaps[i].is_counted ? d->heap_used_bytes[i] : 0;
+    return sum;
+}
+
+/* Bytes that a heap may still grow by. */
+static uint64_t room_of(const td_vk_device *d, uint32_t heap)
+{
+    const td_capacity *c = &d->head.info.capacity;
+    uint64_t used = d->heap_used_bytes[heap], all = used_of(d);
+    uint64_t room = c->heaps[heap].most_bytes > used ? c->heaps[heap].most_bytes - used : 0;
+    uint64_t of_all = c->most_bytes > all ? c->most_bytes - all : 0;
+    return c->heaps[heap].is_counted && of_all < room ? of_all : room;
+}
+
 static bool refuse(const td_vk_device *d, uint32_t heap, uint64_t wanted, td_err *why)
 {
+    const td_capacity *c = &d->head.info.capacity;
     td_err_clear(why);
-    td_err_set(
-        why, TD_E_NOMEM,
-        "heap %u of %s is full: %llu MiB wanted, %llu of %llu MiB in use (heap of %llu MiB)%s",
-        heap, d->head.info.name, (unsigned long long)((wanted + (1 << 20) - 1) >> 20),
-        (unsigned long long)(d->heap_used_bytes[heap] >> 20),
-        (unsigned long long)(d->head.info.heaps[heap].budget_bytes >> 20),
-        (unsigned long long)(d->head.info.heaps[heap].n_bytes >> 20),
-        d->head.info.kind != TD_DEVICE_INTEGRATED
-            ? ""
-            : "; an integrated GPU gets more by the BIOS setting of its frame buffer (UMA), "
-              "or by the kernel's GTT limit (ttm.pages_limit, amdgpu.gttsize)");
+    td_err_set(why, TD_E_NOMEM,
+               "heap %u of %s is full: %llu MiB wanted, %llu of %llu MiB in use, of all heaps %llu "
+               "of %llu (%s)%s%s",
+               heap, d->head.info.name, (unsigned long long)((wanted + (1 << 20) - 1) >> 20),
+               (unsigned long long)(d->heap_used_bytes[heap] >> 20),
+               (unsigned long long)(c->heaps[heap].most_bytes >> 20),
+               (unsigned long long)(used_of(d) >> 20), (unsigned long long)(c->most_bytes >> 20),
+               c->reason, c->hint[0] ? "; " : "", c->hint);
     return false;
 }
 
@@ -83,8 +100,7 @@ static void destroy_block(td_vk_device *d, td_vk_block *block)
 static td_vk_block *create_block(td_vk_device *d, uint32_t type, uint64_t n_bytes, td_err *why)
 {
     uint32_t heap = d->physical.memory.memoryTypes[type].heapIndex;
-    uint64_t budget = d->head.info.heaps[heap].budget_bytes;
-    if (d->heap_used_bytes[heap] > budget || n_bytes > budget - d->heap_used_bytes[heap]) {
+    if (n_bytes > room_of(d, heap)) {
         refuse(d, heap, n_bytes, why);
         return NULL;
     }
@@ -186,7 +202,7 @@ static td_vk_block *place(td_vk_device *d, uint32_t type, const VkMemoryRequirem
                           uint64_t *offset, td_err *why)
 {
     uint32_t heap = d->physical.memory.memoryTypes[type].heapIndex;
-    uint64_t block_bytes = d->head.info.heaps[heap].n_bytes / 16;
+    uint64_t block_bytes = d->head.info.memory.heaps[heap].n_bytes / 16;
     block_bytes = block_bytes < TD_VK_BLOCK_BYTES ? block_bytes : TD_VK_BLOCK_BYTES;
     if (block_bytes > d->physical.limits.allocation_bytes)
         block_bytes = d->physical.limits.allocation_bytes;
@@ -275,7 +291,7 @@ bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const
         goto fail;
     if (use == TD_VK_USE_DEVICE && n_bytes > limits->direct_write_bytes)
         out->mapped = NULL;
-    if (d->head.info.heaps[out->block->heap].is_device_local)
+    if (d->head.info.capacity.heaps[out->block->heap].is_counted)
         d->head.used_bytes += out->n_reserved;
     VK_TRY(d, vkBindBufferMemory(d->handle, out->handle, out->block->memory, out->offset));
     td_vk_set_name(d, VK_OBJECT_TYPE_BUFFER, (uint64_t)(uintptr_t)out->handle, name);
@@ -290,7 +306,7 @@ void td_vk_buffer_destroy(td_vk_device *d, td_vk_buffer *buffer)
     if (!d->is_hung) {
         vkDestroyBuffer(d->handle, buffer->handle, NULL);
         if (buffer->block) {
-            if (d->head.info.heaps[buffer->block->heap].is_device_local)
+            if (d->head.info.capacity.heaps[buffer->block->heap].is_counted)
                 d->head.used_bytes -= buffer->n_reserved;
             give_back(d, buffer->block, buffer->offset);
         }

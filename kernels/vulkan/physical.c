@@ -15,8 +15,6 @@
 #define EXTENSIONS_MAX     512u
 #define FAMILIES_MAX       32u
 #define TIMESTAMP_BITS_MIN 36u /* what Vulkan promises of a queue that has them */
-#define HEAP_SHARE         0.7 /* of a heap, where the driver does not tell a budget */
-#define MEMORY_SHARE       0.9 /* of the system's available memory, for GPUs without their own */
 
 static const char *vendor_name(uint32_t vendor)
 {
@@ -97,53 +95,35 @@ static bool find_family(td_vk_physical *p)
     return is_found;
 }
 
-/* MemAvailable of the system, or UINT64_MAX where it is not told. */
-static uint64_t available_memory(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    uint64_t result = UINT64_MAX;
-    char line[128];
-    while (f && fgets(line, sizeof line, f)) {
-        unsigned long long kib;
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            result = (uint64_t)kib << 10;
-    }
-    if (f)
-        fclose(f);
-    return result;
-}
-
 static void describe_memory(td_vk_physical *p)
 {
     VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
     VkPhysicalDeviceMemoryProperties2 memory = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2, .pNext = &budget};
+    td_memory_facts *f = &p->info.memory;
     vkGetPhysicalDeviceMemoryProperties(p->handle, &p->memory);
     /* A null device has no heaps, and crashes when asked for their budget (RADV of Mesa 22.3). */
     if (p->limits.has_memory_budget && p->memory.memoryHeapCount)
         vkGetPhysicalDeviceMemoryProperties2(p->handle, &memory);
-    bool is_shared = p->info.kind == TD_DEVICE_INTEGRATED || p->info.kind == TD_DEVICE_SOFTWARE;
-    double available = is_shared ? MEMORY_SHARE * (double)available_memory() : HUGE_VAL;
-    p->info.n_heaps = td_min_u32(p->memory.memoryHeapCount, TD_HEAPS_MAX);
-    for (uint32_t i = 0; i < p->info.n_heaps; i++) {
-        VkMemoryHeap heap = p->memory.memoryHeaps[i];
-        double share = HEAP_SHARE * (double)heap.size;
-        if (p->limits.has_memory_budget && budget.heapBudget[i] > budget.heapUsage[i])
-            share = (double)(budget.heapBudget[i] - budget.heapUsage[i]);
-        p->info.heaps[i].n_bytes = heap.size;
-        p->info.heaps[i].budget_bytes = (uint64_t)fmin(share, available);
-        p->info.heaps[i].is_device_local = heap.flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT;
+    f->n_heaps = td_min_u32(p->memory.memoryHeapCount, TD_HEAPS_MAX);
+    f->n_types = td_min_u32(p->memory.memoryTypeCount, TD_MEMORY_TYPES_MAX);
+    for (uint32_t i = 0; i < f->n_heaps; i++) {
+        f->heaps[i].n_bytes = p->memory.memoryHeaps[i].size;
+        f->heaps[i].budget_bytes = budget.heapBudget[i];
+        f->heaps[i].used_bytes = budget.heapUsage[i];
+        f->heaps[i].is_device_local =
+            p->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT;
     }
-    const VkMemoryPropertyFlags visible =
-        VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
-    for (uint32_t i = 0; i < p->memory.memoryTypeCount; i++)
-        if ((p->memory.memoryTypes[i].propertyFlags & visible) == visible &&
-            p->memory.memoryTypes[i].heapIndex < p->info.n_heaps)
-            p->info.heaps[p->memory.memoryTypes[i].heapIndex].is_host_visible = true;
-    p->limits.is_uma = is_shared && p->info.n_heaps > 0;
-    for (uint32_t i = 0; i < p->info.n_heaps; i++)
-        p->limits.is_uma &= p->info.heaps[i].is_host_visible;
+    for (uint32_t i = 0; i < f->n_types; i++) {
+        f->types[i].heap = p->memory.memoryTypes[i].heapIndex;
+        f->types[i].flags = p->memory.memoryTypes[i].propertyFlags;
+    }
+    td_host_read_memory(&f->system_bytes, &f->available_bytes);
+    p->limits.is_uma = td_capacity_is_shared(p->info.kind) && f->n_heaps > 0;
+    td_capacity_find(f, &p->info.capacity);
+    for (uint32_t i = 0; i < f->n_heaps; i++)
+        p->limits.is_uma &= p->info.capacity.heaps[i].is_host_visible;
 }
 
 /* mat_vec.comp gives every 64 lanes a slice of k and takes it to be the same for a subgroup. */
@@ -162,8 +142,8 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
         return "it has no Vulkan 1.3 (a newer driver may)";
     if (!has_compute)
         return "it has no compute queue";
-    for (uint32_t i = 0; i < p->info.n_heaps; i++)
-        local_bytes += p->info.heaps[i].n_bytes;
+    for (uint32_t i = 0; i < p->info.memory.n_heaps; i++)
+        local_bytes += p->info.memory.heaps[i].n_bytes;
     if (!local_bytes)
         return "compile-only (null device, no memory)";
     if (v11->subgroupSize > SUBGROUP_MAX)
@@ -200,6 +180,8 @@ static void describe(td_vk_physical *p, uint32_t index)
     snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
     snprintf(info->vendor, sizeof info->vendor, "%s", vendor_name(basic->vendorID));
     snprintf(info->driver, sizeof info->driver, "%.100s %.150s", v12.driverName, v12.driverInfo);
+    info->vendor_id = basic->vendorID;
+    info->driver_id = (uint32_t)v12.driverID;
     info->kind = kind_of(basic->deviceType);
     info->subgroup_size = v11.subgroupSize;
     info->has_f16 = f12.shaderFloat16;
@@ -288,9 +270,12 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
     p->limits.storage_range_bytes &= ~15ull;
     if (p->limits.timestamp_bits < TIMESTAMP_BITS_MIN)
         p->limits.timestamp_ns = 0;
-    for (uint32_t i = 0; i < p->info.n_heaps; i++)
-        if (heap < p->info.heaps[i].budget_bytes)
-            p->info.heaps[i].budget_bytes = heap;
+    td_memory_facts *f = &p->info.memory;
+    for (uint32_t i = 0; i < f->n_heaps && heap < UINT64_MAX; i++)
+        if (!f->heaps[i].budget_bytes || heap + f->heaps[i].used_bytes < f->heaps[i].budget_bytes)
+            f->heaps[i].budget_bytes = heap + f->heaps[i].used_bytes;
+    td_capacity_read_amdgpu(getenv("TD_SYSFS"), p->info.pci, f);
+    td_device_weigh(&p->info);
     return true;
 }
 
