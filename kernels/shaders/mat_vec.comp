@@ -8,7 +8,8 @@
  * k (128 elements of quantized weights, 32 of others). Specialization: 0 N_ROWS, 1 64 * SLICES,
  * 2 OUTPUTS, 3 IS_ALIGNED (x may be read as vec4s and n_k is a multiple of 32), 4 KIND: plain; a
  * product for each group of w (z), heads mostly; or by expert, where the z-th expert that rows chose
- * goes through its choices, N_ROWS at a time, so that its weights are read from memory once.
+ * goes through its choices, N_ROWS at a time, so that its weights are read from memory once;
+ * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop.
  * -DQUANT: inc/quant.glsl.
  *
  * Law 1: an output's slices each add in ascending k (int8: exact integers within a block, blocks by
@@ -27,6 +28,7 @@ layout(constant_id = 1) const uint GROUP = 64u;
 layout(constant_id = 2) const uint OUTPUTS = 1u;
 layout(constant_id = 3) const bool IS_ALIGNED = false;
 layout(constant_id = 4) const uint KIND = TD_VK_MUL_PLAIN;
+layout(constant_id = 5) const uint UNROLLED_MAX = 8u;
 layout(local_size_x_id = 1) in;
 
 #include "inc/quant.glsl"
@@ -112,7 +114,7 @@ void add_quads(uint slice)
     uint n_quads = (p.n_k + TD_QUAD - 1u) / TD_QUAD;
     for (uint quad = slice; quad < n_quads; quad += SLICES) {
         /* Few rows need many loads in flight; many rows would fill the instruction cache. */
-        if (N_ROWS * OUTPUTS <= 8u) {
+        if (N_ROWS * OUTPUTS <= UNROLLED_MAX) {
             [[unroll]] for (uint j = 0u; j < 4u; j++)
                 add_block(quad, j);
         } else {
@@ -159,7 +161,7 @@ void add_quads(uint slice)
     const uint UNITS = TD_BLOCK / TD_UNIT;
     uint n_quads = (p.n_k + TD_BLOCK - 1u) / TD_BLOCK;
     for (uint quad = slice; quad < n_quads; quad += SLICES) {
-        if (N_ROWS * OUTPUTS <= 8u) {
+        if (N_ROWS * OUTPUTS <= UNROLLED_MAX) {
             [[unroll]] for (uint j = 0u; j < UNITS; j++)
                 add_unit(quad * UNITS + j);
         } else {

@@ -144,7 +144,9 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
     while (2 * n_slices <= n && n_slices < SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
-    s->key.n_spec = 5; /* [4], the kind, is set by whoever wants another than plain */
+    /* [4], the kind, is set by whoever wants another than plain. What is unrolled, [5], is the
+     * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
+    s->key.n_spec = s->is_software ? 6 : 5;
     s->key.spec[1] = TD_VK_PANEL * n_slices;
     s->key.spec[2] = 1;
     s->key.spec[3] = 1;
@@ -222,22 +224,18 @@ uint32_t td_vk_variant_rows(uint32_t i)
 }
 
 /* Outputs of an invocation. One, on a GPU: many small workgroups hide its latency. A software
- * driver loads lane by lane, which makes what of x it loads worth sharing among outputs. */
-static uint32_t variant_outputs(const td_vk_step *s, uint32_t i)
+ * driver loads lane by lane, which makes what of x it loads worth sharing between outputs: two, as
+ * more of them are little faster and take its compiler seconds. */
+static uint32_t variant_outputs(const td_vk_step *s)
 {
-    if (!s->is_software)
-        return 1;
-    uint32_t rows = td_vk_variant_rows(i), n = rows >= 4 ? 8 : 4;
-    while (n > 1 && s->n_panels < 2 * n) /* there is a second thread */
-        n /= 2;
-    return n;
+    return s->is_software && s->n_panels >= 4 ? 2 : 1; /* there is a second thread */
 }
 
 void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
 {
     *key = s->key;
     key->spec[0] = td_vk_variant_rows(i);
-    key->spec[2] = variant_outputs(s, i);
+    key->spec[2] = variant_outputs(s);
 }
 
 static bool needs_quantize(const td_program *p, uint32_t i_op)
@@ -283,7 +281,7 @@ td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows)
     uint32_t n_groups = td_div_up(share, td_vk_variant_rows(s->n_row_variants - 1));
     while (td_vk_variant_rows(i) < td_div_up(share, n_groups))
         i++;
-    uint32_t x = td_div_up(s->n_panels, variant_outputs(s, i));
+    uint32_t x = td_div_up(s->n_panels, variant_outputs(s));
     if (!s->n_used)
         return (td_vk_dispatch){s->pipelines[i], x, td_div_up(n_rows, td_vk_variant_rows(i)),
                                 s->groups_z};

@@ -18,7 +18,7 @@
 #include <vulkan/vulkan.h>
 
 #define TD_VK_BINDINGS_MAX   11u
-#define TD_VK_SPEC_MAX       5u
+#define TD_VK_SPEC_MAX       6u
 #define TD_VK_SIDES_MAX      4u           /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
 #define TD_VK_SLOTS          4u           /* of the upload ring */
