@@ -48,6 +48,7 @@ HEADER_LINES_MAX = 150
 COLUMNS_MAX = 100  # of comments, which clang-format leaves alone; it wraps the code itself
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+NOT_VULKAN = re.compile(r"\bVK_TRY\(\w+,(?!\s*(vk[A-Z]|call\b))")
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
@@ -83,6 +84,9 @@ def check_file(root, path, problems, notes):
     if folder == "tests" or not path.endswith((".c", ".h")):
         return
     text = COMMENT.sub(blank, text)
+    for match in NOT_VULKAN.finditer(text):
+        where = f"{path}:{text.count(chr(10), 0, match.start()) + 1}"
+        problems.append(f"{where}: VK_TRY names the call in its error; allowed: a function vk...")
     for match in INCLUDE.finditer(text):
         kind, header = match.groups()
         where = f"{path}:{text.count(chr(10), 0, match.start(2)) + 1}"

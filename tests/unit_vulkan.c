@@ -583,6 +583,27 @@ static bool build_and_run(td_err *err)
     return is_ok;
 }
 
+/* At whichever submission, of an upload or of a program: the text names the Vulkan call. */
+static void test_a_loss_is_told_with_the_call_that_found_it(void **state)
+{
+    (void)state;
+    bool is_ok = false;
+    uint32_t n = 0;
+    setenv("TD_VK_LIMIT", "directWriteBytes=1", 1);
+    while (!is_ok && ++n < 100) {
+        char text[16];
+        td_err err = {0};
+        snprintf(text, sizeof text, "%u", n);
+        setenv("TD_VK_LOSE_AFTER", text, 1);
+        is_ok = build_and_run(&err);
+        if (!is_ok && !strstr(err.message, "): vkQueueSubmit2: device lost"))
+            fail_msg("after %u submissions: %s", n, err.message);
+    }
+    assert_true(is_ok && n > 2);
+    unsetenv("TD_VK_LOSE_AFTER");
+    unsetenv("TD_VK_LIMIT");
+}
+
 static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -642,6 +663,7 @@ int main(void)
         cmocka_unit_test(test_rows_do_not_depend_on_their_number),
         cmocka_unit_test(test_cache_stores_and_ignores_what_is_outside),
         cmocka_unit_test(test_lost_device_stays_lost),
+        cmocka_unit_test(test_a_loss_is_told_with_the_call_that_found_it),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_bandwidth_is_measured),
     };

@@ -90,6 +90,7 @@ bool td_vk_instance_create(td_vk_instance *instance, td_err *err)
         .enabledExtensionCount = has_validation ? TD_COUNT(extensions) : 0,
         .ppEnabledExtensionNames = extensions,
     };
+    td_vk_loaded_before();
     VkResult result = vkCreateInstance(&info, NULL, &instance->handle);
     if (result != VK_SUCCESS) {
         instance->handle = VK_NULL_HANDLE;
@@ -117,6 +118,7 @@ void td_vk_instance_destroy(td_vk_instance *instance)
                 instance->handle, "vkDestroyDebugUtilsMessengerEXT");
         destroy(instance->handle, instance->messenger, NULL);
     }
+    td_vk_keep_loaded();
     vkDestroyInstance(instance->handle, NULL);
     instance->handle = VK_NULL_HANDLE;
     TD_ASSERT(atomic_load(&instance->n_messages) == 0); /* printed above */

@@ -34,9 +34,9 @@ bool td_vk_fail(td_vk_device *d, VkResult result, const char *call, td_err *err)
                       call, td_vk_result_name(result));
 }
 
-VkResult td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
-                            uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
-                            VkFence fence)
+bool td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
+                        uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
+                        VkFence fence, td_err *err)
 {
     VkCommandBufferSubmitInfo infos[TD_VK_BATCH_MAX];
     TD_ASSERT(n_commands <= TD_VK_BATCH_MAX);
@@ -45,23 +45,26 @@ VkResult td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffe
             .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = commands[i]};
     d->n_submissions++;
     if (d->lose_after && d->n_submissions > d->lose_after)
-        return VK_ERROR_DEVICE_LOST;
+        return td_vk_fail(d, VK_ERROR_DEVICE_LOST, "vkQueueSubmit2", err);
     VkSemaphoreSubmitInfo before = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
                                     .semaphore = wait_for,
                                     .stageMask = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT};
     VkSemaphoreSubmitInfo after = before;
     after.semaphore = signal;
-    return vkQueueSubmit2(queue, 1,
-                          &(VkSubmitInfo2){
-                              .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
-                              .waitSemaphoreInfoCount = wait_for != VK_NULL_HANDLE,
-                              .pWaitSemaphoreInfos = &before,
-                              .commandBufferInfoCount = n_commands,
-                              .pCommandBufferInfos = infos,
-                              .signalSemaphoreInfoCount = signal != VK_NULL_HANDLE,
-                              .pSignalSemaphoreInfos = &after,
-                          },
-                          fence);
+    VK_TRY(d, vkQueueSubmit2(queue, 1,
+                             &(VkSubmitInfo2){
+                                 .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO_2,
+                                 .waitSemaphoreInfoCount = wait_for != VK_NULL_HANDLE,
+                                 .pWaitSemaphoreInfos = &before,
+                                 .commandBufferInfoCount = n_commands,
+                                 .pCommandBufferInfos = infos,
+                                 .signalSemaphoreInfoCount = signal != VK_NULL_HANDLE,
+                                 .pSignalSemaphoreInfos = &after,
+                             },
+                             fence));
+    return true;
+fail:
+    return false;
 }
 
 bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err)
@@ -78,7 +81,8 @@ bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err)
         return td_err_set(err, TD_E_DEVICE_LOST, "%s (%s): no answer for %llu s", d->head.info.spec,
                           d->head.info.name, deadline_ns / 1000000000ull);
     }
-    VK_TRY(d, result);
+    if (result != VK_SUCCESS)
+        return td_vk_fail(d, result, "vkWaitForFences", err);
     VK_TRY(d, vkResetFences(d->handle, 1, &fence));
     return true;
 fail:
@@ -93,52 +97,50 @@ typedef struct {
     VkSemaphore wait_for; /* of the first submission */
 } gathering;
 
-static VkResult flush(td_vk_device *d, gathering *g, VkFence fence)
+static bool flush(td_vk_device *d, gathering *g, VkFence fence, td_err *err)
 {
-    VkResult result =
-        td_vk_queue_submit(d, d->queue, g->commands, g->n, g->wait_for, VK_NULL_HANDLE, fence);
-    if (result == VK_SUCCESS && g->wait_for) {
+    bool is_ok =
+        td_vk_queue_submit(d, d->queue, g->commands, g->n, g->wait_for, VK_NULL_HANDLE, fence, err);
+    if (is_ok && g->wait_for) {
         d->is_signaled = false;
         g->wait_for = VK_NULL_HANDLE;
     }
     g->n = 0;
     g->us = 0;
-    return result;
+    return is_ok;
 }
 
-static VkResult gather(td_vk_device *d, gathering *g, const td_vk_work *w)
+static bool gather(td_vk_device *d, gathering *g, const td_vk_work *w, td_err *err)
 {
-    VkResult result = VK_SUCCESS;
     for (uint32_t k = 0; k < w->n_times; k++)
-        for (uint32_t i = 0; i < w->n_chunks && result == VK_SUCCESS; i++) {
-            if (g->n && (g->n == TD_VK_BATCH_MAX || g->us + w->chunk_us > TD_VK_CHUNK_US))
-                result = flush(d, g, VK_NULL_HANDLE);
+        for (uint32_t i = 0; i < w->n_chunks; i++) {
+            if (g->n && (g->n == TD_VK_BATCH_MAX || g->us + w->chunk_us > TD_VK_CHUNK_US) &&
+                !flush(d, g, VK_NULL_HANDLE, err))
+                return false;
             g->commands[g->n++] = w->chunks[i].commands;
             g->us += w->chunk_us;
         }
-    return result;
+    return true;
 }
 
 bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_err *err)
 {
-    VkResult result = VK_SUCCESS;
     gathering g = {.n = 0};
     if (!td_vk_upload_fence(d, &g.wait_for, err))
         return false;
-    for (uint32_t i = 0; i < n_work && result == VK_SUCCESS; i++)
-        result = gather(d, &g, &work[i]);
-    if (result == VK_SUCCESS && !g.n)
+    for (uint32_t i = 0; i < n_work; i++)
+        if (!gather(d, &g, &work[i], err))
+            goto fail;
+    if (!g.n)
         return true;
-    if (result == VK_SUCCESS)
-        result = flush(d, &g, d->fence);
-    if (result != VK_SUCCESS) {
-        td_vk_fail(d, result, "vkQueueSubmit2", err);
-        /* What was submitted before may be running, and its objects must outlive it. */
-        if (vkQueueSubmit2(d->queue, 0, NULL, d->fence) == VK_SUCCESS)
-            td_vk_wait(d, d->fence, NULL);
-        return false;
-    }
+    if (!flush(d, &g, d->fence, err))
+        goto fail;
     return td_vk_wait(d, d->fence, err);
+fail:
+    /* What was submitted before may be running, and its objects must outlive it. */
+    if (vkQueueSubmit2(d->queue, 0, NULL, d->fence) == VK_SUCCESS)
+        td_vk_wait(d, d->fence, NULL);
+    return false;
 }
 
 bool td_vk_once_begin(td_vk_device *d, td_err *err)

@@ -105,8 +105,9 @@ bool td_vk_upload_end(td_vk_device *d, td_vk_buffer *to, uint64_t offset,
                   VK_PIPELINE_STAGE_2_COPY_BIT, VK_ACCESS_2_TRANSFER_WRITE_BIT);
     record_copies(slot, to, offset, pieces);
     VK_TRY(d, vkEndCommandBuffer(slot->commands));
-    VK_TRY(d, td_vk_queue_submit(d, d->transfer_queue, &slot->commands, 1, VK_NULL_HANDLE,
-                                 VK_NULL_HANDLE, slot->fence));
+    if (!td_vk_queue_submit(d, d->transfer_queue, &slot->commands, 1, VK_NULL_HANDLE,
+                            VK_NULL_HANDLE, slot->fence, err))
+        return false;
     slot->is_in_flight = true;
     d->has_uploads = true;
     d->i_slot = (d->i_slot + 1) % TD_VK_SLOTS;
@@ -122,14 +123,13 @@ bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err)
         if (!td_vk_upload_drain(d, err))
             return false;
     } else if (d->has_uploads) {
-        VK_TRY(d, td_vk_queue_submit(d, d->transfer_queue, NULL, 0, VK_NULL_HANDLE, d->uploaded,
-                                     VK_NULL_HANDLE));
+        if (!td_vk_queue_submit(d, d->transfer_queue, NULL, 0, VK_NULL_HANDLE, d->uploaded,
+                                VK_NULL_HANDLE, err))
+            return false;
         d->is_signaled = true;
     }
     d->has_uploads = false;
     if (d->is_signaled)
         *wait_for = d->uploaded;
     return true;
-fail:
-    return false;
 }

@@ -34,6 +34,7 @@
 #define TD_VK_WAIT_SLICE_NS  100000000ull
 #define TD_VK_DEADLINE_NS    60000000000ull
 
+/* `call` is one Vulkan function's: errors name it. */
 #define VK_TRY(d, call)                                                                            \
     do {                                                                                           \
         VkResult vk_result_ = (call);                                                              \
@@ -56,6 +57,10 @@ typedef struct {
 bool td_vk_instance_create(td_vk_instance *instance, td_err *err);
 /* Aborts when validation had messages: a test must not pass with them. */
 void td_vk_instance_destroy(td_vk_instance *instance);
+/* keep_loaded.c: called before an instance is made and before it is destroyed; under
+ * AddressSanitizer what came in with it stays in memory. */
+void td_vk_loaded_before(void);
+void td_vk_keep_loaded(void);
 
 /* -- physical.c: what a GPU can do ---------------------------------------------------------- */
 
@@ -378,9 +383,9 @@ typedef struct { /* command buffers to run in order, all of them n_times over */
 /* Submits it all in order, as few submissions of about TD_VK_CHUNK_US, and waits for the last. */
 bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_err *err);
 /* One submission; null handles are left out. Every submission goes through here. */
-VkResult td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
-                            uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
-                            VkFence fence);
+bool td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
+                        uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
+                        VkFence fence, td_err *err);
 /* Waits for a fence and resets it; a deadline makes the device lost. */
 bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err);
 bool td_vk_submit_once(td_vk_device *d, td_err *err); /* d->once, recorded by the caller */
