@@ -60,6 +60,25 @@ static bool fails(td_io_call call)
     return true;
 }
 
+bool td_io_open_standard(void)
+{
+    static const int flags[] = {O_WRONLY, O_RDONLY, O_RDWR};
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", flags[fd]) != fd)
+            return false;
+    return true;
+}
+
+bool td_io_check_standard(int fd, td_err *err)
+{
+    const bool is_input = fd == STDIN_FILENO;
+    const int flags = fcntl(fd, F_GETFL), wrong = is_input ? O_WRONLY : O_RDONLY;
+    if (flags >= 0 && (flags & O_ACCMODE) != wrong)
+        return true;
+    return td_err_set(err, TD_E_IO, "standard %s is closed, or not open for %s",
+                      is_input ? "input" : "output", is_input ? "reading" : "writing");
+}
+
 int td_io_open(const char *path, int flags, mode_t mode)
 {
     return fails(TD_IO_OPEN) ? -1 : open(path, flags, mode);

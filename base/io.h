@@ -41,6 +41,14 @@ void td_io_short_write_at(uint64_t n, size_t n_bytes);
 uint64_t td_io_count(td_io_call call);
 void td_io_reset_faults(void);
 
+/* First thing in a program: what is closed of standard input, output and error is opened on
+ * /dev/null, so that no file lands on their numbers and is then read, written or talked to for one
+ * of them. Input is opened for writing and output for reading: using them is an error as before.
+ * False when that cannot be done. */
+bool td_io_open_standard(void);
+/* May standard input be read, standard output be written? TD_E_IO. */
+bool td_io_check_standard(int fd, td_err *err);
+
 /* Reads a regular file of at most max_bytes into *text (owned by the caller, td_free, with a 0
  * after its end). Errors: TD_E_IO (cannot be read), TD_E_DATA (no regular file, or too big),
  * TD_E_NOMEM. Each names the path. */

@@ -86,6 +86,8 @@ fail:
 td_jsonl_reader *td_jsonl_reader_open(const char *path, size_t max_bytes, td_err *err)
 {
     TD_ASSERT(max_bytes > 0 && max_bytes <= TD_JSONL_RESULT_MAX);
+    if (strcmp(path, "-") == 0 && !td_io_check_standard(STDIN_FILENO, err))
+        return NULL;
     if (strcmp(path, "-") == 0)
         return create_reader(STDIN_FILENO, false, "<stdin>", max_bytes, err);
     int fd = td_io_open(path, O_RDONLY | O_CLOEXEC, 0);
@@ -278,7 +280,7 @@ static bool open_output(td_jsonl_writer *w, bool *is_new, td_err *err)
     *is_new = false;
     if (strcmp(w->path, "-") == 0) {
         w->fd = STDOUT_FILENO;
-        return true;
+        return td_io_check_standard(w->fd, err);
     }
     w->owns_fd = true;
     if (stat(w->path, &st) == 0 && !S_ISREG(st.st_mode)) {

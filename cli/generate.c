@@ -37,7 +37,8 @@ static const option options[] = {
     {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
-     "where the draft runs (default: host:1)"},
+     "where the draft runs (default: the fastest device where that was measured, else a GPU\n"
+     "                             without layers, else host, or host:1 beside layers there)"},
     {"--draft-endpoint", "draft.endpoint", OPT_TEXT, AT(run.draft_endpoint), 0, 0, "EP",
      "a `tandem draft` worker: ipc://PATH or tcp://127.0.0.1:PORT"},
     {"--draft-max", "draft.max", OPT_U32, AT(run.draft_max), 1, TD_DRAFT_MAX, "K",

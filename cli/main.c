@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 
 #include "base/check.h"
+#include "base/io.h"
 #include "base/log.h"
 
 #include <stdio.h>
@@ -35,6 +36,8 @@ static void print_usage(FILE *out)
 
 int main(int argc, char **argv)
 {
+    if (!td_io_open_standard())
+        return td_err_exit_code(TD_E_IO);
     if (argc < 2) {
         print_usage(stderr);
         return 2;

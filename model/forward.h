@@ -39,8 +39,9 @@ typedef struct {
 
 typedef struct {
     uint32_t slot, position;
-    uint32_t token; /* read by the first part only */
-    bool is_output; /* the last part makes logits of this row */
+    uint32_t sequence; /* whose row it is, to whoever made it; not read here */
+    uint32_t token;    /* read by the first part only */
+    bool is_output;    /* the last part makes logits of this row */
     /* Of outputs, where tokens are wanted: the sampler's settings and the sequence's stream. */
     const td_sampling_params *sampling;
     uint64_t stream;

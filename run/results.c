@@ -1,6 +1,7 @@
 #include "run/results.h"
 
 #include "base/check.h"
+#include "base/io.h"
 #include "base/json.h"
 #include "base/json_writer.h"
 #include "base/jsonl.h"
@@ -10,6 +11,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SYNC_LINES 64u
 #define SYNC_US    1000000u
@@ -116,7 +118,8 @@ td_results *td_results_open(const td_run_params *params, td_err *err)
     if (!r)
         return NULL;
     const char *path = params->out_path ? params->out_path : params->in_path ? "-" : NULL;
-    r->json = td_json_writer_create(false, err);
+    bool is_ok = path || params->on_finish || td_io_check_standard(STDOUT_FILENO, err);
+    r->json = is_ok ? td_json_writer_create(false, err) : NULL;
     if (r->json && path)
         r->writer = td_jsonl_writer_open(&(td_jsonl_writer_params){.path = path,
                                                                    .sync_lines = SYNC_LINES,

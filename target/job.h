@@ -33,8 +33,8 @@ typedef struct micro_batch {
     /* Stages leave out dead rows (stage.c), and n_rows and rows become less; this says where the
      * token of a row that is left belongs. */
     uint16_t i_out[TD_PREFILL_ROWS_MAX];
-    uint32_t chosen[TD_PREFILL_ROWS_MAX]; /* [n_out] */
-    uint64_t bad_slots;
+    uint32_t chosen[TD_PREFILL_ROWS_MAX];     /* [n_out] */
+    uint32_t bad[TD_PREFILL_ROWS_MAX], n_bad; /* td_target_result */
     td_err err;
     td_target_span spans[TD_STAGES_MAX];
     bool is_in_flight;        /* the calling thread's: submitted and not finished */

@@ -25,7 +25,7 @@ static bool choose_rows(stage *s, micro_batch *b)
                                &b->chosen[b->i_out[i]], &is_finite, &b->err))
             return false;
         if (!is_finite)
-            b->bad_slots |= 1ull << r->slot;
+            b->bad[b->n_bad++] = r->sequence;
         n_out++;
     }
     return true;

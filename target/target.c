@@ -117,7 +117,7 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     b->mode = is_prefill ? TD_MODE_PREFILL : TD_MODE_VERIFY;
     b->n_rows = n_rows;
     b->n_out = 0;
-    b->bad_slots = 0;
+    b->n_bad = 0;
     b->err.code = TD_OK;
     b->is_in_flight = true;
     b->is_skipped = false;
@@ -165,7 +165,8 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .err = b->err,
                               .chosen = b->chosen,
                               .n_out = b->n_out,
-                              .bad_slots = b->bad_slots,
+                              .bad = b->bad,
+                              .n_bad = b->n_bad,
                               .is_cancelled = b->is_skipped,
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {

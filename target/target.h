@@ -56,8 +56,11 @@ typedef struct {
     const uint32_t *chosen; /* [n_out] token after each output row; valid until the next poll. Of
                              * rows that were left out: 0 */
     uint32_t n_out;
-    uint64_t bad_slots; /* bit s: logits of slot s were not finite; its token means nothing */
-    bool is_cancelled;  /* then chosen means nothing; no error */
+    /* [n_bad] `sequence` of the rows whose logits were not finite (their tokens mean nothing); not
+     * the slot, which may be another's by now. Valid until the next poll. */
+    const uint32_t *bad;
+    uint32_t n_bad;
+    bool is_cancelled;           /* then chosen means nothing; no error */
     const td_target_span *spans; /* [n_stages], valid until the next poll */
     uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;

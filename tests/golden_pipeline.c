@@ -235,7 +235,7 @@ static void take_result(world *w)
     td_target_result result = wait_for(w->target);
     const micro_batch b = w->flying[w->first_id % N_BATCHES];
     assert_int_equal(result.batch, w->first_id++);
-    assert_int_equal(result.bad_slots, 0);
+    assert_int_equal(result.n_bad, 0);
     assert_true(!result.is_cancelled || b.is_cancelled);
     assert_true(result.max_us <= result.sum_us);
     w->n_cancelled += result.is_cancelled;

@@ -231,7 +231,7 @@ static uint32_t play(td_target *t, uint32_t *chosen)
         td_target_result result = wait_for(t);
         assert_int_equal(result.err.code, TD_OK);
         assert_int_equal(result.batch, n_batches - 3);
-        assert_int_equal(result.bad_slots, 0);
+        assert_int_equal(result.n_bad, 0);
         memcpy(chosen + n_chosen, result.chosen, result.n_out * sizeof *chosen);
         n_chosen += result.n_out;
         if (round < 3) /* what the batches so far leave: 109 and 10 positions */
@@ -419,6 +419,44 @@ static void test_a_lost_device_is_the_error_of_its_batches(void **state)
     td_target_destroy(&t);
 }
 
+/* Logits that are not finite are told by sequence: by the time the answer comes, the slot may be
+ * another's. */
+static void test_bad_logits_are_the_sequences_not_the_slots(void **state)
+{
+    (void)state;
+    td_err err = {0};
+    td_model *sound = model;
+    toy t = toy_begin("llama", TOY_SHAPE);
+    toy_tensor *x = toy_find(&t, "token_embd.weight");
+    x->poison = NAN;
+    x->poison_first = 5ull * TOY_SHAPE.n_embd; /* token 5 */
+    x->n_poison = TOY_SHAPE.n_embd;
+    model = toy_open(&t, &err);
+    assert_non_null(model);
+    td_target *target = create(halves, 2, 1);
+    static const td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    for (uint32_t i = 0; i < 4; i++) { /* one slot, four sequences, all under way at once */
+        td_forward_row rows[3];
+        make_rows(rows, 0, 0, 3, true);
+        for (uint32_t k = 0; k < 3; k++) {
+            rows[k].sequence = 70 + i;
+            rows[k].token = i == 1 ? 5 : 9 + k;
+        }
+        td_target_open_sequence(target, 0, 0, 0, i, &sampling);
+        td_target_forward(target, i, false, rows, 3);
+        td_target_close_sequence(target, 0);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        td_target_result result = wait_for(target);
+        assert_int_equal(result.n_bad, i == 1 ? 3 : 0);
+        for (uint32_t k = 0; k < result.n_bad; k++)
+            assert_int_equal(result.bad[k], 71);
+    }
+    td_target_destroy(&target);
+    td_model_close(&model);
+    model = sound;
+}
+
 static void test_create_survives_every_failing_allocation(void **state)
 {
     (void)state;
@@ -460,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_batches_in_flight_are_bounded),
         cmocka_unit_test(test_after_a_failed_batch_all_fail_with_its_error),
         cmocka_unit_test(test_a_lost_device_is_the_error_of_its_batches),
+        cmocka_unit_test(test_bad_logits_are_the_sequences_not_the_slots),
         cmocka_unit_test(test_create_survives_every_failing_allocation),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

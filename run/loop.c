@@ -1,0 +1,273 @@
+/* The event loop. It performs the coordinator's actions and turns what the target, the draft, the
+ * clock and signals say into events for it; all decisions are the coordinator's. */
+#include "run/loop.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/signals.h"
+
+#include <string.h>
+
+#define REJOIN_US 1000000u /* after a draft that could not be sent to */
+#define JOIN_US   1000000u /* a run waits so long for its draft before it begins without */
+
+static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
+
+active *td_loop_find_active(session *r, uint32_t sequence)
+{
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
+        if (r->actives[i].prompt && r->actives[i].sequence == sequence)
+            return &r->actives[i];
+    TD_ASSERT(!"actions name sequences that were added and not removed");
+    return NULL;
+}
+
+/* -- actions ----------------------------------------------------------------------------------- */
+
+static void lose_draft(session *r)
+{
+    if (!r->is_draft_joined)
+        return;
+    r->is_draft_joined = false;
+    r->totals->n_draft_losses++;
+    td_coordinator_on_drafter(r->coordinator, false, now_us(r));
+}
+
+void td_loop_join_draft(session *r)
+{
+    r->is_draft_joined = true;
+    r->rejoin_us = 0;
+    r->totals->n_draft_joins++;
+    td_coordinator_on_drafter(r->coordinator, true, now_us(r));
+}
+
+static void send_to_draft(session *r, const td_action *a)
+{
+    if (!r->is_draft_joined)
+        return;
+    if (a->kind == TD_ACT_DRAFT_PROPOSE && td_draft_client_is_beyond(r->drafting, a->position)) {
+        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, 0,
+                                now_us(r));
+        return;
+    }
+    bool is_sent;
+    if (a->kind == TD_ACT_DRAFT_OPEN) {
+        const td_prompt *q = td_loop_find_active(r, a->sequence)->prompt;
+        is_sent = td_draft_client_open(r->drafting, a->sequence, q->stream, &q->sampling);
+    } else {
+        is_sent = td_draft_client_send(r->drafting, a);
+    }
+    if (!is_sent) {
+        lose_draft(r);
+        r->rejoin_us = now_us(r) + REJOIN_US;
+    }
+}
+
+static void forward(session *r, const td_action *a)
+{
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    TD_ASSERT(a->n_rows <= TD_PREFILL_ROWS_MAX);
+    for (uint32_t i = 0; i < a->n_rows; i++)
+        rows[i] = (td_forward_row){.slot = a->rows[i].slot,
+                                   .sequence = a->rows[i].sequence,
+                                   .position = a->rows[i].position,
+                                   .token = a->rows[i].token,
+                                   .is_output = a->rows[i].is_output};
+    td_target_forward(r->target, a->batch, a->is_prefill, rows, a->n_rows);
+}
+
+static bool perform(session *r, const td_action *a, td_err *err)
+{
+    if (r->trace)
+        td_trace_action(r->trace, a, now_us(r));
+    switch (a->kind) {
+    case TD_ACT_OPEN: {
+        active *opened = td_loop_find_active(r, a->sequence);
+        opened->slot = a->slot;
+        if (r->ngram)
+            td_ngram_open(r->ngram, a->slot);
+        td_target_open_sequence(r->target, a->slot, a->from_slot, a->length, opened->prompt->stream,
+                                &opened->prompt->sampling);
+        return true;
+    }
+    case TD_ACT_FORWARD:
+        forward(r, a);
+        return true;
+    case TD_ACT_CANCEL:
+        td_target_cancel(r->target, a->batch);
+        return true;
+    case TD_ACT_TRUNCATE:
+        td_target_truncate(r->target, a->slot, a->length);
+        return true;
+    case TD_ACT_COMMIT:
+        td_target_commit(r->target, a->slot, a->length);
+        return true;
+    case TD_ACT_CLOSE:
+        td_target_close_sequence(r->target, a->slot);
+        return true;
+    case TD_ACT_DRAFT_OPEN:
+    case TD_ACT_DRAFT_FEED:
+    case TD_ACT_DRAFT_PROPOSE:
+    case TD_ACT_DRAFT_CLOSE:
+        send_to_draft(r, a);
+        return true;
+    case TD_ACT_TOKENS:
+        td_show_tokens(r->show, a->tokens, a->is_draft, a->n_tokens);
+        return true;
+    case TD_ACT_FINISH:
+        return td_outcome_finish(r, a->sequence, err);
+    }
+    return true;
+}
+
+/* Once: that is how the run goes on from then on. */
+static void say_who_waits(session *r)
+{
+    uint64_t n = td_coordinator_get_stats(r->coordinator)->n_waits;
+    if (n == 0 || r->has_said_who_waits)
+        return;
+    r->has_said_who_waits = true;
+    td_log_info(
+        "the cache has no room for all %u sequences at once: prompts wait for others to end",
+        r->opened.n_parallel);
+}
+
+static bool perform_all(session *r, td_err *err)
+{
+    td_action action;
+    while (td_coordinator_next(r->coordinator, &action)) {
+        if (!perform(r, &action, err))
+            return false;
+    }
+    say_who_waits(r);
+    return true;
+}
+
+/* -- events ------------------------------------------------------------------------------------ */
+
+/* One whose logits are not finite. It may have ended, and its slot be another's. */
+static void fail_sequence(session *r, uint32_t sequence)
+{
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
+        if (r->actives[i].prompt && r->actives[i].sequence == sequence) {
+            r->actives[i].has_bad_logits = true;
+            td_coordinator_cancel(r->coordinator, sequence, now_us(r));
+        }
+}
+
+static bool take_verified(session *r, td_err *err)
+{
+    td_target_result result;
+    while (td_target_poll(r->target, &result)) {
+        if (result.err.code != TD_OK)
+            return td_err_set(err, result.err.code, "target: %s", result.err.message);
+        td_trace_verified(r->trace, &result);
+        for (uint32_t i = 0; i < result.n_bad && !result.is_cancelled; i++)
+            fail_sequence(r, result.bad[i]);
+        td_coordinator_on_verified(
+            r->coordinator, result.batch, result.chosen,
+            &(td_batch_times){.sum_us = result.sum_us, .max_us = result.max_us}, now_us(r));
+        if (!perform_all(r, err))
+            return false;
+    }
+    return true;
+}
+
+static void take_draft(session *r, const td_draft_client_event *e)
+{
+    r->totals->answers_us += e->busy_us;
+    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, e->sequence);
+    uint32_t ids[TD_DRAFT_MAX];
+    if (r->trace)
+        td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
+    const uint32_t *taken = e->ids;
+    if (r->params->on_draft && info && e->n <= TD_DRAFT_MAX && e->position >= info->n_prompt) {
+        memcpy(ids, e->ids, e->n * sizeof *ids);
+        r->params->on_draft(r->params->user, td_loop_find_active(r, e->sequence)->prompt->id,
+                            e->position - info->n_prompt, ids, e->n);
+        taken = ids;
+    }
+    td_coordinator_on_draft(r->coordinator, e->sequence, e->epoch, e->position, taken, e->n,
+                            e->busy_us, now_us(r));
+}
+
+static bool take_draft_events(session *r, td_err *err)
+{
+    if (!r->drafting)
+        return true;
+    if (r->rejoin_us && now_us(r) >= r->rejoin_us)
+        td_loop_join_draft(r);
+    while (true) {
+        td_draft_client_event e;
+        if (!td_draft_client_step(r->drafting, &e, err))
+            return false;
+        switch (e.type) {
+        case TD_DRAFTING_NONE:
+            return true;
+        case TD_DRAFTING_JOINED:
+            td_loop_join_draft(r);
+            break;
+        case TD_DRAFTING_LOST:
+            td_log_warn("the draft is lost (%s); going on without it", e.reason);
+            r->rejoin_us = 0;
+            lose_draft(r);
+            break;
+        case TD_DRAFTING_DRAFT:
+            take_draft(r, &e);
+            break;
+        }
+    }
+}
+
+/* Waits for whatever comes first: a batch, a message, a deadline, a signal. */
+static bool wait_for_events(session *r, td_err *err)
+{
+    uint64_t now = now_us(r), next = now + 1000000; /* syncs of the results are due by then */
+    uint64_t deadline = td_coordinator_deadline_us(r->coordinator);
+    next = deadline < next ? deadline : next;
+    if (r->drafting && td_draft_client_next_us(r->drafting) < next)
+        next = td_draft_client_next_us(r->drafting);
+    if (r->rejoin_us && r->rejoin_us < next)
+        next = r->rejoin_us;
+    td_link_poll_item items[3] = {{.fd = td_target_fd(r->target)}};
+    size_t n = 1;
+    if (!td_signals_pending()) /* its descriptor stays readable after the first */
+        items[n++] = (td_link_poll_item){.fd = td_signals_fd()};
+    if (r->drafting)
+        items[n++] = (td_link_poll_item){.link = td_draft_client_link(r->drafting)};
+    return td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err);
+}
+
+/* So that the first tokens are drafted too. A worker that is not there yet joins later. */
+bool td_loop_wait_for_draft(session *r, td_err *err)
+{
+    for (uint64_t end = now_us(r) + JOIN_US;
+         r->drafting && !r->is_draft_joined && now_us(r) < end;) {
+        uint64_t now = now_us(r), next = td_draft_client_next_us(r->drafting);
+        next = next < end ? next : end;
+        td_link_poll_item items[] = {{.link = td_draft_client_link(r->drafting)}};
+        if (!td_link_poll(items, 1, next > now ? (int64_t)(next - now) : 0, err) ||
+            !take_draft_events(r, err))
+            return false;
+    }
+    return true;
+}
+
+bool td_loop_run(session *r, td_err *err)
+{
+    while (true) {
+        if (!td_input_admit(r, err) || !perform_all(r, err))
+            return false;
+        td_show_progress(r->show, r->totals, now_us(r));
+        if (td_coordinator_is_idle(r->coordinator)) {
+            if (r->is_input_done || td_signals_pending())
+                return true;
+            continue; /* every line so far was skipped or bad: read on */
+        }
+        if (!wait_for_events(r, err) || !take_verified(r, err) || !take_draft_events(r, err))
+            return false;
+        td_coordinator_on_tick(r->coordinator, now_us(r));
+        if (!td_results_poll(r->results, err))
+            return false;
+    }
+}
