@@ -25,6 +25,7 @@
 struct td_jsonl_reader {
     char *name;
     int fd;
+    int stop_fd; /* -1: none */
     bool owns_fd, can_block, at_end;
     size_t max_bytes;
     char *buffer;
@@ -60,6 +61,7 @@ static td_jsonl_reader *create_reader(int fd, bool owns_fd, const char *name, si
         return NULL;
     }
     r->fd = fd;
+    r->stop_fd = -1;
     r->owns_fd = owns_fd;
     r->max_bytes = max_bytes;
     r->name = td_strndup(name, strlen(name), err);
@@ -90,7 +92,8 @@ td_jsonl_reader *td_jsonl_reader_open(const char *path, size_t max_bytes, td_err
         return NULL;
     if (strcmp(path, "-") == 0)
         return create_reader(STDIN_FILENO, false, "<stdin>", max_bytes, err);
-    int fd = td_io_open(path, O_RDONLY | O_CLOEXEC, 0);
+    /* O_NONBLOCK: opening a FIFO must not wait for one who writes. */
+    int fd = td_io_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0) {
         td_err_set(err, TD_E_IO, "%s: cannot be opened: %s", path, strerror(errno));
         return NULL;
@@ -98,16 +101,20 @@ td_jsonl_reader *td_jsonl_reader_open(const char *path, size_t max_bytes, td_err
     return create_reader(fd, true, path, max_bytes, err);
 }
 
-/* Waits until there is something to read or a signal asks for a drain; true in the second case.
- * Without the poll, a signal that comes just before read(2) would be slept through. */
+void td_jsonl_reader_stop_at(td_jsonl_reader *r, int fd) { r->stop_fd = fd; }
+
+/* Waits until there is something to read or a signal asks for a drain (or the stop is readable);
+ * true in the second case. Without the poll, a signal that comes just before read(2) would be slept
+ * through. */
 static bool wait_interrupted(const td_jsonl_reader *r)
 {
-    if (!r->can_block || td_signals_fd() < 0)
+    if (!r->can_block)
         return false;
-    struct pollfd fds[2] = {{.fd = r->fd, .events = POLLIN},
-                            {.fd = td_signals_fd(), .events = POLLIN}};
-    while (td_signals_pending() == 0) {
-        int n = poll(fds, 2, -1);
+    struct pollfd fds[] = {{.fd = r->fd, .events = POLLIN}, /* a number below 0 is passed over */
+                           {.fd = td_signals_fd(), .events = POLLIN},
+                           {.fd = r->stop_fd, .events = POLLIN}};
+    while (td_signals_pending() == 0 && !fds[2].revents) {
+        int n = poll(fds, TD_COUNT(fds), -1);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 || fds[0].revents)
@@ -157,7 +164,7 @@ static bool read_more(td_jsonl_reader *r, td_err *err)
         if (interrupted || (errno == EINTR && td_signals_pending() != 0))
             return td_err_set(err, TD_E_AGAIN, "%s: reading was interrupted by signal %d", r->name,
                               td_signals_pending());
-        if (errno != EINTR)
+        if (errno != EINTR && errno != EAGAIN) /* AGAIN: another reader of the pipe was faster */
             return td_err_set(err, TD_E_IO, "%s: line %llu: cannot be read: %s", r->name,
                               (unsigned long long)r->n_lines + 1, strerror(errno));
     }

@@ -41,10 +41,14 @@ typedef struct {
     uint64_t number; /* of the line, from 1; empty lines count */
 } td_jsonl_line;
 
-/* Opens a file, a pipe, or stdin ("-"). max_bytes caps a line. Errors: TD_E_IO, TD_E_DATA (a
- * directory), TD_E_NOMEM. */
+/* Opens a file, a pipe, or stdin ("-"). A FIFO is not waited for: it is read once somebody writes,
+ * and ends when the last one who wrote has closed it. max_bytes caps a line. Errors: TD_E_IO (also
+ * a standard input that is closed), TD_E_DATA (a directory), TD_E_NOMEM. */
 td_jsonl_reader *td_jsonl_reader_open(const char *path, size_t max_bytes, td_err *err);
 void td_jsonl_reader_close(td_jsonl_reader **r);
+
+/* Once fd is readable, a read that would wait for bytes fails with TD_E_AGAIN instead. */
+void td_jsonl_reader_stop_at(td_jsonl_reader *r, int fd);
 
 /* The next line that is not blank. "\r\n" ends a line too, the last one needs no end, and a byte
  * order mark at the start of the input is passed over. A signal that asks for a drain ends a

@@ -22,6 +22,64 @@ active *td_loop_find_active(session *r, uint32_t sequence)
     return NULL;
 }
 
+/* -- prompts ----------------------------------------------------------------------------------- */
+
+/* Gives a prompt a slot; it is taken over. An unusable one becomes an error line. */
+static bool add_prompt(session *r, td_prompt *q, td_err *err)
+{
+    uint32_t n_ctx = td_target_n_ctx(r->target), sequence = 0;
+    td_err bad = q->err;
+    bool is_ok = bad.code == TD_OK;
+    if (is_ok && q->n_ids >= n_ctx)
+        is_ok =
+            td_err_set(&bad, TD_E_DATA,
+                       "the prompt has %zu tokens; allowed: 1..%u (the context is %u, see --ctx)",
+                       q->n_ids, n_ctx - 1, n_ctx);
+    if (is_ok) {
+        td_sequence_params s = {.prompt = q->ids,
+                                .n_prompt = (uint32_t)q->n_ids,
+                                .n_predict = q->n_predict,
+                                .ignore_end = r->params->ignore_eos,
+                                .n_stops = q->n_stops};
+        for (uint32_t i = 0; i < q->n_stops; i++)
+            s.stops[i] = q->stops[i];
+        is_ok = td_coordinator_add(r->coordinator, &s, now_us(r), &sequence, &bad);
+    }
+    if (!is_ok) {
+        bool is_written = td_outcome_error(r, q, bad.message, err);
+        td_prompt_destroy(&q);
+        return is_written;
+    }
+    uint32_t i = 0;
+    while (r->actives[i].prompt) /* a free slot there means a free place here */
+        i++;
+    r->actives[i] = (active){.prompt = q, .sequence = sequence, .slot = UINT32_MAX};
+    td_show_begin(r->show, q->text);
+    return true;
+}
+
+/* Whether another prompt may begin now. */
+static bool wants_prompt(const session *r)
+{
+    return !r->is_input_done && td_coordinator_n_free(r->coordinator) > 0 &&
+           !td_signals_pending() && td_results_has_room(r->results);
+}
+
+/* Fills free slots with what is there; what is not there yet is not waited for. */
+static bool admit(session *r, td_err *err)
+{
+    td_prompt *q;
+    while (wants_prompt(r) && td_input_take(r->input, &q))
+        if (!add_prompt(r, q, err))
+            return false;
+    td_input_counts counts = td_input_get_counts(r->input);
+    r->totals->n_skipped = counts.n_skipped;
+    r->totals->n_old_errors = counts.n_old_errors;
+    td_err failure = {0};
+    r->is_input_done = td_input_is_done(r->input, &failure);
+    return failure.code == TD_OK || td_err_set(err, failure.code, "%s", failure.message);
+}
+
 /* -- actions ----------------------------------------------------------------------------------- */
 
 static void lose_draft(session *r)
@@ -229,10 +287,14 @@ static bool wait_for_events(session *r, td_err *err)
         next = td_draft_client_next_us(r->drafting);
     if (r->rejoin_us && r->rejoin_us < next)
         next = r->rejoin_us;
-    td_link_poll_item items[3] = {{.fd = td_target_fd(r->target)}};
+    td_link_poll_item items[5] = {{.fd = td_target_fd(r->target)}};
     size_t n = 1;
     if (!td_signals_pending()) /* its descriptor stays readable after the first */
         items[n++] = (td_link_poll_item){.fd = td_signals_fd()};
+    if (wants_prompt(r))
+        items[n++] = (td_link_poll_item){.fd = td_input_fd(r->input)};
+    if (td_results_fd(r->results) >= 0)
+        items[n++] = (td_link_poll_item){.fd = td_results_fd(r->results)};
     if (r->drafting)
         items[n++] = (td_link_poll_item){.link = td_draft_client_link(r->drafting)};
     return td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err);
@@ -256,14 +318,11 @@ bool td_loop_wait_for_draft(session *r, td_err *err)
 bool td_loop_run(session *r, td_err *err)
 {
     while (true) {
-        if (!td_input_admit(r, err) || !perform_all(r, err))
+        if (!admit(r, err) || !perform_all(r, err))
             return false;
         td_show_progress(r->show, r->totals, now_us(r));
-        if (td_coordinator_is_idle(r->coordinator)) {
-            if (r->is_input_done || td_signals_pending())
-                return true;
-            continue; /* every line so far was skipped or bad: read on */
-        }
+        if (td_coordinator_is_idle(r->coordinator) && (r->is_input_done || td_signals_pending()))
+            return true;
         if (!wait_for_events(r, err) || !take_verified(r, err) || !take_draft_events(r, err))
             return false;
         td_coordinator_on_tick(r->coordinator, now_us(r));

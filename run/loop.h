@@ -5,9 +5,6 @@
 
 #include "run/setup.h"
 
-/* input.c: fills free slots; lines that cannot be used become error lines. */
-bool td_input_admit(session *r, td_err *err);
-
 /* loop.c: waits a second at most for the draft to join, so that the first tokens are drafted too. A
  * worker that is not there yet joins later. */
 bool td_loop_wait_for_draft(session *r, td_err *err);

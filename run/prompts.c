@@ -89,6 +89,12 @@ void td_prompts_close(td_prompts **p)
     *p = NULL;
 }
 
+void td_prompts_stop_at(td_prompts *p, int fd)
+{
+    if (p->reader)
+        td_jsonl_reader_stop_at(p->reader, fd);
+}
+
 uint64_t td_prompts_count(const td_prompts *p) { return p->n_lines; }
 
 void td_prompt_destroy(td_prompt **prompt)
@@ -98,6 +104,7 @@ void td_prompt_destroy(td_prompt **prompt)
     for (uint32_t i = 0; i < (*prompt)->n_stops; i++)
         td_free((*prompt)->stops[i]);
     td_chat_input_free(&(*prompt)->messages);
+    td_free((*prompt)->ids);
     td_free((*prompt)->text);
     td_free(*prompt);
     *prompt = NULL;
@@ -251,6 +258,7 @@ td_prompt *td_prompts_next(td_prompts *p, td_err *err)
     if (!q)
         return NULL;
     q->line = line.number;
+    q->n_bytes = line.n_bytes;
     q->err = bad;
     name_line(q, &line);
     if (!apply_defaults(q, p->params, err)) {

@@ -23,6 +23,8 @@ typedef struct {
     uint64_t stream; /* the line's seed, else a hash of the run's seed and the id */
     uint32_t n_stops;
     char *stops[TD_STOPS_MAX];      /* owned */
+    uint32_t *ids;                  /* [n_ids] owned; once it is tokenized (input.h) */
+    size_t n_ids, n_bytes;          /* n_bytes: of the line */
     char input_sha[TD_SHA_HEX + 1]; /* of everything above that the line or the run set */
     td_err err;                     /* TD_OK: usable */
 } td_prompt;
@@ -34,6 +36,8 @@ td_prompts *td_prompts_open(const td_run_params *params, td_err *err);
 void td_prompts_close(td_prompts **p);
 /* Lines in all, if known (a regular file or one prompt); 0 if not. */
 uint64_t td_prompts_count(const td_prompts *p);
+/* Once fd is readable, no line is waited for any more: the reading fails with TD_E_AGAIN. */
+void td_prompts_stop_at(td_prompts *p, int fd);
 /* The next prompt (to be freed by td_prompt_destroy); NULL at the end (err TD_OK) or on failure. */
 td_prompt *td_prompts_next(td_prompts *p, td_err *err);
 void td_prompt_destroy(td_prompt **prompt);

@@ -4,7 +4,7 @@
 #include "base/io.h"
 #include "base/json.h"
 #include "base/json_writer.h"
-#include "base/jsonl.h"
+#include "base/line_writer.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "run/run_placement.h"
@@ -24,9 +24,9 @@ typedef struct {
 
 /* Known ids: open addressing, grown at half full. */
 struct td_results {
-    td_jsonl_writer *writer;
-    td_json_writer *json;
-    entry *entries;
+    td_line_writer *writer;
+    td_json_writer *json; /* of the thread that writes results */
+    entry *entries;       /* of the one that claims them */
     size_t capacity, n_entries;
     char placement[TD_PLACEMENT_BYTES];
 };
@@ -121,12 +121,12 @@ td_results *td_results_open(const td_run_params *params, td_err *err)
     bool is_ok = path || params->on_finish || td_io_check_standard(STDOUT_FILENO, err);
     r->json = is_ok ? td_json_writer_create(false, err) : NULL;
     if (r->json && path)
-        r->writer = td_jsonl_writer_open(&(td_jsonl_writer_params){.path = path,
-                                                                   .sync_lines = SYNC_LINES,
-                                                                   .sync_us = SYNC_US,
-                                                                   .scan = scan,
-                                                                   .scan_context = r},
-                                         err);
+        r->writer = td_line_writer_open(&(td_jsonl_writer_params){.path = path,
+                                                                  .sync_lines = SYNC_LINES,
+                                                                  .sync_us = SYNC_US,
+                                                                  .scan = scan,
+                                                                  .scan_context = r},
+                                        err);
     if (!r->json || (path && !r->writer)) {
         td_results_close(&r, NULL);
         return NULL;
@@ -143,7 +143,7 @@ bool td_results_close(td_results **r, td_err *err)
 {
     if (!*r)
         return true;
-    bool is_ok = !(*r)->writer || td_jsonl_writer_close(&(*r)->writer, err);
+    bool is_ok = !(*r)->writer || td_line_writer_close(&(*r)->writer, err);
     td_json_writer_destroy(&(*r)->json);
     for (size_t i = 0; i < (*r)->capacity; i++)
         td_free((*r)->entries[i].id);
@@ -220,10 +220,17 @@ bool td_results_write(td_results *r, const td_result *result, td_err *err)
     const char *line;
     size_t n_bytes;
     return td_json_writer_end(r->json, &line, &n_bytes, err) &&
-           td_jsonl_write(r->writer, line, n_bytes, err);
+           td_line_writer_put(r->writer, line, n_bytes, err);
 }
 
 bool td_results_poll(td_results *r, td_err *err)
 {
-    return !r->writer || td_jsonl_writer_poll(r->writer, err);
+    return !r->writer || td_line_writer_poll(r->writer, err);
+}
+
+int td_results_fd(const td_results *r) { return r->writer ? td_line_writer_fd(r->writer) : -1; }
+
+bool td_results_has_room(const td_results *r)
+{
+    return !r->writer || td_line_writer_has_room(r->writer);
 }

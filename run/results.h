@@ -1,6 +1,6 @@
 /* Results: one JSON line each, appended and kept through a crash; what is already in the file is
  * read first, so that a run goes on where it stopped. The line's fields are those of docs/cli.md.
- * One thread. */
+ * One thread, but that claims may come from one other. */
 #ifndef TD_RUN_RESULTS_H
 #define TD_RUN_RESULTS_H
 
@@ -40,7 +40,13 @@ bool td_results_close(td_results **r, td_err *err);
 /* What is known of an id; *why gets a message for TD_RESULT_OTHER. Marks the id as used. */
 td_result_state td_results_claim(td_results *r, const char *id, const char *input_sha,
                                  const char *config_sha, char *why, size_t why_bytes, td_err *err);
+/* Hands a line over to the thread that writes (base/line_writer.h). */
 bool td_results_write(td_results *r, const td_result *result, td_err *err);
-bool td_results_poll(td_results *r, td_err *err); /* syncs when due */
+/* Readable when td_results_poll has to be called; -1: never. */
+int td_results_fd(const td_results *r);
+/* What went wrong with lines that were handed over. */
+bool td_results_poll(td_results *r, td_err *err);
+/* False while too much waits to be written: no new prompt is to begin. */
+bool td_results_has_room(const td_results *r);
 
 #endif

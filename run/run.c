@@ -71,7 +71,14 @@ static bool begin(session *r, td_err *err)
     r->coordinator = td_coordinator_create(&params, err);
     if (r->coordinator && r->is_draft_joined) /* by an earlier run */
         td_loop_join_draft(r);
-    return r->coordinator;
+    r->input = r->coordinator ? td_input_create(&(td_input_params){.prompts = r->prompts,
+                                                                   .results = r->results,
+                                                                   .model = r->model,
+                                                                   .run = r->params,
+                                                                   .config_sha = r->config_sha},
+                                                err)
+                              : NULL;
+    return r->input;
 }
 
 /* What the meters say since the session began; called twice, the difference is of the run. */
@@ -148,6 +155,7 @@ static bool go(session *r, td_err *err)
  * disk. */
 static bool end(session *r, td_err *err)
 {
+    td_input_destroy(&r->input); /* it asks the results of what was there */
     bool is_ok = td_results_close(&r->results, err);
     if (r->coordinator) /* what slots have kept is known to it only */
         for (uint32_t i = 0; i < r->opened.n_parallel; i++)

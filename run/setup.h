@@ -4,7 +4,7 @@
 
 #include "draft/ngram.h"
 #include "run/draft_client.h"
-#include "run/results.h"
+#include "run/input.h"
 #include "run/run_placement.h"
 #include "run/show.h"
 #include "run/trace.h"
@@ -37,6 +37,7 @@ typedef struct td_run_session {
     td_run_totals *totals;
     td_coordinator *coordinator;
     td_prompts *prompts;
+    td_input *input;
     td_results *results;
     td_show *show;
     char placement[TD_PLACEMENT_BYTES];

@@ -5,9 +5,14 @@ that are closed, files that are named twice, files that are not there.
 usage: e2e_io.py TANDEM   (run from the source root; standard library only)"""
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import tty
 import unittest
 
 TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
@@ -77,6 +82,167 @@ class Descriptors(Base):
         with open(out) as f:
             lines = f.readlines()
         self.assertEqual([json.loads(x)['status'] for x in lines], ['error'])
+
+
+class CoProcess:
+    """A run whose input and output are held by this program, line by line."""
+
+    def __init__(self, *args, stdin=subprocess.PIPE, source='-'):
+        self.p = subprocess.Popen([TANDEM, *GENERATE, '--in', source, *args], stdin=stdin, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE)
+        self.pending = b''
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.p.poll() is None:
+            self.p.kill()
+        self.p.wait()
+        for f in self.p.stdin, self.p.stdout, self.p.stderr:
+            if f:
+                f.close()
+
+    def write(self, data):
+        self.p.stdin.write(data)
+        self.p.stdin.flush()
+
+    def line(self, seconds=60):
+        """The next line of the answers; fails when none comes."""
+        end = time.time() + seconds
+        while b'\n' not in self.pending:
+            if not select.select([self.p.stdout], [], [], max(0, end - time.time()))[0]:
+                raise AssertionError('no answer while the input is open')
+            data = os.read(self.p.stdout.fileno(), 1 << 16)
+            if not data:
+                raise AssertionError('the run ended: ' + self.p.stderr.read().decode())
+            self.pending += data
+        line, self.pending = self.pending.split(b'\n', 1)
+        return json.loads(line)
+
+    def is_silent(self, seconds):
+        return not self.pending and not select.select([self.p.stdout], [], [], seconds)[0]
+
+
+def prompt(name, n=4):
+    return json.dumps({'id': name, 'prompt': 'The fox', 'n': n}).encode() + b'\n'
+
+
+WAYS = [['--parallel', '1'], ['--parallel', '2'], ['--parallel', '64'], ['--parallel', '3', '--draft', DRAFT],
+        ['--parallel', '2', '--device', 'host:1', '--draft-ngram']]
+
+
+class Input(Base):
+    """Nothing stops for input: what has come is answered, whatever comes next and when."""
+
+    def test_a_program_that_waits_for_its_answer_gets_it(self):
+        for args in WAYS:
+            with CoProcess(*args) as c:
+                for i in range(6):
+                    c.write(prompt('p%d' % i))
+                    self.assertEqual(c.line()['id'], 'p%d' % i, args)
+                c.p.stdin.close()
+                self.assertEqual(c.p.wait(60), 0)
+                c.p.stdin = None
+
+    def test_a_line_in_pieces_is_answered_when_it_is_whole(self):
+        with CoProcess('--parallel', '4', '--draft', DRAFT) as c:
+            c.write(prompt('long', 60))
+            whole = prompt('pieces')
+            c.write(whole[:11])
+            self.assertEqual(c.line()['id'], 'long')  # half a line holds nobody up
+            self.assertTrue(c.is_silent(0.2))
+            for i in range(11, len(whole)):
+                c.write(whole[i:i + 1])
+            self.assertEqual(c.line()['id'], 'pieces')
+            c.write(prompt('last')[:-1])  # the end of the input ends a line too
+            c.p.stdin.close()
+            self.assertEqual(c.line()['id'], 'last')
+            self.assertEqual(c.p.wait(60), 0)
+            c.p.stdin = None
+
+    def test_bad_blank_and_huge_lines_are_answered_at_once(self):
+        with CoProcess('--parallel', '2') as c:
+            c.write(b'\n \r\n' + prompt('a'))
+            self.assertEqual(c.line()['id'], 'a')
+            c.write(b'no json\n')
+            self.assertEqual(c.line()['status'], 'error')
+            c.write(b'{"prompt": "' + b'x' * (3 << 20) + b'"}\n')
+            self.assertEqual(c.line()['status'], 'error')
+            c.write(b'\xff\xfe\n')
+            self.assertEqual(c.line()['status'], 'error')
+            c.write(prompt('a'))
+            self.assertIn('earlier line', c.line()['error'])
+            c.write(prompt('b'))
+            self.assertEqual(c.line()['status'], 'ok')
+            c.p.stdin.close()
+            self.assertEqual(c.p.wait(60), 1)
+            c.p.stdin = None
+
+    def test_many_lines_at_once_and_nobody_who_reads(self):
+        """Lines in far beyond what pipes hold while no answer is read: then all of them are there."""
+        names = ['m%d' % i for i in range(900)]
+        with CoProcess('--parallel', '32') as c:
+            data = b''.join(prompt(x, 1) for x in names)
+            self.assertGreater(len(data), 1 << 15)
+            c.write(data)
+            time.sleep(0.5)
+            self.assertIsNone(c.p.poll())
+            got = [c.line()['id'] for _ in names]
+            self.assertEqual(sorted(got), sorted(names))
+            c.write(prompt('after'))
+            self.assertEqual(c.line()['id'], 'after')
+
+    def test_generation_goes_on_while_a_long_prompt_is_read(self):
+        with CoProcess('--parallel', '2', '--ctx', '300') as c:
+            c.write(prompt('short', 100) + json.dumps({'id': 'long', 'prompt': 'ab ' * 300000}).encode() + b'\n')
+            got = {x['id']: x for x in (c.line(), c.line())}
+            self.assertEqual(got['short']['status'], 'ok')
+            self.assertIn('allowed: 1..299', got['long']['error'])
+
+    def test_a_fifo_of_several_writers(self):
+        fifo = self.path('fifo')
+        os.mkfifo(fifo)
+        with CoProcess('--parallel', '2', stdin=subprocess.DEVNULL, source=fifo) as c:  # nobody writes yet
+            time.sleep(0.3)
+            self.assertIsNone(c.p.poll())
+            first = os.open(fifo, os.O_WRONLY)
+            second = os.open(fifo, os.O_WRONLY)
+            os.write(first, prompt('one'))
+            self.assertEqual(c.line()['id'], 'one')
+            os.close(first)
+            os.write(second, prompt('two'))
+            self.assertEqual(c.line()['id'], 'two')
+            os.close(second)
+            self.assertEqual(c.p.wait(60), 0)
+
+    def test_a_signal_ends_the_wait_for_a_fifo_nobody_opens(self):
+        fifo = self.path('fifo')
+        os.mkfifo(fifo)
+        with CoProcess(stdin=subprocess.DEVNULL, source=fifo) as c:
+            time.sleep(0.5)
+            c.p.send_signal(signal.SIGTERM)
+            self.assertEqual(c.p.wait(60), 143)
+
+    def test_a_terminal(self):
+        master, slave = pty.openpty()
+        tty.setcbreak(slave)
+        try:
+            with CoProcess('--parallel', '2', stdin=slave) as c:
+                os.write(master, prompt('typed'))
+                self.assertEqual(c.line()['id'], 'typed')
+                os.write(master, prompt('again'))
+                self.assertEqual(c.line()['id'], 'again')
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    def test_a_file_that_grows_is_read_to_its_end(self):
+        source = self.path('in.jsonl', ''.join(prompt('f%d' % i, 2).decode() for i in range(150)))
+        r = run(*GENERATE, '--in', source, '--parallel', '5')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(sorted(json.loads(x)['id'] for x in r.stdout.splitlines()),
+                         sorted('f%d' % i for i in range(150)))
 
 
 if __name__ == '__main__':
