@@ -38,7 +38,7 @@ typedef struct {
     uint32_t n_vocab;
     text *texts; /* [n_texts] of the first plain run */
     uint32_t n_texts, capacity, i_last;
-    uint64_t n_other; /* texts of this run that are not as then */
+    uint64_t n_other; /* texts of this run that differ from the first run's */
     bool is_first;
 } pair;
 

@@ -537,7 +537,7 @@ bool td_bench_output_case(bench_output *o, const bench_case *c, const bench_test
     for (uint32_t i = 0; i < n_tests && o->format == BENCH_TABLE; i++)
         if (tests[i].n_ops) {
             print_ops(&tests[i]);
-            o->n_rows = 0; /* a table that goes on begins anew */
+            o->n_rows = 0; /* so that the next table gets a head of its own */
         }
     if (o->format == BENCH_TABLE && o->n_rows == 0)
         putchar('\n');

@@ -1,4 +1,4 @@
-/* One proposal under way: what was asked, and the tokens found so far. The inbox makes it out of a
+/* One proposal under way: what was asked, and the tokens found so far. requests.c makes it out of a
  * message, a drafter fills it piece by piece (drafter.h), and its answer is sent when it is done.
  * No behaviour here. */
 #ifndef TD_DRAFT_PROPOSAL_H

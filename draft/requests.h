@@ -11,13 +11,13 @@
  * step by step, and new ones join between two steps.
  *
  * Every proposal is answered exactly once, in order within its sequence. It is overtaken as soon as
- * the inbox has a later message of its sequence of another epoch, or that opens or closes it, or
+ * there is a later message of its sequence of another epoch, or that opens or closes it, or
  * feeds tokens other than those found: then nothing more is computed for it, and its answer has the
  * tokens found so far, mostly none. A reset (a coordinator came or was lost) drops everything,
  * answers too.
  *
  * Bounds: TD_REQUESTS_MAX messages, proposals and answers held together. Allocates in create only.
- * Two threads may use one inbox when a lock is held in every call: what next hands out is touched
+ * Two threads may use it when a lock is held in every call: what next hands out is touched
  * by nobody until done. Errors: none but in create; what makes no sense in a message is for who
  * performs it to find. */
 #ifndef TD_DRAFT_REQUESTS_H

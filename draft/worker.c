@@ -15,13 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Between the link's thread and the computing one stands the inbox, under the lock. */
+/* The requests stand between the link's thread and the computing one, under the lock. */
 typedef struct {
     const td_draft_worker_params *params;
     td_vocab_drafter *translator; /* the computing thread's */
     pthread_mutex_t lock;
     pthread_cond_t filled;
-    td_requests *inbox;
+    td_requests *requests;
     bool is_stopping;
     uint64_t progress; /* pieces of work done */
     int done_fd;
@@ -107,7 +107,7 @@ static void *compute_main(void *arg)
     td_work work;
     for (bool is_ok = true; is_ok;) {
         pthread_mutex_lock(&w->lock);
-        while (!w->is_stopping && !td_requests_next(w->inbox, &work))
+        while (!w->is_stopping && !td_requests_next(w->requests, &work))
             pthread_cond_wait(&w->filled, &w->lock);
         bool is_stopping = w->is_stopping;
         pthread_mutex_unlock(&w->lock);
@@ -115,9 +115,9 @@ static void *compute_main(void *arg)
             break;
         is_ok = perform(w, &work);
         pthread_mutex_lock(&w->lock);
-        td_requests_done(w->inbox);
+        td_requests_done(w->requests);
         w->progress++;
-        bool is_told = td_requests_answer(w->inbox) || !is_ok;
+        bool is_told = td_requests_answer(w->requests) || !is_ok;
         pthread_mutex_unlock(&w->lock);
         if (is_told)
             tell(w);
@@ -134,8 +134,8 @@ static void send_answers(worker *w, td_peer *peer)
     const td_proposal *p;
     pthread_mutex_lock(&w->lock);
     uint64_t progress = w->progress;
-    uint32_t n_waiting = td_requests_n_waiting(w->inbox);
-    while ((p = td_requests_answer(w->inbox))) {
+    uint32_t n_waiting = td_requests_n_waiting(w->requests);
+    while ((p = td_requests_answer(w->requests))) {
         td_err err = {0};
         uint32_t n = 0;
         while (n < p->n && p->ids[n] < info.n_vocab) /* padding of ours that the other end lacks */
@@ -152,7 +152,7 @@ static void send_answers(worker *w, td_peer *peer)
                 break; /* the coordinator is slow: keep it */
             td_log_warn("draft worker: %s", err.message);
         }
-        td_requests_pop(w->inbox);
+        td_requests_pop(w->requests);
     }
     pthread_mutex_unlock(&w->lock);
     td_peer_set_progress(peer, progress, n_waiting);
@@ -161,7 +161,7 @@ static void send_answers(worker *w, td_peer *peer)
 static bool has_room(worker *w)
 {
     pthread_mutex_lock(&w->lock);
-    bool is_so = td_requests_has_room(w->inbox);
+    bool is_so = td_requests_has_room(w->requests);
     pthread_mutex_unlock(&w->lock);
     return is_so;
 }
@@ -170,9 +170,9 @@ static void put(worker *w, const td_wire_msg *msg_or_reset)
 {
     pthread_mutex_lock(&w->lock);
     if (msg_or_reset)
-        td_requests_put(w->inbox, msg_or_reset);
+        td_requests_put(w->requests, msg_or_reset);
     else
-        td_requests_reset(w->inbox);
+        td_requests_reset(w->requests);
     pthread_cond_signal(&w->filled);
     pthread_mutex_unlock(&w->lock);
 }
@@ -219,11 +219,11 @@ static uint64_t cpu_us(void)
 static bool compute_here(worker *w)
 {
     td_work work;
-    if (!td_requests_next(w->inbox, &work))
+    if (!td_requests_next(w->requests, &work))
         return false;
     uint64_t start_us = w->params->computing_us ? cpu_us() : 0;
     perform(w, &work); /* what fails is seen in w->err */
-    td_requests_done(w->inbox);
+    td_requests_done(w->requests);
     w->progress++;
     if (w->params->computing_us)
         atomic_fetch_add(w->params->computing_us, cpu_us() - start_us);
@@ -276,9 +276,9 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     w.translator = td_vocab_drafter_create(params->drafter, params->map, err);
     if (!w.translator)
         goto done;
-    w.inbox = td_requests_create(err);
+    w.requests = td_requests_create(err);
     w.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!w.inbox || w.done_fd < 0) {
+    if (!w.requests || w.done_fd < 0) {
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
         goto done;
     }
@@ -314,7 +314,7 @@ done:
     if (w.done_fd >= 0)
         close(w.done_fd);
     td_vocab_drafter_destroy(&w.translator);
-    td_requests_destroy(&w.inbox);
+    td_requests_destroy(&w.requests);
     pthread_mutex_destroy(&w.lock);
     pthread_cond_destroy(&w.filled);
     return is_ok;

@@ -2,7 +2,7 @@
  * in a process of its own (`tandem draft`). There two threads: one owns the link and answers pings
  * at once, the other computes, so that a long prompt does not pass for a dead worker.
  *
- * What comes first, what goes together and what is not wanted any more is the inbox's to say.
+ * What comes first, what goes together and what is not wanted any more, requests.h decides.
  * Errors: what link.h and drafter.h list; a message that makes no sense is logged and dropped. */
 #ifndef TD_DRAFT_WORKER_H
 #define TD_DRAFT_WORKER_H

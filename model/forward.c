@@ -105,7 +105,7 @@ typedef enum { VERIFY, PREFILL, DRAFT, STEP } program_kind;
 bool td_recorder_end(td_recorder *r)
 {
     bool is_ok = td_program_end(r->p, r->err);
-    r->p = NULL; /* the pass has it */
+    r->p = NULL; /* its pass holds it already */
     return is_ok;
 }
 
@@ -329,7 +329,7 @@ static td_draw draw_of(const td_forward *f, const td_forward_row *r)
     uint64_t position = (uint64_t)r->position + 1; /* of the token that is chosen */
     float t = r->sampling->temperature;
     bool is_plain = td_sampling_is_plain(r->sampling, f->h->n_vocab);
-    bool is_race = t >= TEMPERATURE_MIN; /* else scores lose their meaning in f32 */
+    bool is_race = t >= TEMPERATURE_MIN; /* below it, scores in f32 cannot tell tokens apart */
     return (td_draw){.kind = !is_plain   ? TD_DRAW_NONE
                              : t == 0.0f ? TD_DRAW_GREEDY
                              : is_race   ? TD_DRAW_RACE
@@ -478,7 +478,7 @@ bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows
             break;
         ++*n_tokens;
         if (tokens[i] != trail[i].token)
-            break; /* the device went on with another */
+            break; /* the device continued from another token */
     }
     td_cache_truncate(f->cache, last->slot, last->position + *n_tokens);
     return true;

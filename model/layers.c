@@ -298,7 +298,8 @@ static void run_experts(const block *b, const expert_tensors *t)
     td_view gate = td_columns(t->gate, 0, n_ff), up = td_columns(t->up, 0, n_ff);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
-    /* A weight of the input is one of what the input is multiplied with. */
+    /* Gate and up are linear in their input: a router weight that scales the input may as well
+     * scale them. */
     td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? t->weights : NULL, gate);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gate, parts);
     if (arch->is_expert_input_scaled)

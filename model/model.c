@@ -19,7 +19,8 @@ static bool open_parts(td_model *m, const char *path, td_err *err)
     m->hparams.is_tied = !td_gguf_find_tensor(m->gguf, "output.weight");
     if (!td_weights_check(m, err))
         return false;
-    td_rope *rope = td_rope_create(m, m->hparams.n_ctx_train, err); /* for its checks */
+    /* created to check its parameters */
+    td_rope *rope = td_rope_create(m, m->hparams.n_ctx_train, err);
     bool is_ok = rope;
     td_rope_destroy(&rope);
     return is_ok;

@@ -45,11 +45,12 @@ typedef struct {
     uint32_t rope_orig_ctx;
     float yarn_log_multiplier, yarn_beta_fast, yarn_beta_slow;
     float rope_magnitude; /* of cos and sin, but for what YaRN adds by the factor */
-    float q_scale;        /* q *= 1 + q_scale ln(floor((position + offset) / every) + 1); 0: */
-    uint32_t q_scale_every, q_scale_offset; /* no such scale */
-    bool is_tied;                           /* logits come from token_embd */
+    /* q *= 1 + q_scale ln(floor((position + offset) / every) + 1); q_scale 0: no such scale. */
+    float q_scale;
+    uint32_t q_scale_every, q_scale_offset;
+    bool is_tied; /* logits come from token_embd */
     /* Mixture of experts. */
-    uint32_t n_expert, n_expert_used, n_ff_expert, n_ff_shared; /* n_ff_shared 0: none */
+    uint32_t n_expert, n_expert_used, n_ff_expert, n_ff_shared; /* n_ff_shared 0: no shared one */
     uint32_t n_expert_shared;
     uint32_t n_dense;   /* leading layers without experts */
     uint32_t moe_every; /* of the others every so many-th has experts */

@@ -325,12 +325,14 @@ static bool measure_table(prober *p, const cost_kinds *kinds, cost_table *t, td_
     if (find_run(p, &a, &b)) {
         if (!probe(p, a, b, &run, err))
             return false;
-        /* One by one they cost what they cost together and a pass more for each but one. */
+        /* Timed one by one, these layers pay for a pass each; together they pay for one. The
+         * difference tells what a pass costs. */
         for (uint32_t i = a; i <= b; i++)
             add(&t->pass, 1.0 / (b - a), &t->kinds[kinds->kind_of[i]]);
         add(&t->pass, -1.0 / (b - a), &run);
     }
-    /* What a layer in the middle costs with its pass is taken off the ends, the pass off all. */
+    /* The ends were timed with a layer each: what a layer in the middle costs, its pass included,
+     * is taken off them. Then the pass is taken off every layer. */
     if (has_first)
         add(&t->first, -1, &t->kinds[of_first]);
     if (has_last)

@@ -1,4 +1,4 @@
-/* Shared by costs.c (what is measured) and costs_file.c (what is kept). Private to target/. */
+/* Shared by costs.c (what is measured) and costs_file.c (what is kept). Private to planning/. */
 #ifndef TD_PLANNING_COSTS_PRIVATE_H
 #define TD_PLANNING_COSTS_PRIVATE_H
 

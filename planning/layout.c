@@ -166,7 +166,8 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
         part->dev = td_device_create(specs[i].device, err);
         if (!part->dev)
             return false;
-        b->layout->n_parts++; /* parts run at the same time: a device for the experts of each */
+        /* counted, so that it is destroyed if opening the experts' device fails */
+        b->layout->n_parts++;
         if (p->place && !open_experts_device(part, p->place, err))
             return false;
     }

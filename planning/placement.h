@@ -1,5 +1,5 @@
-/* Where the layers go. Pure arithmetic over bytes now; placement by measured speed comes behind the
- * same interface. Any thread. */
+/* Where the layers go by bytes alone: pure arithmetic. By measured speed: speed.h and planner.h.
+ * Any thread. */
 #ifndef TD_PLANNING_PLACEMENT_H
 #define TD_PLANNING_PLACEMENT_H
 

@@ -29,14 +29,14 @@ typedef enum { TD_FOR_STREAM, TD_FOR_BATCH } td_use;
 typedef struct {
     const td_costs *costs;        /* borrowed */
     const td_place_device *place; /* bytes; pins are not looked at */
-    uint32_t memory;              /* devices of one number share the sum of their budgets */
-    uint32_t unit;                /* devices of one number take turns */
+    uint32_t memory;              /* devices with the same number share one memory */
+    uint32_t unit;                /* devices with the same number take turns */
     bool is_host;
 } td_speed_device;
 
 typedef struct {
     td_cost step;     /* of the whole draft model, by rows (one for each sequence) */
-    uint32_t unit;    /* as above; a number that no device has: one of its own */
+    uint32_t unit;    /* as above; a number that no device has: it waits for nobody */
     int32_t device;   /* index of the target's device whose memory it takes; -1: none */
     uint64_t n_bytes; /* there */
 } td_speed_draft;

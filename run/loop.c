@@ -178,7 +178,7 @@ static bool perform(session *r, const td_action *a, td_err *err)
     return true;
 }
 
-/* Once: that is how the run goes on from then on. */
+/* Tells that prompts wait for memory; once, since from then on they will all the time. */
 static void say_who_waits(session *r)
 {
     uint64_t n = td_coordinator_get_stats(r->coordinator)->n_waits;

@@ -18,7 +18,7 @@ bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_er
                             err);
 }
 
-/* Of the tokens behind the first one. */
+/* The speed of a line while it was generated: of the tokens after its first one. */
 static void add_line_speed(td_run_totals *t, const td_sequence_info *info)
 {
     double us = (double)(info->finished_us - info->first_token_us);

@@ -18,7 +18,7 @@ typedef struct {
     uint32_t n_drafted, n_accepted, n_rounds, n_prompt_tokens;
     double ttft_ms, ms;
     const char *input_sha, *config_sha, *model_sha;
-    const char *placement; /* placing.h */
+    const char *placement; /* run_placement.h */
 } td_result;
 
 typedef struct td_results td_results;

@@ -151,13 +151,13 @@ static bool go(session *r, td_err *err)
     return is_ok;
 }
 
-/* What is of one run. Results first: whatever happens on the way down, what was finished is on
- * disk. */
+/* Ends one run; the session stays. Results are closed first: whatever happens on the way down, what
+ * was finished is on disk. */
 static bool end(session *r, td_err *err)
 {
     td_input_destroy(&r->input); /* it asks the results of what was there */
     bool is_ok = td_results_close(&r->results, err);
-    if (r->coordinator) /* what slots have kept is known to it only */
+    if (r->coordinator) /* only this coordinator knows what the slots have kept */
         for (uint32_t i = 0; i < r->opened.n_parallel; i++)
             td_target_close_sequence(r->target, i);
     if (r->coordinator)

@@ -16,8 +16,8 @@ typedef struct {
 } td_run_placement;
 
 /* is_default: the user named no devices, so some may be left out. Fills in params->specs and
- * draft_spec where they were left open. recorded: what an earlier run wrote (placing_write), used
- * if its devices are among those of the params; or NULL. */
+ * draft_spec where they were left open. recorded: what an earlier run wrote
+ * (td_run_placement_write), used if its devices are among those of the params; or NULL. */
 bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
                              bool is_default, const char *recorded, td_err *err);
 /* Tokens/s predicted for the placement chosen: of a stream while it generates, of a batch with its

@@ -22,7 +22,7 @@ typedef struct td_run_session {
     /* What lasts over the runs of a session. */
     td_run_params opened; /* as given to open, devices filled in */
     const char *defaults[TD_STAGES_MAX];
-    bool is_default; /* these are used */
+    bool is_default; /* the user named no devices: those in defaults */
     td_clock clock;
     td_energy *energy; /* NULL: nobody wants to know */
     td_model *model;

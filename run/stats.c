@@ -156,7 +156,7 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
     td_json_end_array(w);
 }
 
-/* Of one elsewhere its answers tell the busy time. */
+/* The busy time of a draft elsewhere is what its answers told. */
 static void write_draft(td_json_writer *w, const td_stats *s)
 {
     const td_run_totals *t = s->totals;

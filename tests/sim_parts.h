@@ -77,7 +77,7 @@ typedef struct {
 
     td_link *link[2]; /* coordinator's end, worker's */
     td_peer *client, *worker;
-    td_requests *inbox;
+    td_requests *requests;
     td_work work;
     bool is_working, is_joined;
     uint64_t work_end_us, progress, rejoin_us;
@@ -103,7 +103,7 @@ typedef struct {
                      #condition, (unsigned long long)(w)->params.seed);                            \
     } while (0)
 
-/* The coordinator and the inbox allocate nothing once a sequence has been added. */
+/* The coordinator and the requests allocate nothing once a sequence has been added. */
 #define WITHOUT_ALLOCATING(w, call)                                                                \
     do {                                                                                           \
         uint64_t n_before_ = td_alloc_count();                                                     \
@@ -421,7 +421,7 @@ static void finish_work(world *w)
             step_proposal(w, work->jobs[i], work->n_jobs);
         break;
     }
-    WITHOUT_ALLOCATING(w, td_requests_done(w->inbox));
+    WITHOUT_ALLOCATING(w, td_requests_done(w->requests));
     ++w->progress;
     w->is_working = false;
 }
@@ -435,7 +435,7 @@ static void compute(world *w)
             return;
         if (has_work)
             finish_work(w);
-        WITHOUT_ALLOCATING(w, has_work = td_requests_next(w->inbox, &w->work));
+        WITHOUT_ALLOCATING(w, has_work = td_requests_next(w->requests, &w->work));
         if (!has_work)
             return;
         w->is_working = true;
@@ -468,17 +468,17 @@ static void serve(world *w)
     td_peer_event event;
     td_err err = {0};
     const td_proposal *p;
-    while (td_requests_has_room(w->inbox)) {
+    while (td_requests_has_room(w->requests)) {
         must(td_peer_step(w->worker, &event, &err), &err);
         if (event.type == TD_PEER_NONE)
             break;
         if (event.type == TD_PEER_MESSAGE)
-            WITHOUT_ALLOCATING(w, td_requests_put(w->inbox, &event.msg));
+            WITHOUT_ALLOCATING(w, td_requests_put(w->requests, &event.msg));
         else if (event.type != TD_PEER_REFUSED)
-            td_requests_reset(w->inbox);
+            td_requests_reset(w->requests);
     }
     compute(w);
-    while ((p = td_requests_answer(w->inbox))) {
+    while ((p = td_requests_answer(w->requests))) {
         td_wire_msg msg = {.type = TD_WIRE_DRAFT,
                            .draft = {.sequence = p->sequence,
                                      .epoch = p->epoch,
@@ -489,12 +489,12 @@ static void serve(world *w)
         if (td_peer_get_info(w->worker).is_joined && !td_peer_send(w->worker, &msg, &err) &&
             err.code == TD_E_AGAIN)
             break;
-        td_requests_pop(w->inbox);
+        td_requests_pop(w->requests);
         ++w->n_answers;
         if (random_below(w, 1000) < w->params.forged_permille)
             send_forged(w);
     }
-    td_peer_set_progress(w->worker, w->progress, td_requests_n_waiting(w->inbox));
+    td_peer_set_progress(w->worker, w->progress, td_requests_n_waiting(w->requests));
 }
 
 static uint64_t hash_vocab(void *user, uint32_t a, uint32_t b)
@@ -527,10 +527,10 @@ static void start_worker(world *w)
 {
     td_err err = {0};
     td_peer_destroy(&w->worker);
-    td_requests_destroy(&w->inbox);
+    td_requests_destroy(&w->requests);
     w->worker = create_peer(w, true);
-    w->inbox = td_requests_create(&err);
-    must(w->inbox != NULL, &err);
+    w->requests = td_requests_create(&err);
+    must(w->requests != NULL, &err);
     w->is_working = false;
     for (uint32_t i = 0; i < N_PROMPTS_MAX; ++i)
         w->memory[i].is_open = false;

@@ -1,7 +1,7 @@
 /* The whole protocol in one thread under a simulated clock: the real coordinator, both ends of a
- * real session (peer, wire, in-memory link), the real inbox with a toy drafter behind it, stages as
- * queues of jobs with the target's semantics. Everything that happens is decided by one seed, so a
- * failure replays. The world checks at every step what must always hold.
+ * real session (peer, wire, in-memory link), the real requests with a toy drafter behind them,
+ * stages as queues of jobs with the target's semantics. Everything that happens is decided by one
+ * seed, so a failure replays. The world checks at every step what must always hold.
  *
  * Include after cmocka.h. One program includes it once. */
 #ifndef TD_TESTS_SIM_PROTOCOL_H
@@ -229,7 +229,7 @@ static uint64_t next_us(const world *w)
         return earlier(t, w->silence_end_us);
     if (w->is_working)
         t = earlier(t, w->work_end_us);
-    if (td_requests_has_room(w->inbox))
+    if (td_requests_has_room(w->requests))
         t = earlier(t, earlier(td_link_next_us(w->link[1]), td_peer_next_us(w->worker)));
     return t;
 }
@@ -321,7 +321,7 @@ static void destroy(world *w)
     td_ngram_destroy(&w->ngram);
     td_peer_destroy(&w->client);
     td_peer_destroy(&w->worker);
-    td_requests_destroy(&w->inbox);
+    td_requests_destroy(&w->requests);
     for (uint32_t i = 0; i < 2; ++i)
         td_link_close(&w->link[i], false);
 }

@@ -1,4 +1,4 @@
-/* The inbox: what comes in is worked off in order within a sequence, proposals of different
+/* Requests: what comes in is worked off in order within a sequence, proposals of different
  * sequences together; each is answered once; what is overtaken is not computed; and nothing that a
  * peer can say makes it hold more than its bound. */
 #include <setjmp.h>

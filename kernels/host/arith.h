@@ -98,7 +98,7 @@ static inline uint32_t td_arith_bits(float f)
 
 static inline float td_arith_exp(float x)
 {
-    x = TD_EXP_MIN > x ? TD_EXP_MIN : x; /* in this form a NaN stays */
+    x = TD_EXP_MIN > x ? TD_EXP_MIN : x; /* a NaN fails the comparison and passes through */
     x = TD_EXP_MAX < x ? TD_EXP_MAX : x;
     float shifted = fmaf(x, TD_EXP_LOG2E, TD_EXP_MAGIC);
     float n = shifted - TD_EXP_MAGIC;

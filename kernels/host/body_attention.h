@@ -189,8 +189,8 @@ static void add_range(const td_host_kv *kv, const uint8_t *v, query *const *qs, 
     }
 }
 
-/* Each query's own slots, ascending: those all see in one go, what comes before and after one by
- * one. */
+/* Adds each query's visible slots in ascending order. Slots that all queries see are added for all
+ * of them at once, those before and after them query by query. */
 static void add_page(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t n)
 {
     uint32_t begin = 0, end = POSITIONS;
@@ -281,7 +281,7 @@ static uint32_t first_visible(const td_attention_params *p, uint32_t position)
     return of_window > of_chunk ? of_window : of_chunk;
 }
 
-/* A score that has no value. */
+/* The sink takes part in the softmax like one more score; it has no value to add. */
 static void add_sink(query *q, uint32_t n_v, float sink)
 {
     float m = sink > q->m ? sink : q->m, c = td_arith_exp(q->m - m);

@@ -90,8 +90,8 @@ typedef struct {
     const td_act_block *x;                /* [rows][n_blocks] */
     uint32_t n_blocks;                    /* of 32 */
     uint32_t lane0[VF_VECTORS_INT];       /* the vector's first lane in its panel */
-    const uint8_t *ahead;                 /* what to fetch while at work, */
-    uint32_t n_lines;                     /* so many cache lines a block */
+    const uint8_t *ahead;                 /* the weights to be fetched meanwhile, */
+    uint32_t n_lines;                     /* this many cache lines of them at each block */
 } tile;
 
 /* The panels are read from memory in the first pass of their row tiles only. So that memory is not
@@ -136,8 +136,8 @@ INLINE void fold_small(const tile *t, uint32_t b, size_t quant_bytes, const int 
     }
 }
 
-/* With one vector of outputs there are registers for two chains of dots a row, and need of them:
- * one of each of eight rows does not hide a dot's latency. */
+/* With one vector of outputs there are registers for two chains of dots a row, and both are needed:
+ * a single chain in each of eight rows does not hide the latency of a dot. */
 #define IS_TWO_CHAINS (VL == 16 && n_vectors == 1)
 
 INLINE void join_chains(const int n_vectors, const int n_rows, tile_sums sum, const vi *other)

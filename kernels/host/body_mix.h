@@ -16,7 +16,7 @@ INLINE vf glu_of(const td_glu_kind kind, vf g, vf u)
         vf t = vf_tanh(vf_mul(vf_mul(vf_set1(TD_GELU_C), g), cubic));
         return vf_mul(vf_mul(vf_mul(vf_set1(0.5f), g), vf_add(vf_set1(1.0f), t)), u);
     }
-    if (kind == TD_GLU_CLAMPED) { /* in this form a NaN stays */
+    if (kind == TD_GLU_CLAMPED) { /* min and max pass a second operand that is NaN through */
         g = vf_min(vf_set1(7.0f), g);
         u = vf_max(vf_set1(-7.0f), vf_min(vf_set1(7.0f), u));
         vf e = vf_add(vf_set1(1.0f), vf_exp(vf_mul(vf_set1(-1.702f), g)));

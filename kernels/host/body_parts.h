@@ -20,8 +20,8 @@ typedef struct { /* a piece and where it goes */
     uint32_t lane0, column;  /* of the vector: in the panel, of y */
     uint32_t n_lanes;        /* of the vector that are outputs */
     bool is_first, is_last;
-    const uint8_t *ahead; /* weights to fetch while at work, */
-    uint32_t n_lines;     /* so many cache lines a part */
+    const uint8_t *ahead; /* the weights to be fetched meanwhile, */
+    uint32_t n_lines;     /* this many cache lines of them at each part */
 } piece;
 
 /* sum[h][r]: both halves of part i times row r's. */
@@ -54,7 +54,7 @@ INLINE void part_tile(const piece *t, uint32_t row, const bool is_by_16, const b
     EACH_ROW acc[r] = t->is_first ? vf_zero() : vf_load_n(y + (size_t)r * m->y_stride, t->n_lanes);
     for (uint32_t i = 0; i < t->n_parts; i++, x++) {
         vi sum[2][ROWS_MAX];
-        if (row == 0 && t->lane0 == 0) /* once a piece, that is */
+        if (row == 0 && t->lane0 == 0) /* so once for each piece */
             for (uint32_t j = 0; j < t->n_lines; j++)
                 __builtin_prefetch(t->ahead + (i * t->n_lines + j) * LINE_BYTES);
         dot_part(t, i, x, stride, n_rows, sum);

@@ -58,13 +58,13 @@ INLINE void put_iq1(vi entry, vi is_minus, uint8_t (*q)[TD_PANEL_ROWS][4], uint3
         &q[h][lane0][0], vb_look_up(iq1_levels, vb_of_vi(vi_or(spread_twos(entry, 8 * h), minus))));
 }
 
-/* d (s + 1/2) by, all exact. */
+/* d * (s + 1/2) * by; every product is exact. */
 INLINE vf half_step(vf d, vi s, const float by)
 {
     return vf_mul(vf_mul(d, vf_add(vf_of_vi(s), vf_set1(0.5f))), vf_set1(by));
 }
 
-/* d (2 s + 1) by */
+/* d * (2 s + 1) * by */
 INLINE vf odd_step(vf d, vi s, const float by)
 {
     vi odd = vi_add(vi_shl(s, 1), vi_set1(1));
@@ -199,7 +199,7 @@ static void unpack_iq1_m(const uint8_t *block, td_host_parts *out, uint32_t part
     }
 }
 
-/* Of the types that are stored as words. */
+/* The unpacker of a type that is stored as words. */
 static unpack_block find_unpack(const td_type_info *type)
 {
     static const unpack_block by_id[] = {

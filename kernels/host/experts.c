@@ -77,7 +77,7 @@ static void sort_pairs(const td_host_gather *g, uint32_t *begin, pair *pairs)
             for (uint32_t e = 0; e < n; e++)
                 begin[e + 1] += begin[e];
     }
-    for (uint32_t e = n; e > 0; e--) /* each has moved to its end */
+    for (uint32_t e = n; e > 0; e--) /* filling has moved each beginning to its group's end */
         begin[e] = begin[e - 1];
     begin[0] = 0;
 }

@@ -4,7 +4,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-#define OVERREAD_BYTES  64u /* a vector load at the end of the last value */
+#define OVERREAD_BYTES  64u /* a vector load of the last value reads so far past its end */
 #define BLOCK_ELEMENTS  32u
 #define BLOCK_BYTES_MAX 64u
 

@@ -222,7 +222,7 @@ td_pool *td_pool_create(uint32_t n_threads, td_err *err)
     if (!pool->claims || !pool->workers)
         goto fail;
     for (uint32_t i = 0; i < n_threads; i++)
-        atomic_store(&pool->claims[i].phase, UINT32_MAX); /* that is phase 0 less one */
+        atomic_store(&pool->claims[i].phase, UINT32_MAX); /* the phase before phase 0 */
     if (!start_workers(pool, err))
         goto fail;
     return pool;

@@ -420,7 +420,7 @@ static void run_attention(const part *t, const td_op *op)
                 .head_kv = head_kv,
             };
             for (; j < end && slots[j / group] == slot; j++) {
-                td_host_find_page(op->kv, &op->batch, j / group); /* for its checks */
+                td_host_find_page(op->kv, &op->batch, j / group); /* called for its assertions */
                 add_query(op, head_kv, group, j, &a);
             }
             t->kernels->attention(&a);
@@ -605,7 +605,7 @@ bool td_host_program_run(td_program *base, uint32_t n_rows, uint32_t n_out, td_e
     (void)err;
     run_job job = {(td_host_program *)base, n_rows, n_out};
     td_pool *pool = ((td_host_device *)base->dev)->pool;
-    td_pool_pin_caller(pool); /* not for loading: that thread may go on to make others */
+    td_pool_pin_caller(pool); /* only now: a thread that loads may go on to load other devices */
     td_pool_run(pool, job.p->n_phases, run_phase, &job);
     return true;
 }

@@ -76,7 +76,7 @@ void td_host_state_keep(const td_op *op, uint32_t row)
     uint32_t slot = slot_of(op, row), position = position_of(op, row);
     uint32_t end = (uint32_t)((const int32_t *)op->batch.spans->data)[2 * slot + 1];
     if (position + op->state->params.n_pending < end)
-        return; /* a later row of the batch takes its place */
+        return; /* a later row of the batch overwrites it */
     memcpy(kept(op, slot, position), td_host_row(op->in[0], row), op->in[0].n_cols * sizeof(float));
 }
 
@@ -166,7 +166,7 @@ void td_host_delta_net(const td_op *op, uint32_t row, uint32_t n_rows, uint32_t 
     }
     TD_ASSERT(*count <= w.first && w.first - *count + p->n_taps - 1 <= p->n_pending);
     uint32_t position = *count, to_keep = td_min_u32(committed, last);
-    float *now = s; /* committed positions are taken in for good, the others by a copy */
+    float *now = s; /* committed positions change the state itself, the others a copy of it */
     for (; position < last; position++) {
         if (position >= to_keep && now == s) {
             memcpy(scratch, s, s_floats(p) * sizeof *s);

@@ -49,7 +49,7 @@ static void enter(const chunk *c, uint32_t id, double s, td_part *part)
             drop_old(part);
     }
     if (part->n >= TD_TOP_CANDIDATES) {
-        part->n = TD_TOP_CANDIDATES + 1; /* ties that noise never makes: the row will be read */
+        part->n = TD_TOP_CANDIDATES + 1; /* noise never ties so many: the host will read the row */
         return;
     }
     part->candidates[part->n].id = id;

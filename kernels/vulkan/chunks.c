@@ -77,7 +77,7 @@ static void correct(td_vk_program *p, const td_vk_recording *r, uint32_t first, 
         return;
     double factor = fmin(fmax(us / expected, 1e-4), 1e4);
     for (uint32_t i = first; i < first + n; i++)
-        if (r->parts[i].x0 == 0) /* a step that was cut is corrected once */
+        if (r->parts[i].x0 == 0) /* once for a step that was cut into parts */
             p->steps[r->parts[i].i_step].us_per_work *= factor;
 }
 

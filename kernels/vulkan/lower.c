@@ -290,11 +290,12 @@ static void lower_feed(const td_op *op, td_vk_step *s)
     bind_in(s, buffer_of(op->in[0].t));
     bind(s, &w->slabs[0]);
     bind_out(s, buffer_of(op->out.t));
-    for (uint32_t i = 0; i < op->n_writes; i++) /* read as well: a write orders both */
+    /* they are read too, but being written orders them with both */
+    for (uint32_t i = 0; i < op->n_writes; i++)
         bind_out(s, buffer_of(op->writes[i]));
     struct push_feed push = {
         .n_steps_max = op->out.t->params.n_rows,
-        .n_positions = td_vk_slab_rows(w, 0), /* a table beyond the largest buffer ends there */
+        .n_positions = td_vk_slab_rows(w, 0), /* a table larger than a buffer may be is cut */
         .table_units = w->n_units,
         .table_pitch = w->panel_rows,
         .n_rot = w->head.params.n_cols,

@@ -70,7 +70,8 @@ static bool is_aligned(const td_op *op)
            op->weight->params.n_cols % 32 == 0;
 }
 
-/* Of a group. */
+/* Blocks of 32 int8 activations that a row has for each group: its columns padded to whole quads of
+ * blocks. */
 static uint32_t int8_blocks(const td_op *op)
 {
     return td_round_up(op->weight->params.n_cols, INT8_QUAD) / 32;
@@ -129,7 +130,7 @@ static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
     set_push(s, &push, sizeof push);
     s->groups_x = 1;
     s->groups_y_max = 1;
-    s->n_rows_min = 2; /* one row's choices are its list */
+    s->n_rows_min = 2; /* the choices of a single row are its list already */
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * push.n_used;
     return true;
 }
@@ -144,7 +145,7 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
     while (2 * n_slices <= n && n_slices < SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
-    /* [4], the kind, is set by whoever wants another than plain. What is unrolled, [5], is the
+    /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
      * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
     s->key.n_spec = s->is_software ? 6 : 5;
     s->key.spec[1] = TD_VK_PANEL * n_slices;
@@ -171,7 +172,7 @@ static void set_groups(const td_op *op, uint32_t i_slab, struct push_mat_mul *pu
         s->key.spec[4] = TD_VK_MUL_EXPERT;
         s->n_experts = w->head.params.n_groups;
         push->n_used = s->n_used = op->in[1].n_cols;
-    } else if (push->x_group) { /* the slab's first group */
+    } else if (push->x_group) { /* begin at the slab's first group */
         push->x_col0 += push->group0 * push->x_group;
     }
 }
@@ -228,7 +229,7 @@ uint32_t td_vk_variant_rows(uint32_t i)
  * more of them are little faster and take its compiler seconds. */
 static uint32_t variant_outputs(const td_vk_step *s)
 {
-    return s->is_software && s->n_panels >= 4 ? 2 : 1; /* there is a second thread */
+    return s->is_software && s->n_panels >= 4 ? 2 : 1; /* a second thread finds work */
 }
 
 void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)

@@ -181,7 +181,7 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
     bind_in(s, buffer_of(op->batch.slots));
     bind_in(s, buffer_of(op->batch.spans));
     bind_in(s, &state->ring);
-    bind_out(s, &state->s); /* read as well: a write orders both */
+    bind_out(s, &state->s); /* it is read too, but being written orders it with both */
     bind_out(s, &state->counts);
     bind_out(s, buffer_of(op->out.t));
     struct push_delta_net push = {

@@ -136,7 +136,7 @@ static bool write_data(td_vk_device *d, td_err *why)
     struct stat s;
     size_t n = 0;
     if (vkGetPipelineCacheData(d->handle, d->cache, &n, NULL) != VK_SUCCESS || n < DRIVER_HEADER)
-        return true; /* this driver keeps nothing */
+        return true; /* this driver has no cache to keep */
     if (n > CACHE_BYTES_MAX - sizeof(file_header))
         return td_err_set(why, TD_E_IO, "%zu bytes; allowed: %u", n, CACHE_BYTES_MAX);
     if (lstat(d->cache_path, &s) == 0 && !S_ISREG(s.st_mode))
@@ -165,5 +165,5 @@ void td_vk_cache_save(td_vk_device *d)
     if (write_data(d, &why))
         return;
     td_log_warn("pipeline cache not written: %s", why.message);
-    d->cache_path[0] = 0; /* said once */
+    d->cache_path[0] = 0; /* so that it is said once only */
 }

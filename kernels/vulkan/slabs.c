@@ -160,7 +160,7 @@ static void pack(const td_vk_weight *w, const uint8_t *rows, uint32_t lane0, uin
     for (uint32_t i = 0; i < n_packers; i++) {
         uint32_t first = (uint32_t)((uint64_t)n_panels * i / n_packers);
         uint32_t last = (uint32_t)((uint64_t)n_panels * (i + 1) / n_packers);
-        uint32_t row = i ? first * w->panel_rows - lane0 : 0; /* of this call's */
+        uint32_t row = i ? first * w->panel_rows - lane0 : 0; /* among the rows of this call */
         uint32_t end = td_min_u32(last * w->panel_rows - lane0, n_rows);
         packers[i] = (packer){.w = w,
                               .rows = rows + row * td_row_bytes(p->type, p->n_cols),
@@ -231,7 +231,8 @@ bool td_vk_weight_write(td_weight *weight, uint32_t row0, uint32_t n_rows, const
         uint32_t i = row0 / w->rows_per_slab, first = row0 % w->rows_per_slab;
         uint32_t n = td_min_u32(n_rows, td_vk_slab_rows(w, i) - first), packed = first;
         uint32_t m = td_group_rows(&weight->params);
-        if (has_groups(&weight->params) && m % w->panel_rows) { /* up to its group's padding */
+        /* no further than to the padding behind the group */
+        if (has_groups(&weight->params) && m % w->panel_rows) {
             packed = first / m * w->group_panels * w->panel_rows + first % m;
             n = td_min_u32(n, m - first % m);
         }

@@ -191,7 +191,7 @@ bool td_vk_upload_drain(td_vk_device *d, td_err *err); /* waits for all copies *
 /* What the next submission has to wait for; null when nothing. */
 bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err);
 
-/* -- objects.c, weights.c ------------------------------------------------------------------- */
+/* -- objects.c, slabs.c --------------------------------------------------------------------- */
 
 typedef struct {
     td_tensor head;
@@ -268,7 +268,7 @@ bool td_vk_pipelines_compile(td_vk_device *d, td_err *err);
 const td_vk_pipeline *td_vk_pipeline_find(td_vk_device *d, const td_vk_pipeline_key *key,
                                           VkPipelineCreateFlags flags, td_err *err);
 
-/* -- cache.c: compiled pipelines on disk ---------------------------------------------------- */
+/* -- pipeline_cache.c: compiled pipelines on disk ------------------------------------------- */
 
 /* Makes d->cache, filled from its file if there is one that fits. Only Vulkan can fail. */
 bool td_vk_cache_open(td_vk_device *d, td_err *err);
@@ -359,14 +359,14 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
 void td_vk_program_free(td_program *p);
 bool td_vk_program_profile(td_program *p, bool is_on, td_err *err);
 
-/* plan.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts; returns
- * the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured times of
- * the chunks (or of all, where n_us is 1) and says when the plan should be made anew. */
+/* chunks.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts;
+ * returns the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured
+ * times of the chunks (or of all, where n_us is 1) and says when the plan should be made anew. */
 uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_part *out);
 void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us);
 
-/* record.c: command buffers of a plan. */
-/* All memory that `from` wrote or read, before `to`. */
+/* record.c: command buffers of a plan. The barrier orders all memory that `from` wrote or read
+ * before `to`. */
 void td_vk_barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAccessFlags2 from_access,
                    VkPipelineStageFlags2 to, VkAccessFlags2 to_access);
 double td_vk_seconds(const td_vk_device *d, uint64_t from_ticks, uint64_t to_ticks);
