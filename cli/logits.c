@@ -17,7 +17,7 @@ typedef struct {
     const char *place;
     option_list devices;
     const td_type_info *type_k, *type_v;
-    uint32_t n_rows;
+    uint32_t n_ctx, n_rows;
     bool is_step;
 } fields;
 
@@ -29,6 +29,8 @@ static const option options[] = {
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
+    {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, TD_CTX_MAX, "N",
+     "positions of a sequence, which chooses long RoPE factors (default: as many as tokens)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -65,6 +67,9 @@ static bool run(const fields *f, const td_model *model, td_err *err)
     bool is_ok = td_read_token_ids(f->tokens, n_vocab, &ids, &n_ids, err);
     if (is_ok && n_ids > TD_CTX_MAX)
         is_ok = td_err_set(err, TD_E_DATA, "%zu tokens; allowed: 1..%u", n_ids, TD_CTX_MAX);
+    if (is_ok && f->n_ctx && n_ids > f->n_ctx)
+        is_ok =
+            td_err_set(err, TD_E_USAGE, "--ctx is %u, but there are %zu tokens", f->n_ctx, n_ids);
     const char *defaults[TD_STAGES_MAX];
     uint32_t n_default = f->devices.n ? 0 : td_layout_default_specs(defaults);
     if (is_ok)
@@ -76,7 +81,7 @@ static bool run(const fields *f, const td_model *model, td_err *err)
                                                 .type_k = f->type_k,
                                                 .type_v = f->type_v,
                                                 .n_slots = 1,
-                                                .n_ctx = (uint32_t)n_ids,
+                                                .n_ctx = f->n_ctx ? f->n_ctx : (uint32_t)n_ids,
                                                 .is_all_logits = true},
                             err);
     is_ok = chain;

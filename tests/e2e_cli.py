@@ -246,7 +246,37 @@ class Cli(unittest.TestCase):
         self.assertEqual([json.loads(x) for x in lines.splitlines()], [one, []])
         with_bos = json.loads(run('tokenize', '--model', TARGET, '--text', 'The fox', '--add-special').stdout)
         self.assertEqual(with_bos, [1] + one)
-        self.fails(run('tokenize', '--model', TARGET, '--in', '-', stdin='{"text": 1}\n'), 65, ':1')
+        r = run('tokenize', '--model', TARGET, '--in', '-', stdin='{"text": 1}\n{"text": "The fox"}\n{\n')
+        first, second, third = [json.loads(x) for x in r.stdout.splitlines()]
+        self.assertEqual((r.returncode, second, first['line'], third['line']), (1, one, 1, 3))
+        self.assertIn('text', first['error'])
+
+    def test_tokenize_goes_on_after_a_text_it_cannot_encode(self):
+        model = 'tests/data/golden/models/llama/model.gguf'
+        with open(model, 'rb') as f:
+            data = f.read()
+        at = data.index(b'\1\0\0\0\0\0\0\0Z') + 8  # the token of a byte
+        poor = self.path('poor.gguf')
+        with open(poor, 'wb') as f:
+            f.write(data[:at] + b'\x7f' + data[at + 1:])
+        texts = [json.dumps({'text': t}) for t in ('a', 'aZb', 'b')]
+        r = run('tokenize', '--model', poor, '--in', '-', stdin='\n'.join(texts))
+        lines = [json.loads(x) for x in r.stdout.splitlines()]
+        self.assertEqual((r.returncode, len(lines)), (1, 3), r.stderr)
+        self.assertTrue(isinstance(lines[0], list) and isinstance(lines[2], list))
+        self.assertEqual(lines[1]['line'], 2)
+        self.assertIn('0x5a', lines[1]['error'])
+
+    def test_logits_take_long_rope_factors_from_the_context(self):
+        model, files = 'tests/data/golden/models/phi3/model.gguf', []
+        for i, context in enumerate(([], ['--ctx', '512'], ['--ctx', '513'], ['--ctx', '1024'])):
+            files.append(self.path('ctx%d' % i))
+            r = run('logits', '--model', model, '--tokens', '1,2,3,4,5', '--device', 'host:1', '--out', files[-1],
+                    *context)
+            self.assertEqual(r.returncode, 0, r.stderr)
+        short, same, long, longer = [read(f, 'rb') for f in files]
+        self.assertTrue(short == same and short != long and long == longer)
+        self.fails(run('logits', '--model', model, '--tokens', '1,2,3', '--ctx', '2', '--out', files[0]), 2, '--ctx')
 
     def test_bench_json(self):
         r = run('bench', '--model', DRAFT, '--device', 'host:1', '--pp', '16', '--tg', '4', '--widths', '1,4',
