@@ -41,8 +41,8 @@ static bool print_ids(const fields *f, const td_tokenizer *t, td_json_writer *w,
     uint32_t *ids;
     size_t n_ids, n_line;
     const char *line;
-    if (!td_tokenize(t, text, n_bytes, f->is_special_added, f->is_special_parsed, &ids, &n_ids,
-                     err))
+    td_added added = f->is_special_added ? TD_ADD_AS_FILE : TD_ADD_NOTHING;
+    if (!td_tokenize(t, text, n_bytes, added, f->is_special_parsed, &ids, &n_ids, err))
         return false;
     td_json_begin_array(w);
     for (size_t i = 0; i < n_ids; i++)

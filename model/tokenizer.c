@@ -120,9 +120,8 @@ static bool tokenize_parts(const td_tokenizer *t, const char *text, const td_tex
 
 /* How td_tokenize and its kin differ. */
 typedef struct {
-    bool add_special;
-    bool is_rest;       /* the text continues another */
-    bool is_bos_single; /* BOS is not added where the text begins with it */
+    td_added added;
+    bool is_rest; /* the text continues another */
     td_text_ranges parsed;
 } manner;
 
@@ -137,14 +136,14 @@ static bool tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, co
 {
     td_id_list out = {0};
     td_text_part *parts = NULL;
-    bool ok = !how->add_special || !t->info.add_bos || td_id_list_push(&out, t->info.bos, err);
+    bool has_bos = how->added != TD_ADD_NOTHING && t->info.add_bos;
+    bool ok = !has_bos || td_id_list_push(&out, t->info.bos, err);
     if (ok && n_bytes > 0)
         ok = td_special_split(t, text, (uint32_t)n_bytes, &how->parsed, &parts, err) &&
              tokenize_parts(t, text, parts, how->is_rest, &out, err);
-    if (ok && how->is_bos_single && out.n > 1 && how->add_special && t->info.add_bos &&
-        out.ids[1] == t->info.bos)
+    if (ok && has_bos && how->added == TD_ADD_FOR_PROMPT && out.n > 1 && out.ids[1] == t->info.bos)
         memmove(out.ids, out.ids + 1, --out.n * sizeof out.ids[0]);
-    if (ok && how->add_special && t->info.add_eos)
+    if (ok && how->added == TD_ADD_AS_FILE && t->info.add_eos)
         ok = td_id_list_push(&out, t->info.eos, err);
     td_free(parts);
     if (ok && out.ids == NULL) {
@@ -160,7 +159,7 @@ static bool tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, co
     return true;
 }
 
-bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool add_special,
+bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, td_added added,
                  bool parse_special, uint32_t **ids, size_t *n_ids, td_err *err)
 {
     *ids = NULL;
@@ -169,8 +168,8 @@ bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool a
         return false;
     td_text_range all = {0, (uint32_t)n_bytes};
     return tokenize(t, text, n_bytes,
-                    &(manner){.add_special = add_special, .parsed = {&all, parse_special ? 1 : 0}},
-                    ids, n_ids, err);
+                    &(manner){.added = added, .parsed = {&all, parse_special ? 1 : 0}}, ids, n_ids,
+                    err);
 }
 
 bool td_tokenize_rest(const td_tokenizer *t, const char *text, size_t n_bytes, uint32_t **ids,
@@ -183,7 +182,7 @@ bool td_tokenize_rest(const td_tokenizer *t, const char *text, size_t n_bytes, u
 }
 
 bool td_tokenize_segments(const td_tokenizer *t, const td_text_segment *segments, size_t n_segments,
-                          bool add_special, uint32_t **ids, size_t *n_ids, td_err *err)
+                          td_added added, uint32_t **ids, size_t *n_ids, td_err *err)
 {
     size_t n_bytes = 0;
     *ids = NULL;
@@ -195,7 +194,7 @@ bool td_tokenize_segments(const td_tokenizer *t, const td_text_segment *segments
     }
     char *text = td_alloc(n_bytes, 1, err);
     td_text_range *ranges = td_alloc(n_segments, sizeof ranges[0], err);
-    manner how = {.add_special = add_special, .is_bos_single = true, .parsed = {ranges, 0}};
+    manner how = {.added = added, .parsed = {ranges, 0}};
     bool ok = text != NULL && ranges != NULL;
     uint32_t at = 0;
     for (size_t i = 0; ok && i < n_segments; i++) {

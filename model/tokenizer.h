@@ -42,23 +42,25 @@ td_tokenizer *td_tokenizer_create(const td_gguf *g, const char *pre_override, td
 void td_tokenizer_destroy(td_tokenizer **t);
 const td_tokenizer_info *td_tokenizer_get_info(const td_tokenizer *t);
 
+/* What is added to a text: as the file asks, BOS before and EOS after it; or what a prompt needs,
+ * which is to go on: BOS alone, and not before a text that begins with it. */
+typedef enum { TD_ADD_NOTHING, TD_ADD_FOR_PROMPT, TD_ADD_AS_FILE } td_added;
+
 /* Tokenizes text[n_bytes]. *ids is from td_alloc (free with td_free; not NULL even if empty) and
  * *n_ids its length; on an error *ids is NULL. TD_E_DATA also for a byte that the vocabulary has no
- * token for, where it has no unknown token either.
- * add_special adds BOS/EOS where the file asks for them. */
-bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, bool add_special,
+ * token for, where it has no unknown token either. */
+bool td_tokenize(const td_tokenizer *t, const char *text, size_t n_bytes, td_added added,
                  bool parse_special, uint32_t **ids, size_t *n_ids, td_err *err);
 
 /* A text in pieces, such as a conversation: tokenized as the one text they make up together, except
- * that control tokens are only found within runs of special segments. BOS is not added before a
- * text that begins with it. Else as td_tokenize. */
+ * that control tokens are only found within runs of special segments. Else as td_tokenize. */
 typedef struct {
     const char *text;
     size_t n_bytes;
     bool is_special;
 } td_text_segment;
 bool td_tokenize_segments(const td_tokenizer *t, const td_text_segment *segments, size_t n_segments,
-                          bool add_special, uint32_t **ids, size_t *n_ids, td_err *err);
+                          td_added added, uint32_t **ids, size_t *n_ids, td_err *err);
 
 /* Tokenizes text that continues other text: nothing is added before it, nothing in it is special.
  * *ids as above. */

@@ -396,6 +396,8 @@ static bool read_settings(td_tokenizer *t, const td_gguf *g, td_err *err)
     bool default_bos = info->bos != TD_NO_TOKEN && (spm || t->pre->add_bos);
     if (!read_flag(g, "tokenizer.ggml.add_bos_token", default_bos, &info->add_bos, err))
         return false;
+    if (t->is_spaced && !spm && info->bos != TD_NO_TOKEN)
+        info->add_bos = true; /* Gemma 4, of which early files say no */
     if (info->add_bos && info->bos == TD_NO_TOKEN)
         return td_err_set(err, TD_E_DATA,
                           "tokenizer.ggml.add_bos_token is true, but there is no bos_token_id");

@@ -120,7 +120,7 @@ bool td_chat_input_tokenize(const td_chat_input *m, const td_gguf *g, const td_t
     *ids = NULL;
     *n_ids = 0;
     bool is_ok = chat != NULL && td_chat_apply(chat, m->items, m->n, &segments, &n_segments, err) &&
-                 td_tokenize_segments(t, segments, n_segments, true, ids, n_ids, err);
+                 td_tokenize_segments(t, segments, n_segments, TD_ADD_FOR_PROMPT, ids, n_ids, err);
     td_free(segments);
     return is_ok;
 }

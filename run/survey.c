@@ -26,7 +26,8 @@ static double count_tokens(const td_model *model, const char *text, size_t n_byt
     size_t n_ids = 0, n = n_bytes < TEXT_MAX ? n_bytes : TEXT_MAX;
     while (n < n_bytes && n > 0 && ((uint8_t)text[n] & 0xc0) == 0x80) /* not inside a character */
         n--;
-    if (!n || !td_tokenize(td_model_tokenizer(model), text, n, true, false, &ids, &n_ids, NULL))
+    if (!n || !td_tokenize(td_model_tokenizer(model), text, n, TD_ADD_FOR_PROMPT, false, &ids,
+                           &n_ids, NULL))
         return 0;
     td_free(ids);
     return (double)n_ids * ((double)n_bytes / (double)n);

@@ -51,7 +51,8 @@ static bool check_case(const char *folder, const td_tokenizer *t, const json_t *
     uint32_t *ids;
     td_err err = {0};
     if (!td_tokenize(t, json_string_value(text), n_bytes,
-                     json_is_true(json_object_get(c, "add_special")),
+                     json_is_true(json_object_get(c, "add_special")) ? TD_ADD_AS_FILE
+                                                                     : TD_ADD_NOTHING,
                      json_is_true(json_object_get(c, "parse_special")), &ids, &n_ids, &err))
         fail_msg("%s: %s", folder, err.message);
     bool same = n_ids == json_array_size(expected);

@@ -121,7 +121,7 @@ static void test_tokenizer_takes_odd_tokens(void **state)
     assert_int_equal(n, 0);
     uint32_t *ids;
     /* an empty token matches nowhere */
-    assert_true(td_tokenize(t, "zz", 2, true, true, &ids, &n, NULL));
+    assert_true(td_tokenize(t, "zz", 2, TD_ADD_AS_FILE, true, &ids, &n, NULL));
     td_free(ids);
     td_tokenizer_destroy(&t);
 
@@ -137,7 +137,7 @@ static void test_tokenizer_takes_odd_tokens(void **state)
     w = with_tokens("gpt2", &one, 1);
     tv_merges(&w, NULL, 0);
     t = accept(&w);
-    assert_false(td_tokenize(t, "y", 1, false, false, &ids, &n, &err));
+    assert_false(td_tokenize(t, "y", 1, TD_ADD_NOTHING, false, &ids, &n, &err));
     assert_non_null(strstr(err.message, "0x79"));
     td_tokenizer_destroy(&t);
 }
@@ -291,7 +291,7 @@ static void test_repeated_and_self_merges_are_harmless(void **state)
     td_tokenizer *t = accept(&w);
     uint32_t *ids;
     size_t n;
-    assert_true(td_tokenize(t, "ababab", 6, false, false, &ids, &n, NULL));
+    assert_true(td_tokenize(t, "ababab", 6, TD_ADD_NOTHING, false, &ids, &n, NULL));
     assert_int_equal(n, 2);
     assert_int_equal(ids[0], 257);
     assert_int_equal(ids[1], 256);
@@ -332,7 +332,7 @@ static void test_a_megabyte_of_one_character_is_no_quadratic_work(void **state)
         td_tokenizer *t = power_tokenizer(round == 0, "gpt-2");
         uint32_t *ids;
         memset(text, round < 2 ? 'a' : round == 2 ? ' ' : 0x80, n_text);
-        assert_true(td_tokenize(t, text, n_text, false, true, &ids, &n, NULL));
+        assert_true(td_tokenize(t, text, n_text, TD_ADD_NOTHING, true, &ids, &n, NULL));
         /* the space in front; U+FFFD, three bytes, for each stray byte */
         size_t expected[] = {n_text / 16 + 3, n_text / 16, n_text, 3 * n_text};
         assert_int_equal(n, expected[round]);
@@ -363,7 +363,7 @@ static void test_every_pretokenizer_is_linear(void **state)
             n_text = (1u << 17) / length * length;
             for (size_t i = 0; i < n_text; i++)
                 text[i] = runs[r][i % length];
-            assert_true(td_tokenize(t, text, n_text, false, false, &ids, &n, NULL));
+            assert_true(td_tokenize(t, text, n_text, TD_ADD_NOTHING, false, &ids, &n, NULL));
             assert_int_equal(n, n_text); /* no merges for these: a token for each byte */
             for (size_t i = 0; i < n; i++)
                 assert_int_equal(ids[i], (unsigned char)text[i]);
@@ -383,7 +383,7 @@ static void test_texts_over_the_limit_are_refused(void **state)
     size_t n = 1;
     char *text = calloc(TD_TEXT_MAX + 1, 1);
     assert_non_null(text);
-    assert_false(td_tokenize(t, text, TD_TEXT_MAX + 1, false, false, &ids, &n, &err));
+    assert_false(td_tokenize(t, text, TD_TEXT_MAX + 1, TD_ADD_NOTHING, false, &ids, &n, &err));
     assert_int_equal(err.code, TD_E_DATA);
     assert_non_null(strstr(err.message, "16777217"));
     assert_null(ids);
@@ -404,11 +404,11 @@ static void test_dense_special_tokens(void **state)
     char *text = malloc(n_text);
     assert_non_null(text);
     memset(text, '<', n_text);
-    assert_true(td_tokenize(t, text, n_text, false, true, &ids, &n, NULL));
+    assert_true(td_tokenize(t, text, n_text, TD_ADD_NOTHING, true, &ids, &n, NULL));
     assert_int_equal(n, n_text / 4 + 1);
     assert_int_equal(ids[n - 1], 261); /* "<<<", a control token */
     td_free(ids);
-    assert_true(td_tokenize(t, text, n_text, false, false, &ids, &n, NULL));
+    assert_true(td_tokenize(t, text, n_text, TD_ADD_NOTHING, false, &ids, &n, NULL));
     assert_int_equal(n, n_text / 4 + 2);
     assert_int_equal(ids[n - 1], 259);
     td_free(ids);
@@ -437,7 +437,8 @@ static void test_out_of_memory_is_an_error_everywhere(void **state)
             size_t n;
             td_alloc_fail_at(at);
             td_tokenizer *t = td_tokenizer_create(g, NULL, &err);
-            done = t != NULL && td_tokenize(t, "ababab </s> \xff", 13, true, true, &ids, &n, &err);
+            done = t != NULL &&
+                   td_tokenize(t, "ababab </s> \xff", 13, TD_ADD_AS_FILE, true, &ids, &n, &err);
             td_alloc_fail_at(0);
             if (!done)
                 assert_int_equal(err.code, TD_E_NOMEM);
@@ -474,7 +475,7 @@ static void test_flipped_bits_do_no_harm(void **state)
             if (t == NULL)
                 continue;
             n_good++;
-            if (td_tokenize(t, "abab </s> \xff\xe2", 12, true, true, &ids, &n, &err)) {
+            if (td_tokenize(t, "abab </s> \xff\xe2", 12, TD_ADD_AS_FILE, true, &ids, &n, &err)) {
                 for (size_t i = 0; i < n; i++)
                     assert_true(ids[i] < td_tokenizer_get_info(t)->n_vocab);
                 td_free(ids);

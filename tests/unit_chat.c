@@ -158,7 +158,8 @@ static void test_ids_are_those_of_the_whole_text(void **state)
         if (!t)
             skip();
         apply(c, &segments, &n_segments);
-        assert_true(td_tokenize_segments(t, segments, n_segments, true, &ids, &n_ids, &err));
+        assert_true(
+            td_tokenize_segments(t, segments, n_segments, TD_ADD_FOR_PROMPT, &ids, &n_ids, &err));
         const json_t *wanted = json_object_get(c, "ids");
         bool is_same = n_ids == json_array_size(wanted);
         for (size_t k = 0; is_same && k < n_ids; k++)
@@ -183,7 +184,8 @@ static size_t count_control(const td_tokenizer *t, const td_text_segment *segmen
     uint32_t *ids;
     size_t n_ids, n = 0;
     td_err err = {0};
-    assert_true(td_tokenize_segments(t, segments, n_segments, true, &ids, &n_ids, &err));
+    assert_true(
+        td_tokenize_segments(t, segments, n_segments, TD_ADD_FOR_PROMPT, &ids, &n_ids, &err));
     for (size_t i = 0; i < n_ids; i++)
         n += td_token_is_control(t, ids[i]);
     td_free(ids);
@@ -218,7 +220,8 @@ static void test_messages_cannot_hold_control_tokens(void **state)
             segments[k].is_special = true; /* as one text it would have been more, mostly */
         if (i < 3)
             assert_true(count_control(t, segments, n_segments) > 3);
-        assert_true(td_tokenize_segments(t, segments, n_segments, true, &ids, &n_ids, &err));
+        assert_true(
+            td_tokenize_segments(t, segments, n_segments, TD_ADD_FOR_PROMPT, &ids, &n_ids, &err));
         td_free(ids);
         td_free(segments);
     }

@@ -50,7 +50,7 @@ static td_tokenizer *create_spm(void)
     return create(&w, NULL);
 }
 
-static void expect(const td_tokenizer *t, const char *text, size_t n, bool add, bool parse,
+static void expect(const td_tokenizer *t, const char *text, size_t n, td_added add, bool parse,
                    const uint32_t *ids, size_t n_ids)
 {
     uint32_t *got;
@@ -72,9 +72,9 @@ static void test_spm_merges_the_best_score_first(void **state)
 {
     (void)state;
     td_tokenizer *t = create_spm();
-    EXPECT(t, "abc", false, false, SPACE_A, BC); /* bc (-2) before ab (-3), then _a */
-    EXPECT(t, "bab", false, false, SPACE, B, AB);
-    EXPECT(t, "a a", false, false, SPACE_A, SPACE_A);
+    EXPECT(t, "abc", TD_ADD_NOTHING, false, SPACE_A, BC); /* bc (-2) before ab (-3), then _a */
+    EXPECT(t, "bab", TD_ADD_NOTHING, false, SPACE, B, AB);
+    EXPECT(t, "a a", TD_ADD_NOTHING, false, SPACE_A, SPACE_A);
     td_tokenizer_destroy(&t);
 }
 
@@ -82,8 +82,9 @@ static void test_spm_falls_back_to_bytes(void **state)
 {
     (void)state;
     td_tokenizer *t = create_spm();
-    EXPECT(t, "\xc3\xa9\0z", false, false, SPACE, BYTE(0xc3), BYTE(0xa9), BYTE(0), BYTE('z'));
-    EXPECT(t, "\xff\x80\xe2", false, false, SPACE, BYTE(0xff), BYTE(0x80), BYTE(0xe2));
+    EXPECT(t, "\xc3\xa9\0z", TD_ADD_NOTHING, false, SPACE, BYTE(0xc3), BYTE(0xa9), BYTE(0),
+           BYTE('z'));
+    EXPECT(t, "\xff\x80\xe2", TD_ADD_NOTHING, false, SPACE, BYTE(0xff), BYTE(0x80), BYTE(0xe2));
     td_tokenizer_destroy(&t);
 }
 
@@ -91,10 +92,10 @@ static void test_special_tokens_need_parse_special_but_user_defined_ones_do_not(
 {
     (void)state;
     td_tokenizer *t = create_spm();
-    EXPECT(t, "a<c>a", false, true, SPACE_A, CONTROL, SPACE_A);
-    EXPECT(t, "a<c>a", false, false, SPACE_A, BYTE('<'), C, BYTE('>'), A);
-    EXPECT(t, "a<u>a", false, false, SPACE_A, USER, SPACE_A);
-    EXPECT(t, "<s></s>", false, true, 1, 2);
+    EXPECT(t, "a<c>a", TD_ADD_NOTHING, true, SPACE_A, CONTROL, SPACE_A);
+    EXPECT(t, "a<c>a", TD_ADD_NOTHING, false, SPACE_A, BYTE('<'), C, BYTE('>'), A);
+    EXPECT(t, "a<u>a", TD_ADD_NOTHING, false, SPACE_A, USER, SPACE_A);
+    EXPECT(t, "<s></s>", TD_ADD_NOTHING, true, 1, 2);
     td_tokenizer_destroy(&t);
 }
 
@@ -108,9 +109,13 @@ static void test_bos_and_eos_follow_the_file(void **state)
     assert_int_equal(info->eos, 2);
     assert_int_equal(info->unk, 0);
     assert_int_equal(info->pad, TD_NO_TOKEN);
-    EXPECT(t, "a", true, false, 1, SPACE_A);
-    EXPECT(t, "", true, false, 1);
-    expect(t, "", 0, false, false, NULL, 0);
+    EXPECT(t, "a", TD_ADD_AS_FILE, false, 1, SPACE_A);
+    EXPECT(t, "", TD_ADD_AS_FILE, false, 1);
+    EXPECT(t, "<s>a", TD_ADD_AS_FILE, true, 1, 1,
+           SPACE_A); /* the file asks, and the text says it */
+    EXPECT(t, "<s>a", TD_ADD_FOR_PROMPT, true, 1, SPACE_A);
+    EXPECT(t, "<s>", TD_ADD_FOR_PROMPT, true, 1);
+    expect(t, "", 0, TD_ADD_NOTHING, false, NULL, 0);
     td_tokenizer_destroy(&t);
 
     gw w = tv_spm(spm_extra, sizeof spm_extra / sizeof spm_extra[0]);
@@ -118,7 +123,8 @@ static void test_bos_and_eos_follow_the_file(void **state)
     gw_kv(&w, "tokenizer.ggml.add_eos_token", GW_BOOL, 1, 1);
     gw_kv(&w, "tokenizer.ggml.add_space_prefix", GW_BOOL, 0, 1);
     t = create(&w, NULL);
-    EXPECT(t, "a", true, false, A, 2);
+    EXPECT(t, "a", TD_ADD_AS_FILE, false, A, 2);
+    EXPECT(t, "a", TD_ADD_FOR_PROMPT, false, A); /* the answer follows */
     td_tokenizer_destroy(&t);
 }
 
@@ -147,14 +153,14 @@ static void test_bpe_merges_the_lowest_rank_first(void **state)
 {
     (void)state;
     td_tokenizer *t = create_bpe("gpt-2");
-    EXPECT(t, "abc", false, false, 258);
-    EXPECT(t, "abab", false, false, 256, 256);
-    EXPECT(t, "abbc", false, false, 256, 257);
-    EXPECT(t, "b a", false, false, 'b', 259);
-    EXPECT(t, "xyz", false, false, 'x', 'y', 'z'); /* no merge leads to it */
+    EXPECT(t, "abc", TD_ADD_NOTHING, false, 258);
+    EXPECT(t, "abab", TD_ADD_NOTHING, false, 256, 256);
+    EXPECT(t, "abbc", TD_ADD_NOTHING, false, 256, 257);
+    EXPECT(t, "b a", TD_ADD_NOTHING, false, 'b', 259);
+    EXPECT(t, "xyz", TD_ADD_NOTHING, false, 'x', 'y', 'z'); /* no merge leads to it */
     td_tokenizer_destroy(&t);
     t = create_bpe("llama-bpe");
-    EXPECT(t, "xyz", false, false, 262); /* a word that is a token is taken whole */
+    EXPECT(t, "xyz", TD_ADD_NOTHING, false, 262); /* a word that is a token is taken whole */
     td_tokenizer_destroy(&t);
 }
 
@@ -178,10 +184,11 @@ static void test_bpe_of_texts_merges_across_words(void **state)
     tv_merges(&w, merges, sizeof merges / sizeof merges[0]);
     td_tokenizer *t = create(&w, NULL);
     assert_string_equal(td_tokenizer_get_info(t)->model, "gemma4");
-    EXPECT(t, "ab a", false, false, 259, 263);
-    EXPECT(t, " a", true, false, 1, 261, 259); /* BOS, though the file does not ask for it */
-    EXPECT(t, "b\n\n\n", false, false, 260, 265, 264);
-    EXPECT(t, "\xc3\xa4\xc3\xb6", false, false, 266, 3 + 0xc3, 3 + 0xb6);
+    EXPECT(t, "ab a", TD_ADD_NOTHING, false, 259, 263);
+    EXPECT(t, " a", TD_ADD_AS_FILE, false, 1, 261,
+           259); /* BOS, though the file does not ask for it */
+    EXPECT(t, "b\n\n\n", TD_ADD_NOTHING, false, 260, 265, 264);
+    EXPECT(t, "\xc3\xa4\xc3\xb6", TD_ADD_NOTHING, false, 266, 3 + 0xc3, 3 + 0xb6);
     size_t n;
     assert_memory_equal(td_token_bytes(t, 263, false, &n), "b a", 3);
     assert_int_equal(n, 3);
@@ -193,9 +200,9 @@ static void test_bpe_writes_ill_formed_bytes_as_replacement_characters(void **st
 {
     (void)state;
     td_tokenizer *t = create_bpe("gpt-2");
-    EXPECT(t, "a\xff", false, false, 'a', 0xef, 0xbf, 0xbd);
-    EXPECT(t, "\xe2\x82", false, false, 0xef, 0xbf, 0xbd, 0xef, 0xbf, 0xbd);
-    EXPECT(t, "\0", false, false, 0);
+    EXPECT(t, "a\xff", TD_ADD_NOTHING, false, 'a', 0xef, 0xbf, 0xbd);
+    EXPECT(t, "\xe2\x82", TD_ADD_NOTHING, false, 0xef, 0xbf, 0xbd, 0xef, 0xbf, 0xbd);
+    EXPECT(t, "\0", TD_ADD_NOTHING, false, 0);
     td_tokenizer_destroy(&t);
 }
 
@@ -203,8 +210,8 @@ static void test_longer_special_tokens_win(void **state)
 {
     (void)state;
     td_tokenizer *t = create_bpe("gpt-2");
-    EXPECT(t, "<|x|><|x|><|x|>", false, true, 263, 261);
-    EXPECT(t, "<|x<|x|>", false, true, '<', '|', 'x', 261);
+    EXPECT(t, "<|x|><|x|><|x|>", TD_ADD_NOTHING, true, 263, 261);
+    EXPECT(t, "<|x<|x|>", TD_ADD_NOTHING, true, '<', '|', 'x', 261);
     td_tokenizer_destroy(&t);
 }
 
