@@ -457,9 +457,10 @@ static bool bench_group(const bench_job *j, const char *const *specs, uint32_t n
 static bool bench_devices(const bench_job *j, td_err *err)
 {
     const bench_params *p = j->params;
-    const char *defaults[TD_STAGES_MAX];
-    const char *const *specs = p->devices.n ? p->devices.items : defaults;
-    uint32_t n = p->devices.n ? p->devices.n : td_layout_default_specs(defaults);
+    td_default_specs defaults;
+    td_layout_default_specs(&defaults);
+    const char *const *specs = p->devices.n ? p->devices.items : defaults.specs;
+    uint32_t n = p->devices.n ? p->devices.n : defaults.n;
     if (p->is_together)
         return bench_group(j, specs, n, 1, err);
     if (!p->is_each)

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 typedef struct {
     bool is_json, is_measured;
@@ -22,6 +23,11 @@ static const command_help help = {
     "devices", "tandem devices [--json] [--measure]",
     "Lists devices: what --device takes, name, driver, memory by heap and limits.", options,
     TD_COUNT(options)};
+
+typedef struct {
+    uint32_t n;
+    td_device_info infos[TD_DEVICES_MAX];
+} list;
 
 static const char *kind_name(td_device_kind kind)
 {
@@ -58,10 +64,24 @@ static void print_memory(const td_device_info *d)
                c->heaps[i].is_counted ? "" : ", not counted");
 }
 
-static void print_one(const td_device_info *d, bool is_measured)
+static const td_device_info *find(const list *devices, const char *spec)
+{
+    uint32_t i = 0;
+    while (i + 1 < devices->n && strcmp(devices->infos[i].spec, spec) != 0)
+        i++;
+    return &devices->infos[i];
+}
+
+static void print_one(const list *devices, const td_device_info *d, bool is_measured)
 {
     printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor,
            d->driver);
+    if (strcmp(d->id, d->spec) != 0)
+        printf("  also %s\n", d->id);
+    if (d->same_as[0]) {
+        const td_device_info *other = find(devices, d->same_as);
+        printf("  the same chip as %s, driver %s preferred\n", d->same_as, other->driver);
+    }
     if (!d->is_usable)
         printf("  not usable: %s\n", d->why_not);
     print_memory(d);
@@ -109,7 +129,13 @@ static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index
     td_json_put_string(w, "name", d->name);
     td_json_put_string(w, "kind", kind_name(d->kind));
     td_json_put_string(w, "vendor", d->vendor);
+    td_json_put_u64(w, "vendor_id", d->vendor_id);
     td_json_put_string(w, "driver", d->driver);
+    td_json_put_u64(w, "driver_id", d->driver_id);
+    td_json_put_string(w, "pci", d->pci[0] ? d->pci : NULL);
+    td_json_put_string(w, "uuid", d->uuid[0] ? d->uuid : NULL);
+    td_json_put_string(w, "id", d->id);
+    td_json_put_string(w, "same_chip_as", d->same_as[0] ? d->same_as : NULL);
     td_json_put_bool(w, "usable", d->is_usable);
     td_json_put_string(w, "why_not", d->is_usable ? NULL : d->why_not);
     write_memory(w, d);
@@ -136,19 +162,19 @@ int td_command_devices(int argc, char **argv, td_err *err)
         td_options_print_help(&help);
         return 0;
     }
-    static td_device_info infos[TD_DEVICES_MAX];
-    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
+    list devices;
+    devices.n = td_device_list(devices.infos, TD_DEVICES_MAX);
     if (!f.is_json) {
-        for (uint32_t i = 0; i < n; i++)
-            print_one(&infos[i], f.is_measured);
+        for (uint32_t i = 0; i < devices.n; i++)
+            print_one(&devices, &devices.infos[i], f.is_measured);
         return 0;
     }
     td_json_writer *w = td_json_writer_create(true, err);
     if (!w)
         return 0;
     td_json_begin_array(w);
-    for (uint32_t i = 0; i < n; i++)
-        write_one(w, &infos[i], i, f.is_measured);
+    for (uint32_t i = 0; i < devices.n; i++)
+        write_one(w, &devices.infos[i], i, f.is_measured);
     td_json_end_array(w);
     const char *text;
     size_t n_bytes;

@@ -22,7 +22,7 @@ static const option options[] = {
      "all of this from a file; flags win"},
     {"--model", "draft.model", OPT_TEXT, AT(model), 0, 0, "D.gguf", "the draft model (required)"},
     {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC",
-     "host[:threads[:cpus]], vulkan:INDEX or vulkan:NAME (default: host:1)"},
+     "host[:threads[:cpus]], vulkan:INDEX|amd|nvidia|intel|... (default: host:1)"},
     {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
      "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
     {"--vocab-of", "draft.vocab_of", OPT_TEXT, AT(vocab_of), 0, 0, "M.gguf",

@@ -26,8 +26,9 @@ static const option options[] = {
     {"--target", "target.model", OPT_TEXT, AT(run.target_path), 0, 0, "M.gguf",
      "the model that decides (required)"},
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
-     "host[:threads[:cpus]], vulkan:INDEX or vulkan:NAME, each with @a-b for layers a..b;\n"
-     "                             several make a split in order (default: GPUs found, else host)"},
+     "host[:threads[:cpus]] or vulkan:INDEX|amd|nvidia|intel|pci:ADDRESS|uuid:ID|NAME, each with\n"
+     "                             @a-b for layers a..b; several make a split in order\n"
+     "                             (default: GPUs found, else host)"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",

@@ -63,6 +63,7 @@ static uint32_t sum_types(const td_gguf *g, type_sum sums[64])
 static void sum_layers(const td_gguf *g, uint64_t layers[TD_LAYERS_MAX], uint32_t *n_layers,
                        uint64_t *rest)
 {
+    memset(layers, 0, TD_LAYERS_MAX * sizeof *layers);
     *n_layers = 0;
     *rest = 0;
     for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++) {
@@ -110,7 +111,7 @@ static const char *text_key(const td_gguf *g, const char *key, const char *fallb
 static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
 {
     type_sum sums[64];
-    static uint64_t layers[TD_LAYERS_MAX];
+    uint64_t layers[TD_LAYERS_MAX];
     uint32_t n_layers, n_types = sum_types(g, sums);
     uint64_t rest;
     sum_layers(g, layers, &n_layers, &rest);
@@ -165,7 +166,7 @@ static void write_model(td_json_writer *w, const td_model *m)
 static bool print_json(const td_gguf *g, const td_model *m, const td_err *why, td_err *err)
 {
     type_sum sums[64];
-    static uint64_t layers[TD_LAYERS_MAX];
+    uint64_t layers[TD_LAYERS_MAX];
     uint32_t n_layers, n_types = sum_types(g, sums);
     uint64_t rest;
     sum_layers(g, layers, &n_layers, &rest);

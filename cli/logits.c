@@ -70,20 +70,20 @@ static bool run(const fields *f, const td_model *model, td_err *err)
     if (is_ok && f->n_ctx && n_ids > f->n_ctx)
         is_ok =
             td_err_set(err, TD_E_USAGE, "--ctx is %u, but there are %zu tokens", f->n_ctx, n_ids);
-    const char *defaults[TD_STAGES_MAX];
-    uint32_t n_default = f->devices.n ? 0 : td_layout_default_specs(defaults);
+    td_default_specs defaults;
+    td_layout_default_specs(&defaults);
     if (is_ok)
-        chain =
-            td_chain_create(&(td_layout_params){.model = model,
-                                                .specs = f->devices.n ? f->devices.items : defaults,
-                                                .n_specs = f->devices.n ? f->devices.n : n_default,
-                                                .place = f->place,
-                                                .type_k = f->type_k,
-                                                .type_v = f->type_v,
-                                                .n_slots = 1,
-                                                .n_ctx = f->n_ctx ? f->n_ctx : (uint32_t)n_ids,
-                                                .is_all_logits = true},
-                            err);
+        chain = td_chain_create(
+            &(td_layout_params){.model = model,
+                                .specs = f->devices.n ? f->devices.items : defaults.specs,
+                                .n_specs = f->devices.n ? f->devices.n : defaults.n,
+                                .place = f->place,
+                                .type_k = f->type_k,
+                                .type_v = f->type_v,
+                                .n_slots = 1,
+                                .n_ctx = f->n_ctx ? f->n_ctx : (uint32_t)n_ids,
+                                .is_all_logits = true},
+            err);
     is_ok = chain;
     if (is_ok && !(out = fopen(f->out, "wbe")))
         is_ok = td_err_set(err, TD_E_IO, "%s: %s", f->out, strerror(errno));

@@ -216,15 +216,16 @@ static bool print_json(const shown *s, td_err *err)
 
 static bool plan(const fields *f, td_err *err)
 {
-    const char *defaults[TD_STAGES_MAX], *chosen[TD_STAGES_MAX];
-    uint32_t n_default = f->devices.n ? 0 : td_layout_default_specs(defaults);
-    shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults};
+    const char *chosen[TD_STAGES_MAX];
+    td_default_specs defaults;
+    td_layout_default_specs(&defaults);
+    shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults.specs};
     td_model *model = td_model_open(f->target, err);
     td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
     bool is_ok = model && (draft || !f->draft);
     td_plan_params params = {.layout = {.model = model,
                                         .specs = s.specs,
-                                        .n_specs = f->devices.n ? f->devices.n : n_default,
+                                        .n_specs = f->devices.n ? f->devices.n : defaults.n,
                                         .place = f->place,
                                         .type_k = f->type_k,
                                         .type_v = f->type_v,

@@ -176,7 +176,7 @@ struct td_backend {
 };
 
 /* Makers, by the spec's kind. host: n_threads 0 = all online CPUs; scalar = the oracle. `which` is
- * the text after "vulkan:", an index or a part of the name. */
+ * the text after "vulkan:". */
 td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err);
 /* Binds the device's threads to CPUs: a list like "0-3,8" of at least as many as it has threads.
  * Error: TD_E_USAGE. */
@@ -185,6 +185,7 @@ void td_host_describe(td_device_info *info);
 /* The system's memory: total and available. */
 void td_host_read_memory(uint64_t *n_bytes, uint64_t *available_bytes);
 td_device *td_vulkan_create(const char *which, td_err *err);
+bool td_vulkan_find(const char *which, td_device_info *out, td_err *err);
 uint32_t td_vulkan_list(td_device_info *out, uint32_t max);
 
 /* Rows an op works on in a run: n_rows, n_out or the tensor's capacity. */

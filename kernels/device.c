@@ -28,23 +28,31 @@ uint32_t td_device_list(td_device_info *out, uint32_t max)
     return 1 + td_vulkan_list(out + 1, max - 1);
 }
 
-/* "host", "host:N" or "host:N:CPUS". */
+/* "host", "host:N" or "host:N:CPUS"; 0 and NULL for what is not said. */
+static bool read_host(const char *spec, uint32_t *n_threads, const char **cpus, td_err *err)
+{
+    char *end;
+    unsigned long n;
+    *n_threads = 0;
+    *cpus = NULL;
+    if (!spec[4])
+        return true;
+    n = strtoul(spec + 5, &end, 10);
+    *cpus = *end == ':' ? end + 1 : NULL;
+    if (spec[5] < '0' || spec[5] > '9' || (*end && !*cpus) || n < 1 || n > THREADS_MAX)
+        return td_err_set(err, TD_E_USAGE, "device \"%.64s\": threads must be 1..%u", spec,
+                          THREADS_MAX);
+    *n_threads = (uint32_t)n;
+    return true;
+}
+
 static td_device *create_host(const char *spec, td_err *err)
 {
-    unsigned long n_threads = 0;
-    const char *cpus = NULL;
-    if (spec[4] == ':') {
-        char *end;
-        n_threads = strtoul(spec + 5, &end, 10);
-        cpus = *end == ':' ? end + 1 : NULL;
-        if (spec[5] < '0' || spec[5] > '9' || (*end && !cpus) || n_threads < 1 ||
-            n_threads > THREADS_MAX) {
-            td_err_set(err, TD_E_USAGE, "device \"%.64s\": threads must be 1..%u", spec,
-                       THREADS_MAX);
-            return NULL;
-        }
-    }
-    td_device *dev = td_host_create((uint32_t)n_threads, false, err);
+    uint32_t n_threads;
+    const char *cpus;
+    if (!read_host(spec, &n_threads, &cpus, err))
+        return NULL;
+    td_device *dev = td_host_create(n_threads, false, err);
     if (dev && cpus && !td_host_pin(dev, cpus, err)) {
         td_err_prepend(err, "device \"%.64s\"", spec);
         td_device_destroy(&dev);
@@ -52,19 +60,49 @@ static td_device *create_host(const char *spec, td_err *err)
     return dev;
 }
 
+static bool is_host(const char *spec)
+{
+    return !strncmp(spec, "host", 4) && (!spec[4] || spec[4] == ':');
+}
+
+static bool is_vulkan(const char *spec) { return !strncmp(spec, "vulkan:", 7) && spec[7]; }
+
+static bool unknown(const char *spec, td_err *err)
+{
+    return td_err_set(err, TD_E_USAGE,
+                      "device \"%.64s\" is not known; allowed: host, host:THREADS, "
+                      "host:THREADS:CPUS, vulkan:INDEX, vulkan:VENDOR, vulkan:pci:ADDRESS, "
+                      "vulkan:uuid:ID, vulkan:NAME (see `tandem devices`)",
+                      spec);
+}
+
+bool td_device_find(const char *spec, td_device_info *out, td_err *err)
+{
+    uint32_t n_threads;
+    const char *cpus;
+    if (is_vulkan(spec))
+        return td_vulkan_find(spec + 7, out, err);
+    if (strcmp(spec, "scalar") != 0 && !is_host(spec))
+        return unknown(spec, err);
+    if (is_host(spec) && !read_host(spec, &n_threads, &cpus, err))
+        return false;
+    td_host_describe(out);
+    if (is_host(spec) && n_threads)
+        out->n_threads = n_threads;
+    snprintf(out->spec, sizeof out->spec, "%.*s", (int)sizeof out->spec - 1, spec);
+    snprintf(out->id, sizeof out->id, "%s", out->spec);
+    return true;
+}
+
 td_device *td_device_create(const char *spec, td_err *err)
 {
-    if (!strncmp(spec, "host", 4) && (!spec[4] || spec[4] == ':'))
+    if (is_host(spec))
         return create_host(spec, err);
     if (!strcmp(spec, "scalar"))
         return td_host_create(1, true, err);
-    if (!strncmp(spec, "vulkan:", 7) && spec[7])
+    if (is_vulkan(spec))
         return td_vulkan_create(spec + 7, err);
-    td_err_set(err, TD_E_USAGE,
-               "device \"%.64s\" is not known; allowed: host, host:THREADS, host:THREADS:CPUS, "
-               "vulkan:INDEX, "
-               "vulkan:NAME (see `tandem devices`)",
-               spec);
+    unknown(spec, err);
     return NULL;
 }
 

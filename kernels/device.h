@@ -78,8 +78,12 @@ void td_device_weigh(td_device_info *info);
  * absent is not an error: only the host is listed. */
 uint32_t td_device_list(td_device_info *out, uint32_t max);
 
+/* The device a SPEC means, not opened. TD_E_USAGE as td_device_create. */
+bool td_device_find(const char *spec, td_device_info *out, td_err *err);
+
 /* SPEC without a layer range: host[:threads[:cpus]] (cpus: each thread bound to one of a list like
- * 0-3,8), scalar, vulkan:INDEX, vulkan:NAME-SUBSTRING. */
+ * 0-3,8), scalar, vulkan:INDEX, vulkan:VENDOR, vulkan:pci:ADDRESS, vulkan:uuid:ID,
+ * vulkan:NAME-SUBSTRING (td_chips_find). */
 td_device *td_device_create(const char *spec, td_err *err);
 void td_device_destroy(td_device **dev);
 const td_device_info *td_device_get_info(const td_device *dev);

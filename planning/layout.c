@@ -4,7 +4,9 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "kernels/chips.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define CTX_STEP 256u /* the context is tried in steps of this many positions */
@@ -40,7 +42,7 @@ static uint64_t budget_of(const builder *b, uint32_t i)
     uint32_t n_same = 0;
     for (uint32_t k = 0; k < b->layout->n_parts; k++) {
         const td_device_info *other = td_device_get_info(b->layout->parts[k].dev);
-        n_same += !strcmp(other->spec, info->spec) ||
+        n_same += td_chips_is_one(other, info) ||
                   (other->kind == TD_DEVICE_HOST && info->kind == TD_DEVICE_HOST);
     }
     uint64_t used, budget;
@@ -207,16 +209,14 @@ void td_layout_destroy(td_layout **layout)
     *layout = NULL;
 }
 
-uint32_t td_layout_default_specs(const char **specs)
+void td_layout_default_specs(td_default_specs *out)
 {
-    static td_device_info infos[TD_DEVICES_MAX];
-    uint32_t n_infos = td_device_list(infos, TD_DEVICES_MAX), n = 0;
-    const td_device_kind order[] = {TD_DEVICE_DISCRETE, TD_DEVICE_INTEGRATED, TD_DEVICE_VIRTUAL};
-    for (size_t k = 0; k < TD_COUNT(order); k++)
-        for (uint32_t i = 0; i < n_infos && n < TD_STAGES_MAX; i++)
-            if (infos[i].is_usable && infos[i].kind == order[k])
-                specs[n++] = infos[i].spec;
-    if (!n)
-        specs[n++] = "host";
-    return n;
+    td_device_info infos[TD_DEVICES_MAX];
+    uint32_t indices[TD_DEVICES_MAX];
+    uint32_t n = td_chips_default(infos, td_device_list(infos, TD_DEVICES_MAX), indices);
+    out->n = n ? td_min_u32(n, TD_STAGES_MAX) : 1;
+    for (uint32_t i = 0; i < out->n; i++) {
+        snprintf(out->texts[i], sizeof out->texts[i], "%s", n ? infos[indices[i]].spec : "host");
+        out->specs[i] = out->texts[i];
+    }
 }

@@ -53,8 +53,14 @@ void td_layout_destroy(td_layout **layout);
 td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_params *params,
                                            uint32_t i);
 
-/* The devices to use when none are given: usable GPUs, discrete first, else the host. Fills
- * specs[TD_STAGES_MAX] with static strings; returns the count (>= 1). */
-uint32_t td_layout_default_specs(const char **specs);
+typedef struct {
+    uint32_t n;                       /* >= 1 */
+    const char *specs[TD_STAGES_MAX]; /* point into texts: not to be copied */
+    char texts[TD_STAGES_MAX][32];
+} td_default_specs;
+
+/* The devices to use when none are given: each usable GPU once, by the driver that is preferred,
+ * discrete ones first; else the host. */
+void td_layout_default_specs(td_default_specs *out);
 
 #endif

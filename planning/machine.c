@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "kernels/chips.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -212,15 +213,6 @@ static bool read_amdgpu(const td_json_object *o, td_memory_facts *f, td_err *err
     return true;
 }
 
-static const char *vendor_of(uint32_t id)
-{
-    return id == 0x1002    ? "AMD"
-           : id == 0x10de  ? "NVIDIA"
-           : id == 0x8086  ? "Intel"
-           : id == 0x10005 ? "Mesa"
-                           : "unknown";
-}
-
 /* "0000:c1:00.0" and "0123abcd-....": what others compare must be written one way. */
 static bool read_identity(const td_json_object *o, td_device_info *info, td_err *err)
 {
@@ -230,7 +222,7 @@ static bool read_identity(const td_json_object *o, td_device_info *info, td_err 
     if (*pci && (sscanf(pci, "%8x:%2x:%2x.%1x%c", &domain, &bus, &device, &function, &more) != 4))
         return td_json_fail(o, "pci", err, "\"%s\"; an address such as \"0000:c1:00.0\"", pci);
     if (*pci)
-        snprintf(info->pci, sizeof info->pci, "%04x:%02x:%02x.%x", domain, bus, device, function);
+        td_chips_write_pci(domain, bus, device, function, info->pci);
     for (size_t i = 0; *uuid && i < TD_UUID_BYTES - 1; i++) {
         bool is_dash = i == 8 || i == 13 || i == 18 || i == 23;
         if (is_dash ? uuid[i] != '-' : !isxdigit((unsigned char)uuid[i]))
@@ -254,9 +246,8 @@ static bool read_device(const td_json_object *o, td_machine *m, td_err *err)
                              .subgroup_size = (uint32_t)td_json_get_int(o, "subgroup", 32),
                              .is_usable = !*why_not};
     snprintf(info->spec, sizeof info->spec, "vulkan:%u", index - 1);
-    snprintf(info->id, sizeof info->id, "vulkan:%u", index - 1);
     snprintf(info->name, sizeof info->name, "%s", td_json_get_string(o, "name", ""));
-    snprintf(info->vendor, sizeof info->vendor, "%s", vendor_of(info->vendor_id));
+    snprintf(info->vendor, sizeof info->vendor, "%s", td_chips_vendor(info->vendor_id));
     snprintf(info->driver, sizeof info->driver, "%s", td_json_get_string(o, "driver", ""));
     snprintf(info->why_not, sizeof info->why_not, "%s", why_not);
     uint64_t range = (uint64_t)td_json_get_int(o, "max_storage_buffer_range", UINT32_MAX) & ~15ull;
@@ -304,6 +295,7 @@ static bool read_machine(const td_json_object *root, td_machine *m, td_err *err)
             return false;
     for (uint32_t i = 0; i < m->n_devices; i++)
         td_device_weigh(&m->devices[i]);
+    td_chips_mark(m->devices, m->n_devices);
     return true;
 }
 

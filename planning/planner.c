@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kernels/chips.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -46,7 +47,7 @@ bool td_plan_is_one_unit(const char *spec_a, const td_device_info *a, const char
     bool is_cpu_a = a->kind == TD_DEVICE_HOST || a->kind == TD_DEVICE_SOFTWARE;
     bool is_cpu_b = b->kind == TD_DEVICE_HOST || b->kind == TD_DEVICE_SOFTWARE;
     if (a->kind != TD_DEVICE_HOST || b->kind != TD_DEVICE_HOST)
-        return (is_cpu_a && is_cpu_b) || !strcmp(a->spec, b->spec);
+        return (is_cpu_a && is_cpu_b) || td_chips_is_one(a, b);
     cpu_set_t of_a, of_b, both;
     if (read_cpus(spec_a, &of_a) && read_cpus(spec_b, &of_b)) {
         CPU_AND(&both, &of_a, &of_b);
@@ -68,7 +69,7 @@ static uint32_t find_unit(const planner *p, const char *spec, const td_device_in
 
 static bool is_one_memory(const td_device_info *a, const td_device_info *b)
 {
-    return !strcmp(a->spec, b->spec) || (a->kind == TD_DEVICE_HOST && b->kind == TD_DEVICE_HOST);
+    return td_chips_is_one(a, b) || (a->kind == TD_DEVICE_HOST && b->kind == TD_DEVICE_HOST);
 }
 
 /* -- opening and measuring --------------------------------------------------------------------- */

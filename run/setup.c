@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/sha256.h"
 #include "base/signals.h"
+#include "kernels/chips.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,25 +84,29 @@ static uint32_t choose_prefill_rows(const td_target *t)
 
 /* The device that verifies least: a GPU without layers, else the host, which is idle when the
  * target is on GPUs and all there is when it is not. */
-static const char *choose_draft_device(const char *const *specs, uint32_t n_specs)
+static bool choose_draft_device(session *r, td_err *err)
 {
-    static const char *gpus[TD_STAGES_MAX]; /* borrowed from static storage */
-    uint32_t n_gpus = td_layout_default_specs(gpus);
-    bool is_host_used = false;
-    for (uint32_t i = 0; i < n_specs; i++)
-        is_host_used |= !strncmp(specs[i], "host", 4);
-    for (uint32_t k = 0; k < n_gpus; k++) {
-        bool is_used = !strcmp(gpus[k], "host");
-        for (uint32_t i = 0; i < n_specs; i++) {
-            /* A device given by name may be any of them. */
-            bool is_named =
-                !strncmp(specs[i], "vulkan:", 7) && (specs[i][7] < '0' || specs[i][7] > '9');
-            is_used |= is_named || !strncmp(specs[i], gpus[k], strlen(gpus[k]));
-        }
-        if (!is_used)
-            return gpus[k];
+    td_run_params *p = &r->opened;
+    td_device_info infos[TD_DEVICES_MAX], used;
+    uint32_t gpus[TD_DEVICES_MAX], n_infos = td_device_list(infos, TD_DEVICES_MAX);
+    uint32_t n_gpus = td_chips_default(infos, n_infos, gpus);
+    bool is_host_used = false, is_used[TD_DEVICES_MAX] = {false};
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        td_device_spec spec;
+        if (!td_device_spec_parse(p->specs[i], &spec, err) ||
+            !td_device_find(spec.device, &used, err))
+            return false;
+        is_host_used |= used.kind == TD_DEVICE_HOST;
+        for (uint32_t k = 0; k < n_gpus; k++)
+            is_used[k] |= td_chips_is_one(&used, &infos[gpus[k]]);
     }
-    return is_host_used ? "host:1" : "host";
+    p->draft_spec = is_host_used ? "host:1" : "host";
+    for (uint32_t k = n_gpus; k-- > 0;)
+        if (!is_used[k]) {
+            snprintf(r->draft_spec, sizeof r->draft_spec, "%s", infos[gpus[k]].spec);
+            p->draft_spec = r->draft_spec;
+        }
+    return true;
 }
 
 void td_setup_init(session *r, const td_run_params *params)
@@ -110,9 +115,10 @@ void td_setup_init(session *r, const td_run_params *params)
     td_run_params *p = &r->opened;
     *p = *params;
     if (!p->n_specs) {
-        p->n_specs = td_layout_default_specs(r->defaults);
+        td_layout_default_specs(&r->defaults);
+        p->n_specs = r->defaults.n;
         r->is_default = true;
-        memcpy(p->specs, r->defaults, sizeof p->specs);
+        memcpy(p->specs, r->defaults.specs, sizeof r->defaults.specs);
     }
 }
 
@@ -129,8 +135,8 @@ bool td_setup_load(session *r, td_err *err)
     if (!r->model ||
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
         return false;
-    if (p->draft_path && !p->draft_spec)
-        p->draft_spec = choose_draft_device(p->specs, p->n_specs);
+    if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
+        return false;
     if (p->draft_path || p->draft_endpoint) {
         r->drafting = td_draft_client_create(p, r->model, err);
         if (!r->drafting)

@@ -21,8 +21,9 @@ typedef struct {
 typedef struct td_run_session {
     /* What lasts over the runs of a session. */
     td_run_params opened; /* as given to open, devices filled in */
-    const char *defaults[TD_STAGES_MAX];
-    bool is_default; /* the user named no devices: those in defaults */
+    td_default_specs defaults;
+    bool is_default;     /* the user named no devices: those in defaults */
+    char draft_spec[32]; /* where the draft runs, if nobody said */
     td_clock clock;
     td_energy *energy; /* NULL: nobody wants to know */
     td_model *model;

@@ -181,6 +181,7 @@ td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err)
         snprintf(info->driver, sizeof info->driver, "plain C, the reference of the op tests");
         info->n_threads = 1;
         info->has_f16 = info->has_int8_dot = false;
+        snprintf(info->id, sizeof info->id, "%s", info->spec);
         return &dev->base;
     }
     dev->kernels = td_host_find_kernels(err);
@@ -189,6 +190,7 @@ td_device *td_host_create(uint32_t n_threads, bool is_scalar, td_err *err)
     info->n_threads = n_threads ? n_threads : count_cpus();
     if (n_threads)
         snprintf(info->spec, sizeof info->spec, "host:%u", n_threads);
+    snprintf(info->id, sizeof info->id, "%s", info->spec);
     dev->pool = td_pool_create(info->n_threads, err);
     if (!dev->pool)
         goto fail;
@@ -200,7 +202,8 @@ fail:
 
 void td_host_describe(td_device_info *info)
 {
-    *info = (td_device_info){.kind = TD_DEVICE_HOST, .is_usable = true, .spec = "host"};
+    *info =
+        (td_device_info){.kind = TD_DEVICE_HOST, .is_usable = true, .spec = "host", .id = "host"};
     td_host_read_cpu(info->name, sizeof info->name, info->vendor, sizeof info->vendor);
     const td_host_kernels *kernels = td_host_find_kernels(NULL);
     snprintf(info->driver, sizeof info->driver, "%s", kernels ? kernels->name : "?");

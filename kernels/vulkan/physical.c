@@ -6,6 +6,7 @@
 #include "kernels/vulkan/vk.h"
 
 #include "base/check.h"
+#include "kernels/chips.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -15,28 +16,6 @@
 #define EXTENSIONS_MAX     512u
 #define FAMILIES_MAX       32u
 #define TIMESTAMP_BITS_MIN 36u /* what Vulkan promises of a queue that has them */
-
-static const char *vendor_name(uint32_t vendor)
-{
-    switch (vendor) {
-    case 0x1002:
-        return "AMD";
-    case 0x10de:
-        return "NVIDIA";
-    case 0x8086:
-        return "Intel";
-    case 0x13b5:
-        return "ARM";
-    case 0x5143:
-        return "Qualcomm";
-    case 0x106b:
-        return "Apple";
-    case 0x10005:
-        return "Mesa";
-    default:
-        return "unknown";
-    }
-}
 
 static td_device_kind kind_of(VkPhysicalDeviceType type)
 {
@@ -52,7 +31,7 @@ static td_device_kind kind_of(VkPhysicalDeviceType type)
     }
 }
 
-static void find_extensions(td_vk_physical *p, bool *has_coopmat)
+static void find_extensions(td_vk_physical *p, bool *has_coopmat, bool *has_pci)
 {
     static const char budget[] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     static const char executables[] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
@@ -66,6 +45,7 @@ static void find_extensions(td_vk_physical *p, bool *has_coopmat)
         p->limits.has_memory_budget |= !strcmp(name, budget);
         p->limits.has_executable_info |= !strcmp(name, executables);
         *has_coopmat |= !strcmp(name, "VK_KHR_cooperative_matrix");
+        *has_pci |= !strcmp(name, VK_EXT_PCI_BUS_INFO_EXTENSION_NAME);
     }
 }
 
@@ -157,6 +137,21 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
     return "";
 }
 
+/* Which chip it is. */
+static void identify(td_vk_physical *p, bool has_pci, const uint8_t uuid[VK_UUID_SIZE])
+{
+    VkPhysicalDevicePCIBusInfoPropertiesEXT pci = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PCI_BUS_INFO_PROPERTIES_EXT};
+    VkPhysicalDeviceProperties2 properties = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &pci};
+    td_chips_write_uuid(uuid, p->info.uuid);
+    /* A null device reports no memory and whatever address. */
+    if (has_pci && p->info.memory.n_heaps) {
+        vkGetPhysicalDeviceProperties2(p->handle, &properties);
+        td_chips_write_pci(pci.pciDomain, pci.pciBus, pci.pciDevice, pci.pciFunction, p->info.pci);
+    }
+}
+
 /* A Vulkan 1.2 driver knows no 1.3 structs: they stay zero and why_not says so. */
 static void describe(td_vk_physical *p, uint32_t index)
 {
@@ -178,7 +173,7 @@ static void describe(td_vk_physical *p, uint32_t index)
     td_device_info *info = &p->info;
     snprintf(info->spec, sizeof info->spec, "vulkan:%u", index);
     snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
-    snprintf(info->vendor, sizeof info->vendor, "%s", vendor_name(basic->vendorID));
+    snprintf(info->vendor, sizeof info->vendor, "%s", td_chips_vendor(basic->vendorID));
     snprintf(info->driver, sizeof info->driver, "%.100s %.150s", v12.driverName, v12.driverInfo);
     info->vendor_id = basic->vendorID;
     info->driver_id = (uint32_t)v12.driverID;
@@ -187,9 +182,10 @@ static void describe(td_vk_physical *p, uint32_t index)
     info->has_f16 = f12.shaderFloat16;
     info->has_int8_dot = v13.integerDotProduct4x8BitPackedSignedAccelerated;
 
-    find_extensions(p, &info->has_coopmat);
-    bool has_compute = find_family(p);
+    bool has_pci = false, has_compute = find_family(p);
+    find_extensions(p, &info->has_coopmat, &has_pci);
     describe_memory(p);
+    identify(p, has_pci, v11.deviceUUID);
     td_vk_limits *limits = &p->limits;
     limits->storage_range_bytes = basic->limits.maxStorageBufferRange & ~15u;
     limits->buffer_bytes = v13.maxBufferSize ? v13.maxBufferSize : limits->storage_range_bytes;
@@ -220,12 +216,17 @@ uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out
     VkResult result = vkEnumeratePhysicalDevices(instance->handle, &n, handles);
     if (result != VK_SUCCESS && result != VK_INCOMPLETE)
         return 0;
+    td_device_info infos[TD_DEVICES_MAX];
     for (uint32_t i = 0; i < n; i++) {
         out[i] = (td_vk_physical){.handle = handles[i]};
         describe(&out[i], i);
         td_vk_limits_lower(&out[i], getenv("TD_VK_LIMIT"), NULL);
         set_max_buffer(&out[i]);
+        infos[i] = out[i].info;
     }
+    td_chips_mark(infos, n);
+    for (uint32_t i = 0; i < n; i++)
+        out[i].info = infos[i];
     return n;
 }
 
@@ -279,47 +280,31 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
     return true;
 }
 
-/* The index of the device `which` means, or of none: n. */
-static uint32_t match(const td_vk_physical *devices, uint32_t n, const char *which,
-                      bool *is_ambiguous)
-{
-    char *end;
-    unsigned long index = strtoul(which, &end, 10);
-    *is_ambiguous = false;
-    if (*which >= '0' && *which <= '9' && !*end)
-        return index < n ? (uint32_t)index : n;
-    uint32_t found = n;
-    for (uint32_t i = 0; i < n; i++) {
-        if (!strcasestr(devices[i].info.name, which))
-            continue;
-        *is_ambiguous = found != n;
-        if (*is_ambiguous)
-            return n;
-        found = i;
-    }
-    return found;
-}
-
 bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,
                          td_err *err)
 {
     td_vk_physical devices[TD_DEVICES_MAX];
-    uint32_t n = td_vk_physical_list(instance, devices, TD_DEVICES_MAX);
-    bool is_ambiguous;
-    uint32_t i = match(devices, n, which, &is_ambiguous);
-    if (i < n) {
-        *out = devices[i];
-        return td_vk_limits_lower(out, getenv("TD_VK_LIMIT"), err);
-    }
-    char list[512] = "";
-    for (uint32_t k = 0; k < n; k++) {
-        size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%svulkan:%u (%.80s)", k ? ", " : "", k,
-                 devices[k].info.name);
-    }
-    return td_err_set(err, TD_E_USAGE, "device \"vulkan:%.64s\" %s; there %s: %s", which,
-                      is_ambiguous ? "is ambiguous" : "does not exist", n == 1 ? "is" : "are",
-                      n ? list : "no Vulkan devices");
+    td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n = td_vk_physical_list(instance, devices, TD_DEVICES_MAX), index;
+    for (uint32_t i = 0; i < n; i++)
+        infos[i] = devices[i].info;
+    if (!td_chips_find(infos, n, which, &index, err))
+        return false;
+    *out = devices[index];
+    return td_vk_limits_lower(out, getenv("TD_VK_LIMIT"), err);
+}
+
+bool td_vulkan_find(const char *which, td_device_info *out, td_err *err)
+{
+    td_vk_instance instance;
+    td_vk_physical physical;
+    if (!td_vk_instance_create(&instance, err))
+        return false;
+    bool is_found = td_vk_physical_find(&instance, which, &physical, err);
+    td_vk_instance_destroy(&instance);
+    if (is_found)
+        *out = physical.info;
+    return is_found;
 }
 
 uint32_t td_vulkan_list(td_device_info *out, uint32_t max)

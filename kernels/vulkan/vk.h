@@ -89,7 +89,7 @@ typedef struct {
 
 /* Devices of the instance in the order of their index; returns the count. */
 uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out, uint32_t max);
-/* The device `which` names, an index or a part of the name; TD_E_USAGE lists the devices. */
+/* The device `which` means, as td_chips_find. */
 bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,
                          td_err *err);
 /* Applies TD_VK_LIMIT, a list name=value,...; TD_E_USAGE names the item that is not understood. */
