@@ -10,7 +10,8 @@ set -euo pipefail
 build_packages=(build-essential cmake ninja-build pkg-config libvulkan-dev glslang-tools spirv-tools
     libzmq3-dev libjansson-dev libutf8proc-dev python3)
 # A software Vulkan driver and the validation layers: the GPU tests run on machines without a GPU.
-test_packages=(libcmocka-dev mesa-vulkan-drivers vulkan-validationlayers clang-format)
+# jinja2: what chat templates are compared with.
+test_packages=(libcmocka-dev mesa-vulkan-drivers vulkan-validationlayers clang-format python3-jinja2)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {

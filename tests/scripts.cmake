@@ -37,6 +37,11 @@ td_script_test(op_embed_slabs op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
 td_script_test(op_embed_staged op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
                TD_VK_LIMIT=directWriteBytes=1 $<TARGET_FILE:test_op_embed>)
 
+# Chat templates: what tandem makes of them against Python's jinja2, our own and any that are here.
+td_script_test(unit_chat_truth unit python3 ${CMAKE_CURRENT_SOURCE_DIR}/chat_truth.py
+               $<TARGET_FILE:test_unit_jinja>)
+set_tests_properties(unit_chat_truth PROPERTIES ENVIRONMENT "TD_GOLDEN=${td_golden}")
+
 # The tree itself: who includes whom, sizes, format; and that every example configuration is one.
 td_script_test(style_layers style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_layers.py)
 td_script_test(style_format style ${CMAKE_CURRENT_SOURCE_DIR}/check_format.sh)
