@@ -123,6 +123,9 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
         const td_hparams *h = td_model_hparams(m);
         for (size_t i = 0; i < TD_COUNT(params); i++)
             printf("%-13s %u\n", params[i].name, param(h, i));
+        if (h->n_nextn)
+            printf("left out      %u layer(s) that predict further tokens (MTP), from blk.%u\n",
+                   h->n_nextn, h->n_layer);
         const td_tokenizer_info *t = td_tokenizer_get_info(td_model_tokenizer(m));
         printf("rope          base %g, scaling %s, factor %g\n", (double)h->rope_base,
                h->is_yarn               ? "yarn"
@@ -150,6 +153,7 @@ static void write_model(td_json_writer *w, const td_model *m)
     td_json_begin_object(w);
     for (size_t i = 0; i < TD_COUNT(params); i++)
         td_json_put_u64(w, params[i].name, param(h, i));
+    td_json_put_u64(w, "mtp_layers", h->n_nextn);
     td_json_put_double(w, "rms_eps", (double)h->rms_eps);
     td_json_put_double(w, "rope_base", (double)h->rope_base);
     td_json_put_bool(w, "tied_output", h->is_tied);

@@ -39,6 +39,7 @@ struct td_forward {
     td_tensor *experts;                /* I32 [rows][n_expert_used] */
     td_tensor *expert_weights;         /* [rows][n_expert_used] */
     td_tensor *expert_out;             /* [rows][n_expert_used * n_embd] */
+    td_tensor *expert_factor;          /* [rows][1] */
     td_tensor *shared;                 /* [rows][n_embd] */
     td_tensor *shared_gate;            /* [rows][1] */
     td_tensor *state_in;               /* [rows][td_state_cols] */
@@ -51,6 +52,7 @@ struct td_forward {
     td_tensor *returned;                           /* likewise */
     td_tensor *far_in, *far_experts, *far_weights; /* as handed, experts, expert_weights */
     td_tensor *far_gate, *far_up, *far_parts;      /* as gate, up, expert_out */
+    td_tensor *far_factor;                         /* as expert_factor */
     td_tensor *far_out;                            /* as returned */
     td_pass verify, prefill;
     /* Choosing tokens. */

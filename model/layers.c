@@ -73,6 +73,7 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
     ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
     ACT(expert_out, h->n_expert_used * h->n_embd, is.experts && !far);
+    ACT(expert_factor, 1, is.experts && !far);
     ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
     ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
     const uint32_t first_far = n;
@@ -82,6 +83,7 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(far_gate, h->n_expert_used * h->n_ff_expert, far);
     ACT(far_up, h->n_expert_used * h->n_ff_expert, far);
     ACT(far_parts, h->n_expert_used * h->n_embd, far);
+    ACT(far_factor, 1, far);
     ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
     for (uint32_t i = first_far; i < n; i++)
         rows[i].is_far = true;
@@ -112,7 +114,8 @@ typedef struct { /* a layer being recorded */
     td_recorder *r;
     td_program *p; /* r's */
     td_weight **w;
-    uint32_t layer; /* of the model */
+    const float *factors; /* of the products of w */
+    uint32_t layer;       /* of the model */
     td_kv *kv;
     const td_batch_tensors *batch;
 } block;
@@ -120,6 +123,14 @@ typedef struct { /* a layer being recorded */
 static td_view constants(const block *b, td_rope_part part)
 {
     return td_columns(b->f->constants, part.col0, part.n_cols);
+}
+
+/* y = w x (+ bias), times the file's factor of the matrix; bias 0: none. */
+static void project(const block *b, td_layer_weight w, td_layer_weight bias, td_view x, td_view y)
+{
+    td_op_mat_mul(b->p, b->w[w], bias ? b->w[bias] : NULL, x, y);
+    if (b->factors[w] != 1.0f)
+        td_op_scale(b->p, y, b->factors[w], (td_view){NULL, 0, 0}, y);
 }
 
 static void rope(const block *b, td_view x, uint32_t col0)
@@ -173,11 +184,11 @@ static void attention(const block *b)
     td_forward *f = b->f;
     td_weight **w = b->w;
     td_view normed = td_all(f->normed), q = td_all(f->q), k = td_all(f->k), v = td_all(f->v);
-    td_op_mat_mul(b->p, w[TD_W_Q], w[TD_W_BQ], normed, q);
-    td_op_mat_mul(b->p, w[TD_W_K], w[TD_W_BK], normed, k);
-    td_op_mat_mul(b->p, w[TD_W_V], w[TD_W_BV], normed, v);
+    project(b, TD_W_Q, TD_W_BQ, normed, q);
+    project(b, TD_W_K, TD_W_BK, normed, k);
+    project(b, TD_W_V, TD_W_BV, normed, v);
     if (w[TD_W_Q_GATE])
-        td_op_mat_mul(b->p, w[TD_W_Q_GATE], NULL, normed, td_all(f->q_gate));
+        project(b, TD_W_Q_GATE, 0, normed, td_all(f->q_gate));
     norm_q_k(b, q, k, false);
     rope(b, q, 0);
     rope(b, k, 0);
@@ -187,7 +198,7 @@ static void attention(const block *b)
     td_view attended = td_all(f->attended);
     if (w[TD_W_Q_GATE])
         td_op_glu(b->p, TD_GLU_SIGMOID, td_all(f->q_gate), attended, NULL, attended);
-    td_op_mat_mul(b->p, w[TD_W_O], w[TD_W_BO], attended, td_all(f->delta));
+    project(b, TD_W_O, TD_W_BO, attended, td_all(f->delta));
 }
 
 /* The same by latent attention (DeepSeek-V2, 2024), its projections absorbed: the cache has one
@@ -200,16 +211,16 @@ static void latent_attention(const block *b)
     td_view normed = td_all(f->normed), q_in = normed, q = td_all(f->q), k = td_all(f->k);
     if (w[TD_W_Q_A]) {
         q_in = td_all(f->q_latent);
-        td_op_mat_mul(b->p, w[TD_W_Q_A], NULL, normed, q_in);
+        project(b, TD_W_Q_A, 0, normed, q_in);
         td_op_rms_norm(b->p, q_in, w[TD_W_Q_A_NORM], 1, h->rms_eps, q_in);
     }
     uint32_t stride = h->head_dim_k, span = (h->n_head - 1) * stride;
-    td_op_mat_mul(b->p, w[TD_W_Q_NOPE], NULL, q_in, td_all(f->q_nope));
+    project(b, TD_W_Q_NOPE, 0, q_in, td_all(f->q_nope));
     td_op_mat_mul_groups(b->p, w[TD_W_K_B], td_all(f->q_nope), h->mla_nope,
                          td_columns(f->q, 0, span + h->lora_kv), stride);
     td_op_mat_mul_groups(b->p, w[TD_W_Q_ROPE], q_in, 0,
                          td_columns(f->q, h->lora_kv, span + h->n_rot), stride);
-    td_op_mat_mul(b->p, w[TD_W_KV_A], NULL, normed, k);
+    project(b, TD_W_KV_A, 0, normed, k);
     td_view latent = td_columns(f->k, 0, h->lora_kv);
     td_op_rms_norm(b->p, latent, w[TD_W_KV_A_NORM], 1, h->rms_eps, latent);
     rope(b, q, h->lora_kv);
@@ -218,7 +229,7 @@ static void latent_attention(const block *b)
     attend(b, k, latent);
     td_op_mat_mul_groups(b->p, w[TD_W_V_B], td_all(f->attended), h->lora_kv, td_all(f->values),
                          h->mla_v);
-    td_op_mat_mul(b->p, w[TD_W_O], NULL, td_all(f->values), td_all(f->delta));
+    project(b, TD_W_O, 0, td_all(f->values), td_all(f->delta));
 }
 
 /* normed -> delta: projections, the gated delta rule, a gated norm, output projection. */
@@ -231,17 +242,16 @@ static void delta_net(const block *b)
     td_view normed = td_all(f->normed), in = td_all(f->state_in), out = td_all(f->state_out);
     td_view z = td_all(f->state_gate);
     if (w[TD_W_QKV]) {
-        td_op_mat_mul(b->p, w[TD_W_QKV], NULL, normed, td_columns(f->state_in, 0, n_qkv));
+        project(b, TD_W_QKV, 0, normed, td_columns(f->state_in, 0, n_qkv));
     } else {
         uint32_t n_k = h->delta_heads_k * h->delta_dim, n_all_v = n_v * h->delta_dim;
-        td_op_mat_mul(b->p, w[TD_W_DELTA_Q], NULL, normed, td_columns(f->state_in, 0, n_k));
-        td_op_mat_mul(b->p, w[TD_W_DELTA_K], NULL, normed, td_columns(f->state_in, n_k, n_k));
-        td_op_mat_mul(b->p, w[TD_W_DELTA_V], NULL, normed,
-                      td_columns(f->state_in, 2 * n_k, n_all_v));
+        project(b, TD_W_DELTA_Q, 0, normed, td_columns(f->state_in, 0, n_k));
+        project(b, TD_W_DELTA_K, 0, normed, td_columns(f->state_in, n_k, n_k));
+        project(b, TD_W_DELTA_V, 0, normed, td_columns(f->state_in, 2 * n_k, n_all_v));
     }
-    td_op_mat_mul(b->p, w[TD_W_ALPHA], NULL, normed, td_columns(f->state_in, n_qkv, n_v));
-    td_op_mat_mul(b->p, w[TD_W_BETA], NULL, normed, td_columns(f->state_in, n_qkv + n_v, n_v));
-    td_op_mat_mul(b->p, w[TD_W_Z], NULL, normed, z);
+    project(b, TD_W_ALPHA, 0, normed, td_columns(f->state_in, n_qkv, n_v));
+    project(b, TD_W_BETA, 0, normed, td_columns(f->state_in, n_qkv + n_v, n_v));
+    project(b, TD_W_Z, 0, normed, z);
     bool is_grouped = td_model_arch(f->params.model)->is_grouped_heads;
     td_delta_net_params params = {.conv = w[TD_W_CONV],
                                   .a = w[TD_W_A],
@@ -253,26 +263,36 @@ static void delta_net(const block *b)
     td_op_state_keep(b->p, state, in, b->batch);
     td_op_rms_norm(b->p, out, w[TD_W_DELTA_NORM], n_v, h->rms_eps, out);
     td_op_glu(b->p, TD_GLU_SILU, z, out, NULL, out);
-    td_op_mat_mul(b->p, w[TD_W_DELTA_OUT], NULL, out, td_all(f->delta));
+    project(b, TD_W_DELTA_OUT, 0, out, td_all(f->delta));
 }
 
 /* normed -> y: gate and up, their gated product, down. */
 static void feed_forward(const block *b, const td_layer_weight *of, uint32_t n_ff, td_view y)
 {
     td_forward *f = b->f;
-    td_weight **w = b->w;
     td_view normed = td_all(f->normed);
     td_view gate = td_columns(f->gate, 0, n_ff), up = td_columns(f->up, 0, n_ff);
-    td_op_mat_mul(b->p, w[of[0]], of[3] ? w[of[3]] : NULL, normed, gate);
-    td_op_mat_mul(b->p, w[of[1]], of[4] ? w[of[4]] : NULL, normed, up);
+    project(b, of[0], of[3], normed, gate);
+    project(b, of[1], of[4], normed, up);
     td_op_glu(b->p, td_model_arch(f->params.model)->glu, gate, up, NULL, gate);
-    td_op_mat_mul(b->p, w[of[2]], of[5] ? w[of[5]] : NULL, gate, y);
+    project(b, of[2], of[5], gate, y);
 }
 
 /* The tensors of the experts' part, on the device where it runs. */
 typedef struct {
-    td_tensor *in, *experts, *weights, *gate, *up, *parts, *out;
+    td_tensor *in, *experts, *weights, *gate, *up, *parts, *out, *factor;
 } expert_tensors;
+
+/* y's columns of each chosen expert, times that expert's factor. */
+static void scale_experts(const block *b, const expert_tensors *t, td_weight *factors, td_view y)
+{
+    uint32_t n_used = b->f->h->n_expert_used, n = y.n_cols / n_used;
+    for (uint32_t i = 0; factors && i < n_used; i++) {
+        td_view part = td_columns(y.t, y.col0 + i * n, n);
+        td_op_embed(b->p, factors, td_columns(t->experts, i, 1), td_all(t->factor));
+        td_op_scale(b->p, part, 1.0f, td_all(t->factor), part);
+    }
+}
 
 /* parts -> out, where the weights are in them already. */
 static void add_experts(const block *b, const expert_tensors *t)
@@ -298,10 +318,13 @@ static void run_experts(const block *b, const expert_tensors *t)
     td_view gate = td_columns(t->gate, 0, n_ff), up = td_columns(t->up, 0, n_ff);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
+    scale_experts(b, t, w[TD_W_EX_S_GATE], gate);
+    scale_experts(b, t, w[TD_W_EX_S_UP], up);
     /* Gate and up are linear in their input: a router weight that scales the input may as well
      * scale them. */
     td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? t->weights : NULL, gate);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gate, parts);
+    scale_experts(b, t, w[TD_W_EX_S_DOWN], parts);
     if (arch->is_expert_input_scaled)
         add_experts(b, t);
     else
@@ -318,7 +341,7 @@ static bool run_far_experts(block *b)
         return false;
     b->p = b->r->p;
     const expert_tensors far = {f->far_in, f->far_experts, f->far_weights, f->far_gate,
-                                f->far_up, f->far_parts,   f->far_out};
+                                f->far_up, f->far_parts,   f->far_out,     f->far_factor};
     run_experts(b, &far);
     if (!td_recorder_cut(b->r, f->params.dev))
         return false;
@@ -334,11 +357,11 @@ static bool experts(block *b)
     const td_hparams *h = f->h;
     td_weight **w = b->w;
     td_view normed = td_all(f->normed), delta = td_all(f->delta);
-    td_op_mat_mul(b->p, w[TD_W_ROUTER], w[TD_W_B_ROUTER], normed, td_all(f->router));
+    project(b, TD_W_ROUTER, TD_W_B_ROUTER, normed, td_all(f->router));
     td_op_route(b->p, td_all(f->router), w[TD_W_ROUTER_CHOICE], &h->route, f->experts,
                 f->expert_weights);
     const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate,
-                                 f->up,     f->expert_out, f->delta};
+                                 f->up,     f->expert_out, f->delta,          f->expert_factor};
     if (!f->params.experts_dev)
         run_experts(b, &near);
     else if (!run_far_experts(b))
@@ -349,7 +372,7 @@ static bool experts(block *b)
     td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
     feed_forward(b, of, h->n_ff_shared, shared);
     if (w[TD_W_SH_ROUTER]) {
-        td_op_mat_mul(b->p, w[TD_W_SH_ROUTER], NULL, normed, shared_gate);
+        project(b, TD_W_SH_ROUTER, 0, normed, shared_gate);
         td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
     }
     td_op_add(b->p, delta, shared, delta);
@@ -400,6 +423,8 @@ static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
                    td_all(f->normed_out));
     td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], ends[TD_W_B_OUT],
                   td_all(f->normed_out), logits);
+    if (!f->h->is_tied && f->weights->end_factors[TD_W_OUT] != 1.0f)
+        td_op_scale(p, logits, f->weights->end_factors[TD_W_OUT], (td_view){NULL, 0, 0}, logits);
     if (f->h->final_softcap > 0)
         td_op_softcap(p, logits, f->h->final_softcap, logits);
     if (!f->params.is_choosing)
@@ -427,6 +452,7 @@ bool td_forward_record(td_recorder *r, td_tensor *out_rows)
                    .r = r,
                    .p = r->p,
                    .w = f->weights->layers[k],
+                   .factors = f->weights->factors[k],
                    .layer = i,
                    .kv = td_cache_kv(f->cache, k),
                    .batch = is_local ? &f->local_batch : &f->batch};

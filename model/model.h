@@ -133,6 +133,9 @@ typedef enum {
     TD_W_EX_B_GATE,
     TD_W_EX_B_UP,
     TD_W_EX_B_DOWN,
+    TD_W_EX_S_GATE, /* [n_expert]: factors of an expert's products, where the file has them */
+    TD_W_EX_S_UP,
+    TD_W_EX_S_DOWN,
     TD_W_SH_ROUTER, /* [1] output: the shared expert's gate */
     TD_W_SH_GATE,
     TD_W_SH_UP,
@@ -149,7 +152,11 @@ typedef struct {
     td_weight *(*layers)[TD_W_LAYER_COUNT]; /* [last - first + 1]; NULL where the file has none */
     td_weight *ends[TD_W_END_COUNT];        /* embd on the first part; norm and out on the last;
                                                out is NULL where tied (use embd) */
-    uint64_t n_file_bytes, load_us;         /* what was read, and how long all of it took */
+    /* What a matrix's products are multiplied by, 1 where the file has no such factor; biases are
+     * loaded divided by it. */
+    float (*factors)[TD_W_LAYER_COUNT];
+    float end_factors[TD_W_END_COUNT];
+    uint64_t n_file_bytes, load_us; /* what was read, and how long all of it took */
 } td_weights;
 
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef enum {
@@ -70,11 +71,12 @@ typedef enum {
     DENSE, /* feed-forward */
     DENSE_FUSED,
     EXPERTS,
+    EXPERTS_FACTORS, /* that have no biases, which would be scaled too */
     SHARED,
 } when;
 
-/* LEADING: a matrix whose tensor may go on with other rows. */
-typedef enum { MATRIX, LEADING, VECTOR, GROUPS, TURNED } form;
+/* LEADING: a matrix whose tensor may go on with other rows. COLUMN: a vector as a matrix. */
+typedef enum { MATRIX, LEADING, COLUMN, VECTOR, GROUPS, TURNED } form;
 typedef enum { REQUIRED, OPTIONAL } need;
 
 /* Rows offset..offset+n_rows of every `period`; period D_ONE: all rows. Of a vector: columns from
@@ -177,6 +179,9 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_EX_B_GATE, "ffn_gate_exps.bias", EXPERTS, OPTIONAL, VECTOR, D_FF_EX_ALL, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_EX_B_UP, "ffn_up_exps.bias", EXPERTS, OPTIONAL, VECTOR, D_FF_EX_ALL, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_EX_B_DOWN, "ffn_down_exps.bias", EXPERTS, OPTIONAL, VECTOR, D_EMBD_ALL, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_EX_S_GATE, "ffn_gate_exps.scale", EXPERTS_FACTORS, OPTIONAL, COLUMN, D_ONE, D_EXPERTS, D_ONE, D_ONE, D_ZERO},
+    {TD_W_EX_S_UP, "ffn_up_exps.scale", EXPERTS_FACTORS, OPTIONAL, COLUMN, D_ONE, D_EXPERTS, D_ONE, D_ONE, D_ZERO},
+    {TD_W_EX_S_DOWN, "ffn_down_exps.scale", EXPERTS_FACTORS, OPTIONAL, COLUMN, D_ONE, D_EXPERTS, D_ONE, D_ONE, D_ZERO},
     {TD_W_SH_ROUTER, "ffn_gate_inp_shexp.weight", SHARED, OPTIONAL, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_SH_GATE, "ffn_gate_shexp.weight", SHARED, REQUIRED, MATRIX, D_EMBD, D_FF_SH, D_ONE, D_ONE, D_ZERO},
     {TD_W_SH_UP, "ffn_up_shexp.weight", SHARED, REQUIRED, MATRIX, D_EMBD, D_FF_SH, D_ONE, D_ONE, D_ZERO},
@@ -294,6 +299,8 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
         return !has_experts && a->is_ffn_fused;
     case EXPERTS:
         return has_experts;
+    case EXPERTS_FACTORS:
+        return has_experts && !has_tensor(m, "ffn_down_exps.bias", layer);
     case SHARED:
         return has_experts && m->hparams.n_ff_shared;
     }
@@ -327,11 +334,51 @@ static const td_gguf_tensor *find(const td_model *m, const td_tensor_row *r, uin
     return td_gguf_find_tensor(m->gguf, name);
 }
 
-static td_wanted describe(const td_model *m, const td_tensor_row *r, const td_gguf_tensor *t)
+/* Matrices whose products a file may scale, and the biases that are added after that. Of others a
+ * factor is refused: passed over, it would give wrong numbers without a sign. */
+static bool may_have_factor(uint32_t layer, uint32_t slot)
+{
+    static const uint8_t layer_slots[] = {
+        TD_W_Q,         TD_W_K,     TD_W_V,       TD_W_O,     TD_W_BQ,      TD_W_BK,
+        TD_W_BV,        TD_W_BO,    TD_W_Q_GATE,  TD_W_QKV,   TD_W_DELTA_Q, TD_W_DELTA_K,
+        TD_W_DELTA_V,   TD_W_ALPHA, TD_W_BETA,    TD_W_Z,     TD_W_GATE,    TD_W_UP,
+        TD_W_DELTA_OUT, TD_W_DOWN,  TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
+    for (size_t i = 0; layer != TD_ENDS && i < TD_COUNT(layer_slots); i++)
+        if (layer_slots[i] == slot)
+            return true;
+    return layer == TD_ENDS && slot == TD_W_OUT;
+}
+
+/* "a.weight" or "a.bias" -> "a.scale", or NULL. */
+static const td_gguf_tensor *find_factor(const td_model *m, uint32_t layer, uint32_t slot,
+                                         const td_gguf_tensor *t)
+{
+    char name[TD_NAME_MAX];
+    const char *dot = strrchr(t->name, '.');
+    if (!dot || !may_have_factor(layer, slot))
+        return NULL;
+    snprintf(name, sizeof name, "%.*s.scale", (int)(dot - t->name), t->name);
+    return td_gguf_find_tensor(m->gguf, name);
+}
+
+static bool check_factor(const td_model *m, const td_tensor_row *r, uint32_t layer,
+                         const td_gguf_tensor *t, bool *is_used, td_err *err)
+{
+    const td_gguf_tensor *f = find_factor(m, layer, r->slot, t);
+    if (f && (f->type_id != TD_TYPE_F32 || f->n_bytes != sizeof(float)))
+        return td_err_set(err, TD_E_DATA, "tensor %s must be one F32", f->name);
+    if (f)
+        is_used[f - td_gguf_tensor_at(m->gguf, 0)] = true;
+    return true;
+}
+
+static td_wanted describe(const td_model *m, uint32_t layer, const td_tensor_row *r,
+                          const td_gguf_tensor *t)
 {
     const td_hparams *h = &m->hparams;
     uint32_t n_groups = (uint32_t)dim_of(h, r->n_groups);
     td_wanted w = {.tensor = t,
+                   .factor = find_factor(m, layer, r->slot, t),
                    .slot = r->slot,
                    .is_vector = r->form == VECTOR,
                    .is_turned = r->form == TURNED,
@@ -355,7 +402,7 @@ uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_W
         if (!t || (n && out[n - 1].slot == rows[i].slot))
             continue;
         TD_ASSERT(n < TD_WANTED_MAX);
-        out[n++] = describe(m, &rows[i], t);
+        out[n++] = describe(m, layer, &rows[i], t);
     }
     return n;
 }
@@ -390,6 +437,8 @@ static bool check_shape(const td_model *m, const td_tensor_row *r, const td_gguf
     bool is_ok;
     if (r->form == VECTOR)
         is_ok = n == (r->period == D_ONE ? n_cols : n_rows);
+    else if (r->form == COLUMN)
+        is_ok = n == n_rows && t->type_id == TD_TYPE_F32;
     else if (r->form == LEADING)
         is_ok = t->ne[0] == n_cols && t->ne[1] >= n_rows * n_groups && n == n_cols * t->ne[1];
     else
@@ -426,7 +475,7 @@ static bool check_layer(const td_model *m, uint32_t layer, bool *is_used, td_err
         }
         const td_gguf_tensor *t = is_wanted(m, r, layer) && !is_found ? find(m, r, layer) : NULL;
         if (t) {
-            if (!check_shape(m, r, t, err))
+            if (!check_shape(m, r, t, err) || !check_factor(m, r, layer, t, is_used, err))
                 return false;
             is_found = true;
             is_used[t - td_gguf_tensor_at(m->gguf, 0)] = true;
@@ -443,25 +492,39 @@ static bool check_layer(const td_model *m, uint32_t layer, bool *is_used, td_err
     return true;
 }
 
-/* Tensors that no row names are no error (files carry extra heads), but are said once. */
-static void log_extra(const td_model *m, const bool *is_used)
+/* True for tensors that are used elsewhere, or knowingly not: layers that predict further tokens,
+ * scales of quantized activations. */
+static bool is_known(const td_model *m, const char *name)
 {
     static const char *const others[] = {"rope_freqs.weight", "rope_factors_long.weight",
                                          "rope_factors_short.weight"};
+    const td_hparams *h = &m->hparams;
+    for (size_t k = 0; k < TD_COUNT(others); k++)
+        if (!strcmp(name, others[k]))
+            return true;
+    bool is_of_layer = !strncmp(name, "blk.", 4) && name[4] >= '0' && name[4] <= '9';
+    unsigned long layer = is_of_layer ? strtoul(name + 4, NULL, 10) : 0;
+    return strstr(name, ".input_scale") || (layer >= h->n_layer && layer - h->n_layer < h->n_nextn);
+}
+
+/* Tensors that no row names are no error, but are said once; all but factors. */
+static bool check_extra(const td_model *m, const bool *is_used, td_err *err)
+{
     uint32_t n_extra = 0;
     const char *first = NULL;
     for (uint32_t i = 0; i < td_gguf_n_tensors(m->gguf); i++) {
-        const char *name = td_gguf_tensor_at(m->gguf, i)->name;
-        bool is_known = is_used[i];
-        for (size_t k = 0; k < TD_COUNT(others); k++)
-            is_known |= !strcmp(name, others[k]);
-        if (is_known)
+        const char *name = td_gguf_tensor_at(m->gguf, i)->name, *dot = strrchr(name, '.');
+        if (is_used[i] || is_known(m, name))
             continue;
+        if (dot && !strcmp(dot, ".scale"))
+            return td_err_set(err, TD_E_DATA, "tensor %s: a factor of this tensor is not supported",
+                              name);
         first = first ? first : name;
         n_extra++;
     }
     if (n_extra)
         td_log_warn("%s: %u tensors are not used, the first is %s", m->path, n_extra, first);
+    return true;
 }
 
 bool td_weights_check(const td_model *m, td_err *err)
@@ -470,8 +533,7 @@ bool td_weights_check(const td_model *m, td_err *err)
     bool is_ok = is_used && check_layer(m, TD_ENDS, is_used, err);
     for (uint32_t layer = 0; is_ok && layer < m->hparams.n_layer; layer++)
         is_ok = check_layer(m, layer, is_used, err);
-    if (is_ok)
-        log_extra(m, is_used);
+    is_ok = is_ok && check_extra(m, is_used, err);
     td_free(is_used);
     return is_ok;
 }

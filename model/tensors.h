@@ -11,10 +11,10 @@ typedef struct td_tensor_row td_tensor_row;
 
 /* A tensor of the file that is wanted, as the weight to be made of it. */
 typedef struct {
-    const td_gguf_tensor *tensor;
-    uint32_t slot;                     /* td_layer_weight or td_end_weight */
-    bool is_vector;                    /* kept as F32 in one row, whatever the file says */
-    bool is_turned;                    /* each part is transposed, and kept as F32 */
+    const td_gguf_tensor *tensor, *factor; /* of all its products; or NULL */
+    uint32_t slot;                         /* td_layer_weight or td_end_weight */
+    bool is_vector;                        /* kept as F32 in one row, whatever the file says */
+    bool is_turned;                        /* each part is transposed, and kept as F32 */
     uint32_t n_taps;                   /* a vector [n][n_taps], to be [n_taps][n]; 0: as it is */
     uint32_t n_cols, n_rows, n_groups; /* of the weight */
     /* Its rows are `count` of every `period` rows of the tensor, from `offset` on. */

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 
+#include <math.h>
 #include <string.h>
 
 #define CHUNK_BYTES (8u << 20)  /* read, repacked and dropped at a time */
@@ -16,11 +17,12 @@ typedef struct {
     td_wanted wanted;
     td_device *dev;
     td_weight **slot;
+    float *factor;
 } item;
 
 static bool is_of_experts(const td_wanted *w)
 {
-    return w->slot >= TD_W_EX_GATE && w->slot <= TD_W_EX_B_DOWN;
+    return w->slot >= TD_W_EX_GATE && w->slot <= TD_W_EX_S_DOWN;
 }
 
 /* State of a load: what there is to load, a bounded staging buffer and the progress so far. */
@@ -81,7 +83,20 @@ static void transpose(const float *in, uint32_t n_rows, uint32_t n_cols, float *
             out[(size_t)c * n_rows + r] = in[(size_t)r * n_cols + c];
 }
 
-static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, td_err *err)
+/* Of a tensor's products: 1 without one. */
+static bool read_factor(loader *l, const td_wanted *wanted, float *factor, td_err *err)
+{
+    *factor = 1.0f;
+    if (!wanted->factor)
+        return true;
+    if (!td_gguf_read(l->m->gguf, wanted->factor, 0, sizeof *factor, factor, err))
+        return false;
+    return (isfinite(*factor) && *factor != 0) ||
+           td_err_set(err, TD_E_DATA, "tensor %s is %g; allowed: finite numbers but 0",
+                      wanted->factor->name, (double)*factor);
+}
+
+static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, float factor, td_err *err)
 {
     const td_gguf_tensor *t = wanted->tensor;
     const uint8_t *from = l->staging + td_row_bytes(t->type, wanted->offset);
@@ -90,6 +105,8 @@ static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, td_err
     bool is_ok = values && read_bytes(l, t, 0, t->n_bytes, err);
     if (is_ok) {
         t->type->dequantize(from, values, n);
+        for (uint32_t i = 0; factor != 1.0f && i < n; i++)
+            values[i] /= factor; /* which the product will bring */
         if (n_taps)
             transpose(values, n / n_taps, n_taps, values + n);
         is_ok = td_weight_write(w, 0, 1, values + (n_taps ? n : 0), err);
@@ -147,9 +164,10 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
     td_weight *w = td_weight_create(it->dev, &params, err);
     if (!w)
         return NULL;
-    bool is_ok = wanted->is_vector   ? load_vector(l, w, wanted, err)
-                 : wanted->is_turned ? load_turned(l, w, wanted, err)
-                                     : load_rows(l, w, wanted, err);
+    bool is_ok = read_factor(l, wanted, it->factor, err);
+    is_ok = is_ok && (wanted->is_vector   ? load_vector(l, w, wanted, *it->factor, err)
+                      : wanted->is_turned ? load_turned(l, w, wanted, err)
+                                          : load_rows(l, w, wanted, err));
     if (!is_ok) {
         td_weight_destroy(&w);
         return NULL;
@@ -175,11 +193,12 @@ static size_t staging_of(const td_wanted *w)
     return w->is_vector ? w->tensor->n_bytes : w->is_turned ? w->count * row_bytes : row_bytes;
 }
 
-static void add_item(loader *l, const td_wanted *wanted, td_device *dev, td_weight **slot)
+static void add_item(loader *l, const td_wanted *wanted, td_device *dev, td_weight **slot,
+                     float *factor)
 {
     if (l->items) {
         TD_ASSERT(l->n_items < l->capacity);
-        l->items[l->n_items++] = (item){*wanted, dev, slot};
+        l->items[l->n_items++] = (item){*wanted, dev, slot, factor};
         return;
     }
     l->capacity++;
@@ -195,12 +214,14 @@ static void add_items(loader *l, td_weights *w)
     uint32_t n = td_tensors_wanted(l->m, TD_ENDS, wanted);
     for (uint32_t i = 0; i < n; i++)
         if (needs_end(l->m, wanted[i].slot, w->first, w->last))
-            add_item(l, &wanted[i], l->dev, &w->ends[wanted[i].slot]);
+            add_item(l, &wanted[i], l->dev, &w->ends[wanted[i].slot],
+                     &w->end_factors[wanted[i].slot]);
     for (uint32_t layer = w->first; layer <= w->last; layer++) {
         n = td_tensors_wanted(l->m, layer, wanted);
         for (uint32_t i = 0; i < n; i++)
             add_item(l, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
-                     l->items ? &w->layers[layer - w->first][wanted[i].slot] : NULL);
+                     l->items ? &w->layers[layer - w->first][wanted[i].slot] : NULL,
+                     l->items ? &w->factors[layer - w->first][wanted[i].slot] : NULL);
     }
 }
 
@@ -243,11 +264,12 @@ td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *expert
     w->last = last;
     add_items(&l, w);
     w->layers = td_alloc(last - first + 1, sizeof *w->layers, err);
+    w->factors = td_alloc(last - first + 1, sizeof *w->factors, err);
     l.staging = td_alloc(l.staging_bytes, 1, err);
     l.items = td_alloc(l.capacity, sizeof *l.items, err);
     const td_clock clock = td_clock_real();
     uint64_t start_us = td_clock_now_us(&clock);
-    bool is_ok = w->layers && l.staging && l.items;
+    bool is_ok = w->layers && w->factors && l.staging && l.items;
     if (is_ok)
         add_items(&l, w);
     if (!is_ok || !load_all(&l, err)) {
@@ -275,6 +297,7 @@ void td_weights_destroy(td_weights **w)
     for (int i = 0; i < TD_W_END_COUNT; i++)
         td_weight_destroy(&(*w)->ends[i]);
     td_free((*w)->layers);
+    td_free((*w)->factors);
     td_free(*w);
     *w = NULL;
 }

@@ -334,6 +334,23 @@ static void open_logged(const toy *t, char *text, size_t n_max)
     close(fds[0]);
 }
 
+static void test_factors_are_used_or_refused(void **state)
+{
+    (void)state;
+    toy t = toy_begin("llama", TOY_SHAPE);
+    toy_add_layer(&t, 1, "attn_q.scale", 1, 1)->offset = 0.5f;
+    toy_add_layer(&t, 2, "ffn_down.input_scale", 1, 1);
+    accepts(&t);
+    toy_find(&t, "blk.1.attn_q.scale")->ne[0] = 2;
+    rejects(&t, "tensor blk.1.attn_q.scale must be one F32");
+    static const char *const names[] = {"attn_norm.scale", "ffn_gate_exps.scale", "x.scale"};
+    for (size_t i = 0; i < TD_COUNT(names); i++) {
+        t = toy_begin("llama", TOY_SHAPE);
+        toy_add_layer(&t, 1, names[i], 1, 1);
+        rejects(&t, "a factor of this tensor is not supported");
+    }
+}
+
 static void test_extra_tensors_are_said_once(void **state)
 {
     (void)state;
@@ -546,6 +563,7 @@ int main(void)
         cmocka_unit_test(test_wrong_shapes_are_refused),
         cmocka_unit_test(test_types_that_cannot_be_computed_with_are_refused),
         cmocka_unit_test(test_rope_factors_must_be_numbers_one_a_pair),
+        cmocka_unit_test(test_factors_are_used_or_refused),
         cmocka_unit_test(test_extra_tensors_are_said_once),
         cmocka_unit_test(test_nan_in_one_embedding_spoils_its_prompts_only),
         cmocka_unit_test(test_nan_in_weights_and_scales_is_an_error_line),
