@@ -1,5 +1,6 @@
 #include "base/io.h"
 
+#include "base/files.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -228,6 +229,9 @@ bool td_io_replace_file(const char *path, const void *bytes, size_t n_bytes, td_
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
         return write_directly(path, bytes, n_bytes, err);
+    char real[PATH_MAX]; /* so that a link stays one, and /dev/stdout what it is */
+    if (td_files_resolve(path, real))
+        path = real;
     size_t size = strlen(path) + 32;
     char *temporary = td_alloc(size, 1, err);
     if (!temporary)

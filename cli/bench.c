@@ -50,13 +50,13 @@ static const option options[] = {
     {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL, "the time of each test by op too"},
     {"--measure", NULL, OPT_FLAG, AT(p.is_measure), 0, 0, NULL,
      "also how near each test comes to the device's bandwidth (a second or two)"},
-    {"--draft", NULL, OPT_TEXT, AT(p.draft), 0, 0, "D.gguf",
+    {"--draft", NULL, OPT_READ, AT(p.draft), 0, 0, "D.gguf",
      "measure the pair instead: plain decoding and drafts of each length"},
     {"--draft-device", NULL, OPT_TEXT, AT(p.draft_device), 0, 0, "SPEC",
      "where the draft runs (default: as in generate)"},
     {"--draft-max", NULL, OPT_TEXT, AT(draft_max), 0, 0, "1,2,4",
      "draft lengths, 1..63 each (default: 1,2,4,8)"},
-    {"--in", NULL, OPT_TEXT, AT(p.in_path), 0, 0, "FILE.jsonl",
+    {"--in", NULL, OPT_READ, AT(p.in_path), 0, 0, "FILE.jsonl",
      "prompts of the pair (default: four built in)"},
     {"-n", NULL, OPT_U32, AT(p.n_predict), 1, 65536, "N",
      "tokens of each prompt at most, past end-of-text tokens (default: 64)"},
@@ -197,7 +197,8 @@ int td_command_bench(int argc, char **argv, td_err *err)
         return 0;
     if (is_help)
         td_options_print_help(&help);
-    else if (check(&f, err))
+    else if (check(&f, err) && td_options_check_files(
+                                   &help, &f, f.p.models.n ? f.p.models.items[0] : NULL, true, err))
         (void)(f.p.draft ? td_bench_pair(&f.p, &signal, err) : td_bench_models(&f.p, err));
     return signal ? 128 + signal : 0;
 }

@@ -21,9 +21,9 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json",
+    {"--config", NULL, OPT_READ, AT(config), 0, 0, "FILE.json",
      "all of this from a file; flags win"},
-    {"--target", "target.model", OPT_TEXT, AT(run.target_path), 0, 0, "M.gguf",
+    {"--target", "target.model", OPT_READ, AT(run.target_path), 0, 0, "M.gguf",
      "the model that decides (required)"},
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
      "host[:threads[:cpus]] or vulkan:INDEX|amd|nvidia|intel|pci:ADDRESS|uuid:ID|NAME, each with\n"
@@ -35,7 +35,7 @@ static const option options[] = {
      "what layers are placed for: one text at a time, or many (default: by --parallel)"},
     {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
      "do not time the devices first: layers go by bytes"},
-    {"--draft", "draft.model", OPT_TEXT, AT(run.draft_path), 0, 0, "D.gguf|none",
+    {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
      "where the draft runs (default: the fastest device where that was measured, else a GPU\n"
@@ -52,11 +52,11 @@ static const option options[] = {
      "draft and target take turns, as elsewhere; for comparison"},
     {"--prompt", NULL, OPT_TEXT, AT(run.prompt), 0, 0, "TEXT",
      "one prompt; its text goes to stdout"},
-    {"--in", "run.in", OPT_TEXT, AT(run.in_path), 0, 0, "FILE.jsonl",
+    {"--in", "run.in", OPT_READ, AT(run.in_path), 0, 0, "FILE.jsonl",
      "prompts, one JSON object a line; - for stdin"},
     {"--chat-template", "run.chat_template", OPT_TEXT, AT(run.chat_template), 0, 0, "NAME",
      "of `messages` (default: the one that the target's file has)"},
-    {"--out", "run.out", OPT_TEXT, AT(run.out_path), 0, 0, "FILE.jsonl",
+    {"--out", "run.out", OPT_WRITE, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},
     {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N",
      "tokens to generate at most (default: 256)"},
@@ -84,9 +84,9 @@ static const option options[] = {
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "run.parallel", OPT_U32, AT(run.n_parallel), 1, TD_SEQUENCES_MAX, "N",
      "sequences at once, 1..64 (default: 1)"},
-    {"--stats", "run.stats", OPT_TEXT, AT(run.stats_path), 0, 0, "FILE.json",
+    {"--stats", "run.stats", OPT_WRITE, AT(run.stats_path), 0, 0, "FILE.json",
      "write acceptance, times and placement"},
-    {"--trace", "run.trace", OPT_TEXT, AT(run.trace_path), 0, 0, "FILE.json",
+    {"--trace", "run.trace", OPT_WRITE, AT(run.trace_path), 0, 0, "FILE.json",
      "write a timeline of devices and decisions (Chrome trace)"},
     {"--force", NULL, OPT_FLAG, AT(run.is_force), 0, 0, NULL,
      "keep results of another input or configuration and go on"},
@@ -195,7 +195,8 @@ int td_command_generate(int argc, char **argv, td_err *err)
         td_options_print_help(&help);
         goto done;
     }
-    if (!check(&f, err))
+    bool is_printing = !f.run.out_path;
+    if (!check(&f, err) || !td_options_check_files(&help, &f, NULL, is_printing, err))
         goto done;
     bool is_ok = td_run(&f.run, &totals, &signal, err);
     if (totals.end_us && !f.is_quiet)

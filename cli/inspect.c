@@ -229,6 +229,8 @@ int td_command_inspect(int argc, char **argv, td_err *err)
         td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
         return 0;
     }
+    if (!td_options_check_files(&help, &f, path, true, err))
+        return 0;
     td_gguf *g = td_gguf_open(path, err);
     if (!g)
         return 0;

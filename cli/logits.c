@@ -24,7 +24,7 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the model (required)"},
+    {"--model", NULL, OPT_READ, AT(model), 0, 0, "M.gguf", "the model (required)"},
     {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE", "token ids (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
@@ -38,7 +38,7 @@ static const option options[] = {
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
      "through the verify path, N tokens at a time, 1..64"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},
-    {"--out", NULL, OPT_TEXT, AT(out), 0, 0, "FILE",
+    {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE",
      "little-endian f32 [n_tokens][n_vocab] (required)"},
 };
 static const command_help help = {
@@ -120,6 +120,9 @@ int td_command_logits(int argc, char **argv, td_err *err)
         td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
         return 0;
     }
+    const char *ids_file = *f.tokens == '@' ? f.tokens + 1 : NULL;
+    if (!td_options_check_files(&help, &f, ids_file, false, err))
+        return 0;
     td_model *model = td_model_open(f.model, err);
     if (model)
         run(&f, model, err);

@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/text.h"
 #include "kernels/types.h"
 
@@ -65,6 +66,8 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
     case OPT_FLOAT:
         return set_number(o, fields, text, err);
     case OPT_TEXT:
+    case OPT_READ:
+    case OPT_WRITE:
         *(const char **)field_of(o, fields) = text;
         return true;
     case OPT_LIST:
@@ -187,6 +190,8 @@ static td_json_field json_field(const option *o, const char *key)
         f.f_max = o->max;
         break;
     case OPT_TEXT:
+    case OPT_READ:
+    case OPT_WRITE:
         f.type = TD_JSON_STRING;
         f.min = 1;
         f.max = PATH_MAX_BYTES;
@@ -250,6 +255,8 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
         *(float *)field_of(o, fields) = (float)td_json_get_double(object, key, 0);
         return true;
     case OPT_TEXT:
+    case OPT_READ:
+    case OPT_WRITE:
         *(const char **)field_of(o, fields) = td_json_get_string(object, key, NULL);
         return true;
     case OPT_LIST:
@@ -292,6 +299,24 @@ bool td_options_read_config(const command_help *help, const char *path, void *fi
                 return false;
     }
     return true;
+}
+
+bool td_options_check_files(const command_help *help, void *fields, const char *also_read,
+                            bool is_printing, td_err *err)
+{
+    td_file_use uses[FIELDS_MAX + 2];
+    size_t n = 0;
+    for (size_t i = 0; i < help->n_options; i++) {
+        const option *o = &help->options[i];
+        if (o->kind == OPT_READ || o->kind == OPT_WRITE)
+            uses[n++] = (td_file_use){.name = o->flag,
+                                      .path = *(const char **)field_of(o, fields),
+                                      .is_written = o->kind == OPT_WRITE};
+    }
+    uses[n++] = (td_file_use){.name = "the file", .path = also_read};
+    if (is_printing)
+        uses[n++] = (td_file_use){.name = "standard output", .path = "-", .is_written = true};
+    return td_files_check(uses, n, err);
 }
 
 void td_options_print_help(const command_help *help)

@@ -23,6 +23,8 @@ typedef enum {
     OPT_U64,        /* uint64_t in min..max */
     OPT_FLOAT,      /* float in min..max */
     OPT_TEXT,       /* const char * */
+    OPT_READ,       /* the same: a file that is read, "-" for standard input */
+    OPT_WRITE,      /* a file that is written, "-" for standard output */
     OPT_LIST,       /* option_list: given several times on the command line, a list in the file */
     OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
 } option_kind;
@@ -61,6 +63,12 @@ bool td_options_read_config(const command_help *help, const char *path, void *fi
 
 /* The (last) value of --config among argv, or NULL; so that the file comes first and flags win. */
 const char *td_options_find_config(const command_help *help, int argc, char **argv);
+
+/* After all of them are known, before anything is opened: no file of OPT_WRITE is another of them
+ * or one of OPT_READ. Also of what the table does not know: `also_read`, or NULL, and standard
+ * output where `is_printing`. TD_E_USAGE. */
+bool td_options_check_files(const command_help *help, void *fields, const char *also_read,
+                            bool is_printing, td_err *err);
 
 void td_options_print_help(const command_help *help);
 

@@ -27,12 +27,12 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--target", NULL, OPT_TEXT, AT(target), 0, 0, "M.gguf", "the model (required)"},
+    {"--target", NULL, OPT_READ, AT(target), 0, 0, "M.gguf", "the model (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC",
      "as in generate; several may make a split"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
-    {"--draft", NULL, OPT_TEXT, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
+    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
     {"--draft-device", NULL, OPT_LIST, AT(draft_devices), 0, 0, "SPEC",
      "where it may run (default: any device of the target, and host:1)"},
     {"--draft-max", NULL, OPT_U32, AT(draft_max), 1, TD_SPEED_DRAFT_MAX, "K",
@@ -57,7 +57,7 @@ static const option options[] = {
      "measure again what was measured before"},
     {"--no-measure", NULL, OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
      "measure nothing; without figures of an earlier run layers go by bytes"},
-    {"--hardware", NULL, OPT_TEXT, AT(hardware), 0, 0, "FILE.json",
+    {"--hardware", NULL, OPT_READ, AT(hardware), 0, 0, "FILE.json",
      "predict for the machines and models of a file instead"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "as JSON"},
 };
@@ -275,7 +275,7 @@ int td_command_plan(int argc, char **argv, td_err *err)
         return 0;
     if (is_help)
         td_options_print_help(&help);
-    else if (check(&f, err))
+    else if (check(&f, err) && td_options_check_files(&help, &f, NULL, true, err))
         (void)(f.hardware ? td_plan_hardware(f.hardware, f.is_json, err) : plan(&f, err));
     return 0;
 }

@@ -21,9 +21,9 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--model", NULL, OPT_TEXT, AT(model), 0, 0, "M.gguf", "the vocabulary's file (required)"},
+    {"--model", NULL, OPT_READ, AT(model), 0, 0, "M.gguf", "the vocabulary's file (required)"},
     {"--text", NULL, OPT_TEXT, AT(text), 0, 0, "T", "one text"},
-    {"--in", NULL, OPT_TEXT, AT(in), 0, 0, "FILE.jsonl", "lines of {\"text\": ...}; - for stdin"},
+    {"--in", NULL, OPT_READ, AT(in), 0, 0, "FILE.jsonl", "lines of {\"text\": ...}; - for stdin"},
     {"--add-special", NULL, OPT_FLAG, AT(is_special_added), 0, 0, NULL,
      "add BOS/EOS where the file asks for them"},
     {"--parse-special", NULL, OPT_FLAG, AT(is_special_parsed), 0, 0, NULL,
@@ -119,6 +119,8 @@ int td_command_tokenize(int argc, char **argv, td_err *err)
         td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
         return 0;
     }
+    if (!td_options_check_files(&help, &f, NULL, true, err))
+        return 0;
     td_gguf *g = td_gguf_open(f.model, err);
     td_tokenizer *t = g ? td_tokenizer_create(g, f.pre, err) : NULL;
     td_json_writer *w = t ? td_json_writer_create(false, err) : NULL;

@@ -245,5 +245,107 @@ class Input(Base):
                          sorted('f%d' % i for i in range(150)))
 
 
+class Collisions(Base):
+    """No file is written that is read, or written twice, whatever it is called."""
+
+    def setUp(self):
+        super().setUp()
+        self.source = self.path('in.jsonl', '{"id": "a", "prompt": "The fox"}\n')
+        self.out = self.path('out.jsonl')
+        self.model = self.path('model.gguf')
+        self.draft = self.path('draft.gguf')
+        for copy, original in ((self.model, TARGET), (self.draft, DRAFT)):
+            with open(original, 'rb') as f, open(copy, 'wb') as g:
+                g.write(f.read())
+        self.config = self.path('config.json', json.dumps({'target': {'model': self.model}}))
+
+    def refused(self, *args, stdout=subprocess.PIPE, names=()):
+        before = {x: os.stat(os.path.join(self.dir.name, x)) for x in sorted(os.listdir(self.dir.name))
+                  if os.path.exists(os.path.join(self.dir.name, x))}
+        r = subprocess.run([TANDEM, 'generate', '--config', self.config, '--device', 'host:1', '--quiet', '-n', '2',
+                            *args], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.fails(r, 2, 'the same file as', *names)
+        after = {x: os.stat(os.path.join(self.dir.name, x)) for x in sorted(os.listdir(self.dir.name))
+                 if os.path.exists(os.path.join(self.dir.name, x))}
+        self.assertEqual({k: (v.st_ino, v.st_size, v.st_mtime_ns) for k, v in before.items()},
+                         {k: (v.st_ino, v.st_size, v.st_mtime_ns) for k, v in after.items()})
+
+    def test_two_names_of_one_output(self):
+        new, other = self.path('new.json'), os.path.join(self.dir.name, '.', 'sub', '..', 'new.json')
+        os.mkdir(self.path('sub'))
+        os.symlink('new.json', self.path('dangling'))
+        os.symlink('dangling', self.path('dangling2'))
+        os.symlink(self.dir.name, self.path('folder'))
+        for a, b in (('--out', '--stats'), ('--stats', '--trace'), ('--out', '--trace')):
+            for name in new, other, self.path('dangling'), self.path('dangling2'), self.path('folder/new.json'):
+                self.refused('--in', self.source, a, new, b, name, names=(a, b))
+                self.refused('--in', self.source, a, name, b, new, names=(a, b))
+        with open(new, 'w') as f:
+            f.write('')
+        os.link(new, self.path('hard'))
+        for name in new, other, self.path('dangling2'), self.path('hard'), self.path('folder/new.json'):
+            self.refused('--in', self.source, '--out', new, '--stats', name, names=('--out', '--stats'))
+
+    def test_outputs_that_are_read(self):
+        for flag in '--out', '--stats', '--trace':
+            for name in self.source, self.model, self.draft, self.config:
+                link = self.path('link' + flag + os.path.basename(name))
+                os.symlink(name, link)
+                for path in name, link:
+                    self.refused('--in', self.source, '--draft', self.draft, flag, path, names=(flag,))
+
+    def test_shards_of_a_model(self):
+        for i in 1, 2, 3:
+            self.path('m-%05d-of-00003.gguf' % i, 'x')
+        self.refused('--target', self.path('m-00001-of-00003.gguf'), '--in', self.source, '--stats',
+                     self.path('m-00003-of-00003.gguf'), names=('--stats', '--target'))
+
+    def test_standard_output_and_input(self):
+        with open(self.out, 'a') as f:
+            self.refused('--in', self.source, '--stats', self.out, stdout=f, names=('standard output',))
+            self.refused('--in', self.source, '--stats', '/dev/stdout', stdout=f)
+            self.refused('--in', self.source, '--out', '/dev/stdout', '--stats', self.out, stdout=f)
+            self.refused('--in', self.source, '--out', '-', '--trace', self.out, stdout=f)
+            self.refused('--in', self.source, '--out', self.out, '--stats', '/proc/self/fd/1', stdout=f)
+        with open(self.source, 'a') as f:
+            self.refused('--in', self.source, stdout=f, names=('standard output', '--in'))
+            r = subprocess.run([TANDEM, 'tokenize', '--model', TARGET, '--in', self.source], stdout=f,
+                               stderr=subprocess.PIPE, text=True, timeout=60)
+            self.fails(r, 2, '--in', 'standard output')
+        with open(self.source) as f:
+            r = subprocess.run([TANDEM, *GENERATE, '--in', '-', '--out', self.source], stdin=f, stderr=subprocess.PIPE,
+                               text=True, timeout=60)
+            self.fails(r, 2, '--in', '--out')
+
+    def test_other_commands(self):
+        r = run('logits', '--model', self.model, '--tokens', '1,2', '--device', 'host:1', '--out', self.model)
+        self.fails(r, 2, '--out', '--model')
+        ids = self.path('ids', '1,2')
+        r = run('logits', '--model', TARGET, '--tokens', '@' + ids, '--device', 'host:1', '--out', ids)
+        self.fails(r, 2, '--out')
+        with open(self.model, 'ab') as f:
+            for args in (['inspect', self.model], ['plan', '--target', self.model, '--no-measure'],
+                         ['bench', '--model', self.model, '--device', 'host:1']):
+                r = subprocess.run([TANDEM, *args], stdout=f, stderr=subprocess.PIPE, text=True, timeout=60)
+                self.fails(r, 2, 'standard output')
+
+    def test_what_is_no_file_may_be_named_again(self):
+        r = run(*GENERATE, '--in', self.source, '--out', '/dev/null', '--stats', '/dev/null', '--trace', '/dev/null')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        r = run(*GENERATE, '--in', self.source, '--stats', '/dev/stdout')  # a pipe
+        self.assertEqual((r.returncode, r.stdout[:10]), (0, '{"id":"a",'), r.stderr)
+        with open(self.out, 'w') as f:  # a file of its own
+            r = subprocess.run([TANDEM, *GENERATE, '--in', self.source, '--out', '/dev/null', '--stats', '/dev/stdout'],
+                               stdout=f, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(self.out) as f:
+            self.assertEqual(json.load(f)['totals']['ok'], 1)
+        os.symlink('stats.json', self.path('link'))
+        for _ in range(2):  # a link stays one
+            r = run(*GENERATE, '--in', self.source, '--out', '/dev/null', '--stats', self.path('link'))
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertTrue(os.path.islink(self.path('link')) and os.path.isfile(self.path('stats.json')))
+
+
 if __name__ == '__main__':
     unittest.main(verbosity=1)
