@@ -3,11 +3,12 @@
 #include "cli/options.h"
 
 #include "base/check.h"
-#include "base/log.h"
 #include "base/signals.h"
 #include "draft/worker.h"
+#include "transport/endpoint.h"
 
 #include <stddef.h>
+#include <stdio.h>
 
 typedef struct {
     const char *config, *model, *device, *bind, *vocab_of;
@@ -18,14 +19,14 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
-    {"--config", NULL, OPT_TEXT, AT(config), 0, 0, "FILE.json",
+    {"--config", NULL, OPT_READ, AT(config), 0, 0, "FILE.json",
      "all of this from a file; flags win"},
-    {"--model", "draft.model", OPT_TEXT, AT(model), 0, 0, "D.gguf", "the draft model (required)"},
+    {"--model", "draft.model", OPT_READ, AT(model), 0, 0, "D.gguf", "the draft model (required)"},
     {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC",
      "host[:threads[:cpus]], vulkan:INDEX|amd|nvidia|intel|... (default: host:1)"},
     {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
      "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
-    {"--vocab-of", "draft.vocab_of", OPT_TEXT, AT(vocab_of), 0, 0, "M.gguf",
+    {"--vocab-of", "draft.vocab_of", OPT_READ, AT(vocab_of), 0, 0, "M.gguf",
      "translate to the vocabulary of this target, where it is another"},
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
@@ -63,6 +64,9 @@ static bool serve(const fields *f, td_err *err)
     td_transport *transport = NULL;
     td_drafter *drafter = NULL;
     bool is_ok = false;
+    char title[520];
+    if (!td_endpoint_check(f->bind, true, err))
+        return td_err_prepend(err, "--bind");
     if (!td_signals_open(err))
         return false;
     td_model *model = td_model_open(f->model, err);
@@ -79,14 +83,15 @@ static bool serve(const fields *f, td_err *err)
                                 err);
     transport = drafter ? td_transport_create(err) : NULL;
     if (transport) {
-        td_log_info("draft worker: %s on %s at %s", td_model_name(model),
-                    td_drafter_device(drafter)->name, f->bind);
+        snprintf(title, sizeof title, "%.255s on %.255s", td_model_name(model),
+                 td_drafter_device(drafter)->name);
         is_ok = td_draft_worker_run(
             &(td_draft_worker_params){.drafter = drafter,
                                       .tokenizer = map ? target : td_model_tokenizer(model),
                                       .map = map,
                                       .transport = transport,
                                       .endpoint = f->bind,
+                                      .title = title,
                                       .stop_fd = td_signals_fd()},
             err);
     }

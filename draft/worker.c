@@ -285,6 +285,8 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
     link = td_link_open(params->transport, params->endpoint, TD_LINK_BIND, err);
     if (!link)
         goto done;
+    if (params->title)
+        td_log_info("draft worker: %s at %s", params->title, params->endpoint);
     peer = td_peer_create(
         &(td_peer_params){.is_worker = true,
                           .n_vocab = td_tokenizer_get_info(params->tokenizer)->n_vocab,

@@ -22,6 +22,7 @@ typedef struct {
     const td_vocab_map *map; /* or NULL */
     td_transport *transport;
     const char *endpoint; /* bound */
+    const char *title;    /* who is there, said once it is bound; NULL: nothing is */
     int stop_fd;          /* readable: stop */
     /* In the coordinator's own process: one thread does everything, link and computing in turns,
      * for nobody needs to be told there that it is alive; and it says nothing of who comes and

@@ -6,6 +6,7 @@
 #include "base/signals.h"
 #include "run/loop.h"
 #include "run/stats.h"
+#include "transport/endpoint.h"
 
 #include <string.h>
 
@@ -34,6 +35,8 @@ static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint3
  * there, end it at once. */
 static bool open_files(session *r, td_err *err)
 {
+    if (r->params->draft_endpoint && !td_endpoint_check(r->params->draft_endpoint, false, err))
+        return td_err_prepend(err, "draft");
     r->results = td_results_open(r->params, err);
     r->prompts = r->results ? td_prompts_open(r->params, err) : NULL;
     return r->prompts;

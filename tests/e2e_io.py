@@ -8,6 +8,8 @@ import os
 import pty
 import select
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -345,6 +347,84 @@ class Collisions(Base):
             r = run(*GENERATE, '--in', self.source, '--out', '/dev/null', '--stats', self.path('link'))
             self.assertEqual(r.returncode, 0, r.stderr)
             self.assertTrue(os.path.islink(self.path('link')) and os.path.isfile(self.path('stats.json')))
+
+
+class Endpoints(Base):
+    """An endpoint that cannot be had is said first of all, and announced when it is there."""
+
+    def worker(self, endpoint, **kw):
+        return subprocess.Popen([TANDEM, 'draft', '--model', DRAFT, '--bind', endpoint], stderr=subprocess.PIPE,
+                                text=True, **kw)
+
+    def test_a_bad_endpoint_comes_before_the_model(self):
+        shared = self.path('shared')
+        os.mkdir(shared)
+        os.chmod(shared, 0o1777)
+        file = self.path('file', 'x')
+        nowhere = self.path('no/such/x.sock')
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            s.listen(1)
+            port = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
+            bad = [('http://x', 2), ('ipc://%s/x.sock' % shared, 2), ('tcp://*:5555', 2), ('inproc://x', 2),
+                   ('ipc://', 2), ('ipc://@x', 2), ('tcp://127.0.0.1:0', 2), ('ipc:///tmp/x.sock', 2),
+                   ('ipc://' + nowhere, 2), ('', 2)]
+            for endpoint, code in bad + [('ipc://' + file, 2), (port, 69)]:
+                r = run('draft', '--model', self.path('no-model'), '--bind', endpoint)
+                self.fails(r, code, 'endpoint')
+                self.assertNotIn('draft worker', r.stderr)
+                self.assertNotIn('chmod', r.stderr)
+                self.assertNotIn('no-model', r.stderr)
+            for endpoint, code in bad:
+                r = run('generate', '--target', self.path('no-model'), '--prompt', 'x', '--draft-endpoint', endpoint)
+                self.fails(r, code, 'endpoint')
+                self.assertNotIn('chmod', r.stderr)
+                self.assertNotIn('no-model', r.stderr)
+
+    def test_a_shared_folder_is_left_alone_and_another_named(self):
+        shared, own = self.path('shared'), self.path('own')
+        os.mkdir(shared)
+        os.chmod(shared, 0o1777)
+        os.mkdir(own, 0o700)
+        for env, wanted in (({'XDG_RUNTIME_DIR': own}, own + '/tandem'), ({'XDG_RUNTIME_DIR': ''}, shared + '/tandem-')):
+            r = subprocess.run([TANDEM, 'draft', '--model', DRAFT, '--bind', 'ipc://%s/x.sock' % shared], timeout=60,
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+            self.fails(r, 2, 'mode 1777')
+            advised = r.stderr.split('ipc://')[-1].split()[0]
+            self.assertTrue(advised.startswith(wanted), r.stderr)
+            w = self.worker('ipc://' + advised)  # what is advised works
+            self.assertIn('draft worker: ', w.stderr.readline())
+            self.assertTrue(stat.S_ISSOCK(os.stat(advised).st_mode))
+            w.send_signal(signal.SIGTERM)
+            self.assertEqual(w.wait(60), 143)
+            w.stderr.close()
+
+    def test_the_socket_goes_with_its_worker(self):
+        for number in signal.SIGTERM, signal.SIGINT:
+            path = self.path('own/x.sock')
+            w = self.worker('ipc://' + path)
+            self.assertIn(path, w.stderr.readline())
+            self.assertTrue(os.path.exists(path))  # announced when it is there
+            self.fails(run('draft', '--model', DRAFT, '--bind', 'ipc://' + path), 69, path)
+            w.send_signal(number)
+            self.assertEqual(w.wait(60), 128 + number)
+            self.assertFalse(os.path.exists(path))
+            w.stderr.close()
+        first, second = self.worker('ipc://' + path), None
+        try:
+            self.assertIn(path, first.stderr.readline())
+            os.unlink(path)  # somebody else's by now
+            second = self.worker('ipc://' + path)
+            self.assertIn(path, second.stderr.readline())
+            first.send_signal(signal.SIGTERM)
+            self.assertEqual(first.wait(60), 143)
+            self.assertTrue(os.path.exists(path))
+        finally:
+            for w in first, second:
+                if w:
+                    w.kill()
+                    w.wait()
+                    w.stderr.close()
 
 
 if __name__ == '__main__':

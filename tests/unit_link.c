@@ -99,7 +99,8 @@ static void test_ipc_directory_must_be_ours_alone(void **state)
         assert_false(prepare(d.endpoint, true, &err));
         assert_false(prepare(d.endpoint, false, &err));
         assert_int_equal(err.code, TD_E_USAGE);
-        assert_non_null(strstr(err.message, "chmod 700"));
+        assert_non_null(strstr(err.message, "yours alone"));
+        assert_null(strstr(err.message, "chmod")); /* others may use it as it is */
     }
     assert_int_equal(chmod(d.dir, 0755), 0);
     assert_true(prepare(d.endpoint, true, &err));

@@ -3,8 +3,11 @@
  * wildcards, "source;destination", abstract sockets), and each of these would open a door. */
 #include "transport/endpoint.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -111,9 +114,25 @@ bool td_endpoint_parse(const char *text, td_endpoint *out, td_err *err)
     return true;
 }
 
-/* The directory must be ours alone: whoever may write to it may put a socket in our place. */
-static bool check_directory(const char *path, td_err *err)
+/* Where a socket may lie instead; never a word on the mode of what others use too. */
+static bool refuse_directory(const char *dir, const char *path, const char *why, td_err *err)
 {
+    const char *own = getenv("XDG_RUNTIME_DIR"), *slash = strrchr(path, '/');
+    char place[2 * sizeof((struct sockaddr_un *)0)->sun_path];
+    if (own && *own == '/' && strcmp(own, dir))
+        snprintf(place, sizeof place, "%s/tandem", own);
+    else
+        snprintf(place, sizeof place, "%s/tandem-%u", dir, (unsigned)geteuid());
+    return td_err_set(err, TD_E_USAGE,
+                      "endpoint directory %s: %s; name a path in a directory that is yours alone, "
+                      "say ipc://%s/%s (made if it is missing)",
+                      dir, why, place, slash ? slash + 1 : path);
+}
+
+/* The directory must be ours alone: whoever may write to it may put a socket in our place. */
+static bool check_directory(const char *path, bool is_bound, td_err *err)
+{
+    char why[160];
     char dir[sizeof((struct sockaddr_un *)0)->sun_path + 2];
     const char *slash = strrchr(path, '/');
     if (!slash)
@@ -130,16 +149,20 @@ static bool check_directory(const char *path, td_err *err)
     if (!S_ISDIR(st.st_mode))
         return td_err_set(err, TD_E_USAGE,
                           "endpoint directory %s: not a directory (a link is not followed)", dir);
-    if (st.st_uid != geteuid())
-        return td_err_set(err, TD_E_USAGE,
-                          "endpoint directory %s: belongs to user %u; allowed: our own user %u. "
-                          "Hint: mkdir -m 700 a directory of your own",
-                          dir, (unsigned)st.st_uid, (unsigned)geteuid());
-    if (st.st_mode & 022)
-        return td_err_set(err, TD_E_USAGE,
-                          "endpoint directory %s: mode %04o lets others write to it; allowed: "
-                          "writable by its owner only. Hint: chmod 700 %s",
-                          dir, (unsigned)(st.st_mode & 07777), dir);
+    if (st.st_uid != geteuid()) {
+        snprintf(why, sizeof why, "belongs to user %u; allowed: our own user %u",
+                 (unsigned)st.st_uid, (unsigned)geteuid());
+        return refuse_directory(dir, path, why, err);
+    }
+    if (st.st_mode & 022) {
+        snprintf(why, sizeof why,
+                 "mode %04o lets others write to it; allowed: writable by its owner only",
+                 (unsigned)(st.st_mode & 07777));
+        return refuse_directory(dir, path, why, err);
+    }
+    if (is_bound && access(dir, W_OK | X_OK) != 0)
+        return td_err_set(err, TD_E_IO, "endpoint directory %s: no socket can be made there: %s",
+                          dir, strerror(errno));
     return true;
 }
 
@@ -168,9 +191,48 @@ static bool check_unused(const char *path, td_err *err)
     return true;
 }
 
+/* A port that somebody listens on. Asked as the transport does, which may take one over that was
+ * closed a moment ago. */
+static bool check_port(const td_endpoint *endpoint, td_err *err)
+{
+    const char *port = strrchr(endpoint->address, ':');
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    char host[TD_ENDPOINT_MAX];
+    snprintf(host, sizeof host, "%.*s", (int)(port - endpoint->address - 6), endpoint->address + 6);
+    v4.sin_port = v6.sin6_port = htons((uint16_t)strtoul(port + 1, NULL, 10));
+    if (!endpoint->is_ipv6 && inet_pton(AF_INET, host, &v4.sin_addr) != 1)
+        return true; /* the transport will say what it thinks of it */
+    int fd = socket(endpoint->is_ipv6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    if (fd < 0)
+        return td_err_set(err, TD_E_IO, "endpoint %s: socket: %s", endpoint->address,
+                          strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    int result = endpoint->is_ipv6 ? bind(fd, (struct sockaddr *)&v6, sizeof v6)
+                                   : bind(fd, (struct sockaddr *)&v4, sizeof v4);
+    int error = errno;
+    close(fd);
+    return result == 0 || td_err_set(err, TD_E_UNAVAILABLE, "endpoint %s: cannot bind: %s",
+                                     endpoint->address, strerror(error));
+}
+
 bool td_endpoint_prepare(const td_endpoint *endpoint, bool is_bound, td_err *err)
 {
-    if (endpoint->kind != TD_ENDPOINT_IPC)
-        return true;
-    return check_directory(endpoint->path, err) && (!is_bound || check_unused(endpoint->path, err));
+    if (endpoint->kind == TD_ENDPOINT_TCP)
+        return !is_bound || check_port(endpoint, err);
+    return endpoint->kind == TD_ENDPOINT_INPROC ||
+           (check_directory(endpoint->path, is_bound, err) &&
+            (!is_bound || check_unused(endpoint->path, err)));
+}
+
+bool td_endpoint_check(const char *text, bool is_bound, td_err *err)
+{
+    td_endpoint e;
+    if (!td_endpoint_parse(text, &e, err))
+        return false;
+    if (e.kind == TD_ENDPOINT_INPROC)
+        return refuse(text,
+                      "another process cannot reach it; allowed: ipc://PATH, tcp://127.0.0.1:PORT",
+                      err);
+    return td_endpoint_prepare(&e, is_bound, err);
 }

@@ -29,8 +29,13 @@ typedef struct {
 /* Pure: reads the text only. `out->path` borrows `text`. */
 bool td_endpoint_parse(const char *text, td_endpoint *out, td_err *err);
 
-/* What must hold before an ipc endpoint is bound or connected; nothing to do for the others.
- * Binding also checks that what lies at the path is a socket nobody listens on. */
+/* What must hold before an endpoint is bound or connected; nothing to do for inproc.
+ * Binding also checks that what lies at the path is a socket nobody listens on, and that a port is
+ * free. */
 bool td_endpoint_prepare(const td_endpoint *endpoint, bool is_bound, td_err *err);
+
+/* Both, of an endpoint that another process shall reach: inproc is none. For a program to ask
+ * before it spends its time on a model. */
+bool td_endpoint_check(const char *text, bool is_bound, td_err *err);
 
 #endif

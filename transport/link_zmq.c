@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #define LINGER_CLEAN_MS 1000
@@ -39,6 +40,7 @@ typedef struct {
     void *socket;
     bool is_router, is_ipv6;
     char address[TD_ENDPOINT_MAX];
+    struct stat file; /* of a bound ipc socket, to remove it and no other; 0 inode: none */
     uint8_t *ring;    /* [TD_LINK_QUEUE_BYTES] */
     size_t ring_head; /* offset of the oldest byte; their count is base.stats.n_queued_bytes */
 } zmq_link;
@@ -364,6 +366,11 @@ static void zmq_link_close(td_link *base, bool is_clean)
     zmq_link *l = (zmq_link *)base;
     if (is_clean)
         zmq_link_flush(base);
+    struct stat st;
+    const char *path = l->address + strlen("ipc://");
+    if (l->file.st_ino && lstat(path, &st) == 0 && st.st_ino == l->file.st_ino &&
+        st.st_dev == l->file.st_dev)
+        unlink(path);
     close_socket(l, is_clean ? LINGER_CLEAN_MS : 0);
     atomic_fetch_sub(&l->transport->n_links, 1);
     td_free(l->ring);
@@ -402,6 +409,8 @@ td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, 
         td_err_set(err, TD_E_IO, "endpoint %s: chmod 600: %s", l->address, strerror(errno));
         goto fail;
     }
+    if (l->is_router && e.path && lstat(e.path, &l->file) != 0)
+        l->file.st_ino = 0;
     return &l->base;
 fail:
     zmq_link_close(&l->base, false);
