@@ -113,6 +113,19 @@ def check_file(root, path, problems, notes):
                 problems.append(f"{where}: {header} is private to {prefix}")
 
 
+def check_table(root, problems):
+    """The table of docs/architecture.md says what LAYERS says, in the same order."""
+    with open(os.path.join(root, "docs/architecture.md"), encoding="utf-8") as file:
+        rows = re.findall(r"^\| `(\w+)/` \|.*\| ([\w, ]+) \|$", file.read(), re.MULTILINE)
+    if [folder for folder, _ in rows] != list(LAYERS):
+        problems.append(f"docs/architecture.md: folders {[f for f, _ in rows]}; allowed: {list(LAYERS)}")
+    for i, (folder, text) in enumerate(rows):
+        allowed = {f for f, _ in rows[:i]} if text == "all above" else set(text.split(", "))
+        if allowed - {"libc"} != LAYERS.get(folder, set()):
+            problems.append(f"docs/architecture.md: {folder}/ may include {text}; "
+                            f"here: {', '.join(sorted(LAYERS.get(folder, set())))}")
+
+
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "..")
     problems, notes, n_files = [], [], 0
@@ -122,6 +135,7 @@ def main():
                 if name.endswith((".c", ".h", ".comp", ".glsl")):
                     check_file(root, os.path.relpath(os.path.join(folder, name), root), problems, notes)
                     n_files += 1
+    check_table(root, problems)
     if n_files < 50:
         problems.append(f"only {n_files} files found under {root}: is that the tree?")
     for line in notes:
