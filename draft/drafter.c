@@ -10,13 +10,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* Of the model, in one submission, which nothing cancels. The host submits nothing, so gains
- * nothing by more than one. */
-#define STEPS_MAX 4u
-/* Positions above what the cache has committed: the last committed token, which may be run again,
- * and the tail. */
-#define N_FLIGHT (TD_DRAFTER_AHEAD_MAX + STEPS_MAX)
-
 typedef struct {
     bool is_open;
     uint32_t sequence;
@@ -57,17 +50,8 @@ typedef struct {
 
 static td_forward_params forward_params(const td_drafter *d)
 {
-    return (td_forward_params){.model = d->params.model,
-                               .dev = d->dev,
-                               .first = 0,
-                               .last = td_model_hparams(d->params.model)->n_layer - 1,
-                               .type_k = d->params.type_k,
-                               .type_v = d->params.type_v,
-                               .n_slots = d->params.n_slots,
-                               .n_ctx = d->n_ctx,
-                               .n_flight = N_FLIGHT,
-                               .is_choosing = true,
-                               .n_steps_max = d->n_steps};
+    return td_forward_drafting(d->params.model, d->dev, d->params.type_k, d->params.type_v,
+                               d->params.n_slots, d->n_ctx);
 }
 
 /* The model's context, halved until it fits. */
@@ -101,10 +85,10 @@ td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err)
     d->dev = td_device_create(params->spec, err);
     if (!d->dev)
         goto fail;
-    d->n_steps = td_device_get_info(d->dev)->kind == TD_DEVICE_HOST ? 0 : STEPS_MAX;
     if (!choose_context(d, err))
         goto fail;
     td_forward_params forward = forward_params(d);
+    d->n_steps = forward.n_steps_max;
     d->forward = td_forward_create(&forward, err);
     d->cache = d->forward ? td_forward_cache(d->forward) : NULL;
     d->sampler = d->forward ? td_sampler_create(d->n_vocab, err) : NULL;
@@ -414,7 +398,7 @@ static bool step_all(td_drafter *d, decode_job *jobs, uint32_t n_jobs, td_err *e
 static bool step_ahead(td_drafter *d, decode_job *j, td_err *err)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
-    uint32_t tokens[STEPS_MAX], n_tokens = 0, slot = slot_of(d, j->s), n_rows = n_unread(j->s);
+    uint32_t tokens[TD_DRAFT_STEPS], n_tokens = 0, slot = slot_of(d, j->s), n_rows = n_unread(j->s);
     for (uint32_t i = 0; i < n_rows; i++)
         rows[i] = row_of(d, j->s, j->s->n_cached + i);
     uint32_t k = td_min_u32(j->p->k - j->p->n, d->n_steps);

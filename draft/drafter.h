@@ -32,7 +32,7 @@
 #include "model/forward.h"
 #include "model/sampling.h"
 
-#define TD_DRAFTER_AHEAD_MAX 128u /* positions of own text past what is committed */
+#define TD_DRAFTER_AHEAD_MAX TD_DRAFT_AHEAD_MAX /* positions of own text past the committed */
 
 typedef struct td_drafter td_drafter;
 

@@ -58,15 +58,23 @@ static td_weight_params table_params(const td_forward *f)
                               .n_cols = td_rope_cols(f->params.model)};
 }
 
-uint64_t td_forward_bytes(const td_forward_params *params)
+/* Inputs, activations and outputs, of the part's device or of the experts'. */
+static uint64_t tensor_bytes(const td_forward_params *params, bool is_far)
 {
     td_forward f = {.params = *params, .h = td_model_hparams(params->model)};
     td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
     uint32_t n = td_forward_tensors(&f, rows);
     uint64_t n_bytes = 0;
     for (uint32_t i = 0; i < n; i++)
-        if (rows[i].is_wanted && !rows[i].is_far)
+        if (rows[i].is_wanted && rows[i].is_far == is_far)
             n_bytes += 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
+    return n_bytes;
+}
+
+uint64_t td_forward_bytes(const td_forward_params *params)
+{
+    td_forward f = {.params = *params, .h = td_model_hparams(params->model)};
+    uint64_t n_bytes = tensor_bytes(params, false);
     td_cache_kind kinds[TD_LAYERS_MAX];
     td_cache_params cache = cache_params(params, kinds);
     n_bytes += td_cache_bytes(params->dev, &cache);
@@ -82,10 +90,27 @@ uint64_t td_forward_bytes(const td_forward_params *params)
 
 uint64_t td_forward_experts_bytes(const td_forward_params *params)
 {
-    uint64_t n_bytes = 0;
+    uint64_t n_bytes = params->experts_dev ? tensor_bytes(params, true) : 0;
     for (uint32_t i = params->first; params->experts_dev && i <= params->last; i++)
         n_bytes += td_weights_layer_bytes(params->model, params->experts_dev, i, TD_SHARE_EXPERTS);
     return n_bytes;
+}
+
+td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
+                                      const td_type_info *type_k, const td_type_info *type_v,
+                                      uint32_t n_slots, uint32_t n_ctx)
+{
+    bool is_host = td_device_get_info(dev)->kind == TD_DEVICE_HOST; /* submits nothing */
+    return (td_forward_params){.model = model,
+                               .dev = dev,
+                               .last = td_model_hparams(model)->n_layer - 1,
+                               .type_k = type_k,
+                               .type_v = type_v,
+                               .n_slots = n_slots,
+                               .n_ctx = n_ctx,
+                               .n_flight = TD_DRAFT_AHEAD_MAX + TD_DRAFT_STEPS,
+                               .is_choosing = true,
+                               .n_steps_max = is_host ? 0 : TD_DRAFT_STEPS};
 }
 
 static void record_feed(td_forward *f, td_program *p)

@@ -47,6 +47,14 @@ typedef struct {
     uint64_t stream;
 } td_forward_row;
 
+/* A whole model as a drafter runs it (draft/drafter.h), so that what it takes can be counted before
+ * it is loaded. */
+#define TD_DRAFT_AHEAD_MAX 128u /* positions of own text past what is committed */
+#define TD_DRAFT_STEPS     4u   /* of td_forward_draft: in one submission, which nothing cancels */
+td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
+                                      const td_type_info *type_k, const td_type_info *type_v,
+                                      uint32_t n_slots, uint32_t n_ctx);
+
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
 void td_forward_destroy(td_forward **f);
 

@@ -11,9 +11,16 @@
 
 #define CTX_STEP 256u /* the context is tried in steps of this many positions */
 
+typedef struct { /* what a part's device has: of its own, and of the system's memory at most */
+    uint64_t own, shared;
+} room;
+
 typedef struct {
     td_layout_params params;
     td_layout *layout;
+    td_device *draft_dev; /* only asked; or NULL */
+    room rooms[TD_STAGES_MAX];
+    uint64_t system_bytes;
 } builder;
 
 td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_params *p,
@@ -35,19 +42,86 @@ td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_p
                                .user = p->user};
 }
 
-/* Bytes a device may still take. Two SPECs of one physical device share its budget. */
-static uint64_t budget_of(const builder *b, uint32_t i)
+/* Parts on the GPU of `info`. The host's threads are devices of their own with one memory, the
+ * system's. */
+static uint32_t count_same(const builder *b, const td_device_info *info)
 {
-    const td_device_info *info = td_device_get_info(b->layout->parts[i].dev);
-    uint32_t n_same = 0;
-    for (uint32_t k = 0; k < b->layout->n_parts; k++) {
-        const td_device_info *other = td_device_get_info(b->layout->parts[k].dev);
-        n_same += td_chips_is_one(other, info) ||
-                  (other->kind == TD_DEVICE_HOST && info->kind == TD_DEVICE_HOST);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < b->layout->n_parts; i++)
+        n += td_chips_is_one(td_device_get_info(b->layout->parts[i].dev), info);
+    return info->kind == TD_DEVICE_HOST ? 1 : n;
+}
+
+static void find_rooms(builder *b)
+{
+    b->system_bytes = 0;
+    for (uint32_t i = 0; i < b->layout->n_parts; i++) {
+        const td_device_info *info = td_device_get_info(b->layout->parts[i].dev);
+        const td_capacity *c = &info->capacity;
+        uint32_t n_same = count_same(b, info);
+        b->rooms[i] = (room){c->own_bytes / n_same, c->shared_bytes / n_same};
+        if (c->system_bytes > b->system_bytes)
+            b->system_bytes = c->system_bytes;
     }
-    uint64_t used, budget;
-    td_device_memory(b->layout->parts[i].dev, &used, &budget);
-    return budget > used ? (budget - used) / n_same : 0;
+}
+
+/* Takes n_bytes for something that is no part: of its device's own memory, then of the system's. */
+static bool charge(builder *b, const td_device_info *info, uint64_t n_bytes, const char *what,
+                   td_err *err)
+{
+    const td_capacity *c = &info->capacity;
+    uint32_t n_same = info->kind == TD_DEVICE_HOST ? 0 : count_same(b, info);
+    uint64_t own = n_same ? 0 : c->own_bytes, shared = c->shared_bytes, of_system;
+    for (uint32_t i = 0; n_same && i < b->layout->n_parts; i++)
+        if (td_chips_is_one(td_device_get_info(b->layout->parts[i].dev), info))
+            own += b->rooms[i].own;
+    of_system = n_bytes > own ? n_bytes - own : 0;
+    if (b->system_bytes < c->system_bytes && !b->system_bytes)
+        b->system_bytes = c->system_bytes; /* no part draws on it */
+    if (of_system > shared || (of_system && of_system > b->system_bytes))
+        return td_err_set(err, TD_E_NOMEM, "%s: %llu MiB on %s, where %llu MiB are there: %s%s%s",
+                          what, (unsigned long long)(n_bytes >> 20), info->spec,
+                          (unsigned long long)((own + shared) >> 20), c->reason,
+                          c->hint[0] ? "; " : "", c->hint);
+    b->system_bytes -= of_system;
+    for (uint32_t i = 0; n_same && i < b->layout->n_parts; i++)
+        if (td_chips_is_one(td_device_get_info(b->layout->parts[i].dev), info)) {
+            room *r = &b->rooms[i];
+            uint64_t part = n_bytes / n_same + 1, of_own = part < r->own ? part : r->own;
+            r->own -= of_own;
+            r->shared -= part - of_own < r->shared ? part - of_own : r->shared;
+        }
+    return true;
+}
+
+static bool charge_experts(builder *b, td_err *err)
+{
+    const td_model *m = b->params.model;
+    uint32_t n_layer = td_model_hparams(m)->n_layer;
+    td_forward_params p = td_layout_forward_params(b->layout, &b->params, 0);
+    if (!p.experts_dev)
+        return true;
+    p.first = 0;
+    p.last = n_layer - 1;
+    uint64_t all = td_forward_experts_bytes(&p);
+    p.first = p.last = n_layer / 2;
+    uint64_t one = td_forward_experts_bytes(&p) -
+                   td_weights_layer_bytes(m, p.experts_dev, p.first, TD_SHARE_EXPERTS);
+    return charge(b, td_device_get_info(p.experts_dev), all + (b->layout->n_parts - 1) * one,
+                  "the experts", err);
+}
+
+static bool charge_draft(builder *b, td_err *err)
+{
+    const td_layout_params *p = &b->params;
+    b->layout->draft_bytes = 0;
+    if (!b->draft_dev)
+        return true;
+    uint32_t n_ctx = td_min_u32(b->layout->n_ctx, td_model_hparams(p->draft)->n_ctx_train);
+    td_forward_params draft =
+        td_forward_drafting(p->draft, b->draft_dev, p->type_k, p->type_v, p->n_slots, n_ctx);
+    b->layout->draft_bytes = td_forward_bytes(&draft);
+    return charge(b, td_device_get_info(b->draft_dev), b->layout->draft_bytes, "the draft", err);
 }
 
 /* What device i takes for a run of layers, as the difference of whole parts: so weights, cache and
@@ -68,7 +142,10 @@ static td_place_device describe_place(const builder *b, uint32_t i, const td_dev
     uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
     uint64_t last =
         td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0, h->n_layer - 1);
-    td_place_device place = {.budget_bytes = budget_of(b, i),
+    uint64_t shared = b->rooms[i].shared < b->system_bytes ? b->rooms[i].shared : b->system_bytes;
+    td_place_device place = {.budget_bytes = b->rooms[i].own + shared,
+                             .shared_bytes = shared,
+                             .system_bytes = b->system_bytes,
                              .fixed_bytes = one_part - ends - bytes[p.first],
                              .first_bytes = first,
                              .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
@@ -76,10 +153,6 @@ static td_place_device describe_place(const builder *b, uint32_t i, const td_dev
                              .is_pinned = spec->is_pinned,
                              .first = spec->first,
                              .last = spec->last};
-    const td_device_info *info = td_device_get_info(p.dev);
-    if (b->params.draft_bytes && b->params.draft_spec &&
-        (!strcmp(b->params.draft_spec, spec->device) || !strcmp(b->params.draft_spec, info->spec)))
-        place.fixed_bytes += b->params.draft_bytes;
     return place;
 }
 
@@ -87,6 +160,10 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
 {
     td_layout *l = b->layout;
     uint32_t n_layer = td_model_hparams(b->params.model)->n_layer;
+    find_rooms(b);
+    if (!charge_experts(b, err) || !charge_draft(b, err))
+        return false;
+    l->system_bytes = b->system_bytes;
     for (uint32_t i = 0; i < l->n_parts; i++)
         l->places[i] = describe_place(b, i, &specs[i], l->layer_bytes + (size_t)i * n_layer);
     bool is_ok = td_place_layers(l->places, l->n_parts, n_layer, err);
@@ -173,16 +250,19 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
         if (p->place && !open_experts_device(part, p->place, err))
             return false;
     }
-    return true;
+    b->draft_dev = p->draft ? td_device_create(p->draft_spec, err) : NULL;
+    return !p->draft || b->draft_dev || td_err_prepend(err, "the draft");
 }
 
 td_layout *td_layout_create(const td_layout_params *params, td_err *err)
 {
     td_device_spec specs[TD_STAGES_MAX];
-    builder b = {.params = *params, .layout = td_alloc(1, sizeof(td_layout), err)};
+    builder b = {.params = *params, .layout = td_alloc(1, sizeof(struct td_layout), err)};
     if (!b.layout)
         return NULL;
-    if (!open_devices(&b, specs, err) || !place_with_context(&b, specs, err)) {
+    bool is_ok = open_devices(&b, specs, err) && place_with_context(&b, specs, err);
+    td_device_destroy(&b.draft_dev);
+    if (!is_ok) {
         td_layout_destroy(&b.layout);
         return NULL;
     }
@@ -191,7 +271,7 @@ td_layout *td_layout_create(const td_layout_params *params, td_err *err)
         td_forward_params p = td_layout_forward_params(b.layout, &b.params, i);
         part->n_bytes = td_forward_bytes(&p);
         part->experts_bytes = td_forward_experts_bytes(&p);
-        part->budget_bytes = budget_of(&b, i);
+        part->budget_bytes = b.layout->places[i].budget_bytes;
     }
     return b.layout;
 }

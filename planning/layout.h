@@ -1,6 +1,10 @@
 /* A model laid over devices, nothing loaded: opens the devices, asks what layers take there, and
  * places them with as much context and as many cache pages as fit.
  *
+ * Memory that devices share is counted once: that of two SPECs of one GPU, and the system's, on
+ * which draw (capacity.h) the host, integrated GPUs, software drivers, and experts and a draft on
+ * any of them.
+ *
  * Owns the devices; borrows the model. Errors: as placement.h; TD_E_NOMEM says what is missing
  * where. One thread. */
 #ifndef TD_PLANNING_LAYOUT_H
@@ -12,6 +16,8 @@
 
 #define TD_STAGES_MAX 16u
 
+typedef struct td_layout td_layout;
+
 typedef struct {
     const td_model *model;
     const char *const *specs; /* SPEC[@a-b], in order */
@@ -21,10 +27,15 @@ typedef struct {
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
     bool is_all_logits, is_choosing; /* forward.h */
-    uint64_t draft_bytes;            /* kept free for a draft on device draft_spec; may be 0 */
+    /* A draft that will be loaded too (forward.h, td_forward_drafting, with the same slots, types
+     * and context) on device draft_spec, for which room is kept; NULL: none. */
+    const td_model *draft;
     const char *draft_spec;
     void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
     void *user;
+    /* To load (target/chain.h): what td_layout_create gave for the same params before other things
+     * were loaded, which is taken from there; NULL: it is made now. */
+    td_layout **made;
 } td_layout_params;
 
 typedef struct {
@@ -34,18 +45,21 @@ typedef struct {
     uint32_t first, last;
     uint64_t n_bytes;       /* weights, cache and activations */
     uint64_t experts_bytes; /* on experts_dev */
-    uint64_t budget_bytes;
+    uint64_t budget_bytes;  /* what was there for the part; of what is the system's memory all may
+                             * be named that others may have instead */
 } td_layout_part;
 
-typedef struct {
+struct td_layout {
     uint32_t n_parts, n_ctx;
     /* Cache pages of all sequences together, where not all can have a full context at once (then at
      * least one can); 0: enough for all. */
     uint32_t n_pages;
+    uint64_t draft_bytes;  /* for which room was kept */
+    uint64_t system_bytes; /* of the system's memory, for all parts that draw on it together */
     td_layout_part parts[TD_STAGES_MAX];
     td_place_device places[TD_STAGES_MAX]; /* of the parts: what was placed by */
     uint64_t *layer_bytes;                 /* what they point to */
-} td_layout;
+};
 
 td_layout *td_layout_create(const td_layout_params *params, td_err *err);
 void td_layout_destroy(td_layout **layout);

@@ -41,13 +41,18 @@ static bool read_cpus(const char *spec, cpu_set_t *cpus)
     return list;
 }
 
+/* One GPU. What several have of the system's memory is counted otherwise (placement.h). */
+static bool is_one_memory(const td_device_info *a, const td_device_info *b)
+{
+    return td_chips_is_one(a, b) && a->kind != TD_DEVICE_HOST;
+}
+
 bool td_plan_is_one_unit(const char *spec_a, const td_device_info *a, const char *spec_b,
                          const td_device_info *b)
 {
-    bool is_cpu_a = a->kind == TD_DEVICE_HOST || a->kind == TD_DEVICE_SOFTWARE;
-    bool is_cpu_b = b->kind == TD_DEVICE_HOST || b->kind == TD_DEVICE_SOFTWARE;
     if (a->kind != TD_DEVICE_HOST || b->kind != TD_DEVICE_HOST)
-        return (is_cpu_a && is_cpu_b) || td_chips_is_one(a, b);
+        return (td_capacity_is_shared(a->kind) && td_capacity_is_shared(b->kind)) ||
+               is_one_memory(a, b);
     cpu_set_t of_a, of_b, both;
     if (read_cpus(spec_a, &of_a) && read_cpus(spec_b, &of_b)) {
         CPU_AND(&both, &of_a, &of_b);
@@ -67,18 +72,12 @@ static uint32_t find_unit(const planner *p, const char *spec, const td_device_in
     return UINT32_MAX;
 }
 
-static bool is_one_memory(const td_device_info *a, const td_device_info *b)
-{
-    return td_chips_is_one(a, b) || (a->kind == TD_DEVICE_HOST && b->kind == TD_DEVICE_HOST);
-}
-
 /* -- opening and measuring --------------------------------------------------------------------- */
 
 static bool open_layout(planner *p, td_err *err)
 {
     td_layout_params params = p->params->layout;
-    params.draft_spec = NULL;
-    params.draft_bytes = 0;
+    params.draft = NULL;
     p->layout = td_layout_create(&params, err);
     for (uint32_t i = 0; p->layout && i < p->layout->n_parts; i++) {
         td_device_spec spec;
@@ -172,16 +171,13 @@ static bool describe_draft(planner *p, const char *spec, td_speed_draft *d, td_e
             d->device = (int32_t)i;
     if (is_known) {
         d->step = td_costs_part(&costs, 0, h->n_layer - 1);
-        d->n_bytes = td_forward_bytes(
-            &(td_forward_params){.model = model,
-                                 .dev = dev,
-                                 .last = h->n_layer - 1,
-                                 .type_k = p->params->layout.type_k,
-                                 .type_v = p->params->layout.type_v,
-                                 .n_slots = p->params->layout.n_slots,
-                                 .n_ctx = td_min_u32(p->layout->n_ctx, h->n_ctx_train),
-                                 .is_choosing = true,
-                                 .n_steps_max = TD_SPEED_DRAFT_MAX});
+        td_forward_params forward = td_forward_drafting(
+            model, dev, p->params->layout.type_k, p->params->layout.type_v,
+            p->params->layout.n_slots, td_min_u32(p->layout->n_ctx, h->n_ctx_train));
+        d->n_bytes = td_forward_bytes(&forward);
+        uint64_t own = td_capacity_is_shared(info->kind) ? info->capacity.own_bytes : UINT64_MAX;
+        if (d->device < 0) /* only what it takes of the system's memory is missed elsewhere */
+            d->n_bytes -= own < d->n_bytes ? own : d->n_bytes;
     }
     td_costs_free(&costs);
     td_device_destroy(&dev);

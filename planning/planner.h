@@ -53,8 +53,8 @@ typedef struct {
 
 bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err);
 
-/* Whether two SPECs (without layers) of opened devices take turns: one GPU, or host threads for
- * which there are not enough CPUs. */
+/* Whether two SPECs (without layers) of opened devices take turns: one GPU, devices that read the
+ * system's memory over one bus, or host threads for which there are not enough CPUs. */
 bool td_plan_is_one_unit(const char *spec_a, const td_device_info *a, const char *spec_b,
                          const td_device_info *b);
 

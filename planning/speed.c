@@ -165,31 +165,65 @@ static uint64_t part_bytes(const td_place_device *d, uint32_t first, uint32_t la
     return n;
 }
 
-/* The budget of all devices that share memory with d: each has its part of it. */
-static uint64_t budget_of(const td_speed_device *devices, uint32_t n_devices, uint32_t d)
+/* The budget of all devices that share memory with d: each has its part of it. *shared: what of it
+ * is the system's. */
+static uint64_t budget_of(const td_speed_device *devices, uint32_t n_devices, uint32_t d,
+                          uint64_t *shared)
 {
     uint64_t sum = 0;
+    *shared = 0;
     for (uint32_t i = 0; i < n_devices; i++)
-        if (devices[i].memory == devices[d].memory)
+        if (devices[i].memory == devices[d].memory) {
             sum += devices[i].place->budget_bytes;
+            *shared += devices[i].place->shared_bytes;
+        }
     return sum;
+}
+
+/* Takes n_bytes of d's memory, one n_same-th of which is there for them, and what of it is the
+ * system's of *left. */
+static bool take(const td_speed_device *devices, uint32_t n_devices, uint32_t d, uint32_t n_same,
+                 uint64_t n_bytes, uint64_t *left)
+{
+    uint64_t shared, budget = budget_of(devices, n_devices, d, &shared);
+    td_place_device part = {.budget_bytes = budget / n_same, .shared_bytes = shared / n_same};
+    uint64_t of_system = td_place_system_bytes(&part, n_bytes);
+    if (n_bytes > part.budget_bytes || of_system > *left)
+        return false;
+    *left -= of_system;
+    return true;
 }
 
 bool td_speed_fits(const td_speed_device *devices, uint32_t n_devices, const td_speed_draft *draft,
                    const td_speed_row *row)
 {
+    uint64_t left = 0; /* of the system's memory */
+    bool has_draft = draft && draft->device >= 0, is_system = false;
+    for (uint32_t i = 0; i < n_devices; i++)
+        if (devices[i].place->shared_bytes) {
+            is_system = true;
+            left = devices[i].place->system_bytes;
+        }
+    if (draft && !has_draft && is_system) {
+        if (draft->n_bytes > left)
+            return false;
+        left -= draft->n_bytes;
+    }
     for (uint32_t i = 0; i < row->n_stages; i++) {
         uint32_t d = row->stages[i].device, n_same = 0;
         for (uint32_t j = 0; j < row->n_stages; j++)
             n_same += devices[row->stages[j].device].memory == devices[d].memory;
         uint64_t n_bytes = part_bytes(devices[d].place, row->stages[i].first, row->stages[i].last,
                                       devices[d].costs->n_layers);
-        if (draft && draft->device >= 0 && devices[draft->device].memory == devices[d].memory)
+        if (draft && draft->device >= 0 && devices[draft->device].memory == devices[d].memory) {
             n_bytes += draft->n_bytes;
-        if (n_bytes > budget_of(devices, n_devices, d) / n_same)
+            has_draft = false;
+        }
+        if (!take(devices, n_devices, d, n_same, n_bytes, &left))
             return false;
     }
-    return true;
+    return !has_draft ||
+           take(devices, n_devices, (uint32_t)draft->device, 1, draft->n_bytes, &left);
 }
 
 /* -- search ------------------------------------------------------------------------------------ */
@@ -247,7 +281,8 @@ static double segment_us(const search *s, uint32_t d, uint32_t first, uint32_t e
     }
     if (s->draft && s->draft->device == (int32_t)d)
         n_bytes += s->draft->n_bytes;
-    return n_bytes <= budget_of(s->devices, s->n_devices, d) ? us : HUGE_VAL;
+    uint64_t shared;
+    return n_bytes <= budget_of(s->devices, s->n_devices, d, &shared) ? us : HUGE_VAL;
 }
 
 /* The best cut into n_stages stages for n_rows rows: the least sum, or the least slowest stage. */

@@ -29,7 +29,8 @@ typedef enum { TD_FOR_STREAM, TD_FOR_BATCH } td_use;
 typedef struct {
     const td_costs *costs;        /* borrowed */
     const td_place_device *place; /* bytes; pins are not looked at */
-    uint32_t memory;              /* devices with the same number share one memory */
+    uint32_t memory;              /* devices with the same number share the sum of their budgets;
+                                   * what of it is the system's (placement.h) all share */
     uint32_t unit;                /* devices with the same number take turns */
     bool is_host;
 } td_speed_device;
@@ -38,7 +39,7 @@ typedef struct {
     td_cost step;     /* of the whole draft model, by rows (one for each sequence) */
     uint32_t unit;    /* as above; a number that no device has: it waits for nobody */
     int32_t device;   /* index of the target's device whose memory it takes; -1: none */
-    uint64_t n_bytes; /* there */
+    uint64_t n_bytes; /* there; or, with -1, of the system's memory, 0: of none that counts */
 } td_speed_draft;
 
 typedef struct {
@@ -74,7 +75,8 @@ double td_speed_expected(double a, uint32_t k);
 void td_speed_predict(const td_speed_device *devices, const td_speed_draft *draft,
                       const td_speed_use *use, td_speed_row *row);
 
-/* Whether the stages fit in their devices' memory, which those that are used share evenly. */
+/* Whether the stages and the draft fit in their devices' memory, which those that are used share
+ * evenly, and together in the system's. */
 bool td_speed_fits(const td_speed_device *devices, uint32_t n_devices, const td_speed_draft *draft,
                    const td_speed_row *row);
 

@@ -59,21 +59,20 @@ static bool map_vocabulary(td_draft_client *d, const td_tokenizer *target, td_er
 }
 
 /* Loads the draft model and serves it from a thread. */
-static bool start_here(td_draft_client *d, const td_tokenizer *target, td_err *err)
+static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx, td_err *err)
 {
     const td_run_params *params = d->params;
     d->model = td_model_open(params->draft_path, err);
     if (!d->model || !map_vocabulary(d, target, err))
         return false;
     uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
-    d->drafter =
-        td_drafter_create(&(td_drafter_params){.model = d->model,
-                                               .spec = params->draft_spec,
-                                               .type_k = params->type_k,
-                                               .type_v = params->type_v,
-                                               .n_slots = params->n_parallel,
-                                               .n_ctx = td_min_u32(params->n_ctx, n_train)},
-                          err);
+    d->drafter = td_drafter_create(&(td_drafter_params){.model = d->model,
+                                                        .spec = params->draft_spec,
+                                                        .type_k = params->type_k,
+                                                        .type_v = params->type_v,
+                                                        .n_slots = params->n_parallel,
+                                                        .n_ctx = td_min_u32(n_ctx, n_train)},
+                                   err);
     d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!d->drafter || d->stop_fd < 0)
         return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
@@ -91,7 +90,7 @@ static bool start_here(td_draft_client *d, const td_tokenizer *target, td_err *e
 }
 
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
-                                        td_err *err)
+                                        uint32_t n_ctx, td_err *err)
 {
     td_draft_client *d = td_alloc(1, sizeof *d, err);
     if (!d)
@@ -100,7 +99,7 @@ td_draft_client *td_draft_client_create(const td_run_params *params, const td_mo
     d->stop_fd = -1;
     d->transport = td_transport_create(err);
     if (!d->transport ||
-        (!params->draft_endpoint && !start_here(d, td_model_tokenizer(target), err))) {
+        (!params->draft_endpoint && !start_here(d, td_model_tokenizer(target), n_ctx, err))) {
         td_err_prepend(err, "draft");
         td_draft_client_destroy(&d);
     }
@@ -272,9 +271,4 @@ uint64_t td_draft_client_cpu_us(const td_draft_client *d)
 const td_drafter_stats *td_draft_client_get_stats(const td_draft_client *d)
 {
     return d->drafter ? td_drafter_get_stats(d->drafter) : NULL;
-}
-
-uint64_t td_draft_client_bytes(const td_draft_client *d)
-{
-    return d->drafter ? td_drafter_bytes(d->drafter) : 0;
 }

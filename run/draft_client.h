@@ -31,11 +31,11 @@ typedef struct {
     const uint32_t *ids; /* valid until the next step */
 } td_draft_client_event;
 
-/* Loads a draft of this process and starts its thread, or prepares for a worker elsewhere. Comes
- * before the target is placed, so that the draft's memory is counted there. target: the model whose
- * vocabulary the draft shares or translates; borrowed. */
+/* Loads a draft of this process, with n_ctx positions or as many as it was trained for, and starts
+ * its thread, or prepares for a worker elsewhere. target: the model whose vocabulary the draft
+ * shares or translates; borrowed. */
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
-                                        td_err *err);
+                                        uint32_t n_ctx, td_err *err);
 /* Begins the session. n_ctx: the target's. */
 bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_t n_ctx,
                              const td_clock *clock, td_err *err);
@@ -56,8 +56,6 @@ bool td_draft_client_is_beyond(const td_draft_client *d, uint32_t position);
 
 /* Where the draft runs, for stats; "" when it is elsewhere. */
 const char *td_draft_client_device(const td_draft_client *d);
-/* Bytes a draft in this process takes on its device; 0 when it is elsewhere. */
-uint64_t td_draft_client_bytes(const td_draft_client *d);
 /* CPU time so far of the thread that holds the link's other end; 0 when it is elsewhere. */
 uint64_t td_draft_client_cpu_us(const td_draft_client *d);
 /* Of a draft in this process, exact once it is idle; NULL when it is elsewhere. */

@@ -122,6 +122,39 @@ void td_setup_init(session *r, const td_run_params *params)
     }
 }
 
+/* Where layers go is settled before anything is loaded, with room for the draft, which is counted
+ * just so. Then comes the draft, with the context that was found, and the target last. */
+static bool load_both(session *r, td_err *err)
+{
+    const td_run_params *p = &r->opened;
+    td_layout *layout = NULL;
+    td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
+    if (p->draft_path && !draft)
+        return td_err_prepend(err, "draft");
+    td_layout_params params = {.model = r->model,
+                               .specs = p->specs,
+                               .n_specs = p->n_specs,
+                               .place = p->place,
+                               .type_k = p->type_k,
+                               .type_v = p->type_v,
+                               .n_slots = p->n_parallel,
+                               .n_ctx = p->n_ctx,
+                               .is_choosing = true,
+                               .draft = draft,
+                               .draft_spec = p->draft_spec,
+                               .made = &layout};
+    layout = td_layout_create(&params, err);
+    if (!layout)
+        td_err_prepend(err, "target");
+    else if (p->draft_path || p->draft_endpoint)
+        r->drafting = td_draft_client_create(p, r->model, layout->n_ctx, err);
+    if (layout && (r->drafting || !(p->draft_path || p->draft_endpoint)))
+        r->target = td_target_create(&params, err);
+    td_layout_destroy(&layout);
+    td_model_close(&draft);
+    return r->target;
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
@@ -137,24 +170,7 @@ bool td_setup_load(session *r, td_err *err)
         return false;
     if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
         return false;
-    if (p->draft_path || p->draft_endpoint) {
-        r->drafting = td_draft_client_create(p, r->model, err);
-        if (!r->drafting)
-            return false;
-    }
-    r->target = td_target_create(
-        &(td_layout_params){.model = r->model,
-                            .specs = p->specs,
-                            .n_specs = p->n_specs,
-                            .place = p->place,
-                            .type_k = p->type_k,
-                            .type_v = p->type_v,
-                            .n_slots = p->n_parallel,
-                            .n_ctx = p->n_ctx,
-                            .draft_bytes = r->drafting ? td_draft_client_bytes(r->drafting) : 0,
-                            .draft_spec = r->drafting ? td_draft_client_device(r->drafting) : NULL},
-        err);
-    if (!r->target)
+    if (!load_both(r, err))
         return false;
     td_run_placement_write(r->target, r->placement, sizeof r->placement);
     r->prefill_rows = choose_prefill_rows(r->target);

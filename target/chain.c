@@ -55,7 +55,12 @@ td_chain *td_chain_create(const td_layout_params *params, td_err *err)
     td_chain *c = td_alloc(1, sizeof *c, err);
     if (!c)
         return NULL;
-    c->layout = td_layout_create(params, err);
+    if (params->made) {
+        c->layout = *params->made;
+        *params->made = NULL;
+    } else {
+        c->layout = td_layout_create(params, err);
+    }
     if (c->layout)
         say_what_did_not_fit(c->layout, params);
     if (!c->layout || !load_parts(c, params, err))

@@ -299,6 +299,86 @@ static void test_placement_is_the_best_of_all_cuts(void **state)
     assert_in_range(n_feasible, n_cases / 5, n_cases * 4 / 5); /* the cases are worth something */
 }
 
+/* -- memory that devices share ------------------------------------------------------------ */
+
+static bool has_room(const td_place_device *d, const uint32_t *lasts, uint32_t n, uint32_t n_layers)
+{
+    uint64_t of_system = 0, there = 0;
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < n; first = lasts[i++] + 1) {
+        uint64_t n_bytes = bytes_of(&d[i], first, lasts[i], n_layers);
+        uint64_t own = d[i].budget_bytes - d[i].shared_bytes;
+        if (n_bytes > d[i].budget_bytes)
+            return false;
+        of_system += d[i].shared_bytes && n_bytes > own ? n_bytes - own : 0;
+        there = d[i].shared_bytes ? d[i].system_bytes : there;
+    }
+    return of_system <= there;
+}
+
+static bool is_possible(const td_place_device *d, uint32_t n, uint32_t n_layers)
+{
+    for (uint32_t cuts = 0; cuts < 1u << (n_layers - 1); cuts++) {
+        uint32_t lasts[4], k = 0;
+        if ((uint32_t)__builtin_popcount(cuts) != n - 1)
+            continue;
+        for (uint32_t i = 0; i < n_layers; i++)
+            if (i + 1 == n_layers || cuts >> i & 1)
+                lasts[k++] = i;
+        if (has_room(d, lasts, n, n_layers))
+            return true;
+    }
+    return false;
+}
+
+static void test_the_systems_memory_is_given_once_and_used_up(void **state)
+{
+    (void)state;
+    uint64_t r = 5, sizes[4][10];
+    uint32_t n_feasible = 0, n_cases = 6000;
+    for (uint32_t c = 0; c < n_cases; c++) {
+        uint32_t n = 2 + (uint32_t)(next_random(&r) % 3);
+        uint32_t n_layers = n + (uint32_t)(next_random(&r) % (11 - n));
+        uint64_t system = next_random(&r) % (20 * n_layers);
+        td_place_device d[4] = {0};
+        for (uint32_t i = 0; i < n; i++) {
+            for (uint32_t k = 0; k < n_layers; k++)
+                sizes[i][k] = 1 + next_random(&r) % 20;
+            uint64_t shared = next_random(&r) % 3 ? next_random(&r) % (system + 1) : 0;
+            d[i] = (td_place_device){.budget_bytes = shared + next_random(&r) % 50,
+                                     .shared_bytes = shared,
+                                     .system_bytes = system,
+                                     .fixed_bytes = next_random(&r) % 4,
+                                     .last_bytes = next_random(&r) % 20,
+                                     .layer_bytes = sizes[i]};
+        }
+        uint32_t lasts[4];
+        bool is_ok = td_place_layers(d, n, n_layers, NULL);
+        assert_int_equal(is_ok, is_possible(d, n, n_layers));
+        for (uint32_t i = 0; i < n; i++)
+            lasts[i] = d[i].last;
+        assert_true(!is_ok || has_room(d, lasts, n, n_layers));
+        n_feasible += is_ok;
+    }
+    assert_in_range(n_feasible, n_cases / 5, n_cases * 4 / 5);
+}
+
+static void test_pinned_layers_take_of_the_system_too(void **state)
+{
+    (void)state;
+    fill_layers(10 * MIB);
+    td_place_device d[] = {pin(0, 7), pin(8, 15)};
+    for (uint32_t i = 0; i < 2; i++) {
+        d[i].budget_bytes = d[i].shared_bytes = 100 * MIB;
+        d[i].system_bytes = 160 * MIB;
+    }
+    assert_true(td_place_layers(d, 2, 16, NULL));
+    d[0].system_bytes = d[1].system_bytes = 159 * MIB;
+    refuses(d, 2, 16, TD_E_NOMEM, "need 160 MiB of the system's memory");
+    d[1].is_pinned = false;
+    refuses(d, 2, 16, TD_E_NOMEM, "have 79 MiB");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +390,8 @@ int main(void)
         cmocka_unit_test(test_three_unequal_devices_fill_evenly),
         cmocka_unit_test(test_what_does_not_fit_is_told_with_figures),
         cmocka_unit_test(test_placement_is_the_best_of_all_cuts),
+        cmocka_unit_test(test_the_systems_memory_is_given_once_and_used_up),
+        cmocka_unit_test(test_pinned_layers_take_of_the_system_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

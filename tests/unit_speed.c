@@ -318,6 +318,50 @@ static void test_shared_memory_is_counted_once(void **state_)
     assert_true(td_speed_fits(w.devices, 2, &draft, &alone)); /* all of it for one stage */
 }
 
+/* An integrated GPU with 100 MiB of its own and the host: 500 MiB of the system for both. */
+static void test_the_systems_memory_is_counted_once(void **state_)
+{
+    (void)state_;
+    world w;
+    make_world(&w, 11);
+    w.n_devices = 2;
+    for (uint32_t d = 0; d < 2; d++) {
+        w.places[d] = (td_place_device){.budget_bytes = (d ? 500 : 600) * MIB,
+                                        .shared_bytes = 500 * MIB,
+                                        .system_bytes = 500 * MIB,
+                                        .layer_bytes = w.bytes[d]};
+        for (uint32_t i = 0; i < w.n_layers; i++)
+            w.bytes[d][i] = 0;
+    }
+    td_speed_row r = {.n_stages = 2, .i_draft = -1};
+    r.stages[1].device = 1;
+    r.stages[1].first = 1;
+    r.stages[1].last = w.n_layers - 1;
+    w.bytes[0][0] = 300 * MIB;
+    w.bytes[1][1] = 300 * MIB;
+    assert_true(td_speed_fits(w.devices, 2, NULL, &r)); /* 200 + 300 */
+    w.bytes[1][1] = 301 * MIB;
+    assert_false(td_speed_fits(w.devices, 2, NULL, &r));
+    /* A draft draws on it too, on another device of the system's or on the GPU. */
+    w.bytes[1][1] = 200 * MIB;
+    td_speed_draft draft = {.unit = 9, .device = -1, .n_bytes = 100 * MIB};
+    assert_true(td_speed_fits(w.devices, 2, &draft, &r));
+    draft.n_bytes++;
+    assert_false(td_speed_fits(w.devices, 2, &draft, &r));
+    draft = (td_speed_draft){.unit = 9, .device = 0, .n_bytes = 100 * MIB};
+    assert_true(td_speed_fits(w.devices, 2, &draft, &r));
+    w.bytes[0][0]++;
+    assert_false(td_speed_fits(w.devices, 2, &draft, &r));
+    /* The draft on a GPU without layers has that GPU's own memory first. */
+    td_speed_row alone = all_on(1, w.n_layers);
+    w.bytes[1][0] = 0;
+    w.bytes[1][1] = 400 * MIB;
+    draft.n_bytes = 200 * MIB;
+    assert_true(td_speed_fits(w.devices, 2, &draft, &alone)); /* 100 own, 100 + 400 */
+    draft.n_bytes++;
+    assert_false(td_speed_fits(w.devices, 2, &draft, &alone));
+}
+
 /* Two equal devices of the host: any cut of a stream's rows does as well as any other. */
 static world make_twins(void)
 {
@@ -400,6 +444,7 @@ int main(void)
         cmocka_unit_test(test_batch_is_bound_by_the_slowest_stage),
         cmocka_unit_test(test_search_finds_the_best_cut_of_all),
         cmocka_unit_test(test_shared_memory_is_counted_once),
+        cmocka_unit_test(test_the_systems_memory_is_counted_once),
         cmocka_unit_test(test_cuts_as_fast_as_each_other_are_balanced),
         cmocka_unit_test(test_chunks_are_as_long_as_the_devices_use_them),
     };
