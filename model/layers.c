@@ -30,25 +30,30 @@ static needs needs_of(const td_forward_params *p)
     return n;
 }
 
-uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX])
+/* The tensors of a part, in the making. */
+typedef struct {
+    td_forward *f;
+    td_forward_tensor *rows;
+    uint32_t n, n_out; /* n_out: rows of outputs */
+    needs is;
+} tensor_list;
+
+static void add_tensor(tensor_list *l, td_tensor **slot, td_tensor_params params, bool is_wanted)
 {
-    const td_forward_params *p = &f->params;
-    const td_hparams *h = f->h;
-    const td_arch *arch = td_model_arch(p->model);
-    const uint32_t n_rows = TD_PREFILL_ROWS_MAX;
-    const uint32_t n_out = p->is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
-    const bool last = td_part_is_last(p), first = td_part_is_first(p);
-    const needs is = needs_of(p);
-    const td_state_params state = {
-        .n_head_k = h->delta_heads_k, .n_head_v = h->delta_heads_v, .dim = h->delta_dim};
-    uint32_t n = 0;
+    params.n_rows = params.rows == TD_ROWS_OUT ? l->n_out : TD_PREFILL_ROWS_MAX;
+    l->rows[l->n++] = (td_forward_tensor){.slot = slot, .params = params, .is_wanted = is_wanted};
+}
+
 #define ROW(field, elem_, rows_, n_cols_, is_host, wanted)                                         \
-    rows[n++] = (td_forward_tensor){                                                               \
-        &f->field,                                                                                 \
-        {#field, elem_, rows_, (rows_) == TD_ROWS_OUT ? n_out : n_rows, n_cols_, is_host},         \
-        wanted,                                                                                    \
-        false}
+    add_tensor(l, &l->f->field, (td_tensor_params){#field, elem_, rows_, 0, n_cols_, is_host},     \
+               wanted)
 #define ACT(field, n_cols_, wanted) ROW(field, TD_ELEM_F32, TD_ROWS_BATCH, n_cols_, false, wanted)
+
+static void list_stream(tensor_list *l)
+{
+    const td_forward_params *p = &l->f->params;
+    const td_hparams *h = l->f->h;
+    const bool last = td_part_is_last(p), first = td_part_is_first(p);
     ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, first);
     ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !first);
     ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, last);
@@ -58,6 +63,18 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(x, h->n_embd, true);
     ACT(normed, h->n_embd, true);
     ACT(delta, h->n_embd, true);
+    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, !last, true);
+    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, false, last);
+    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, !p->is_choosing, last);
+}
+
+static void list_layers(tensor_list *l)
+{
+    const td_hparams *h = l->f->h;
+    const td_arch *arch = td_model_arch(l->f->params.model);
+    const needs is = l->is;
+    const td_state_params state = {
+        .n_head_k = h->delta_heads_k, .n_head_v = h->delta_heads_v, .dim = h->delta_dim};
     ACT(q, h->n_head * h->head_dim_k, is.attention);
     ACT(k, h->n_head_kv * h->head_dim_k, is.attention);
     ACT(v, h->n_head_kv * h->head_dim_v, is.attention && !is.mla);
@@ -68,6 +85,18 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(values, h->n_head * h->mla_v, is.mla);
     ACT(gate, is.ff, true);
     ACT(up, is.ff, true);
+    ACT(shared, h->n_embd, is.shared);
+    ACT(shared_gate, 1, is.shared);
+    ACT(state_in, td_state_cols(&state), is.recurrent);
+    ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
+    ACT(state_out, h->delta_heads_v * h->delta_dim, is.recurrent);
+}
+
+static void list_experts(tensor_list *l)
+{
+    const td_forward_params *p = &l->f->params;
+    const td_hparams *h = l->f->h;
+    const needs is = l->is;
     ACT(router, h->n_expert, is.experts);
     const bool far = is.experts && p->experts_dev;
     ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
@@ -76,7 +105,7 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(expert_factor, 1, is.experts && !far);
     ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
     ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
-    const uint32_t first_far = n;
+    const uint32_t first_far = l->n;
     ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
     ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, true, far);
     ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, true, far);
@@ -85,28 +114,39 @@ uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TEN
     ACT(far_parts, h->n_expert_used * h->n_embd, far);
     ACT(far_factor, 1, far);
     ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
-    for (uint32_t i = first_far; i < n; i++)
-        rows[i].is_far = true;
-    ACT(shared, h->n_embd, is.shared);
-    ACT(shared_gate, 1, is.shared);
-    ACT(state_in, td_state_cols(&state), is.recurrent);
-    ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
-    ACT(state_out, h->delta_heads_v * h->delta_dim, is.recurrent);
-    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, !last, true);
-    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, false, last);
-    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, !p->is_choosing, last);
-    const bool chooses = last && p->is_choosing, steps = chooses && p->n_steps_max;
-    const uint32_t n_parts = td_div_up(h->n_vocab, TD_TOP_CHUNK);
+    for (uint32_t i = first_far; i < l->n; i++)
+        l->rows[i].is_far = true;
+}
+
+static void list_choice(tensor_list *l)
+{
+    const td_forward_params *p = &l->f->params;
+    const bool chooses = td_part_is_last(p) && p->is_choosing;
+    const bool steps = chooses && p->n_steps_max;
+    const uint32_t n_parts = td_div_up(l->f->h->n_vocab, TD_TOP_CHUNK);
     ROW(draws, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS, true, chooses);
     ROW(parts, TD_ELEM_I32, TD_ROWS_OUT, n_parts * TD_PART_WORDS, false, chooses);
     ROW(picks, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS, true, chooses);
     ROW(step_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, steps);
     ROW(trail, TD_ELEM_I32, TD_ROWS_FIXED, TD_PICK_WORDS, true, steps);
-    rows[n - 1].params.n_rows = p->n_steps_max;
+    l->rows[l->n - 1].params.n_rows = p->n_steps_max;
+}
+
 #undef ACT
 #undef ROW
-    TD_ASSERT(n <= TD_FORWARD_TENSORS_MAX);
-    return n;
+
+uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX])
+{
+    tensor_list l = {.f = f,
+                     .rows = rows,
+                     .n_out = f->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX,
+                     .is = needs_of(&f->params)};
+    list_stream(&l);
+    list_layers(&l);
+    list_experts(&l);
+    list_choice(&l);
+    TD_ASSERT(l.n <= TD_FORWARD_TENSORS_MAX);
+    return l.n;
 }
 
 typedef struct { /* a layer being recorded */

@@ -61,6 +61,27 @@ static void add_access(access_list *list, access a)
     list->items[list->n++] = a;
 }
 
+/* Inputs of which each part may read all. */
+static void add_inputs(const td_op *op, access_list *list)
+{
+    for (uint32_t i = 0; i < op->n_in; i++)
+        add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+}
+
+static void list_mat_mul(const td_op *op, const void *act, access_list *list)
+{
+    if (act)
+        add_access(list, (access){act, 0, op->in[0].n_cols, false, CUT_OTHER, 0});
+    else
+        add_access(list, of_view(op->in[0], false, CUT_OTHER, 0));
+    if (op->u.mat_mul.is_by_expert)
+        add_access(list, of_view(op->in[1], false, CUT_OTHER, 0));
+    if (op->u.mat_mul.n_groups)
+        add_access(list, of_view(op->out, true, CUT_OTHER, 0));
+    else
+        add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
+}
+
 /* What an op touches. `act` is the buffer of a quantized mat_mul's input, else NULL. */
 static void list_accesses(const td_op *op, const void *act, access_list *list)
 {
@@ -68,8 +89,7 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
     switch (op->kind) {
     case TD_OP_EMBED:
     case TD_OP_GATHER:
-        for (uint32_t i = 0; i < op->n_in; i++)
-            add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+        add_inputs(op, list);
         add_access(list, of_view(op->out, true, CUT_ROWS, 0));
         break;
     case TD_OP_RMS_NORM: {
@@ -81,16 +101,7 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
         break;
     }
     case TD_OP_MAT_MUL:
-        if (act)
-            add_access(list, (access){act, 0, op->in[0].n_cols, false, CUT_OTHER, 0});
-        else
-            add_access(list, of_view(op->in[0], false, CUT_OTHER, 0));
-        if (op->u.mat_mul.is_by_expert)
-            add_access(list, of_view(op->in[1], false, CUT_OTHER, 0));
-        if (op->u.mat_mul.n_groups)
-            add_access(list, of_view(op->out, true, CUT_OTHER, 0));
-        else
-            add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
+        list_mat_mul(op, act, list);
         break;
     case TD_OP_ROPE:
         add_access(list, of_view(op->in[1], false, CUT_OTHER, 0));
@@ -118,8 +129,7 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
         add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
         break;
     case TD_OP_EXPERTS_SUM:
-        for (uint32_t i = 0; i < op->n_in; i++)
-            add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+        add_inputs(op, list);
         add_access(list, of_view(op->out, true, CUT_COLUMNS, COLUMN_UNIT));
         break;
     case TD_OP_DELTA_NET:
@@ -133,8 +143,7 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
     case TD_OP_TOP:
     case TD_OP_PICK:
     case TD_OP_FEED:
-        for (uint32_t i = 0; i < op->n_in; i++)
-            add_access(list, of_view(op->in[i], false, CUT_OTHER, 0));
+        add_inputs(op, list);
         for (uint32_t i = 0; i < op->n_writes; i++)
             add_access(list, of_view(td_all(op->writes[i]), true, CUT_OTHER, 0));
         add_access(list, of_view(op->out, true, CUT_OTHER, 0));

@@ -53,10 +53,8 @@ static void lower_embed(const td_op *op, uint32_t i_slab, td_vk_step *s)
         .n_o = td_vk_slab_rows(w, i_slab),
         .w_units = w->n_units,
         .w_pitch = w->panel_rows,
-        .ids_col0 = op->in[0].col0,
-        .ids_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(ids, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = td_div_up(p->n_cols, EMBED_COLS);
@@ -74,10 +72,8 @@ static void lower_rms_norm(td_vk_device *d, const td_op *op, td_vk_step *s)
         .group_cols = op->in[0].n_cols / op->u.rms_norm.n_groups,
         .has_weight = op->weight != NULL,
         .eps = op->u.rms_norm.eps,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_groups;
@@ -96,10 +92,8 @@ static void lower_rope(const td_op *op, td_vk_step *s)
         .col0 = op->u.rope.col0,
         .n_rot = op->u.rope.n_rot,
         .kind = op->u.rope.kind == TD_ROPE_NEOX,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .cos_sin_col0 = op->in[1].col0,
-        .cos_sin_stride = stride(op->in[1]),
+        VIEW(x, op->in[0]),
+        VIEW(cos_sin, op->in[1]),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_heads;
@@ -122,12 +116,9 @@ static void lower_glu(td_vk_device *d, const td_op *op, td_vk_step *s)
         .n_gates = gate.n_cols,
         .n_scales = n_scales,
         .n_a_scale = n_scales ? op->out.n_cols / n_scales : 0,
-        .gate_col0 = gate.col0,
-        .gate_stride = stride(gate),
-        .up_col0 = up.col0,
-        .up_stride = stride(up),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(gate, gate),
+        VIEW(up, up),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -141,12 +132,9 @@ static void lower_add(const td_op *op, td_vk_step *s)
     bind_out(s, buffer_of(op->out.t));
     struct push_add push = {
         .n_cols = op->out.n_cols,
-        .a_col0 = op->in[0].col0,
-        .a_stride = stride(op->in[0]),
-        .b_col0 = op->in[1].col0,
-        .b_stride = stride(op->in[1]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(a, op->in[0]),
+        VIEW(b, op->in[1]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -165,10 +153,8 @@ static void lower_scale(td_vk_device *d, const td_op *op, td_vk_step *s)
         .has_factors = has_factors,
         .factors_col0 = has_factors ? op->in[1].col0 : 0,
         .factors_stride = has_factors ? stride(op->in[1]) : 0,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -182,10 +168,8 @@ static void lower_softcap(const td_op *op, td_vk_step *s)
     struct push_softcap push = {
         .n_cols = op->out.n_cols,
         .cap = op->u.scale.factor,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -208,8 +192,7 @@ static void lower_route(td_vk_device *d, const td_op *op, td_vk_step *s)
         .is_normalized = r->is_normalized,
         .has_bias = op->weight != NULL,
         .scale = r->scale,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
+        VIEW(x, op->in[0]),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = 1;
@@ -225,10 +208,8 @@ static void lower_experts_sum(const td_op *op, td_vk_step *s)
     struct push_experts_sum push = {
         .n_cols = op->out.n_cols,
         .n_used = op->in[1].n_cols,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -244,10 +225,8 @@ static void lower_gather(const td_op *op, td_vk_step *s)
     struct push_gather push = {
         .n_cols = op->out.n_cols,
         .n_rows_x = op->in[0].t->params.n_rows,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
@@ -261,8 +240,7 @@ static void lower_top(const td_op *op, td_vk_step *s)
     bind_out(s, buffer_of(op->out.t));
     struct push_top push = {
         .n_cols = op->in[0].n_cols,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
+        VIEW(x, op->in[0]),
         .y_stride = stride(op->out),
     };
     set_push(s, &push, sizeof push);

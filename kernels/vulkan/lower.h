@@ -58,6 +58,9 @@ static inline void set_push(td_vk_step *s, const void *push, size_t n_bytes)
 
 static inline uint32_t stride(td_view v) { return v.t->params.n_cols; }
 
+/* Where a view lies, as initializers of the push constants name_col0 and name_stride. */
+#define VIEW(name, view) .name##_col0 = (view).col0, .name##_stride = stride(view)
+
 /* Whether an op writes a tensor. */
 static inline bool writes(const td_op *op, const td_tensor *t)
 {

@@ -100,8 +100,7 @@ static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
         .n_k = op->weight->params.n_cols,
         .n_blocks = int8_blocks(op),
         .n_groups = x_groups(op),
-        .x_col0 = x.col0,
-        .x_stride = stride(x),
+        VIEW(x, x),
         .x_group = op->u.mat_mul.x_stride,
     };
     set_push(s, &push, sizeof push);
@@ -205,8 +204,7 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
         .has_bias = op->bias != NULL,
         .x_col0 = int8 ? 0 : x.col0,
         .x_stride = int8 ? x_groups(op) * int8_blocks(op) * (INT8_BYTES / 16) : stride(x),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(y, op->out),
     };
     s->groups_z = 1;
     if (op->u.mat_mul.n_groups)

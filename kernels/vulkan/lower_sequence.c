@@ -36,10 +36,8 @@ void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
         .head_dim_v = p->head_dim_v,
         .k_words = kv->k_words,
         .v_words = kv->v_words,
-        .k_col0 = op->in[0].col0,
-        .k_stride = stride(op->in[0]),
-        .v_col0 = op->in[1].col0,
-        .v_stride = stride(op->in[1]),
+        VIEW(k, op->in[0]),
+        VIEW(v, op->in[1]),
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = op->batch.pages->params.n_rows,
         .n_pages = p->n_pages,
@@ -97,8 +95,7 @@ static bool lower_attention_join(const td_program *p, const td_op *op, td_vk_ste
         .head_dim_v = op->kv->params.head_dim_v,
         .n_strands = n_strands(p, op),
         .has_sinks = op->u.attention.sinks != NULL,
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_head;
@@ -134,10 +131,8 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
         .chunk = op->u.attention.chunk,
         .softcap = op->u.attention.softcap,
         .has_sinks = op->u.attention.sinks != NULL,
-        .q_col0 = op->in[0].col0,
-        .q_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(q, op->in[0]),
+        VIEW(y, op->out),
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = op->batch.pages->params.n_rows,
         .n_pages = p->n_pages,
@@ -192,10 +187,8 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
         .n_cols = td_state_cols(p),
         .is_grouped = d->order == TD_HEADS_GROUPED,
         .eps = d->eps,
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
-        .y_col0 = op->out.col0,
-        .y_stride = stride(op->out),
+        VIEW(x, op->in[0]),
+        VIEW(y, op->out),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = p->n_head_v * td_div_up(p->dim, TD_VK_STATE_COLS);
@@ -216,8 +209,7 @@ void td_vk_lower_state_keep(const td_op *op, td_vk_step *s)
         .n_slots = p->n_slots,
         .n_pending = p->n_pending,
         .n_cols = td_state_cols(p),
-        .x_col0 = op->in[0].col0,
-        .x_stride = stride(op->in[0]),
+        VIEW(x, op->in[0]),
     };
     set_push(s, &push, sizeof push);
     s->groups_x = td_div_up(push.n_cols, TD_VK_ELEMENT_COLS);
