@@ -9,6 +9,7 @@
 #include "kernels/vulkan/probe.h"
 #include "kernels/vulkan/push.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -302,6 +303,80 @@ static void test_limits_that_are_not_understood_are_refused(void **state)
         expect_refused("vulkan:0", "TD_VK_LIMIT");
     }
     unsetenv("TD_VK_LIMIT");
+}
+
+static void test_a_gpu_with_too_little_is_listed_with_the_reason(void **state)
+{
+    (void)state;
+    static const char *const needed[] = {"maxComputeWorkGroupCount[1]",
+                                         "maxComputeWorkGroupCount[2]",
+                                         "maxComputeWorkGroupInvocations",
+                                         "maxComputeWorkGroupSize",
+                                         "maxComputeSharedMemorySize",
+                                         "maxPushConstantsSize",
+                                         "maxPerStageDescriptorStorageBuffers",
+                                         "maxDescriptorSetStorageBuffers",
+                                         "maxPerStageResources"};
+    for (size_t i = 0; i < TD_COUNT(needed); i++) {
+        char limit[96];
+        td_device_info info;
+        snprintf(limit, sizeof limit, "%s=7", needed[i]);
+        setenv("TD_VK_LIMIT", limit, 1);
+        assert_int_equal(td_vulkan_list(&info, 1), 1);
+        assert_false(info.is_usable);
+        if (!strstr(info.why_not, needed[i]) || !strstr(info.why_not, "is 7, "))
+            fail_msg("%s: \"%s\"", limit, info.why_not);
+        expect_refused("vulkan:0", needed[i]);
+    }
+    unsetenv("TD_VK_LIMIT");
+}
+
+#define WIDE_COLS 8192u /* several slices of k, also on a software driver */
+#define WIDE_ROWS 70u
+
+/* One row times a matrix of several slices, with what TD_VK_LIMIT says. */
+static void multiply_wide(const char *limit, float *y)
+{
+    td_err err = {0};
+    if (limit)
+        setenv("TD_VK_LIMIT", limit, 1);
+    td_device *dev = open_device();
+    td_weight *w = td_weight_create(
+        dev, &(td_weight_params){"w", td_type_find(TD_TYPE_F32), WIDE_ROWS, WIDE_COLS, 0}, &err);
+    float *rows = calloc((size_t)WIDE_ROWS * WIDE_COLS, sizeof *rows);
+    for (uint32_t i = 0; i < WIDE_ROWS * WIDE_COLS; i++)
+        rows[i] = (float)((i * 2654435761u >> 8) % 2001) * 1e-3f - 1;
+    assert_true(w && td_weight_write(w, 0, WIDE_ROWS, rows, &err));
+    td_tensor *x = make(dev, "x", TD_ELEM_F32, TD_ROWS_BATCH, 1, WIDE_COLS, true);
+    td_tensor *out = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, 1, WIDE_ROWS, true);
+    memcpy(td_tensor_data(x), rows, WIDE_COLS * sizeof *rows);
+    free(rows);
+    td_program *p = td_program_begin(dev, &(td_program_params){"wide", TD_MODE_VERIFY, 1, 0}, &err);
+    td_op_mat_mul(p, w, NULL, td_all(x), td_all(out));
+    if (!td_program_end(p, &err) || !td_program_run(p, 1, 0, &err))
+        fail_msg("%s", err.message);
+    memcpy(y, td_tensor_data(out), WIDE_ROWS * sizeof *y);
+    td_program_destroy(&p);
+    td_tensor_destroy(&out);
+    td_tensor_destroy(&x);
+    td_weight_destroy(&w);
+    td_device_destroy(&dev);
+    unsetenv("TD_VK_LIMIT");
+}
+
+static void test_products_do_not_need_full_subgroups(void **state)
+{
+    (void)state;
+    float full[WIDE_ROWS], others[WIDE_ROWS];
+    multiply_wide(NULL, full);
+    multiply_wide("computeFullSubgroups=0", others);
+    double sum = 0;
+    for (uint32_t k = 0; k < WIDE_COLS; k++) { /* row 0 is x itself */
+        double x = (double)((float)((k * 2654435761u >> 8) % 2001) * 1e-3f - 1);
+        sum += x * x;
+    }
+    assert_true(fabs((double)full[0] - sum) < 1e-4 * sum);
+    assert_memory_equal(full, others, sizeof full);
 }
 
 static void test_long_programs_are_cut_into_submissions(void **state)
@@ -655,6 +730,8 @@ int main(void)
         cmocka_unit_test(test_more_rows_than_workgroups_are_cut),
         cmocka_unit_test(test_out_of_memory_names_the_limit),
         cmocka_unit_test(test_limits_that_are_not_understood_are_refused),
+        cmocka_unit_test(test_a_gpu_with_too_little_is_listed_with_the_reason),
+        cmocka_unit_test(test_products_do_not_need_full_subgroups),
         cmocka_unit_test(test_long_programs_are_cut_into_submissions),
         cmocka_unit_test(test_barriers_only_where_data_flows),
         cmocka_unit_test(test_programs_run_together),

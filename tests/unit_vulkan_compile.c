@@ -3,12 +3,13 @@
  * TD_VERBOSE=1 all are printed, with TD_TABLE=1 a table row each (scripts/shader_stats.sh). */
 #include "kernels/backend.h"
 #include "kernels/vulkan/probe.h"
+#include "kernels/vulkan/vk.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t n_compiled, n_spilling, n_most_vgprs;
+static uint32_t n_compiled, n_spilling, n_most_vgprs, n_most_shared;
 static char most_vgprs[128];
 
 static uint32_t count(const char *from, const char *end, const char *what)
@@ -84,6 +85,7 @@ static void visit(const td_vulkan_pipeline_info *info, void *context)
     bool is_spilling = info->has_statistics && (info->n_spilled || info->scratch_bytes);
     n_compiled++;
     n_spilling += is_spilling;
+    n_most_shared = info->lds_bytes > n_most_shared ? info->lds_bytes : n_most_shared;
     if (info->n_vgprs > n_most_vgprs) {
         n_most_vgprs = info->n_vgprs;
         snprintf(most_vgprs, sizeof most_vgprs, "%s", info->shader);
@@ -112,5 +114,9 @@ int main(void)
             "%s, %s: %u pipelines, %u spill registers; most VGPRs: %u (%s)\n", info.name,
             info.driver, n_compiled, n_spilling, n_most_vgprs,
             n_most_vgprs ? most_vgprs : "not told");
-    return n_spilling ? 1 : 0;
+    /* What kernels/vulkan/limits.c asks of a device; 0 where a driver does not tell. */
+    if (n_most_shared > TD_VK_SHARED_BYTES)
+        fprintf(stderr, "%u bytes are shared; TD_VK_SHARED_BYTES says %u\n", n_most_shared,
+                TD_VK_SHARED_BYTES);
+    return n_spilling || n_most_shared > TD_VK_SHARED_BYTES ? 1 : 0;
 }

@@ -9,7 +9,7 @@
  * 2 OUTPUTS, 3 IS_ALIGNED (x may be read as vec4s and n_k is a multiple of 32), 4 KIND: plain; a
  * product for each group of w (z), heads mostly; or by expert, where the z-th expert that rows chose
  * goes through its choices, N_ROWS at a time, so that its weights are read from memory once;
- * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop.
+ * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop; TD_VK_SPEC_FULL.
  * -DQUANT: inc/quant.glsl.
  *
  * Law 1: an output's slices each add in ascending k (int8: exact integers within a block, blocks by
@@ -29,6 +29,7 @@ layout(constant_id = 2) const uint OUTPUTS = 1u;
 layout(constant_id = 3) const bool IS_ALIGNED = false;
 layout(constant_id = 4) const uint KIND = TD_VK_MUL_PLAIN;
 layout(constant_id = 5) const uint UNROLLED_MAX = 8u;
+layout(constant_id = TD_VK_SPEC_FULL) const bool IS_FULL = false;
 layout(local_size_x_id = 1) in;
 
 #include "inc/quant.glsl"
@@ -244,8 +245,11 @@ void multiply(uint row0, uint panel0, uint slice, uint lane)
 void main()
 {
     uint lane = gl_LocalInvocationID.x % LANES;
-    /* The same for all lanes of a subgroup, which the compiler cannot know. */
-    uint slice = SLICES > 1u ? subgroupBroadcastFirst(gl_LocalInvocationID.x / LANES) : 0u;
+    uint slice = SLICES > 1u ? gl_LocalInvocationID.x / LANES : 0u;
+    /* The same for all lanes of a subgroup, where those are full and no wider than LANES; the
+     * compiler cannot know. */
+    if (SLICES > 1u && IS_FULL)
+        slice = subgroupBroadcastFirst(slice);
     uint panel0 = gl_WorkGroupID.x * OUTPUTS;
     if (!find_group())
         return;

@@ -37,6 +37,8 @@ static bool create_logical(td_vk_device *d, bool is_compile_only, td_err *err)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
         .pNext = is_compile_only && d->physical.limits.has_executable_info ? &executables : NULL,
         .synchronization2 = VK_TRUE,
+        .subgroupSizeControl = d->physical.limits.has_full_subgroups != 0,
+        .computeFullSubgroups = d->physical.limits.has_full_subgroups != 0,
         .shaderIntegerDotProduct = VK_TRUE, /* Vulkan 1.3 requires it of every device */
         .maintenance4 = VK_TRUE};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,

@@ -9,7 +9,6 @@
 #define INT8_BLOCKS 64u  /* a workgroup's blocks of quantize */
 #define INT8_BYTES  48u  /* of a block of 32 */
 #define INT8_QUAD   128u /* elements that rows are padded to */
-#define SLICES_MAX  8u
 
 static bool is_by_expert(const td_op *op)
 {
@@ -141,7 +140,7 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
 {
     s->is_software = d->head.info.kind == TD_DEVICE_SOFTWARE;
     uint32_t n = n_k / (s->is_software ? 2048 : INT8_QUAD), n_slices = 1;
-    while (2 * n_slices <= n && n_slices < SLICES_MAX)
+    while (2 * n_slices <= n && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
@@ -150,6 +149,7 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
     s->key.spec[1] = TD_VK_PANEL * n_slices;
     s->key.spec[2] = 1;
     s->key.spec[3] = 1;
+    s->key.has_full_subgroups = d->physical.limits.has_full_subgroups;
 }
 
 /* What of the push constants follows from groups, of the weight and of what it reads and writes. */

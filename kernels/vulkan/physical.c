@@ -8,14 +8,12 @@
 #include "base/check.h"
 #include "kernels/chips.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EXTENSIONS_MAX     512u
-#define FAMILIES_MAX       32u
-#define TIMESTAMP_BITS_MIN 36u /* what Vulkan promises of a queue that has them */
+#define EXTENSIONS_MAX 512u
+#define FAMILIES_MAX   32u
 
 static td_device_kind kind_of(VkPhysicalDeviceType type)
 {
@@ -106,9 +104,6 @@ static void describe_memory(td_vk_physical *p)
         p->limits.is_uma &= p->info.capacity.heaps[i].is_host_visible;
 }
 
-/* mat_vec.comp gives every 64 lanes a slice of k and takes it to be the same for a subgroup. */
-#define SUBGROUP_MAX 64u
-
 /* The first reason against the device, or "". */
 static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compute,
                            const VkPhysicalDeviceVulkan11Properties *v11)
@@ -126,8 +121,6 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
         local_bytes += p->info.memory.heaps[i].n_bytes;
     if (!local_bytes)
         return "compile-only (null device, no memory)";
-    if (v11->subgroupSize > SUBGROUP_MAX)
-        return "its subgroups are wider than 64";
     if (!(v11->subgroupSupportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT) ||
         !(v11->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
         return "it has no subgroup ballots in compute shaders";
@@ -187,16 +180,10 @@ static void describe(td_vk_physical *p, uint32_t index)
     describe_memory(p);
     identify(p, has_pci, v11.deviceUUID);
     td_vk_limits *limits = &p->limits;
-    limits->storage_range_bytes = basic->limits.maxStorageBufferRange & ~15u;
-    limits->buffer_bytes = v13.maxBufferSize ? v13.maxBufferSize : limits->storage_range_bytes;
-    limits->allocation_bytes = v11.maxMemoryAllocationSize;
-    limits->direct_write_bytes = UINT64_MAX;
-    limits->groups_x = basic->limits.maxComputeWorkGroupCount[0];
+    td_vk_limits_read(p, basic, &v11, &v13);
     limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
                                        info->quirks, sizeof info->quirks);
     info->has_coopmat &= !(limits->quirks & TD_VK_QUIRK_NO_COOPMAT);
-    if (isfinite(basic->limits.timestampPeriod))
-        limits->timestamp_ns = (double)basic->limits.timestampPeriod;
     const char *reason = why_not(p, basic->apiVersion, has_compute, &v11);
     snprintf(info->why_not, sizeof info->why_not, "%s", reason);
     info->is_usable = !*reason;
@@ -228,56 +215,6 @@ uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out
     for (uint32_t i = 0; i < n; i++)
         out[i].info = infos[i];
     return n;
-}
-
-bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
-{
-    uint64_t groups_x = p->limits.groups_x, heap = UINT64_MAX;
-    struct {
-        const char *name;
-        uint64_t *value;
-    } names[] = {
-        {"maxStorageBufferRange", &p->limits.storage_range_bytes},
-        {"maxBufferSize", &p->limits.buffer_bytes},
-        {"maxMemoryAllocationSize", &p->limits.allocation_bytes},
-        {"maxComputeWorkGroupCount", &groups_x},
-        {"directWriteBytes", &p->limits.direct_write_bytes},
-        {"timestampValidBits", &p->limits.timestamp_bits},
-        {"heapBudget", &heap},
-    };
-    for (const char *item = text; item && *item; item += *item == ',') {
-        const char *equals = strchr(item, '='), *end = item + strcspn(item, ",");
-        bool is_known = false;
-        for (size_t i = 0; equals && i < TD_COUNT(names); i++) {
-            char *stop;
-            size_t n = strlen(names[i].name);
-            if (n != (size_t)(equals - item) || memcmp(item, names[i].name, n))
-                continue;
-            uint64_t value = strtoull(equals + 1, &stop, 10);
-            is_known = stop == end && stop != equals + 1 && value > 0;
-            if (is_known && value < *names[i].value)
-                *names[i].value = value;
-        }
-        if (!is_known)
-            return td_err_set(err, TD_E_USAGE,
-                              "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are "
-                              "maxStorageBufferRange, maxBufferSize, maxMemoryAllocationSize, "
-                              "maxComputeWorkGroupCount, directWriteBytes, "
-                              "timestampValidBits, heapBudget = a number above 0",
-                              (int)(end - item), item);
-        item = end;
-    }
-    p->limits.groups_x = (uint32_t)groups_x;
-    p->limits.storage_range_bytes &= ~15ull;
-    if (p->limits.timestamp_bits < TIMESTAMP_BITS_MIN)
-        p->limits.timestamp_ns = 0;
-    td_memory_facts *f = &p->info.memory;
-    for (uint32_t i = 0; i < f->n_heaps && heap < UINT64_MAX; i++)
-        if (!f->heaps[i].budget_bytes || heap + f->heaps[i].used_bytes < f->heaps[i].budget_bytes)
-            f->heaps[i].budget_bytes = heap + f->heaps[i].used_bytes;
-    td_capacity_read_amdgpu(getenv("TD_SYSFS"), p->info.pci, f);
-    td_device_weigh(&p->info);
-    return true;
 }
 
 bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,

@@ -67,7 +67,8 @@ void td_vk_layouts_destroy(td_vk_device *d)
 static bool is_same(const td_vk_pipeline_key *a, const td_vk_pipeline_key *b)
 {
     return !strcmp(a->shader, b->shader) && a->n_bindings == b->n_bindings &&
-           a->n_spec == b->n_spec && !memcmp(a->spec, b->spec, a->n_spec * sizeof *a->spec);
+           a->n_spec == b->n_spec && a->has_full_subgroups == b->has_full_subgroups &&
+           !memcmp(a->spec, b->spec, a->n_spec * sizeof *a->spec);
 }
 
 /* Called by several threads, for different pipelines. */
@@ -79,14 +80,18 @@ static bool create(td_vk_device *d, td_vk_pipeline *out, td_err *err)
     uint32_t *words = td_vk_exact_module(shader->words, *shader->n_words, &n_words, err);
     if (!words)
         goto fail;
-    VkSpecializationMapEntry entries[TD_VK_SPEC_MAX];
-    for (uint32_t i = 0; i < out->key.n_spec; i++)
-        entries[i] =
-            (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
-    VkSpecializationInfo spec = {.mapEntryCount = out->key.n_spec,
+    VkSpecializationMapEntry entries[TD_VK_SPEC_MAX + 1];
+    uint32_t values[TD_VK_SPEC_MAX + 1], n_spec = out->key.n_spec;
+    for (uint32_t i = 0; i <= n_spec; i++) {
+        bool is_last = i == n_spec;
+        values[i] = is_last ? out->key.has_full_subgroups : out->key.spec[i];
+        entries[i] = (VkSpecializationMapEntry){is_last ? TD_VK_SPEC_FULL : i,
+                                                i * (uint32_t)sizeof *values, sizeof *values};
+    }
+    VkSpecializationInfo spec = {.mapEntryCount = n_spec + 1,
                                  .pMapEntries = entries,
-                                 .dataSize = out->key.n_spec * sizeof(uint32_t),
-                                 .pData = out->key.spec};
+                                 .dataSize = (n_spec + 1) * sizeof *values,
+                                 .pData = values};
     VK_TRY(d, vkCreateShaderModule(d->handle,
                                    &(VkShaderModuleCreateInfo){
                                        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
@@ -98,6 +103,9 @@ static bool create(td_vk_device *d, td_vk_pipeline *out, td_err *err)
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .flags = VK_PIPELINE_CREATE_DISPATCH_BASE_BIT | out->flags, /* long dispatches are cut */
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                  .flags = out->key.has_full_subgroups
+                               ? VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT
+                               : 0,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                   .module = module,
                   .pName = "main",

@@ -189,10 +189,10 @@ static bool compile_cache_shader(const compile_run *run, const td_shader *shader
     for (size_t k = 0; k < TD_COUNT(types); k++)
         for (size_t v = 0; v < TD_COUNT(types); v++)
             for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
-                td_vk_pipeline_key key = {shader->name,
-                                          TD_VK_BINDINGS_MAX,
-                                          {types[k], types[v], head_dims[i], head_dims[i]},
-                                          4};
+                td_vk_pipeline_key key = {.shader = shader->name,
+                                          .n_bindings = TD_VK_BINDINGS_MAX,
+                                          .spec = {types[k], types[v], head_dims[i], head_dims[i]},
+                                          .n_spec = 4};
                 if (!compile_one(run, &key, err))
                     return false;
             }

@@ -18,6 +18,8 @@
 #include <vulkan/vulkan.h>
 
 #define TD_VK_BINDINGS_MAX   11u
+#define TD_VK_SLICES_MAX     8u     /* of k, of 64 lanes each: the largest workgroup is mat_vec's */
+#define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
 #define TD_VK_SPEC_MAX       6u
 #define TD_VK_SIDES_MAX      4u           /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
@@ -72,9 +74,13 @@ enum {
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t storage_range_bytes, buffer_bytes, allocation_bytes;
     uint64_t direct_write_bytes; /* larger weights and caches are written through staging always */
-    uint32_t groups_x;
-    double timestamp_ns;     /* a tick; 0: no timestamps */
-    uint64_t timestamp_bits; /* above them a timestamp wraps around */
+    uint64_t groups_x, groups_y, groups_z;                      /* workgroups of a dispatch */
+    uint64_t invocations, size_x;                               /* of a workgroup */
+    uint64_t shared_bytes, push_bytes;                          /* of a shader */
+    uint64_t n_stage_buffers, n_set_buffers, n_stage_resources; /* its descriptors */
+    uint64_t has_full_subgroups; /* 1: workgroups can be asked to be whole subgroups */
+    double timestamp_ns;         /* a tick; 0: no timestamps */
+    uint64_t timestamp_bits;     /* above them a timestamp wraps around */
     uint32_t quirks;
     bool has_memory_budget, has_executable_info, is_uma;
 } td_vk_limits;
@@ -92,7 +98,12 @@ uint32_t td_vk_physical_list(const td_vk_instance *instance, td_vk_physical *out
 /* The device `which` means, as td_chips_find. */
 bool td_vk_physical_find(const td_vk_instance *instance, const char *which, td_vk_physical *out,
                          td_err *err);
-/* Applies TD_VK_LIMIT, a list name=value,...; TD_E_USAGE names the item that is not understood. */
+/* limits.c. Fills in the limits that a driver tells. */
+void td_vk_limits_read(td_vk_physical *physical, const VkPhysicalDeviceProperties *basic,
+                       const VkPhysicalDeviceVulkan11Properties *v11,
+                       const VkPhysicalDeviceVulkan13Properties *v13);
+/* Applies TD_VK_LIMIT, a list name=value,..., and says why_not where what is left is too little for
+ * the kernels; TD_E_USAGE names the item that is not understood. */
 bool td_vk_limits_lower(td_vk_physical *physical, const char *text, td_err *err);
 
 /* Quirks of a driver, and their names into `names`. */
@@ -248,6 +259,9 @@ typedef struct {
     uint32_t n_bindings;
     uint32_t spec[TD_VK_SPEC_MAX]; /* constant_id 0.. */
     uint32_t n_spec;
+    /* Ask for full subgroups, so that 64 lanes in a row are whole ones, and set the constant
+     * TD_VK_SPEC_FULL. */
+    bool has_full_subgroups;
 } td_vk_pipeline_key;
 
 struct td_vk_pipeline {

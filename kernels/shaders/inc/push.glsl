@@ -50,6 +50,7 @@
  * y_group * g on. By expert: y = 1, and the z-th of the experts touched takes the rows that chose
  * it. The i-th choice of a row reads x from x_group * i on and writes y from y_group * i on; the
  * bias goes by the weight's rows. */
+#define TD_VK_SPEC_FULL  16  /* constant_id: are all subgroups full? */
 #define TD_VK_PANEL      64u /* rows of a weight that lie interleaved */
 #define TD_VK_MUL_PLAIN  0u
 #define TD_VK_MUL_GROUPS 1u
