@@ -139,6 +139,8 @@ static bool go(session *r, td_err *err)
         td_show_end(r->show);
         is_ok = td_trace_close(&r->trace, t->end_us, is_ok ? err : NULL) && is_ok;
     }
+    td_input_destroy(&r->input); /* it asks the results of what was there */
+    is_ok = is_ok && td_results_close(&r->results, err); /* stats tell of lines that are there */
     if (is_ok && r->params->stats_path)
         is_ok = td_stats_write(
             &(td_stats){.params = r->params,
