@@ -303,6 +303,8 @@ bool td_draft_worker_run(const td_draft_worker_params *params, td_err *err)
                                          : td_err_set(err, TD_E_NOMEM, "draft worker: no thread");
     if (is_ok)
         td_peer_bye(peer);
+    else /* at once, or every new sequence would wait for it until its deadline */
+        td_peer_fail(peer, err ? err->message : "it failed");
 done:
     if (is_thread) {
         pthread_mutex_lock(&w.lock);
@@ -312,7 +314,7 @@ done:
         pthread_join(thread, NULL);
     }
     td_peer_destroy(&peer);
-    td_link_close(&link, is_ok);
+    td_link_close(&link, true); /* also what it says when it failed shall arrive */
     if (w.done_fd >= 0)
         close(w.done_fd);
     td_vocab_drafter_destroy(&w.translator);

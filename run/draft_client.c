@@ -32,14 +32,17 @@ struct td_draft_client {
     bool is_thread;
     td_draft_worker_params worker;
     _Atomic uint64_t computing_us;
+    td_err failure;      /* of the thread; to be read once */
+    atomic_bool is_dead; /* says so */
+    bool has_told;       /* that it is lost, by its last message */
+    bool is_over;        /* and has been taken note of: it does not come back */
 };
 
 static void *worker_main(void *arg)
 {
     td_draft_client *d = arg;
-    td_err err = {0};
-    if (!td_draft_worker_run(&d->worker, &err))
-        td_log_warn("the draft stopped: %s; going on without it", err.message);
+    if (!td_draft_worker_run(&d->worker, &d->failure))
+        atomic_store(&d->is_dead, true);
     return NULL;
 }
 
@@ -152,11 +155,26 @@ void td_draft_client_destroy(td_draft_client **drafting)
 }
 
 td_link *td_draft_client_link(td_draft_client *d) { return d->link; }
-uint64_t td_draft_client_next_us(const td_draft_client *d) { return td_peer_next_us(d->peer); }
+uint64_t td_draft_client_next_us(const td_draft_client *d)
+{
+    return d->is_over ? UINT64_MAX : td_peer_next_us(d->peer);
+}
+
+bool td_draft_client_is_over(const td_draft_client *d) { return d->is_over; }
 
 bool td_draft_client_step(td_draft_client *d, td_draft_client_event *event, td_err *err)
 {
     *event = (td_draft_client_event){.type = TD_DRAFTING_NONE};
+    if (d->is_over)
+        return true;
+    if (atomic_load(&d->is_dead)) {
+        d->is_over = true;
+        if (d->has_told)
+            return true;
+        event->type = TD_DRAFTING_LOST;
+        event->reason = d->failure.message;
+        return true;
+    }
     do {
         if (!td_peer_step(d->peer, &d->event, err))
             return td_err_prepend(err, "draft");
@@ -175,10 +193,12 @@ bool td_draft_client_step(td_draft_client *d, td_draft_client_event *event, td_e
     switch (d->event.type) {
     case TD_PEER_JOINED:
         event->type = TD_DRAFTING_JOINED;
+        d->has_told = false;
         break;
     case TD_PEER_LOST:
         event->type = TD_DRAFTING_LOST;
         event->reason = d->event.reason;
+        d->has_told = true;
         break;
     case TD_PEER_NONE:
     case TD_PEER_REFUSED:

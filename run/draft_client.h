@@ -43,6 +43,8 @@ void td_draft_client_destroy(td_draft_client **d);
 
 td_link *td_draft_client_link(td_draft_client *d); /* to poll */
 uint64_t td_draft_client_next_us(const td_draft_client *d);
+/* A draft of this process has failed: nothing comes from it any more. */
+bool td_draft_client_is_over(const td_draft_client *d);
 bool td_draft_client_step(td_draft_client *d, td_draft_client_event *event, td_err *err);
 
 /* Sends; false (without error) when the session cannot take it, which counts as a loss: the caller

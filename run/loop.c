@@ -10,6 +10,7 @@
 
 #define REJOIN_US 1000000u /* after a draft that could not be sent to */
 #define JOIN_US   1000000u /* a run waits so long for its draft before it begins without */
+#define PROBE_US  1000000u /* how often a silent draft is asked something */
 
 static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
 
@@ -82,11 +83,16 @@ static bool admit(session *r, td_err *err)
 
 /* -- actions ----------------------------------------------------------------------------------- */
 
+static uint64_t draft_deadline(const session *r)
+{
+    return r->params->draft_deadline_us ? r->params->draft_deadline_us : TD_DRAFT_DEADLINE_US;
+}
+
 static void lose_draft(session *r)
 {
     if (!r->is_draft_joined)
         return;
-    r->is_draft_joined = false;
+    r->is_draft_joined = r->is_draft_silent = false;
     r->totals->n_draft_losses++;
     td_coordinator_on_drafter(r->coordinator, false, now_us(r));
 }
@@ -94,9 +100,38 @@ static void lose_draft(session *r)
 void td_loop_join_draft(session *r)
 {
     r->is_draft_joined = true;
+    r->is_draft_silent = false;
+    r->heard_us = now_us(r);
     r->rejoin_us = 0;
     r->totals->n_draft_joins++;
     td_coordinator_on_drafter(r->coordinator, true, now_us(r));
+}
+
+/* No tokens, on behalf of a draft that has none or does not answer: nobody waits for it. */
+static void answer_for_draft(session *r, uint32_t sequence, uint32_t epoch, uint32_t position)
+{
+    td_coordinator_on_draft(r->coordinator, sequence, epoch, position, NULL, 0, 0, now_us(r));
+}
+
+/* A deadline has passed with no word from the draft, whichever sequence it was of: one such wait is
+ * enough. From now on it is told what it needs to come back, and asked now and then, but nothing
+ * waits for an answer until there is one. */
+static void mind_silence(session *r)
+{
+    uint64_t n_missed = td_coordinator_get_stats(r->coordinator)->n_deadlines;
+    bool is_new = n_missed > r->n_missed, was_heard = now_us(r) - r->heard_us < draft_deadline(r);
+    r->n_missed = n_missed;
+    if (!is_new || was_heard || !r->is_draft_joined || r->is_draft_silent)
+        return;
+    r->is_draft_silent = true;
+    r->probe_us = now_us(r) + PROBE_US;
+    td_log_warn("the draft has not answered for %.1f s; going on without it until it does",
+                (double)(now_us(r) - r->heard_us) * 1e-6);
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++) {
+        const active *a = &r->actives[i];
+        if (a->prompt && a->is_asked)
+            answer_for_draft(r, a->sequence, a->asked_epoch, a->asked_position);
+    }
 }
 
 static void send_to_draft(session *r, const td_action *a)
@@ -104,9 +139,14 @@ static void send_to_draft(session *r, const td_action *a)
     if (!r->is_draft_joined)
         return;
     if (a->kind == TD_ACT_DRAFT_PROPOSE && td_draft_client_is_beyond(r->drafting, a->position)) {
-        td_coordinator_on_draft(r->coordinator, a->sequence, a->epoch, a->position, NULL, 0, 0,
-                                now_us(r));
+        answer_for_draft(r, a->sequence, a->epoch, a->position);
         return;
+    }
+    if (a->kind == TD_ACT_DRAFT_PROPOSE && r->is_draft_silent) {
+        answer_for_draft(r, a->sequence, a->epoch, a->position);
+        if (now_us(r) < r->probe_us)
+            return;
+        r->probe_us = now_us(r) + PROBE_US;
     }
     bool is_sent;
     if (a->kind == TD_ACT_DRAFT_OPEN) {
@@ -114,6 +154,12 @@ static void send_to_draft(session *r, const td_action *a)
         is_sent = td_draft_client_open(r->drafting, a->sequence, q->stream, &q->sampling);
     } else {
         is_sent = td_draft_client_send(r->drafting, a);
+    }
+    if (is_sent && a->kind == TD_ACT_DRAFT_PROPOSE && !r->is_draft_silent) {
+        active *asked = td_loop_find_active(r, a->sequence);
+        asked->is_asked = true;
+        asked->asked_epoch = a->epoch;
+        asked->asked_position = a->position;
     }
     if (!is_sent) {
         lose_draft(r);
@@ -234,6 +280,10 @@ static bool take_verified(session *r, td_err *err)
 static void take_draft(session *r, const td_draft_client_event *e)
 {
     r->totals->answers_us += e->busy_us;
+    r->heard_us = now_us(r);
+    if (r->is_draft_silent)
+        td_log_info("the draft answers again");
+    r->is_draft_silent = false;
     const td_sequence_info *info = td_coordinator_get_info(r->coordinator, e->sequence);
     uint32_t ids[TD_DRAFT_MAX];
     if (r->trace)
@@ -303,8 +353,9 @@ static bool wait_for_events(session *r, td_err *err)
 /* So that the first tokens are drafted too. A worker that is not there yet joins later. */
 bool td_loop_wait_for_draft(session *r, td_err *err)
 {
-    for (uint64_t end = now_us(r) + JOIN_US;
-         r->drafting && !r->is_draft_joined && now_us(r) < end;) {
+    for (uint64_t end = now_us(r) + JOIN_US; r->drafting && !r->is_draft_joined &&
+                                             !td_draft_client_is_over(r->drafting) &&
+                                             now_us(r) < end;) {
         uint64_t now = now_us(r), next = td_draft_client_next_us(r->drafting);
         next = next < end ? next : end;
         td_link_poll_item items[] = {{.link = td_draft_client_link(r->drafting)}};
@@ -326,6 +377,7 @@ bool td_loop_run(session *r, td_err *err)
         if (!wait_for_events(r, err) || !take_verified(r, err) || !take_draft_events(r, err))
             return false;
         td_coordinator_on_tick(r->coordinator, now_us(r));
+        mind_silence(r);
         if (!td_results_poll(r->results, err))
             return false;
     }

@@ -139,7 +139,7 @@ static bool go(session *r, td_err *err)
         td_show_end(r->show);
         is_ok = td_trace_close(&r->trace, t->end_us, is_ok ? err : NULL) && is_ok;
     }
-    td_input_destroy(&r->input); /* it asks the results of what was there */
+    td_input_destroy(&r->input);                         /* it asks the results of what was there */
     is_ok = is_ok && td_results_close(&r->results, err); /* stats tell of lines that are there */
     if (is_ok && r->params->stats_path)
         is_ok = td_stats_write(
@@ -172,7 +172,8 @@ static bool end(session *r, td_err *err)
         td_prompt_destroy(&r->actives[i].prompt);
     td_prompts_close(&r->prompts);
     td_show_destroy(&r->show);
-    r->is_input_done = r->has_said_who_waits = false;
+    r->is_input_done = r->has_said_who_waits = r->is_draft_silent = false;
+    r->n_missed = 0;
     return is_ok;
 }
 

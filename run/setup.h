@@ -16,6 +16,8 @@ typedef struct {
     uint32_t sequence;
     uint32_t slot; /* of the target, from TD_ACT_OPEN on; UINT32_MAX before */
     bool has_bad_logits;
+    bool is_asked; /* a proposal, last of this epoch and position */
+    uint32_t asked_epoch, asked_position;
 } active;
 
 typedef struct td_run_session {
@@ -46,7 +48,10 @@ typedef struct td_run_session {
     active actives[TD_SEQUENCES_MAX];
     char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
     bool is_input_done, is_draft_joined, has_said_who_waits;
-    uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
+    bool is_draft_silent;        /* joined, but a deadline has passed without a word */
+    uint64_t heard_us, probe_us; /* when it last answered; when a silent one is asked again */
+    uint64_t n_missed;           /* deadlines so far */
+    uint64_t rejoin_us;          /* when to offer an unsendable draft again; 0: not waiting */
 } session;
 
 /* Takes the params, with devices chosen where they were left open. */

@@ -427,5 +427,124 @@ class Endpoints(Base):
                     w.stderr.close()
 
 
+class Liveness(Base):
+    """Who ends is noticed at once, said once, and changes no text."""
+
+    def setUp(self):
+        super().setUp()
+        self.endpoint = 'ipc://' + self.path('own/x.sock')
+        r = run(*GENERATE, '--in', self.path('in.jsonl', self.lines(6)))
+        self.wanted = {x['id']: x['tokens'] for x in map(json.loads, r.stdout.splitlines())}
+        self.assertEqual(len(self.wanted), 6, r.stderr)
+
+    @staticmethod
+    def lines(n):
+        return ''.join(prompt('p%d' % i, 40).decode() for i in range(n))
+
+    def worker(self, **env):
+        w = subprocess.Popen([TANDEM, 'draft', '--model', DRAFT, '--bind', self.endpoint, *env.pop('args', [])],
+                             stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+        self.addCleanup(lambda: (w.kill(), w.wait(), w.stderr.close()))
+        self.assertIn('draft worker', w.stderr.readline())
+        return w
+
+    def ask(self, c, name):
+        c.write(prompt(name, 40))
+        answer = c.line()
+        self.assertEqual(answer['tokens'], self.wanted[name])
+        return answer
+
+    def test_a_killed_draft_is_noticed_by_its_connection(self):
+        for endpoint in self.endpoint, None:
+            if not endpoint:
+                with socket.socket() as s:
+                    s.bind(('127.0.0.1', 0))
+                    self.endpoint = 'tcp://127.0.0.1:%d' % s.getsockname()[1]
+            w = self.worker()
+            with CoProcess('--draft-endpoint', self.endpoint, '--parallel', '2', '--draft-fixed', '4') as c:
+                self.assertGreater(self.ask(c, 'p0')['accepted'], 0)
+                w.send_signal(signal.SIGKILL)
+                w.wait()
+                said = c.p.stderr.readline().decode()  # with nothing to do and nothing sent
+                self.assertIn('the draft is lost', said)
+                self.assertIn('connection broke', said)
+                self.assertEqual(self.ask(c, 'p1')['drafted'], 0)
+                self.worker()  # it is joined again
+                for i in range(200):
+                    c.write(prompt('again%d' % i, 40))
+                    if c.line()['drafted'] > 0:
+                        break
+                    time.sleep(0.05)
+                self.assertGreater(self.ask(c, 'p2')['drafted'], 0)
+                c.p.stdin.close()
+                self.assertEqual(c.p.wait(60), 0)
+                c.p.stdin = None
+
+    def test_a_killed_run_leaves_its_draft_free(self):
+        w = self.worker()
+        with CoProcess('--draft-endpoint', self.endpoint, '--draft-fixed', '4') as c:
+            self.assertGreater(self.ask(c, 'p0')['accepted'], 0)
+            self.assertIn('joined', w.stderr.readline())
+            c.p.send_signal(signal.SIGKILL)
+            c.p.wait()
+            self.assertIn('connection broke', w.stderr.readline())
+        with CoProcess('--draft-endpoint', self.endpoint, '--draft-fixed', '4') as c:
+            self.assertGreater(self.ask(c, 'p0')['accepted'], 0)
+
+    def test_a_stopped_draft_costs_one_deadline(self):
+        """One that is there and silent: the connection stands, pings find it in the end."""
+        w = self.worker()
+        stats = self.path('stats.json')
+        with CoProcess('--draft-endpoint', self.endpoint, '--draft-fixed', '4', '--stats', stats) as c:
+            self.assertGreater(self.ask(c, 'p0')['accepted'], 0)
+            w.send_signal(signal.SIGSTOP)
+            for i in range(1, 5):
+                self.ask(c, 'p%d' % i)
+            w.send_signal(signal.SIGCONT)
+            for i in range(200):
+                c.write(prompt('again%d' % i, 40))
+                if c.line()['drafted'] > 0:
+                    break
+                time.sleep(0.05)
+            self.assertGreater(self.ask(c, 'p5')['drafted'], 0)
+            c.p.stdin.close()
+            self.assertEqual(c.p.wait(60), 0)
+            c.p.stdin = None
+            said = c.p.stderr.read().decode()
+            self.assertEqual(said.count('going on without it'), 1, said)
+        with open(stats) as f:
+            self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 1)
+
+    def vulkan(self):
+        devices = json.loads(run('devices', '--json').stdout)
+        for d in devices:
+            if d['kind'] != 'host' and d['usable']:
+                return d['device']
+        self.skipTest('no Vulkan device')
+
+    def test_a_draft_whose_device_fails_says_so(self):
+        device, source = self.vulkan(), self.path('in.jsonl')
+        env = {**os.environ, 'TD_VK_LOSE_AFTER': '30'}
+        stats = self.path('stats.json')
+        r = subprocess.run([TANDEM, *GENERATE, '--in', source, '--draft', DRAFT, '--draft-device', device,
+                            '--draft-fixed', '4', '--stats', stats], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True, timeout=600, env=env)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual({x['id']: x['tokens'] for x in map(json.loads, r.stdout.splitlines())}, self.wanted)
+        self.assertEqual(r.stderr.count('going on without it'), 1, r.stderr)
+        self.assertIn('lost', r.stderr)
+        with open(stats) as f:
+            s = json.load(f)
+        self.assertEqual((s['coordinator']['missed_deadlines'], s['totals']['draft_losses']), (0, 1))
+        # One of its own process: the reason comes with the last message.
+        w = self.worker(TD_VK_LOSE_AFTER='30', args=['--device', device])
+        r = run(*GENERATE, '--in', source, '--draft-endpoint', self.endpoint, '--draft-fixed', '4', '--stats', stats)
+        self.assertEqual({x['id']: x['tokens'] for x in map(json.loads, r.stdout.splitlines())}, self.wanted)
+        self.assertEqual(w.wait(60), 75)
+        self.assertIn('ended the session', r.stderr)
+        with open(stats) as f:
+            self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 0)
+
+
 if __name__ == '__main__':
     unittest.main(verbosity=1)

@@ -31,6 +31,8 @@ bool td_link_recv(td_link *l, void *buffer, size_t *n_bytes, td_route *route, td
 
 bool td_link_reset(td_link *l, td_err *err) { return l->ops->reset(l, err); }
 
+bool td_link_was_cut(td_link *l) { return l->ops->was_cut && l->ops->was_cut(l); }
+
 void td_link_close(td_link **l, bool is_clean)
 {
     if (*l)

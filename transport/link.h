@@ -65,6 +65,11 @@ bool td_link_recv(td_link *l, void *buffer, size_t *n_bytes, td_route *route, td
 /* Forgets what is queued and connects anew, for a peer that was lost; a bound link only forgets. */
 bool td_link_reset(td_link *l, td_err *err);
 
+/* True once after the transport saw a connection break: the other process has ended, or the line
+ * is dead. Of a bound link some peer's: whose, it does not know. Never of inproc and in-memory
+ * links. */
+bool td_link_was_cut(td_link *l);
+
 td_link_stats td_link_get_stats(const td_link *l);
 
 typedef struct {

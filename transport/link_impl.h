@@ -9,7 +9,8 @@ typedef struct {
                  td_err *err);
     bool (*recv)(td_link *l, void *buffer, size_t *n_bytes, td_route *route, td_err *err);
     bool (*reset)(td_link *l, td_err *err);
-    void (*flush)(td_link *l); /* sends what is queued, as far as it goes */
+    bool (*was_cut)(td_link *l); /* NULL: never */
+    void (*flush)(td_link *l);   /* sends what is queued, as far as it goes */
     void (*close)(td_link *l, bool is_clean);
 } td_link_ops;
 

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -31,14 +32,15 @@
 
 struct td_transport {
     void *context;
-    _Atomic uint32_t n_links;
+    _Atomic uint32_t n_links, n_watches;
 };
 
 typedef struct {
     td_link base;
     td_transport *transport;
     void *socket;
-    bool is_router, is_ipv6;
+    void *watch; /* tells of connections that broke; NULL: nobody does */
+    bool is_router, is_ipv6, is_inproc;
     char address[TD_ENDPOINT_MAX];
     struct stat file; /* of a bound ipc socket, to remove it and no other; 0 inode: none */
     uint8_t *ring;    /* [TD_LINK_QUEUE_BYTES] */
@@ -121,6 +123,21 @@ static bool set_options(const zmq_link *l, td_err *err)
     return !l->is_ipv6 || set_option(l->socket, ZMQ_IPV6, 1, err);
 }
 
+/* Has the library report broken connections. Without that, pings find them out. */
+static void watch_socket(zmq_link *l)
+{
+    char name[48];
+    snprintf(name, sizeof name, "inproc://tandem-watch-%u",
+             (unsigned)atomic_fetch_add(&l->transport->n_watches, 1));
+    if (l->is_inproc || zmq_socket_monitor(l->socket, name, ZMQ_EVENT_DISCONNECTED) != 0)
+        return;
+    l->watch = zmq_socket(l->transport->context, ZMQ_PAIR);
+    if (l->watch && zmq_connect(l->watch, name) != 0) {
+        zmq_close(l->watch);
+        l->watch = NULL;
+    }
+}
+
 static bool open_socket(zmq_link *l, td_err *err)
 {
     l->socket = zmq_socket(l->transport->context, l->is_router ? ZMQ_ROUTER : ZMQ_DEALER);
@@ -129,6 +146,7 @@ static bool open_socket(zmq_link *l, td_err *err)
                           zmq_strerror(errno));
     if (!set_options(l, err))
         return false;
+    watch_socket(l);
     if (l->is_router ? zmq_bind(l->socket, l->address) : zmq_connect(l->socket, l->address))
         return td_err_set(err, TD_E_UNAVAILABLE, "endpoint %s: cannot %s: %s", l->address,
                           l->is_router ? "bind" : "connect", zmq_strerror(errno));
@@ -139,6 +157,13 @@ static void close_socket(zmq_link *l, int linger_ms)
 {
     if (!l->socket)
         return;
+    if (l->watch) {
+        int none_ms = 0;
+        zmq_socket_monitor(l->socket, NULL, 0);
+        zmq_setsockopt(l->watch, ZMQ_LINGER, &none_ms, sizeof none_ms);
+        zmq_close(l->watch);
+        l->watch = NULL;
+    }
     zmq_setsockopt(l->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     zmq_close(l->socket);
     l->socket = NULL;
@@ -346,6 +371,18 @@ static bool zmq_link_recv(td_link *base, void *buffer, size_t *n_bytes, td_route
     return true;
 }
 
+static bool zmq_link_was_cut(td_link *base)
+{
+    zmq_link *l = (zmq_link *)base;
+    bool was_cut = false;
+    zmq_msg_t part;
+    zmq_msg_init(&part);
+    while (l->watch && recv_part(l->watch, &part) == 0) /* one kind of event was asked for */
+        was_cut = true;
+    zmq_msg_close(&part);
+    return was_cut;
+}
+
 /* --- The rest ------------------------------------------------------------------------------- */
 
 static bool zmq_link_reset(td_link *base, td_err *err)
@@ -381,6 +418,7 @@ static const td_link_ops zmq_ops = {
     .send = zmq_link_send,
     .recv = zmq_link_recv,
     .reset = zmq_link_reset,
+    .was_cut = zmq_link_was_cut,
     .flush = zmq_link_flush,
     .close = zmq_link_close,
 };
@@ -399,6 +437,7 @@ td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, 
     atomic_fetch_add(&t->n_links, 1);
     l->is_router = side == TD_LINK_BIND;
     l->is_ipv6 = e.is_ipv6;
+    l->is_inproc = e.kind == TD_ENDPOINT_INPROC;
     memcpy(l->address, e.address, sizeof l->address);
     l->ring = td_alloc(TD_LINK_QUEUE_BYTES, 1, err);
     if (!l->ring || !open_socket(l, err))
@@ -441,27 +480,32 @@ static bool descriptor_of(void *socket, int *fd)
 bool td_link_zmq_poll(td_link_poll_item *items, size_t n_items, int64_t timeout_us,
                       bool *is_interrupted, td_err *err)
 {
-    struct pollfd fds[TD_LINK_POLL_MAX];
+    struct pollfd fds[2 * TD_LINK_POLL_MAX];
     struct {
         td_link_poll_item *item;
         void *socket; /* NULL: a plain descriptor */
-    } polled[TD_LINK_POLL_MAX];
+    } polled[2 * TD_LINK_POLL_MAX];
     nfds_t n = 0;
     *is_interrupted = false;
     for (size_t i = 0; i < n_items; i++) {
         td_link *base = items[i].link;
         if (base && base->clock)
             continue;
-        void *socket = base ? ((zmq_link *)base)->socket : NULL;
-        if (base && !socket)
-            continue;
-        fds[n] = (struct pollfd){.fd = items[i].fd, .events = POLLIN};
-        if (socket &&
-            (!descriptor_of(socket, &fds[n].fd) || !observe(socket, &items[i].is_readable)))
-            return td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+        void *sockets[] = {base ? ((zmq_link *)base)->socket : NULL,
+                           base ? ((zmq_link *)base)->watch : NULL};
+        for (size_t k = 0; k < TD_COUNT(sockets); k++) {
+            bool is_plain = !base && k == 0, is_readable = false;
+            if (!is_plain && !sockets[k])
+                continue;
+            fds[n] = (struct pollfd){.fd = items[i].fd, .events = POLLIN};
+            if (!is_plain &&
+                (!descriptor_of(sockets[k], &fds[n].fd) || !observe(sockets[k], &is_readable)))
+                return td_err_set(err, TD_E_IO, "poll: %s", zmq_strerror(errno));
+            items[i].is_readable |= is_readable;
+            polled[n].item = &items[i];
+            polled[n++].socket = sockets[k];
+        }
         timeout_us = items[i].is_readable ? 0 : timeout_us;
-        polled[n].item = &items[i];
-        polled[n++].socket = socket;
     }
     struct timespec timeout = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
     if (ppoll(fds, n, timeout_us < 0 ? NULL : &timeout, NULL) < 0) {

@@ -65,6 +65,13 @@ void td_peer_destroy(td_peer **peer)
     *peer = NULL;
 }
 
+static void make_printable(char *text)
+{
+    for (char *c = text; *c; c++)
+        if (*c < 0x20 || *c > 0x7e)
+            *c = '?';
+}
+
 void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
 {
     ev->type = type;
@@ -73,9 +80,7 @@ void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *f
     va_start(args, format);
     vsnprintf(ev->reason, sizeof ev->reason, format, args);
     va_end(args);
-    for (char *c = ev->reason; *c; c++)
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
+    make_printable(ev->reason);
 }
 
 uint64_t td_peer_hash_prefix(const td_peer *p, uint32_t n)
@@ -203,6 +208,12 @@ bool td_peer_step(td_peer *p, td_peer_event *ev, td_err *err)
             td_peer_client_handle(p, &m, ev);
     }
     uint64_t now_us = td_clock_now_us(p->clock);
+    if (ev->type == TD_PEER_NONE && td_link_was_cut(p->link)) { /* after what it still brought */
+        if (p->params.is_worker)
+            td_peer_worker_cut(p, now_us);
+        else
+            td_peer_client_cut(p, ev);
+    }
     if (ev->type == TD_PEER_NONE && now_us >= p->next_us) {
         if (p->params.is_worker)
             td_peer_worker_tick(p, now_us, ev);
@@ -224,6 +235,17 @@ void td_peer_set_progress(td_peer *p, uint64_t progress, uint32_t n_pending)
     TD_ASSERT(p->params.is_worker);
     p->progress = progress;
     p->n_pending = n_pending;
+}
+
+void td_peer_fail(td_peer *p, const char *reason)
+{
+    char text[TD_WIRE_REASON_MAX + 1];
+    snprintf(text, sizeof text, "%s", reason);
+    make_printable(text);
+    if (p->state == PEER_JOINED &&
+        td_peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_SESSION, text))
+        p->state = PEER_GREETING; /* it is over, no goodbye follows */
+    td_peer_bye(p);
 }
 
 void td_peer_bye(td_peer *p)

@@ -14,8 +14,9 @@
  * means that something was lost, and a session with a hole is given up (TD_PEER_LOST) and begun
  * anew, because the caller can rebuild everything from the committed tokens. A worker that was
  * killed and started again refuses the session it does not know, and the client begins anew too.
- * Silence for n_misses pings, or work that stands still for hung_us, is a loss as well. After
- * TD_PEER_LOST the owner forgets what the worker held and waits for the next TD_PEER_JOINED.
+ * A connection that broke, where the link can tell, silence for n_misses pings, or work that stands
+ * still for hung_us, is a loss as well. After TD_PEER_LOST the owner forgets what the worker held
+ * and waits for the next TD_PEER_JOINED.
  * The worker must step often enough to answer pings: compute in another thread, or in short pieces.
  *
  * Owns its buffers; borrows link, clock and hash_user, which outlive it. Nothing is allocated
@@ -98,6 +99,9 @@ bool td_peer_send(td_peer *peer, const td_wire_msg *msg, td_err *err);
 
 /* What the worker's PONGs tell: progress grows with each piece of work, n_pending is what waits. */
 void td_peer_set_progress(td_peer *peer, uint64_t progress, uint32_t n_pending);
+
+/* Ends the worker's session for a reason that the other end is told; silent from then on. */
+void td_peer_fail(td_peer *peer, const char *reason);
 
 /* Ends the session as planned and stays silent from then on. Then td_link_close(.., true). */
 void td_peer_bye(td_peer *peer);

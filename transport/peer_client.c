@@ -249,3 +249,11 @@ void td_peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
         ping(p, now_us, ev);
     }
 }
+
+void td_peer_client_cut(td_peer *p, td_peer_event *ev)
+{
+    if (p->state == PEER_JOINED)
+        td_peer_set_event(ev, TD_PEER_LOST, "the draft worker is gone: its connection broke");
+    if (p->state != PEER_GREETING)
+        lose(p);
+}

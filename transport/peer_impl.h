@@ -37,6 +37,7 @@ struct td_peer {
     uint64_t progress;    /* worker: ours; client: the worker's */
     uint32_t n_pending;
 
+    bool is_cut;  /* worker: a connection broke, perhaps this one's */
     bool is_held; /* held_msg comes out at the next step, after the JOINED that it caused */
     td_wire_msg held_msg;
     td_peer_info info; /* the counters; the rest is filled on request */
@@ -50,6 +51,10 @@ void td_peer_client_handle(td_peer *p, const td_wire_msg *m, td_peer_event *ev);
 void td_peer_client_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
 void td_peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_peer_event *ev);
 void td_peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev);
+
+/* A connection of the link broke. */
+void td_peer_client_cut(td_peer *p, td_peer_event *ev);
+void td_peer_worker_cut(td_peer *p, uint64_t now_us);
 
 /* Sends a message of the HELLO family at once or not at all. */
 bool td_peer_send_hello_family(td_peer *p, td_route route, uint64_t session, td_wire_msg *m);

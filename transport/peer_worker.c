@@ -8,6 +8,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#define CUT_PROBE_US 20000u /* the link's other thread has told the socket by then */
+
 /* Nobody is there. `other.node` and `session` are kept, to know a late copy of an old HELLO. What
  * is queued is for somebody who does not read it, and would keep the next one waiting. */
 static void be_alone(td_peer *p)
@@ -16,7 +18,7 @@ static void be_alone(td_peer *p)
     p->state = PEER_GREETING;
     p->limits = td_wire_limits_widest();
     p->next_us = UINT64_MAX;
-    p->is_held = false;
+    p->is_held = p->is_cut = false;
 }
 
 static void answer_hello(td_peer *p)
@@ -33,7 +35,7 @@ static void accept(td_peer *p, const td_wire_msg *m, td_route route)
     p->session = m->session;
     p->route = route;
     p->n_sent = p->n_seen = 0;
-    p->is_held = false;
+    p->is_held = p->is_cut = false;
     td_peer_agree(p);
     /* With the larger vocabulary at the client only the client can compare. */
     uint32_t n = p->other.n_hashed;
@@ -184,9 +186,38 @@ void td_peer_worker_handle(td_peer *p, const td_wire_msg *m, td_route route, td_
     }
 }
 
+/* Whose connection it was is seen when something is sent, once the link has taken note. */
+void td_peer_worker_cut(td_peer *p, uint64_t now_us)
+{
+    if (p->state != PEER_JOINED)
+        return;
+    p->is_cut = true;
+    if (p->next_us > now_us + CUT_PROBE_US)
+        p->next_us = now_us + CUT_PROBE_US;
+}
+
+/* Is the coordinator still there? An answer to a ping that it did not send does it no harm. */
+static void probe(td_peer *p, uint64_t now_us, td_peer_event *ev)
+{
+    td_err err = {0};
+    td_wire_msg pong = {.type = TD_WIRE_PONG};
+    pong.ping.progress = p->progress;
+    pong.ping.n_pending = p->n_pending;
+    p->is_cut = false;
+    p->next_us = now_us + p->ping_us;
+    if (td_peer_send_numbered(p, pong, &err) || err.code != TD_E_UNAVAILABLE)
+        return;
+    td_peer_set_event(ev, TD_PEER_LOST, "the coordinator is gone: its connection broke");
+    be_alone(p);
+}
+
 /* One interval more than the client allows: the client pings, so it is the first to know. */
 void td_peer_worker_tick(td_peer *p, uint64_t now_us, td_peer_event *ev)
 {
+    if (p->is_cut && p->state == PEER_JOINED) {
+        probe(p, now_us, ev);
+        return;
+    }
     p->n_missed = p->is_heard ? 0 : p->n_missed + 1;
     p->is_heard = false;
     p->next_us = now_us + p->ping_us;
