@@ -37,7 +37,7 @@
 
 #define TD_JSON_FILE_MAX       (1u << 20)  /* bytes of a file read by td_json_read_file */
 #define TD_JSON_TEXT_MAX       (16u << 20) /* bytes given to td_json_parse */
-#define TD_JSON_DEPTH_MAX      16u         /* containers inside one another */
+#define TD_JSON_DEPTH_MAX      64u         /* containers inside one another */
 #define TD_JSON_VALUES_MAX     (1u << 20)  /* values in a document */
 #define TD_JSON_CONTAINERS_MAX (1u << 14)  /* objects and lists in a document */
 #define TD_JSON_FILE_PATH_MAX  4095u       /* bytes of a TD_JSON_PATH */
@@ -126,6 +126,11 @@ int td_json_get_enum(const td_json_object *object, const char *key, int fallback
 size_t td_json_count(const td_json_object *object, const char *key);
 const char *td_json_get_string_at(const td_json_object *object, const char *key, size_t i);
 int64_t td_json_get_int_at(const td_json_object *object, const char *key, size_t i);
+
+/* Writes the value of a key, or of a list's items, as it stands: for what is handed on and not looked
+ * at here. The key must be there. */
+struct td_json_writer;
+void td_json_copy(const td_json_object *object, const char *key, struct td_json_writer *w);
 
 /* For checks that a table cannot make: "NAME: PATH.KEY: ..." as TD_E_DATA. Returns false. */
 bool td_json_fail(const td_json_object *object, const char *key, td_err *err, const char *format,

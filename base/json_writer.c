@@ -83,10 +83,9 @@ static void put(td_json_writer *w, const char *bytes, size_t n)
 
 static void put_line_break(td_json_writer *w)
 {
-    static const char spaces[2 * TD_JSON_WRITER_DEPTH_MAX + 1] =
-        "                                                                ";
     put(w, "\n", 1);
-    put(w, spaces, 2 * (size_t)w->depth);
+    for (uint32_t i = 0; i < w->depth; i++)
+        put(w, "  ", 2);
 }
 
 /* What stands before a key, or before a value that has none: a comma, a line break. Lists of plain

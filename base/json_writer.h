@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TD_JSON_WRITER_DEPTH_MAX 32u
+#define TD_JSON_WRITER_DEPTH_MAX 72u /* a document that was read, and what is put around it */
 
 typedef struct td_json_writer td_json_writer;
 

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "model/chat.h"
 #include "run/run.h"
 
 #include <stddef.h>
@@ -54,8 +53,10 @@ static const option options[] = {
      "one prompt; its text goes to stdout"},
     {"--in", "run.in", OPT_READ, AT(run.in_path), 0, 0, "FILE.jsonl",
      "prompts, one JSON object a line; - for stdin"},
-    {"--chat-template", "run.chat_template", OPT_TEXT, AT(run.chat_template), 0, 0, "NAME",
-     "of `messages` (default: the one that the target's file has)"},
+    {"--special", NULL, OPT_FLAG, AT(run.is_special), 0, 0, NULL,
+     "control tokens in the text of --prompt are such, not text"},
+    {"--chat-template", "run.chat_template", OPT_TEXT, AT(run.chat_template), 0, 0,
+     "FILE.jinja|NAME", "of `messages` (default: the one that the target's file has)"},
     {"--out", "run.out", OPT_WRITE, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},
     {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N",
@@ -113,8 +114,9 @@ static bool check(fields *f, td_err *err)
                           "--target M.gguf is needed; see `tandem generate --help`");
     if (!r->prompt == !r->in_path)
         return td_err_set(err, TD_E_USAGE, "give either --prompt TEXT or --in FILE.jsonl");
-    if (r->chat_template && !td_chat_check_name(r->chat_template, err))
-        return td_err_prepend(err, "--chat-template");
+    if (r->is_special && !r->prompt)
+        return td_err_set(err, TD_E_USAGE,
+                          "--special goes with --prompt TEXT; lines of --in say \"special\": true");
     if (r->draft_path && r->draft_endpoint)
         return td_err_set(err, TD_E_USAGE,
                           "give either --draft D.gguf or --draft-endpoint EP, not both");

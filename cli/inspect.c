@@ -24,13 +24,14 @@ static const command_help help = {
     "Shows architecture, hyper-parameters, tensor types, bytes per layer and tokenizer.", options,
     TD_COUNT(options)};
 
-/* The name of the file's chat template. */
-static const char *chat_template(const td_gguf *g)
+/* What the file has of chat templates: written to out, or what is wrong with them. */
+static const char *chat_template(const td_model *m, char *out, size_t size)
 {
-    if (!td_gguf_has(g, "tokenizer.chat_template"))
-        return "(none)";
-    const td_chat_template *t = td_chat_choose(g, NULL, NULL);
-    return t ? td_chat_name(t) : "(not recognised)";
+    td_chat *c = td_chat_open(td_model_gguf(m), td_model_tokenizer(m), NULL, NULL);
+    const char *problem = c ? td_chat_problem(c) : NULL;
+    snprintf(out, size, "%s", !c ? "(no memory)" : problem ? problem : td_chat_describe(c));
+    td_chat_close(&c);
+    return out;
 }
 
 /* Bytes and counts by tensor type. */
@@ -120,6 +121,7 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
         text_key(g, "general.name", "(none)"), text_key(g, "general.architecture", "(none)"),
         td_gguf_version(g), td_gguf_n_shards(g), td_gguf_n_keys(g), td_gguf_n_tensors(g));
     if (m) {
+        char chat[TD_ERR_MESSAGE_MAX];
         const td_hparams *h = td_model_hparams(m);
         for (size_t i = 0; i < TD_COUNT(params); i++)
             printf("%-13s %u\n", params[i].name, param(h, i));
@@ -134,7 +136,7 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
                (double)h->rope_factor);
         printf("output        %s\ntokenizer     %s%s%s\nchat template %s\n",
                h->is_tied ? "tied to the embedding" : "own matrix", t->model,
-               *t->pre ? ", pre " : "", t->pre, chat_template(g));
+               *t->pre ? ", pre " : "", t->pre, chat_template(m, chat, sizeof chat));
     } else {
         printf("not runnable  %s\n", why->message);
     }
@@ -148,6 +150,7 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
 
 static void write_model(td_json_writer *w, const td_model *m)
 {
+    char chat[TD_ERR_MESSAGE_MAX];
     const td_hparams *h = td_model_hparams(m);
     td_json_write_key(w, "parameters");
     td_json_begin_object(w);
@@ -163,7 +166,7 @@ static void write_model(td_json_writer *w, const td_model *m)
     td_json_begin_object(w);
     td_json_put_string(w, "model", t->model);
     td_json_put_string(w, "pre", t->pre);
-    td_json_put_string(w, "chat_template", chat_template(td_model_gguf(m)));
+    td_json_put_string(w, "chat_template", chat_template(m, chat, sizeof chat));
     td_json_end_object(w);
 }
 

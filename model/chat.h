@@ -1,64 +1,58 @@
 /* Chat templates: the text that a model was trained to see around the messages of a conversation.
  *
- * Files carry their template as a program (Jinja, tokenizer.chat_template). It is never executed:
- * the templates of the known families are rows of a table here, and the file's text only serves to
- * recognise which one is meant, by what is characteristic in it.
+ * Files carry theirs as a program (tokenizer.chat_template); it is executed by model/chat/jinja.h,
+ * with the variables that publishers' own loaders give it:
  *
- *     const td_chat_template *t = td_chat_choose(gguf, NULL, err);
- *     td_chat_apply(t, messages, n, &segments, &n_segments, err);
- *     td_tokenize_segments(tokenizer, segments, n_segments, true, &ids, &n_ids, err);
+ *     td_chat *c = td_chat_open(gguf, tokenizer, NULL, err);
+ *     td_jinja_output out;
+ *     if (td_chat_render(c, &input, &now, &out, err))
+ *         td_tokenize_segments(tokenizer, out.segments, out.n_segments, ..., &ids, &n_ids, err);
+ *     td_jinja_output_free(&out);
  *
- * What the template writes is special text, what the messages say is not: a user who writes
- * "<|im_end|>" says these ten characters. Reasoning and tool calls inside a message are its text.
- * Every template ends with the opening of the assistant's next turn. BOS is the tokenizer's.
+ * What the template writes is special text, what the input says is not: a user who writes
+ * "<|im_end|>" says these ten characters.
  *
- * The table is immutable; any thread. Segments borrow from it and from the messages. */
+ * A file may have several templates: where tools are given, the one named tool_use is taken if it is
+ * there. A file may have none, or one that cannot be parsed; then rendering fails, not opening, as
+ * there may be nothing to render. Immutable once open; any thread. Owns all it needs. */
 #ifndef TD_MODEL_CHAT_H
 #define TD_MODEL_CHAT_H
 
 #include "base/err.h"
+#include "model/chat/jinja.h"
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
-#define TD_CHAT_MESSAGES_MAX 4096u
+typedef struct td_chat td_chat;
 
-typedef enum {
-    TD_CHAT_SYSTEM,
-    TD_CHAT_USER,
-    TD_CHAT_ASSISTANT,
-    TD_CHAT_TOOL,
-    TD_CHAT_ROLE_COUNT
-} td_chat_role;
+/* The template that `choice` means: NULL, the file's own; FILE.jinja (what ends so, or has a '/');
+ * another one of the file's by its name; a family's format (td_chat_family_at). Errors: TD_E_USAGE
+ * for a name that is none, with those that are; of FILE.jinja TD_E_IO, TD_E_DATA; TD_E_NOMEM. */
+td_chat *td_chat_open(const td_gguf *g, const td_tokenizer *t, const char *choice, td_err *err);
+void td_chat_close(td_chat **c);
 
-/* "system", "user", "assistant", "tool", NULL; by td_chat_role. */
-extern const char *const td_chat_role_names[TD_CHAT_ROLE_COUNT + 1];
+/* The name of family i, NULL after the last. */
+const char *td_chat_family_at(size_t i);
 
+/* What is wrong with the file's own template; NULL: nothing, or it has none. */
+const char *td_chat_problem(const td_chat *c);
+/* For people: "(none)", "jinja", "jinja, tool_use", or the choice. */
+const char *td_chat_describe(const td_chat *c);
+/* What tells it from the file's own: "" for that, else its name or a hash of its text. */
+const char *td_chat_identity(const td_chat *c);
+/* May the text depend on the date? */
+bool td_chat_uses_date(const td_chat *c);
+
+/* JSON texts, NULL where not given. */
 typedef struct {
-    td_chat_role role;
-    const char *text;
-    size_t n_text; /* bytes */
-} td_chat_message;
+    const char *messages; /* a list of objects */
+    const char *tools;    /* a list */
+    const char *kwargs;   /* an object: more variables, which win over the usual ones */
+} td_chat_turns;
 
-typedef struct td_chat_template td_chat_template;
-
-/* The template of that name, or NULL. */
-const td_chat_template *td_chat_find(const char *name);
-/* The name of the i-th template, NULL after the last. */
-const char *td_chat_name_at(size_t i);
-const char *td_chat_name(const td_chat_template *t);
-
-/* The template that a file's template text means, or NULL. */
-const td_chat_template *td_chat_recognise(const char *text, size_t n_text);
-
-/* By `name` if that is given, else by the file's tokenizer.chat_template. NULL with TD_E_USAGE for
- * an unknown name, TD_E_DATA for a template that is absent or not recognised; both list the names.
- * td_chat_check_name is the first half alone, for before a file is opened. */
-const td_chat_template *td_chat_choose(const td_gguf *g, const char *name, td_err *err);
-bool td_chat_check_name(const char *name, td_err *err);
-
-/* The conversation as segments, in order; *segments is from td_alloc. TD_E_DATA for no messages,
- * for a role that the template has no place for, and for one in a wrong place. */
-bool td_chat_apply(const td_chat_template *t, const td_chat_message *messages, size_t n_messages,
-                   td_text_segment **segments, size_t *n_segments, td_err *err);
+/* The conversation with the opening of the assistant's next turn. *out is to be freed whatever comes
+ * back. Errors: TD_E_DATA (no template, a broken one, one that refuses), TD_E_NOMEM. */
+bool td_chat_render(const td_chat *c, const td_chat_turns *turns, const struct tm *now,
+                    td_jinja_output *out, td_err *err);
 
 #endif

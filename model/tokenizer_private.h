@@ -16,8 +16,10 @@ enum {
     TD_ATTR_CONTROL = 4,
     TD_ATTR_USER = 8, /* user-defined: found in any text, whether or not specials are parsed */
     TD_ATTR_BYTE = 16,
-    TD_ATTR_END = 32,        /* ends a generation */
-    TD_ATTR_STRIP_RIGHT = 64 /* takes the white space after it */
+    TD_ATTR_END = 32,         /* ends a generation */
+    TD_ATTR_STRIP_RIGHT = 64, /* takes the white space after it */
+    TD_ATTR_SHOWN = 128 /* a control token in the file, shown all the same; never found in a text
+                         * whose specials are not parsed */
 };
 
 typedef struct {

@@ -78,7 +78,7 @@ static const char *const ending_texts[] = {
     "[e~[",
 };
 
-/* Tokens of the harmony format, always shown and always found. */
+/* Tokens of the harmony format, always shown. */
 static const char *const harmony_texts[] = {"<|channel|>", "<|message|>", "<|start|>",
                                             "<|constrain|>"};
 
@@ -101,6 +101,14 @@ static bool read_role_id(const td_tokenizer *t, const td_gguf *g, const char *ke
     return true;
 }
 
+/* A token that is shown as text. What the file calls a control token stays one in that only the
+ * chat template may write it. */
+static void show(td_vocab_token *token, int also)
+{
+    bool was_control = (token->attr & (TD_ATTR_CONTROL | TD_ATTR_SHOWN)) != 0;
+    token->attr = (uint8_t)(TD_ATTR_USER | also | (was_control ? TD_ATTR_SHOWN : 0));
+}
+
 static void mark_ends(td_tokenizer *t)
 {
     for (size_t i = 0; i < TD_COUNT(ending_texts); i++) {
@@ -111,7 +119,7 @@ static void mark_ends(td_tokenizer *t)
     for (size_t i = 0; i < TD_COUNT(harmony_texts); i++) {
         uint32_t id = find_text(t, harmony_texts[i]);
         if (id != TD_NO_TOKEN)
-            t->tokens[id].attr = TD_ATTR_USER | (t->tokens[id].attr & TD_ATTR_END);
+            show(&t->tokens[id], t->tokens[id].attr & TD_ATTR_END);
     }
     const uint32_t also[] = {t->info.eos, t->info.eot};
     for (size_t i = 0; i < TD_COUNT(also); i++) {
@@ -131,7 +139,7 @@ static void unmark_ends(td_tokenizer *t)
 {
     bool calls = is_end(t, "<|call|>") || is_end(t, "<|calls|>");
     if (calls && is_end(t, "<|end|>") && (is_end(t, "<|return|>") || is_end(t, "<|flush|>")))
-        t->tokens[find_text(t, "<|end|>")].attr = TD_ATTR_USER;
+        show(&t->tokens[find_text(t, "<|end|>")], 0);
     if (is_end(t, "<|tool_response>") && is_end(t, "</s>"))
         t->tokens[find_text(t, "</s>")].attr = TD_ATTR_NORMAL;
 }
@@ -166,7 +174,8 @@ static bool is_special(const td_vocab_token *token)
 
 static bool is_user_only(const td_vocab_token *token)
 {
-    return (token->attr & (TD_ATTR_CONTROL | TD_ATTR_USER | TD_ATTR_UNKNOWN)) == TD_ATTR_USER;
+    return (token->attr & (TD_ATTR_CONTROL | TD_ATTR_USER | TD_ATTR_UNKNOWN | TD_ATTR_SHOWN)) ==
+           TD_ATTR_USER;
 }
 
 static void add_to_class(td_special_class *c, const td_vocab_token *token)

@@ -1,126 +1,170 @@
 #include "run/chat_input.h"
 
 #include "base/check.h"
+#include "base/json_writer.h"
 #include "base/jsonl.h"
 #include "base/mem.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define PARTS_MAX 1024u
+#define CALLS_MAX 1024u
 
+/* What is looked at of a message here: the rest is between the line and the template. A table has
+ * one type for a key, so there are two: content is a text, or it is a list of texts. */
+#define ROLE_AND_CALLS                                                                             \
+    {.key = "role", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_JSONL_LINE_MAX}, \
+    {                                                                                              \
+        .key = "tool_calls", .type = TD_JSON_OBJECT_LIST, .nullable = true, .n_max = CALLS_MAX     \
+    }
+static const td_json_field text_fields[] = {
+    {.key = "content",
+     .type = TD_JSON_STRING,
+     .nullable = true,
+     .min = 0,
+     .max = TD_JSONL_LINE_MAX},
+    ROLE_AND_CALLS,
+};
+static const td_json_schema text_schema = {text_fields, TD_COUNT(text_fields), true};
+static const td_json_field list_fields[] = {
+    {.key = "content", .type = TD_JSON_OBJECT_LIST, .required = true, .n_max = PARTS_MAX},
+    ROLE_AND_CALLS,
+};
+static const td_json_schema list_schema = {list_fields, TD_COUNT(list_fields), true};
+/* Is content a list? */
+static const td_json_schema probe_schema = {list_fields, 1, true};
+/* Of a list. An image would be a word of the template's that stands for nothing. */
 static const char *const part_types[] = {"text", NULL};
 static const td_json_field part_fields[] = {
     {.key = "type", .type = TD_JSON_ENUM, .required = true, .names = part_types},
     {.key = "text", .type = TD_JSON_STRING, .required = true, .min = 0, .max = TD_JSONL_LINE_MAX},
 };
-static const td_json_schema part_schema = {part_fields, TD_COUNT(part_fields), false};
+static const td_json_schema part_schema = {part_fields, TD_COUNT(part_fields), true};
 
-/* A table has one type for a key, so there are two: content is a text, or it is a list. */
-static const td_json_field text_fields[] = {
-    {.key = "role", .type = TD_JSON_ENUM, .required = true, .names = td_chat_role_names},
-    {.key = "content",
-     .type = TD_JSON_STRING,
-     .required = true,
-     .min = 0,
-     .max = TD_JSONL_LINE_MAX},
+/* Variables that are the line's own business. */
+static const td_json_field kwargs_fields[] = {
+    {.key = "messages", .type = TD_JSON_IGNORED},
+    {.key = "tools", .type = TD_JSON_IGNORED},
 };
-static const td_json_schema text_schema = {text_fields, TD_COUNT(text_fields), false};
-static const td_json_field list_fields[] = {
-    {.key = "role", .type = TD_JSON_ENUM, .required = true, .names = td_chat_role_names},
-    {.key = "content", .type = TD_JSON_OBJECT_LIST, .required = true, .n_max = PARTS_MAX},
-};
-static const td_json_schema list_schema = {list_fields, TD_COUNT(list_fields), false};
-/* Is content a list? */
-static const td_json_schema probe_schema = {list_fields + 1, 1, true};
+static const td_json_schema kwargs_schema = {kwargs_fields, TD_COUNT(kwargs_fields), true};
 
-static bool join_parts(const td_json_object *o, td_chat_message *message, td_err *err)
+static bool copy_field(const td_json_object *line, const char *key, td_json_writer *w, char **text,
+                       td_err *err)
 {
-    td_json_object part;
-    size_t n_parts = td_json_count(o, "content"), n = 0;
-    for (size_t i = 0; i < n_parts; i++) {
-        if (!td_json_read_element(o, "content", i, &part_schema, &part, err))
-            return false;
-        n += strlen(td_json_get_string(&part, "text", ""));
-    }
-    char *text = td_alloc(n + 1, 1, err);
-    message->text = text;
-    message->n_text = n;
-    for (size_t i = 0; text != NULL && i < n_parts; i++) {
-        if (!td_json_read_element(o, "content", i, &part_schema, &part, err))
-            return false;
-        const char *from = td_json_get_string(&part, "text", "");
-        size_t n_from = strlen(from);
-        memcpy(text, from, n_from);
-        text += n_from;
-    }
-    return message->text != NULL;
+    const char *json;
+    size_t n;
+    if (!td_json_has(line, key))
+        return true;
+    td_json_copy(line, key, w);
+    if (!td_json_writer_end(w, &json, &n, err))
+        return false;
+    *text = td_strndup(json, n, err);
+    return *text != NULL;
 }
 
-static bool read_message(const td_json_object *line, size_t i, td_chat_message *message,
-                         td_err *err)
+static bool check_message(const td_json_object *line, size_t i, td_err *err)
+{
+    td_json_object o, part;
+    if (!td_json_read_element(line, "messages", i, &probe_schema, &o, NULL)) {
+        if (!td_json_read_element(line, "messages", i, &text_schema, &o, err))
+            return false;
+        return td_json_has(&o, "content") || td_json_has(&o, "tool_calls") ||
+               td_json_fail(&o, NULL, err, "the key \"content\" is missing");
+    }
+    if (!td_json_read_element(line, "messages", i, &list_schema, &o, err))
+        return false;
+    for (size_t k = 0; k < td_json_count(&o, "content"); k++)
+        if (!td_json_read_element(&o, "content", k, &part_schema, &part, err))
+            return false;
+    return true;
+}
+
+static bool check_messages(const td_json_object *line, td_err *err)
 {
     td_json_object o;
-    if (td_json_read_element(line, "messages", i, &probe_schema, &o, NULL)) {
-        if (!td_json_read_element(line, "messages", i, &list_schema, &o, err))
+    size_t n = td_json_count(line, "messages");
+    if (n == 0)
+        return td_json_fail(line, "messages", err, "an empty list; allowed: 1..%u messages",
+                            TD_CHAT_MESSAGES_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (!check_message(line, i, err))
             return false;
-        message->role = (td_chat_role)td_json_get_enum(&o, "role", 0);
-        return join_parts(&o, message, err);
-    }
-    if (!td_json_read_element(line, "messages", i, &text_schema, &o, err))
+    if (!td_json_has(line, "chat_template_kwargs"))
+        return true;
+    if (!td_json_read_member(line, "chat_template_kwargs", &kwargs_schema, &o, err))
         return false;
-    const char *text = td_json_get_string(&o, "content", "");
-    message->role = (td_chat_role)td_json_get_enum(&o, "role", 0);
-    message->n_text = strlen(text);
-    message->text = td_strndup(text, message->n_text, err);
-    return message->text != NULL;
+    for (size_t i = 0; i < TD_COUNT(kwargs_fields); i++)
+        if (td_json_has(&o, kwargs_fields[i].key))
+            return td_json_fail(&o, kwargs_fields[i].key, err, "it stands beside, in the line");
+    return true;
 }
 
 bool td_chat_input_read(td_chat_input *m, const td_json_object *line, td_err *err)
 {
-    size_t n = td_json_count(line, "messages");
     *m = (td_chat_input){0};
-    if (n == 0)
-        return td_json_fail(line, "messages", err, "an empty list; allowed: 1..%u messages",
-                            TD_CHAT_MESSAGES_MAX);
-    m->items = td_alloc(n, sizeof m->items[0], err);
-    bool is_ok = m->items != NULL;
-    for (size_t i = 0; is_ok && i < n; i++) {
-        is_ok = read_message(line, i, &m->items[i], err);
-        m->n++;
+    if (!td_json_has(line, "messages")) {
+        const char *key = td_json_has(line, "tools")                  ? "tools"
+                          : td_json_has(line, "chat_template_kwargs") ? "chat_template_kwargs"
+                                                                      : NULL;
+        return !key || td_json_fail(line, key, err, "without \"messages\"");
     }
+    if (!check_messages(line, err))
+        return false;
+    td_json_writer *w = td_json_writer_create(false, err);
+    bool is_ok = w && copy_field(line, "messages", w, &m->messages, err) &&
+                 copy_field(line, "tools", w, &m->tools, err) &&
+                 copy_field(line, "chat_template_kwargs", w, &m->kwargs, err);
+    if (w)
+        td_json_writer_destroy(&w);
     return is_ok;
 }
 
 void td_chat_input_free(td_chat_input *m)
 {
-    for (uint32_t i = 0; i < m->n; i++)
-        td_free((char *)(uintptr_t)m->items[i].text);
-    td_free(m->items);
+    td_free(m->messages);
+    td_free(m->tools);
+    td_free(m->kwargs);
     *m = (td_chat_input){0};
 }
 
 void td_chat_input_hash(const td_chat_input *m, td_sha256 *s)
 {
-    for (uint32_t i = 0; i < m->n; i++) {
-        char head[64];
-        int n = snprintf(head, sizeof head, "%s %zu\n", td_chat_role_names[m->items[i].role],
-                         m->items[i].n_text);
-        td_sha256_add(s, head, (size_t)n);
-        td_sha256_add(s, m->items[i].text, m->items[i].n_text);
+    const char *const texts[] = {m->messages, m->tools, m->kwargs};
+    for (size_t i = 0; i < TD_COUNT(texts); i++) {
+        char head[32];
+        size_t n = texts[i] ? strlen(texts[i]) : 0;
+        int n_head = snprintf(head, sizeof head, "%zu\n", n);
+        td_sha256_add(s, head, (size_t)n_head);
+        td_sha256_add(s, texts[i] ? texts[i] : "", n);
     }
 }
 
-bool td_chat_input_tokenize(const td_chat_input *m, const td_gguf *g, const td_tokenizer *t,
-                            const char *template_name, uint32_t **ids, size_t *n_ids, td_err *err)
+/* Midnight of a day, with all that follows from it. */
+static struct tm read_date(const char *date)
 {
-    td_text_segment *segments = NULL;
-    size_t n_segments;
-    const td_chat_template *chat = td_chat_choose(g, template_name, err);
+    struct tm day = {.tm_year = 70, .tm_mday = 1};
+    if (sscanf(date, "%d-%d-%d", &day.tm_year, &day.tm_mon, &day.tm_mday) == 3) {
+        day.tm_year -= 1900;
+        day.tm_mon -= 1;
+    }
+    time_t t = timegm(&day);
+    gmtime_r(&t, &day);
+    return day;
+}
+
+bool td_chat_input_tokenize(const td_chat_input *m, const td_chat *chat, const char *date,
+                            const td_tokenizer *t, uint32_t **ids, size_t *n_ids, td_err *err)
+{
+    td_jinja_output out;
+    const td_chat_turns turns = {m->messages, m->tools, m->kwargs};
+    const struct tm day = read_date(date);
     *ids = NULL;
     *n_ids = 0;
-    bool is_ok = chat != NULL && td_chat_apply(chat, m->items, m->n, &segments, &n_segments, err) &&
-                 td_tokenize_segments(t, segments, n_segments, TD_ADD_FOR_PROMPT, ids, n_ids, err);
-    td_free(segments);
+    bool is_ok =
+        td_chat_render(chat, &turns, &day, &out, err) &&
+        td_tokenize_segments(t, out.segments, out.n_segments, TD_ADD_FOR_PROMPT, ids, n_ids, err);
+    td_jinja_output_free(&out);
     return is_ok;
 }

@@ -68,13 +68,12 @@ static bool claim(td_input *in, td_prompt *q, bool *is_wanted, td_err *err)
 
 static void tokenize(const td_input *in, td_prompt *q)
 {
-    const td_model *model = in->params.model;
-    const td_tokenizer *t = td_model_tokenizer(model);
-    bool is_ok = q->messages.n > 0 ? td_chat_input_tokenize(&q->messages, td_model_gguf(model), t,
-                                                            in->params.run->chat_template, &q->ids,
-                                                            &q->n_ids, &q->err)
-                                   : td_tokenize(t, q->text, q->n_text, TD_ADD_FOR_PROMPT, false,
-                                                 &q->ids, &q->n_ids, &q->err);
+    const td_tokenizer *t = td_model_tokenizer(in->params.model);
+    bool is_ok = q->chat.messages
+                     ? td_chat_input_tokenize(&q->chat, in->params.chat, in->params.date, t,
+                                              &q->ids, &q->n_ids, &q->err)
+                     : td_tokenize(t, q->text, q->n_text, TD_ADD_FOR_PROMPT, q->is_special, &q->ids,
+                                   &q->n_ids, &q->err);
     if (is_ok && q->n_ids == 0)
         td_err_set(&q->err, TD_E_DATA, "the prompt is empty and the model has no BOS token");
 }

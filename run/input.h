@@ -20,6 +20,8 @@ typedef struct {
     td_prompts *prompts;
     td_results *results;
     const td_model *model;
+    const td_chat *chat;
+    const char *date; /* chat_input.h */
     const td_run_params *run;
     const char *config_sha;
 } td_input_params;

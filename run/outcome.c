@@ -14,7 +14,8 @@ bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_er
                                          .input_sha = q->input_sha,
                                          .config_sha = r->config_sha,
                                          .model_sha = r->model_sha,
-                                         .placement = r->placement},
+                                         .placement = r->placement,
+                                         .date = r->date},
                             err);
 }
 
@@ -79,7 +80,8 @@ bool td_outcome_finish(session *r, uint32_t sequence, td_err *err)
                          .input_sha = a->prompt->input_sha,
                          .config_sha = r->config_sha,
                          .model_sha = r->model_sha,
-                         .placement = r->placement},
+                         .placement = r->placement,
+                         .date = r->date},
             err);
         if (is_ok && r->params->on_finish)
             is_ok = r->params->on_finish(r->params->user, a->prompt->id, info, err);

@@ -15,13 +15,15 @@ struct td_prompts {
     const td_run_params *params;
     td_jsonl_reader *reader; /* NULL: the one prompt */
     uint64_t n_lines;
+    const char *chat_identity, *chat_date; /* borrowed; "": the file's own, no day */
     bool is_done;
 };
 
 static const td_json_field fields[] = {
     {.key = "id", .type = TD_JSON_STRING, .min = 1, .max = TD_PROMPT_ID_MAX},
     {.key = "prompt", .type = TD_JSON_STRING, .min = 0, .max = TD_JSONL_LINE_MAX},
-    TD_CHAT_INPUT_FIELD,
+    {.key = "special", .type = TD_JSON_BOOL},
+    TD_CHAT_INPUT_FIELDS,
     {.key = "n", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
     {.key = "temp", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 100},
     {.key = "top_k", .type = TD_JSON_INT, .min = 0, .max = 1 << 20},
@@ -71,6 +73,7 @@ td_prompts *td_prompts_open(const td_run_params *params, td_err *err)
         return NULL;
     p->params = params;
     p->n_lines = 1;
+    p->chat_identity = p->chat_date = "";
     if (params->in_path) {
         p->n_lines = count_lines(params->in_path);
         p->reader = td_jsonl_reader_open(params->in_path, TD_JSONL_LINE_MAX, err);
@@ -95,6 +98,12 @@ void td_prompts_stop_at(td_prompts *p, int fd)
         td_jsonl_reader_stop_at(p->reader, fd);
 }
 
+void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date)
+{
+    p->chat_identity = identity;
+    p->chat_date = date;
+}
+
 uint64_t td_prompts_count(const td_prompts *p) { return p->n_lines; }
 
 void td_prompt_destroy(td_prompt **prompt)
@@ -103,7 +112,7 @@ void td_prompt_destroy(td_prompt **prompt)
         return;
     for (uint32_t i = 0; i < (*prompt)->n_stops; i++)
         td_free((*prompt)->stops[i]);
-    td_chat_input_free(&(*prompt)->messages);
+    td_chat_input_free(&(*prompt)->chat);
     td_free((*prompt)->ids);
     td_free((*prompt)->text);
     td_free(*prompt);
@@ -142,8 +151,11 @@ static bool read_input(td_prompt *q, const td_json_object *o, td_err *err)
         return td_json_fail(o, NULL, err, "%s; give exactly one of \"prompt\" and \"messages\"",
                             has_messages ? "it has both \"prompt\" and \"messages\""
                                          : "it has neither \"prompt\" nor \"messages\"");
+    if (has_messages && td_json_has(o, "special"))
+        return td_json_fail(o, "special", err, "with \"messages\"; allowed: with \"prompt\"");
+    q->is_special = td_json_get_bool(o, "special", false);
     return own_text(q, td_json_get_string(o, "prompt", ""), err) &&
-           (!has_messages || td_chat_input_read(&q->messages, o, err));
+           td_chat_input_read(&q->chat, o, err);
 }
 
 static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name,
@@ -184,7 +196,7 @@ static bool parse_line(td_prompt *q, const td_jsonl_line *line, const char *name
 }
 
 /* The input's name in the results: all that decides the text and came with the line. */
-static void hash_input(td_prompt *q, const td_run_params *params)
+static void hash_input(td_prompt *q, const td_prompts *p)
 {
     td_sha256 s;
     uint8_t digest[32];
@@ -200,10 +212,12 @@ static void hash_input(td_prompt *q, const td_run_params *params)
     td_sha256_add(&s, q->text ? q->text : "", q->n_text);
     for (uint32_t i = 0; i < q->n_stops; i++)
         td_sha256_add(&s, q->stops[i], strlen(q->stops[i]) + 1);
-    if (q->messages.n > 0) { /* a template that the file has is part of the model's hash */
-        const char *name = params->chat_template ? params->chat_template : "";
-        td_sha256_add(&s, name, strlen(name) + 1);
-        td_chat_input_hash(&q->messages, &s);
+    if (q->is_special)
+        td_sha256_add(&s, "special", 8);
+    if (q->chat.messages) { /* a template that the file has is part of the model's hash */
+        td_sha256_add(&s, p->chat_identity, strlen(p->chat_identity) + 1);
+        td_sha256_add(&s, p->chat_date, strlen(p->chat_date) + 1);
+        td_chat_input_hash(&q->chat, &s);
     }
     td_sha256_end(&s, digest);
     td_sha256_hex(digest, q->input_sha, TD_SHA_HEX);
@@ -232,10 +246,11 @@ static td_prompt *next_argument(td_prompts *p, td_err *err)
         return NULL;
     snprintf(q->id, sizeof q->id, "prompt");
     q->stream = p->params->seed;
+    q->is_special = p->params->is_special;
     if (!apply_defaults(q, p->params, err) || !own_text(q, p->params->prompt, err))
         td_prompt_destroy(&q);
     else
-        hash_input(q, p->params);
+        hash_input(q, p);
     return q;
 }
 
@@ -270,6 +285,6 @@ td_prompt *td_prompts_next(td_prompts *p, td_err *err)
     if (q->err.code == TD_OK)
         parse_line(q, &line, name, p->params, &q->err);
     if (q->err.code == TD_OK)
-        hash_input(q, p->params);
+        hash_input(q, p);
     return q;
 }

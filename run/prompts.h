@@ -1,5 +1,5 @@
-/* Prompts: lines of JSON with `prompt` or `messages` and optionally id, n, temp, top_k, top_p,
- * min_p, repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be
+/* Prompts: lines of JSON with `prompt` (and `special`) or `messages` (and what belongs to them,
+ * chat_input.h) and optionally id, n, temp, top_k, top_p, min_p, repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be
  * used is a prompt with `err` set, so that it becomes an error line of the results, not the end of
  * the run. One thread. */
 #ifndef TD_RUN_PROMPTS_H
@@ -17,7 +17,8 @@ typedef struct {
     uint64_t line;    /* 1-based; 0: from the command line */
     char *text;       /* owned, 0-terminated; "" where there are messages */
     size_t n_text;
-    td_chat_input messages; /* n is 0 where there is a text */
+    bool is_special;    /* control tokens in the text are such */
+    td_chat_input chat; /* no messages where there is a text */
     uint32_t n_predict;
     td_sampling_params sampling;
     uint64_t stream; /* the line's seed, else a hash of the run's seed and the id */
@@ -36,6 +37,8 @@ td_prompts *td_prompts_open(const td_run_params *params, td_err *err);
 void td_prompts_close(td_prompts **p);
 /* Lines in all, if known (a regular file or one prompt); 0 if not. */
 uint64_t td_prompts_count(const td_prompts *p);
+/* What messages are written by: a template and a day, which are part of the input's name. */
+void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date);
 /* Once fd is readable, no line is waited for any more: the reading fails with TD_E_AGAIN. */
 void td_prompts_stop_at(td_prompts *p, int fd);
 /* The next prompt (to be freed by td_prompt_destroy); NULL at the end (err TD_OK) or on failure. */

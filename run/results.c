@@ -29,6 +29,7 @@ struct td_results {
     entry *entries;       /* of the one that claims them */
     size_t capacity, n_entries;
     char placement[TD_PLACEMENT_BYTES];
+    char date[TD_DATE_BYTES];
 };
 
 static const char *const statuses[] = {"ok", "error", NULL};
@@ -38,6 +39,7 @@ static const td_json_field fields[] = {
     {.key = "input_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
     {.key = "config_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
     {.key = "placement", .type = TD_JSON_STRING, .min = 0, .max = TD_PLACEMENT_BYTES - 1},
+    {.key = "date", .type = TD_JSON_STRING, .min = TD_DATE_BYTES - 1, .max = TD_DATE_BYTES - 1},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 
@@ -103,6 +105,8 @@ static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t 
                      td_json_get_string(&o, "config_sha", ""));
             snprintf(r->placement, sizeof r->placement, "%s",
                      td_json_get_string(&o, "placement", ""));
+            if (!r->date[0])
+                snprintf(r->date, sizeof r->date, "%s", td_json_get_string(&o, "date", ""));
             verdict = TD_JSONL_KEEP;
         }
     } else if (!doc) {
@@ -138,6 +142,8 @@ const char *td_results_placement(const td_results *r)
 {
     return r->placement[0] ? r->placement : NULL;
 }
+
+const char *td_results_date(const td_results *r) { return r->date[0] ? r->date : NULL; }
 
 bool td_results_close(td_results **r, td_err *err)
 {
@@ -209,6 +215,8 @@ static void write_line(td_json_writer *w, const td_result *t)
                   {"placement", t->placement}};
     for (size_t i = 0; i < TD_COUNT(hashes); i++)
         td_json_put_string(w, hashes[i].key, hashes[i].value ? hashes[i].value : "");
+    if (t->date && t->date[0])
+        td_json_put_string(w, "date", t->date);
     td_json_end_object(w);
 }
 

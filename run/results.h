@@ -19,7 +19,10 @@ typedef struct {
     double ttft_ms, ms;
     const char *input_sha, *config_sha, *model_sha;
     const char *placement; /* run_placement.h */
+    const char *date;      /* that chat templates were told; "": none asked */
 } td_result;
+
+#define TD_DATE_BYTES 11 /* "2026-11-28" and a 0 */
 
 typedef struct td_results td_results;
 
@@ -35,6 +38,8 @@ typedef enum {
 td_results *td_results_open(const td_run_params *params, td_err *err);
 /* Where the layers were for the last line of the file, or NULL. */
 const char *td_results_placement(const td_results *r);
+/* The day of its first line that has one, or NULL. */
+const char *td_results_date(const td_results *r);
 bool td_results_close(td_results **r, td_err *err);
 
 /* What is known of an id; *why gets a message for TD_RESULT_OTHER. Marks the id as used. */

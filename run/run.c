@@ -74,9 +74,12 @@ static bool begin(session *r, td_err *err)
     r->coordinator = td_coordinator_create(&params, err);
     if (r->coordinator && r->is_draft_joined) /* by an earlier run */
         td_loop_join_draft(r);
+    td_setup_choose_date(r);
     r->input = r->coordinator ? td_input_create(&(td_input_params){.prompts = r->prompts,
                                                                    .results = r->results,
                                                                    .model = r->model,
+                                                                   .chat = r->chat,
+                                                                   .date = r->date,
                                                                    .run = r->params,
                                                                    .config_sha = r->config_sha},
                                                 err)
@@ -151,7 +154,8 @@ static bool go(session *r, td_err *err)
                         .model = r->model,
                         .draft_device = r->drafting ? td_draft_client_device(r->drafting) : NULL,
                         .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
-                        .config_sha = r->config_sha},
+                        .config_sha = r->config_sha,
+                        .date = r->date},
             r->params->stats_path, err);
     return is_ok;
 }

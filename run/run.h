@@ -38,7 +38,8 @@ typedef struct {
     const char *out_path;      /* JSONL of results; NULL: text to stdout */
     const char *stats_path;    /* NULL: none */
     const char *trace_path;    /* Chrome trace JSON; NULL: none */
-    const char *chat_template; /* of messages; NULL: the one the target's file has */
+    const char *chat_template; /* of messages (td_chat_open); NULL: the one the target's file has */
+    bool is_special;           /* control tokens in `prompt` are such */
 
     uint32_t n_predict;
     td_sampling_params sampling;

@@ -2,6 +2,7 @@
 #include "run/setup.h"
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/sha256.h"
 #include "base/signals.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What decides a text beside its input: the model, the cache's types, the context and the kinds of
@@ -155,6 +157,29 @@ static bool load_both(session *r, td_err *err)
     return r->target;
 }
 
+/* Parses the chat templates, so that what is wrong with one is said at the start. */
+static bool open_chat(session *r, td_err *err)
+{
+    r->chat = td_chat_open(td_model_gguf(r->model), td_model_tokenizer(r->model),
+                           r->opened.chat_template, err);
+    if (r->chat && td_chat_problem(r->chat))
+        td_log_warn("%s; lines with messages will fail", td_chat_problem(r->chat));
+    return r->chat;
+}
+
+void td_setup_choose_date(session *r)
+{
+    const char *recorded = td_results_date(r->results);
+    time_t now = time(NULL);
+    struct tm day;
+    r->date[0] = 0;
+    if (td_chat_uses_date(r->chat) && recorded)
+        snprintf(r->date, sizeof r->date, "%s", recorded);
+    else if (td_chat_uses_date(r->chat) && localtime_r(&now, &day))
+        strftime(r->date, sizeof r->date, "%Y-%m-%d", &day);
+    td_prompts_set_chat(r->prompts, td_chat_identity(r->chat), r->date);
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
@@ -165,7 +190,7 @@ bool td_setup_load(session *r, td_err *err)
     }
     r->model = td_model_open(p->target_path, err);
     const char *recorded = r->results ? td_results_placement(r->results) : NULL;
-    if (!r->model ||
+    if (!r->model || !open_chat(r, err) ||
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
         return false;
     if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
@@ -201,6 +226,7 @@ void td_run_close(td_run_session **opened)
     td_draft_client_destroy(&r->drafting);
     td_ngram_destroy(&r->ngram);
     td_target_destroy(&r->target);
+    td_chat_close(&r->chat);
     td_model_close(&r->model);
     td_energy_close(&r->energy);
     td_free(r);

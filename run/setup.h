@@ -29,6 +29,7 @@ typedef struct td_run_session {
     td_clock clock;
     td_energy *energy; /* NULL: nobody wants to know */
     td_model *model;
+    td_chat *chat;
     td_run_placement placing;
     td_target *target;
     td_draft_client *drafting;
@@ -44,7 +45,8 @@ typedef struct td_run_session {
     td_results *results;
     td_show *show;
     char placement[TD_PLACEMENT_BYTES];
-    td_trace *trace; /* NULL: none */
+    char date[TD_DATE_BYTES]; /* the day that chat templates are told; "": none asks */
+    td_trace *trace;          /* NULL: none */
     active actives[TD_SEQUENCES_MAX];
     char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
     bool is_input_done, is_draft_joined, has_said_who_waits;
@@ -58,6 +60,8 @@ typedef struct td_run_session {
 void td_setup_init(session *r, const td_run_params *params);
 /* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
 bool td_setup_load(session *r, td_err *err);
+/* The day that a run's chat templates are told: the one recorded in its results, else today. */
+void td_setup_choose_date(session *r);
 /* Does the draft go on while the target verifies? Not where both would wait for one device. */
 bool td_setup_drafts_ahead(const session *r);
 

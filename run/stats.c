@@ -218,6 +218,8 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_put_string(w, "version", TD_VERSION);
     td_json_put_string(w, "model", td_model_name(s->model));
     td_json_put_string(w, "config_sha", s->config_sha);
+    if (s->date && s->date[0])
+        td_json_put_string(w, "date", s->date);
     write_totals(w, s->totals);
     write_energy(w, s);
     const td_coordinator_stats *c = s->coordinator;

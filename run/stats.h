@@ -16,6 +16,7 @@ typedef struct {
     const char *draft_device;      /* "" or NULL when elsewhere or none */
     const td_drafter_stats *draft; /* NULL when elsewhere or none */
     const char *config_sha;
+    const char *date; /* that chat templates were told; "": none asked */
 } td_stats;
 
 /* CPU time so far of the calling thread, of ZeroMQ's threads, and of the one that holds the link's

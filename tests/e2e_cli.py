@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tempfile
 import unittest
 import unittest.mock
@@ -191,11 +192,66 @@ class Cli(unittest.TestCase):
         self.assertIn('no tokenizer.chat_template', json.loads(r.stdout)['error'])
         self.assertIn('chatml', json.loads(r.stdout)['error'])
         self.fails(generate('--prompt', 'x', '--chat-template', 'chat'), 2, '--chat-template', 'chat', 'llama3')
+        bad = self.path('bad.jinja', '{% for m in messages %}\n  {{ m. }}\n{% endfor %}')
+        self.fails(generate('--prompt', 'x', '--chat-template', bad), 65, 'bad.jinja', 'line 2, column 9')
+        self.fails(generate('--prompt', 'x', '--chat-template', self.path('none.jinja')), 74, 'none.jinja')
         # Another template is another input: a results file does not mix them.
         lines, out = self.path('chat.jsonl', chat), self.path('out.jsonl')
         for name, code in (('chatml', 0), ('chatml', 0), ('zephyr', 65)):
             r = generate('--in', lines, '--out', out, '-n', '4', '--chat-template', name)
             self.assertEqual(r.returncode, code, r.stderr)
+
+    def test_a_template_of_ones_own(self):
+        """What a line says beside its messages reaches the template; what the template refuses is an error line."""
+        own = self.path('own.jinja', "{% if tools %}{{ tools | length }} {{ tools[0].name }} {% endif %}"
+                        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}{{ c.id }}{% endfor %}"
+                        "{% if m.content == 'no' %}{{ raise_exception('Not ' ~ m.role) }}{% endif %}{% endfor %}"
+                        "{{ enable_thinking }}")
+        lines = [{'messages': [{'role': 'user', 'content': 'The fox'},
+                               {'role': 'assistant', 'tool_calls': [{'id': ' c1 '}]}],
+                  'tools': [{'name': 'n'}], 'chat_template_kwargs': {'enable_thinking': False}},
+                 {'messages': [{'role': 'user', 'content': 'no'}]},
+                 {'prompt': '1 n The fox c1 False'}]
+        r = generate('--in', '-', '-n', '4', '--temp', '0', '--chat-template', own,
+                     stdin='\n'.join(map(json.dumps, lines)))
+        self.assertEqual(r.returncode, 1, r.stderr)
+        a, b, c = map(json.loads, r.stdout.splitlines())
+        a, b, c = sorted((a, b, c), key=lambda x: int(x['id'].split('-')[1]))
+        self.assertEqual((a['tokens'], a['prompt_tokens']), (c['tokens'], c['prompt_tokens']))
+        self.assertIn('Not user', b['error'])
+        self.assertIn('line 1, column', b['error'])
+
+    def test_a_resumed_file_keeps_the_day(self):
+        own = self.path('day.jinja', "{{ strftime_now('%d %B %Y') }} {{ messages[0].content }}")
+        line = json.dumps({'id': 'a', 'messages': [{'role': 'user', 'content': 'The fox'}]})
+        lines, out = self.path('day.jsonl', line), self.path('day-out.jsonl')
+        args = ['--in', lines, '--out', out, '-n', '4', '--temp', '0', '--chat-template', own]
+        with open(out, 'w') as f:
+            f.write(json.dumps({'id': 'z', 'status': 'ok', 'input_sha': 'x', 'config_sha': 'y', 'date': '2020-02-29'}) + '\n')
+        self.assertEqual(generate(*args).returncode, 0)
+        first = json.loads(read(out).splitlines()[1])
+        self.assertEqual(first['date'], '2020-02-29')
+        self.assertEqual(generate(*args).returncode, 0)  # the same input: nothing to do
+        self.assertEqual(len(read(out).splitlines()), 2)
+        text = self.path('day-text.jsonl', json.dumps({'prompt': '29 February 2020 The fox'}))
+        r = generate('--in', text, '-n', '4', '--temp', '0')
+        self.assertEqual(json.loads(r.stdout)['tokens'], first['tokens'])
+        os.remove(out)
+        self.assertEqual(generate(*args).returncode, 0)
+        self.assertEqual(json.loads(read(out))['date'], time.strftime('%Y-%m-%d'))
+
+    def test_control_tokens_of_a_prompt(self):
+        lines = ['{"prompt": "</s>"}', '{"prompt": "</s>", "special": true}']
+        a, b = map(json.loads, generate('--in', '-', '-n', '1', stdin='\n'.join(lines)).stdout.splitlines())
+        self.assertGreater(a['prompt_tokens'], b['prompt_tokens'])
+        self.assertEqual(b['prompt_tokens'], 2)
+        self.assertNotEqual(a['input_sha'], b['input_sha'])
+        plain = generate('--prompt', '</s>', '-n', '1', '--stats', self.path('plain.json'))
+        special = generate('--prompt', '</s>', '--special', '-n', '1', '--stats', self.path('special.json'))
+        self.assertEqual((plain.returncode, special.returncode), (0, 0), special.stderr)
+        counts = [json.loads(read(self.path(n)))['totals']['prompt_tokens'] for n in ('plain.json', 'special.json')]
+        self.assertEqual(counts, [a['prompt_tokens'], 2])
+        self.fails(generate('--in', '-', '--special', stdin=''), 2, '--special', '--prompt')
 
     def test_bad_files(self):
         for name, text in [('empty.gguf', ''), ('text.gguf', 'this is no model file, whatever it is called')]:

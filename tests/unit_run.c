@@ -171,18 +171,26 @@ static void test_messages_are_read_and_hashed(void **state)
     td_prompt *q = read_one(&params, lines[0]);
     assert_int_equal(q->err.code, TD_OK);
     assert_int_equal(q->n_text, 0);
-    assert_int_equal(q->messages.n, 2);
-    assert_int_equal(q->messages.items[0].role, TD_CHAT_SYSTEM);
-    assert_string_equal(q->messages.items[0].text, "Be \xc3\xa4.");
-    assert_int_equal(q->messages.items[0].n_text, 6);
-    assert_int_equal(q->messages.items[1].role, TD_CHAT_TOOL);
-    assert_string_equal(q->messages.items[1].text, "abc");
-    assert_int_equal(q->messages.items[1].n_text, 3);
+    assert_string_equal(q->chat.messages,
+                        "[{\"role\":\"system\",\"content\":\"Be \xc3\xa4.\"},{\"role\":\"tool\","
+                        "\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\","
+                        "\"text\":\"bc\"}]}]");
+    assert_null(q->chat.tools);
     td_prompt_destroy(&q);
-    /* Another role, another cut, another template: another input. */
+    static const char with_tools[] =
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"n\":1.0}],"
+        "\"name\":\"x\"}],\"tools\":[{\"a\":[1,-2,true,null,{}]}],"
+        "\"chat_template_kwargs\":{\"enable_thinking\":false}}";
+    q = read_one(&params, with_tools);
+    assert_int_equal(q->err.code, TD_OK);
+    assert_string_equal(q->chat.messages, "[{\"role\":\"assistant\",\"content\":null,"
+                                          "\"tool_calls\":[{\"n\":1.0}],\"name\":\"x\"}]");
+    assert_string_equal(q->chat.tools, "[{\"a\":[1,-2,true,null,{}]}]");
+    assert_string_equal(q->chat.kwargs, "{\"enable_thinking\":false}");
+    td_prompt_destroy(&q);
+    /* Another role, another cut, other tools: another input. */
     for (size_t i = 0; i < 4; i++) {
-        params.chat_template = i == 3 ? "llama3" : NULL;
-        q = read_one(&params, lines[i % 3]);
+        q = read_one(&params, i == 3 ? with_tools : lines[i]);
         memcpy(sha[i], q->input_sha, sizeof sha[i]);
         td_prompt_destroy(&q);
         for (size_t k = 0; k < i; k++)
@@ -242,9 +250,19 @@ static void test_bad_lines_are_errors_of_their_own(void **state)
         {"{\"messages\":[5]}", "messages[0]"},
         {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0]: the key \"content\""},
         {"{\"messages\":[{\"content\":\"c\"}]}", "messages[0]: the key \"role\""},
-        {"{\"messages\":[{\"role\":\"robot\",\"content\":\"c\"}]}", "\"system\", \"user\""},
+        {"{\"messages\":[{\"role\":\"\",\"content\":\"c\"}]}", "messages[0].role"},
+        {"{\"messages\":[{\"role\":4,\"content\":\"c\"}]}", "messages[0].role"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", "messages[0].content is 5"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\",\"name\":\"n\"}]}", "name"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],\"special\":true}", "special"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],\"tools\":{}}", "tools"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],\"tools\":[1]}", "tools[0]"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],\"chat_template_kwargs\":[]}",
+         "chat_template_kwargs"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"c\"}],\"chat_template_kwargs\":"
+         "{\"tools\":1}}",
+         "chat_template_kwargs.tools"},
+        {"{\"prompt\":\"p\",\"tools\":[]}", "tools: without \"messages\""},
+        {"{\"prompt\":\"p\",\"special\":1}", "special"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\",\"text\":\"\"}]}]}",
          "messages[0].content[0].type"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",

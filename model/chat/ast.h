@@ -79,4 +79,7 @@ struct td_jinja {
     size_t n_name_slots, n_names;
 };
 
+/* NULL where the template does not say it. */
+const jinja_name *jinja_find_name(const td_jinja *t, const char *text, size_t n);
+
 #endif

@@ -159,10 +159,8 @@ static bool take_named(jinja_args *args, const jinja_text *name, jinja_value *ou
 
 static bool bind_special(jinja_render *r, const char *text, jinja_value v)
 {
-    for (const jinja_name *name = r->template->names; name; name = name->next)
-        if (jinja_text_is(&name->text, text))
-            return jinja_bind(r, name, v);
-    return true;
+    const jinja_name *name = jinja_find_name(r->template, text, strlen(text));
+    return !name || jinja_bind(r, name, v);
 }
 
 static bool bind_params(jinja_render *r, const jinja_node *n, jinja_args *args, size_t *n_params)

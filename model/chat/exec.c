@@ -139,14 +139,6 @@ static bool select_items(jinja_render *r, const jinja_node *n, jinja_list **item
     return selected != NULL;
 }
 
-static const jinja_name *find_name(const td_jinja *t, const char *text)
-{
-    for (const jinja_name *name = t->names; name; name = name->next)
-        if (jinja_text_is(&name->text, text))
-            return name;
-    return NULL;
-}
-
 static bool exec_for(jinja_render *r, const jinja_node *n)
 {
     jinja_value v;
@@ -290,12 +282,30 @@ bool jinja_exec(jinja_render *r, const jinja_node *list)
 
 /* -- the whole --------------------------------------------------------------------------------- */
 
+static bool bind_members(jinja_render *r, const jinja_dict *d)
+{
+    for (size_t i = 0; i < d->n; i++) {
+        const jinja_text *key = d->pairs[i].key.as.text; /* of JSON they are texts */
+        const jinja_name *name = jinja_find_name(r->template, key->bytes, key->n);
+        if (name && !jinja_bind(r, name, d->pairs[i].value))
+            return false;
+    }
+    return true;
+}
+
 static bool bind_variables(jinja_render *r, const td_jinja_input *in)
 {
     for (size_t i = 0; i < in->n_variables; i++) {
-        const jinja_name *name = find_name(r->template, in->variables[i].name);
+        const td_jinja_variable *variable = &in->variables[i];
+        const jinja_name *name =
+            variable->name ? jinja_find_name(r->template, variable->name, strlen(variable->name))
+                           : NULL;
         jinja_value v;
-        if (name && (!jinja_read_json(r, &in->variables[i], &v) || !jinja_bind(r, name, v)))
+        if ((name || !variable->name) && !jinja_read_json(r, variable, &v))
+            return false;
+        if (!variable->name && v.type != JINJA_DICT)
+            return jinja_fail(r, "variables that are no object");
+        if (!(variable->name ? !name || jinja_bind(r, name, v) : bind_members(r, v.as.dict)))
             return false;
     }
     return true;
@@ -331,7 +341,7 @@ bool td_jinja_render(const td_jinja *t, const td_jinja_input *in, td_jinja_outpu
                       .column = 1,
                       .now = in->now};
     *out = (td_jinja_output){0};
-    r.loop_name = find_name(t, "loop");
+    r.loop_name = jinja_find_name(t, "loop", 4);
     r.memory.arena = td_arena_create(r.err);
     bool is_ok = r.memory.arena && (r.out = jinja_buffer_create(&r)) &&
                  jinja_push_scope(&r, NULL) && bind_variables(&r, in) && jinja_exec(&r, t->body) &&

@@ -48,7 +48,7 @@ void td_jinja_destroy(td_jinja **t);
 bool td_jinja_mentions(const td_jinja *t, const char *name);
 
 typedef struct {
-    const char *name;
+    const char *name; /* NULL: an object, whose members are the variables */
     const char *json; /* its value, one JSON text */
     size_t n_json;
     bool is_trusted; /* its texts count as the template's own */

@@ -233,11 +233,11 @@ static bool read_value(reader *j, jinja_value *out)
 bool jinja_read_json(jinja_render *r, const td_jinja_variable *v, jinja_value *out)
 {
     reader j = {.r = r,
-                .name = v->name,
+                .name = v->name ? v->name : "(members)",
                 .text = v->json,
                 .n = v->n_json,
                 .is_message = !v->is_trusted,
-                .is_messages = !strcmp(v->name, "messages")};
+                .is_messages = v->name && !strcmp(v->name, "messages")};
     if (!read_value(&j, out))
         return false;
     skip(&j);

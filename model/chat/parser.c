@@ -471,7 +471,12 @@ void td_jinja_destroy(td_jinja **t)
     *t = NULL;
 }
 
+const jinja_name *jinja_find_name(const td_jinja *t, const char *text, size_t n)
+{
+    return t->n_name_slots > 0 ? *name_slot(t, text, n) : NULL;
+}
+
 bool td_jinja_mentions(const td_jinja *t, const char *name)
 {
-    return t->n_name_slots > 0 && *name_slot(t, name, strlen(name)) != NULL;
+    return jinja_find_name(t, name, strlen(name)) != NULL;
 }
