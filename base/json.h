@@ -127,8 +127,8 @@ size_t td_json_count(const td_json_object *object, const char *key);
 const char *td_json_get_string_at(const td_json_object *object, const char *key, size_t i);
 int64_t td_json_get_int_at(const td_json_object *object, const char *key, size_t i);
 
-/* Writes the value of a key, or of a list's items, as it stands: for what is handed on and not looked
- * at here. The key must be there. */
+/* Writes the value of a key as it stands: for what is handed on and not looked at here. The key
+ * must be there. */
 struct td_json_writer;
 void td_json_copy(const td_json_object *object, const char *key, struct td_json_writer *w);
 

@@ -12,9 +12,9 @@
  * What the template writes is special text, what the input says is not: a user who writes
  * "<|im_end|>" says these ten characters.
  *
- * A file may have several templates: where tools are given, the one named tool_use is taken if it is
- * there. A file may have none, or one that cannot be parsed; then rendering fails, not opening, as
- * there may be nothing to render. Immutable once open; any thread. Owns all it needs. */
+ * A file may have several templates: where tools are given, the one named tool_use is taken if it
+ * is there. A file may have none, or one that cannot be parsed; then rendering fails, not opening,
+ * as there may be nothing to render. Immutable once open; any thread. Owns all it needs. */
 #ifndef TD_MODEL_CHAT_H
 #define TD_MODEL_CHAT_H
 
@@ -50,8 +50,8 @@ typedef struct {
     const char *kwargs;   /* an object: more variables, which win over the usual ones */
 } td_chat_turns;
 
-/* The conversation with the opening of the assistant's next turn. *out is to be freed whatever comes
- * back. Errors: TD_E_DATA (no template, a broken one, one that refuses), TD_E_NOMEM. */
+/* The conversation with the opening of the assistant's next turn. *out is to be freed whatever
+ * comes back. Errors: TD_E_DATA (no template, a broken one, one that refuses), TD_E_NOMEM. */
 bool td_chat_render(const td_chat *c, const td_chat_turns *turns, const struct tm *now,
                     td_jinja_output *out, td_err *err);
 

@@ -1,7 +1,7 @@
 /* Prompts: lines of JSON with `prompt` (and `special`) or `messages` (and what belongs to them,
- * chat_input.h) and optionally id, n, temp, top_k, top_p, min_p, repeat_penalty, seed and stop; or one prompt from the command line. A line that cannot be
- * used is a prompt with `err` set, so that it becomes an error line of the results, not the end of
- * the run. One thread. */
+ * chat_input.h) and optionally id, n, temp, top_k, top_p, min_p, repeat_penalty, seed and stop; or
+ * one prompt from the command line. A line that cannot be used is a prompt with `err` set, so that
+ * it becomes an error line of the results, not the end of the run. One thread. */
 #ifndef TD_RUN_PROMPTS_H
 #define TD_RUN_PROMPTS_H
 
