@@ -149,13 +149,15 @@ static void check_repeat_refused(const char *before, const char *unit, size_t n,
 static void test_nesting_is_refused_beyond_the_limit(void **state)
 {
     (void)state;
-    static const size_t depths[] = {17, 2048, 100000, 1000000};
+    static const size_t depths[] = {TD_JSON_DEPTH_MAX + 1, 2048, 100000, 1000000};
     for (size_t i = 0; i < TD_COUNT(depths); i++) {
-        check_repeat_refused("", "[", depths[i], "", "nested more than 16 deep");
-        check_repeat_refused("", "{\"a\":", depths[i], "", "nested more than 16 deep");
+        check_repeat_refused("", "[", depths[i], "", "nested more than 64 deep");
+        check_repeat_refused("", "{\"a\":", depths[i], "", "nested more than 64 deep");
     }
-    /* Sixteen deep is parsed; brackets in strings do not count. */
-    check_repeat_refused("", "[", 16, "]]]]]]]]]]]]]]]]", "allowed: an object");
+    /* Up to the limit it is parsed; brackets in strings do not count. */
+    char closed[TD_JSON_DEPTH_MAX + 1] = {0};
+    memset(closed, ']', TD_JSON_DEPTH_MAX);
+    check_repeat_refused("", "[", TD_JSON_DEPTH_MAX, closed, "allowed: an object");
     td_err err;
     size_t n_bytes;
     char *text = repeat("{\"text\": \"\\\"", "[{", 100, "\"}", &n_bytes);
