@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 
+#include <math.h>
 #include <string.h>
 
 static const td_arch archs[] = {
@@ -102,14 +103,15 @@ static const td_arch archs[] = {
     {.name = "phi3", .rope = TD_ROPE_NEOX, .is_ffn_fused = true},
 };
 
-/* What a family means by the absence of a key. Zero in the key is none all the same. */
+/* What a family means by the absence of a key; NAN: its files never lack it. Zero in the key is
+ * none all the same. */
 static const struct {
     const char *arch, *key;
     double value;
 } absences[] = {
     {"llama4", "attention.sliding_window", 8192}, {"gemma2", "attention.sliding_window", 4096},
     {"gemma2", "attn_logit_softcapping", 50},     {"gemma2", "final_logit_softcapping", 30},
-    {"gemma3", "rope.freq_base_swa", 10000},
+    {"gemma3", "rope.freq_base_swa", 10000},      {"gpt-oss", "attention.sliding_window", NAN},
 };
 
 const char *td_arch_names(void)

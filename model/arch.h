@@ -71,7 +71,8 @@ typedef struct {
 const char *td_arch_names(void);
 /* The row of a general.architecture, or NULL. */
 const td_arch *td_arch_find(const char *name);
-/* What its family means where a file lacks this key ("attention.sliding_window"), else fallback. */
+/* What its family means where a file lacks this key ("attention.sliding_window"), else fallback;
+ * NAN: it is an error. */
 double td_arch_absent(const td_arch *arch, const char *key, double fallback);
 
 #endif

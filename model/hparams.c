@@ -116,7 +116,7 @@ static bool read_param(td_model *m, const param *p, td_err *err)
 {
     char key[TD_NAME_MAX];
     double value = td_arch_absent(m->arch, p->key, p->fallback);
-    if (find_key(m, p->key, key) || p->saying == REQUIRED) {
+    if (find_key(m, p->key, key) || p->saying == REQUIRED || isnan(value)) {
         if (!get_number(m, key, &value, err))
             return false;
         bool is_none = value == 0 && p->saying == OPTIONAL;

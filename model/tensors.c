@@ -63,6 +63,7 @@ typedef enum {
     GATED_ATTENTION,
     PLAIN_ATTENTION, /* attention without the gate */
     LATENT,
+    LATENT_Q, /* whose q is projected in two steps */
     RECURRENT,
     RECURRENT_PARTS, /* that has no attn_qkv */
     POST_NORMS,
@@ -126,7 +127,7 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_SINKS, "attn_sinks.weight", ATTENTION, OPTIONAL, VECTOR, D_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
 
     {TD_W_Q_A, "attn_q_a.weight", LATENT, OPTIONAL, MATRIX, D_EMBD, D_LORA_Q, D_ONE, D_ONE, D_ZERO},
-    {TD_W_Q_A_NORM, "attn_q_a_norm.weight", LATENT, OPTIONAL, VECTOR, D_LORA_Q, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_Q_A_NORM, "attn_q_a_norm.weight", LATENT_Q, REQUIRED, VECTOR, D_LORA_Q, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_Q_NOPE, "attn_q_b.weight", LATENT, REQUIRED, MATRIX, D_LORA_Q, D_NOPE, D_HEADS, D_MLA_K, D_ZERO},
     {TD_W_Q_NOPE, "attn_q.weight", LATENT, REQUIRED, MATRIX, D_EMBD, D_NOPE, D_HEADS, D_MLA_K, D_ZERO},
     {TD_W_Q_ROPE, "attn_q_b.weight", LATENT, REQUIRED, GROUPS, D_LORA_Q, D_ROPE, D_HEADS, D_MLA_K, D_NOPE},
@@ -283,6 +284,8 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
         return is_attention && !a->is_gated_attention;
     case LATENT:
         return a->is_mla;
+    case LATENT_Q:
+        return a->is_mla && has_tensor(m, "attn_q_a.weight", layer);
     case RECURRENT:
         return is_recurrent;
     case RECURRENT_PARTS:
@@ -492,33 +495,62 @@ static bool check_layer(const td_model *m, uint32_t layer, bool *is_used, td_err
     return true;
 }
 
-/* True for tensors that are used elsewhere, or knowingly not: layers that predict further tokens,
- * scales of quantized activations. */
+/* The layer and the rest of "blk.N.REST", or false. */
+static bool split_name(const char *name, unsigned long *layer, const char **rest)
+{
+    char *end;
+    if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
+        return false;
+    *layer = strtoul(name + 4, &end, 10);
+    *rest = end + 1;
+    return *end == '.';
+}
+
+/* Whether a tensor that is not used stands beside another of its purpose. */
+static bool is_spare(const td_model *m, uint32_t layer, const char *rest)
+{
+    td_wanted wanted[TD_WANTED_MAX];
+    uint32_t n = td_tensors_wanted(m, layer, wanted);
+    for (size_t i = 0; i < TD_COUNT(layer_rows); i++)
+        for (uint32_t k = 0; !strcmp(layer_rows[i].name, rest) && k < n; k++)
+            if (wanted[k].slot == layer_rows[i].slot)
+                return true;
+    return false;
+}
+
+/* Tensors that are used elsewhere, or knowingly not: scales of quantized activations, layers that
+ * predict further tokens. */
 static bool is_known(const td_model *m, const char *name)
 {
     static const char *const others[] = {"rope_freqs.weight", "rope_factors_long.weight",
                                          "rope_factors_short.weight"};
-    const td_hparams *h = &m->hparams;
+    unsigned long layer, n_layer = m->hparams.n_layer;
+    const char *rest;
     for (size_t k = 0; k < TD_COUNT(others); k++)
         if (!strcmp(name, others[k]))
             return true;
-    bool is_of_layer = !strncmp(name, "blk.", 4) && name[4] >= '0' && name[4] <= '9';
-    unsigned long layer = is_of_layer ? strtoul(name + 4, NULL, 10) : 0;
-    return strstr(name, ".input_scale") || (layer >= h->n_layer && layer - h->n_layer < h->n_nextn);
+    return strstr(name, ".input_scale") || (split_name(name, &layer, &rest) && layer >= n_layer &&
+                                            layer - n_layer < m->hparams.n_nextn);
 }
 
-/* Tensors that no row names are no error, but are said once; all but factors. */
+/* What no row names: within a layer that is run it would be missed, so the file is refused; others
+ * (files carry extra heads) are said once. */
 static bool check_extra(const td_model *m, const bool *is_used, td_err *err)
 {
     uint32_t n_extra = 0;
-    const char *first = NULL;
+    const char *first = NULL, *rest;
     for (uint32_t i = 0; i < td_gguf_n_tensors(m->gguf); i++) {
-        const char *name = td_gguf_tensor_at(m->gguf, i)->name, *dot = strrchr(name, '.');
+        const char *name = td_gguf_tensor_at(m->gguf, i)->name;
+        unsigned long layer;
         if (is_used[i] || is_known(m, name))
             continue;
-        if (dot && !strcmp(dot, ".scale"))
-            return td_err_set(err, TD_E_DATA, "tensor %s: a factor of this tensor is not supported",
-                              name);
+        bool is_factor = strlen(name) > 6 && !strcmp(name + strlen(name) - 6, ".scale");
+        bool is_of_layer = split_name(name, &layer, &rest) && layer < m->hparams.n_layer;
+        if (is_factor || (is_of_layer && !is_spare(m, (uint32_t)layer, rest)))
+            return td_err_set(err, TD_E_DATA,
+                              "tensor %s: nothing in this architecture (%s, as the file's keys "
+                              "describe it) uses it, so the model must be another",
+                              name, m->arch->name);
         first = first ? first : name;
         n_extra++;
     }

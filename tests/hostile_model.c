@@ -334,6 +334,21 @@ static void open_logged(const toy *t, char *text, size_t n_max)
     close(fds[0]);
 }
 
+/* As logits without them would be wrong, without a sign. */
+static void test_tensors_of_layers_that_nothing_uses_are_refused(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"blk.0.attn_q_norm.weight", "blk.0.ffn_gate_shexp.weight",
+                                        "blk.0.attn_q.weightx", "blk.3.attn_q_a.bias", "blk.0."};
+    for (size_t i = 0; i < TD_COUNT(names); i++) {
+        toy t = toy_begin("llama", TOY_SHAPE);
+        toy_add(&t, names[i], 16, 4);
+        char part[96];
+        snprintf(part, sizeof part, "tensor %s: nothing in this architecture", names[i]);
+        rejects(&t, part);
+    }
+}
+
 static void test_factors_are_used_or_refused(void **state)
 {
     (void)state;
@@ -347,7 +362,7 @@ static void test_factors_are_used_or_refused(void **state)
     for (size_t i = 0; i < TD_COUNT(names); i++) {
         t = toy_begin("llama", TOY_SHAPE);
         toy_add_layer(&t, 1, names[i], 1, 1);
-        rejects(&t, "a factor of this tensor is not supported");
+        rejects(&t, "nothing in this architecture");
     }
 }
 
@@ -361,13 +376,12 @@ static void test_extra_tensors_are_said_once(void **state)
     assert_string_equal(text, ""); /* a known one */
     static const char *const names[] = {"cls.output.weight",
                                         "blk.4.attn_q.weight",
-                                        "blk.0.attn_q_norm.weight",
+                                        "blk.0.attn_qkv.weight",
                                         "blk.01.attn_q.weight",
-                                        "blk.0.",
                                         "blk.x",
-                                        "blk.0.attn_q.weightx",
                                         "blk.4294967296.attn_q.weight",
-                                        "blk.-1.attn_q.weight"};
+                                        "blk.-1.attn_q.weight",
+                                        "blk.0x.attn_q.weight"};
     for (size_t i = 0; i < TD_COUNT(names); i++) {
         t = toy_begin("llama", TOY_SHAPE);
         toy_add(&t, names[i], 16, 4);
@@ -379,7 +393,7 @@ static void test_extra_tensors_are_said_once(void **state)
     }
     toy_add(&t, "zzz", 4, 1);
     open_logged(&t, text, sizeof text);
-    assert_non_null(strstr(text, "2 tensors are not used, the first is blk.-1"));
+    assert_non_null(strstr(text, "2 tensors are not used, the first is blk.0x"));
     assert_ptr_equal(strstr(text, "\n"), text + strlen(text) - 1); /* one line */
 }
 
@@ -563,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_wrong_shapes_are_refused),
         cmocka_unit_test(test_types_that_cannot_be_computed_with_are_refused),
         cmocka_unit_test(test_rope_factors_must_be_numbers_one_a_pair),
+        cmocka_unit_test(test_tensors_of_layers_that_nothing_uses_are_refused),
         cmocka_unit_test(test_factors_are_used_or_refused),
         cmocka_unit_test(test_extra_tensors_are_said_once),
         cmocka_unit_test(test_nan_in_one_embedding_spoils_its_prompts_only),
