@@ -277,6 +277,11 @@ const char *td_draft_client_device(const td_draft_client *d)
     return d->drafter ? td_drafter_device(d->drafter)->spec : "";
 }
 
+const td_device_info *td_draft_client_get_device(const td_draft_client *d)
+{
+    return d->drafter ? td_drafter_device(d->drafter) : NULL;
+}
+
 uint64_t td_draft_client_cpu_us(const td_draft_client *d)
 {
     struct timespec t = {0};

@@ -41,7 +41,7 @@ static void set(int fd)
 static bool claim(td_input *in, td_prompt *q, bool *is_wanted, td_err *err)
 {
     const td_run_params *run = in->params.run;
-    char why[512] = "";
+    char why[900] = "";
     td_err failure = {0};
     td_result_state state = td_results_claim(in->params.results, q->id, q->input_sha,
                                              in->params.config_sha, why, sizeof why, &failure);

@@ -12,8 +12,8 @@ bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_er
                             &(td_result){.id = q->id,
                                          .error = message,
                                          .input_sha = q->input_sha,
-                                         .config_sha = r->config_sha,
-                                         .model_sha = r->model_sha,
+                                         .config_sha = r->identity.sha,
+                                         .model_sha = r->identity.model_sha,
                                          .placement = r->placement,
                                          .date = r->date},
                             err);
@@ -78,8 +78,8 @@ bool td_outcome_finish(session *r, uint32_t sequence, td_err *err)
                          .ttft_ms = (double)(info->first_token_us - info->added_us) * 1e-3,
                          .ms = (double)(info->finished_us - info->added_us) * 1e-3,
                          .input_sha = a->prompt->input_sha,
-                         .config_sha = r->config_sha,
-                         .model_sha = r->model_sha,
+                         .config_sha = r->identity.sha,
+                         .model_sha = r->identity.model_sha,
                          .placement = r->placement,
                          .date = r->date},
             err);

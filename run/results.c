@@ -7,18 +7,21 @@
 #include "base/line_writer.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "run/identity.h"
 #include "run/run_placement.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define SYNC_LINES 64u
-#define SYNC_US    1000000u
+#define IDENTITIES_MAX 64u /* kept to tell what differs; of more it is only told that */
+#define SYNC_LINES     64u
+#define SYNC_US        1000000u
 
 typedef struct {
     char *id; /* NULL: an empty place of the table */
     char input_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
+    const char *identity; /* one of `identities`, or NULL */
     bool is_in_file, is_ok, is_used;
 } entry;
 
@@ -30,6 +33,9 @@ struct td_results {
     size_t capacity, n_entries;
     char placement[TD_PLACEMENT_BYTES];
     char date[TD_DATE_BYTES];
+    char identity[TD_IDENTITY_BYTES]; /* of this run; "": not said */
+    char *identities[IDENTITIES_MAX]; /* [n_identities] of the file, each once */
+    uint32_t n_identities;
 };
 
 static const char *const statuses[] = {"ok", "error", NULL};
@@ -40,6 +46,7 @@ static const td_json_field fields[] = {
     {.key = "config_sha", .type = TD_JSON_STRING, .required = true, .min = 1, .max = TD_SHA_HEX},
     {.key = "placement", .type = TD_JSON_STRING, .min = 0, .max = TD_PLACEMENT_BYTES - 1},
     {.key = "date", .type = TD_JSON_STRING, .min = TD_DATE_BYTES - 1, .max = TD_DATE_BYTES - 1},
+    {.key = "config", .type = TD_JSON_STRING, .min = 0, .max = TD_IDENTITY_BYTES - 1},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 
@@ -81,6 +88,20 @@ static entry *find_or_add(td_results *r, const char *id, td_err *err)
     return e;
 }
 
+static bool keep_identity(td_results *r, const char *text, entry *e, td_err *err)
+{
+    e->identity = NULL;
+    for (uint32_t i = 0; i < r->n_identities; i++)
+        if (!strcmp(r->identities[i], text))
+            e->identity = r->identities[i];
+    if (e->identity || !*text || r->n_identities == IDENTITIES_MAX)
+        return true;
+    char *copy = td_strndup(text, strlen(text), err);
+    if (copy)
+        e->identity = r->identities[r->n_identities++] = copy;
+    return copy;
+}
+
 static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t offset_bytes,
                              td_err *err)
 {
@@ -107,7 +128,8 @@ static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t 
                      td_json_get_string(&o, "placement", ""));
             if (!r->date[0])
                 snprintf(r->date, sizeof r->date, "%s", td_json_get_string(&o, "date", ""));
-            verdict = TD_JSONL_KEEP;
+            if (keep_identity(r, td_json_get_string(&o, "config", ""), e, err))
+                verdict = TD_JSONL_KEEP;
         }
     } else if (!doc) {
         td_err_set(err, bad.code, "%s", bad.message);
@@ -145,6 +167,11 @@ const char *td_results_placement(const td_results *r)
 
 const char *td_results_date(const td_results *r) { return r->date[0] ? r->date : NULL; }
 
+void td_results_set_identity(td_results *r, const char *text)
+{
+    snprintf(r->identity, sizeof r->identity, "%s", text ? text : "");
+}
+
 bool td_results_close(td_results **r, td_err *err)
 {
     if (!*r)
@@ -154,6 +181,8 @@ bool td_results_close(td_results **r, td_err *err)
     for (size_t i = 0; i < (*r)->capacity; i++)
         td_free((*r)->entries[i].id);
     td_free((*r)->entries);
+    for (uint32_t i = 0; i < (*r)->n_identities; i++)
+        td_free((*r)->identities[i]);
     td_free(*r);
     *r = NULL;
     return is_ok;
@@ -172,17 +201,21 @@ td_result_state td_results_claim(td_results *r, const char *id, const char *inpu
         return TD_RESULT_NONE;
     bool is_other_input = strcmp(e->input_sha, input_sha) != 0;
     if (is_other_input || strcmp(e->config_sha, config_sha) != 0) {
-        snprintf(why, why_bytes,
-                 "%s: the result there is of another %s (%s there, %s now); --force keeps it", id,
-                 is_other_input ? "input" : "configuration",
-                 is_other_input ? e->input_sha : e->config_sha,
-                 is_other_input ? input_sha : config_sha);
+        char what[600] = "";
+        if (!is_other_input && e->identity)
+            td_identity_compare(e->identity, r->identity, what, sizeof what);
+        if (!*what)
+            snprintf(what, sizeof what, "%s there, %s now",
+                     is_other_input ? e->input_sha : e->config_sha,
+                     is_other_input ? input_sha : config_sha);
+        snprintf(why, why_bytes, "%s: the result there is of another %s (%s); --force keeps it", id,
+                 is_other_input ? "input" : "configuration", what);
         return TD_RESULT_OTHER;
     }
     return e->is_ok ? TD_RESULT_DONE : TD_RESULT_ERROR;
 }
 
-static void write_line(td_json_writer *w, const td_result *t)
+static void write_line(td_json_writer *w, const td_result *t, const char *identity)
 {
     td_json_begin_object(w);
     td_json_put_string(w, "id", t->id);
@@ -212,7 +245,8 @@ static void write_line(td_json_writer *w, const td_result *t)
     } hashes[] = {{"input_sha", t->input_sha},
                   {"config_sha", t->config_sha},
                   {"model_sha", t->model_sha},
-                  {"placement", t->placement}};
+                  {"placement", t->placement},
+                  {"config", identity}};
     for (size_t i = 0; i < TD_COUNT(hashes); i++)
         td_json_put_string(w, hashes[i].key, hashes[i].value ? hashes[i].value : "");
     if (t->date && t->date[0])
@@ -224,7 +258,7 @@ bool td_results_write(td_results *r, const td_result *result, td_err *err)
 {
     if (!r->writer)
         return true; /* text goes to stdout, no JSON is wanted */
-    write_line(r->json, result);
+    write_line(r->json, result, r->identity);
     const char *line;
     size_t n_bytes;
     return td_json_writer_end(r->json, &line, &n_bytes, err) &&

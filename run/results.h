@@ -40,6 +40,8 @@ td_results *td_results_open(const td_run_params *params, td_err *err);
 const char *td_results_placement(const td_results *r);
 /* The day of its first line that has one, or NULL. */
 const char *td_results_date(const td_results *r);
+/* What the run is (identity.h), for the lines to come and for messages; NULL: not said. Copied. */
+void td_results_set_identity(td_results *r, const char *text);
 bool td_results_close(td_results **r, td_err *err);
 
 /* What is known of an id; *why gets a message for TD_RESULT_OTHER. Marks the id as used. */

@@ -75,13 +75,14 @@ static bool begin(session *r, td_err *err)
     if (r->coordinator && r->is_draft_joined) /* by an earlier run */
         td_loop_join_draft(r);
     td_setup_choose_date(r);
+    td_results_set_identity(r->results, r->identity.text);
     r->input = r->coordinator ? td_input_create(&(td_input_params){.prompts = r->prompts,
                                                                    .results = r->results,
                                                                    .model = r->model,
                                                                    .chat = r->chat,
                                                                    .date = r->date,
                                                                    .run = r->params,
-                                                                   .config_sha = r->config_sha},
+                                                                   .config_sha = r->identity.sha},
                                                 err)
                               : NULL;
     return r->input;
@@ -153,8 +154,9 @@ static bool go(session *r, td_err *err)
                         .target = r->target,
                         .model = r->model,
                         .draft_device = r->drafting ? td_draft_client_device(r->drafting) : NULL,
+                        .draft_info = r->drafting ? td_draft_client_get_device(r->drafting) : NULL,
                         .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
-                        .config_sha = r->config_sha,
+                        .identity = &r->identity,
                         .date = r->date},
             r->params->stats_path, err);
     return is_ok;

@@ -9,15 +9,30 @@
 
 #define SEPARATOR " + "
 
-/* What a SPEC says of the device, up to the layers. */
-static size_t device_bytes(const char *spec) { return strcspn(spec, "@"); }
-
-static bool is_given(const td_run_params *params, const char *spec)
+/* Two SPECs mean one device by one driver, whatever they say of layers. A GPU may have been named
+ * in another way, or have had another index. */
+static bool is_same_device(const td_device_spec *a, const td_device_spec *b)
 {
-    size_t n = device_bytes(spec);
+    td_device_info info_a, info_b;
+    if (!strcmp(a->device, b->device))
+        return true;
+    return td_device_find(a->device, &info_a, NULL) && info_a.kind != TD_DEVICE_HOST &&
+           td_device_find(b->device, &info_b, NULL) && !strcmp(info_a.id, info_b.id);
+}
+
+/* The SPEC of the params that means a recorded device, with the recorded layers. */
+static bool find_given(const td_run_params *params, const char *recorded,
+                       char out[TD_PLAN_SPEC_MAX])
+{
+    td_device_spec there, given;
+    if (!td_device_spec_parse(recorded, &there, NULL) || !there.is_pinned)
+        return false;
     for (uint32_t i = 0; i < params->n_specs; i++)
-        if (device_bytes(params->specs[i]) == n && !strncmp(params->specs[i], spec, n))
+        if (td_device_spec_parse(params->specs[i], &given, NULL) &&
+            is_same_device(&there, &given)) {
+            snprintf(out, TD_PLAN_SPEC_MAX, "%s@%u-%u", given.device, there.first, there.last);
             return true;
+        }
     return false;
 }
 
@@ -36,11 +51,12 @@ static bool take_recorded(td_run_placement *p, td_run_params *params, const char
     for (const char *at = recorded; *at && n < TD_STAGES_MAX; n++) {
         const char *end = strstr(at, SEPARATOR);
         size_t n_bytes = end ? (size_t)(end - at) : strlen(at);
-        if (n_bytes >= sizeof p->specs[n])
+        char spec[TD_PLAN_SPEC_MAX];
+        if (n_bytes >= sizeof spec)
             return false;
-        memcpy(p->specs[n], at, n_bytes);
-        p->specs[n][n_bytes] = 0;
-        if (!is_given(params, p->specs[n]))
+        memcpy(spec, at, n_bytes);
+        spec[n_bytes] = 0;
+        if (!find_given(params, spec, p->specs[n]))
             return false;
         at += n_bytes + (end ? strlen(SEPARATOR) : 0);
     }
@@ -128,7 +144,8 @@ void td_run_placement_write(const td_target *target, char *out, size_t n_bytes)
     for (uint32_t i = 0; i < td_target_n_stages(target) && n < n_bytes; i++) {
         td_stage_info info;
         td_target_get_stage_info(target, i, &info);
-        n += (size_t)snprintf(out + n, n_bytes - n, "%s%s@%u-%u", i ? SEPARATOR : "", info.spec,
-                              info.first, info.last);
+        bool is_host = info.device->kind == TD_DEVICE_HOST; /* whose SPEC may name CPUs */
+        n += (size_t)snprintf(out + n, n_bytes - n, "%s%s@%u-%u", i ? SEPARATOR : "",
+                              is_host ? info.spec : info.device->id, info.first, info.last);
     }
 }

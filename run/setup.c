@@ -4,72 +4,37 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/sha256.h"
 #include "base/signals.h"
 #include "kernels/chips.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-/* What decides a text beside its input: the model, the cache's types, the context and the kinds of
- * devices its layers run on. Drafts are not part of it (law 1). */
-static void hash_config(session *r)
+bool td_setup_drafts_ahead(const session *r)
 {
-    td_sha256 s;
-    uint8_t digest[32];
-    char text[512];
-    uint64_t model_hash = td_gguf_hash(td_model_gguf(r->model));
-    snprintf(r->model_sha, sizeof r->model_sha, "%016llx", (unsigned long long)model_hash);
-    td_sha256_begin(&s);
-    const td_run_params *p = &r->opened;
-    int n = snprintf(text, sizeof text, "%s %s %s %u %d %u\n", r->model_sha, p->type_k->name,
-                     p->type_v->name, td_target_n_ctx(r->target), p->ignore_eos, r->prefill_rows);
-    td_sha256_add(&s, text, (size_t)n);
-    if (p->place)
-        td_sha256_add(&s, p->place, strlen(p->place));
-    /* Layers may be cut anywhere among devices of one kind without changing a bit. */
-    char previous[320] = "";
+    const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
+    if (r->params->is_turns)
+        return false;
+    if (!draft)
+        return true;
+    bool is_host = draft->kind == TD_DEVICE_HOST;
+    uint32_t n_threads = is_host ? draft->n_threads : 0;
+    const char *spec = r->opened.draft_spec;
+    bool is_bound = is_host && strchr(spec, ':') != strrchr(spec, ':');
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info info;
         td_target_get_stage_info(r->target, i, &info);
-        bool is_host = !strncmp(info.spec, "host", 4);
-        const char *kind = is_host ? "host" : info.name;
-        if (strcmp(kind, previous)) {
-            n = snprintf(text, sizeof text, "%u %s\n", info.first, kind);
-            td_sha256_add(&s, text, (size_t)n);
-        }
-        snprintf(previous, sizeof previous, "%s", kind);
-    }
-    td_sha256_end(&s, digest);
-    td_sha256_hex(digest, r->config_sha, TD_SHA_HEX);
-}
-
-/* Threads of a host SPEC. */
-static uint32_t n_threads_of(const char *spec)
-{
-    uint32_t n = spec[4] == ':' ? (uint32_t)strtoul(spec + 5, NULL, 10) : 0;
-    return n ? n : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
-}
-
-bool td_setup_drafts_ahead(const session *r)
-{
-    const char *spec = r->drafting ? td_draft_client_device(r->drafting) : "";
-    bool is_host = !strncmp(spec, "host", 4);
-    uint32_t n_threads = is_host ? n_threads_of(spec) : 0;
-    if (r->params->is_turns)
-        return false;
-    for (uint32_t i = 0; i < td_target_n_stages(r->target) && *spec; i++) {
-        td_stage_info info;
-        td_target_get_stage_info(r->target, i, &info);
-        bool is_bound = is_host && strchr(spec + 4, ':') != strrchr(spec, ':');
-        if (!strcmp(info.spec, spec) && (!is_host || is_bound))
+        if (is_host ? is_bound && !strcmp(info.spec, spec) : td_chips_is_one(info.device, draft))
             return false;
-        n_threads += !strncmp(info.spec, "host", 4) ? n_threads_of(info.spec) : 0;
+        n_threads += info.device->kind == TD_DEVICE_HOST ? info.device->n_threads : 0;
     }
-    return !is_host || n_threads <= (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t cpus;
+    return !is_host || sched_getaffinity(0, sizeof cpus, &cpus) != 0 ||
+           n_threads <= (uint32_t)CPU_COUNT(&cpus);
 }
 
 /* Chunks of a prompt: a constant of the placement (planning/costs.h). */
@@ -78,7 +43,7 @@ static uint32_t choose_prefill_rows(const td_target *t)
     for (uint32_t i = 0; i < td_target_n_stages(t); i++) {
         td_stage_info info;
         td_target_get_stage_info(t, i, &info);
-        if (strncmp(info.spec, "host", 4))
+        if (info.device->kind != TD_DEVICE_HOST)
             return TD_PREFILL_ROWS_MAX;
     }
     return TD_HOST_CHUNK_ROWS;
@@ -202,7 +167,7 @@ bool td_setup_load(session *r, td_err *err)
     if (p->is_ngram && !(r->ngram = td_ngram_create(TD_NGRAM_RING, p->n_parallel,
                                                     td_target_n_ctx(r->target), err)))
         return false;
-    hash_config(r);
+    td_identity_write(p, r->model, r->target, r->prefill_rows, &r->identity);
     return !r->drafting || td_draft_client_connect(r->drafting, r->model,
                                                    td_target_n_ctx(r->target), &r->clock, err);
 }

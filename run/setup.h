@@ -4,6 +4,7 @@
 
 #include "draft/ngram.h"
 #include "run/draft_client.h"
+#include "run/identity.h"
 #include "run/input.h"
 #include "run/run_placement.h"
 #include "run/show.h"
@@ -48,7 +49,7 @@ typedef struct td_run_session {
     char date[TD_DATE_BYTES]; /* the day that chat templates are told; "": none asks */
     td_trace *trace;          /* NULL: none */
     active actives[TD_SEQUENCES_MAX];
-    char model_sha[TD_SHA_HEX + 1], config_sha[TD_SHA_HEX + 1];
+    td_identity identity;
     bool is_input_done, is_draft_joined, has_said_who_waits;
     bool is_draft_silent;        /* joined, but a deadline has passed without a word */
     uint64_t heard_us, probe_us; /* when it last answered; when a silent one is asked again */

@@ -137,7 +137,9 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
         td_target_get_stage_info(target, i, &s);
         td_json_begin_object(w);
         td_json_put_string(w, "device", s.spec);
+        td_json_put_string(w, "id", s.device->id);
         td_json_put_string(w, "name", s.name);
+        td_json_put_string(w, "driver", s.device->driver);
         td_json_put_u64(w, "first_layer", s.first);
         td_json_put_u64(w, "last_layer", s.last);
         td_json_put_u64(w, "bytes", s.n_bytes);
@@ -169,6 +171,8 @@ static void write_draft(td_json_writer *w, const td_stats *s)
     td_json_put_double(w, "busy_ms", (double)busy_us * 1e-3);
     put_idle(w, t, busy_us);
     if (s->draft) {
+        td_json_put_string(w, "id", s->draft_info->id);
+        td_json_put_string(w, "driver", s->draft_info->driver);
         td_json_put_u64(w, "proposals", s->draft->n_proposals);
         td_json_put_u64(w, "tokens", s->draft->n_tokens);
         td_json_put_u64(w, "evaluated_rows", s->draft->n_evaluated);
@@ -217,7 +221,8 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_begin_object(w);
     td_json_put_string(w, "version", TD_VERSION);
     td_json_put_string(w, "model", td_model_name(s->model));
-    td_json_put_string(w, "config_sha", s->config_sha);
+    td_json_put_string(w, "config_sha", s->identity->sha);
+    td_json_put_string(w, "config_text", s->identity->text);
     if (s->date && s->date[0])
         td_json_put_string(w, "date", s->date);
     write_totals(w, s->totals);

@@ -4,6 +4,7 @@
 #define TD_RUN_STATS_H
 
 #include "run/draft_client.h"
+#include "run/identity.h"
 #include "target/target.h"
 
 typedef struct {
@@ -13,9 +14,10 @@ typedef struct {
     const td_coordinator_stats *coordinator;
     const td_target *target;
     const td_model *model;
-    const char *draft_device;      /* "" or NULL when elsewhere or none */
-    const td_drafter_stats *draft; /* NULL when elsewhere or none */
-    const char *config_sha;
+    const char *draft_device; /* "" or NULL when elsewhere or none */
+    const td_device_info *draft_info;
+    const td_drafter_stats *draft; /* both NULL when elsewhere or none */
+    const td_identity *identity;
     const char *date; /* that chat templates were told; "": none asked */
 } td_stats;
 

@@ -193,7 +193,9 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     s->info.n_bytes = part->n_bytes;
     td_forward_get_load(s->forward, &s->info.n_file_bytes, &s->info.load_us);
     memcpy(s->info.spec, part->spec, sizeof s->info.spec);
-    memcpy(s->info.name, td_device_get_info(part->dev)->name, sizeof s->info.name);
+    s->info.device = td_device_get_info(part->dev);
+    s->info.experts_device = part->experts_dev ? td_device_get_info(part->experts_dev) : NULL;
+    memcpy(s->info.name, s->info.device->name, sizeof s->info.name);
     s->slots = td_alloc(s->n_slots, sizeof *s->slots, err);
     if (!s->slots)
         return false;
@@ -254,8 +256,10 @@ td_target *td_target_create(const td_layout_params *params, td_err *err)
     if (!t->chain)
         goto fail;
     t->n_stages = t->chain->layout->n_parts;
+    /* A GPU's stage only waits for its GPU, which may share its power with the CPU. */
     for (uint32_t i = 0; i < t->n_stages && t->n_stages > 1; i++)
-        td_queue_stay_awake(&t->stages[i].in);
+        if (td_device_get_info(t->chain->layout->parts[i].dev)->kind == TD_DEVICE_HOST)
+            td_queue_stay_awake(&t->stages[i].in);
     for (uint32_t i = 0; i < t->n_stages; i++)
         if (!build_stage(t, i, h, err))
             goto fail;

@@ -35,8 +35,9 @@
 typedef struct td_target td_target;
 
 typedef struct {
-    char spec[128]; /* "host:1", without the range */
-    char name[256]; /* the device's */
+    char spec[128];                                /* "host:1", without the range */
+    char name[256];                                /* the device's */
+    const td_device_info *device, *experts_device; /* NULL: none of their own; the target's */
     uint32_t first, last;
     uint64_t n_bytes;               /* weights, cache and activations */
     uint64_t n_file_bytes, load_us; /* weights in the file, and loading them */

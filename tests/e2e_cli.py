@@ -127,10 +127,30 @@ class Cli(unittest.TestCase):
         line = json.loads(r.stdout)
         self.assertEqual(sorted(line), sorted(
             'id status text tokens reason error drafted accepted rounds prompt_tokens ttft_ms ms '
-            'placement '
+            'placement config '
             'input_sha config_sha model_sha'.split()))
         self.assertEqual((line['id'], line['status'], line['reason'], len(line['tokens'])),
                          ('a', 'ok', 'length', 8))
+
+    def test_resuming_names_what_computes_differently(self):
+        out = self.path('r.jsonl')
+        args = ['--out', out, '--in', '-', '-n', '3']
+        first, both = '{"id": "a", "prompt": "The fox"}\n', '{"id": "b", "prompt": "The hen"}\n'
+        both = first + both
+        self.assertEqual(generate(*args, stdin=first).returncode, 0)
+        line = json.loads(read(out))
+        self.assertIn('layers=0 on host', line['config'])
+        self.fails(generate(*args, '--kv-k', 'q8_0', stdin=both), 65,
+                   'cache is "F16,F16" there and "Q8_0,F16" now')
+        # As an older tandem, and a GPU's other driver, would have left it.
+        line.update(config=line['config'].replace('layers=0 on host', 'layers=0 on GPU (radv 1.2)')
+                    .replace('tandem=', 'tandem=0.0.'), config_sha='0123456789abcdef')
+        self.path('r.jsonl', json.dumps(line) + '\n')
+        r = generate(*args, stdin=both)
+        self.fails(r, 65, 'layers is "0 on GPU (radv 1.2)" there and "0 on host" now', 'tandem is "0.0.',
+                   '--force')
+        self.assertEqual(generate(*args, '--force', stdin=both).returncode, 0)
+        self.assertEqual([json.loads(x)['id'] for x in read(out).splitlines()], ['a', 'b'])
 
     def test_stop_strings_across_tokens(self):
         full = json.loads(generate('--in', '-', '-n', '60', '--temp', '0',

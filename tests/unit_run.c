@@ -11,6 +11,7 @@
 #include "base/jsonl.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "run/identity.h"
 #include "run/prompts.h"
 #include "run/results.h"
 
@@ -534,12 +535,12 @@ static void test_a_result_is_one_stable_line(void **state)
         "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_"
         "tokens\":2,"
         "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\","
-        "\"model_sha\":\"m\",\"placement\":\"host@0-1\"}\n"
+        "\"model_sha\":\"m\",\"placement\":\"host@0-1\",\"config\":\"\"}\n"
         "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":"
         "\"went wrong\","
         "\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,\"ttft_ms\":1.5,\"ms\":2.25,"
         "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\",\"placement\":"
-        "\"host@0-1\"}\n");
+        "\"host@0-1\",\"config\":\"\"}\n");
 }
 
 static void test_results_are_found_again(void **state)
@@ -576,6 +577,31 @@ static void test_results_are_found_again(void **state)
     assert_int_equal(claim(r, "many-1999", sha, "c", ""), TD_RESULT_DONE);
     assert_int_equal(claim(r, "unknown", sha, "c", ""), TD_RESULT_NONE);
     assert_true(td_results_close(&r, NULL));
+}
+
+static void expect_difference(const char *there, const char *now, const char *wanted)
+{
+    char what[256];
+    td_identity_compare(there, now, what, sizeof what);
+    assert_string_equal(what, wanted);
+}
+
+static void test_what_differs_is_named_by_part(void **state)
+{
+    (void)state;
+    expect_difference("a=1; b=x; c=", "a=1; b=x; c=", "");
+    expect_difference("a=1; b=x", "a=1; b=y z", "b is \"x\" there and \"y z\" now");
+    expect_difference("a=1; b=x; c=3", "a=2; b=x; c=4",
+                      "a is \"1\" there and \"2\" now, c is \"3\" there and \"4\" now");
+    expect_difference("ab=1", "a=1; b=1", ""); /* parts that the other lacks cannot be compared */
+    expect_difference("a=", "a=1", "a is \"\" there and \"1\" now");
+    /* Whatever a file says. */
+    expect_difference("", "a=1", "");
+    expect_difference("; ; =; ;a=", "a=1", "");
+    expect_difference("a=1; a=2", "a=2", "a is \"1\" there and \"2\" now");
+    char small[16];
+    td_identity_compare("a=11111111111111", "a=2", small, sizeof small);
+    assert_int_equal(strlen(small), sizeof small - 1);
 }
 
 static void test_a_torn_tail_is_removed(void **state)
@@ -672,6 +698,7 @@ int main(void)
         cmocka_unit_test(test_prompts_survive_every_failing_allocation),
         cmocka_unit_test(test_a_result_is_one_stable_line),
         cmocka_unit_test(test_results_are_found_again),
+        cmocka_unit_test(test_what_differs_is_named_by_part),
         cmocka_unit_test(test_a_torn_tail_is_removed),
         cmocka_unit_test(test_files_that_hold_no_results_are_refused),
         cmocka_unit_test(test_a_second_run_on_the_file_is_refused),

@@ -1,0 +1,120 @@
+#include "run/identity.h"
+
+#include "base/sha256.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SEPARATOR "; "
+
+/* A name as a part of the text: what would end a part or a line becomes '?'. */
+static void add(char *text, const char *more)
+{
+    size_t n = strlen(text);
+    for (; *more && n + 1 < TD_IDENTITY_BYTES; more++)
+        text[n++] = *more == ';' || (unsigned char)*more < 0x20 || *more == 0x7f ? '?' : *more;
+    text[n] = 0;
+}
+
+static void begin_part(char *text, const char *key)
+{
+    size_t n = strlen(text);
+    snprintf(text + n, TD_IDENTITY_BYTES - n, "%s%s=", n ? SEPARATOR : "", key);
+}
+
+static void add_number(char *text, const char *key, uint32_t value)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%u", value);
+    begin_part(text, key);
+    add(text, number);
+}
+
+/* What rounds alike: the host at any SIMD level and any number of threads; a GPU with a driver. */
+static void write_kind(const td_device_info *d, char *out, size_t n_bytes)
+{
+    if (d->kind != TD_DEVICE_HOST)
+        snprintf(out, n_bytes, "%s (%s)", d->name, d->driver);
+    else
+        snprintf(out, n_bytes, "%s", strcmp(d->spec, "scalar") != 0 ? "host" : "scalar");
+}
+
+/* Layers may be cut anywhere among devices of one kind without changing a bit. */
+static void add_layers(char *text, const td_target *target)
+{
+    char previous[1200] = "", kind[1200], place[600], first[32];
+    begin_part(text, "layers");
+    for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(target, i, &info);
+        write_kind(info.device, kind, sizeof kind);
+        if (info.experts_device) {
+            size_t n = strlen(kind);
+            write_kind(info.experts_device, place, sizeof place);
+            snprintf(kind + n, sizeof kind - n, " with experts on %s", place);
+        }
+        snprintf(first, sizeof first, "%s%u on ", i ? ", " : "", info.first);
+        if (strcmp(kind, previous) != 0) {
+            add(text, first);
+            add(text, kind);
+        }
+        memcpy(previous, kind, sizeof previous);
+    }
+}
+
+void td_identity_write(const td_run_params *params, const td_model *model, const td_target *target,
+                       uint32_t prefill_rows, td_identity *out)
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    *out = (td_identity){0};
+    snprintf(out->model_sha, sizeof out->model_sha, "%016llx",
+             (unsigned long long)td_gguf_hash(td_model_gguf(model)));
+    begin_part(out->text, "tandem");
+    add(out->text, TD_VERSION);
+    begin_part(out->text, "model");
+    add(out->text, out->model_sha);
+    begin_part(out->text, "cache");
+    add(out->text, params->type_k->name);
+    add(out->text, ",");
+    add(out->text, params->type_v->name);
+    add_number(out->text, "ctx", td_target_n_ctx(target));
+    add_number(out->text, "ignore_eos", params->ignore_eos);
+    add_number(out->text, "chunk", prefill_rows);
+    add_layers(out->text, target);
+    td_sha256_begin(&s);
+    td_sha256_add(&s, out->text, strlen(out->text));
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, out->sha, TD_SHA_HEX);
+}
+
+/* The value of a key of n_key bytes, n_value bytes; NULL where there is none. */
+static const char *find(const char *text, const char *key, size_t n_key, size_t *n_value)
+{
+    for (const char *at = text; *at;) {
+        const char *end = strstr(at, SEPARATOR);
+        size_t n = end ? (size_t)(end - at) : strlen(at);
+        if (n > n_key && !strncmp(at, key, n_key) && at[n_key] == '=') {
+            *n_value = n - n_key - 1;
+            return at + n_key + 1;
+        }
+        at += n + (end ? strlen(SEPARATOR) : 0);
+    }
+    return NULL;
+}
+
+void td_identity_compare(const char *there, const char *now, char *out, size_t n_bytes)
+{
+    out[0] = 0;
+    for (const char *at = now; *at;) {
+        const char *end = strstr(at, SEPARATOR);
+        size_t n_key = strcspn(at, "="), n_then = 0, n_now = 0, used = strlen(out);
+        const char *new_value = find(now, at, n_key, &n_now);
+        const char *old_value = find(there, at, n_key, &n_then);
+        if (old_value && new_value && (n_then != n_now || memcmp(old_value, new_value, n_now) != 0))
+            snprintf(out + used, n_bytes - used, "%s%.*s is \"%.*s\" there and \"%.*s\" now",
+                     used ? ", " : "", (int)n_key, at, (int)n_then, old_value, (int)n_now,
+                     new_value);
+        at = end ? end + strlen(SEPARATOR) : "";
+    }
+}

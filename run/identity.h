@@ -1,0 +1,30 @@
+/* What decides a text beside its prompt, as a text that a person can read: the program's version,
+ * the model, the cache's types, the context and on which kinds of devices, by which drivers, the
+ * layers are. Results carry it and its hash, and are resumed only by a run of the same. Drafts are
+ * not in it (law 1), nor is which of two equal cards it was.
+ *
+ *     "tandem=0.1.0; model=0123456789abcdef; cache=f16,f16; ...; layers=0 on host"
+ *
+ * Private to run/. Any thread. */
+#ifndef TD_RUN_IDENTITY_H
+#define TD_RUN_IDENTITY_H
+
+#include "run/prompts.h"
+#include "target/target.h"
+
+#define TD_IDENTITY_BYTES (512u + TD_STAGES_MAX * 640u)
+
+typedef struct {
+    char text[TD_IDENTITY_BYTES];
+    char sha[TD_SHA_HEX + 1];
+    char model_sha[TD_SHA_HEX + 1];
+} td_identity;
+
+void td_identity_write(const td_run_params *params, const td_model *model, const td_target *target,
+                       uint32_t prefill_rows, td_identity *out);
+
+/* What differs between two texts: "cache is q8_0,q8_0 there and f16,f16 now, ..."; "" for nothing
+ * that can be named. */
+void td_identity_compare(const char *there, const char *now, char *out, size_t n_bytes);
+
+#endif
