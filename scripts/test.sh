@@ -8,7 +8,9 @@
 #
 # The main suite is all of ctest, the Vulkan validation runs among it. Then the tests that feed the
 # program hostile input, the unit tests and the simulations run again under AddressSanitizer and
-# UndefinedBehaviorSanitizer. ctest's closing lines of each are repeated at the end.
+# UndefinedBehaviorSanitizer. What drivers keep on disk starts empty in every run (build/cache), so
+# that each sees what a newcomer's machine does. The ten longest tests of each suite and ctest's
+# closing lines come at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,19 +47,29 @@ suite() {
         tee "$build/ctest.log" || status=1
 }
 
-./scripts/build.sh build/test -DTD_WERROR=$werror
+# The ten longest tests of a log of ctest's: name and seconds.
+longest() {
+    awk '$1 ~ /^[0-9]+\/[0-9]+$/ && $NF == "sec" { print $(NF - 1), $4 }' "$1" | sort -rn | head -n 10 |
+        awk '{ printf "    %8.1f s  %s\n", $1, $2 }'
+}
+
+rm -rf build/cache
+caches=(-DTD_TEST_CACHE="$PWD/build/cache")
+./scripts/build.sh build/test -DTD_WERROR=$werror "${caches[@]}"
 suite "all tests" build/test
 
 if [ -z "$quick" ]; then
-    ./scripts/build.sh build/asan -DTD_WERROR=$werror -DTD_SANITIZE=address,undefined
-    # Vulkan drivers and the layers keep what they allocate; our own objects are counted by the
-    # validation suite.
-    LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" \
-        UBSAN_OPTIONS=print_stacktrace=1 \
+    ./scripts/build.sh build/asan -DTD_WERROR=$werror -DTD_SANITIZE=address,undefined \
+        "${caches[@]}"
+    UBSAN_OPTIONS=print_stacktrace=1 \
         suite "address and undefined-behaviour sanitizers" build/asan -L '^(unit|hostile|sim)$' \
         -E '^unit_shaders_'
 fi
 
+for name in "${names[@]}"; do
+    printf '\n== %s, the ten longest\n' "${name%%:*}"
+    longest "${name#*:}/ctest.log"
+done
 for name in "${names[@]}"; do
     printf '\n== %s\n' "${name%%:*}"
     sed -n '/tests passed/,$p' "${name#*:}/ctest.log"

@@ -13,6 +13,7 @@ if [ -z "$found" ]; then
     echo "skipped: no validation layers; on Debian: apt-get install vulkan-validationlayers"
     exit 77
 fi
-# The op tests need not run on the host here, and one weight type of each kind of shader will do.
-export TD_TEST_TYPES=F32,F16,Q4_0,Q8_0,Q4_K,Q3_K,MXFP4,IQ2_XS
-TD_TEST_DEVICES=${TD_TEST_DEVICES:-vulkan:0} TD_VK_VALIDATION=$mode exec "$program"
+# The op tests need not run on the host here, and few weight types will do: the layers see buffers and
+# barriers, which are those of all the types that have the same inputs.
+export TD_TEST_TYPES=F32,F16,Q4_K,IQ2_XS TANDEM_CACHE_DIR=
+TD_TEST_DEVICES=${TD_TEST_DEVICES:-vulkan} TD_VK_VALIDATION=$mode exec "$program"

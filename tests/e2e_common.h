@@ -7,7 +7,7 @@
  *
  * TD_GOLDEN names the golden folder, TD_TALES the bundled pair's (default configs/tales), TANDEM
  * the program for tests that start it, TD_TEST_DEVICES the devices (comma-separated; default
- * host:1, host:2 and the first usable Vulkan device, a software driver included). */
+ * host:1, host:2 and vulkan: the first usable Vulkan device, a software driver included). */
 #ifndef TD_TESTS_E2E_COMMON_H
 #define TD_TESTS_E2E_COMMON_H
 
@@ -113,29 +113,23 @@ static inline void add_placement(const char *text)
     n_placements++;
 }
 
-/* Fills placements[]; `splits` (NULL-ended) are added to what TD_TEST_DEVICES
- * or the default says. */
+/* Fills placements[]: what TD_TEST_DEVICES or the default says, then `splits` (NULL-ended). */
 static inline void find_placements(const char *const *splits)
 {
     static char list[1024];
+    static td_device_info infos[TD_DEVICES_MAX];
     const char *wanted = getenv("TD_TEST_DEVICES");
     n_placements = 0;
-    if (wanted) {
-        snprintf(list, sizeof list, "%s", wanted);
-        char *rest = list;
-        for (char *spec; (spec = strtok_r(rest, ",", &rest)) != NULL;)
-            add_placement(spec);
-    } else {
-        static td_device_info infos[TD_DEVICES_MAX];
-        uint32_t n = td_device_list(infos, TD_DEVICES_MAX), i = 0;
-        add_placement("host:1");
-        add_placement("host:2");
-        while (i < n && (infos[i].kind == TD_DEVICE_HOST || !infos[i].is_usable))
-            i++;
-        if (i < n)
-            add_placement(infos[i].spec);
-        else
-            printf("skipped: no usable Vulkan device\n");
+    snprintf(list, sizeof list, "%s", wanted ? wanted : "host:1,host:2,vulkan");
+    char *rest = list;
+    for (char *spec; (spec = strtok_r(rest, ",", &rest)) != NULL;) {
+        uint32_t n = strcmp(spec, "vulkan") ? 0 : td_device_list(infos, TD_DEVICES_MAX);
+        for (uint32_t i = 0; i < n; i++)
+            if (infos[i].kind != TD_DEVICE_HOST && infos[i].is_usable) {
+                spec = infos[i].spec;
+                break;
+            }
+        add_placement(spec);
     }
     for (; splits && *splits; splits++)
         add_placement(*splits);

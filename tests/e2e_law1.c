@@ -48,7 +48,8 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
     if (!model)
         fail_msg("%s", err.message);
     for (size_t i = 0; i < n_placements; i++)
-        check_rows("tales-target", model, &placements[i], caches[i % TD_COUNT(caches)].type, 8, 1);
+        check_rows("tales-target", model, &placements[i], caches[i % TD_COUNT(caches)].type, 8,
+                   false);
     td_model_close(&model);
 }
 

@@ -14,8 +14,9 @@
 #define ROW_SLOTS   8u
 #define ROW_DRAFTED 12u /* rows of a sequence after its prompt */
 
-/* Prompt lengths at both sides of the page and chunk boundaries. */
+/* Prompt lengths at both sides of the page and chunk boundaries; in brief, of the page's. */
 static const uint32_t row_prompts[ROW_SLOTS] = {1, 31, 63, 64, 100, 127, 255, 256};
+static const uint32_t brief_prompts[ROW_SLOTS] = {1, 31, 63, 64, 17, 5, 52, 127};
 
 static inline uint32_t row_token(uint32_t slot, uint32_t position, uint32_t n_vocab)
 {
@@ -25,6 +26,7 @@ static inline uint32_t row_token(uint32_t slot, uint32_t position, uint32_t n_vo
 typedef struct {
     const char *what;
     td_chain *chain;
+    const uint32_t *prompts; /* [ROW_SLOTS] */
     uint32_t n_vocab;
     float *alone; /* [ROW_SLOTS][ROW_DRAFTED][n_vocab] logits of rows run one at a time */
 } row_check;
@@ -46,14 +48,14 @@ static inline void run_alone(row_check *r)
     td_err err = {0};
     for (uint32_t slot = 0; slot < ROW_SLOTS; slot++) {
         td_forward_row prompt[TD_PREFILL_ROWS_MAX];
-        for (uint32_t i = 0; i < row_prompts[slot]; i++)
+        for (uint32_t i = 0; i < r->prompts[slot]; i++)
             prompt[i] = (td_forward_row){
                 .slot = slot, .position = i, .token = row_token(slot, i, r->n_vocab)};
-        prompt[row_prompts[slot] - 1].is_output = true;
-        if (!td_chain_run(r->chain, TD_MODE_PREFILL, prompt, row_prompts[slot], &err))
+        prompt[r->prompts[slot] - 1].is_output = true;
+        if (!td_chain_run(r->chain, TD_MODE_PREFILL, prompt, r->prompts[slot], &err))
             fail_msg("%s: %s", r->what, err.message);
         for (uint32_t i = 0; i < ROW_DRAFTED; i++) {
-            uint32_t position = row_prompts[slot] + i;
+            uint32_t position = r->prompts[slot] + i;
             td_forward_row row = {.slot = slot,
                                   .position = position,
                                   .token = row_token(slot, position, r->n_vocab),
@@ -62,7 +64,7 @@ static inline void run_alone(row_check *r)
             memcpy(r->alone + ((size_t)slot * ROW_DRAFTED + i) * r->n_vocab,
                    td_chain_logits(r->chain), r->n_vocab * sizeof(float));
         }
-        td_chain_rewind(r->chain, slot, row_prompts[slot]);
+        td_chain_rewind(r->chain, slot, r->prompts[slot]);
     }
 }
 
@@ -93,7 +95,7 @@ static inline void compare_rows(const row_check *r, const td_forward_row *rows,
         if (memcmp(logits, row_alone(r, rows[i].slot, index[i]), r->n_vocab * sizeof *logits))
             fail_msg("%s: row %u of a batch of %u (prompt %u, row %u of its draft): the logits are "
                      "not those of the row alone",
-                     r->what, i, n, row_prompts[rows[i].slot], index[i]);
+                     r->what, i, n, r->prompts[rows[i].slot], index[i]);
         logits += r->n_vocab;
     }
 }
@@ -110,7 +112,7 @@ static inline void run_rounds(const row_check *r)
             uint32_t wanted = td_noise_bits(11, round, slot) % 8;
             for (; taken[slot] < wanted && done[slot] + taken[slot] < ROW_DRAFTED; n++) {
                 index[n] = done[slot] + taken[slot]++;
-                uint32_t position = row_prompts[slot] + index[n];
+                uint32_t position = r->prompts[slot] + index[n];
                 rows[n] = (td_forward_row){.slot = slot,
                                            .position = position,
                                            .token = row_token(slot, position, r->n_vocab),
@@ -124,8 +126,8 @@ static inline void run_rounds(const row_check *r)
         for (uint32_t slot = 0; slot < ROW_SLOTS; slot++) {
             done[slot] += taken[slot] ? td_noise_bits(12, round, slot) % (taken[slot] + 1) : 0;
             n += done[slot] < ROW_DRAFTED;
-            td_chain_commit(r->chain, slot, row_prompts[slot] + done[slot]);
-            td_chain_rewind(r->chain, slot, row_prompts[slot] + done[slot]);
+            td_chain_commit(r->chain, slot, r->prompts[slot] + done[slot]);
+            td_chain_rewind(r->chain, slot, r->prompts[slot] + done[slot]);
         }
     }
 }
@@ -140,7 +142,7 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
         uint32_t slot = (draw ? td_noise_bits(draw, n, 2 * at) : at / 8) % ROW_SLOTS;
         if (taken[slot] == ROW_DRAFTED)
             continue;
-        uint32_t position = row_prompts[slot] + taken[slot];
+        uint32_t position = r->prompts[slot] + taken[slot];
         index[i] = taken[slot]++;
         rows[i++] = (td_forward_row){.slot = slot,
                                      .position = position,
@@ -153,18 +155,20 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
     run_verify(r, rows, n);
     compare_rows(r, rows, index, n);
     for (uint32_t slot = 0; slot < ROW_SLOTS; slot++)
-        td_chain_rewind(r->chain, slot, row_prompts[slot]);
+        td_chain_rewind(r->chain, slot, r->prompts[slot]);
 }
 
 static inline void check_rows(const char *name, const td_model *model, const placement *p,
-                              uint32_t cache_type, uint32_t n_draws, uint32_t width_step)
+                              uint32_t cache_type, uint32_t n_draws, bool is_brief)
 {
     static const uint32_t widths[] = {1, 2, 3, 5, 8, 9, 16, 17, 33, 64};
     char what[256];
     td_err err = {0};
     const td_type_info *type = td_type_find(cache_type);
     snprintf(what, sizeof what, "%s on %s, %s cache", name, p->name, type->name);
-    row_check r = {.what = what, .n_vocab = td_model_hparams(model)->n_vocab};
+    row_check r = {.what = what,
+                   .prompts = is_brief ? brief_prompts : row_prompts,
+                   .n_vocab = td_model_hparams(model)->n_vocab};
     r.chain = td_chain_create(&(td_layout_params){.model = model,
                                                   .specs = p->specs,
                                                   .n_specs = p->n_specs,
@@ -178,7 +182,7 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     r.alone = calloc((size_t)ROW_SLOTS * ROW_DRAFTED * r.n_vocab, sizeof *r.alone);
     assert_non_null(r.alone);
     run_alone(&r);
-    for (size_t i = width_step / 2; i < TD_COUNT(widths); i += width_step)
+    for (size_t i = is_brief ? 2 : 0; i < TD_COUNT(widths); i += is_brief ? 5 : 1)
         for (uint32_t draw = 0; draw < n_draws; draw++)
             run_mixture(&r, widths[i], draw);
     run_rounds(&r);

@@ -38,13 +38,13 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
             fail_msg("%s", err.message);
         for (size_t k = 0; k < n_placements; k++) {
             const placement *p = &placements[k];
-            /* The first model with every type and on the splits, the others with a type in turn;
-             * a software GPU is slow. */
+            /* The first model with every type and on the splits, the others with a type in turn.
+             * A software GPU is slow: there the others have two widths and short prompts. */
+            bool is_brief = !p->is_host && i > 0;
             for (size_t t = 0; t < TD_COUNT(types); t++)
                 if (i == 0 ? t < (p->n_specs > 1 ? 1 : TD_COUNT(types))
                            : t == i % TD_COUNT(types) && p->n_specs == 1)
-                    check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2,
-                               p->is_host || i == 0 ? 1 : 5);
+                    check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2, is_brief);
         }
         td_model_close(&model);
     }
@@ -135,16 +135,20 @@ int main(void)
     if (!is_readable(model_path(path, "llama")))
         return SKIPPED;
     td_log_set_level(TD_LOG_ERROR);
-    const char *splits[3] = {"host:1@0-0+host:1", NULL, NULL};
     find_placements(NULL);
     static char mixed[160];
-    for (size_t i = 0; i < n_placements && !splits[1]; i++)
-        if (!placements[i].is_host) {
+    bool has_host = false;
+    for (size_t i = 0; i < n_placements; i++)
+        if (placements[i].is_host)
+            has_host = true;
+        else
             snprintf(mixed, sizeof mixed, "%s+host:2", placements[i].name);
-            splits[1] = mixed;
-        }
-    for (size_t i = 0; splits[i]; i++)
-        add_placement(splits[i]);
+    if (has_host)
+        add_placement("host:1@0-0+host:1");
+    if (mixed[0])
+        add_placement(mixed);
+    if (!n_placements)
+        return SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_do_not_depend_on_their_batch),
         cmocka_unit_test(test_lines_do_not_depend_on_the_draft),

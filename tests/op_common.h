@@ -10,9 +10,10 @@
  *         bench_destroy(&b);
  *     }
  *
- * TD_TEST_DEVICES names the devices, comma-separated; the default is host:1, host:2 and the first
- * usable Vulkan device, a software driver included. The scalar device is always test_devices[0].
- * A device that cannot be created is printed as skipped. */
+ * TD_TEST_DEVICES names the devices, comma-separated; the default is host:1, host:2 and vulkan,
+ * which is the first usable Vulkan device, a software driver included. The scalar device is always
+ * test_devices[0]. A device that cannot be created is printed as skipped; a program that is left
+ * with the scalar one alone is skipped itself. */
 #ifndef TD_TESTS_OP_COMMON_H
 #define TD_TESTS_OP_COMMON_H
 
@@ -32,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TEST_SKIPPED      77 /* exit code of a program that could test nothing */
 #define TEST_DEVICES_MAX  8
 #define BENCH_OBJECTS_MAX 16
 
@@ -49,9 +51,21 @@ static inline bool is_vulkan(const td_device *dev)
     return kind != TD_DEVICE_HOST;
 }
 
+static inline bool is_software(const td_device *dev)
+{
+    return td_device_get_info(dev)->kind == TD_DEVICE_SOFTWARE;
+}
+
 static inline void open_device(const char *spec)
 {
     td_err err = {0};
+    static td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n = strcmp(spec, "vulkan") ? 0 : td_device_list(infos, TD_DEVICES_MAX);
+    for (uint32_t i = 0; i < n; i++)
+        if (infos[i].kind != TD_DEVICE_HOST && infos[i].is_usable) {
+            spec = infos[i].spec;
+            break;
+        }
     td_device *dev = td_device_create(spec, &err);
     if (!dev)
         printf("skipped: device %s: %s\n", spec, err.message);
@@ -61,36 +75,25 @@ static inline void open_device(const char *spec)
         test_devices[n_test_devices++] = dev;
 }
 
-/* The first Vulkan device that can run ops, or nothing. */
-static inline void open_default_vulkan(void)
+/* False where there is none to compare with the scalar one. */
+static inline bool open_devices(void)
 {
-    static td_device_info infos[TD_DEVICES_MAX];
-    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
-    for (uint32_t i = 0; i < n; i++)
-        if (infos[i].kind != TD_DEVICE_HOST && infos[i].is_usable) {
-            open_device(infos[i].spec);
-            return;
-        }
-    printf("skipped: no usable Vulkan device\n");
-}
-
-static inline int open_devices(void **state)
-{
-    (void)state;
-    open_device("scalar");
     const char *wanted = getenv("TD_TEST_DEVICES");
-    if (!wanted) {
-        open_device("host:1");
-        open_device("host:2");
-        open_default_vulkan();
-        return n_test_devices == 0;
-    }
     char list[1024];
-    snprintf(list, sizeof list, "%s", wanted);
+    snprintf(list, sizeof list, "%s", wanted ? wanted : "host:1,host:2,vulkan");
+    open_device("scalar");
     char *rest = list;
     for (char *spec = strtok_r(rest, ",", &rest); spec; spec = strtok_r(NULL, ",", &rest))
         open_device(spec);
-    return n_test_devices == 0;
+    return n_test_devices > 1;
+}
+
+static inline bool has_host(void)
+{
+    for (size_t i = 1; i < n_test_devices; i++)
+        if (!is_vulkan(test_devices[i]))
+            return true;
+    return false;
 }
 
 static inline int close_devices(void **state)
@@ -383,6 +386,7 @@ static inline void check_close(float got, double want, double tolerance, size_t 
 /* The host and the scalar device agree bit for bit. */
 static inline bool is_bit_equal_to_scalar(const td_device *dev) { return !is_vulkan(dev); }
 
-#define TEST_MAIN(tests) cmocka_run_group_tests(tests, open_devices, close_devices)
+#define TEST_MAIN(tests)                                                                           \
+    (open_devices() ? cmocka_run_group_tests(tests, NULL, close_devices) : TEST_SKIPPED)
 
 #endif

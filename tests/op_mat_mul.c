@@ -243,6 +243,18 @@ static void check_invariance(td_device *dev, const mul_case *c, const void *rows
     free(probe);
 }
 
+/* On a software GPU a program of its own is compiled for every type, shape and width, which takes
+ * longer than all else: there, types beyond one of each kind of shader have one shape. */
+static bool has_every_shape(const td_device *dev, const td_type_info *type)
+{
+    static const char *const of_a_kind[] = {"F32",  "F16",  "Q4_0",  "Q8_0",
+                                            "Q4_K", "Q3_K", "MXFP4", "IQ2_XS"};
+    bool is_one = !is_software(dev);
+    for (size_t i = 0; i < TD_COUNT(of_a_kind); i++)
+        is_one |= !strcmp(type->name, of_a_kind[i]);
+    return is_one && !(is_software(dev) && getenv("TD_VK_VALIDATION"));
+}
+
 static void test_a_row_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
@@ -260,7 +272,8 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
             unsigned char *rows = new_random_rows(type, cases[k].n_o, cases[k].n_k, 5);
             /* The scalar device takes rows one by one, and long: the small case is enough. */
             for (size_t i = k == 0 ? 0 : 1; i < n_test_devices; i++)
-                check_invariance(test_devices[i], &cases[k], rows);
+                if (k == 0 || has_every_shape(test_devices[i], type))
+                    check_invariance(test_devices[i], &cases[k], rows);
             free(rows);
         }
     }
@@ -356,6 +369,10 @@ static void test_finite_rows_are_unaffected_by_hostile_ones(void **state)
 static void test_levels_agree_with_scalar(void **state)
 {
     (void)state;
+    if (!has_host()) {
+        print_message("skipped: the host is not among the devices\n");
+        skip();
+    }
     static const char *const levels[] = {"generic", "avx2", "avx512"};
     for (size_t l = 0; l < TD_COUNT(levels); l++) {
         setenv("TD_HOST_ISA", levels[l], 1);

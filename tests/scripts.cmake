@@ -1,8 +1,8 @@
 # Scripts run as tests. Each exits 77 where what it needs is missing.
 function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_RETURN_CODE 77 TIMEOUT 1800)
-    if(label MATCHES "^(validation|e2e)$") # see CMakeLists.txt
+    td_set_up(${name} ${label})
+    if(label STREQUAL "e2e") # see CMakeLists.txt
         set_tests_properties(${name} PROPERTIES PROCESSORS 2)
     endif()
 endfunction()
@@ -32,10 +32,10 @@ foreach(source ${test_sources})
 endforeach()
 
 # Weights of every type in several buffers, and through the staging ring.
-td_script_test(op_embed_slabs op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
-               TD_VK_LIMIT=maxStorageBufferRange=524288 $<TARGET_FILE:test_op_embed>)
-td_script_test(op_embed_staged op ${CMAKE_COMMAND} -E env TANDEM_CACHE_DIR=
-               TD_VK_LIMIT=directWriteBytes=1 $<TARGET_FILE:test_op_embed>)
+td_c_test(op_embed_slabs_vulkan test_op_embed op TD_TEST_DEVICES=vulkan
+          TD_VK_LIMIT=maxStorageBufferRange=524288)
+td_c_test(op_embed_staged_vulkan test_op_embed op TD_TEST_DEVICES=vulkan
+          TD_VK_LIMIT=directWriteBytes=1)
 
 # Chat templates: what tandem makes of them against Python's jinja2, our own and any that are here.
 td_script_test(unit_chat_truth unit python3 ${CMAKE_CURRENT_SOURCE_DIR}/chat_truth.py
