@@ -45,6 +45,10 @@ bool td_err_prepend(td_err *err, const char *format, ...)
     va_start(args, format);
     vsnprintf(context, sizeof context, format, args);
     va_end(args);
+    /* Who opens a file names it, and whoever asked for that may not know. */
+    size_t n_context = strlen(context);
+    if (!strncmp(old, context, n_context) && !strncmp(old + n_context, ": ", 2))
+        return false;
     /* Two %s of bounded strings; the cut is marked below. */
     int n = snprintf(err->message, sizeof err->message, "%.500s: %s", context, old);
     mark_if_cut(err->message, n);

@@ -35,7 +35,8 @@ typedef struct {
 bool td_err_set(td_err *err, td_err_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Puts "context: " before the message of an error that is set. Always returns false. */
+/* Puts "context: " before the message of an error that is set, if it does not begin so already.
+ * Always returns false. */
 bool td_err_prepend(td_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void td_err_clear(td_err *err);

@@ -137,3 +137,23 @@ bool td_files_check(const td_file_use *uses, size_t n_uses, td_err *err)
         }
     return true;
 }
+
+bool td_files_check_writable(const char *path, td_err *err)
+{
+    char real[PATH_MAX], folder[PATH_MAX];
+    const char *name;
+    struct stat st;
+    if (!strcmp(path, "-"))
+        return true;
+    errno = 0;
+    if (stat(path, &st) == 0) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : 0;
+        if (!errno && access(path, W_OK) == 0)
+            return true;
+    } else if (td_files_resolve(path, real) && split(real, folder, &name) &&
+               access(folder, W_OK | X_OK) == 0) {
+        return true;
+    }
+    return td_err_set(err, TD_E_IO, "%s: cannot be written: %s", path,
+                      strerror(errno ? errno : EINVAL));
+}

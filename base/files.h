@@ -21,6 +21,10 @@ typedef struct {
  * that is read and written. Nothing is opened. TD_E_USAGE names both. */
 bool td_files_check(const td_file_use *uses, size_t n_uses, td_err *err);
 
+/* Can a file be written there, as far as may be seen without doing it? For a program to ask before
+ * it spends its time on what it will write at the end. TD_E_IO. */
+bool td_files_check_writable(const char *path, td_err *err);
+
 /* The path without links of a file that is there or would be made; false where its folder is not
  * there. */
 bool td_files_resolve(const char *path, char out[PATH_MAX]);

@@ -14,7 +14,7 @@ typedef struct {
     td_run_params run;
     option_list devices, stops;
     const char *config, *use;
-    bool is_quiet, is_no_measure;
+    bool is_no_measure;
 } fields;
 
 #define AT(name) offsetof(fields, name)
@@ -95,7 +95,8 @@ static const option options[] = {
      "run lines again whose result is an error"},
     {"--mark", NULL, OPT_FLAG, AT(run.is_marked), 0, 0, NULL,
      "mark accepted draft tokens in green even when stdout is no terminal"},
-    {"--quiet", NULL, OPT_FLAG, AT(is_quiet), 0, 0, NULL, "no summary on stderr"},
+    {"--quiet", NULL, OPT_FLAG, AT(run.is_quiet), 0, 0, NULL,
+     "no table of the set-up on a terminal, and no summary on stderr"},
 };
 static const command_help help = {
     "generate",
@@ -201,7 +202,7 @@ int td_command_generate(int argc, char **argv, td_err *err)
     if (!check(&f, err) || !td_options_check_files(&help, &f, NULL, is_printing, err))
         goto done;
     bool is_ok = td_run(&f.run, &totals, &signal, err);
-    if (totals.end_us && !f.is_quiet)
+    if (totals.end_us && !f.run.is_quiet)
         print_summary(&f.run, &totals);
     if (is_ok)
         code = signal ? 128 + signal : totals.n_error || totals.n_old_errors ? 1 : 0;

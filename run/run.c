@@ -2,6 +2,8 @@
  * the order in which they come and go. The event loop is loop.c's. */
 #include "run/run.h"
 
+#include "base/check.h"
+#include "base/files.h"
 #include "base/mem.h"
 #include "base/signals.h"
 #include "run/loop.h"
@@ -37,6 +39,10 @@ static bool open_files(session *r, td_err *err)
 {
     if (r->params->draft_endpoint && !td_endpoint_check(r->params->draft_endpoint, false, err))
         return td_err_prepend(err, "draft");
+    const char *late[] = {r->params->stats_path, r->params->trace_path}; /* opened at the end */
+    for (size_t i = 0; i < TD_COUNT(late); i++)
+        if (late[i] && !td_files_check_writable(late[i], err))
+            return false;
     r->results = td_results_open(r->params, err);
     r->prompts = r->results ? td_prompts_open(r->params, err) : NULL;
     return r->prompts;
@@ -155,6 +161,7 @@ static bool go(session *r, td_err *err)
                         .model = r->model,
                         .draft_device = r->drafting ? td_draft_client_device(r->drafting) : NULL,
                         .draft_info = r->drafting ? td_draft_client_get_device(r->drafting) : NULL,
+                        .draft_bytes = r->draft_bytes,
                         .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
                         .identity = &r->identity,
                         .date = r->date},
@@ -192,7 +199,10 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
     td_setup_init(r, params);
     r->params = &r->opened;
     r->totals = totals;
-    bool is_ok = td_signals_open(err) && open_files(r, err) && td_setup_load(r, err) && go(r, err);
+    bool is_ok = td_signals_open(err) && open_files(r, err) && td_setup_load(r, err);
+    if (is_ok)
+        td_setup_show(r);
+    is_ok = is_ok && go(r, err);
     *signal = td_signals_pending();
     is_ok = end(r, is_ok ? err : NULL) && is_ok;
     td_run_close(&r);

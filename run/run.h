@@ -52,6 +52,7 @@ typedef struct {
     uint32_t n_parallel;
     bool is_force;        /* go on though results of another input or configuration are there */
     bool is_retry_errors; /* run lines again whose result is an error */
+    bool is_quiet;        /* no table of the set-up on a terminal */
     bool is_marked;       /* text output: mark tokens that were drafted and accepted */
     uint64_t draft_deadline_us; /* 0: TD_DRAFT_DEADLINE_US */
 

@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOADING_REDRAW_US 200000u
+
 bool td_setup_drafts_ahead(const session *r)
 {
     const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
@@ -89,12 +91,34 @@ void td_setup_init(session *r, const td_run_params *params)
     }
 }
 
+/* -- loading ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    td_clock clock;
+    uint64_t start_us, drawn_us;
+} loading;
+
+/* One line on a terminal: how much, how fast, how long yet. */
+static void show_loading(void *user, uint64_t done, uint64_t total)
+{
+    loading *l = user;
+    uint64_t now = td_clock_now_us(&l->clock);
+    if (l->drawn_us && now - l->drawn_us < LOADING_REDRAW_US)
+        return;
+    l->drawn_us = now;
+    double seconds = (double)(now - l->start_us) * 1e-6, per_s = (double)done / (seconds + 1e-6);
+    td_log_progress("loading: %.2f of %.2f GB, %.2f GB/s, %.0f s left", (double)done * 1e-9,
+                    (double)total * 1e-9, per_s * 1e-9,
+                    per_s > 0 ? (double)(total - done) / per_s : 0);
+}
+
 /* Where layers go is settled before anything is loaded, with room for the draft, which is counted
  * just so. Then comes the draft, with the context that was found, and the target last. */
 static bool load_both(session *r, td_err *err)
 {
     const td_run_params *p = &r->opened;
     td_layout *layout = NULL;
+    loading l = {.clock = r->clock, .start_us = td_clock_now_us(&r->clock)};
     td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
     if (p->draft_path && !draft)
         return td_err_prepend(err, "draft");
@@ -109,14 +133,19 @@ static bool load_both(session *r, td_err *err)
                                .is_choosing = true,
                                .draft = draft,
                                .draft_spec = p->draft_spec,
+                               .progress = show_loading,
+                               .user = &l,
                                .made = &layout};
     layout = td_layout_create(&params, err);
     if (!layout)
         td_err_prepend(err, "target");
     else if (p->draft_path || p->draft_endpoint)
         r->drafting = td_draft_client_create(p, r->model, layout->n_ctx, err);
+    r->draft_bytes = layout ? layout->draft_bytes : 0;
+    l.start_us = td_clock_now_us(&r->clock);
     if (layout && (r->drafting || !(p->draft_path || p->draft_endpoint)))
         r->target = td_target_create(&params, err);
+    td_log_progress_end();
     td_layout_destroy(&layout);
     td_model_close(&draft);
     return r->target;
@@ -170,6 +199,43 @@ bool td_setup_load(session *r, td_err *err)
     td_identity_write(p, r->model, r->target, r->prefill_rows, &r->identity);
     return !r->drafting || td_draft_client_connect(r->drafting, r->model,
                                                    td_target_n_ctx(r->target), &r->clock, err);
+}
+
+static void show_memory(const char *spec, const char *what, uint64_t n_bytes, uint64_t n_usable,
+                        const char *name)
+{
+    fprintf(stderr, "  %-16s %-14s %9.1f MiB", spec, what, (double)n_bytes / (1 << 20));
+    if (n_usable)
+        fprintf(stderr, " of %9.1f MiB", (double)n_usable / (1 << 20));
+    fprintf(stderr, "  %s\n", name);
+}
+
+void td_setup_show(const session *r)
+{
+    const td_run_params *p = &r->opened;
+    if (p->is_quiet || !isatty(STDERR_FILENO))
+        return;
+    td_log_progress_end();
+    fprintf(stderr, "%s: K %s, V %s, context %u, %u at once\n", td_model_name(r->model),
+            p->type_k->name, p->type_v->name, td_target_n_ctx(r->target), p->n_parallel);
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info s;
+        char layers[32];
+        td_target_get_stage_info(r->target, i, &s);
+        snprintf(layers, sizeof layers, "layers %u..%u", s.first, s.last);
+        show_memory(s.spec, layers, s.n_bytes, s.n_usable_bytes, s.name);
+        if (s.experts_spec[0])
+            show_memory(s.experts_spec, "their experts", s.n_experts_bytes, 0, "");
+    }
+    if (p->draft_endpoint)
+        fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
+    else if (r->drafting)
+        show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
+    if (p->is_ngram)
+        fprintf(stderr, "  drafts from the texts so far\n");
+    if (r->placing.is_planned)
+        fprintf(stderr, "  expected: %.1f tokens/s\n",
+                td_run_placement_expected(&r->placing, p->use));
 }
 
 td_run_session *td_run_open(const td_run_params *params, td_err *err)

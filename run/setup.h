@@ -34,7 +34,8 @@ typedef struct td_run_session {
     td_run_placement placing;
     td_target *target;
     td_draft_client *drafting;
-    td_ngram *ngram; /* NULL: none */
+    uint64_t draft_bytes; /* what a draft of this process takes on its device */
+    td_ngram *ngram;      /* NULL: none */
     uint32_t prefill_rows;
     float verify_us[TD_VERIFY_ROWS_MAX + 1], draft_us; /* measured by the runs before */
     /* Of one run. */
@@ -63,6 +64,8 @@ void td_setup_init(session *r, const td_run_params *params);
 bool td_setup_load(session *r, td_err *err);
 /* The day that a run's chat templates are told: the one recorded in its results, else today. */
 void td_setup_choose_date(session *r);
+/* On a terminal, before any text: what was chosen. */
+void td_setup_show(const session *r);
 /* Does the draft go on while the target verifies? Not where both would wait for one device. */
 bool td_setup_drafts_ahead(const session *r);
 

@@ -143,6 +143,11 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
         td_json_put_u64(w, "first_layer", s.first);
         td_json_put_u64(w, "last_layer", s.last);
         td_json_put_u64(w, "bytes", s.n_bytes);
+        td_json_put_u64(w, "usable_bytes", s.n_usable_bytes);
+        if (s.experts_spec[0]) {
+            td_json_put_string(w, "experts_device", s.experts_spec);
+            td_json_put_u64(w, "experts_bytes", s.n_experts_bytes);
+        }
         td_json_put_u64(w, "load_bytes", s.n_file_bytes);
         td_json_put_double(w, "load_ms", (double)s.load_us * 1e-3);
         td_json_put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);
@@ -173,6 +178,7 @@ static void write_draft(td_json_writer *w, const td_stats *s)
     if (s->draft) {
         td_json_put_string(w, "id", s->draft_info->id);
         td_json_put_string(w, "driver", s->draft_info->driver);
+        td_json_put_u64(w, "bytes", s->draft_bytes);
         td_json_put_u64(w, "proposals", s->draft->n_proposals);
         td_json_put_u64(w, "tokens", s->draft->n_tokens);
         td_json_put_u64(w, "evaluated_rows", s->draft->n_evaluated);

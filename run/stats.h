@@ -15,6 +15,7 @@ typedef struct {
     const td_target *target;
     const td_model *model;
     const char *draft_device; /* "" or NULL when elsewhere or none */
+    uint64_t draft_bytes;
     const td_device_info *draft_info;
     const td_drafter_stats *draft; /* both NULL when elsewhere or none */
     const td_identity *identity;

@@ -8,14 +8,15 @@
 /* Sums the progress of the parts into one figure. */
 typedef struct {
     const td_layout_params *params;
-    uint64_t done_before, total;
+    uint64_t done_before, done, total; /* bytes of the file */
 } load_progress;
 
 static void on_progress(void *user, uint64_t done, uint64_t total)
 {
     (void)total;
-    const load_progress *p = user;
-    p->params->progress(p->params->user, p->done_before + done, p->total);
+    load_progress *p = user;
+    p->done = p->done_before + done < p->total ? p->done_before + done : p->total;
+    p->params->progress(p->params->user, p->done, p->total);
 }
 
 static bool load_parts(td_chain *c, const td_layout_params *params, td_err *err)
@@ -25,16 +26,13 @@ static bool load_parts(td_chain *c, const td_layout_params *params, td_err *err)
     for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
         progress.total += td_gguf_tensor_at(g, i)->n_bytes;
     for (uint32_t i = 0; i < c->layout->n_parts; i++) {
-        const td_layout_part *part = &c->layout->parts[i];
         td_forward_params p = td_layout_forward_params(c->layout, params, i);
         p.progress = params->progress ? on_progress : NULL;
         p.user = &progress;
         c->forwards[i] = td_forward_create(&p, err);
         if (!c->forwards[i])
             return false;
-        progress.done_before += td_weights_end_bytes(p.model, part->dev, part->first, part->last);
-        for (uint32_t k = part->first; k <= part->last; k++)
-            progress.done_before += td_weights_layer_bytes(p.model, part->dev, k, TD_SHARE_ALL);
+        progress.done_before = progress.done;
     }
     return true;
 }

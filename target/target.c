@@ -8,6 +8,7 @@
 #include "target/stage.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -191,6 +192,11 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     s->info.first = part->first;
     s->info.last = part->last;
     s->info.n_bytes = part->n_bytes;
+    s->info.n_usable_bytes = part->budget_bytes;
+    s->info.n_experts_bytes = part->experts_bytes;
+    if (part->experts_dev)
+        snprintf(s->info.experts_spec, sizeof s->info.experts_spec, "%s",
+                 td_device_get_info(part->experts_dev)->spec);
     td_forward_get_load(s->forward, &s->info.n_file_bytes, &s->info.load_us);
     memcpy(s->info.spec, part->spec, sizeof s->info.spec);
     s->info.device = td_device_get_info(part->dev);

@@ -40,6 +40,9 @@ typedef struct {
     const td_device_info *device, *experts_device; /* NULL: none of their own; the target's */
     uint32_t first, last;
     uint64_t n_bytes;               /* weights, cache and activations */
+    uint64_t n_usable_bytes;        /* what the device has for them (td_layout_part) */
+    char experts_spec[128];         /* where the experts are, if elsewhere; else "" */
+    uint64_t n_experts_bytes;       /* there */
     uint64_t n_file_bytes, load_us; /* weights in the file, and loading them */
     uint64_t busy_prefill_us, busy_verify_us;
     uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;

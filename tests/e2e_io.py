@@ -546,5 +546,80 @@ class Liveness(Base):
             self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 0)
 
 
+class Messages(Base):
+    """What a person is told: each file once, in time, and on a terminal what was chosen."""
+
+    def test_a_missing_file_is_named_once(self):
+        no, out = self.path('no-such-file'), self.path('out')
+        lines = self.path('in.jsonl', '{"prompt": "x"}\n')
+        deep = self.path('no-such-file/deep')
+        small = ['--target', TARGET, '--device', 'host:1']
+        cases = [['generate', '--target', no, '--prompt', 'x'], ['generate', '--config', no],
+                 ['generate', *small, '--in', no], ['generate', *small, '--draft', no, '--prompt', 'x'],
+                 ['generate', *small, '--in', lines, '--out', deep],
+                 ['generate', *small, '--prompt', 'x', '--stats', deep],
+                 ['generate', *small, '--prompt', 'x', '--trace', deep],
+                 ['draft', '--model', no, '--bind', 'ipc://' + self.path('own/s')],
+                 ['draft', '--model', DRAFT, '--vocab-of', no, '--bind', 'ipc://' + self.path('own/s')],
+                 ['draft', '--config', no], ['inspect', no], ['tokenize', '--model', no, '--text', 'x'],
+                 ['tokenize', '--model', TARGET, '--in', no], ['logits', '--model', no, '--tokens', '1', '--out', out],
+                 ['logits', '--model', TARGET, '--tokens', '@' + no, '--out', out, '--device', 'host:1'],
+                 ['logits', '--model', no, '--tokens', '1', '--out', deep], ['bench', '--model', no],
+                 ['bench', '--model', TARGET, '--draft', no, '--device', 'host:1'],
+                 ['bench', '--model', TARGET, '--draft', DRAFT, '--in', no, '--device', 'host:1'],
+                 ['plan', '--target', no], ['plan', '--target', TARGET, '--draft', no, '--device', 'host:1'],
+                 ['plan', '--hardware', no],
+                 ['generate', '--target', self.dir.name + '/./no-such-file', '--prompt', 'x']]
+        for args in cases:
+            r = run(*args, stdin=subprocess.DEVNULL)
+            self.fails(r, 74)
+            self.assertEqual((r.stderr.count('no-such-file'), r.stderr.count('error')), (1, 1), (args, r.stderr))
+
+    def on_terminal(self, *args):
+        """What is said on standard error, if that is a terminal."""
+        master, slave = pty.openpty()
+        p = subprocess.Popen([TANDEM, 'generate', '--target', TARGET, '--prompt', 'The fox', '-n', '4', *args],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=slave)
+        os.close(slave)
+        said = b''
+        while True:
+            try:
+                data = os.read(master, 1 << 16)
+            except OSError:  # the other end is closed
+                data = b''
+            if not data:
+                break
+            said += data
+        text = p.stdout.read()
+        p.stdout.close()
+        self.assertEqual(p.wait(60), 0, said)
+        os.close(master)
+        self.assertTrue(text.startswith(b'The fox'))
+        return said.decode()
+
+    def test_a_terminal_is_told_what_was_chosen(self):
+        stats = self.path('stats.json')
+        args = ['--device', 'host:1@0-3', '--device', 'host:1', '--draft', DRAFT, '--draft-device', 'host:1', '--ctx',
+                '200', '--kv-k', 'q8_0', '--stats', stats]
+        said = self.on_terminal(*args)
+        self.assertRegex(said, r'loading: [0-9.]+ of [0-9.]+ GB, [0-9.]+ GB/s, \d+ s left')
+        table = said.split('s left')[-1]
+        self.assertRegex(table, r'(?i)K q8_0, V f16, context 200, 1 at once')
+        self.assertRegex(table, r'host:1 +layers 0\.\.3 +[0-9.]+ MiB of +[0-9.]+ MiB')
+        self.assertRegex(table, r'host:1 +layers 4\.\.9 +[0-9.]+ MiB of +[0-9.]+ MiB')
+        self.assertRegex(table, r'host:1 +draft +[0-9.]+ MiB')
+        with open(stats) as f:
+            s = json.load(f)
+        self.assertTrue(all(0 < x['bytes'] < x['usable_bytes'] for x in s['stages']))
+        self.assertGreater(s['draft']['bytes'], 0)
+        self.assertEqual((s['config']['ctx'], s['config']['kv_k'].lower()), (200, 'q8_0'))
+        self.assertNotIn('layers', self.on_terminal('--device', 'host:1', '--quiet'))
+
+    def test_a_pipe_is_not(self):
+        r = run('generate', '--target', TARGET, '--device', 'host:1', '--prompt', 'The fox', '-n', '2')
+        self.assertNotIn('layers', r.stderr)
+        self.assertNotIn('loading', r.stderr)
+
+
 if __name__ == '__main__':
     unittest.main(verbosity=1)
