@@ -156,6 +156,13 @@ struct td_backend {
     bool (*weight_write)(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
                          td_err *err);
     uint64_t (*weight_bytes)(const td_device *dev, const td_weight_params *params);
+    /* device.h; all of these NULL: no object must be one buffer, tensors have little beside them */
+    uint64_t (*side_bytes)(const td_tensor_params *params);
+    uint64_t (*attention_bytes)(uint32_t n_rows, uint32_t n_head, uint32_t head_dim_v,
+                                uint32_t n_ctx);
+    uint64_t (*weight_piece_bytes)(const td_weight_params *params);
+    uint64_t (*kv_piece_bytes)(const td_kv_params *params);
+    uint64_t (*state_piece_bytes)(const td_state_params *params);
     bool (*kv_init)(td_kv *kv, td_err *err);
     void (*kv_free)(td_kv *kv);
     uint64_t (*kv_bytes)(const td_device *dev, const td_kv_params *params);

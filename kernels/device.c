@@ -162,6 +162,24 @@ const td_tensor_params *td_tensor_get_params(const td_tensor *t) { return &t->pa
 
 void *td_tensor_data(td_tensor *t) { return t->params.is_host_visible ? t->data : NULL; }
 
+/* Activations are quantized on their way into products, on the host to 1.25 bytes an element. */
+uint64_t td_tensor_bytes(const td_device *dev, const td_tensor_params *p)
+{
+    uint64_t n = ((uint64_t)p->n_rows * p->n_cols * 4 + 255) & ~255ull;
+    if (p->elem != TD_ELEM_F32 || p->rows == TD_ROWS_FIXED)
+        return n;
+    return n + (dev->backend->side_bytes ? dev->backend->side_bytes(p)
+                                         : (uint64_t)p->n_rows * p->n_cols / 4 * 5);
+}
+
+uint64_t td_attention_bytes(const td_device *dev, uint32_t n_rows, uint32_t n_head,
+                            uint32_t head_dim_v, uint32_t n_ctx)
+{
+    return dev->backend->attention_bytes
+               ? dev->backend->attention_bytes(n_rows, n_head, head_dim_v, n_ctx)
+               : 0;
+}
+
 td_weight *td_weight_create(td_device *dev, const td_weight_params *params, td_err *err)
 {
     TD_ASSERT(params->n_rows > 0 && params->n_cols > 0);
@@ -205,6 +223,11 @@ uint64_t td_weight_bytes(const td_device *dev, const td_weight_params *params)
     return dev->backend->weight_bytes(dev, params);
 }
 
+uint64_t td_weight_piece_bytes(const td_device *dev, const td_weight_params *params)
+{
+    return dev->backend->weight_piece_bytes ? dev->backend->weight_piece_bytes(params) : 0;
+}
+
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
 {
     TD_ASSERT(params->type_k->is_cache_type && params->type_v->is_cache_type);
@@ -235,6 +258,11 @@ const td_kv_params *td_kv_get_params(const td_kv *kv) { return &kv->params; }
 uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params)
 {
     return dev->backend->kv_bytes(dev, params);
+}
+
+uint64_t td_kv_piece_bytes(const td_device *dev, const td_kv_params *params)
+{
+    return dev->backend->kv_piece_bytes ? dev->backend->kv_piece_bytes(params) : 0;
 }
 
 uint32_t td_state_cols(const td_state_params *p)
@@ -274,6 +302,11 @@ const td_state_params *td_state_get_params(const td_state *s) { return &s->param
 uint64_t td_state_bytes(const td_device *dev, const td_state_params *params)
 {
     return dev->backend->state_bytes(dev, params);
+}
+
+uint64_t td_state_piece_bytes(const td_device *dev, const td_state_params *params)
+{
+    return dev->backend->state_piece_bytes ? dev->backend->state_piece_bytes(params) : 0;
 }
 
 td_program *td_program_begin(td_device *dev, const td_program_params *params, td_err *err)

@@ -116,6 +116,12 @@ typedef struct {
 
 td_tensor *td_tensor_create(td_device *dev, const td_tensor_params *params, td_err *err);
 void td_tensor_destroy(td_tensor **t);
+/* Bytes the device takes for such a tensor, and for what programs keep beside it (quantized rows)
+ * at most. */
+uint64_t td_tensor_bytes(const td_device *dev, const td_tensor_params *params);
+/* What attention over up to n_ctx positions keeps besides, for n_rows rows of its output. */
+uint64_t td_attention_bytes(const td_device *dev, uint32_t n_rows, uint32_t n_head,
+                            uint32_t head_dim_v, uint32_t n_ctx);
 const td_tensor_params *td_tensor_get_params(const td_tensor *t);
 /* Memory of a host-visible tensor, [n_rows][n_cols] of 4 bytes; NULL for others. May be written
  * between runs and read after one. */
@@ -144,6 +150,9 @@ const td_weight_params *td_weight_get_params(const td_weight *w);
 bool td_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows, td_err *err);
 /* Bytes the device would take for such a weight. */
 uint64_t td_weight_bytes(const td_device *dev, const td_weight_params *params);
+/* Of the largest piece of it that must be one buffer, of which a device takes max_buffer_bytes; 0:
+ * none must. Likewise of a cache and a state, below. */
+uint64_t td_weight_piece_bytes(const td_device *dev, const td_weight_params *params);
 
 /* -- kv: keys and values of one layer, in pages --------------------------------------------- */
 
@@ -160,6 +169,7 @@ td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);
 void td_kv_destroy(td_kv **kv);
 const td_kv_params *td_kv_get_params(const td_kv *kv);
 uint64_t td_kv_bytes(const td_device *dev, const td_kv_params *params);
+uint64_t td_kv_piece_bytes(const td_device *dev, const td_kv_params *params);
 
 /* -- state: of one recurrent layer ------------------------------------------------------------ */
 
@@ -181,6 +191,7 @@ td_state *td_state_create(td_device *dev, const td_state_params *params, td_err 
 void td_state_destroy(td_state **s);
 const td_state_params *td_state_get_params(const td_state *s);
 uint64_t td_state_bytes(const td_device *dev, const td_state_params *params);
+uint64_t td_state_piece_bytes(const td_device *dev, const td_state_params *params);
 
 /* -- programs ------------------------------------------------------------------------------- */
 

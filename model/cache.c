@@ -111,6 +111,31 @@ uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *p)
     return n_bytes;
 }
 
+bool td_cache_check(const td_device *dev, const td_cache_params *p, td_err *err)
+{
+    uint64_t most = td_device_get_info(dev)->max_buffer_bytes;
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        td_cache_kind kind = kind_of(p, i);
+        td_state_params s = state_params(p);
+        td_kv_params kv = kv_params(p, kind == TD_CACHE_RECURRENT ? TD_CACHE_FULL : kind);
+        uint64_t piece = kind == TD_CACHE_RECURRENT ? td_state_piece_bytes(dev, &s)
+                                                    : td_kv_piece_bytes(dev, &kv);
+        if (piece <= most || !most)
+            continue;
+        uint64_t n = kind == TD_CACHE_RECURRENT ? most * p->n_slots / piece
+                                                : most / (piece / kv.n_pages) * TD_PAGE_POSITIONS;
+        return td_err_set(err, TD_E_NOMEM,
+                          "a layer's %s %llu MiB in one buffer, of which %s takes %llu MiB: %s is "
+                          "%llu at most",
+                          kind == TD_CACHE_RECURRENT ? "state needs" : "keys or values need",
+                          (unsigned long long)(piece >> 20), td_device_get_info(dev)->spec,
+                          (unsigned long long)(most >> 20),
+                          kind == TD_CACHE_RECURRENT ? "--parallel" : "--ctx times --parallel",
+                          (unsigned long long)n);
+    }
+    return true;
+}
+
 static td_tensor *create_ints(td_device *dev, const char *name, uint32_t n_rows, uint32_t n_cols,
                               td_err *err)
 {

@@ -67,14 +67,37 @@ static uint64_t tensor_bytes(const td_forward_params *params, bool is_far)
     uint64_t n_bytes = 0;
     for (uint32_t i = 0; i < n; i++)
         if (rows[i].is_wanted && rows[i].is_far == is_far)
-            n_bytes += 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
+            n_bytes += td_tensor_bytes(is_far ? params->experts_dev : params->dev, &rows[i].params);
     return n_bytes;
+}
+
+bool td_forward_check(const td_forward_params *p, td_err *err)
+{
+    td_forward f = {.params = *p, .h = td_model_hparams(p->model)};
+    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
+    uint32_t n = td_forward_tensors(&f, rows);
+    for (uint32_t i = 0; i < n; i++) {
+        const td_device_info *info = td_device_get_info(rows[i].is_far ? p->experts_dev : p->dev);
+        uint64_t n_bytes = 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
+        if (rows[i].is_wanted && info->max_buffer_bytes && n_bytes > info->max_buffer_bytes)
+            return td_err_set(err, TD_E_NOMEM,
+                              "tensor %s needs %llu bytes, above the largest buffer of %s, %llu",
+                              rows[i].params.name, (unsigned long long)n_bytes, info->spec,
+                              (unsigned long long)info->max_buffer_bytes);
+    }
+    td_cache_kind kinds[TD_LAYERS_MAX];
+    td_cache_params cache = cache_params(p, kinds);
+    return td_cache_check(p->dev, &cache, err) &&
+           td_weights_check_pieces(p->model, p->dev, p->experts_dev ? p->experts_dev : p->dev,
+                                   p->first, p->last, err);
 }
 
 uint64_t td_forward_bytes(const td_forward_params *params)
 {
     td_forward f = {.params = *params, .h = td_model_hparams(params->model)};
-    uint64_t n_bytes = tensor_bytes(params, false);
+    uint64_t n_bytes = tensor_bytes(params, false) +
+                       td_attention_bytes(params->dev, TD_PREFILL_ROWS_MAX, f.h->n_head,
+                                          f.h->head_dim_v, params->n_ctx);
     td_cache_kind kinds[TD_LAYERS_MAX];
     td_cache_params cache = cache_params(params, kinds);
     n_bytes += td_cache_bytes(params->dev, &cache);

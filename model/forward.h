@@ -62,6 +62,9 @@ void td_forward_destroy(td_forward **f);
 uint64_t td_forward_bytes(const td_forward_params *params);
 uint64_t td_forward_experts_bytes(const td_forward_params *params);
 
+/* Whether all that is one buffer is one that the devices take: TD_E_NOMEM says which is not. */
+bool td_forward_check(const td_forward_params *params, td_err *err);
+
 /* Of those, the cache of one layer. */
 uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer);
 

@@ -175,6 +175,10 @@ uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_
                                 td_weight_share share);
 uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
                               uint32_t last);
+/* Whether the device (the experts', for theirs) takes each weight, in pieces if need be. TD_E_NOMEM
+ * names the first that it does not. */
+bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_device *experts_dev,
+                             uint32_t first, uint32_t last, td_err *err);
 
 /* -- what depends on a row's position alone (rope.c) ------------------------------------------- */
 

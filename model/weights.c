@@ -330,3 +330,26 @@ uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t 
         }
     return n_bytes;
 }
+
+bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_device *experts_dev,
+                             uint32_t first, uint32_t last, td_err *err)
+{
+    td_wanted wanted[TD_WANTED_MAX];
+    for (uint32_t layer = first; layer <= last + 1; layer++) { /* at last + 1: the ends */
+        bool is_end = layer == last + 1;
+        uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
+        for (uint32_t i = 0; i < n; i++) {
+            const td_device *on = !is_end && is_of_experts(&wanted[i]) ? experts_dev : dev;
+            td_weight_params params = td_wanted_params(&wanted[i]);
+            uint64_t piece = td_weight_piece_bytes(on, &params);
+            uint64_t most = td_device_get_info(on)->max_buffer_bytes;
+            if ((!is_end || needs_end(m, wanted[i].slot, first, last)) && most && piece > most)
+                return td_err_set(err, TD_E_NOMEM,
+                                  "%.100s has pieces of %llu bytes, above the largest buffer of "
+                                  "%s, %llu",
+                                  params.name, (unsigned long long)piece,
+                                  td_device_get_info(on)->spec, (unsigned long long)most);
+        }
+    }
+    return true;
+}

@@ -121,6 +121,8 @@ static bool charge_draft(builder *b, td_err *err)
     td_forward_params draft =
         td_forward_drafting(p->draft, b->draft_dev, p->type_k, p->type_v, p->n_slots, n_ctx);
     b->layout->draft_bytes = td_forward_bytes(&draft);
+    if (!td_forward_check(&draft, err))
+        return td_err_prepend(err, "the draft");
     return charge(b, td_device_get_info(b->draft_dev), b->layout->draft_bytes, "the draft", err);
 }
 
@@ -170,6 +172,8 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
     for (uint32_t i = 0; is_ok && i < l->n_parts; i++) {
         l->parts[i].first = l->places[i].first;
         l->parts[i].last = l->places[i].last;
+        td_forward_params p = td_layout_forward_params(l, &b->params, i);
+        is_ok = td_forward_check(&p, err);
     }
     return is_ok;
 }

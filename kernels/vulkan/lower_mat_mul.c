@@ -84,6 +84,13 @@ static td_vk_buffer *int8_of(const td_op *op, td_err *err)
                              err);
 }
 
+/* Of 32 columns INT8_BYTES; of groups of columns each is padded, by half of a narrow one. */
+uint64_t td_vk_side_bytes(const td_tensor_params *p)
+{
+    uint64_t n_blocks = (p->n_cols + p->n_cols / 3 + INT8_QUAD) / 32 + 1;
+    return p->n_rows * n_blocks * INT8_BYTES;
+}
+
 static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
 {
     td_view x = op->in[0];

@@ -63,12 +63,24 @@ static uint32_t visible_pages(const td_op *op)
 
 /* Into how many workgroups a head's positions are dealt: by what a row can see at most, so that it
  * is the same for every row and round. Prefill has rows enough. */
+static uint32_t strands_of(uint32_t n_head, uint32_t n_pages)
+{
+    uint32_t n = td_min_u32(STRANDS_MAX, td_div_up(STRANDS_A_ROW, n_head));
+    return td_max_u32(td_min_u32(n_pages / STRAND_PAGES, n), 1);
+}
+
 static uint32_t n_strands(const td_program *p, const td_op *op)
 {
-    if (p->params.mode == TD_MODE_PREFILL)
-        return 1;
-    uint32_t n = td_min_u32(STRANDS_MAX, td_div_up(STRANDS_A_ROW, op->u.attention.n_head));
-    return td_max_u32(td_min_u32(visible_pages(op) / STRAND_PAGES, n), 1);
+    return p->params.mode == TD_MODE_PREFILL
+               ? 1
+               : strands_of(op->u.attention.n_head, visible_pages(op));
+}
+
+uint64_t td_vk_attention_bytes(uint32_t n_rows, uint32_t n_head, uint32_t head_dim_v,
+                               uint32_t n_ctx)
+{
+    uint64_t n_strands = strands_of(n_head, td_div_up(n_ctx, TD_PAGE_POSITIONS));
+    return 4 * td_min_u32(n_rows, TD_VERIFY_ROWS_MAX) * n_head * n_strands * (head_dim_v + 2ull);
 }
 
 /* The strands' results, for the tensor they will end up in. */

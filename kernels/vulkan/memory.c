@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LARGE_PART       32u   /* of a block: so much of each is wasted at most */
+#define BLOCKS_ALONE_MAX 3072u /* drivers promise 4096 allocations */
+
 typedef struct {
     uint64_t offset, n_bytes;
 } range;
@@ -90,8 +93,10 @@ static bool refuse(const td_vk_device *d, uint32_t heap, uint64_t wanted, td_err
 static void destroy_block(td_vk_device *d, td_vk_block *block)
 {
     vkFreeMemory(d->handle, block->memory, NULL); /* unmaps */
-    if (block->memory)
+    if (block->memory) {
         d->heap_used_bytes[block->heap] -= block->n_bytes;
+        d->n_blocks--;
+    }
     td_free(block->used);
     td_free(block);
 }
@@ -124,6 +129,7 @@ static td_vk_block *create_block(td_vk_device *d, uint32_t type, uint64_t n_byte
         return NULL;
     }
     d->heap_used_bytes[heap] += n_bytes;
+    d->n_blocks++;
     if (flags_of(d, type) & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT) {
         void *mapped;
         result = vkMapMemory(d->handle, block->memory, 0, VK_WHOLE_SIZE, 0, &mapped);
@@ -206,7 +212,7 @@ static td_vk_block *place(td_vk_device *d, uint32_t type, const VkMemoryRequirem
     block_bytes = block_bytes < TD_VK_BLOCK_BYTES ? block_bytes : TD_VK_BLOCK_BYTES;
     if (block_bytes > d->physical.limits.allocation_bytes)
         block_bytes = d->physical.limits.allocation_bytes;
-    bool is_large = needs->size > block_bytes / 8;
+    bool is_large = needs->size > block_bytes / LARGE_PART && d->n_blocks < BLOCKS_ALONE_MAX;
     for (td_vk_block *b = d->blocks; b && !is_large; b = b->next)
         if (b->type == type && take(b, needs->size, needs->alignment, offset, why))
             return b;

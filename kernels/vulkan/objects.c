@@ -87,6 +87,13 @@ uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params)
            cache_bytes(params, params->type_v, params->head_dim_v);
 }
 
+uint64_t td_vk_kv_piece_bytes(const td_kv_params *p)
+{
+    uint64_t k = cache_bytes(p, p->type_k, p->head_dim_k);
+    uint64_t v = cache_bytes(p, p->type_v, p->head_dim_v);
+    return k > v ? k : v;
+}
+
 /* Floats of a state's S, words of its counts, floats of its ring. */
 static bool state_sizes(const td_state_params *p, uint64_t words[3])
 {
@@ -131,4 +138,14 @@ uint64_t td_vk_state_bytes(const td_device *dev, const td_state_params *params)
     (void)dev;
     uint64_t words[3];
     return state_sizes(params, words) ? 4 * (words[0] + words[1] + words[2]) : UINT64_MAX / 4;
+}
+
+uint64_t td_vk_state_piece_bytes(const td_state_params *params)
+{
+    uint64_t words[3], most = 0;
+    if (!state_sizes(params, words))
+        return UINT64_MAX / 4;
+    for (size_t i = 0; i < TD_COUNT(words); i++)
+        most = words[i] > most ? words[i] : most;
+    return 4 * most;
 }

@@ -256,3 +256,12 @@ uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params
     return n_codebook + n_panels * TD_VK_PANEL_ROWS *
                             td_vk_row_units(params->type, params->n_cols) * TD_VK_UNIT_BYTES;
 }
+
+/* A slab has a panel at least, of groups a whole one. */
+uint64_t td_vk_weight_piece_bytes(const td_weight_params *p)
+{
+    uint64_t panel = (uint64_t)td_vk_row_units(p->type, p->n_cols) * TD_VK_UNIT_BYTES *
+                     td_vk_panel_rows(p->n_rows);
+    uint64_t n = has_groups(p) ? td_div_up(td_group_rows(p), td_vk_panel_rows(p->n_rows)) : 1;
+    return codebook_bytes(p->type) + n * panel;
+}

@@ -155,6 +155,7 @@ typedef struct {
     VkPipelineLayout layouts[TD_VK_BINDINGS_MAX + 1];
     td_vk_pipeline *pipelines;
     td_vk_block *blocks;
+    uint32_t n_blocks;
     uint64_t heap_used_bytes[TD_HEAPS_MAX]; /* in blocks */
     td_vk_buffer dummy, readback;           /* readback: of tensors the host cannot see; grows */
     VkQueue transfer_queue;
@@ -241,14 +242,21 @@ const void *td_vk_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_e
 bool td_vk_kv_init(td_kv *kv, td_err *err);
 void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);
+uint64_t td_vk_kv_piece_bytes(const td_kv_params *params);
 bool td_vk_state_init(td_state *s, td_err *err);
 void td_vk_state_free(td_state *s);
 uint64_t td_vk_state_bytes(const td_device *dev, const td_state_params *params);
+uint64_t td_vk_state_piece_bytes(const td_state_params *params);
 bool td_vk_weight_init(td_weight *w, td_err *err);
 void td_vk_weight_free(td_weight *w);
 bool td_vk_weight_write(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,
                         td_err *err);
 uint64_t td_vk_weight_bytes(const td_device *dev, const td_weight_params *params);
+uint64_t td_vk_weight_piece_bytes(const td_weight_params *params);
+/* What may lie beside a tensor at most, and beside an attention's output (td_vk_tensor). */
+uint64_t td_vk_side_bytes(const td_tensor_params *params);
+uint64_t td_vk_attention_bytes(uint32_t n_rows, uint32_t n_head, uint32_t head_dim_v,
+                               uint32_t n_ctx);
 /* Rows of a slab, as the weight counts them. */
 uint32_t td_vk_slab_rows(const td_vk_weight *w, uint32_t i_slab);
 
