@@ -114,6 +114,26 @@ static const struct {
     {"gemma3", "rope.freq_base_swa", 10000},      {"gpt-oss", "attention.sliding_window", NAN},
 };
 
+/* Tensors that others may lack, and this family's files never do. */
+static const struct {
+    const char *arch, *tensor;
+} always[] = {
+    {"qwen2moe", "output.weight"},
+    {"qwen2moe", "ffn_gate_inp_shexp.weight"},
+    {"qwen3next", "ffn_gate_inp_shexp.weight"},
+    {"qwen35moe", "ffn_gate_inp_shexp.weight"},
+    {"gpt-oss", "output.weight"},
+    {"gpt-oss", "attn_output.bias"},
+    {"gpt-oss", "attn_sinks.weight"},
+    {"gpt-oss", "ffn_gate_inp.bias"},
+    {"gpt-oss", "ffn_gate_exps.bias"},
+    {"gpt-oss", "ffn_up_exps.bias"},
+    {"gpt-oss", "ffn_down_exps.bias"},
+    {"minimax-m2", "output.weight"},
+    {"minimax-m2", "exp_probs_b.bias"},
+    {"glm4moe", "exp_probs_b.bias"},
+};
+
 const char *td_arch_names(void)
 {
     return "llama, mistral3, llama4, deepseek2, qwen2, qwen2moe, qwen3, qwen3moe, qwen3next, "
@@ -134,4 +154,12 @@ double td_arch_absent(const td_arch *arch, const char *key, double fallback)
         if (!strcmp(absences[i].arch, arch->name) && !strcmp(absences[i].key, key))
             return absences[i].value;
     return fallback;
+}
+
+bool td_arch_needs(const td_arch *arch, const char *tensor)
+{
+    for (size_t i = 0; i < TD_COUNT(always); i++)
+        if (!strcmp(always[i].arch, arch->name) && !strcmp(always[i].tensor, tensor))
+            return true;
+    return false;
 }

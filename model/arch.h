@@ -74,5 +74,7 @@ const td_arch *td_arch_find(const char *name);
 /* What its family means where a file lacks this key ("attention.sliding_window"), else fallback;
  * NAN: it is an error. */
 double td_arch_absent(const td_arch *arch, const char *key, double fallback);
+/* Whether its files always have this tensor ("attn_sinks.weight", of each layer). */
+bool td_arch_needs(const td_arch *arch, const char *tensor);
 
 #endif

@@ -312,8 +312,9 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
 
 static bool is_required(const td_model *m, const td_tensor_row *r)
 {
-    return r->need == REQUIRED &&
-           !(r->when == QK_NORM && m->hparams.qk_norm == TD_QK_NORM_OPTIONAL);
+    if (r->when == QK_NORM && m->hparams.qk_norm == TD_QK_NORM_OPTIONAL)
+        return false;
+    return r->need == REQUIRED || td_arch_needs(m->arch, r->name);
 }
 
 static const td_tensor_row *rows_of(uint32_t layer, uint32_t *n)

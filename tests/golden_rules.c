@@ -102,6 +102,13 @@ static void check_rule(const json_t *rule, FILE *logits)
     gw_file f = edited(rule);
     td_err err = {0};
     c.model = td_model_open(f.path, &err);
+    const char *refused = json_string_value(json_object_get(rule, "refused"));
+    if (refused) {
+        if (c.model || !strstr(err.message, refused))
+            fail_msg("%s: \"%s\", expected: \"%s\"", c.name, err.message, refused);
+        close(f.fd);
+        return;
+    }
     if (!c.model)
         fail_msg("%s: %s", c.name, err.message);
     c.n_vocab = td_model_hparams(c.model)->n_vocab;
