@@ -309,3 +309,19 @@ uint32_t td_chips_default(const td_device_info *infos, uint32_t n, uint32_t *ind
                 indices[n_chosen++] = i;
     return n_chosen;
 }
+
+uint32_t td_chips_idle(const td_device_info *infos, uint32_t n, const td_device_info *used,
+                       uint32_t n_used)
+{
+    uint32_t indices[TD_DEVICES_MAX];
+    n = td_min_u32(n, TD_DEVICES_MAX);
+    uint32_t n_chosen = td_chips_default(infos, n, indices);
+    for (uint32_t i = 0; i < n_chosen; i++) {
+        bool is_used = false;
+        for (uint32_t k = 0; k < n_used; k++)
+            is_used |= td_chips_is_one(&infos[indices[i]], &used[k]);
+        if (!is_used)
+            return indices[i];
+    }
+    return n;
+}

@@ -34,4 +34,8 @@ bool td_chips_find(const td_device_info *infos, uint32_t n, const char *which, u
  * Fills indices[n]; returns how many, 0 where there is only the host or software. */
 uint32_t td_chips_default(const td_device_info *infos, uint32_t n, uint32_t *indices);
 
+/* The first of these that is none of the chips in use, or n. */
+uint32_t td_chips_idle(const td_device_info *infos, uint32_t n, const td_device_info *used,
+                       uint32_t n_used);
+
 #endif

@@ -56,25 +56,24 @@ static uint32_t choose_prefill_rows(const td_target *t)
 static bool choose_draft_device(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
-    td_device_info infos[TD_DEVICES_MAX], used;
-    uint32_t gpus[TD_DEVICES_MAX], n_infos = td_device_list(infos, TD_DEVICES_MAX);
-    uint32_t n_gpus = td_chips_default(infos, n_infos, gpus);
-    bool is_host_used = false, is_used[TD_DEVICES_MAX] = {false};
-    for (uint32_t i = 0; i < p->n_specs; i++) {
+    td_device_info infos[TD_DEVICES_MAX], used[TD_RUN_SPECS_MAX + 1];
+    const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
+    bool is_host_used = false;
+    uint32_t n_used = 0;
+    for (uint32_t i = 0; i < p->n_specs + (experts != NULL); i++) {
         td_device_spec spec;
-        if (!td_device_spec_parse(p->specs[i], &spec, err) ||
-            !td_device_find(spec.device, &used, err))
+        if (!td_device_spec_parse(i < p->n_specs ? p->specs[i] : experts + 1, &spec, err) ||
+            !td_device_find(spec.device, &used[n_used], err))
             return false;
-        is_host_used |= used.kind == TD_DEVICE_HOST;
-        for (uint32_t k = 0; k < n_gpus; k++)
-            is_used[k] |= td_chips_is_one(&used, &infos[gpus[k]]);
+        is_host_used |= used[n_used++].kind == TD_DEVICE_HOST;
     }
-    p->draft_spec = is_host_used ? "host:1" : "host";
-    for (uint32_t k = n_gpus; k-- > 0;)
-        if (!is_used[k]) {
-            snprintf(r->draft_spec, sizeof r->draft_spec, "%s", infos[gpus[k]].spec);
-            p->draft_spec = r->draft_spec;
-        }
+    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
+    uint32_t idle = td_chips_idle(infos, n, used, n_used);
+    snprintf(r->draft_spec, sizeof r->draft_spec, "%s",
+             idle < n       ? infos[idle].spec
+             : is_host_used ? "host:1"
+                            : "host");
+    p->draft_spec = r->draft_spec;
     return true;
 }
 

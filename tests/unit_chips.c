@@ -9,8 +9,11 @@
 
 #include "base/check.h"
 #include "kernels/chips.h"
+#include "planning/machine.h"
 #include "planning/placement.h"
+#include "planning/planner.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -380,6 +383,133 @@ static void test_addresses_of_zeros_are_nobodys(void **state)
     assert_string_equal(uuid, "01020000-0000-ab00-0000-0000000000ff");
 }
 
+static void test_a_draft_goes_to_a_chip_that_is_idle(void **state)
+{
+    (void)state;
+    list l = desktop();
+    td_device_info used[3] = {l.infos[0]}; /* the APU, by the driver that is not preferred */
+    assert_int_equal(td_chips_idle(l.infos, l.n, used, 1), 2);
+    used[1] = l.infos[2];
+    assert_int_equal(td_chips_idle(l.infos, l.n, used, 2), l.n);
+    assert_int_equal(td_chips_idle(l.infos, l.n, used + 1, 1), 1);
+    assert_int_equal(td_chips_idle(l.infos, l.n, NULL, 0), 2);
+    used[0] = (td_device_info){.kind = TD_DEVICE_HOST, .spec = "host:2"};
+    assert_int_equal(td_chips_idle(l.infos, l.n, used, 2), 1);
+}
+
+static void test_drivers_of_one_chip_take_turns(void **state)
+{
+    (void)state;
+    list l = desktop();
+    const td_device_info *a = &l.infos[0], *b = &l.infos[1], *card = &l.infos[2];
+    assert_true(td_plan_is_one_unit("vulkan:0", a, "vulkan:amd", b));
+    assert_false(td_plan_is_one_unit("vulkan:0", a, "vulkan:2", card));
+}
+
+/* -- machines that are described -------------------------------------------------------------- */
+
+#define MACHINES  "tests/machines/"
+#define SPECS_MAX 32u
+
+/* The SPECs that the shipped configurations name GPUs by: "vulkan:..." without its quotes. */
+static uint32_t read_config_specs(char specs[SPECS_MAX][64])
+{
+    uint32_t n = 0;
+    DIR *folder = opendir("configs");
+    assert_non_null(folder);
+    for (struct dirent *e; (e = readdir(folder));) {
+        char path[512], text[8192];
+        size_t n_name = strlen(e->d_name);
+        if (n_name < 5 || strcmp(e->d_name + n_name - 5, ".json") != 0)
+            continue;
+        snprintf(path, sizeof path, "configs/%s", e->d_name);
+        FILE *f = fopen(path, "re");
+        assert_non_null(f);
+        text[fread(text, 1, sizeof text - 1, f)] = 0;
+        fclose(f);
+        for (const char *at = text; (at = strstr(at, "\"vulkan:")); at++) {
+            assert_true(n < SPECS_MAX);
+            snprintf(specs[n++], sizeof specs[0], "%.*s", (int)strcspn(at + 1, "\"@"), at + 1);
+        }
+    }
+    closedir(folder);
+    return n;
+}
+
+/* Chips of a vendor, each counted once. */
+static uint32_t count_chips(const td_machine *m, uint32_t vendor_id, uint32_t *last)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->n_devices; i++)
+        if (m->devices[i].vendor_id == vendor_id && m->devices[i].is_usable &&
+            m->devices[i].kind != TD_DEVICE_SOFTWARE && !m->devices[i].same_as[0]) {
+            *last = i;
+            n++;
+        }
+    return n;
+}
+
+static void expect_on_machine(const char *file, const td_machine *m, const char *spec)
+{
+    static const struct {
+        const char *name;
+        uint32_t id;
+    } vendors[] = {{"amd", AMD_ID}, {"nvidia", NVIDIA_ID}, {"intel", INTEL_ID}};
+    uint32_t vendor_id = 0, wanted = 0, index = 0;
+    td_err err = {0};
+    for (size_t i = 0; i < TD_COUNT(vendors); i++)
+        if (!strcmp(spec + 7, vendors[i].name))
+            vendor_id = vendors[i].id;
+    if (!vendor_id)
+        fail_msg("%s is no vendor: on another machine it may mean nothing", spec);
+    uint32_t n_chips = count_chips(m, vendor_id, &wanted);
+    bool is_found = td_chips_find(m->devices, m->n_devices, spec + 7, &index, &err);
+    if (n_chips == 1 && (!is_found || index != wanted))
+        fail_msg("%s: %s: %s", file, spec, is_found ? m->devices[index].spec : err.message);
+    if (n_chips != 1 && is_found)
+        fail_msg("%s: %s is %s, of %u chips", file, spec, m->devices[index].spec, n_chips);
+}
+
+static void test_shipped_configurations_find_their_gpus_on_each_machine(void **state)
+{
+    (void)state;
+    char specs[SPECS_MAX][64];
+    uint32_t n_specs = read_config_specs(specs), n_machines = 0, n_found = 0, last;
+    assert_true(n_specs >= 3);
+    DIR *folder = opendir(MACHINES);
+    assert_non_null(folder);
+    for (struct dirent *e; (e = readdir(folder));) {
+        char path[512];
+        td_err err = {0};
+        if (!strstr(e->d_name, ".json"))
+            continue;
+        snprintf(path, sizeof path, MACHINES "%s", e->d_name);
+        td_machine *m = td_machine_open(path, &err);
+        if (!m)
+            fail_msg("%s", err.message);
+        for (uint32_t i = 0; i < n_specs; i++)
+            expect_on_machine(e->d_name, m, specs[i]);
+        n_found += count_chips(m, AMD_ID, &last) == 1;
+        n_machines++;
+        td_machine_close(&m);
+    }
+    closedir(folder);
+    assert_true(n_machines >= 10 && n_found >= 6); /* the loop above had something to find */
+}
+
+static void test_a_described_chip_under_two_drivers_is_planned_once(void **state)
+{
+    (void)state;
+    td_err err = {0};
+    uint32_t order[TD_DEVICES_MAX];
+    td_machine *m = td_machine_open(MACHINES "radv-amdvlk.json", &err);
+    if (!m)
+        fail_msg("%s", err.message);
+    assert_int_equal(td_chips_default(m->devices, m->n_devices, order), 1);
+    assert_non_null(strstr(m->devices[order[0]].driver, "radv"));
+    td_machine_close(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -398,6 +528,10 @@ int main(void)
         cmocka_unit_test(test_hostile_specs_are_refused),
         cmocka_unit_test(test_specs_with_colons_take_layers),
         cmocka_unit_test(test_addresses_of_zeros_are_nobodys),
+        cmocka_unit_test(test_a_draft_goes_to_a_chip_that_is_idle),
+        cmocka_unit_test(test_drivers_of_one_chip_take_turns),
+        cmocka_unit_test(test_shipped_configurations_find_their_gpus_on_each_machine),
+        cmocka_unit_test(test_a_described_chip_under_two_drivers_is_planned_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
