@@ -194,6 +194,8 @@ def conversations():
     for i, text in enumerate(HOSTILE):
         out[f"hostile-{i}"] = {"messages": [message("system", text), message("user", text),
                                             message("assistant", text), message("user", text)]}
+        out[f"hostile-plain-{i}"] = {"messages": [message("user", text), message("assistant", text),
+                                                  message("user", text)]}
     out["hostile-tools"] = {"messages": [
         USER, message("assistant", "", tool_calls=[call("f", {h: h for h in HOSTILE})]),
         message("tool", HOSTILE[0], name="f", tool_call_id="call_1a2b3")], "tools": TOOLS}
@@ -215,6 +217,19 @@ def conversations():
     as_text = call("get_weather", json.dumps(CALL["function"]["arguments"]))
     out["tool-call-text"] = {"messages": [with_tool[0], message("assistant", "", tool_calls=[as_text]),
                                           with_tool[2]], "tools": TOOLS}
+    simple = [{"type": "function", "function": {
+        "name": "get_weather", "description": "The weather.", "parameters": {
+            "type": "object", "required": ["location"], "properties": {
+                "location": {"type": "string", "description": "City"},
+                "days": {"type": "integer", "description": "How many"}}}}}]
+    short = call("get_weather", {"location": "Paris", "days": 3}, "call12345")
+    simple_turns = [with_tool[0], message("assistant", "", tool_calls=[short]),
+                    message("tool", "21", name="get_weather", tool_call_id="call12345")]
+    out["simple-tools"] = {"messages": [USER], "tools": simple}
+    out["simple-tools-system"] = {"messages": [SYSTEM, USER], "tools": simple}
+    out["simple-tool-call"] = {"messages": simple_turns, "tools": simple}
+    out["simple-tool-call-answered"] = {"messages": simple_turns + [ANSWER, USER], "tools": simple}
+    out["functions"] = {"messages": two, "functions": json.dumps(simple), "datetime": "2026-11-28"}
     for value in (True, False):
         out[f"thinking-{value}"] = {"messages": two, "enable_thinking": value, "thinking": value}
         out[f"thinking-{value}-history"] = {"messages": rows["think"] + [ANSWER, USER],

@@ -7,16 +7,6 @@
 
 #include <string.h>
 
-static const jinja_builtin *find_method(jinja_value v, const jinja_text *name)
-{
-    if (v.type == JINJA_CALLABLE && v.as.callable->kind == JINJA_CYCLER)
-        return jinja_find_cycler_method(name);
-    return v.type == JINJA_TEXT || v.type == JINJA_DICT || v.type == JINJA_LIST ||
-                   v.type == JINJA_LOOP
-               ? jinja_find_method(v, name)
-               : NULL;
-}
-
 static bool bind_method(jinja_render *r, jinja_value v, const jinja_builtin *b, jinja_value *out)
 {
     jinja_callable *c = jinja_alloc(r, 1, sizeof *c);
@@ -84,7 +74,7 @@ static bool find_item(jinja_render *r, jinja_value v, jinja_value key, bool *is_
         return true;
     }
     bool is_number = key.type == JINJA_INT || key.type == JINJA_BOOL;
-    int64_t i = key.type == JINJA_INT ? key.as.integer : key.as.truth;
+    int64_t i = key.type == JINJA_INT ? key.as.integer : key.type == JINJA_BOOL && key.as.truth;
     if (is_number && v.type == JINJA_LIST && v.as.list->kind < JINJA_IS_VIEW) {
         int64_t n = (int64_t)v.as.list->n;
         i += i < 0 ? n : 0;
@@ -123,7 +113,7 @@ bool jinja_get_attr(jinja_render *r, jinja_value v, const jinja_text *name, jinj
         *out = v.as.list->items[name->bytes[0] == 'l'];
         return true;
     }
-    const jinja_builtin *method = find_method(v, name);
+    const jinja_builtin *method = jinja_find_method(v, name);
     if (method)
         return bind_method(r, v, method, out);
     if (!find_item(r, v, jinja_of_text(name), &is_there, out))
@@ -142,7 +132,7 @@ bool jinja_get_item(jinja_render *r, jinja_value v, jinja_value key, jinja_value
         return r->err->code == TD_OK;
     if (key.type == JINJA_TEXT && v.type != JINJA_DICT)
         return jinja_get_attr(r, v, key.as.text, out);
-    const jinja_builtin *method = key.type == JINJA_TEXT ? find_method(v, key.as.text) : NULL;
+    const jinja_builtin *method = key.type == JINJA_TEXT ? jinja_find_method(v, key.as.text) : NULL;
     if (method)
         return bind_method(r, v, method, out);
     *out = jinja_undefined(key.type == JINJA_TEXT ? key.as.text : NULL);

@@ -311,7 +311,21 @@ static bool eval_call(jinja_render *r, const jinja_node *n, jinja_value *out)
 {
     jinja_value callee;
     jinja_args args;
-    if (!jinja_eval(r, n->a, &callee) || !jinja_eval_args(r, n->b, &args))
+    if (n->a->kind == NODE_ATTR) { /* a method is called without being made a value first */
+        jinja_value of;
+        if (!jinja_eval(r, n->a->a, &of))
+            return false;
+        const jinja_builtin *method = jinja_find_method(of, &n->a->name->text);
+        go_to(r, n->a);
+        if (method)
+            return jinja_eval_args(r, n->b, &args) && (go_to(r, n), true) &&
+                   jinja_run_builtin(r, method, of, &args, out);
+        if (!refuse(r, of) || !jinja_get_attr(r, of, &n->a->name->text, &callee))
+            return false;
+    } else if (!jinja_eval(r, n->a, &callee)) {
+        return false;
+    }
+    if (!jinja_eval_args(r, n->b, &args))
         return false;
     go_to(r, n);
     return refuse(r, callee) && jinja_call(r, callee, &args, out);

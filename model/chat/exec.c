@@ -26,12 +26,35 @@ bool jinja_bind(jinja_render *r, const jinja_name *name, jinja_value v)
             b->value = v;
             return jinja_charge(r, n_looked / 16);
         }
-    jinja_binding *b = jinja_alloc(r, 1, sizeof *b);
-    if (!b)
+    jinja_binding *b = r->spare;
+    if (b)
+        r->spare = b->next;
+    else if (!(b = jinja_alloc(r, 1, sizeof *b)))
         return false;
     *b = (jinja_binding){name, v, r->scope->bindings};
     r->scope->bindings = b;
     return jinja_charge(r, n_looked / 16);
+}
+
+/* A scope for a loop's next turn: the last one, emptied, if nothing can have kept it. */
+static bool renew_scope(jinja_render *r, jinja_scope *outer, jinja_scope **scope,
+                        uint64_t *n_macros)
+{
+    jinja_scope *s = *scope;
+    bool is_kept = *n_macros != r->n_macros; /* by a macro that was made in it */
+    if (!jinja_charge(r, 1))
+        return false;
+    *n_macros = r->n_macros;
+    if (!s || is_kept)
+        return (*scope = jinja_push_scope(r, outer)) != NULL;
+    while (s->bindings) {
+        jinja_binding *next = s->bindings->next;
+        s->bindings->next = r->spare;
+        r->spare = s->bindings;
+        s->bindings = next;
+    }
+    r->scope = s;
+    return true;
 }
 
 static bool assign(jinja_render *r, const jinja_node *target, jinja_value v)
@@ -126,10 +149,11 @@ static bool exec_print(jinja_render *r, const jinja_node *n)
 static bool select_items(jinja_render *r, const jinja_node *n, jinja_list **items)
 {
     jinja_list *selected = jinja_list_create(r, 0, JINJA_IS_LIST);
-    jinja_scope *outer = r->scope;
+    jinja_scope *outer = r->scope, *scope = NULL;
+    uint64_t n_macros = r->n_macros;
     for (size_t i = 0; selected && i < (*items)->n; i++) {
         jinja_value v;
-        if (!jinja_push_scope(r, outer) || !assign(r, n->a, (*items)->items[i]) ||
+        if (!renew_scope(r, outer, &scope, &n_macros) || !assign(r, n->a, (*items)->items[i]) ||
             !jinja_eval(r, n->test, &v) ||
             (jinja_truth(v) && !jinja_list_append(r, selected, (*items)->items[i])))
             return false;
@@ -143,7 +167,7 @@ static bool exec_for(jinja_render *r, const jinja_node *n)
 {
     jinja_value v;
     jinja_list *items;
-    jinja_scope *outer = r->scope;
+    jinja_scope *outer = r->scope, *scope = NULL;
     if (!jinja_eval(r, n->b, &v) || !jinja_iterate(r, v, &items) ||
         (n->test && !select_items(r, n, &items)))
         return false;
@@ -151,8 +175,9 @@ static bool exec_for(jinja_render *r, const jinja_node *n)
     if (!loop)
         return false;
     *loop = (jinja_loop){.items = items};
+    uint64_t n_macros = r->n_macros;
     for (; loop->i < items->n; loop->i++) {
-        if (!jinja_push_scope(r, outer) ||
+        if (!renew_scope(r, outer, &scope, &n_macros) ||
             (r->loop_name &&
              !jinja_bind(r, r->loop_name, (jinja_value){.type = JINJA_LOOP, .as.loop = loop})) ||
             !assign(r, n->a, items->items[loop->i]) || !jinja_exec(r, n->body))
@@ -206,6 +231,7 @@ static bool make_macro(jinja_render *r, const jinja_node *n, jinja_value *out)
     if (!c)
         return false;
     *c = (jinja_callable){.kind = JINJA_MACRO, .node = n, .scope = r->scope};
+    r->n_macros++;
     *out = (jinja_value){.type = JINJA_CALLABLE, .as.callable = c};
     return true;
 }

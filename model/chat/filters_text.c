@@ -102,7 +102,7 @@ static bool escape_text(jinja_render *r, const jinja_text *t, jinja_value *out)
                  : jinja_append_part(r, b, t, i, 1)))
             return false;
     }
-    const jinja_text *done = b && jinja_charge(r, t->n / 8) ? jinja_buffer_text(r, b) : NULL;
+    const jinja_text *done = b && jinja_charge(r, t->n / 4) ? jinja_buffer_text(r, b) : NULL;
     return done && give_text(out, jinja_text_markup(r, done, true));
 }
 
@@ -216,6 +216,8 @@ FILTER(urlencode_text)
     if (!b || !jinja_to_text(r, a[0], &t) || a[0].type == JINJA_LIST || a[0].type == JINJA_DICT)
         return jinja_fail(r, "urlencode of a '%s'; allowed: a text or a number",
                           jinja_type_name(a[0]));
+    if (!jinja_charge(r, t->n / 4))
+        return false;
     for (size_t i = 0; i < t->n; i++) {
         unsigned char c = (unsigned char)t->bytes[i];
         bool is_kept = (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
@@ -244,7 +246,7 @@ FILTER(wordcount)
         is_inside = is_word;
     }
     *out = jinja_int(n);
-    return jinja_charge(r, t->n / 8);
+    return jinja_charge(r, t->n / 4);
 }
 
 /* -- JSON -------------------------------------------------------------------------------------- */

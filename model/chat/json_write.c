@@ -18,7 +18,7 @@ static bool put(writer *w, const char *s) { return jinja_append(w->r, w->b, s, s
 
 static bool write_string(writer *w, const jinja_text *t)
 {
-    bool is_ok = put(w, "\"");
+    bool is_ok = jinja_charge(w->r, t->n / 4) && put(w, "\"");
     for (size_t i = 0; is_ok && i < t->n;) {
         size_t from = i;
         uint32_t c = jinja_text_next(t, &i);

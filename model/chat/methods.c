@@ -197,6 +197,8 @@ static bool find_place(jinja_render *r, const jinja_value *a, bool is_last, bool
     bool is_there;
     if (!window(r, a, &t, &from, &is_there) || !jinja_text_arg(r, a[1], "the argument", &needle))
         return false;
+    if (is_last && !jinja_charge(r, t->n / 4))
+        return false;
     if (is_there)
         at = is_last ? jinja_text_find_last(t, needle, t->n) : jinja_text_find(t, needle, 0);
     if (at == SIZE_MAX && must)
@@ -297,7 +299,8 @@ METHOD(join)
     for (size_t i = 0; i < items->n; i++) {
         const jinja_text *t;
         if (!jinja_text_arg(r, items->items[i], "an item that is joined", &t) ||
-            (i > 0 && !jinja_append_text(r, b, a[0].as.text)) || !jinja_append_text(r, b, t))
+            !jinja_charge(r, 1) || (i > 0 && !jinja_append_text(r, b, a[0].as.text)) ||
+            !jinja_append_text(r, b, t))
             return false;
     }
     return give_text(out, jinja_buffer_text(r, b));
@@ -381,7 +384,7 @@ static bool ask_all(jinja_render *r, const jinja_text *t, char_class class, jinj
     for (size_t i = 0; i < t->n && is_so;)
         is_so = is_of(jinja_text_next(t, &i), class);
     *out = jinja_bool(is_so);
-    return jinja_charge(r, t->n / 16);
+    return jinja_charge(r, t->n / 4);
 }
 
 #define ASK(function, class)                                                                       \
@@ -401,14 +404,14 @@ METHOD(ask_upper)
 {
     (void)args;
     *out = jinja_bool(jinja_is_case(a[0].as.text, JINJA_UPPER));
-    return jinja_charge(r, a[0].as.text->n / 16);
+    return jinja_charge(r, a[0].as.text->n);
 }
 
 METHOD(ask_lower)
 {
     (void)args;
     *out = jinja_bool(jinja_is_case(a[0].as.text, JINJA_LOWER));
-    return jinja_charge(r, a[0].as.text->n / 16);
+    return jinja_charge(r, a[0].as.text->n);
 }
 
 /* -- dicts, lists, loops ----------------------------------------------------------------------- */
@@ -589,8 +592,18 @@ static const jinja_builtin loop_rows[] = {
 
 const jinja_builtin *jinja_find_method(jinja_value v, const jinja_text *name)
 {
-    return v.type == JINJA_TEXT   ? ROWS(text_rows)
-           : v.type == JINJA_DICT ? ROWS(dict_rows)
-           : v.type == JINJA_LIST ? ROWS(list_rows)
-                                  : ROWS(loop_rows);
+    switch (v.type) {
+    case JINJA_TEXT:
+        return ROWS(text_rows);
+    case JINJA_DICT:
+        return ROWS(dict_rows);
+    case JINJA_LIST:
+        return ROWS(list_rows);
+    case JINJA_LOOP:
+        return ROWS(loop_rows);
+    case JINJA_CALLABLE:
+        return v.as.callable->kind == JINJA_CYCLER ? jinja_find_cycler_method(name) : NULL;
+    default:
+        return NULL;
+    }
 }

@@ -41,7 +41,7 @@ static bool print_quoted(jinja_render *r, jinja_buffer *b, const jinja_text *t)
 {
     bool has_single = t->n && memchr(t->bytes, '\'', t->n);
     char quote = has_single && !memchr(t->bytes, '"', t->n) ? '"' : '\'';
-    bool is_ok = jinja_append(r, b, &quote, 1, false);
+    bool is_ok = jinja_charge(r, t->n / 4) && jinja_append(r, b, &quote, 1, false);
     for (size_t i = 0; is_ok && i < t->n;) {
         size_t from = i;
         bool is_message = jinja_text_mark_at(t, i);

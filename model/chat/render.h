@@ -26,6 +26,8 @@ struct jinja_render {
     uint32_t line, column; /* of what is being worked on */
     jinja_buffer *out;
     jinja_scope *scope;
+    jinja_binding *spare; /* bindings of scopes that are gone */
+    uint64_t n_macros;    /* made so far; each keeps the scopes around it */
     jinja_flow flow;
     const jinja_name *loop_name; /* NULL: the template does not speak of it */
     struct tm now;

@@ -40,7 +40,7 @@ const jinja_text *jinja_strip(jinja_render *r, const jinja_text *t, jinja_value 
     for (size_t before = to; (sides & JINJA_RIGHT) && to > from; to = before)
         if (!is_stripped(previous(t, &before), set))
             break;
-    return jinja_charge(r, (t->n - (to - from)) * (set ? set->n / 16 + 1 : 1) / 8)
+    return jinja_charge(r, (t->n - (to - from)) * (set ? set->n / 4 + 1 : 1) / 4)
                ? jinja_text_part(r, t, from, to - from)
                : NULL;
 }
@@ -157,7 +157,7 @@ jinja_list *jinja_split(jinja_render *r, const jinja_text *t, const jinja_text *
                         size_t n_max, bool from_right)
 {
     jinja_list *l = jinja_list_create(r, 0, JINJA_IS_LIST);
-    if (!l || !jinja_charge(r, t->n / 8))
+    if (!l || !jinja_charge(r, t->n / 4))
         return NULL;
     if (separator && separator->n == 0) {
         jinja_fail(r, "empty separator");
@@ -179,7 +179,7 @@ static bool is_line_end(uint32_t c)
 jinja_list *jinja_split_lines(jinja_render *r, const jinja_text *t, bool keeps_ends)
 {
     jinja_list *l = jinja_list_create(r, 0, JINJA_IS_LIST);
-    if (!l || !jinja_charge(r, t->n / 8))
+    if (!l || !jinja_charge(r, t->n / 4))
         return NULL;
     for (size_t from = 0; from < t->n;) {
         size_t end = from, next = from;

@@ -44,7 +44,7 @@ static bool is_case(jinja_render *r, jinja_value v, jinja_case c, jinja_value *o
     if (!jinja_to_text(r, v, &t))
         return false;
     *out = jinja_bool(jinja_is_case(t, c));
-    return jinja_charge(r, t->n / 16);
+    return jinja_charge(r, t->n);
 }
 
 TEST(upper)

@@ -39,7 +39,7 @@ jinja_list *jinja_list_create(jinja_render *r, size_t n, jinja_list_kind kind)
     l->items = jinja_alloc(r, n, sizeof l->items[0]);
     l->n = n;
     l->kind = kind;
-    return l->items && jinja_charge(r, n / 4) ? l : NULL;
+    return l->items && jinja_charge(r, 1 + n / 4) ? l : NULL;
 }
 
 bool jinja_list_append(jinja_render *r, jinja_list *l, jinja_value v)
@@ -51,6 +51,8 @@ bool jinja_list_append(jinja_render *r, jinja_list *l, jinja_value v)
         if (l->n > 0)
             memcpy(items, l->items, l->n * sizeof items[0]);
         l->items = items;
+        if (!jinja_charge(r, l->n / 4))
+            return false;
     }
     l->items[l->n++] = v;
     return true;
@@ -66,7 +68,7 @@ static bool hash_key(jinja_render *r, jinja_value v, uint64_t *hash)
     bool is_ok = true;
     if (v.type == JINJA_TEXT) {
         *hash = td_hash64(1, v.as.text->bytes, v.as.text->n);
-        return jinja_charge(r, v.as.text->n / 64);
+        return jinja_charge(r, v.as.text->n / 16);
     }
     if (jinja_is_number(v)) {
         double d = jinja_as_double(v) + 0.0;
