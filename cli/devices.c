@@ -17,7 +17,7 @@ typedef struct {
 static const option options[] = {
     {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
     {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL,
-     "measure the read bandwidth of each (a second or two)"},
+     "read bandwidth of each too (a second or two)"},
 };
 static const command_help help = {
     "devices", "tandem devices [--json] [--measure]",

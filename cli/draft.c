@@ -20,14 +20,14 @@ typedef struct {
 
 static const option options[] = {
     {"--config", NULL, OPT_READ, AT(config), 0, 0, "FILE.json",
-     "all of this from a file; flags win"},
+     "any of what follows from a file; flags win"},
     {"--model", "draft.model", OPT_READ, AT(model), 0, 0, "D.gguf", "the draft model (required)"},
     {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC",
-     "host[:threads[:cpus]], vulkan:INDEX|amd|nvidia|intel|... (default: host:1)"},
+     "where it runs, a SPEC without layers (default: host:1)"},
     {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
      "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
     {"--vocab-of", "draft.vocab_of", OPT_READ, AT(vocab_of), 0, 0, "M.gguf",
-     "translate to the vocabulary of this target, where it is another"},
+     "the target's file (its vocabulary is all that is read), where that has another vocabulary"},
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -35,7 +35,7 @@ static const option options[] = {
     {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N",
-     "sequences at once, 1..64 (default: 8)"},
+     "sequences at once (default: 8)"},
 };
 static const command_help help = {
     "draft", "tandem draft --model D.gguf --bind EP [options]",

@@ -26,7 +26,8 @@ typedef struct {
 
 static const option options[] = {
     {"--model", NULL, OPT_READ, AT(model), 0, 0, "M.gguf", "the model (required)"},
-    {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE", "token ids (required)"},
+    {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE",
+     "token ids, or a file of them (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
@@ -37,7 +38,7 @@ static const option options[] = {
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
-     "through the verify path, N tokens at a time, 1..64"},
+     "through the verify path, N tokens at a time; without it as a prompt"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},
     {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE",
      "little-endian f32 [n_tokens][n_vocab] (required)"},

@@ -12,6 +12,10 @@
 #define FIELDS_MAX     40u
 #define PATH_MAX_BYTES 4095
 
+#define HELP_COLUMN     29   /* where the help of an option begins, */
+#define HELP_COLUMNS    100  /* and where a line of it ends at most */
+#define RANGE_SHOWN_MAX 1e15 /* a larger one tells nobody anything */
+
 static void *field_of(const option *o, void *fields) { return (char *)fields + o->offset; }
 
 static bool set_number(const option *o, void *fields, const char *text, td_err *err)
@@ -319,16 +323,53 @@ bool td_options_check_files(const command_help *help, void *fields, const char *
     return td_files_check(uses, n, err);
 }
 
+/* Writes the help of an option with its range, which the table alone knows: at the end, before the
+ * default in parentheses where there is one. */
+static void write_help(const option *o, char *out, size_t n_out)
+{
+    const char *end = o->help + strlen(o->help), *tail = strstr(o->help, "(default: ");
+    bool has_range = (o->kind == OPT_U32 || o->kind == OPT_U64 || o->kind == OPT_FLOAT) &&
+                     o->max < RANGE_SHOWN_MAX;
+    if (!has_range)
+        snprintf(out, n_out, "%s", o->help);
+    else if (tail)
+        snprintf(out, n_out, "%.*s(%.10g..%.10g; %s", (int)(tail - o->help), o->help, o->min,
+                 o->max, tail + 1);
+    else
+        snprintf(out, n_out, "%.*s (%.10g..%.10g)", (int)(end - o->help), o->help, o->min, o->max);
+}
+
+/* A text behind HELP_COLUMN, broken between words where a line would be too long. */
+static void print_wrapped(const char *text)
+{
+    size_t column = HELP_COLUMN;
+    while (*text) {
+        size_t n = strcspn(text, " ");
+        if (column > HELP_COLUMN && column + 1 + n > HELP_COLUMNS) {
+            printf("\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        }
+        column += (size_t)printf("%s%.*s", column > HELP_COLUMN ? " " : "", (int)n, text);
+        text += n + strspn(text + n, " ");
+    }
+    putchar('\n');
+}
+
+static void print_option(const option *o)
+{
+    char left[64], help[512];
+    snprintf(left, sizeof left, "  %s%s%s", o->flag, o->argument ? " " : "",
+             o->argument ? o->argument : "");
+    printf("%-*s ", HELP_COLUMN - 1, left);
+    write_help(o, help, sizeof help);
+    print_wrapped(help);
+}
+
 void td_options_print_help(const command_help *help)
 {
     printf("usage: %s\n\n%s\n\n", help->usage, help->summary);
-    for (size_t i = 0; i < help->n_options; i++) {
-        const option *o = &help->options[i];
-        char left[64];
-        snprintf(left, sizeof left, "%s%s%s", o->flag, o->argument ? " " : "",
-                 o->argument ? o->argument : "");
-        printf("  %-26s %s\n", left, o->help);
-    }
+    for (size_t i = 0; i < help->n_options; i++)
+        print_option(&help->options[i]);
     printf("  %-26s %s\n", "-h, --help", "this text");
     bool has_config = false;
     for (size_t i = 0; i < help->n_options; i++)

@@ -41,7 +41,7 @@ typedef struct {
     size_t offset;        /* of the field */
     double min, max;      /* numbers */
     const char *argument; /* "T" in the help; NULL for flags */
-    const char *help;     /* the default included */
+    const char *help;     /* the default included, the range not: it is shown by itself */
 } option;
 
 typedef struct {

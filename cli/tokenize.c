@@ -25,7 +25,7 @@ static const option options[] = {
     {"--text", NULL, OPT_TEXT, AT(text), 0, 0, "T", "one text"},
     {"--in", NULL, OPT_READ, AT(in), 0, 0, "FILE.jsonl", "lines of {\"text\": ...}; - for stdin"},
     {"--add-special", NULL, OPT_FLAG, AT(is_special_added), 0, 0, NULL,
-     "add BOS/EOS where the file asks for them"},
+     "add BOS and EOS where the file asks for them"},
     {"--parse-special", NULL, OPT_FLAG, AT(is_special_parsed), 0, 0, NULL,
      "read special tokens in the text as such"},
     {"--pre", NULL, OPT_TEXT, AT(pre), 0, 0, "NAME", "override the file's pre-tokenizer"},
