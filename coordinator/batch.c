@@ -41,7 +41,10 @@ static batch *new_batch(td_coordinator *c, bool is_prefill)
     batch *b = c->batches;
     while (b->is_in_flight)
         ++b;
-    *b = (batch){.id = ++c->last_batch, .is_in_flight = true, .is_prefill = is_prefill};
+    *b = (batch){.id = ++c->last_batch,
+                 .is_in_flight = true,
+                 .is_prefill = is_prefill,
+                 .sent_us = c->now_us};
     c->was_prefill = is_prefill;
     ++c->n_in_flight;
     ++c->stats.n_batches;
@@ -173,6 +176,8 @@ static void deal_guesses(const td_coordinator *c, batch_part *parts, uint32_t n_
         const sequence *s = &c->sequences[parts[i].slot];
         uint32_t n = td_min_u32(s->n_guesses, s->k);
         td_acceptance_survival(&s->acceptance, td_round_source(s), survival[i], n);
+        if (s->is_probe && n > 0) /* it is verified whatever it promises */
+            survival[i][0] = 1;
         deals[i] = (td_deal){.survival = survival[i], .n_draft = n};
         n_kept[i] = 0;
     }
@@ -296,9 +301,7 @@ static td_outcome end_prefill(td_coordinator *c, sequence *s, const uint32_t *ch
     s->phase = PHASE_DECODE;
     ++s->info.n_rounds;
     td_reason reason = td_sequence_append(s, c, chosen[0], false);
-    if (reason == TD_REASON_NONE)
-        td_round_begin(c, s);
-    return (td_outcome){.reason = reason};
+    return (td_outcome){.n_tokens = 1, .reason = reason};
 }
 
 void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times,

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "coordinator/batch.h"
 
+#include <math.h>
 #include <string.h>
 
 const char *td_reason_name(td_reason reason)
@@ -67,6 +68,7 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
     td_times_init(&c->times, params->verify_us, params->draft_us);
     td_acceptance_init(&c->prior, NULL);
+    td_trial_init(&c->trial, (double)params->draft_share, params->is_one_unit);
     if (!measure_tokens(c, err))
         td_coordinator_destroy(&c);
     return c;
@@ -103,8 +105,10 @@ static void advance_clock(td_coordinator *c, uint64_t now_us)
         sequence *s = &c->sequences[i];
         if (s->deadline_us > c->now_us || !td_round_is_awaiting(c, s))
             continue;
-        s->is_mute = true;
-        ++c->stats.n_deadlines;
+        bool is_late = c->now_us - s->begin_us >= c->params.draft_deadline_us;
+        s->is_mute = is_late || c->params.is_one_unit;
+        s->is_hasty = true;
+        c->stats.n_deadlines += is_late;
     }
 }
 
@@ -137,6 +141,8 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
                         uint32_t *id, td_err *err)
 {
     advance_clock(c, now_us);
+    if (td_coordinator_is_idle(c))
+        c->last_end_us = c->now_us;
     sequence *s = choose_slot(c);
     if (!s)
         return td_err_set(err, TD_E_AGAIN, "all %u sequence slots are taken", c->params.n_slots);
@@ -198,7 +204,7 @@ void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_u
     c->has_drafter = is_joined;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
-        s->is_draft_open = s->is_mute = s->is_exhausted = false;
+        s->is_draft_open = s->is_mute = s->is_reading = s->is_exhausted = false;
         s->n_asks = 0;
         if (!sequence_is_active(s))
             continue;
@@ -217,10 +223,65 @@ void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uin
 {
     sequence *s = find_sequence(c, id);
     if (s && sequence_is_active(s))
-        td_round_take_draft(c, s, epoch, position, ids, n_ids, busy_us);
+        td_round_take_draft(c, s, epoch, position, ids, n_ids, busy_us, now_us);
     else
         ++*(was_issued(id, c->next_sequence) ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
     advance_clock(c, now_us);
+}
+
+/* A chunk takes longer while the drafter is at work beside it: that is known of the widest ones. */
+static void take_prompt_time(td_coordinator *c, uint32_t n_rows, double us, bool is_quiet)
+{
+    double row_us = us / n_rows;
+    td_trial_pass(&c->trial, us);
+    if (is_quiet && n_rows > c->n_prompt_rows) {
+        c->n_prompt_rows = n_rows;
+        c->prompt_row_us = row_us;
+    } else if (is_quiet && n_rows == c->n_prompt_rows) {
+        c->prompt_row_us += (fmin(row_us, 2 * c->prompt_row_us) - c->prompt_row_us) / 8;
+    } else if (!is_quiet && n_rows == c->n_prompt_rows && row_us > c->prompt_row_us) {
+        td_trial_lose(&c->trial, (fmin(row_us, 3 * c->prompt_row_us) - c->prompt_row_us) * n_rows);
+    }
+}
+
+/* The time since the last answer is this one's. That of a batch of which nothing was wanted is the
+ * next one's. */
+static void take_time(td_coordinator *c, const batch *b, const td_outcome *outcomes)
+{
+    td_trial_round round = {
+        .us = (double)(c->now_us - c->last_end_us),
+        .is_quiet = !td_round_is_any_asked(c),
+    };
+    for (uint32_t i = 0; i < b->n_parts && !b->is_prefill; ++i) {
+        sequence *s = &c->sequences[b->parts[i].slot];
+        round.n_tokens += outcomes[i].n_tokens;
+        round.has_drafts |= b->parts[i].n_rows > 1 && !s->n_match;
+    }
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        const sequence *s = &c->sequences[i];
+        if (s->phase != PHASE_DECODE)
+            continue;
+        round.read_us += td_round_read_us(c, s);
+        ++round.n_sequences;
+    }
+    round.n_sequences = td_div_up(round.n_sequences, c->params.n_batches_max);
+    if (b->sent_us > c->last_end_us)
+        round.wait_us = (double)(b->sent_us - c->last_end_us);
+    if (b->is_prefill) {
+        take_prompt_time(c, b->n_rows, round.us, round.is_quiet);
+    } else if (round.n_tokens > 0) {
+        td_trial_add_round(&c->trial, &round);
+    } else {
+        return;
+    }
+    c->last_end_us = c->now_us;
+}
+
+static void count_trial(td_coordinator *c)
+{
+    c->stats.n_trials = c->trial.n_trials;
+    c->stats.n_silent = c->trial.n_silent;
+    c->stats.saved_us = (int64_t)c->trial.sum_saved_us;
 }
 
 static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
@@ -228,12 +289,16 @@ static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
 {
     td_outcome outcomes[TD_VERIFY_ROWS_MAX];
     td_batch_end(c, b, chosen, times, outcomes);
+    take_time(c, b, outcomes);
+    count_trial(c);
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         sequence *s = &c->sequences[b->parts[i].slot];
         if (outcomes[i].is_rolled_back)
             td_batch_drop(c, s);
         if (outcomes[i].reason != TD_REASON_NONE)
             finish(c, s, outcomes[i].reason);
+        else if (outcomes[i].n_tokens > 0 && !sequence_is_in_flight(s))
+            td_round_begin(c, s);
     }
 }
 

@@ -26,8 +26,9 @@
  * proposals of a sequence and guesses behind its committed tokens are bounded (TD_ASKS_MAX,
  * TD_AHEAD_MAX).
  *
- * How much is drafted is chosen by goodput from measured times and acceptance (length.h), unless
- * it is fixed.
+ * Whether anything is drafted is found by trial: a run begins with the drafter silent, and drafting
+ * goes on for as long as it saves time, all its costs included (trial.h). How much is chosen by
+ * goodput from measured times and acceptance (length.h). Neither is so where the length is fixed.
  *
  * Prompts: chunks of prefill_rows that start at its multiples, oldest prompt first, in turns with
  * verify batches. Full chunks of a prompt stay in the slot's cache after the sequence ended; a
@@ -86,6 +87,10 @@ typedef struct {
     bool can_share;
     /* Times measured before, 0 where not: of a verify batch by rows, of one draft step. */
     float verify_us[TD_VERIFY_ROWS_MAX + 1], draft_us;
+    /* What a row costs the drafter, by what it costs the target, 0: not known; do they share a
+     * processing unit, so that what one does slows the other down? */
+    float draft_share;
+    bool is_one_unit;
     /* Guesses by looking up what followed the same tokens before (draft/ngram.h); NULL: none. ids
      * that may follow tokens[n_tokens] of the slot's sequence, `max` at most: their number, and the
      * length of the match. */
@@ -134,6 +139,9 @@ typedef struct {
     uint64_t n_late_drafts;   /* answers after their deadline */
     uint64_t n_stale_drafts;  /* of an older epoch or round, repeated, or of an ended sequence */
     uint64_t n_bad_drafts;    /* never asked for, too long, or with ids beyond the vocabulary */
+    uint64_t n_trials;        /* of the drafter, see trial.h */
+    uint64_t n_silent;        /* verify batches while nothing was said to it */
+    int64_t saved_us;         /* by its drafts against plain decoding, as measured on the way */
     uint64_t n_stale_batches; /* answers of the target to a batch not in flight */
 } td_coordinator_stats;
 

@@ -26,7 +26,7 @@
 typedef struct {
     const td_times *times;
     td_others others;
-    double draft_us; /* of one token */
+    double draft_us, wait_us; /* of one token; of an answer beside its tokens */
     bool is_ahead;
     uint32_t k_max;
     double verify_us[TD_ACCEPTANCE_DRAFT_MAX + 1]; /* by k */
@@ -35,10 +35,11 @@ typedef struct {
 static double round_us(const terms *t, uint32_t k, double p_hit)
 {
     double verify_us = t->verify_us[k];
-    double turns_us = t->others.draft_us + k * t->draft_us + verify_us;
+    double wait_us = k > 0 ? t->wait_us : 0;
+    double turns_us = wait_us + t->others.draft_us + k * t->draft_us + verify_us;
     if (!t->is_ahead || k == 0)
         return turns_us;
-    double ahead_us = fmax(t->others.draft_us + (k + 1) * t->draft_us, verify_us);
+    double ahead_us = fmax(wait_us + t->others.draft_us + (k + 1) * t->draft_us, verify_us);
     return p_hit * ahead_us + (1 - p_hit) * turns_us;
 }
 
@@ -170,7 +171,10 @@ static uint32_t choose(td_length_choice *last, const terms *t, const float *surv
 uint32_t td_length_of_draft(td_length_state *state, const td_acceptance *a, const td_times *times,
                             uint32_t k_max, const td_others *others, bool is_ahead)
 {
-    terms t = {.times = times, .draft_us = td_times_draft_us(times), .is_ahead = is_ahead};
+    terms t = {.times = times,
+               .draft_us = td_times_draft_us(times),
+               .wait_us = td_times_wait_us(times),
+               .is_ahead = is_ahead};
     t.others = others ? *others : t.others;
     /* Without the time of a plain round there is nothing to compare with. */
     if (k_max == 0 || (t.others.n_rows < 0.5 && times->verify[1].n < 2))
@@ -185,7 +189,10 @@ uint32_t td_length_of_match(td_length_state *state, const td_acceptance *a, cons
                             uint32_t n_match, uint32_t k_max, uint32_t k_model,
                             const td_others *others, bool is_ahead)
 {
-    terms t = {.times = times, .draft_us = td_times_draft_us(times), .is_ahead = is_ahead};
+    terms t = {.times = times,
+               .draft_us = td_times_draft_us(times),
+               .wait_us = td_times_wait_us(times),
+               .is_ahead = is_ahead};
     t.others = others ? *others : t.others;
     if (k_max == 0 || (t.others.n_rows < 0.5 && times->verify[1].n < 2))
         return 0;
@@ -195,7 +202,7 @@ uint32_t td_length_of_match(td_length_state *state, const td_acceptance *a, cons
     td_acceptance_survival(a, TD_SOURCE_MODEL, survival, t.k_max + 1);
     goodputs(&t, survival, goodput);
     double other = goodput[t.k_max];
-    t.draft_us = 0;
+    t.draft_us = t.wait_us = 0;
     t.is_ahead = false;
     set_times(&t, k_max, false);
     td_acceptance_survival(a, td_source_of_match(n_match), survival, t.k_max + 1);

@@ -102,7 +102,10 @@ static bool next_proposal(const td_coordinator *c, sequence *s, td_action *actio
     if (!td_round_next_ask(c, s, &next))
         return false;
     next.is_reading = !s->has_proposed;
+    next.is_alone = !td_round_is_any_asked(c);
+    next.sent_us = c->now_us;
     s->has_proposed = true;
+    s->is_reading = next.is_reading && !c->params.is_draft_fixed;
     s->asks[s->n_asks++] = next;
     s->asked_end = next.position + next.k;
     action->kind = TD_ACT_DRAFT_PROPOSE;
@@ -121,8 +124,7 @@ static bool next_of_sequence(const td_coordinator *c, sequence *s, td_action *ac
         return false;
     if (next_tokens(s, action) || next_ending(c, s, action))
         return true;
-    bool is_fed = c->has_drafter && c->params.draft_max > 0 && !s->is_mute;
-    return is_fed && (next_feed(c, s, action) || next_proposal(c, s, action));
+    return td_round_may_draft(c, s) && (next_feed(c, s, action) || next_proposal(c, s, action));
 }
 
 bool td_coordinator_next(td_coordinator *c, td_action *action)

@@ -24,9 +24,30 @@ td_source td_round_source(const sequence *s)
     return s->n_match ? td_source_of_match(s->n_match) : TD_SOURCE_MODEL;
 }
 
-static bool has_drafter(const td_coordinator *c, const sequence *s)
+double td_round_read_us(const td_coordinator *c, const sequence *s)
 {
-    return c->has_drafter && !s->is_mute;
+    uint32_t n_unread = sequence_length(s) - (s->is_draft_open ? s->n_fed : 0);
+    double row_us = c->read_row_us > 0 ? c->read_row_us : c->prompt_row_us * c->trial.draft_share;
+    return row_us * n_unread;
+}
+
+bool td_round_is_any_asked(const td_coordinator *c)
+{
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        if (c->sequences[i].n_asks > 0)
+            return true;
+    return false;
+}
+
+bool td_round_may_draft(const td_coordinator *c, const sequence *s)
+{
+    if (!c->has_drafter || c->params.draft_max == 0 || s->is_mute || s->is_reading)
+        return false;
+    if (c->params.is_draft_fixed)
+        return true;
+    return td_trial_is_drafting(&c->trial) &&
+           td_trial_affords(&c->trial, td_round_read_us(c, s),
+                            s->n_generate_max - s->info.n_tokens);
 }
 
 /* Guesses of a round at most: it commits one token more. */
@@ -96,23 +117,41 @@ static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_m
     return true;
 }
 
+/* To wait for less than an answer takes would be time lost. */
+static uint64_t wait_at_most_us(const td_coordinator *c, const sequence *s)
+{
+    uint64_t patience_us = td_trial_patience_us(&c->trial);
+    double draft_us = td_times_draft_us(&c->times);
+    double answer_us = td_times_wait_us(&c->times) + s->k * draft_us;
+    bool is_known = draft_us > 0 || c->params.is_one_unit;
+    if (c->params.is_draft_fixed || patience_us > c->params.draft_deadline_us)
+        return c->params.draft_deadline_us;
+    return is_known && answer_us <= (double)patience_us ? patience_us : 0;
+}
+
 void td_round_begin(td_coordinator *c, sequence *s)
 {
     uint32_t limit = k_limit(c, s);
-    s->is_exhausted = false;
+    s->begin_us = c->now_us;
+    s->is_exhausted = s->is_hasty = false;
     s->k = limit;
     s->n_match = s->n_guesses ? s->n_match : 0;
     if (limit == 0)
         return;
     td_others others = count_others(c, s);
-    bool is_model = has_drafter(c, s);
+    bool is_model = td_round_may_draft(c, s);
     if (!is_model)
         s->k = s->n_guesses;
     else if (!c->params.is_draft_fixed && !s->n_match)
         s->k = td_length_of_draft(&s->length, &s->acceptance, &c->times, limit, &others,
                                   c->params.is_ahead);
-    uint64_t deadline_us;
-    bool is_finite = td_add_u64(c->now_us, c->params.draft_deadline_us, &deadline_us);
+    s->is_probe = is_model && s->length.model.was_probe;
+    if (is_model && s->k == 0 && td_trial_insists(&c->trial)) {
+        s->k = 1;
+        s->is_probe = true;
+    }
+    uint64_t deadline_us, wait_us = wait_at_most_us(c, s);
+    bool is_finite = td_add_u64(c->now_us, wait_us, &deadline_us);
     s->deadline_us = is_finite ? deadline_us : UINT64_MAX;
     if (s->n_guesses) {
         s->k = td_min_u32(s->n_match ? s->n_guesses : s->k, limit);
@@ -126,7 +165,7 @@ void td_round_begin(td_coordinator *c, sequence *s)
 bool td_round_is_awaiting(const td_coordinator *c, const sequence *s)
 {
     return s->phase == PHASE_DECODE && !sequence_is_in_flight(s) && s->n_guesses < s->k &&
-           !s->n_match && has_drafter(c, s) && !s->is_exhausted &&
+           !s->n_match && td_round_may_draft(c, s) && !s->is_exhausted && !s->is_hasty &&
            (n_asked(s) > 0 || s->n_asks == TD_ASKS_MAX);
 }
 
@@ -194,8 +233,24 @@ static bool add_guesses(sequence *s, uint32_t position, const uint32_t *ids, uin
     return true;
 }
 
+static void take_draft_time(td_coordinator *c, const ask *asked, uint32_t n_ids, uint64_t busy_us,
+                            uint64_t now_us)
+{
+    if (asked->is_reading) {
+        double row_us = (double)busy_us / asked->position;
+        c->read_row_us += (row_us - c->read_row_us) * (c->read_row_us > 0 ? 0.2 : 1);
+        return;
+    }
+    /* What the drafter had at hand already says nothing of a step. */
+    if ((double)busy_us > td_times_draft_us(&c->times) * n_ids / 4)
+        td_times_add_draft(&c->times, n_ids, 1, (double)busy_us);
+    if (asked->is_alone && n_ids == asked->k && !td_round_is_any_asked(c) &&
+        now_us > asked->sent_us + busy_us)
+        td_times_add_wait(&c->times, (double)(now_us - asked->sent_us - busy_us));
+}
+
 void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
-                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us)
+                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us)
 {
     uint32_t i = find_ask(s, epoch, position);
     if (i == s->n_asks) {
@@ -204,19 +259,16 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
         ++*(is_old ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
         return;
     }
-    uint32_t k = s->asks[i].k;
-    bool is_reading = s->asks[i].is_reading;
-    if (n_ids > k || !are_tokens(c, ids, n_ids)) {
+    ask asked = s->asks[i];
+    if (n_ids > asked.k || !are_tokens(c, ids, n_ids)) {
         ++c->stats.n_bad_drafts;
         return;
     }
     s->n_asks -= i + 1; /* with older ones, whose answers were lost */
     memmove(s->asks, s->asks + i + 1, s->n_asks * sizeof *s->asks);
     c->stats.n_late_drafts += s->is_mute;
-    s->is_mute = false;
-    /* Reading a prompt, and what the drafter had at hand already, say nothing of a step. */
-    if (!is_reading && (double)busy_us > td_times_draft_us(&c->times) * n_ids / 4)
-        td_times_add_draft(&c->times, n_ids, 1, (double)busy_us);
+    s->is_mute = s->is_reading = false;
+    take_draft_time(c, &asked, n_ids, busy_us, now_us);
     if (epoch != s->epoch) {
         ++c->stats.n_stale_drafts;
         return;
@@ -228,7 +280,7 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
         td_round_new_epoch(c, s);
     } else {
         /* Its context is full, or an answer in between was lost. */
-        s->is_exhausted |= n_ids < k;
+        s->is_exhausted |= n_ids < asked.k;
         if (n_asked(s) == 0)
             s->asked_end = sequence_end(s);
     }
@@ -268,7 +320,7 @@ td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows
                                  const uint32_t *chosen)
 {
     td_source source = td_round_source(s);
-    uint32_t n_verified = 0, n_accepted = 0;
+    uint32_t n_verified = 0, n_accepted = 0, n_before = s->info.n_tokens;
     bool is_agreed = true;
     td_reason reason = TD_REASON_NONE;
     uint32_t i = 0;
@@ -293,7 +345,7 @@ td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows
     bool is_rolled_back = !is_agreed && td_round_roll_back(s);
     s->owes_commit = true;
     s->commit_length = sequence_length(s) - 1;
-    if (reason == TD_REASON_NONE && !sequence_is_in_flight(s))
-        td_round_begin(c, s);
-    return (td_outcome){.reason = reason, .is_rolled_back = is_rolled_back};
+    return (td_outcome){.n_tokens = s->info.n_tokens - n_before,
+                        .reason = reason,
+                        .is_rolled_back = is_rolled_back};
 }

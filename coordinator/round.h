@@ -6,15 +6,20 @@
 #include "coordinator/sequence.h"
 
 void td_round_begin(td_coordinator *c, sequence *s);
+/* May the drafter be told of it and asked now? */
+bool td_round_may_draft(const td_coordinator *c, const sequence *s);
+/* What the drafter would take, about, to read what it has not been told of the sequence. */
+double td_round_read_us(const td_coordinator *c, const sequence *s);
 /* Awaits guesses for the round that is being prepared. */
 bool td_round_is_awaiting(const td_coordinator *c, const sequence *s);
 /* The next proposal to ask for: position and length. */
 bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out);
 void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
-                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us);
+                         const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us);
+/* Has the drafter an answer to give, of any sequence? */
+bool td_round_is_any_asked(const td_coordinator *c);
 td_source td_round_source(const sequence *s); /* of its guesses */
-/* Commits what the target chose, chosen: [n_rows], and begins the next round unless the sequence
- * has ended or has more rows in flight. */
+/* Commits what the target chose, chosen: [n_rows]. */
 td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
                                  const uint32_t *chosen);
 void td_round_new_epoch(td_coordinator *c, sequence *s);

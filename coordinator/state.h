@@ -5,7 +5,7 @@
  *     batch.h (many sequences), which stands on
  *     round.h (one sequence's guesses and answers) and prompt.h (before its first row), on
  *     sequence.h (one sequence's tokens and text), on
- *     state.h, and this on times.h, acceptance.h, length.h and stops.h.
+ *     state.h, and this on times.h, acceptance.h, length.h, trial.h and stops.h.
  *
  * What an answer did to a sequence is returned (td_outcome); ending one is the door's.
  *
@@ -19,6 +19,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/length.h"
 #include "coordinator/stops.h"
+#include "coordinator/trial.h"
 
 #include "base/mem.h"
 
@@ -45,6 +46,8 @@ typedef struct {
 typedef struct {
     uint32_t epoch, position, k;
     bool is_reading; /* the drafter has to read the prompt first */
+    bool is_alone;   /* nobody else waited for an answer when it was sent */
+    uint64_t sent_us;
 } ask;
 
 typedef struct {
@@ -72,17 +75,20 @@ typedef struct {
     uint32_t guesses[TD_AHEAD_MAX], n_guesses;
     uint32_t n_match; /* how long the match was that gave them; 0: the drafter did */
     uint32_t k;       /* guesses wanted for the round that is being prepared */
+    bool is_probe;    /* to see whether they agree, although they do not seem to pay */
 
     /* The drafter's side. An answer is awaited from the proposal on, past its deadline and its
      * epoch, which is what makes a silent drafter cost one deadline only. */
     bool is_draft_open, has_proposed, is_mute;
     bool is_exhausted; /* it has no more for this round */
+    bool is_reading;   /* the prompt, which nobody waits for */
+    bool is_hasty;     /* this round does not wait any longer */
     uint32_t epoch;
     ask asks[TD_ASKS_MAX];
     uint32_t n_asks;
     uint32_t asked_end; /* positions below were guessed or asked for in this epoch */
     uint32_t n_fed;
-    uint64_t deadline_us;
+    uint64_t begin_us, deadline_us; /* of the round that is being prepared */
 
     td_acceptance acceptance;
     td_length_state length;
@@ -95,8 +101,9 @@ typedef struct {
     uint32_t n_rows;
 } batch_part;
 
-/* What an answer of the target did to a sequence, beside the tokens it committed. */
+/* What an answer of the target did to a sequence. */
 typedef struct {
+    uint32_t n_tokens;   /* committed; 0: no part in the answer, or more of the prompt to come */
     td_reason reason;    /* the sequence's last token was among them; NONE: it goes on */
     bool is_rolled_back; /* rows of it that are in flight are of no use any more */
 } td_outcome;
@@ -106,6 +113,7 @@ typedef struct {
     bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
     bool has_output; /* prefill: it ends the prompt */
     uint32_t n_rows, n_parts;
+    uint64_t sent_us;
     batch_part parts[TD_VERIFY_ROWS_MAX];
 } batch;
 
@@ -125,6 +133,11 @@ struct td_coordinator {
     uint32_t next_first; /* slot that comes first in the next verify batch */
 
     td_times times;
+    td_trial trial;
+    uint64_t last_end_us; /* of the last answer, or when the first sequence came */
+    /* What a row of a prompt takes the target in its widest chunk, what one takes the drafter. */
+    uint32_t n_prompt_rows;
+    double prompt_row_us, read_row_us;
     td_acceptance prior;
     td_coordinator_stats stats;
     sequence sequences[TD_SEQUENCES_MAX]; /* by slot */

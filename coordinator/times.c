@@ -125,6 +125,12 @@ void td_times_add_draft(td_times *times, uint32_t n_tokens, uint32_t n_sequences
         add_time(&times->draft, (float)(us / n_tokens / n_sequences));
 }
 
+void td_times_add_wait(td_times *times, double us)
+{
+    if (is_time(us))
+        add_time(&times->wait, (float)us);
+}
+
 double td_times_verify_us(const td_times *times, double n_rows)
 {
     double n = fmin(fmax(n_rows, 1), TD_TIMES_ROWS_MAX);
@@ -136,3 +142,7 @@ double td_times_verify_us(const td_times *times, double n_rows)
 }
 
 double td_times_draft_us(const td_times *times) { return (double)times->draft.us; }
+double td_times_wait_us(const td_times *times)
+{
+    return times->wait.n < 3 ? 0 : (double)times->wait.us;
+}

@@ -23,11 +23,12 @@ typedef struct {
     uint32_t n;    /* samples, counted up to a limit; 0 = unknown */
 } td_time;
 
-/* Times of a verify batch by its number of rows, and of a draft step. */
+/* Times of a verify batch by its number of rows, of a draft step, and of what an answer of the
+ * drafter takes beside its steps. */
 typedef struct {
     td_time verify[TD_TIMES_ROWS_MAX + 1];
     float fit_us[TD_TIMES_ROWS_MAX + 1]; /* of all widths, never decreasing */
-    td_time draft;
+    td_time draft, wait;
 } td_times;
 
 /* verify_us: [65] by number of rows, 0 = unknown; or NULL. draft_us: of one token; 0 = unknown. */
@@ -35,11 +36,15 @@ void td_times_init(td_times *times, const float *verify_us, float draft_us);
 void td_times_add_verify(td_times *times, uint32_t n_rows, double us);
 /* `us` for n_tokens tokens of each of n_sequences sequences, computed together. */
 void td_times_add_draft(td_times *times, uint32_t n_tokens, uint32_t n_sequences, double us);
+/* What it took until the answer was here, beside the drafter's own time: the link, waking. */
+void td_times_add_wait(td_times *times, double us);
 /* 0 while nothing was measured. Widths between measured ones are interpolated; wider ones go on
  * with the mean slope from the narrowest to the widest (a tenth of a row's time a row while there
  * is one only). A cliff that was measured is kept. n_rows need not be whole: a mean. */
 double td_times_verify_us(const td_times *times, double n_rows);
 /* One token of one sequence; 0 while nothing was measured. */
 double td_times_draft_us(const td_times *times);
+/* 0 until three were measured: the first may be cold, and nothing would be asked again. */
+double td_times_wait_us(const td_times *times);
 
 #endif

@@ -282,6 +282,11 @@ const td_device_info *td_draft_client_get_device(const td_draft_client *d)
     return d->drafter ? td_drafter_device(d->drafter) : NULL;
 }
 
+uint64_t td_draft_client_file_bytes(const td_draft_client *d)
+{
+    return d->model ? td_gguf_n_bytes(td_model_gguf(d->model)) : 0;
+}
+
 uint64_t td_draft_client_cpu_us(const td_draft_client *d)
 {
     struct timespec t = {0};

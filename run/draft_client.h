@@ -59,6 +59,8 @@ bool td_draft_client_is_beyond(const td_draft_client *d, uint32_t position);
 /* Where the draft runs, for stats; "" when it is elsewhere. */
 const char *td_draft_client_device(const td_draft_client *d);
 const td_device_info *td_draft_client_get_device(const td_draft_client *d); /* or NULL */
+/* Bytes of the file of a draft in this process; 0 when it is elsewhere. */
+uint64_t td_draft_client_file_bytes(const td_draft_client *d);
 /* CPU time so far of the thread that holds the link's other end; 0 when it is elsewhere. */
 uint64_t td_draft_client_cpu_us(const td_draft_client *d);
 /* Of a draft in this process, exact once it is idle; NULL when it is elsewhere. */

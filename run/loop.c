@@ -301,7 +301,7 @@ static void take_draft(session *r, const td_draft_client_event *e)
 
 static bool take_draft_events(session *r, td_err *err)
 {
-    if (!r->drafting)
+    if (!r->drafting || !r->is_draft_due)
         return true;
     if (r->rejoin_us && now_us(r) >= r->rejoin_us)
         td_loop_join_draft(r);
@@ -347,7 +347,12 @@ static bool wait_for_events(session *r, td_err *err)
         items[n++] = (td_link_poll_item){.fd = td_results_fd(r->results)};
     if (r->drafting)
         items[n++] = (td_link_poll_item){.link = td_draft_client_link(r->drafting)};
-    return td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err);
+    if (!td_link_poll(items, n, next > now ? (int64_t)(next - now) : 0, err))
+        return false;
+    /* Asking a link costs more than looking at it, and most rounds have nothing for it. */
+    r->is_draft_due = r->drafting && (items[n - 1].is_readable || r->rejoin_us > 0 ||
+                                      td_draft_client_next_us(r->drafting) <= now_us(r));
+    return true;
 }
 
 /* So that the first tokens are drafted too. A worker that is not there yet joins later. */
@@ -359,6 +364,7 @@ bool td_loop_wait_for_draft(session *r, td_err *err)
         uint64_t now = now_us(r), next = td_draft_client_next_us(r->drafting);
         next = next < end ? next : end;
         td_link_poll_item items[] = {{.link = td_draft_client_link(r->drafting)}};
+        r->is_draft_due = true;
         if (!td_link_poll(items, 1, next > now ? (int64_t)(next - now) : 0, err) ||
             !take_draft_events(r, err))
             return false;

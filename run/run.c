@@ -63,6 +63,8 @@ static bool begin(session *r, td_err *err)
                                                : p->draft_max,
         .is_draft_fixed = p->draft_fixed > 0,
         .is_ahead = td_setup_drafts_ahead(r),
+        .is_one_unit = td_setup_is_one_unit(r),
+        .draft_share = td_setup_draft_share(r),
         .n_batches_max = td_target_n_stages(r->target),
         .verify_rows_max = TD_VERIFY_ROWS_MAX,
         .prefill_rows = r->prefill_rows,

@@ -16,13 +16,11 @@
 
 #define LOADING_REDRAW_US 200000u
 
-bool td_setup_drafts_ahead(const session *r)
+bool td_setup_is_one_unit(const session *r)
 {
     const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
-    if (r->params->is_turns)
-        return false;
     if (!draft)
-        return true;
+        return false;
     bool is_host = draft->kind == TD_DEVICE_HOST;
     uint32_t n_threads = is_host ? draft->n_threads : 0;
     const char *spec = r->opened.draft_spec;
@@ -31,12 +29,23 @@ bool td_setup_drafts_ahead(const session *r)
         td_stage_info info;
         td_target_get_stage_info(r->target, i, &info);
         if (is_host ? is_bound && !strcmp(info.spec, spec) : td_chips_is_one(info.device, draft))
-            return false;
+            return true;
         n_threads += info.device->kind == TD_DEVICE_HOST ? info.device->n_threads : 0;
     }
     cpu_set_t cpus;
-    return !is_host || sched_getaffinity(0, sizeof cpus, &cpus) != 0 ||
-           n_threads <= (uint32_t)CPU_COUNT(&cpus);
+    return is_host && sched_getaffinity(0, sizeof cpus, &cpus) == 0 &&
+           n_threads > (uint32_t)CPU_COUNT(&cpus);
+}
+
+bool td_setup_drafts_ahead(const session *r)
+{
+    return !r->params->is_turns && !td_setup_is_one_unit(r);
+}
+
+float td_setup_draft_share(const session *r)
+{
+    uint64_t n_bytes = r->drafting ? td_draft_client_file_bytes(r->drafting) : 0;
+    return (float)n_bytes / (float)td_gguf_n_bytes(td_model_gguf(r->model));
 }
 
 /* Chunks of a prompt: a constant of the placement (planning/costs.h). */

@@ -55,6 +55,7 @@ typedef struct td_run_session {
     bool is_draft_silent;        /* joined, but a deadline has passed without a word */
     uint64_t heard_us, probe_us; /* when it last answered; when a silent one is asked again */
     uint64_t n_missed;           /* deadlines so far */
+    bool is_draft_due;           /* its link has something, or wants to say something */
     uint64_t rejoin_us;          /* when to offer an unsendable draft again; 0: not waiting */
 } session;
 
@@ -66,6 +67,10 @@ bool td_setup_load(session *r, td_err *err);
 void td_setup_choose_date(session *r);
 /* On a terminal, before any text: what was chosen. */
 void td_setup_show(const session *r);
+/* Do draft and target take each other's time: one device, or more threads than CPUs? */
+bool td_setup_is_one_unit(const session *r);
+/* What a row costs the draft by what it costs the target, by their sizes; 0: not known. */
+float td_setup_draft_share(const session *r);
 /* Does the draft go on while the target verifies? Not where both would wait for one device. */
 bool td_setup_drafts_ahead(const session *r);
 

@@ -243,6 +243,9 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_put_u64(w, "continued", c->n_continued);
     td_json_put_u64(w, "drafted_ahead", c->n_ahead);
     td_json_put_u64(w, "waited_for_memory", c->n_waits);
+    td_json_put_u64(w, "draft_trials", c->n_trials);
+    td_json_put_u64(w, "silent_batches", c->n_silent);
+    td_json_put_double(w, "draft_saved_ms", (double)c->saved_us * 1e-3);
     td_json_put_u64(w, "missed_deadlines", c->n_deadlines);
     td_json_put_u64(w, "late_drafts", c->n_late_drafts);
     td_json_put_u64(w, "stale_drafts", c->n_stale_drafts);

@@ -38,7 +38,7 @@ BACKENDS = ["kernels/host/", "kernels/vulkan/"]
 
 # Inside a folder, lowest floor first: a file includes only headers before its own name.
 FLOORS = {
-    "coordinator": ["action", "coordinator.h", "stops", "times", "acceptance", "length", "dealing",
+    "coordinator": ["action", "coordinator.h", "stops", "times", "acceptance", "length", "dealing", "trial",
                     "state", "sequence", "prompt", "round", "batch", "next_action",
                     "coordinator.c"],
 }

@@ -178,7 +178,7 @@ class Cli(unittest.TestCase):
                                   stderr=subprocess.PIPE, text=True)
         try:
             self.assertIn(endpoint, worker.stderr.readline())
-            r = generate('--draft-endpoint', endpoint, *args, stdin=lines)
+            r = generate('--draft-endpoint', endpoint, '--draft-fixed', '2', *args, stdin=lines)
             got = [json.loads(x) for x in r.stdout.splitlines()]
             self.assertEqual([x['tokens'] for x in got], wanted)
             self.assertGreater(sum(x['accepted'] for x in got), 0)

@@ -29,6 +29,10 @@ typedef struct {
     double agreement; /* of each position, independently */
     /* Times: of a stage for a micro-batch, of a draft step; what a round waits for a draft. */
     uint64_t stage_us, row_us, draft_us, deadline_us;
+    /* What a row takes that the drafter has to read first; and how many times as long stage and
+     * drafter take while both are at work (0 is 1). */
+    double read_us, contention;
+    bool is_one_unit, is_noisy; /* noisy: times vary, one in twenty is three times as long */
     /* Faults: of the link; per thousand stage jobs and draft steps that take twenty times as long;
      * mean time between the drafter's deaths, its silences, the link's cuts, and prompts'
      * cancellations (0: none); per thousand answers joined by a forged one. */
@@ -41,6 +45,7 @@ typedef struct {
 typedef struct {
     bool is_open, has_hole;
     uint32_t sequence, n, n_committed;
+    uint32_t n_read;  /* of the drafter's: what its model has seen of it */
     uint32_t *tokens; /* [N_CTX_MAX] */
 } toy_cache;
 
@@ -80,7 +85,7 @@ typedef struct {
     td_requests *requests;
     td_work work;
     bool is_working, is_joined;
-    uint64_t work_end_us, progress, rejoin_us;
+    uint64_t work_end_us, step_us, progress, rejoin_us;
     uint64_t silence_end_us, cut_end_us; /* 0: not now */
     toy_cache memory[N_PROMPTS_MAX];
     uint64_t next_death_us, next_silence_us, next_cut_us, next_cancel_us;
@@ -125,6 +130,8 @@ static uint64_t random_time(world *w, uint64_t mean_us)
 
 static uint64_t random_duration(world *w, uint64_t us)
 {
+    if (w->params.is_noisy)
+        us = us * (80 + random_below(w, 41)) / 100 * (random_below(w, 20) == 0 ? 3 : 1);
     return us * (random_below(w, 1000) < w->params.slow_permille ? 20 : 1);
 }
 
@@ -141,6 +148,17 @@ static void must(bool is_ok, const td_err *err)
 {
     if (!is_ok)
         fail_msg("%s", err->message);
+}
+
+/* Stage and drafter share a core or the memory: what overlaps takes both of them longer. */
+static void contend(world *w, uint64_t *a_end_us, uint64_t *b_end_us)
+{
+    if (!a_end_us || !b_end_us || w->params.contention <= 1)
+        return;
+    uint64_t end_us = *a_end_us < *b_end_us ? *a_end_us : *b_end_us;
+    uint64_t us = (uint64_t)((double)(end_us - now(w)) * (w->params.contention - 1));
+    *a_end_us += us;
+    *b_end_us += us;
 }
 
 /* ---- the target ---- */
@@ -318,6 +336,7 @@ static void step_stage(world *w, uint32_t i_stage)
         s->running = j;
         s->start_us = now(w);
         s->end_us = now(w) + random_duration(w, w->params.stage_us + w->params.row_us * j->n_rows);
+        contend(w, w->is_working && w->step_us > 0 ? &w->work_end_us : NULL, &s->end_us);
     }
 }
 
@@ -350,6 +369,7 @@ static void take_feed(world *w, const td_wire_feed *f)
         CHECK(w, f->ids[i] == expected_at(&w->prompts[i_prompt], at));
         if (at < m->n && m->tokens[at] != f->ids[i])
             m->n = at; /* its own text was another */
+        m->n_read = td_min_u32(m->n_read, m->n);
         m->tokens[at] = f->ids[i];
         m->n = td_max_u32(m->n, at + 1);
     }
@@ -366,7 +386,7 @@ static void take_message(world *w, const td_wire_msg *msg)
     toy_cache *m = &w->memory[find_prompt(w, is_open ? msg->open.sequence : msg->close.sequence)];
     CHECK(w, is_open || m->is_open);
     m->is_open = is_open;
-    m->n = m->n_committed = 0;
+    m->n = m->n_committed = m->n_read = 0;
 }
 
 /* What the tail has already. */
@@ -397,8 +417,8 @@ static void step_proposal(world *w, td_proposal *p, uint32_t n_jobs)
         return;
     }
     p->ids[p->n++] = m->tokens[m->n] = guess(w, i_prompt);
-    ++m->n;
-    p->busy_us += (uint32_t)(w->params.draft_us / n_jobs);
+    m->n_read = m->n++;
+    p->busy_us += (uint32_t)(w->step_us / n_jobs);
     p->is_done = p->n == p->k;
 }
 
@@ -426,6 +446,17 @@ static void finish_work(world *w)
     w->is_working = false;
 }
 
+/* A step, and what has to be read for it. */
+static uint64_t step_duration(world *w)
+{
+    double n_unread = 0;
+    for (uint32_t i = 0; i < w->work.n_jobs; ++i) {
+        const toy_cache *m = &w->memory[find_prompt(w, w->work.jobs[i]->sequence)];
+        n_unread += m->n - m->n_read - 1;
+    }
+    return random_duration(w, w->params.draft_us) + (uint64_t)(n_unread * w->params.read_us);
+}
+
 /* The computing thread: only steps take time. */
 static void compute(world *w)
 {
@@ -439,8 +470,10 @@ static void compute(world *w)
         if (!has_work)
             return;
         w->is_working = true;
-        bool is_step = w->work.kind == TD_WORK_STEP;
-        w->work_end_us = now(w) + (is_step ? random_duration(w, w->params.draft_us) : 0);
+        w->step_us = w->work.kind == TD_WORK_STEP ? step_duration(w) : 0;
+        w->work_end_us = now(w) + w->step_us;
+        for (uint32_t i = 0; i < w->params.n_stages && w->step_us > 0; ++i)
+            contend(w, w->stages[i].running ? &w->stages[i].end_us : NULL, &w->work_end_us);
     }
 }
 

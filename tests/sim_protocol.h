@@ -299,6 +299,8 @@ static void create(world *w)
                                     .n_pages = p->n_pages,
                                     .page_positions = PAGE_POSITIONS,
                                     .can_share = p->can_share,
+                                    .is_one_unit = p->is_one_unit,
+                                    .draft_share = (float)p->draft_us / (float)(p->stage_us + 1),
                                     .lookup = p->has_lookup ? look_up : NULL,
                                     .n_vocab = N_VOCAB,
                                     .token_bytes = toy_bytes,

@@ -148,8 +148,9 @@ static void test_ahead_hides_the_shorter_in_the_longer(void **state)
             }
 }
 
-/* Lengths chosen by length.h through all of the protocol: a useless text costs at most 3 % more
- * than plain decoding, and no fixed length is more than 6 % better on any text. */
+/* Lengths chosen through all of the protocol: a useless text costs at most 3 % more than plain
+ * decoding, and no fixed length is more than 8 % better on any text: the rounds are in it that are
+ * silent at first and now and then, to see what plain decoding takes. */
 static void test_chosen_lengths_are_near_the_best_fixed_one(void **state)
 {
     (void)state;
@@ -173,7 +174,7 @@ static void test_chosen_lengths_are_near_the_best_fixed_one(void **state)
             if (is_free && a == 0)
                 check_near(&params, "plain decoding", fmax(us, plain), plain, 0.03);
             if (is_free)
-                check_near(&params, "the best fixed length", fmax(us, best), best, 0.06);
+                check_near(&params, "the best fixed length", fmax(us, best), best, 0.08);
         }
     }
 }
