@@ -5,7 +5,7 @@ the sizes the style asks for.
     check_layers.py [ROOT]
 
 A folder may include only folders below it, and only those named here; a foreign library has one
-user. Exit code 1 tells that a rule is broken; long headers are only reported.
+user; a file that a comment names exists. Exit code 1 tells that a rule is broken; long headers are only reported.
 """
 import os
 import re
@@ -47,6 +47,8 @@ SOURCE_LINES_MAX = 1000
 HEADER_LINES_MAX = 150
 COLUMNS_MAX = 100  # of comments, which clang-format leaves alone; it wraps the code itself
 
+# A file that a comment names, to be looked up there.
+NAMED = re.compile(r"(?<![\w./*<>-])[\w/]+\.(?:c|h|comp|glsl|py|sh|md)\b(?![\w.*(])")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 NOT_VULKAN = re.compile(r"\bVK_TRY\(\w+,(?!\s*(vk[A-Z]|call\b))")
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -65,7 +67,27 @@ def floor(folder, path):
     return None
 
 
-def check_file(root, path, problems, notes):
+def find_names(root):
+    """The files that a comment may name: by path, or by the end of it from any folder on; and the
+    folders at the top."""
+    names = {"/".join(parts[i:]) for folder, _, files in os.walk(root) for file in files
+             for parts in [os.path.relpath(os.path.join(folder, file), root).split("/")]
+             if parts[0] not in ("build", ".git") for i in range(len(parts))}
+    return names, set(os.listdir(root))
+
+
+def check_names(path, text, known, problems):
+    names, tops = known
+    for comment in COMMENT.finditer(text):
+        for match in NAMED.finditer(comment.group()):
+            named = match.group()
+            is_ours = "/" not in named or named.split("/")[0] in tops
+            if is_ours and named not in names:
+                line = text.count("\n", 0, comment.start() + match.start()) + 1
+                problems.append(f"{path}:{line}: a comment names {named}, which is no file")
+
+
+def check_file(root, path, known, problems, notes):
     with open(os.path.join(root, path), encoding="utf-8") as file:
         text = file.read()
     n_lines = text.count("\n")
@@ -80,6 +102,7 @@ def check_file(root, path, problems, notes):
             if len(line) > COLUMNS_MAX:
                 problems.append(f"{path}:{first + i}: a comment reaches column {len(line)}; "
                                 f"allowed: {COLUMNS_MAX}")
+    check_names(path, text, known, problems)
     folder = path.split("/")[0]
     if folder == "tests" or not path.endswith((".c", ".h")):
         return
@@ -128,12 +151,13 @@ def check_table(root, problems):
 
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "..")
-    problems, notes, n_files = [], [], 0
+    problems, notes, n_files, known = [], [], 0, find_names(root)
     for top in [*LAYERS, "tests"]:
         for folder, _, names in os.walk(os.path.join(root, top)):
             for name in sorted(names):
                 if name.endswith((".c", ".h", ".comp", ".glsl")):
-                    check_file(root, os.path.relpath(os.path.join(folder, name), root), problems, notes)
+                    check_file(root, os.path.relpath(os.path.join(folder, name), root), known, problems,
+                               notes)
                     n_files += 1
     check_table(root, problems)
     if n_files < 50:
