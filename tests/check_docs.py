@@ -4,7 +4,8 @@
 The tables of options in docs/cli.md are the table of options that `tandem COMMAND --help` prints: the
 same flags in the same order, their argument, and the help with its range and default, word for word;
 links and code marks are the page's own. docs/config.md has every key of a configuration file with its
-flag, and no range or default that differs. Links between the pages lead somewhere. --fix rewrites the
+flag, and no range or default that differs. Links between the pages lead somewhere, and files that
+they name exist. --fix rewrites the
 rows of docs/cli.md that differ."""
 import os
 import re
@@ -129,6 +130,20 @@ def check_links(problems):
                         problems.append(f"{page}: {path} has no heading #{anchor}")
 
 
+def check_names(problems):
+    """A file that a page names exists, unless it is the reader's own or stands for many (NAME.c)."""
+    names = set()
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in ("build", ".git")]
+        for name in files:
+            parts = os.path.relpath(os.path.join(folder, name), ROOT).split("/")
+            names.update("/".join(parts[i:]) for i in range(len(parts)))
+    for page in ["README.md", *("docs/" + name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))))]:
+        for named in re.findall(r"`(?:\./)?([\w./-]+\.(?:c|h|comp|glsl|py|sh|cmake|md))`", read(page)):
+            if not re.search(r"[A-Z]{3}", os.path.basename(named)) and named not in names:
+                problems.append(f"{page}: {named} is no file")
+
+
 def main():
     problems = []
     pages = re.split(r"^(?=## )", read("docs/cli.md"), flags=re.MULTILINE)
@@ -145,6 +160,7 @@ def main():
         problems = []
     check_config(problems)
     check_links(problems)
+    check_names(problems)
     for line in problems:
         print(line)
     return 1 if problems else 0
