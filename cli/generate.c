@@ -1,4 +1,5 @@
 /* tandem generate: the main job. */
+#include "cli/generate.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -173,14 +174,32 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
     fputc('\n', stderr);
 }
 
+static fields defaults(void)
+{
+    return (fields){.run = {.draft_max = 8,
+                            .n_predict = 256,
+                            .sampling = TD_SAMPLING_DEFAULTS,
+                            .type_k = td_type_find(TD_TYPE_F16),
+                            .type_v = td_type_find(TD_TYPE_F16),
+                            .n_parallel = 1}};
+}
+
+bool td_generate_read_config(const char *path, td_generate_config *out, td_json **document,
+                             td_err *err)
+{
+    fields f = defaults();
+    if (!td_options_read_config(&help, path, &f, document, err))
+        return false;
+    if (f.run.draft_path && !strcmp(f.run.draft_path, "none"))
+        f.run.draft_path = f.run.draft_spec = NULL;
+    *out = (td_generate_config){
+        .run = f.run, .devices = f.devices, .use = f.use, .is_no_measure = f.is_no_measure};
+    return true;
+}
+
 int td_command_generate(int argc, char **argv, td_err *err)
 {
-    fields f = {.run = {.draft_max = 8,
-                        .n_predict = 256,
-                        .sampling = TD_SAMPLING_DEFAULTS,
-                        .type_k = td_type_find(TD_TYPE_F16),
-                        .type_v = td_type_find(TD_TYPE_F16),
-                        .n_parallel = 1}};
+    fields f = defaults();
     td_json *document = NULL;
     bool is_help = false;
     const char *config = td_options_find_config(&help, argc, argv);

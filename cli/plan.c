@@ -2,6 +2,7 @@
  * --hardware, for machines that are not here (plan_hardware.c). */
 #include "cli/plan.h"
 #include "cli/commands.h"
+#include "cli/generate.h"
 #include "cli/options.h"
 
 #include "base/check.h"
@@ -13,10 +14,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ROWS_SHOWN 8u /* alternatives, and those on one device */
+#define N_MAX      65536u /* tokens of a prompt, and behind it */
+#define ROWS_SHOWN 8u     /* alternatives, and those on one device */
 
 typedef struct {
-    const char *target, *draft, *place, *use, *hardware;
+    const char *config, *target, *draft, *place, *use, *hardware, *machine;
     option_list devices, draft_devices;
     const td_type_info *type_k, *type_v;
     uint32_t n_ctx, n_parallel, draft_max, draft_fixed, n_prompt, n_predict;
@@ -27,6 +29,8 @@ typedef struct {
 #define AT(name) offsetof(fields, name)
 
 static const option options[] = {
+    {"--config", NULL, OPT_READ, AT(config), 0, 0, "FILE.json",
+     "models, devices, draft and caches from a file for generate; flags win"},
     {"--target", NULL, OPT_READ, AT(target), 0, 0, "M.gguf", "the model (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC",
      "as in generate; of several, those that only slow it down are left out"},
@@ -45,8 +49,8 @@ static const option options[] = {
      "stream: one sequence; batch: --parallel of them at once (default: stream)"},
     {"--parallel", NULL, OPT_U32, AT(n_parallel), 1, 64, "N",
      "sequences at once (default: 1; for batch: 8)"},
-    {"--pp", NULL, OPT_U32, AT(n_prompt), 1, 65536, "N", "tokens of a prompt (default: 256)"},
-    {"-n", NULL, OPT_U32, AT(n_predict), 1, 65536, "N", "tokens generated after it (default: 256)"},
+    {"--pp", NULL, OPT_U32, AT(n_prompt), 1, N_MAX, "N", "tokens of a prompt (default: 256)"},
+    {"-n", NULL, OPT_U32, AT(n_predict), 1, N_MAX, "N", "tokens generated after it (default: 256)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
@@ -59,6 +63,8 @@ static const option options[] = {
      "measure nothing; without figures of an earlier run layers go by bytes"},
     {"--hardware", NULL, OPT_READ, AT(hardware), 0, 0, "FILE.json",
      "predict for the machines and models of a file instead"},
+    {"--machine", NULL, OPT_READ, AT(machine), 0, 0, "FILE.json",
+     "for a machine that a file describes instead"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "as JSON"},
 };
 static const command_help help = {"plan",
@@ -80,7 +86,11 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--hardware: devices and models are those of the file; no --target, "
                           "--device or --draft");
-    if (!f->target && !f->hardware)
+    if (f->machine && (f->hardware || f->devices.n || f->draft_devices.n || f->place))
+        return td_err_set(err, TD_E_USAGE,
+                          "--machine: devices are those of the file; no --hardware, --device, "
+                          "--draft-device or --place");
+    if (!f->target && !f->hardware && !f->machine)
         return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
     if (!f->draft && (f->draft_devices.n || f->draft_max || f->draft_fixed))
         return td_err_set(err, TD_E_USAGE,
@@ -119,7 +129,8 @@ static void print_plan(const shown *s)
                    td_device_get_info(part->experts_dev)->name);
     }
     if (p->n_drafts)
-        printf("  %-16s the draft\n", p->draft_spec);
+        printf("  %-16s the draft       %9.1f MiB\n", p->draft_spec,
+               (double)s->layout->draft_bytes / (1 << 20));
     if (!p->is_measured) {
         printf("Not measured: layers go by bytes.\n");
         return;
@@ -201,6 +212,7 @@ static bool print_json(const shown *s, td_err *err)
     td_json_put_double(w, "hop_us", s->plan.hop_us);
     write_parts(w, s);
     td_json_put_string(w, "draft_device", s->plan.n_drafts ? s->plan.draft_spec : NULL);
+    td_json_put_u64(w, "draft_bytes", s->layout->draft_bytes);
     td_json_write_key(w, "alternatives");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < s->plan.n_rows; i++)
@@ -253,6 +265,10 @@ static bool plan(const fields *f, td_err *err)
         params.layout.specs = chosen;
         params.layout.n_specs = s.plan.n_specs;
         params.layout.n_ctx = s.plan.n_ctx;
+        if (draft && s.plan.draft_spec[0]) {
+            params.layout.draft = draft;
+            params.layout.draft_spec = s.plan.draft_spec;
+        }
         s.layout = td_layout_create(&params.layout, err);
         is_ok = s.layout;
     }
@@ -266,16 +282,50 @@ static bool plan(const fields *f, td_err *err)
     return is_ok;
 }
 
+/* Of what a file says to generate, all that a plan depends on. */
+static bool read_config(const char *path, fields *f, td_json **document, td_err *err)
+{
+    td_generate_config c;
+    if (!td_generate_read_config(path, &c, document, err))
+        return false;
+    const td_run_params *r = &c.run;
+    f->target = r->target_path;
+    f->devices = c.devices;
+    f->place = r->place;
+    f->use = c.use ? c.use : r->n_parallel > 1 ? "batch" : "stream";
+    f->is_no_measure = c.is_no_measure;
+    f->type_k = r->type_k;
+    f->type_v = r->type_v;
+    f->n_ctx = r->n_ctx;
+    f->n_parallel = r->n_parallel;
+    f->n_predict = td_min_u32(r->n_predict, N_MAX);
+    f->draft = r->draft_path;
+    if (r->draft_path) { /* else a worker's, whose model is not known here */
+        f->draft_max = td_min_u32(r->draft_max, TD_SPEED_DRAFT_MAX);
+        f->draft_fixed = td_min_u32(r->draft_fixed, TD_SPEED_DRAFT_MAX);
+    }
+    if (r->draft_path && r->draft_spec)
+        f->draft_devices = (option_list){1, {r->draft_spec}};
+    return true;
+}
+
 int td_command_plan(int argc, char **argv, td_err *err)
 {
     fields f = {
         .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16), .accept = -1};
     bool is_help;
-    if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
-        return 0;
+    td_json *document = NULL;
+    const char *config = td_options_find_config(&help, argc, argv);
+    if ((config && !read_config(config, &f, &document, err)) ||
+        !td_options_parse(&help, argc, argv, &f, &is_help, err))
+        goto done;
     if (is_help)
         td_options_print_help(&help);
     else if (check(&f, err) && td_options_check_files(&help, &f, NULL, true, err))
-        (void)(f.hardware ? td_plan_hardware(f.hardware, f.is_json, err) : plan(&f, err));
+        (void)(f.hardware  ? td_plan_hardware(f.hardware, f.is_json, err)
+               : f.machine ? td_plan_machine(f.machine, f.target, f.draft, f.is_json, err)
+                           : plan(&f, err));
+done:
+    td_json_destroy(&document);
     return 0;
 }

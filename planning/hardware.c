@@ -140,10 +140,13 @@ static bool read_hardware(const td_json_object *root, td_hardware *h, td_err *er
     copy_text(root, "about", h->about, sizeof h->about);
     if (!n)
         return td_json_fail(root, "devices", err, "is empty");
-    for (; h->n_devices < n; h->n_devices++)
+    for (; h->n_devices < n; h->n_devices++) {
+        h->devices[h->n_devices].unit = h->n_devices;
         if (!td_json_read_element(root, "devices", h->n_devices, &device_schema, &o, err) ||
             !read_device(&o, &h->devices[h->n_devices], err))
             return false;
+    }
+    h->scratch_bytes = FIXED_BYTES;
     if (!td_json_read_member(root, "link", &link_schema, &o, err))
         return false;
     h->round_trip_us = td_json_get_double(&o, "round_trip_us", 0);
@@ -162,6 +165,14 @@ td_hardware *td_hardware_open(const char *path, td_err *err)
     if (!doc || !td_json_read_root(doc, &root_schema, &root, err) || !read_hardware(&root, h, err))
         td_hardware_close(&h);
     td_json_destroy(&doc);
+    return h;
+}
+
+td_hardware *td_hardware_create(const char *models_path, td_err *err)
+{
+    td_hardware *h = td_alloc(1, sizeof *h, err);
+    if (h && !read_models(models_path, h, err))
+        td_hardware_close(&h);
     return h;
 }
 
@@ -229,7 +240,7 @@ typedef struct {
 static td_speed_draft describe_draft(const td_hardware *h, uint32_t device, double n_positions)
 {
     const td_hardware_model *m = h->draft;
-    td_speed_draft d = {.unit = device,
+    td_speed_draft d = {.unit = h->devices[device].unit,
                         .device = (int32_t)device,
                         .n_bytes = (uint64_t)(m->other_bytes + m->experts_bytes +
                                               2 * m->output_bytes + m->kv_bytes * n_positions)};
@@ -259,12 +270,14 @@ static void describe(const td_hardware *h, const td_hardware_model *m, double ca
             out->layers[d][i] = layer;
         out->costs[d] = (td_costs){.last = last, .n_layers = m->n_layers, .layers = out->layers[d]};
         out->places[d] = (td_place_device){.budget_bytes = (uint64_t)dev->memory_bytes,
-                                           .fixed_bytes = (uint64_t)FIXED_BYTES,
+                                           .shared_bytes = (uint64_t)dev->shared_bytes,
+                                           .system_bytes = (uint64_t)h->system_bytes,
+                                           .fixed_bytes = (uint64_t)h->scratch_bytes,
                                            .first_bytes = (uint64_t)m->output_bytes,
                                            .last_bytes = (uint64_t)m->output_bytes,
                                            .layer_bytes = out->layer_bytes};
         out->devices[d] = (td_speed_device){
-            .costs = &out->costs[d], .place = &out->places[d], .memory = d, .unit = d};
+            .costs = &out->costs[d], .place = &out->places[d], .memory = d, .unit = dev->unit};
     }
 }
 
@@ -310,6 +323,7 @@ bool td_hardware_look(const td_hardware *h, const td_hardware_model *m, td_hardw
     use.n_sequences = TD_HARDWARE_SEQUENCES;
     if (!find_best(h, m, &use, false, &out->batch, &n_batch, err))
         return false;
+    out->fits_stream = n > 0;
     out->fits = n && n_batch;
     out->drafted =
         n_drafted && drafted.decode_per_s > out->stream.decode_per_s ? drafted : out->stream;

@@ -44,6 +44,8 @@ typedef struct {
 typedef struct {
     char name[TD_HARDWARE_NAME_MAX];
     double bytes_per_s, flops_per_s, memory_bytes;
+    double shared_bytes; /* of the memory: the system's, which all such devices share */
+    uint32_t unit;       /* devices of one number take turns */
     double bandwidth_share, compute_share;
     double layer_us[TD_HARDWARE_KIND_COUNT];
 } td_hardware_device;
@@ -55,10 +57,14 @@ typedef struct {
     td_hardware_model models[TD_HARDWARE_MODELS_MAX];
     const td_hardware_model *draft;         /* of models: one of the size that drafts have */
     double round_trip_us, link_bytes_per_s; /* from a device to the next one */
+    double system_bytes;                    /* what those that share the system's memory have */
+    double scratch_bytes;                   /* taken of each device that is used */
 } td_hardware;
 
 /* Reads a file of devices and the file of models that it names. */
 td_hardware *td_hardware_open(const char *path, td_err *err);
+/* Of models alone; the rest is to be filled in. */
+td_hardware *td_hardware_create(const char *models_path, td_err *err);
 void td_hardware_close(td_hardware **hardware);
 /* NULL: no such model. */
 const td_hardware_model *td_hardware_find(const td_hardware *h, const char *name);
@@ -79,6 +85,7 @@ double td_hardware_turns_us(const td_hardware *h, const td_hardware_model *m,
  * h->draft on the device where it does most (k 0 where it does not pay), and a batch. */
 typedef struct {
     bool fits; /* all three */
+    bool fits_stream;
     td_speed_row stream, drafted, batch;
 } td_hardware_outlook;
 

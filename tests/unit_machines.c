@@ -10,12 +10,14 @@
 #include "base/check.h"
 #include "base/io.h"
 #include "base/mem.h"
-#include "planning/machine.h"
+#include "kernels/chips.h"
+#include "planning/machine_plan.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,6 +93,94 @@ static void test_the_hint_is_the_limit_that_binds(void **state)
         assert_true(rows[i].hint[0] ? strstr(c->hint, rows[i].hint) != NULL : !c->hint[0]);
         td_machine_close(&m);
     }
+}
+
+/* The placement of a stream as layers on each device of the file, the host last. */
+static void count_layers(const td_machine_plan *p, const td_speed_row *r, uint32_t *layers)
+{
+    memset(layers, 0, TD_SPEED_DEVICES_MAX * sizeof *layers);
+    for (uint32_t i = 0; i < r->n_stages; i++) {
+        uint32_t index = p->indices[r->stages[i].device];
+        uint32_t at = index ? index - 1 : p->machine->n_devices - 1;
+        layers[at] = r->stages[i].last - r->stages[i].first + 1;
+    }
+}
+
+static void check_expectation(td_machine_plan *p, const char *name, const td_machine_expect *e)
+{
+    const td_hardware_model *model = td_hardware_find(p->hardware, e->model);
+    td_machine_outlook o;
+    td_err err = {0};
+    assert_non_null(model);
+    assert_true(td_machine_plan_model(p, model, &o, &err));
+    if (o.outlook.fits_stream != e->fits)
+        fail_msg("%s: %s %s; by hand: %s", name, e->model,
+                 o.outlook.fits_stream ? "fits" : "does not fit", e->why);
+    double missing = (o.wanted_bytes - o.there_bytes) / (double)MIB;
+    if (!e->fits && fabs(missing - e->missing_mib) > 3)
+        fail_msg("%s: %s: %.1f MiB are missing; by hand: %s", name, e->model, missing, e->why);
+    if (!e->fits)
+        return;
+    uint32_t layers[TD_SPEED_DEVICES_MAX];
+    count_layers(p, &o.outlook.stream, layers);
+    assert_int_equal(e->n_layers, p->machine->n_devices);
+    for (uint32_t i = 0; i < e->n_layers; i++)
+        if (layers[i] != e->layers[i])
+            fail_msg("%s: %s: device %u has %u layers; by hand %u: %s", name, e->model, i,
+                     layers[i], e->layers[i], e->why);
+    const td_speed_row *drafted = &o.outlook.drafted;
+    const char *on = drafted->k ? p->hardware->devices[drafted->i_draft].name : "";
+    if (e->draft_device[0] && strncmp(on, e->draft_device, TD_HARDWARE_NAME_MAX - 1))
+        fail_msg("%s: %s: the draft is on \"%s\"; by hand: %s", name, e->model, on, e->why);
+}
+
+static void test_layers_go_where_they_go_by_hand(void **state)
+{
+    (void)state;
+    uint32_t n = 0;
+    for (size_t i = 0; i < TD_COUNT(names); i++) {
+        td_machine *m = open_machine(names[i]);
+        td_err err = {0};
+        td_machine_plan *p = td_machine_plan_create(m, "configs/hardware/models.json", &err);
+        assert_non_null(p);
+        for (uint32_t k = 0; k < m->n_expects; k++, n++)
+            check_expectation(p, names[i], &m->expects[k]);
+        td_machine_plan_destroy(&p);
+        td_machine_close(&m);
+    }
+    assert_true(n == 4 * TD_COUNT(names));
+}
+
+static bool has_vendor(const td_machine *m, const char *vendor)
+{
+    for (uint32_t i = 0; i < m->n_devices; i++)
+        if (!strcasecmp(m->devices[i].vendor, vendor))
+            return true;
+    return false;
+}
+
+/* What the shipped configurations name means one device wherever there is one. */
+static void test_configurations_find_their_devices(void **state)
+{
+    (void)state;
+    static const char *const vendors[] = {"amd", "nvidia"};
+    uint32_t n_found = 0;
+    for (size_t i = 0; i < TD_COUNT(names); i++) {
+        td_machine *m = open_machine(names[i]);
+        for (size_t k = 0; k < TD_COUNT(vendors); k++) {
+            uint32_t index = 0;
+            td_err err = {0};
+            bool is_found = td_chips_find(m->devices, m->n_devices, vendors[k], &index, &err);
+            assert_int_equal(is_found, has_vendor(m, vendors[k]));
+            n_found += is_found;
+            if (is_found) {
+                assert_int_equal(strcasecmp(m->devices[index].vendor, vendors[k]), 0);
+                assert_string_equal(m->devices[index].same_as, ""); /* the preferred driver's */
+            }
+        }
+        td_machine_close(&m);
+    }
+    assert_true(n_found >= TD_COUNT(names));
 }
 
 /* 128 GB, cut between carve-out and system in any way; what the driver tells follows. */
@@ -261,6 +351,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_usable_bytes_are_the_sums_made_by_hand),
+        cmocka_unit_test(test_layers_go_where_they_go_by_hand),
+        cmocka_unit_test(test_configurations_find_their_devices),
         cmocka_unit_test(test_the_hint_is_the_limit_that_binds),
         cmocka_unit_test(test_a_larger_carve_out_takes_nothing_away),
         cmocka_unit_test(test_software_draws_on_the_system),
