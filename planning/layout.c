@@ -203,6 +203,22 @@ static bool place_with_pages(builder *b, const td_device_spec *specs, td_err *er
     return place(b, specs, err);
 }
 
+/* Adds what limits the devices, and how there could be more. */
+static bool explain(const builder *b, const td_err *why, td_err *err)
+{
+    td_err_set(err, why->code, "%s", why->message);
+    for (uint32_t i = 0; err && i < b->layout->n_parts && why->code == TD_E_NOMEM; i++) {
+        const td_device_info *info = td_device_get_info(b->layout->parts[i].dev);
+        bool is_said = strstr(err->message, info->capacity.reason) != NULL;
+        size_t n = strlen(err->message);
+        if (!is_said && n < sizeof err->message)
+            snprintf(err->message + n, sizeof err->message - n, "; %s: %s%s%s", info->spec,
+                     info->capacity.reason, info->capacity.hint[0] ? ": " : "",
+                     info->capacity.hint);
+    }
+    return false;
+}
+
 /* Chooses the context if it was left open: the model's, or the largest that can be placed. */
 static bool place_with_context(builder *b, const td_device_spec *specs, td_err *err)
 {
@@ -219,7 +235,7 @@ static bool place_with_context(builder *b, const td_device_spec *specs, td_err *
         bool is_smaller_possible =
             !b->params.n_ctx && why.code == TD_E_NOMEM && b->layout->n_ctx > CTX_STEP;
         if (!is_smaller_possible)
-            return td_err_set(err, why.code, "%s", why.message);
+            return explain(b, &why, err);
         uint32_t less = b->layout->n_ctx / 4 * 3 / CTX_STEP * CTX_STEP;
         b->layout->n_ctx = td_max_u32(less, CTX_STEP);
     }

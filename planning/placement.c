@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MIB (1ull << 20) /* what is wanted is rounded up to, and what is there down */
+
 /* "a-b" after '@'. */
 static bool parse_range(const char *text, const char *range, td_device_spec *out, td_err *err)
 {
@@ -106,7 +108,7 @@ static bool report_too_much(const td_place_device *devices, const uint64_t *budg
     return td_err_set(err, TD_E_NOMEM,
                       "layers %u..%u need %llu MiB with cache and scratch; the devices for them "
                       "have %llu MiB (use a shorter --ctx, a smaller --kv type or more devices)",
-                      first, last, (unsigned long long)(wanted >> 20),
+                      first, last, (unsigned long long)((wanted + MIB - 1) >> 20),
                       (unsigned long long)(budget >> 20));
 }
 
@@ -191,7 +193,8 @@ static bool find_left(const td_place_device *devices, uint32_t n, uint32_t n_lay
            td_err_set(err, TD_E_NOMEM,
                       "the pinned layers need %llu MiB of the system's memory, on which their "
                       "devices draw together; it has %llu MiB",
-                      (unsigned long long)(wanted >> 20), (unsigned long long)(there >> 20));
+                      (unsigned long long)((wanted + MIB - 1) >> 20),
+                      (unsigned long long)(there >> 20));
 }
 
 bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)
@@ -224,10 +227,10 @@ bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_la
         if (pin) {
             uint64_t wanted = bytes_of(pin, pin->first, pin->last, n_layers);
             if (wanted > pin->budget_bytes)
-                return td_err_set(err, TD_E_NOMEM,
-                                  "layers %u..%u need %llu MiB on device %u, which has %llu MiB",
-                                  pin->first, pin->last, (unsigned long long)(wanted >> 20),
-                                  i + n_free, (unsigned long long)(pin->budget_bytes >> 20));
+                return td_err_set(
+                    err, TD_E_NOMEM, "layers %u..%u need %llu MiB on device %u, which has %llu MiB",
+                    pin->first, pin->last, (unsigned long long)((wanted + MIB - 1) >> 20),
+                    i + n_free, (unsigned long long)(pin->budget_bytes >> 20));
             next = pin->last + 1;
         } else {
             next = n_layers;

@@ -87,6 +87,7 @@ static void test_the_smallest_budget_that_is_planned_with_is_enough(void **state
             high = budget;
         } else {
             assert_non_null(strstr(err.message, "MiB"));
+            assert_non_null(strstr(err.message, "as much as the driver offers"));
             low = budget;
         }
     }
