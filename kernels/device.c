@@ -160,7 +160,7 @@ void td_tensor_destroy(td_tensor **t)
 
 const td_tensor_params *td_tensor_get_params(const td_tensor *t) { return &t->params; }
 
-void *td_tensor_data(td_tensor *t) { return t->params.is_host_visible ? t->data : NULL; }
+void *td_tensor_data(td_tensor *t) { return t->params.host != TD_HOST_NONE ? t->data : NULL; }
 
 /* Activations are quantized on their way into products, on the host to 1.25 bytes an element. */
 uint64_t td_tensor_bytes(const td_device *dev, const td_tensor_params *p)

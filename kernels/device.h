@@ -105,13 +105,20 @@ typedef enum {
     TD_ROWS_OUT,   /* the run's n_out: the rows whose logits are wanted */
 } td_rows;
 
+/* What the host does with a tensor's memory between runs (td_tensor_data). */
+typedef enum {
+    TD_HOST_NONE,   /* it cannot */
+    TD_HOST_READS,  /* outputs, and what it also writes */
+    TD_HOST_WRITES, /* inputs: a GPU has them at hand, and to read them may take the host long */
+} td_host_access;
+
 typedef struct {
     const char *name; /* for messages and debug labels; copied */
     td_elem elem;
     td_rows rows;
     uint32_t n_rows; /* capacity */
     uint32_t n_cols;
-    bool is_host_visible; /* inputs and outputs: td_tensor_data gives their memory */
+    td_host_access host;
 } td_tensor_params;
 
 td_tensor *td_tensor_create(td_device *dev, const td_tensor_params *params, td_err *err);
@@ -123,8 +130,8 @@ uint64_t td_tensor_bytes(const td_device *dev, const td_tensor_params *params);
 uint64_t td_attention_bytes(const td_device *dev, uint32_t n_rows, uint32_t n_head,
                             uint32_t head_dim_v, uint32_t n_ctx);
 const td_tensor_params *td_tensor_get_params(const td_tensor *t);
-/* Memory of a host-visible tensor, [n_rows][n_cols] of 4 bytes; NULL for others. May be written
- * between runs and read after one. */
+/* Memory of a tensor the host may access, [n_rows][n_cols] of 4 bytes; NULL for others. May be
+ * written between runs and read after one. */
 void *td_tensor_data(td_tensor *t);
 /* Rows row0..row0+n_rows-1 of any tensor, [n_rows][n_cols], valid until the next such call or run
  * on the device; NULL with err set. Slow on a GPU, where what the host cannot see is copied. */

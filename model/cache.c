@@ -145,7 +145,7 @@ static td_tensor *create_ints(td_device *dev, const char *name, uint32_t n_rows,
                                                         .rows = TD_ROWS_FIXED,
                                                         .n_rows = n_rows,
                                                         .n_cols = n_cols,
-                                                        .is_host_visible = true},
+                                                        .host = TD_HOST_WRITES},
                                     err);
     /* Unused entries name page 0, so that no stale number can point outside the cache. */
     if (t)

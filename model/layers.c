@@ -44,28 +44,30 @@ static void add_tensor(tensor_list *l, td_tensor **slot, td_tensor_params params
     l->rows[l->n++] = (td_forward_tensor){.slot = slot, .params = params, .is_wanted = is_wanted};
 }
 
-#define ROW(field, elem_, rows_, n_cols_, is_host, wanted)                                         \
-    add_tensor(l, &l->f->field, (td_tensor_params){#field, elem_, rows_, 0, n_cols_, is_host},     \
-               wanted)
-#define ACT(field, n_cols_, wanted) ROW(field, TD_ELEM_F32, TD_ROWS_BATCH, n_cols_, false, wanted)
+#define ROW(field, elem_, rows_, n_cols_, host, wanted)                                            \
+    add_tensor(l, &l->f->field, (td_tensor_params){#field, elem_, rows_, 0, n_cols_, host}, wanted)
+#define ACT(field, n_cols_, wanted)                                                                \
+    ROW(field, TD_ELEM_F32, TD_ROWS_BATCH, n_cols_, TD_HOST_NONE, wanted)
+/* Inputs are written by the host, outputs read; what is said of a row says which. */
+#define READS(is_so) ((is_so) ? TD_HOST_READS : TD_HOST_NONE)
 
 static void list_stream(tensor_list *l)
 {
     const td_forward_params *p = &l->f->params;
     const td_hparams *h = l->f->h;
     const bool last = td_part_is_last(p), first = td_part_is_first(p);
-    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, first);
-    ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, !first);
-    ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, last);
-    ROW(constants, TD_ELEM_F32, TD_ROWS_BATCH, td_rope_cols(p->model), true, true);
-    ROW(batch.positions, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
-    ROW(batch.slots, TD_ELEM_I32, TD_ROWS_BATCH, 1, true, true);
+    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, TD_HOST_WRITES, first);
+    ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, !first);
+    ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, TD_HOST_WRITES, last);
+    ROW(constants, TD_ELEM_F32, TD_ROWS_BATCH, td_rope_cols(p->model), TD_HOST_WRITES, true);
+    ROW(batch.positions, TD_ELEM_I32, TD_ROWS_BATCH, 1, TD_HOST_WRITES, true);
+    ROW(batch.slots, TD_ELEM_I32, TD_ROWS_BATCH, 1, TD_HOST_WRITES, true);
     ACT(x, h->n_embd, true);
     ACT(normed, h->n_embd, true);
     ACT(delta, h->n_embd, true);
-    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, !last, true);
-    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, false, last);
-    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, !p->is_choosing, last);
+    ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, READS(!last), true);
+    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, TD_HOST_NONE, last);
+    ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, READS(!p->is_choosing), last);
 }
 
 static void list_layers(tensor_list *l)
@@ -99,21 +101,21 @@ static void list_experts(tensor_list *l)
     const needs is = l->is;
     ACT(router, h->n_expert, is.experts);
     const bool far = is.experts && p->experts_dev;
-    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
-    ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, far, is.experts);
+    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
+    ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
     ACT(expert_out, h->n_expert_used * h->n_embd, is.experts && !far);
     ACT(expert_factor, 1, is.experts && !far);
-    ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
-    ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far);
+    ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, far);
     const uint32_t first_far = l->n;
-    ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
-    ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, true, far);
-    ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, true, far);
+    ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, far);
+    ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
+    ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
     ACT(far_gate, h->n_expert_used * h->n_ff_expert, far);
     ACT(far_up, h->n_expert_used * h->n_ff_expert, far);
     ACT(far_parts, h->n_expert_used * h->n_embd, far);
     ACT(far_factor, 1, far);
-    ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, true, far);
+    ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far);
     for (uint32_t i = first_far; i < l->n; i++)
         l->rows[i].is_far = true;
 }
@@ -124,14 +126,15 @@ static void list_choice(tensor_list *l)
     const bool chooses = td_part_is_last(p) && p->is_choosing;
     const bool steps = chooses && p->n_steps_max;
     const uint32_t n_parts = td_div_up(l->f->h->n_vocab, TD_TOP_CHUNK);
-    ROW(draws, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS, true, chooses);
-    ROW(parts, TD_ELEM_I32, TD_ROWS_OUT, n_parts * TD_PART_WORDS, false, chooses);
-    ROW(picks, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS, true, chooses);
-    ROW(step_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, true, steps);
-    ROW(trail, TD_ELEM_I32, TD_ROWS_FIXED, TD_PICK_WORDS, true, steps);
+    ROW(draws, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS, TD_HOST_WRITES, chooses);
+    ROW(parts, TD_ELEM_I32, TD_ROWS_OUT, n_parts * TD_PART_WORDS, TD_HOST_NONE, chooses);
+    ROW(picks, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS, TD_HOST_READS, chooses);
+    ROW(step_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, TD_HOST_WRITES, steps);
+    ROW(trail, TD_ELEM_I32, TD_ROWS_FIXED, TD_PICK_WORDS, TD_HOST_READS, steps);
     l->rows[l->n - 1].params.n_rows = p->n_steps_max;
 }
 
+#undef READS
 #undef ACT
 #undef ROW
 

@@ -3,8 +3,9 @@
  * at the edges. A block goes back when its last buffer does. Blocks the host can see stay mapped.
  *
  * Where: device-local types for what shaders use, on GPUs that share the system's memory also any
- * other type, once the local heaps are full; for what the host uses, coherent and, if there is one,
- * cached. The first type whose heap has budget left and which the driver grants wins; the last
+ * other type, once the local heaps are full; for what the host reads, coherent and, if there is
+ * one, cached; for what it only writes, local and coherent (of a card what its BAR shows), if there
+ * is room. The first type whose heap has budget left and which the driver grants wins; the last
  * refusal is what an error tells. */
 #include "kernels/vulkan/vk.h"
 
@@ -36,24 +37,31 @@ static VkMemoryPropertyFlags flags_of(const td_vk_device *d, uint32_t type)
     return d->physical.memory.memoryTypes[type].propertyFlags;
 }
 
-/* How well a type suits a use; 0: not at all. A GPU that draws on the system's memory may use all
- * of its heaps, also where the host does not see all of them. */
-static int score(const td_vk_device *d, uint32_t type, td_vk_use use)
+/* A GPU that draws on the system's memory may use all of its heaps, also where the host does not
+ * see all of them. */
+int td_vk_memory_score(uint32_t flags, td_vk_use use, td_device_kind kind, bool is_uma)
 {
-    VkMemoryPropertyFlags flags = flags_of(d, type);
-    bool is_local = flags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
-    bool is_visible = (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) &&
-                      (flags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT);
-    bool is_cached = flags & VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+    const uint32_t visible = TD_MEMORY_HOST_VISIBLE | TD_MEMORY_HOST_COHERENT;
+    bool is_local = flags & TD_MEMORY_DEVICE_LOCAL;
+    bool is_visible = (flags & visible) == visible;
+    bool is_cached = flags & TD_MEMORY_HOST_CACHED;
     if (!td_capacity_is_usable_type(flags))
         return 0;
+    /* Layers read inputs over and over, through a card's bus if they lie on its other side. */
+    if (use == TD_VK_USE_INPUT)
+        return is_visible ? 1 + 4 * is_local + 2 * is_cached : 0;
     if (use == TD_VK_USE_HOST)
-        return is_visible ? 1 + 4 * is_cached + 2 * (is_local == d->physical.limits.is_uma) : 0;
-    if (!is_local && !td_capacity_is_shared(d->head.info.kind))
+        return is_visible ? 1 + 4 * is_cached + 2 * (is_local == is_uma) : 0;
+    if (!is_local && !td_capacity_is_shared(kind))
         return 0;
     /* Shared memory is written directly, so it should be visible; of a GPU with its own memory
      * the visible part may be small and is left to others. */
-    return 1 + 4 * is_local + 2 * (is_visible == d->physical.limits.is_uma);
+    return 1 + 4 * is_local + 2 * (is_visible == is_uma);
+}
+
+static int score(const td_vk_device *d, uint32_t type, td_vk_use use)
+{
+    return td_vk_memory_score(flags_of(d, type), use, d->head.info.kind, d->physical.limits.is_uma);
 }
 
 /* In blocks of all heaps that the capacity counts. */
@@ -204,12 +212,13 @@ static void give_back(td_vk_device *d, td_vk_block *block, uint64_t offset)
 }
 
 /* Space in a block of `type`: in one there is, else in a new one. */
-static td_vk_block *place(td_vk_device *d, uint32_t type, const VkMemoryRequirements *needs,
-                          uint64_t *offset, td_err *why)
+static td_vk_block *place(td_vk_device *d, uint32_t type, td_vk_use use,
+                          const VkMemoryRequirements *needs, uint64_t *offset, td_err *why)
 {
     uint32_t heap = d->physical.memory.memoryTypes[type].heapIndex;
     uint64_t block_bytes = d->head.info.memory.heaps[heap].n_bytes / 16;
-    block_bytes = block_bytes < TD_VK_BLOCK_BYTES ? block_bytes : TD_VK_BLOCK_BYTES;
+    uint64_t most_bytes = use == TD_VK_USE_DEVICE ? TD_VK_BLOCK_BYTES : TD_VK_HOST_BYTES;
+    block_bytes = block_bytes < most_bytes ? block_bytes : most_bytes;
     if (block_bytes > d->physical.limits.allocation_bytes)
         block_bytes = d->physical.limits.allocation_bytes;
     bool is_large = needs->size > block_bytes / LARGE_PART && d->n_blocks < BLOCKS_ALONE_MAX;
@@ -251,7 +260,7 @@ static bool allocate(td_vk_device *d, const VkMemoryRequirements *needs, td_vk_u
         if (!best)
             break;
         tried |= 1u << type;
-        out->block = place(d, type, needs, &out->offset, &why);
+        out->block = place(d, type, use, needs, &out->offset, &why);
         if (out->block) {
             out->n_reserved = needs->size;
             if (out->block->mapped)

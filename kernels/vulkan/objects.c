@@ -10,11 +10,14 @@ bool td_vk_tensor_init(td_tensor *tensor, td_err *err)
     td_vk_tensor *t = (td_vk_tensor *)tensor;
     td_vk_device *d = (td_vk_device *)tensor->dev;
     const td_tensor_params *p = &tensor->params;
-    td_vk_use use = p->is_host_visible ? TD_VK_USE_HOST : TD_VK_USE_DEVICE;
-    if (!td_vk_buffer_create(d, 4ull * p->n_rows * p->n_cols, use, p->name, &t->buffer, err) ||
+    static const td_vk_use uses[] = {[TD_HOST_NONE] = TD_VK_USE_DEVICE,
+                                     [TD_HOST_READS] = TD_VK_USE_HOST,
+                                     [TD_HOST_WRITES] = TD_VK_USE_INPUT};
+    if (!td_vk_buffer_create(d, 4ull * p->n_rows * p->n_cols, uses[p->host], p->name, &t->buffer,
+                             err) ||
         !td_vk_buffer_clear(d, &t->buffer, err))
         return false;
-    tensor->data = p->is_host_visible ? t->buffer.mapped : NULL;
+    tensor->data = p->host != TD_HOST_NONE ? t->buffer.mapped : NULL;
     return true;
 }
 

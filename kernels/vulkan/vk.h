@@ -21,11 +21,12 @@
 #define TD_VK_SLICES_MAX     8u     /* of k, of 64 lanes each: the largest workgroup is mat_vec's */
 #define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
 #define TD_VK_SPEC_MAX       6u
-#define TD_VK_SIDES_MAX      4u           /* sizes of what lies beside a tensor */
-#define TD_VK_BLOCK_BYTES    (1ull << 30) /* largest block, unless one buffer needs more */
-#define TD_VK_SLOTS          4u           /* of the upload ring */
-#define TD_VK_SLOT_BYTES     (8ull << 20) /* each, unless one row needs more */
-#define TD_VK_ROW_VARIANTS   8u           /* mat_vec for 1, 2, 4, 6, 8, 10, 12, 16 rows */
+#define TD_VK_SIDES_MAX      4u            /* sizes of what lies beside a tensor */
+#define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
+#define TD_VK_HOST_BYTES     (64ull << 20) /* the same of what the host accesses */
+#define TD_VK_SLOTS          4u            /* of the upload ring */
+#define TD_VK_SLOT_BYTES     (8ull << 20)  /* each, unless one row needs more */
+#define TD_VK_ROW_VARIANTS   8u            /* mat_vec for 1, 2, 4, 6, 8, 10, 12, 16 rows */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
@@ -125,7 +126,11 @@ typedef struct {
 typedef enum {
     TD_VK_USE_DEVICE, /* weights, caches, activations */
     TD_VK_USE_HOST,   /* read and written by the host: coherent, cached where possible */
+    TD_VK_USE_INPUT,  /* written by the host, read by many dispatches: local where possible */
 } td_vk_use;
+
+/* How well a memory type (TD_MEMORY_*) of a device suits a use; 0: not at all. */
+int td_vk_memory_score(uint32_t flags, td_vk_use use, td_device_kind kind, bool is_uma);
 
 /* -- device.c ------------------------------------------------------------------------------- */
 
