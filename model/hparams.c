@@ -195,8 +195,8 @@ static bool read_rope(td_model *m, td_err *err)
     return true;
 }
 
-/* What growth of cos and sin by the factor YaRN's paper and its log multiplier ask for, over what
- * the rotation brings by itself; and the scale of latent attention, which has that growth too. */
+/* By how much cos and sin are to grow, beside what YaRN's rotation brings by itself (rope.c): by
+ * the log multiplier, less that; and the scale of latent attention, which has that growth too. */
 static void derive_magnitude(td_model *m)
 {
     td_hparams *h = &m->hparams;
