@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define DEPTH_MAX (1u << 23)
 
@@ -135,6 +136,12 @@ static bool check_combination(const fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--draft-device, --draft-max, --in, -n, --temp, --parallel and --accept "
                           "need --draft D.gguf");
+    struct stat st;
+    if (p->in_path &&
+        (!strcmp(p->in_path, "-") || (stat(p->in_path, &st) == 0 && !S_ISREG(st.st_mode))))
+        return td_err_set(err, TD_E_USAGE,
+                          "--in %s: is read again for every run; a regular file is wanted",
+                          p->in_path);
     if (p->draft && (p->models.n > 1 || p->is_each || p->is_together || p->is_ops ||
                      p->is_measure || f->depths || p->n_types_k * p->n_types_v > 1))
         return td_err_set(err, TD_E_USAGE,

@@ -225,8 +225,8 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
     td_drafter_close(d, sequence);
     drafter_sequence *s = find_free(d);
     if (!s)
-        return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken", sequence,
-                          d->params.n_slots);
+        return td_err_set(err, TD_E_DATA, "sequence %u: all %u slots are taken (--parallel)",
+                          sequence, d->params.n_slots);
     s->is_open = true;
     s->sequence = sequence;
     s->stream = stream;

@@ -23,6 +23,7 @@ typedef struct {
     pthread_cond_t filled;
     td_requests *requests;
     bool is_stopping;
+    bool has_dropped;  /* the computing thread's: a message of this session */
     uint64_t progress; /* pieces of work done */
     int done_fd;
     td_err err; /* of the computing thread */
@@ -77,6 +78,7 @@ static bool perform(worker *w, const td_work *work)
     bool is_ok = true;
     switch (work->kind) {
     case TD_WORK_RESET:
+        w->has_dropped = false;
         td_vocab_drafter_reset(w->translator);
         break;
     case TD_WORK_MESSAGE:
@@ -90,7 +92,10 @@ static bool perform(worker *w, const td_work *work)
         break;
     }
     if (!is_ok && err.code == TD_E_DATA) {
-        td_log_warn("draft worker: message dropped: %s", err.message);
+        /* Once a session: where one is dropped, as of a sequence too many, there are thousands. */
+        td_log_write(w->has_dropped ? TD_LOG_DEBUG : TD_LOG_WARN,
+                     "draft worker: messages dropped, the first because %s", err.message);
+        w->has_dropped = true;
         return true;
     }
     if (!is_ok) {

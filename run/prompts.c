@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct td_prompts {
     const td_run_params *params;
@@ -41,12 +42,15 @@ static const td_json_schema schema = {fields, TD_COUNT(fields), false};
 /* The id alone, so that a line that is bad elsewhere is reported under its own name. */
 static const td_json_schema id_schema = {fields, 1, true};
 
-/* Lines of a regular file, for the progress bar; 0 when it cannot be told. */
+/* Lines of a regular file, for the progress line, where somebody sees it; 0 when it cannot be told.
+ */
 static uint64_t count_lines(const char *path)
 {
     struct stat st;
     FILE *f =
-        !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "re");
+        !isatty(STDERR_FILENO) || !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode)
+            ? NULL
+            : fopen(path, "re");
     if (!f)
         return 0;
     char buffer[1 << 16];

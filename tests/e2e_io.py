@@ -226,6 +226,11 @@ class Input(Base):
             c.p.send_signal(signal.SIGTERM)
             self.assertEqual(c.p.wait(60), 143)
 
+    def test_what_is_read_more_than_once_must_be_a_file(self):
+        pair = ['bench', '--model', TARGET, '--draft', DRAFT, '--device', 'host:1', '-n', '2', '--in']
+        for source in '-', '/dev/stdin', self.dir.name:
+            self.fails(run(*pair, source, input='{"prompt": "x"}\n'), 2, '--in', 'regular file')
+
     def test_a_terminal(self):
         master, slave = pty.openpty()
         tty.setcbreak(slave)
@@ -514,6 +519,18 @@ class Liveness(Base):
             self.assertEqual(said.count('going on without it'), 1, said)
         with open(stats) as f:
             self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 1)
+
+    def test_more_sequences_than_the_draft_has_room_for(self):
+        w = self.worker(args=['--parallel', '1'])
+        stats = self.path('stats.json')
+        r = run(*GENERATE, '--in', self.path('in.jsonl'), '--parallel', '4', '--draft-endpoint', self.endpoint,
+                '--draft-fixed', '3', '--stats', stats)
+        self.assertEqual({x['id']: x['tokens'] for x in map(json.loads, r.stdout.splitlines())}, self.wanted)
+        w.send_signal(signal.SIGTERM)
+        self.assertEqual(w.wait(60), 143)
+        self.assertEqual(w.stderr.read().count('dropped'), 1)  # said once, not with each message
+        with open(stats) as f:
+            self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 0)
 
     def vulkan(self):
         devices = json.loads(run('devices', '--json').stdout)
