@@ -55,7 +55,7 @@ static const option options[] = {
      "prompts, one JSON object a line; - for stdin"},
     {"--special", NULL, OPT_FLAG, AT(run.is_special), 0, 0, NULL,
      "control tokens in the text of --prompt are such, not text"},
-    {"--chat-template", "run.chat_template", OPT_TEXT, AT(run.chat_template), 0, 0,
+    {"--chat-template", "run.chat_template", OPT_READ, AT(run.chat_template), 0, 0,
      "FILE.jinja|NAME", "of `messages` (default: the one that the target's file has)"},
     {"--out", "run.out", OPT_WRITE, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},

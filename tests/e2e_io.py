@@ -295,6 +295,8 @@ class Collisions(Base):
 
     def test_outputs_that_are_read(self):
         for flag in '--out', '--stats', '--trace':
+            template = self.path('t.jinja', '{{ messages[0].content }}')
+            self.refused('--in', self.source, '--chat-template', template, flag, template, names=(flag,))
             for name in self.source, self.model, self.draft, self.config:
                 link = self.path('link' + flag + os.path.basename(name))
                 os.symlink(name, link)
@@ -574,6 +576,7 @@ class Messages(Base):
         cases = [['generate', '--target', no, '--prompt', 'x'], ['generate', '--config', no],
                  ['generate', *small, '--in', no], ['generate', *small, '--draft', no, '--prompt', 'x'],
                  ['generate', *small, '--in', lines, '--out', deep],
+                 ['generate', *small, '--prompt', 'x', '--chat-template', no + '.jinja'],
                  ['generate', *small, '--prompt', 'x', '--stats', deep],
                  ['generate', *small, '--prompt', 'x', '--trace', deep],
                  ['draft', '--model', no, '--bind', 'ipc://' + self.path('own/s')],
