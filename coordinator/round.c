@@ -236,6 +236,8 @@ static bool add_guesses(sequence *s, uint32_t position, const uint32_t *ids, uin
 static void take_draft_time(td_coordinator *c, const ask *asked, uint32_t n_ids, uint64_t busy_us,
                             uint64_t now_us)
 {
+    if (busy_us == 0) /* said on behalf of a draft that did not answer */
+        return;
     if (asked->is_reading) {
         double row_us = (double)busy_us / asked->position;
         c->read_row_us += (row_us - c->read_row_us) * (c->read_row_us > 0 ? 0.2 : 1);

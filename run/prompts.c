@@ -10,12 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 struct td_prompts {
     const td_run_params *params;
-    td_jsonl_reader *reader; /* NULL: the one prompt */
-    uint64_t n_lines;
+    td_jsonl_reader *reader;               /* NULL: the one prompt */
     const char *chat_identity, *chat_date; /* borrowed; "": the file's own, no day */
     bool is_done;
 };
@@ -42,15 +40,12 @@ static const td_json_schema schema = {fields, TD_COUNT(fields), false};
 /* The id alone, so that a line that is bad elsewhere is reported under its own name. */
 static const td_json_schema id_schema = {fields, 1, true};
 
-/* Lines of a regular file, for the progress line, where somebody sees it; 0 when it cannot be told.
- */
+/* Lines of a regular file; 0 when it cannot be told. */
 static uint64_t count_lines(const char *path)
 {
     struct stat st;
     FILE *f =
-        !isatty(STDERR_FILENO) || !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode)
-            ? NULL
-            : fopen(path, "re");
+        !strcmp(path, "-") || stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "re");
     if (!f)
         return 0;
     char buffer[1 << 16];
@@ -76,10 +71,8 @@ td_prompts *td_prompts_open(const td_run_params *params, td_err *err)
     if (!p)
         return NULL;
     p->params = params;
-    p->n_lines = 1;
     p->chat_identity = p->chat_date = "";
     if (params->in_path) {
-        p->n_lines = count_lines(params->in_path);
         p->reader = td_jsonl_reader_open(params->in_path, TD_JSONL_LINE_MAX, err);
         if (!p->reader)
             td_prompts_close(&p);
@@ -108,7 +101,10 @@ void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date)
     p->chat_date = date;
 }
 
-uint64_t td_prompts_count(const td_prompts *p) { return p->n_lines; }
+uint64_t td_prompts_count(const td_prompts *p)
+{
+    return p->params->in_path ? count_lines(p->params->in_path) : 1;
+}
 
 void td_prompt_destroy(td_prompt **prompt)
 {

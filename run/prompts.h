@@ -35,7 +35,8 @@ typedef struct td_prompts td_prompts;
 /* From params->in_path, or the one params->prompt. */
 td_prompts *td_prompts_open(const td_run_params *params, td_err *err);
 void td_prompts_close(td_prompts **p);
-/* Lines in all, if known (a regular file or one prompt); 0 if not. */
+/* Lines in all, if they can be counted (of a regular file, which is read for it; or one prompt);
+ * 0 if not. */
 uint64_t td_prompts_count(const td_prompts *p);
 /* What messages are written by: a template and a day, which are part of the input's name. */
 void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date);

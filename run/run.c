@@ -11,6 +11,7 @@
 #include "transport/endpoint.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
 
@@ -52,7 +53,8 @@ static bool begin(session *r, td_err *err)
 {
     const td_run_params *p = r->params;
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
-    r->show = td_show_create(p, tokenizer, td_prompts_count(r->prompts), err);
+    bool is_seen = isatty(STDERR_FILENO); /* else nobody needs the count */
+    r->show = td_show_create(p, tokenizer, is_seen ? td_prompts_count(r->prompts) : 0, err);
     if (!r->show)
         return false;
     td_coordinator_params params = {

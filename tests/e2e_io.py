@@ -518,7 +518,7 @@ class Liveness(Base):
             self.assertEqual(c.p.wait(60), 0)
             c.p.stdin = None
             said = c.p.stderr.read().decode()
-            self.assertEqual(said.count('going on without it'), 1, said)
+            self.assertEqual(said.count('has not answered'), 1, said)
         with open(stats) as f:
             self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 1)
 
