@@ -142,12 +142,66 @@ static void test_features_give_what_jinja2_gives(void **state)
     json_decref(root);
 }
 
+static void test_errors_say_where_and_what(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *template, *message;
+    } cases[] = {
+        {"{% if x %}\n  {{ 1 + }}", "line 2, column 10: unexpected \"}}\"; expected an expression"},
+        {"é {{ x y }}", "line 1, column 8: unexpected \"y\"; expected \"}}\""},
+        {"{% if x %}\n\n", "line 2, column 1: unexpected the end of the template; expected elif"},
+        {"{% for x in y %}{% endif %}", "line 1, column 20: unexpected \"endif\"; expected one of"},
+        {"{{ 'abc }}", "line 1, column 4: a string without its end"},
+        {"{# abc", "line 1, column 1: a comment without its end"},
+        {"{{ a ? b }}", "line 1, column 6: unexpected character \"?\""},
+        {"{{ (1] }}", "line 1, column 6: unexpected \"]\""},
+        {"{{ '\\u12' }}", "line 1, column 7: a string's escape with too few"},
+        {"{% include 'x' %}",
+         "line 1, column 4: unexpected \"include\"; expected one of the tags for"},
+        {"{% break %}", "line 1, column 4: not inside of a loop"},
+        {"{{ 1 }}\n{{ x | nope }}", "line 2, column 8: there is no filter \"nope\""},
+        {"{{ x is nope }}", "line 1, column 6: there is no test \"nope\""},
+        {"{{ nope.a }}", "'nope' is undefined"},
+        {"{{ 1 + 'a' }}", "unsupported operand types for +: 'int' and 'str'"},
+        {"{{ raise_exception('no ' ~ 1) }}", "the template says: no 1"},
+        {"{{ 'a'.upper(1) }}", "upper takes at most 0 arguments (1 given)"},
+        {"{{ 'a' | replace('a') }}", "replace needs 2 arguments (1 given)"},
+        {"{{ 'a' | trim(b=1) }}", "trim takes no keyword argument 'b'"},
+        {"{{ [] | tojson(indent='\t', nope=1) }}", "tojson takes no keyword argument 'nope'"},
+        {"{{ 5() }}", "'int' object is not callable"},
+        {"\xff", "line 1, column 1: a byte that is no UTF-8"},
+    };
+    for (size_t i = 0; i < TD_COUNT(cases); i++) {
+        td_jinja_output out;
+        td_err err = {0};
+        bool is_ok =
+            render(cases[i].template, strlen(cases[i].template), &(variables){0}, &out, &err);
+        if (is_ok || !strstr(err.message, cases[i].message))
+            fail_msg("%s: %s", cases[i].template, is_ok ? out.text : err.message);
+        assert_int_equal(err.code, TD_E_DATA);
+        td_jinja_output_free(&out);
+    }
+}
+
+static void test_names_that_are_mentioned(void **state)
+{
+    (void)state;
+    static const char text[] = "{% if false %}{{ strftime_now('%d') }}{% endif %}";
+    td_jinja *t = td_jinja_parse(text, sizeof text - 1, NULL);
+    assert_true(td_jinja_mentions(t, "strftime_now"));
+    assert_false(td_jinja_mentions(t, "messages"));
+    td_jinja_destroy(&t);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "--render"))
         return render_lines();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_features_give_what_jinja2_gives),
+        cmocka_unit_test(test_errors_say_where_and_what),
+        cmocka_unit_test(test_names_that_are_mentioned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Parsing: statements (parser.c) and expressions (parser_expr.c). Private to model/chat/. */
+/* Parsing: statements (parser.c), expressions (parser_expr.c), both sides of an assignment
+ * (parser_tuple.c). Private to model/chat/. */
 #ifndef TD_MODEL_CHAT_PARSER_H
 #define TD_MODEL_CHAT_PARSER_H
 
@@ -34,6 +35,8 @@ void jinja_leave_nesting(jinja_parser *p);
 
 /* NULL with the error set. */
 jinja_node *jinja_parse_expression(jinja_parser *p, bool with_condition);
+/* A name, a literal or what stands in brackets. */
+jinja_node *jinja_parse_primary(jinja_parser *p);
 /* Expressions with commas between them are a tuple. stop: a name that ends it too, or NULL. */
 jinja_node *jinja_parse_tuple(jinja_parser *p, bool with_condition, const char *stop,
                               bool is_parenthesised);

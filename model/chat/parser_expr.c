@@ -110,7 +110,7 @@ static jinja_node *parse_bracketed(jinja_parser *p)
     return n && jinja_next(p) && parse_items(p, is_list ? ']' : '}', !is_list, &n->a) ? n : NULL;
 }
 
-static jinja_node *parse_primary(jinja_parser *p)
+jinja_node *jinja_parse_primary(jinja_parser *p)
 {
     const jinja_token *t = &p->token;
     switch (t->kind) {
@@ -350,7 +350,7 @@ static jinja_node *parse_test(jinja_parser *p, jinja_node *of)
             jinja_parse_fail(p, "no second \"is\"");
             return NULL;
         }
-        jinja_node *argument = parse_primary(p);
+        jinja_node *argument = jinja_parse_primary(p);
         n->b = argument ? parse_postfix(p, argument) : NULL;
         if (!n->b)
             return NULL;
@@ -396,7 +396,7 @@ static jinja_node *parse_unary(jinja_parser *p, bool with_filters)
         n->a = parse_unary(p, false);
         n = n->a ? n : NULL;
     } else {
-        n = parse_primary(p);
+        n = jinja_parse_primary(p);
     }
     n = n ? parse_postfix(p, n) : NULL;
     if (n && with_filters)
@@ -570,70 +570,4 @@ jinja_node *jinja_parse_expression(jinja_parser *p, bool with_condition)
     forget_links(p, n_links);
     jinja_leave_nesting(p);
     return value;
-}
-
-/* -- tuples and targets ------------------------------------------------------------------------ */
-
-static bool is_tuple_end(const jinja_parser *p, const char *stop)
-{
-    return p->token.kind == TOKEN_PRINT_END || p->token.kind == TOKEN_BLOCK_END ||
-           jinja_at_op(p, ')') || (stop && jinja_at_name(p, stop));
-}
-
-/* is_target: names and literals alone, as they stand before `in` and `=`. */
-static jinja_node *parse_list(jinja_parser *p, bool with_condition, const char *stop,
-                              bool is_parenthesised, bool is_target)
-{
-    jinja_node *first = NULL, **tail = &first;
-    bool is_tuple = false;
-    jinja_node *tuple = jinja_node_create(p, NODE_TUPLE);
-    if (!tuple)
-        return NULL;
-    for (;;) {
-        if (first && !jinja_expect_op(p, ','))
-            return NULL;
-        if (is_tuple_end(p, stop))
-            break;
-        *tail = is_target ? parse_primary(p) : jinja_parse_expression(p, with_condition);
-        if (!*tail)
-            return NULL;
-        tail = &(*tail)->next;
-        if (!jinja_at_op(p, ','))
-            break;
-        is_tuple = true;
-    }
-    if (!is_tuple && first)
-        return first;
-    if (!is_tuple && !is_parenthesised) {
-        jinja_parse_fail(p, "an expression");
-        return NULL;
-    }
-    tuple->a = first;
-    return tuple;
-}
-
-jinja_node *jinja_parse_tuple(jinja_parser *p, bool with_condition, const char *stop,
-                              bool is_parenthesised)
-{
-    return parse_list(p, with_condition, stop, is_parenthesised, false);
-}
-
-static bool check_target(jinja_parser *p, const jinja_node *n)
-{
-    if (n->kind == NODE_NAME)
-        return true;
-    if (n->kind != NODE_TUPLE && n->kind != NODE_LIST)
-        return jinja_lex_fail(p->err, n->line, n->column, "this cannot be assigned to");
-    for (const jinja_node *item = n->a; item; item = item->next)
-        if (!check_target(p, item))
-            return false;
-    return true;
-}
-
-jinja_node *jinja_parse_target(jinja_parser *p, const char *stop)
-{
-    int uses = p->macro_uses; /* being assigned to is no use */
-    jinja_node *n = parse_list(p, true, stop, false, true);
-    p->macro_uses = uses;
-    return n && check_target(p, n) ? n : NULL;
 }

@@ -7,18 +7,13 @@
  * Where text came from is kept byte by byte: `marks` says which bytes are a message's (or a tool's,
  * or an argument's) and which are the template's own. Numbers and booleans carry one such mark.
  *
- * Every function that can fail returns false or NULL with the error set in the rendering. Private
- * to model/chat/. */
+ * Functions that can fail return false or NULL with the error set. Private to model/chat/. */
 #ifndef TD_MODEL_CHAT_VALUE_H
 #define TD_MODEL_CHAT_VALUE_H
 
 #include "model/chat/jinja.h"
 
 #include "base/mem.h"
-
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 typedef enum {
     JINJA_ABSENT, /* a parameter that was not given */
