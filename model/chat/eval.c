@@ -96,6 +96,8 @@ static bool reals(jinja_render *r, int op, double a, double b, jinja_value *out)
         result = fmod(a, b);
         if ((result < 0 || result > 0) && (result < 0) != (b < 0))
             result += b;
+        if (!(result < 0) && !(result > 0) && !isnan(result))
+            result = copysign(0, b);
         break;
     default:
         result = pow(a, b);
@@ -171,7 +173,8 @@ static bool refuse(jinja_render *r, jinja_value v)
 bool jinja_binary(jinja_render *r, int op, jinja_value a, jinja_value b, jinja_value *out)
 {
     static const char *const signs[] = {"+", "-", "*", "/", "//", "%", "**"};
-    if (!refuse(r, a) || !refuse(r, b))
+    bool is_format = op == OP_MOD && a.type == JINJA_TEXT;
+    if (!refuse(r, a) || (!is_format && !refuse(r, b)))
         return false;
     if (jinja_is_number(a) && jinja_is_number(b)) {
         bool is_ok = is_whole(a) && is_whole(b)
@@ -188,7 +191,7 @@ bool jinja_binary(jinja_render *r, int op, jinja_value a, jinja_value b, jinja_v
         return repeat(r, a, as_int(b), out);
     if (op == OP_MUL && (b.type == JINJA_TEXT || is_list(b)) && is_whole(a))
         return repeat(r, b, as_int(a), out);
-    if (op == OP_MOD && a.type == JINJA_TEXT)
+    if (is_format)
         return jinja_format_percent(r, a.as.text, b, out);
     return jinja_fail(r, "unsupported operand types for %s: '%s' and '%s'", signs[op],
                       jinja_type_name(a), jinja_type_name(b));

@@ -200,14 +200,20 @@ static bool fold(jinja_render *r, jinja_value v, bool is_sensitive, jinja_value 
     return out->type != JINJA_TEXT || out->as.text;
 }
 
-/* The key of "a,b": a list of both. */
+/* The key of "a,b": a list of both; with is_listed even of one, as lists with equal items need no
+ * order of these. */
 static bool sort_key(jinja_render *r, jinja_value item, jinja_value path, jinja_value fallback,
-                     bool is_sensitive, jinja_value *key)
+                     bool is_sensitive, bool is_listed, jinja_value *key)
 {
     static const jinja_text comma = {.bytes = ",", .n = 1, .n_chars = 1};
     jinja_value v;
-    if (path.type != JINJA_TEXT || !memchr(path.as.text->bytes, ',', path.as.text->n))
-        return jinja_attribute_path(r, item, path, fallback, &v) && fold(r, v, is_sensitive, key);
+    if (!is_listed || path.type != JINJA_TEXT) {
+        jinja_list *one = is_listed ? jinja_list_create(r, 1, JINJA_IS_LIST) : NULL;
+        if ((is_listed && !one) || !jinja_attribute_path(r, item, path, fallback, &v) ||
+            !fold(r, v, is_sensitive, one ? &one->items[0] : key))
+            return false;
+        return !one || give_list(key, one);
+    }
     jinja_list *paths = jinja_split(r, path.as.text, &comma, SIZE_MAX, false);
     jinja_list *keys = paths ? jinja_list_create(r, paths->n, JINJA_IS_LIST) : NULL;
     for (size_t i = 0; keys && i < paths->n; i++)
@@ -218,12 +224,12 @@ static bool sort_key(jinja_render *r, jinja_value item, jinja_value path, jinja_
 }
 
 static bool sort_items(jinja_render *r, jinja_list *items, jinja_value path, jinja_value fallback,
-                       bool is_sensitive, bool is_reverse, sorted **out)
+                       bool is_sensitive, bool is_reverse, bool is_listed, sorted **out)
 {
     *out = jinja_alloc(r, items->n, 2 * sizeof **out);
     for (size_t i = 0; *out && i < items->n; i++) {
         (*out)[i].value = items->items[i];
-        if (!sort_key(r, items->items[i], path, fallback, is_sensitive, &(*out)[i].key))
+        if (!sort_key(r, items->items[i], path, fallback, is_sensitive, is_listed, &(*out)[i].key))
             return false;
     }
     return *out && sort_range(r, *out, *out + items->n, items->n, is_reverse);
@@ -244,7 +250,7 @@ FILTER(sort)
     (void)args;
     return jinja_iterate(r, a[0], &items) &&
            sort_items(r, items, a[3], (jinja_value){0}, jinja_truth_arg(a[2], false),
-                      jinja_truth_arg(a[1], false), &s) &&
+                      jinja_truth_arg(a[1], false), true, &s) &&
            unwrap(r, s, items->n, out);
 }
 
@@ -263,7 +269,7 @@ FILTER(dictsort)
     jinja_value place = jinja_int(by && jinja_text_is(by, "value"));
     pairs.as.list->kind = JINJA_IS_LIST;
     return sort_items(r, pairs.as.list, place, (jinja_value){0}, jinja_truth_arg(a[1], false),
-                      jinja_truth_arg(a[3], false), &s) &&
+                      jinja_truth_arg(a[3], false), false, &s) &&
            unwrap(r, s, pairs.as.list->n, out);
 }
 
@@ -328,7 +334,7 @@ FILTER(groupby)
     sorted *s;
     (void)args;
     if (!groups || !jinja_iterate(r, a[0], &items) ||
-        !sort_items(r, items, a[1], fallback, is_sensitive, false, &s))
+        !sort_items(r, items, a[1], fallback, is_sensitive, false, false, &s))
         return false;
     for (size_t i = 0, end; i < items->n; i = end) {
         bool is_equal = true;

@@ -163,8 +163,8 @@ FILTER(truncate)
     const jinja_text *t, *end = NULL;
     int64_t length, leeway;
     (void)args;
-    if (!jinja_text_arg(r, a[0], "what is truncated", &t) ||
-        !jinja_int_arg(r, a[1], 255, "length", &length) ||
+    size_t n_items = 0;
+    if (!jinja_int_arg(r, a[1], 255, "length", &length) ||
         (a[3].type != JINJA_ABSENT && !jinja_text_arg(r, a[3], "end", &end)) ||
         !jinja_int_arg(r, a[4], 5, "leeway", &leeway))
         return false;
@@ -173,8 +173,14 @@ FILTER(truncate)
     if (length < (int64_t)end->n_chars || leeway < 0 || length > INT32_MAX || leeway > INT32_MAX)
         return jinja_fail(r, "a length of %lld with a leeway of %lld; allowed: %zu.. and 0..",
                           (long long)length, (long long)leeway, end->n_chars);
-    if ((int64_t)t->n_chars <= length + leeway)
-        return give_text(out, t);
+    if (!jinja_length(r, a[0], &n_items))
+        return false;
+    if ((int64_t)n_items <= length + leeway) {
+        *out = a[0];
+        return true;
+    }
+    if (!jinja_text_arg(r, a[0], "what is truncated", &t))
+        return false;
     size_t n = jinja_text_offset(t, (size_t)length - end->n_chars);
     if (!jinja_truth_arg(a[2], false)) { /* up to the last space, if there is one */
         size_t space = n;
@@ -207,25 +213,50 @@ FILTER(format)
     return l && jinja_format_percent(r, t, jinja_of_list(l), out);
 }
 
-FILTER(urlencode_text)
+static bool encode_url(jinja_render *r, jinja_buffer *b, jinja_value v, bool is_query)
 {
-    static const char kept[] = "_.-~/";
     const jinja_text *t;
-    jinja_buffer *b = jinja_buffer_create(r);
-    (void)args;
-    if (!b || !jinja_to_text(r, a[0], &t) || a[0].type == JINJA_LIST || a[0].type == JINJA_DICT)
-        return jinja_fail(r, "urlencode of a '%s'; allowed: a text or a number",
-                          jinja_type_name(a[0]));
-    if (!jinja_charge(r, t->n / 4))
+    if (!jinja_to_text(r, v, &t) || !jinja_charge(r, t->n / 4))
         return false;
     for (size_t i = 0; i < t->n; i++) {
         unsigned char c = (unsigned char)t->bytes[i];
         bool is_kept = (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-                       (c && strchr(kept, c));
+                       (c && strchr("_.-~", c)) || (c == '/' && !is_query);
         char hex[4];
-        snprintf(hex, sizeof hex, "%%%02X", c);
+        snprintf(hex, sizeof hex, is_query && c == ' ' ? "+" : "%%%02X", c);
         if (!(is_kept ? jinja_append_part(r, b, t, i, 1)
-                      : jinja_append(r, b, hex, 3, jinja_text_mark_at(t, i))))
+                      : jinja_append(r, b, hex, strlen(hex), jinja_text_mark_at(t, i))))
+            return false;
+    }
+    return true;
+}
+
+/* A text; or pairs, as a query has them. */
+FILTER(urlencode)
+{
+    static const jinja_text items_name = {.bytes = "items", .n = 5, .n_chars = 5};
+    jinja_buffer *b = jinja_buffer_create(r);
+    jinja_list *pairs, *pair;
+    jinja_value all = a[0];
+    (void)args;
+    bool is_plain =
+        a[0].type != JINJA_LIST && a[0].type != JINJA_DICT && a[0].type != JINJA_UNDEFINED;
+    if (!b || (is_plain && !encode_url(r, b, a[0], false)))
+        return false;
+    if (is_plain)
+        return give_text(out, jinja_buffer_text(r, b));
+    if ((all.type == JINJA_DICT && !jinja_run_builtin(r, jinja_find_method(all, &items_name), a[0],
+                                                      &(jinja_args){0}, &all)) ||
+        !jinja_iterate(r, all, &pairs))
+        return false;
+    for (size_t i = 0; i < pairs->n; i++) {
+        if (!jinja_iterate(r, pairs->items[i], &pair))
+            return false;
+        if (pair->n != 2)
+            return jinja_fail(r, "urlencode of %zu values; allowed: pairs", pair->n);
+        if ((i > 0 && !jinja_append(r, b, "&", 1, false)) ||
+            !encode_url(r, b, pair->items[0], true) || !jinja_append(r, b, "=", 1, false) ||
+            !encode_url(r, b, pair->items[1], true))
             return false;
     }
     return give_text(out, jinja_buffer_text(r, b));
@@ -468,8 +499,10 @@ FILTER(filesizeformat)
     jinja_value v;
     bool is_binary = jinja_truth_arg(a[1], false);
     double base = is_binary ? 1024 : 1000;
-    if (!to_float(r, (const jinja_value[]){a[0], {0}}, args, &v))
+    if (!to_float(r, (const jinja_value[]){a[0], jinja_none()}, args, &v))
         return false;
+    if (v.type != JINJA_FLOAT)
+        return jinja_fail(r, "a '%s' that is no number", jinja_type_name(a[0]));
     double d = jinja_as_double(v);
     size_t i = 0;
     if (fabs(d - 1) < 1e-300)
@@ -503,7 +536,7 @@ static const jinja_builtin rows[] = {
     {"center", center, 0, false, {"width"}},
     {"truncate", truncate, 0, false, {"length", "killwords", "end", "leeway"}},
     {"format", format, 0, true, {NULL}},
-    {"urlencode", urlencode_text, 0, false, {NULL}},
+    {"urlencode", urlencode, 0, false, {NULL}},
     {"wordcount", wordcount, 0, false, {NULL}},
     {"int", to_int, 0, false, {"default", "base"}},
     {"float", to_float, 0, false, {"default"}},

@@ -254,7 +254,8 @@ bool jinja_format_percent(jinja_render *r, const jinja_text *t, jinja_value v, j
             return false;
     }
     bool is_tuple = v.type == JINJA_LIST && v.as.list->kind == JINJA_IS_TUPLE;
-    bool may_stay = v.type == JINJA_DICT || (v.type == JINJA_LIST && !is_tuple);
+    bool may_stay =
+        v.type == JINJA_DICT || v.type == JINJA_UNDEFINED || (v.type == JINJA_LIST && !is_tuple);
     if (s.i < (is_tuple ? v.as.list->n : 1) && !may_stay)
         return jinja_fail(r, "not all arguments converted during string formatting");
     *out = jinja_of_text(jinja_buffer_text(r, b));

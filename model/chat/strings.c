@@ -209,8 +209,10 @@ const jinja_text *jinja_replace(jinja_render *r, const jinja_text *t, const jinj
             size_t next = from;
             if (!jinja_append_text(r, b, new) || !jinja_charge(r, 1))
                 return NULL;
-            if (from == t->n)
+            if (from == t->n) {
+                n_done++;
                 break;
+            }
             jinja_text_next(t, &next);
             if (!jinja_append_part(r, b, t, from, next - from))
                 return NULL;

@@ -35,7 +35,8 @@ PLAIN_TEST(string, a[0].type == JINJA_TEXT)
 PLAIN_TEST(mapping, a[0].type == JINJA_DICT)
 PLAIN_TEST(sequence, is_sequence(a[0]))
 PLAIN_TEST(iterable, a[0].type == JINJA_LIST || a[0].type == JINJA_LOOP || is_sequence(a[0]))
-PLAIN_TEST(callable, a[0].type == JINJA_CALLABLE)
+/* An undefined value can be called, to tell that it is undefined. */
+PLAIN_TEST(callable, a[0].type == JINJA_CALLABLE || a[0].type == JINJA_UNDEFINED)
 PLAIN_TEST(escaped, a[0].type == JINJA_TEXT && a[0].as.text->is_markup)
 
 static bool is_case(jinja_render *r, jinja_value v, jinja_case c, jinja_value *out)
