@@ -1,7 +1,7 @@
 # Scripts run as tests. Each exits 77 where what it needs is missing.
 function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    td_set_up(${name} ${label})
+    td_set_up(${name} ${label} TANDEM_CACHE_DIR=${TD_TEST_CACHE}/tandem)
     if(label STREQUAL "e2e") # see CMakeLists.txt
         set_tests_properties(${name} PROPERTIES PROCESSORS 2)
     endif()
