@@ -127,8 +127,10 @@ td_vk_pipeline *td_vk_pipeline_want(td_vk_device *d, const td_vk_pipeline_key *k
                                     VkPipelineCreateFlags flags, td_err *err)
 {
     for (td_vk_pipeline *p = d->pipelines; p; p = p->next)
-        if (is_same(&p->key, key))
+        if (is_same(&p->key, key)) {
+            p->is_due = true;
             return p;
+        }
     const td_shader *shader = td_shader_find(key->shader);
     if (!shader) {
         td_err_set(err, TD_E_BUG, "there is no shader %s", key->shader);
@@ -140,6 +142,7 @@ td_vk_pipeline *td_vk_pipeline_want(td_vk_device *d, const td_vk_pipeline_key *k
     p->key = *key;
     p->key.shader = shader->name; /* static storage */
     p->flags = flags;
+    p->is_due = true;
     p->next = d->pipelines;
     d->pipelines = p;
     return p;
@@ -158,7 +161,7 @@ static bool compile_some(compilation *c, td_err *err)
     while (p && !atomic_load(&c->is_failed)) {
         if (!atomic_compare_exchange_weak(&c->next, &p, p->next))
             continue;
-        if (!p->handle && !create(c->d, p, err)) {
+        if (p->is_due && !p->handle && !create(c->d, p, err)) {
             atomic_store(&c->is_failed, true);
             return false;
         }
@@ -185,7 +188,7 @@ bool td_vk_pipelines_compile(td_vk_device *d, td_err *err)
 {
     uint32_t n = 0;
     for (const td_vk_pipeline *p = d->pipelines; p; p = p->next)
-        n += !p->handle;
+        n += p->is_due && !p->handle;
     if (!n)
         return true;
     const td_clock clock = td_clock_real();

@@ -13,6 +13,8 @@ static double first_speed(td_device_kind kind)
     return kind == TD_DEVICE_DISCRETE ? 50000 : kind == TD_DEVICE_INTEGRATED ? 5000 : 500;
 }
 
+/* Of all variants, so that none is missing in the middle of a text. A software driver compiles at
+ * the first dispatch whatever was asked of it before: there each is made when it is recorded. */
 static bool want_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
@@ -24,6 +26,7 @@ static bool want_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
         s->pipelines[i] = td_vk_pipeline_want(d, &key, 0, err);
         if (!s->pipelines[i])
             return false;
+        s->pipelines[i]->is_due = d->head.info.kind != TD_DEVICE_SOFTWARE;
         if (td_vk_variant_rows(i) >= rows)
             break;
     }

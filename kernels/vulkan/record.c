@@ -108,6 +108,20 @@ fail:
     return false;
 }
 
+/* What is recorded has its pipelines; see want_pipelines. */
+static bool compile(td_vk_program *p, const td_vk_recording *r, td_err *err)
+{
+    td_vk_device *d = (td_vk_device *)p->head.dev;
+    for (uint32_t i = 0; i < r->n_parts; i++) {
+        const td_vk_step *s = &p->steps[r->parts[i].i_step];
+        td_vk_step_dispatch(s, td_op_rows(s->op, r->n_rows, r->n_out)).pipeline->is_due = true;
+    }
+    if (!td_vk_pipelines_compile(d, err))
+        return false;
+    td_vk_cache_save(d);
+    return true;
+}
+
 bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_repeatable,
                   td_vk_recording *r, td_err *err)
 {
@@ -133,7 +147,7 @@ bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_rep
             r->chunks[++i_chunk].first_part = i;
         r->chunks[i_chunk].n_parts++;
     }
-    if (!allocate(p, r, err))
+    if (!compile(p, r, err) || !allocate(p, r, err))
         goto fail;
     for (uint32_t i = 0; i < r->n_chunks; i++)
         if (!record_chunk(p, r, i, err))

@@ -281,13 +281,14 @@ struct td_vk_pipeline {
     td_vk_pipeline *next;
     td_vk_pipeline_key key;
     VkPipelineCreateFlags flags;
+    bool is_due;       /* at the next td_vk_pipelines_compile */
     VkPipeline handle; /* null until it is compiled */
 };
 
 bool td_vk_layouts_create(td_vk_device *d, td_err *err);
 void td_vk_layouts_destroy(td_vk_device *d);
 /* The pipeline of a key, owned by the device, to be compiled by td_vk_pipelines_compile, which
- * takes several threads for all that were asked for. `flags` are added at creation. */
+ * takes several threads for all that are due. `flags` are added at creation. */
 td_vk_pipeline *td_vk_pipeline_want(td_vk_device *d, const td_vk_pipeline_key *key,
                                     VkPipelineCreateFlags flags, td_err *err);
 bool td_vk_pipelines_compile(td_vk_device *d, td_err *err);
@@ -307,11 +308,11 @@ void td_vk_cache_save(td_vk_device *d);
 typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
-    const td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
-    uint32_t n_row_variants; /* mat_vec; 0: one pipeline, a row per group */
-    uint32_t n_panels;       /* mat_vec: of the slab, or of one of its groups */
-    uint32_t n_used;         /* mat_vec by expert: those a row chose; else 0 */
-    uint32_t n_experts;      /* of them */
+    td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
+    uint32_t n_row_variants;                       /* mat_vec; 0: one pipeline, a row per group */
+    uint32_t n_panels;  /* mat_vec: of the slab, or of one of its groups */
+    uint32_t n_used;    /* mat_vec by expert: those a row chose; else 0 */
+    uint32_t n_experts; /* of them */
     bool is_software;
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
@@ -341,7 +342,7 @@ uint32_t td_vk_lower_count(const td_program *p, uint32_t i_op);
 bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *out, td_err *err);
 /* How a step runs for a number of rows. */
 typedef struct {
-    const td_vk_pipeline *pipeline;
+    td_vk_pipeline *pipeline;
     uint32_t x, y, z; /* workgroups */
 } td_vk_dispatch;
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows);
