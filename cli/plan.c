@@ -128,7 +128,7 @@ static void print_plan(const shown *s)
                    (double)part->experts_bytes / (1 << 20),
                    td_device_get_info(part->experts_dev)->name);
     }
-    if (p->n_drafts)
+    if (s->layout->draft_bytes)
         printf("  %-16s the draft       %9.1f MiB\n", p->draft_spec,
                (double)s->layout->draft_bytes / (1 << 20));
     if (!p->is_measured) {
@@ -211,7 +211,7 @@ static bool print_json(const shown *s, td_err *err)
     td_json_put_bool(w, "measured", s->plan.is_measured);
     td_json_put_double(w, "hop_us", s->plan.hop_us);
     write_parts(w, s);
-    td_json_put_string(w, "draft_device", s->plan.n_drafts ? s->plan.draft_spec : NULL);
+    td_json_put_string(w, "draft_device", s->layout->draft_bytes ? s->plan.draft_spec : NULL);
     td_json_put_u64(w, "draft_bytes", s->layout->draft_bytes);
     td_json_write_key(w, "alternatives");
     td_json_begin_array(w);
@@ -264,7 +264,8 @@ static bool plan(const fields *f, td_err *err)
             chosen[i] = s.plan.specs[i];
         params.layout.specs = chosen;
         params.layout.n_specs = s.plan.n_specs;
-        params.layout.n_ctx = s.plan.n_ctx;
+        if (draft && !s.plan.draft_spec[0] && f->draft_devices.n) /* not measured */
+            snprintf(s.plan.draft_spec, sizeof s.plan.draft_spec, "%s", f->draft_devices.items[0]);
         if (draft && s.plan.draft_spec[0]) {
             params.layout.draft = draft;
             params.layout.draft_spec = s.plan.draft_spec;
