@@ -448,6 +448,32 @@ static void test_coordinator_alternates_prompts_and_rounds(void **state)
     td_coordinator_destroy(&c);
 }
 
+/* Where lengths are chosen nothing is said to the drafter until plain rounds have been timed. */
+static void test_coordinator_begins_in_silence(void **state)
+{
+    (void)state;
+    td_coordinator_params params = params_of(1, 4);
+    params.is_draft_fixed = false;
+    params.is_one_unit = true;
+    td_coordinator *c = create(&params);
+    td_coordinator_on_drafter(c, true, 0);
+    add(c, 90, 0);
+    uint64_t now_us = 0;
+    uint32_t n_rounds = 0;
+    bool is_told = false;
+    for (td_action a; n_rounds < 80 && !is_told && td_coordinator_next(c, &a);) {
+        is_told = a.kind >= TD_ACT_DRAFT_OPEN && a.kind <= TD_ACT_DRAFT_CLOSE;
+        if (a.kind != TD_ACT_FORWARD)
+            continue;
+        ++n_rounds;
+        now_us += 1000;
+        td_coordinator_on_verified(c, a.batch, (uint32_t[]){9}, NULL, now_us);
+    }
+    assert_true(n_rounds > 20 && n_rounds == td_coordinator_get_stats(c)->n_batches);
+    assert_true(!is_told || td_coordinator_get_stats(c)->n_trials == 1);
+    td_coordinator_destroy(&c);
+}
+
 static void test_coordinator_feeds_long_prompts_in_pieces(void **state)
 {
     (void)state;
@@ -675,6 +701,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_cancel_before_open_says_nothing_to_the_target),
         cmocka_unit_test(test_coordinator_keeps_the_prefix_that_ended_last),
         cmocka_unit_test(test_coordinator_alternates_prompts_and_rounds),
+        cmocka_unit_test(test_coordinator_begins_in_silence),
         cmocka_unit_test(test_coordinator_feeds_long_prompts_in_pieces),
         cmocka_unit_test(test_coordinator_stop_strings),
         cmocka_unit_test(test_stops_match_naive_search),
