@@ -6,7 +6,8 @@
  *
  * A trial begins when the account holds its price, some rounds' time. One that fails doubles the
  * price, up to PRICE_MAX: the trials of a useless draft become rare, but longer, so that noise
- * decides less. One that succeeds goes on for as long as a sliding window of rounds saves time.
+ * decides less. However full the account is, before it has paid it may lose STAKE times its price.
+ * One that succeeds goes on for as long as a sliding window of rounds saves time.
  *
  * What plain decoding takes changes with the context, the machine and its other users. So a few
  * silent rounds are put between the others, often at first, the rarer the longer drafts have paid.
