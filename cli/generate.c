@@ -156,10 +156,13 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
             (unsigned long long)t->n_skipped, (unsigned long long)t->n_tokens, seconds,
             seconds > 0 ? (double)t->n_tokens / seconds : 0,
             (double)t->ttft_sum_us * 1e-3 / (double)n);
-    if (p->draft_path || p->draft_endpoint)
+    if ((p->draft_path || p->draft_endpoint) && !t->n_drafted)
+        fputs("; nothing drafted (plain decoding was not beaten, or not for long enough to tell)",
+              stderr);
+    else if (p->draft_path || p->draft_endpoint)
         fprintf(stderr, "; accepted %llu of %llu drafted (%.2f), %.2f tokens a verification",
                 (unsigned long long)t->n_accepted, (unsigned long long)t->n_drafted,
-                t->n_drafted ? (double)t->n_accepted / (double)t->n_drafted : 0,
+                (double)t->n_accepted / (double)t->n_drafted,
                 t->n_rounds ? (double)t->n_tokens / (double)t->n_rounds : 0);
     /* A prediction is of one text while it is generated, or of all of them with their prompts. */
     bool is_batch = p->use == TD_FOR_BATCH;

@@ -132,20 +132,27 @@ def differences(prompts, a, b):
     return found
 
 
-def print_summary(with_draft, without, specs):
-    def median(runs, key):
-        return statistics.median(r[key] for r in runs)
-
+def print_summary(always, chosen, without, specs, k):
+    """Each of the three: totals of some runs."""
     rows = [("tokens/s", "tokens_per_second", "{:.1f}"),
             ("time to first token, ms", "ttft_ms_mean", "{:.1f}"),
             ("accepted / drafted", "acceptance", "{:.2f}"),
             ("tokens per verification", "tokens_per_verification", "{:.2f}")]
-    print(f"{'':28}{'with the draft':>16}{'without':>12}")
+    columns = [(f"drafts of {k}", always), ("as it pays", chosen), ("no draft", without)]
+
+    def median(runs, key):
+        return statistics.median(r[key] for r in runs)
+
+    def figure(runs, key, form):
+        is_drafting = key != "acceptance" or median(runs, "drafted") > 0
+        return form.format(median(runs, key)) if is_drafting else "-"
+
+    print(" " * 28 + "".join(f"{name:>14}" for name, _ in columns))
     for label, key, form in rows:
-        plain = form.format(median(without, key)) if key != "acceptance" else "-"
-        print(f"  {label:26}{form.format(median(with_draft, key)):>16}{plain:>12}")
-    ratio = median(with_draft, "tokens_per_second") / median(without, "tokens_per_second")
-    print(f"  {'speed with / without':26}{ratio:>16.2f}")
+        print(f"  {label:26}" + "".join(f"{figure(runs, key, form):>14}" for _, runs in columns))
+    plain = median(without, "tokens_per_second")
+    print(f"  {'speed with / without':26}"
+          + "".join(f"{median(runs, 'tokens_per_second') / plain:>14.2f}" for _, runs in columns[:2]))
     if all(spec.startswith("host") for spec in specs):
         print("  (draft and target share the host's cores, and the models are tiny: docs/performance.md)")
 
@@ -186,26 +193,26 @@ def main():
         with open(prompt_file, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(p) + "\n" for p in prompts)
         base += ["--in", prompt_file]
-        with_draft, without, found = [], [], []
-        forced, forced_totals = batch(base + always, folder, "forced")
+        runs, found = ([], [], []), []
         for i in range(REPEATS):
-            drafted, totals = batch(base + draft, folder, f"drafted{i}")
-            with_draft.append(totals)
-            plain, totals = batch(base, folder, f"plain{i}")
-            without.append(totals)
-            found += differences(prompts, drafted, plain)
-        found += differences(prompts, forced, plain)
+            results = []
+            for j, options in enumerate((always, draft, [])):
+                result, totals = batch(base + options, folder, f"run{i}-{j}")
+                results.append(result)
+                runs[j].append(totals)
+            plain = results[2]
+            found += differences(prompts, results[0], plain) + differences(prompts, results[1], plain)
         for p, text in zip(prompts, shown):
             if text != (p["prompt"] + plain[p["id"]]["text"] + "\n").encode():
                 found.append(f"{p['id']}: the text shown is not the text without the draft")
 
     print(f"\n-- summary: {len(prompts)} prompts, medians of {REPEATS} runs")
-    print_summary(with_draft, without, specs)
+    print_summary(*runs, specs, args.draft)
     if found:
         fail("the draft changed the output, which must not be:\n  " + "\n  ".join(found))
     n_tokens = sum(len(r["tokens"]) for r in plain.values())
     print(f"  identical without the draft: yes, all {n_tokens} tokens of {len(prompts)} prompts")
-    if not forced_totals["accepted"]:
+    if not runs[0][0]["accepted"]:
         fail("no drafted token was accepted: the draft did not take part")
 
 
