@@ -165,7 +165,8 @@ static bool read_uuid(const char *text, wish *w, const char **end)
         *end += **end == '-' && n_digits;
         if (!read_hex(end, 1, 15, &value))
             return false;
-        bytes[n_digits / 2] = (uint8_t)(n_digits % 2 ? bytes[n_digits / 2] << 4 | value : value);
+        bytes[n_digits / 2] =
+            (uint8_t)(n_digits % 2 ? (uint32_t)bytes[n_digits / 2] << 4 | value : value);
     }
     td_chips_write_uuid(bytes, w->uuid);
     return true;
