@@ -77,9 +77,11 @@ bool td_forward_check(const td_forward_params *p, td_err *err)
     td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
     uint32_t n = td_forward_tensors(&f, rows);
     for (uint32_t i = 0; i < n; i++) {
+        if (!rows[i].is_wanted) /* those of experts elsewhere, where there is no elsewhere */
+            continue;
         const td_device_info *info = td_device_get_info(rows[i].is_far ? p->experts_dev : p->dev);
         uint64_t n_bytes = 4ull * rows[i].params.n_rows * rows[i].params.n_cols;
-        if (rows[i].is_wanted && info->max_buffer_bytes && n_bytes > info->max_buffer_bytes)
+        if (info->max_buffer_bytes && n_bytes > info->max_buffer_bytes)
             return td_err_set(err, TD_E_NOMEM,
                               "tensor %s needs %llu bytes, above the largest buffer of %s, %llu",
                               rows[i].params.name, (unsigned long long)n_bytes, info->spec,
