@@ -26,6 +26,7 @@
 #include <zmq.h>
 
 #define LINGER_CLEAN_MS 1000
+#define HANG_UP_MS      100
 #define ROUTE_NAME_MAX  7
 #define DROPS_PER_RECV  64 /* what one recv may pass over before its caller gets a say again */
 #define RECORD_BYTES    12 /* before each queued message: route u64, length u32, host order */
@@ -398,11 +399,22 @@ static bool zmq_link_reset(td_link *base, td_err *err)
     return false;
 }
 
+/* libzmq 4.3.4 now and then drops what was sent just before the close, whatever the linger time. A
+ * peer that has heard the last message hangs up, so that is waited for. */
+static void wait_for_hang_up(zmq_link *l)
+{
+    zmq_link_was_cut(&l->base); /* what broke before does not count */
+    zmq_pollitem_t item = {.socket = l->watch, .events = ZMQ_POLLIN};
+    zmq_poll(&item, 1, HANG_UP_MS);
+}
+
 static void zmq_link_close(td_link *base, bool is_clean)
 {
     zmq_link *l = (zmq_link *)base;
     if (is_clean)
         zmq_link_flush(base);
+    if (is_clean && l->is_router && l->watch)
+        wait_for_hang_up(l);
     struct stat st;
     const char *path = l->address + strlen("ipc://");
     if (l->file.st_ino && lstat(path, &st) == 0 && st.st_ino == l->file.st_ino &&

@@ -191,13 +191,17 @@ bool td_peer_step(td_peer *p, td_peer_event *ev, td_err *err)
         ev->msg = p->held_msg;
         return true;
     }
+    /* Asked before receiving: what the connection still brought is there then, and goes first. */
+    p->has_broken |= td_link_was_cut(p->link);
+    bool is_drained = false;
     for (int i = 0; i < MESSAGES_PER_STEP && ev->type == TD_PEER_NONE; i++) {
         size_t n_bytes;
         td_route route;
         td_wire_msg m;
         if (!td_link_recv(p->link, p->rx, &n_bytes, &route, err))
             return false;
-        if (n_bytes == 0)
+        is_drained = n_bytes == 0;
+        if (is_drained)
             break;
         /* Before a session stands there is nothing to be held against: the widest limits. */
         if (!td_wire_decode(p->rx, n_bytes, &p->limits, p->ids, &m, NULL))
@@ -208,7 +212,8 @@ bool td_peer_step(td_peer *p, td_peer_event *ev, td_err *err)
             td_peer_client_handle(p, &m, ev);
     }
     uint64_t now_us = td_clock_now_us(p->clock);
-    if (ev->type == TD_PEER_NONE && td_link_was_cut(p->link)) { /* after what it still brought */
+    if (is_drained && p->has_broken) {
+        p->has_broken = false;
         if (p->params.is_worker)
             td_peer_worker_cut(p, now_us);
         else

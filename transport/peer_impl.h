@@ -37,8 +37,9 @@ struct td_peer {
     uint64_t progress;    /* worker: ours; client: the worker's */
     uint32_t n_pending;
 
-    bool is_cut;  /* worker: a connection broke, perhaps this one's */
-    bool is_held; /* held_msg comes out at the next step, after the JOINED that it caused */
+    bool has_broken; /* a connection did, and its last messages may not be received yet */
+    bool is_cut;     /* worker: a connection broke, perhaps this one's */
+    bool is_held;    /* held_msg comes out at the next step, after the JOINED that it caused */
     td_wire_msg held_msg;
     td_peer_info info; /* the counters; the rest is filled on request */
 
