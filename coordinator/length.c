@@ -168,14 +168,20 @@ static uint32_t choose(td_length_choice *last, const terms *t, const float *surv
     return k;
 }
 
-uint32_t td_length_of_draft(td_length_state *state, const td_acceptance *a, const td_times *times,
-                            uint32_t k_max, const td_others *others, bool is_ahead)
+static terms begin_terms(const td_times *times, const td_others *others, bool is_ahead)
 {
     terms t = {.times = times,
                .draft_us = td_times_draft_us(times),
                .wait_us = td_times_wait_us(times),
                .is_ahead = is_ahead};
     t.others = others ? *others : t.others;
+    return t;
+}
+
+uint32_t td_length_of_draft(td_length_state *state, const td_acceptance *a, const td_times *times,
+                            uint32_t k_max, const td_others *others, bool is_ahead)
+{
+    terms t = begin_terms(times, others, is_ahead);
     /* Without the time of a plain round there is nothing to compare with. */
     if (k_max == 0 || (t.others.n_rows < 0.5 && times->verify[1].n < 2))
         return 0;
@@ -189,11 +195,7 @@ uint32_t td_length_of_match(td_length_state *state, const td_acceptance *a, cons
                             uint32_t n_match, uint32_t k_max, uint32_t k_model,
                             const td_others *others, bool is_ahead)
 {
-    terms t = {.times = times,
-               .draft_us = td_times_draft_us(times),
-               .wait_us = td_times_wait_us(times),
-               .is_ahead = is_ahead};
-    t.others = others ? *others : t.others;
+    terms t = begin_terms(times, others, is_ahead);
     if (k_max == 0 || (t.others.n_rows < 0.5 && times->verify[1].n < 2))
         return 0;
     float survival[TD_ACCEPTANCE_DRAFT_MAX + 1];

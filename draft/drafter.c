@@ -36,7 +36,7 @@ struct td_drafter {
     td_sampler *sampler;
     td_cache *cache; /* of forward */
     uint32_t n_ctx, n_vocab, n_steps;
-    uint64_t n_bytes, n_closed;
+    uint64_t n_closed;
     drafter_sequence *sequences; /* [n_slots], the slot is the index */
     counters counts;
     td_drafter_stats stats; /* as last asked for */
@@ -71,7 +71,6 @@ static bool choose_context(td_drafter *d, td_err *err)
                               (unsigned long long)(budget > used ? (budget - used) >> 20 : 0));
         d->n_ctx /= 2;
     }
-    d->n_bytes = wanted;
     return true;
 }
 
@@ -123,7 +122,6 @@ void td_drafter_destroy(td_drafter **drafter)
 
 uint32_t td_drafter_n_ctx(const td_drafter *d) { return d->n_ctx; }
 uint32_t td_drafter_n_slots(const td_drafter *d) { return d->params.n_slots; }
-uint64_t td_drafter_bytes(const td_drafter *d) { return d->n_bytes; }
 const td_device_info *td_drafter_device(const td_drafter *d) { return td_device_get_info(d->dev); }
 
 const td_drafter_stats *td_drafter_get_stats(td_drafter *d)

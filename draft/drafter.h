@@ -55,7 +55,6 @@ void td_drafter_destroy(td_drafter **d);
 
 uint32_t td_drafter_n_ctx(const td_drafter *d);
 uint32_t td_drafter_n_slots(const td_drafter *d);
-uint64_t td_drafter_bytes(const td_drafter *d);
 const td_device_info *td_drafter_device(const td_drafter *d);
 /* May be asked by another thread while the drafter works, by one at a time. */
 const td_drafter_stats *td_drafter_get_stats(td_drafter *d);

@@ -23,6 +23,7 @@ static void begin_greeting(td_peer *p, uint64_t next_us)
 static void lose(td_peer *p)
 {
     td_link_reset(p->link, NULL);
+    p->has_broken = false; /* what did is gone with it */
     begin_greeting(p, td_clock_now_us(p->clock) + p->params.retry_min_us);
 }
 
