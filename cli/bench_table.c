@@ -309,21 +309,24 @@ static void print_ops(const bench_test *t)
     double n = t->n_profiled, whole = t->counts.run_seconds;
     test_name(t, name, sizeof name);
     printf("\n%s by op, ms of a run while profiled (%.3f in all):\n\n| op | calls | ms | share | "
-           "GB/s |\n"
-           "| --- | ---: | ---: | ---: | ---: |\n",
+           "GB/s | issued |\n"
+           "| --- | ---: | ---: | ---: | ---: | ---: |\n",
            name, whole / n * 1e3);
     for (uint32_t i = 0; i < t->n_ops; i++) {
         printf("| %s | %.0f | %.4f | %.1f %% | ", t->ops[i].name, (double)t->ops[i].n_calls / n,
                t->ops[i].seconds / n * 1e3, 100 * t->ops[i].seconds / whole);
         print_short(op_rate(&t->ops[i]));
+        fputs(" | ", stdout);
+        print_short(t->ops[i].traffic.issued / t->ops[i].traffic.there);
         puts(" |");
     }
-    printf("| (between ops) | | %.4f | %.1f %% | |\n", (whole - t->counts.busy_seconds) / n * 1e3,
+    printf("| (between ops) | | %.4f | %.1f %% | | |\n", (whole - t->counts.busy_seconds) / n * 1e3,
            100 * (whole - t->counts.busy_seconds) / whole);
     if (t->counts.n_dispatches)
-        printf("\nOf a run: %.0f dispatches in %.1f submissions, %.4f ms of gaps on the device.\n",
+        printf("\nOf a run: %.0f dispatches in %.1f submissions, %.0f barriers, %.4f ms of gaps on "
+               "the device.\n",
                (double)t->counts.n_dispatches / n, (double)t->counts.n_submissions / n,
-               t->counts.gap_seconds / n * 1e3);
+               (double)t->counts.n_barriers / n, t->counts.gap_seconds / n * 1e3);
 }
 
 /* -- CSV --------------------------------------------------------------------------------------- */
@@ -378,6 +381,8 @@ static void write_ops(td_json_writer *w, const bench_test *t)
         td_json_put_double(w, "ms", t->ops[i].seconds / n * 1e3);
         td_json_put_double(w, "share", t->ops[i].seconds / t->counts.run_seconds);
         td_json_put_double(w, "gb_per_s", op_rate(&t->ops[i]));
+        td_json_put_double(w, "issued", t->ops[i].traffic.issued / n);
+        td_json_put_double(w, "there", t->ops[i].traffic.there / n);
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -386,6 +391,7 @@ static void write_ops(td_json_writer *w, const bench_test *t)
     td_json_put_double(w, "gap_ms", t->counts.gap_seconds / n * 1e3);
     td_json_put_double(w, "dispatches", (double)t->counts.n_dispatches / n);
     td_json_put_double(w, "submissions", (double)t->counts.n_submissions / n);
+    td_json_put_double(w, "barriers", (double)t->counts.n_barriers / n);
 }
 
 /* null where the system shows none. */

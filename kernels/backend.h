@@ -107,6 +107,7 @@ typedef struct td_backend td_backend;
 typedef struct { /* of one op, while the program is profiled */
     uint64_t n_calls;
     double seconds;
+    td_traffic traffic;
 } td_op_sum;
 
 /* The common head of every object; a backend's own struct begins with it. */
@@ -205,6 +206,7 @@ static inline uint32_t td_group_rows(const td_weight_params *p)
 }
 
 /* Adds to an op's sums; `is_call` false for a part of an op that is counted elsewhere. */
-void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds);
+void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds,
+                         td_traffic traffic);
 
 #endif

@@ -235,15 +235,23 @@ bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err
 
 #define TD_OP_NAMES_MAX 128u /* entries that hold the ops of any model */
 
+/* Bytes of weights, keys and values: what the device's workgroups ask for, and what there is to be
+ * read once. Vulkan; 0 on the host. */
+typedef struct {
+    double issued, there;
+} td_traffic;
+
 typedef struct {
     char name[96]; /* the op and the shape of its weight or rows: "mat_mul Q4_K 2816x1024" */
     uint64_t n_calls;
     double seconds;
+    td_traffic traffic;
 } td_op_time;
 
 typedef struct { /* sums since the profile was turned on */
     uint64_t n_runs;
     uint64_t n_dispatches, n_submissions; /* Vulkan; 0 on the host */
+    uint64_t n_barriers;                  /* full ones that runs without the profile have */
     double run_seconds;                   /* in td_program_run, waiting included */
     double busy_seconds;                  /* the ops' */
     double gap_seconds; /* Vulkan: the device's, between two dispatches of a run; barriers, and
@@ -257,6 +265,8 @@ bool td_program_profile(td_program *p, bool is_on, td_err *err);
 /* One entry per distinct name in order of first use, at most max; returns how many. */
 uint32_t td_program_op_times(const td_program *p, td_op_time *out, uint32_t max);
 void td_program_get_counts(const td_program *p, td_program_counts *out);
+/* Adds `n` to `sum`, n_runs too. */
+void td_program_counts_add(td_program_counts *sum, const td_program_counts *n);
 /* Adds an entry to out[n], to the one of its name if there is one; returns the new n (<= max). */
 uint32_t td_op_times_add(td_op_time *out, uint32_t n, uint32_t max, const td_op_time *time);
 

@@ -25,11 +25,19 @@ bool td_program_profile(td_program *p, bool is_on, td_err *err)
     return true;
 }
 
-void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds)
+static void add_traffic(td_traffic *sum, const td_traffic *t)
+{
+    sum->issued += t->issued;
+    sum->there += t->there;
+}
+
+void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds,
+                         td_traffic traffic)
 {
     td_op_sum *sum = &p->sums[op - p->ops];
     sum->n_calls += is_call;
     sum->seconds += seconds;
+    add_traffic(&sum->traffic, &traffic);
     p->counts.busy_seconds += seconds;
 }
 
@@ -78,6 +86,7 @@ uint32_t td_op_times_add(td_op_time *out, uint32_t n, uint32_t max, const td_op_
         if (!strcmp(out[i].name, time->name)) {
             out[i].n_calls += time->n_calls;
             out[i].seconds += time->seconds;
+            add_traffic(&out[i].traffic, &time->traffic);
             return n;
         }
     if (n < max)
@@ -91,7 +100,9 @@ uint32_t td_program_op_times(const td_program *p, td_op_time *out, uint32_t max)
     for (uint32_t i = 0; p->sums && i < p->n_ops; i++) {
         if (!p->sums[i].n_calls)
             continue;
-        td_op_time time = {.n_calls = p->sums[i].n_calls, .seconds = p->sums[i].seconds};
+        td_op_time time = {.n_calls = p->sums[i].n_calls,
+                           .seconds = p->sums[i].seconds,
+                           .traffic = p->sums[i].traffic};
         name_op(&p->ops[i], time.name);
         n = td_op_times_add(out, n, max, &time);
     }
@@ -99,3 +110,14 @@ uint32_t td_program_op_times(const td_program *p, td_op_time *out, uint32_t max)
 }
 
 void td_program_get_counts(const td_program *p, td_program_counts *out) { *out = p->counts; }
+
+void td_program_counts_add(td_program_counts *sum, const td_program_counts *n)
+{
+    sum->n_runs += n->n_runs;
+    sum->n_dispatches += n->n_dispatches;
+    sum->n_submissions += n->n_submissions;
+    sum->n_barriers += n->n_barriers;
+    sum->run_seconds += n->run_seconds;
+    sum->busy_seconds += n->busy_seconds;
+    sum->gap_seconds += n->gap_seconds;
+}

@@ -325,12 +325,8 @@ static void add_counts(const td_pass *pass, td_program_counts *sum)
     for (uint32_t i = 0; i < pass->n; i++) {
         td_program_counts c;
         td_program_get_counts(pass->items[i], &c);
+        td_program_counts_add(sum, &c);
         sum->n_runs = c.n_runs;
-        sum->n_dispatches += c.n_dispatches;
-        sum->n_submissions += c.n_submissions;
-        sum->run_seconds += c.run_seconds;
-        sum->busy_seconds += c.busy_seconds;
-        sum->gap_seconds += c.gap_seconds;
     }
 }
 

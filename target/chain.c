@@ -144,16 +144,6 @@ uint32_t td_chain_op_times(const td_chain *chain, td_op_time *out, uint32_t max)
     return n;
 }
 
-static void add_counts(td_program_counts *to, const td_program_counts *from)
-{
-    to->n_runs += from->n_runs;
-    to->n_dispatches += from->n_dispatches;
-    to->n_submissions += from->n_submissions;
-    to->run_seconds += from->run_seconds;
-    to->busy_seconds += from->busy_seconds;
-    to->gap_seconds += from->gap_seconds;
-}
-
 void td_chain_get_counts(const td_chain *chain, td_program_counts *verify,
                          td_program_counts *prefill)
 {
@@ -161,7 +151,7 @@ void td_chain_get_counts(const td_chain *chain, td_program_counts *verify,
     for (uint32_t i = 0; i < chain->layout->n_parts; i++) {
         td_program_counts v, p;
         td_forward_get_counts(chain->forwards[i], &v, &p);
-        add_counts(verify, &v);
-        add_counts(prefill, &p);
+        td_program_counts_add(verify, &v);
+        td_program_counts_add(prefill, &p);
     }
 }

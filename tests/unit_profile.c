@@ -65,6 +65,9 @@ static void test_ops_are_timed_by_name(void **state)
         if (is_vulkan(f.b.dev)) {
             assert_true(counts.n_dispatches >= 20); /* a long one may be cut */
             assert_true(counts.n_submissions >= 5);
+            assert_int_equal(counts.n_barriers, 2 * 5); /* before add, and after it */
+            assert_true(times[0].traffic.there == 10.0 * 4 * N_IN * N_MID);
+            assert_true(times[0].traffic.issued == times[0].traffic.there);
             assert_true(counts.gap_seconds >= 0 && counts.gap_seconds < counts.run_seconds);
         }
         /* max cuts; off keeps the sums and adds nothing; on begins anew. */
@@ -106,7 +109,9 @@ static void test_times_of_one_name_add_up(void **state)
 {
     (void)state;
     td_op_time out[2];
-    const td_op_time a = {"a", 1, 0.5}, b = {"b", 2, 1}, c = {"c", 3, 2};
+    const td_op_time a = {.name = "a", .n_calls = 1, .seconds = 0.5, .traffic = {2, 1}};
+    const td_op_time b = {.name = "b", .n_calls = 2, .seconds = 1};
+    const td_op_time c = {.name = "c", .n_calls = 3, .seconds = 2};
     uint32_t n = td_op_times_add(out, 0, 2, &a);
     n = td_op_times_add(out, n, 2, &b);
     n = td_op_times_add(out, n, 2, &a);
@@ -114,6 +119,7 @@ static void test_times_of_one_name_add_up(void **state)
     assert_int_equal(n, 2);
     assert_int_equal(out[0].n_calls, 2);
     assert_true(out[0].seconds == 1 && out[1].seconds == 1);
+    assert_true(out[0].traffic.issued == 4 && out[0].traffic.there == 2);
 }
 
 int main(void)

@@ -605,7 +605,7 @@ static void run_phase(void *arg, uint32_t phase, uint32_t i_part)
         run_step(&t, &p->steps[i]);
         if (is_timed)
             td_program_count_op(&p->base, p->steps[i].op, !p->steps[i].is_quantize,
-                                1e-9 * (double)(td_clock_real_ns() - start_ns));
+                                1e-9 * (double)(td_clock_real_ns() - start_ns), (td_traffic){0});
     }
 }
 

@@ -533,7 +533,7 @@ static bool program_run(td_program *base, uint32_t n_rows, uint32_t n_out, td_er
             run_row((scalar_program *)base, &base->ops[i], r, n_rows);
         if (base->is_profiled)
             td_program_count_op(base, &base->ops[i], true,
-                                1e-9 * (double)(td_clock_real_ns() - start_ns));
+                                1e-9 * (double)(td_clock_real_ns() - start_ns), (td_traffic){0});
     }
     return true;
 }

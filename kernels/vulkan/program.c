@@ -235,7 +235,12 @@ static void count_parts(td_vk_program *p, const td_vk_recording *r)
             return;
         const td_vk_step *s = &p->steps[r->parts[i].i_step];
         bool is_call = r->parts[i].x0 == 0 && (s == p->steps || s[-1].op != s->op);
-        td_program_count_op(&p->head, s->op, is_call, td_vk_seconds(d, ticks[0], ticks[1]));
+        td_traffic traffic = {0};
+        if (r->parts[i].x0 == 0)
+            traffic = td_vk_step_traffic(s, td_op_rows(s->op, r->n_rows, r->n_out));
+        td_program_count_op(&p->head, s->op, is_call, td_vk_seconds(d, ticks[0], ticks[1]),
+                            traffic);
+        p->head.counts.n_barriers += r->parts[i].needs_barrier;
         if (i > 0)
             p->head.counts.gap_seconds += td_vk_seconds(d, last, ticks[0]);
         last = ticks[1];

@@ -347,6 +347,9 @@ typedef struct {
 } td_vk_dispatch;
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows);
 
+/* traffic.c: a step's, in the run that was last, whose inputs are still there. */
+td_traffic td_vk_step_traffic(const td_vk_step *s, uint32_t n_rows);
+
 typedef struct { /* workgroups x0..x0+n_x-1 of a step */
     uint32_t i_step, x0, n_x;
     bool begins_chunk;
