@@ -256,10 +256,15 @@ static void test_weights_go_through_staging(void **state)
     unsetenv("TD_VK_LIMIT");
 }
 
+#define N_PASSES                                                                                   \
+    (TD_PREFILL_ROWS_MAX / 16) /* over a weight at most: a workgroup each for a panel */
+
 static void test_more_rows_than_workgroups_are_cut(void **state)
 {
     (void)state;
-    setenv("TD_VK_LIMIT", "maxComputeWorkGroupCount=4", 1);
+    char limit[64];
+    snprintf(limit, sizeof limit, "maxComputeWorkGroupCount=%u", 4 * N_PASSES);
+    setenv("TD_VK_LIMIT", limit, 1);
     td_device *dev = open_device();
     fixture f = make_fixture(dev, 1000, TD_MODE_VERIFY);
     assert_int_equal(td_vulkan_count_slabs(f.w), td_div_up(1000, 4 * TD_VK_PANEL));
@@ -308,15 +313,12 @@ static void test_limits_that_are_not_understood_are_refused(void **state)
 static void test_a_gpu_with_too_little_is_listed_with_the_reason(void **state)
 {
     (void)state;
-    static const char *const needed[] = {"maxComputeWorkGroupCount[1]",
-                                         "maxComputeWorkGroupCount[2]",
-                                         "maxComputeWorkGroupInvocations",
-                                         "maxComputeWorkGroupSize",
-                                         "maxComputeSharedMemorySize",
-                                         "maxPushConstantsSize",
-                                         "maxPerStageDescriptorStorageBuffers",
-                                         "maxDescriptorSetStorageBuffers",
-                                         "maxPerStageResources"};
+    static const char *const needed[] = {
+        "maxComputeWorkGroupCount",       "maxComputeWorkGroupCount[1]",
+        "maxComputeWorkGroupCount[2]",    "maxComputeWorkGroupInvocations",
+        "maxComputeWorkGroupSize",        "maxComputeSharedMemorySize",
+        "maxPushConstantsSize",           "maxPerStageDescriptorStorageBuffers",
+        "maxDescriptorSetStorageBuffers", "maxPerStageResources"};
     for (size_t i = 0; i < TD_COUNT(needed); i++) {
         char limit[96];
         td_device_info info;

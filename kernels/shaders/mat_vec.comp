@@ -3,8 +3,9 @@
  * what of x it needs is the same for all lanes of its slice, so that a GPU reads x as scalars.
  *
  * w [n_o][n_k] in panels of 64 rows (inc/README), y [n_rows][n_o]. x: of quantized weights the
- * int8 rows that quantize.comp made, else [n_rows][n_k]. Grid: x = panels / OUTPUTS,
- * y = rows / N_ROWS. A workgroup is SLICES slices of 64 lanes; a slice takes every SLICES-th quad of
+ * int8 rows that quantize.comp made, else [n_rows][n_k]. Grid: x = panels / OUTPUTS times groups of
+ * N_ROWS rows, which are next to each other, so that a panel is read from memory once and then from
+ * a cache. A workgroup is SLICES slices of 64 lanes; a slice takes every SLICES-th quad of
  * k (128 elements of quantized weights, 32 of others). Specialization: 0 N_ROWS, 1 64 * SLICES,
  * 2 OUTPUTS, 3 IS_ALIGNED (x may be read as vec4s and n_k is a multiple of 32), 4 KIND: plain; a
  * product for each group of w (z), heads mostly; or by expert, where the z-th expert that rows chose
@@ -250,7 +251,8 @@ void main()
      * compiler cannot know. */
     if (SLICES > 1u && IS_FULL)
         slice = subgroupBroadcastFirst(slice);
-    uint panel0 = gl_WorkGroupID.x * OUTPUTS;
+    uint n_row_groups = KIND == TD_VK_MUL_EXPERT ? 1u : (p.n_rows + N_ROWS - 1u) / N_ROWS;
+    uint panel0 = gl_WorkGroupID.x / n_row_groups * OUTPUTS;
     if (!find_group())
         return;
     uint row_of_group = group * ((p.n_o + LANES - 1u) / LANES * LANES);
@@ -259,7 +261,7 @@ void main()
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
         bases[o] = td_row_base(row_of_group + min((panel0 + o) * LANES + lane, p.n_o - 1u),
                                p.w_units);
-    for (uint row0 = gl_WorkGroupID.y * N_ROWS;; row0 += N_ROWS) {
+    for (uint row0 = gl_WorkGroupID.x % n_row_groups * N_ROWS;; row0 += N_ROWS) {
         multiply(row0, panel0, slice, lane);
         if (KIND != TD_VK_MUL_EXPERT || row0 + N_ROWS >= n_rows)
             break;

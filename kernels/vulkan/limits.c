@@ -34,7 +34,7 @@ static const limit table[] = {
     {"directWriteBytes", LIMIT(direct_write_bytes), 0, NULL},
     {"timestampValidBits", LIMIT(timestamp_bits), 0, NULL},
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
-    {"maxComputeWorkGroupCount", LIMIT(groups_x), 0, NULL},
+    {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[1]", LIMIT(groups_y), TD_PREFILL_ROWS_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
     {"maxComputeWorkGroupInvocations", LIMIT(invocations), TD_VK_SLICES_MAX *TD_VK_PANEL, MAT_VEC},

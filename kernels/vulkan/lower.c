@@ -367,5 +367,5 @@ td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows)
     if (s->n_row_variants)
         return td_vk_mat_mul_dispatch(s, n_rows);
     uint32_t y = s->groups_y_max ? td_min_u32(n_rows, s->groups_y_max) : n_rows;
-    return (td_vk_dispatch){s->pipelines[0], s->groups_x, y, s->groups_z};
+    return (td_vk_dispatch){s->pipelines[0], s->groups_x, y, s->groups_z, 1};
 }

@@ -288,9 +288,9 @@ td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows)
     while (td_vk_variant_rows(i) < td_div_up(share, n_groups))
         i++;
     uint32_t x = td_div_up(s->n_panels, variant_outputs(s));
-    if (!s->n_used)
-        return (td_vk_dispatch){s->pipelines[i], x, td_div_up(n_rows, td_vk_variant_rows(i)),
-                                s->groups_z};
-    uint32_t n_touched = td_min_u32(n_rows * s->n_used, s->n_experts);
-    return (td_vk_dispatch){s->pipelines[i], x, 1, n_touched};
+    if (s->n_used)
+        return (td_vk_dispatch){s->pipelines[i], x, 1, td_min_u32(n_rows * s->n_used, s->n_experts),
+                                1};
+    uint32_t n_passes = td_div_up(n_rows, td_vk_variant_rows(i));
+    return (td_vk_dispatch){s->pipelines[i], x * n_passes, 1, s->groups_z, n_passes};
 }

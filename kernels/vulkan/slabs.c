@@ -33,8 +33,8 @@ static uint32_t codebook_bytes(const td_type_info *type)
 
 static bool has_groups(const td_weight_params *p) { return p->n_groups > 1; }
 
-/* Whole panels, as many as a buffer and a dispatch (one workgroup a panel, at most) can have; of
- * groups, whole ones. */
+/* Whole panels, as many as a buffer and a dispatch (one workgroup a panel and pass, at most) can
+ * have; of groups, whole ones. */
 static void cut(const td_vk_device *d, const td_weight_params *p, td_vk_weight *w)
 {
     w->n_units = td_vk_row_units(p->type, p->n_cols);
@@ -43,14 +43,14 @@ static void cut(const td_vk_device *d, const td_weight_params *p, td_vk_weight *
     w->group_panels = td_div_up(td_group_rows(p), w->panel_rows);
     uint64_t limit = slab_limit(d), n_codebook = codebook_bytes(p->type);
     uint64_t n_panels = limit < n_codebook ? 0 : (limit - n_codebook) / w->panel_bytes;
-    uint64_t groups_x = d->physical.limits.groups_x;
+    uint64_t panels_max = d->physical.limits.groups_x / TD_VK_PASSES_MAX;
     uint64_t rows;
     if (has_groups(p)) {
-        uint64_t n_groups = w->group_panels <= groups_x ? n_panels / w->group_panels : 0;
+        uint64_t n_groups = w->group_panels <= panels_max ? n_panels / w->group_panels : 0;
         n_groups = n_groups < GROUPS_MAX ? n_groups : GROUPS_MAX;
         rows = n_groups * td_group_rows(p);
     } else {
-        n_panels = n_panels < groups_x ? n_panels : groups_x;
+        n_panels = n_panels < panels_max ? n_panels : panels_max;
         rows = n_panels * w->panel_rows;
     }
     w->rows_per_slab = (uint32_t)(rows < p->n_rows ? rows : p->n_rows);

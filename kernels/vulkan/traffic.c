@@ -4,14 +4,14 @@
  * (lower*.c) changes this. */
 #include "kernels/vulkan/lower.h"
 
-/* Workgroups along y take rows of their own and each reads all of the weight. By expert it is not
+/* The workgroups of a pass take rows of their own and read all of the weight. By expert it is not
  * known here who was chosen: as many as can be, each once. */
 static td_traffic mat_mul_traffic(const td_vk_step *s, const td_vk_dispatch *dispatch)
 {
     double n_bytes = (double)s->bindings[1]->n_bytes;
     if (s->n_used)
         n_bytes *= (double)dispatch->z / s->n_experts;
-    return (td_traffic){n_bytes * dispatch->y, n_bytes};
+    return (td_traffic){n_bytes * dispatch->n_passes, n_bytes};
 }
 
 /* The first position that a row sees. */

@@ -27,6 +27,7 @@
 #define TD_VK_SLOTS          4u            /* of the upload ring */
 #define TD_VK_SLOT_BYTES     (8ull << 20)  /* each, unless one row needs more */
 #define TD_VK_ROW_VARIANTS   8u            /* mat_vec for 1, 2, 4, 6, 8, 10, 12, 16 rows */
+#define TD_VK_PASSES_MAX     (TD_PREFILL_ROWS_MAX / 16) /* over a weight, by other workgroups */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
@@ -343,7 +344,8 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *out, td_e
 /* How a step runs for a number of rows. */
 typedef struct {
     td_vk_pipeline *pipeline;
-    uint32_t x, y, z; /* workgroups */
+    uint32_t x, y, z;  /* workgroups */
+    uint32_t n_passes; /* mat_vec: over the weight; each has workgroups of its own along x */
 } td_vk_dispatch;
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows);
 

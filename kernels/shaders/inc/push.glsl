@@ -42,12 +42,12 @@
  * pages[s * n_pages_max + i / 64], at i % 64. A page outside 0..n_pages-1 must not be read or
  * written. */
 
-/* mat_vec: Grid: x = panels / OUTPUTS, y = n_rows / N_ROWS, rounded up. Of quantized weights x is
- * the output of quantize: x_stride and x_group in uvec4s, x_col0 0.
+/* mat_vec: Grid: x = panels / OUTPUTS * n_rows / N_ROWS, each rounded up, those of a panel side by
+ * side. Of quantized weights x is the output of quantize: x_stride and x_group in uvec4s, x_col0 0.
  *
  * Weights with groups, each padded to whole panels: group i of the slab is group group0 + i of the
  * weight. One product for each group (z): group g reads x from x_group * g on and writes y from
- * y_group * g on. By expert: y = 1, and the z-th of the experts touched takes the rows that chose
+ * y_group * g on. By expert: x = panels / OUTPUTS, and the z-th of the experts touched takes the rows that chose
  * it. The i-th choice of a row reads x from x_group * i on and writes y from y_group * i on; the
  * bias goes by the weight's rows. */
 #define TD_VK_SPEC_FULL  16  /* constant_id: are all subgroups full? */
