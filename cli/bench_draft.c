@@ -117,6 +117,7 @@ static td_run_params run_params(const bench_params *b)
                        .draft_path = b->draft,
                        .draft_spec = b->draft_device,
                        .n_specs = b->devices.n,
+                       .is_trusting = true, /* speeds tell of a wrong device too */
                        .in_path = b->in_path,
                        .out_path = "/dev/null",
                        .n_predict = b->n_predict,

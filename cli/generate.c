@@ -89,6 +89,8 @@ static const option options[] = {
      "write acceptance, times and placement"},
     {"--trace", "run.trace", OPT_WRITE, AT(run.trace_path), 0, 0, "FILE.json",
      "write a timeline of devices and decisions (Chrome trace)"},
+    {"--trust", NULL, OPT_FLAG, AT(run.is_trusting), 0, 0, NULL,
+     "go on with devices that have failed `tandem check`"},
     {"--force", NULL, OPT_FLAG, AT(run.is_force), 0, 0, NULL,
      "keep results of another input or configuration and go on"},
     {"--retry-errors", NULL, OPT_FLAG, AT(run.is_retry_errors), 0, 0, NULL,

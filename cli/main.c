@@ -20,6 +20,7 @@ static const struct {
     {"tokenize", td_command_tokenize, "turn text into token ids"},
     {"logits", td_command_logits, "write the raw logits of given tokens"},
     {"bench", td_command_bench, "measure prefill, decode and verification speed"},
+    {"check", td_command_check, "tell whether the devices here can be trusted"},
     {"plan", td_command_plan, "show where the layers would go"},
 };
 

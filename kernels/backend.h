@@ -30,8 +30,17 @@ typedef enum {
     TD_OP_TOP,         /* in: logits, draws */
     TD_OP_PICK,        /* in: parts, draws */
     TD_OP_FEED, /* in: picks; weight: table; out: trail; writes: draws, ids, positions, cos_sin */
+    TD_OP_SPOIL, /* in: out; writes: a counter. Sabotage: sabotage.h; no model asks for it */
     TD_OP_COUNT
 } td_op_kind;
+
+/* How a sabotaged op is wrong, as TD_OP_SPOIL does it to the op's output. */
+typedef enum {
+    TD_SPOIL_NONE,
+    TD_SPOIL_BIT,  /* bit 30 of the first column of the last row is flipped */
+    TD_SPOIL_RACE, /* the same, in some runs only */
+    TD_SPOIL_ROW,  /* the last row went where the next one would be (the first where none would) */
+} td_spoil;
 
 /* One recorded op. Reads in[0..n_in) (and, by kind, weight, bias, kv, batch); writes out (and kv
  * for kv_store; rope writes in[0]'s columns, which out repeats). */
@@ -69,6 +78,7 @@ typedef struct {
         td_attention_params attention;
         td_route_params route;
         td_delta_net_params delta_net;
+        td_spoil spoil;
     } u;
 } td_op;
 
@@ -115,6 +125,11 @@ struct td_device {
     const td_backend *backend;
     td_device_info info;
     uint64_t used_bytes, budget_bytes;
+    struct { /* sabotage.h; of devices that it names, else 0 */
+        td_op_kind kind;
+        td_spoil how;
+        td_tensor *count; /* [1][1] runs so far */
+    } sabotage;
 };
 struct td_tensor {
     td_device *dev;
@@ -181,6 +196,7 @@ struct td_backend {
      * calls td_program_count_op for each op of a run. */
     bool (*program_profile)(td_program *p, bool is_on, td_err *err);
     bool (*measure_bandwidth)(td_device *dev, double *bytes_per_s, td_err *err);
+    void (*lose)(td_device *dev); /* NULL: cannot be lost */
 };
 
 /* Makers, by the spec's kind. host: n_threads 0 = all online CPUs; scalar = the oracle. `which` is

@@ -1,6 +1,7 @@
 /* The front of every device: parses specs, allocates the objects' heads and hands them to the
  * backend's table. ops.c records; the backends compile and run. */
 #include "kernels/backend.h"
+#include "kernels/sabotage.h"
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -96,21 +97,34 @@ bool td_device_find(const char *spec, td_device_info *out, td_err *err)
 
 td_device *td_device_create(const char *spec, td_err *err)
 {
-    if (is_host(spec))
-        return create_host(spec, err);
-    if (!strcmp(spec, "scalar"))
+    td_device *dev = NULL;
+    if (!strcmp(spec, "scalar")) /* the oracle, which nothing spoils */
         return td_host_create(1, true, err);
-    if (is_vulkan(spec))
-        return td_vulkan_create(spec + 7, err);
-    unknown(spec, err);
-    return NULL;
+    if (is_host(spec))
+        dev = create_host(spec, err);
+    else if (is_vulkan(spec))
+        dev = td_vulkan_create(spec + 7, err);
+    else
+        unknown(spec, err);
+    if (dev && !td_sabotage_begin(dev, err))
+        td_device_destroy(&dev);
+    return dev;
 }
 
 void td_device_destroy(td_device **dev)
 {
-    if (*dev)
+    if (*dev) {
+        td_tensor_destroy(&(*dev)->sabotage.count);
         (*dev)->backend->device_destroy(*dev);
+    }
     *dev = NULL;
+}
+
+bool td_device_lose(td_device *dev)
+{
+    if (dev->backend->lose)
+        dev->backend->lose(dev);
+    return dev->backend->lose != NULL;
 }
 
 const td_device_info *td_device_get_info(const td_device *dev) { return &dev->info; }

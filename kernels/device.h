@@ -87,6 +87,9 @@ bool td_device_find(const char *spec, td_device_info *out, td_err *err);
 td_device *td_device_create(const char *spec, td_err *err);
 void td_device_destroy(td_device **dev);
 const td_device_info *td_device_get_info(const td_device *dev);
+/* For who tests what becomes of a lost device: the next submission and all later ones fail as a
+ * driver that has lost it lets them. False where devices are never lost (the host). */
+bool td_device_lose(td_device *dev);
 
 /* Bytes taken so far and the bytes this process may take in all (budget). */
 void td_device_memory(const td_device *dev, uint64_t *used_bytes, uint64_t *budget_bytes);

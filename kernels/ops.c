@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "kernels/backend.h"
+#include "kernels/sabotage.h"
 
 td_view td_all(td_tensor *t) { return (td_view){t, 0, t->params.n_cols}; }
 
@@ -67,7 +68,7 @@ static void check_batch(const td_program *p, const td_batch_tensors *b)
     TD_ASSERT(b->pages->params.rows == TD_ROWS_FIXED);
 }
 
-static void append(td_program *p, const td_op *op)
+static void append_one(td_program *p, const td_op *op)
 {
     TD_ASSERT(!p->is_compiled && p->n_ops < TD_PROGRAM_OPS_MAX);
     if (p->n_ops == p->capacity && !p->is_out_of_memory) {
@@ -82,6 +83,17 @@ static void append(td_program *p, const td_op *op)
     }
     if (!p->is_out_of_memory)
         p->ops[p->n_ops++] = *op;
+}
+
+static void append(td_program *p, const td_op *op)
+{
+    td_op spoil;
+    td_sabotage_place place = td_sabotage_of(p->dev, op, &spoil);
+    if (place == TD_SABOTAGE_BEFORE)
+        append_one(p, &spoil);
+    append_one(p, op);
+    if (place == TD_SABOTAGE_AFTER)
+        append_one(p, &spoil);
 }
 
 void td_op_embed(td_program *p, td_weight *w, td_view ids, td_view y)

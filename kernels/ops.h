@@ -21,6 +21,9 @@ typedef struct {
     uint32_t col0, n_cols;
 } td_view;
 
+/* Names of the kinds of ops there are: "embed", "mat_mul", ...; NULL past the last. */
+const char *td_op_kind_name(uint32_t kind);
+
 td_view td_all(td_tensor *t);
 td_view td_columns(td_tensor *t, uint32_t col0, uint32_t n_cols);
 

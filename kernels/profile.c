@@ -60,7 +60,13 @@ static const char *const kind_names[TD_OP_COUNT] = {
     [TD_OP_TOP] = "top",
     [TD_OP_PICK] = "pick",
     [TD_OP_FEED] = "feed",
+    [TD_OP_SPOIL] = "spoil",
 };
+
+const char *td_op_kind_name(uint32_t kind)
+{
+    return kind < TD_OP_SPOIL ? kind_names[kind] : NULL; /* the last, and none of a model's */
+}
 
 /* Weights by type and shape, outputs x inputs; caches by type and heads; the rest by columns. */
 static void name_op(const td_op *op, char name[96])

@@ -50,6 +50,7 @@ typedef struct {
     const td_type_info *type_k, *type_v;
     uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
     uint32_t n_parallel;
+    bool is_trusting;     /* go on with devices that have failed `tandem check` */
     bool is_force;        /* go on though results of another input or configuration are there */
     bool is_retry_errors; /* run lines again whose result is an error */
     bool is_quiet;        /* no table of the set-up on a terminal */

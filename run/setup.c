@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signals.h"
+#include "check/verdict.h"
 #include "kernels/chips.h"
 
 #include <sched.h>
@@ -182,9 +183,25 @@ void td_setup_choose_date(session *r)
     td_prompts_set_chat(r->prompts, td_chat_identity(r->chat), r->date);
 }
 
+/* No device that is known to be wrong, before any is opened: what is asked for may be wrong text.
+ * The draft's too: it cannot spoil a text, but hang. */
+static bool ask_verdicts(const td_run_params *p, td_err *err)
+{
+    if (p->is_trusting)
+        return true;
+    for (uint32_t i = 0; i < p->n_specs; i++)
+        if (!td_verdict_ask_spec(p->specs[i], err))
+            return false;
+    const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
+    return (!experts || td_verdict_ask_spec(experts + 1, err)) &&
+           (!p->draft_spec || td_verdict_ask_spec(p->draft_spec, err));
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
+    if (!ask_verdicts(p, err))
+        return false;
     if (p->stats_path || p->on_finish) { /* it looks at the devices ten times a second */
         r->energy = td_energy_open(NULL, err);
         if (!r->energy)
@@ -196,6 +213,8 @@ bool td_setup_load(session *r, td_err *err)
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
         return false;
     if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
+        return false;
+    if (!ask_verdicts(p, err)) /* of what was chosen */
         return false;
     if (!load_both(r, err))
         return false;

@@ -21,6 +21,7 @@ LAYERS = {
     "draft": {"base", "kernels", "model", "transport"},
     "planning": {"base", "kernels", "model"},
     "target": {"base", "kernels", "model", "transport", "planning"},
+    "check": {"base", "kernels", "model", "planning", "target"},
 }
 ALL = set(LAYERS)
 LAYERS["run"] = set(ALL)

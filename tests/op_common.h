@@ -26,6 +26,7 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "check/inputs.h"
 #include "kernels/ops.h"
 
 #include <math.h>
@@ -239,10 +240,7 @@ static inline void *test_alloc(size_t n, size_t size)
 }
 
 /* Uniform in [-1, 1), the same for the same (seed, i). */
-static inline float test_random(uint64_t seed, size_t i)
-{
-    return (float)td_noise_bits(seed, i, 0) * 0x1p-31f - 1.0f;
-}
+static inline float test_random(uint64_t seed, size_t i) { return td_input_random(seed, i); }
 
 static inline void fill_random(float *out, size_t n, uint64_t seed)
 {
@@ -257,77 +255,12 @@ static inline float *new_random(size_t n, uint64_t seed)
     return out;
 }
 
-static inline void set_half(unsigned char *p, float f)
-{
-    uint16_t h = td_f32_to_f16(f);
-    p[0] = (unsigned char)(h & 0xff);
-    p[1] = (unsigned char)(h >> 8);
-}
-
-/* Where the scales of a type without an encoder lie in its block, and what makes its values about
- * 1: a half d and a second one for the minimum (0: there is none). */
-static const struct {
-    uint32_t type;
-    uint32_t d_at, minimum_at;
-    float d, minimum;
-} block_scales[] = {
-    {TD_TYPE_Q4_1, 0, 2, 0.1f, 0.8f},     {TD_TYPE_Q5_0, 0, 0, 0.06f, 0},
-    {TD_TYPE_Q5_1, 0, 2, 0.06f, 0.8f},    {TD_TYPE_Q2_K, 80, 82, 0.02f, 0.06f},
-    {TD_TYPE_Q3_K, 108, 0, 0.01f, 0},     {TD_TYPE_Q4_K, 0, 2, 0.002f, 0.014f},
-    {TD_TYPE_Q5_K, 0, 2, 0.001f, 0.014f}, {TD_TYPE_Q6_K, 208, 0, 0.0005f, 0},
-    {TD_TYPE_IQ2_XXS, 0, 0, 0.008f, 0},   {TD_TYPE_IQ2_XS, 0, 0, 0.008f, 0},
-    {TD_TYPE_IQ2_S, 0, 0, 0.008f, 0},     {TD_TYPE_IQ3_XXS, 0, 0, 0.003f, 0},
-    {TD_TYPE_IQ3_S, 0, 0, 0.003f, 0},     {TD_TYPE_IQ1_S, 0, 0, 0.08f, 0},
-    {TD_TYPE_IQ4_NL, 0, 0, 0.01f, 0},     {TD_TYPE_IQ4_XS, 0, 0, 0.0003f, 0},
-    {TD_TYPE_TQ1_0, 52, 0, 1.0f, 0},      {TD_TYPE_TQ2_0, 64, 0, 1.0f, 0},
-    {TD_TYPE_Q1_0, 0, 0, 1.0f, 0},        {TD_TYPE_Q2_0, 0, 0, 0.7f, 0},
-};
-
-/* Scales that make the values of a block of random bits about 1; noise in [-1, 1). */
-static inline void set_block_scales(const td_type_info *type, float noise, unsigned char *block)
-{
-    for (size_t i = 0; i < TD_COUNT(block_scales); i++)
-        if (block_scales[i].type == type->id) {
-            set_half(block + block_scales[i].d_at, noise * block_scales[i].d);
-            if (block_scales[i].minimum != 0)
-                set_half(block + block_scales[i].minimum_at, noise * block_scales[i].minimum);
-            return;
-        }
-    if (type->id == TD_TYPE_BF16) {
-        memcpy(block, (const unsigned char *)&noise + 2, 2);
-    } else if (type->id == TD_TYPE_MXFP4) { /* exponents */
-        block[0] = (unsigned char)(122 + block[0] % 6);
-    } else if (type->id == TD_TYPE_NVFP4) {
-        for (int i = 0; i < 4; i++)
-            block[i] = (unsigned char)(0x20 | (block[i] & 0x1f));
-    } else {
-        TD_ASSERT(type->id == TD_TYPE_IQ1_M); /* d in the top nibbles of four words */
-        unsigned char half[2];
-        set_half(half, noise * 0.08f);
-        for (int i = 0; i < 4; i++)
-            block[49 + 2 * i] =
-                (unsigned char)((block[49 + 2 * i] & 15) | (half[i / 2] >> i % 2 * 4 & 15) << 4);
-    }
-}
-
-/* Rows of any weight type with values of about 1: encoded where the type has an encoder, else
- * random quants under moderate scales. */
+/* Rows of any weight type with values of about 1. */
 static inline unsigned char *new_random_rows(const td_type_info *type, size_t n_rows, size_t n_cols,
                                              uint64_t seed)
 {
-    size_t n = n_rows * n_cols, n_bytes = n_rows * td_row_bytes(type, n_cols);
-    unsigned char *rows = test_alloc(n_bytes, 1);
-    if (type->quantize) {
-        float *values = new_random(n, seed);
-        for (size_t r = 0; r < n_rows; r++)
-            type->quantize(values + r * n_cols, rows + r * td_row_bytes(type, n_cols), n_cols);
-        free(values);
-        return rows;
-    }
-    for (size_t i = 0; i < n_bytes; i++)
-        rows[i] = (unsigned char)td_noise_bits(seed, i, 0);
-    for (size_t i = 0; i < n_bytes; i += type->block_bytes)
-        set_block_scales(type, test_random(seed + 1, i), rows + i);
+    unsigned char *rows = test_alloc(n_rows * td_row_bytes(type, n_cols), 1);
+    td_input_rows(type, n_rows, n_cols, seed, rows);
     return rows;
 }
 
@@ -340,10 +273,9 @@ static inline float *new_decoded(const td_type_info *type, const unsigned char *
     return values;
 }
 
-static const char *const weight_types[] = {
-    "F32",    "F16",    "BF16",  "Q4_0",  "Q4_1",  "Q5_0",    "Q5_1",   "Q8_0",  "Q2_K",    "Q3_K",
-    "Q4_K",   "Q5_K",   "Q6_K",  "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
-    "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0",  "Q2_0",    "TQ1_0",  "TQ2_0"};
+#define weight_types  td_input_weight_types
+#define cache_types   td_input_cache_types
+#define N_PLAIN_TYPES TD_INPUT_PLAIN_TYPES /* the first of them: any row length */
 
 /* Type t, or NULL where TD_TEST_TYPES (names, comma-separated) is set and lacks it. */
 static inline const td_type_info *chosen_type(size_t t)
@@ -355,8 +287,6 @@ static inline const td_type_info *chosen_type(size_t t)
             wanted = NULL;
     return wanted ? NULL : td_type_find_name(weight_types[t]);
 }
-#define N_PLAIN_TYPES 3u /* the first of them: any row length */
-static const char *const cache_types[] = {"F32", "F16", "Q8_0", "Q4_0"};
 
 /* -- comparisons ---------------------------------------------------------------------------- */
 

@@ -12,6 +12,7 @@
 #include "kernels/host/host.h"
 #include "kernels/host/recurrent.h"
 #include "kernels/host/top.h"
+#include "kernels/sabotage.h"
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -143,6 +144,7 @@ static void list_accesses(const td_op *op, const void *act, access_list *list)
     case TD_OP_TOP:
     case TD_OP_PICK:
     case TD_OP_FEED:
+    case TD_OP_SPOIL:
         add_inputs(op, list);
         for (uint32_t i = 0; i < op->n_writes; i++)
             add_access(list, of_view(td_all(op->writes[i]), true, CUT_OTHER, 0));
@@ -579,6 +581,10 @@ static void run_step(const part *t, const td_host_step *step)
     case TD_OP_FEED:
         if (t->i == 0)
             run_feed(step->op);
+        break;
+    case TD_OP_SPOIL:
+        if (t->i == 0)
+            td_sabotage_run(step->op, t->n_rows);
         break;
     case TD_OP_COUNT:
         break;

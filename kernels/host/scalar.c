@@ -502,6 +502,7 @@ static void run_row(const scalar_program *p, const td_op *op, uint32_t r, uint32
     case TD_OP_FEED:
         feed(op);
         break;
+    case TD_OP_SPOIL:
     case TD_OP_COUNT:
         break;
     }

@@ -183,6 +183,14 @@ static bool measure(td_device *dev, double *bytes_per_s, td_err *err)
     return is_ok;
 }
 
+/* As TD_VK_LOSE_AFTER, from now on. */
+static void lose(td_device *dev)
+{
+    td_vk_device *d = (td_vk_device *)dev;
+    d->lose_after = 1;
+    d->n_submissions++;
+}
+
 static const td_backend backend = {
     .tensor_size = sizeof(td_vk_tensor),
     .weight_size = sizeof(td_vk_weight),
@@ -214,6 +222,7 @@ static const td_backend backend = {
     .program_free = td_vk_program_free,
     .program_profile = td_vk_program_profile,
     .measure_bandwidth = measure,
+    .lose = lose,
 };
 
 td_device *td_vulkan_create(const char *which, td_err *err)

@@ -283,6 +283,23 @@ static void lower_feed(const td_op *op, td_vk_step *s)
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * push.n_rot;
 }
 
+static void lower_spoil(const td_op *op, td_vk_step *s)
+{
+    s->key.shader = "spoil";
+    bind_out(s, buffer_of(op->out.t));
+    bind_out(s, buffer_of(op->writes[0]));
+    struct push_spoil push = {
+        .n_rows_max = op->out.t->params.n_rows,
+        .n_cols = op->out.n_cols,
+        .how = op->u.spoil,
+        VIEW(y, op->out),
+    };
+    set_push(s, &push, sizeof push);
+    s->groups_x = 1;
+    s->groups_y_max = 1;
+    s->work_per_row = TD_VK_WORK_PER_ELEMENT * push.n_cols;
+}
+
 uint32_t td_vk_lower_count(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
@@ -355,6 +372,9 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         break;
     case TD_OP_FEED:
         lower_feed(op, s);
+        break;
+    case TD_OP_SPOIL:
+        lower_spoil(op, s);
         break;
     case TD_OP_COUNT:
         TD_ASSERT(!"not an op");

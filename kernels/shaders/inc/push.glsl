@@ -28,6 +28,7 @@
  *     top        0 x     1 draws             2 parts
  *     pick       0 parts 1 draws             2 picks
  *     feed       0 picks 1 table  2 trail  3 draws  4 ids  5 positions  6 cos_sin
+ *     spoil      0 y     1 count
  *
  * Activations are float[], ids, rows, positions, slots and pages int[], weights, K and V uint[]
  * (32-bit words; F32 vectors such as biases may be declared float[]). Views: element (r, c) of x is
@@ -261,6 +262,15 @@ struct push_pick {
     uint n_rows;
     uint n_parts;
     uint x_stride;
+};
+
+/* One workgroup. */
+struct push_spoil {
+    uint n_rows;
+    uint n_rows_max; /* of y */
+    uint n_cols;
+    uint how; /* td_spoil */
+    uint y_col0, y_stride;
 };
 
 /* One workgroup. */

@@ -1,0 +1,57 @@
+/* `tandem check`: can a device be trusted? Its ops one by one, law 1, models whose logits are
+ * known, races, loss; then how fast it is. What each part found is in the report of a device;
+ * cli/check*.c makes a page or JSON of it, verdict.h keeps what was found.
+ *
+ * A part that finds a fault says so in the report and the others go on, so that a page tells all
+ * there is. One thread; td_check_pair makes two of its own. */
+#ifndef TD_CHECK_CHECK_H
+#define TD_CHECK_CHECK_H
+
+#include "base/err.h"
+#include "kernels/ops.h"
+
+#define TD_CHECK_OPS_MAX    32u
+#define TD_CHECK_PARTS_MAX  16u
+#define TD_CHECK_REASON_MAX 640u
+
+typedef enum {
+    TD_CHECK_PASSED,
+    TD_CHECK_FAILED,
+    TD_CHECK_UNJUDGED, /* what it stands on has failed; or there was nothing to run it on */
+} td_check_state;
+
+typedef struct { /* an op, or another part of a check */
+    char name[32];
+    td_check_state state;
+    char reason[TD_CHECK_REASON_MAX]; /* FAILED: with the case; UNJUDGED: why */
+    uint32_t n_cases, n_skipped;      /* run; left out when time was up */
+    uint32_t n_repeats;               /* least number of runs of a recording */
+    double worst;                     /* largest part of a tolerance that was used */
+    double seconds;
+} td_check_item;
+
+typedef struct {
+    const char *only;  /* one op alone; NULL: all */
+    bool is_quick;     /* small shapes and 20 repeats */
+    double budget_s;   /* of the ops: after it large shapes are left out; 0: none */
+    void (*progress)(const char *op, const char *shape); /* may be NULL */
+} td_check_params;
+
+typedef struct {
+    td_device_info info;
+    bool is_small; /* shapes cut, as software devices and quick looks have them */
+    td_check_item ops[TD_CHECK_OPS_MAX];
+    uint32_t n_ops;
+    td_check_item parts[TD_CHECK_PARTS_MAX]; /* golden models, loss, two at once */
+    uint32_t n_parts;
+} td_check_report;
+
+/* Every op of the device. False where nothing could be tried at all: the device does not open
+ * (err), or `only` is no op (TD_E_USAGE). */
+bool td_check_ops(const char *spec, const td_check_params *params, td_check_report *report,
+                  td_err *err);
+
+/* The first item that failed, ops first; NULL: none. */
+const td_check_item *td_check_find_failed(const td_check_report *report);
+
+#endif
