@@ -25,8 +25,8 @@ static uint32_t part_words(const td_case *c)
     return td_div_up(c->n[0], TD_TOP_CHUNK) * TD_PART_WORDS;
 }
 
-/* How many candidates there are, whether all is finite, the best and the token are the same on every
- * device; behind those come scores. */
+/* How many candidates there are, whether all is finite, the best and the token are the same on
+ * every device; behind those come scores. */
 static void output_picks(td_rig *r, td_tensor *picks)
 {
     td_rig_output_of(r, td_all(picks), -1);

@@ -11,7 +11,7 @@ bool td_build_embed(td_rig *r, td_device *dev, const td_case *c, td_err *err);  
 bool td_build_rms_norm(td_rig *r, td_device *dev, const td_case *c, td_err *err); /* n, groups */
 bool td_build_mat_mul(td_rig *r, td_device *dev, const td_case *c, td_err *err);  /* n_o, n_k */
 bool td_build_groups(td_rig *r, td_device *dev, const td_case *c, td_err *err);   /* n, m, n_k */
-bool td_build_experts(td_rig *r, td_device *dev, const td_case *c, td_err *err);  /* n, used, m, k */
+bool td_build_experts(td_rig *r, td_device *dev, const td_case *c, td_err *err); /* n, used, m, k */
 bool td_build_rope(td_rig *r, td_device *dev, const td_case *c, td_err *err); /* heads, dim, rot */
 bool td_build_glu(td_rig *r, td_device *dev, const td_case *c, td_err *err);  /* n, scales */
 bool td_build_element(td_rig *r, td_device *dev, const td_case *c, td_err *err);     /* n */

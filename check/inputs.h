@@ -1,5 +1,6 @@
-/* Made-up inputs of ops: random numbers, and weight rows of every type with values of about 1. The
- * same for the same seed on every machine. Shared by `tandem check` and the op tests. Any thread. */
+/* Made-up inputs of ops: random numbers, and weight rows of every type with values of about 1; the
+ * same for the same seed on every machine. What `tandem check` and the op tests share. Any thread.
+ */
 #ifndef TD_CHECK_INPUTS_H
 #define TD_CHECK_INPUTS_H
 

@@ -29,7 +29,7 @@ typedef enum {
     TD_OP_STATE_KEEP,  /* in: x; state */
     TD_OP_TOP,         /* in: logits, draws */
     TD_OP_PICK,        /* in: parts, draws */
-    TD_OP_FEED, /* in: picks; weight: table; out: trail; writes: draws, ids, positions, cos_sin */
+    TD_OP_FEED,  /* in: picks; weight: table; out: trail; writes: draws, ids, positions, cos_sin */
     TD_OP_SPOIL, /* in: out; writes: a counter. Sabotage: sabotage.h; no model asks for it */
     TD_OP_COUNT
 } td_op_kind;
