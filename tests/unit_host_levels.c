@@ -290,6 +290,127 @@ static void test_non_finite_weights_go_through(void **state)
     check_levels(&(block_case){"Q6_K", "F32", "Q8_0", 32, 32, TD_ROPE_NEOX, 9, 0, 1e38f});
 }
 
+/* -- attention alone -------------------------------------------------------------------------- */
+
+#define DEEP_PAGES 5u /* of each sequence */
+#define DEEP_SLOTS 3u
+
+typedef struct {
+    const char *k_type, *v_type;
+    uint32_t n_head_kv, group, dim_k, dim_v, window, chunk;
+    float softcap;
+} deep_case;
+
+typedef struct {
+    bench b;
+    td_batch_tensors batch;
+    td_tensor *q, *k, *v, *y;
+} deep;
+
+static deep begin_deep(td_device *dev, const deep_case *c)
+{
+    deep m = {.b = bench_begin(dev, TD_MODE_VERIFY, ROWS_MAX, 0)};
+    bench *b = &m.b;
+    uint32_t n_head = c->n_head_kv * c->group, n_pages = DEEP_SLOTS * DEEP_PAGES;
+    m.q = bench_tensor(b, TD_ELEM_F32, TD_ROWS_BATCH, ROWS_MAX, n_head * c->dim_k);
+    m.k = bench_tensor(b, TD_ELEM_F32, TD_ROWS_BATCH, ROWS_MAX, c->n_head_kv * c->dim_k);
+    m.v = bench_tensor(b, TD_ELEM_F32, TD_ROWS_BATCH, ROWS_MAX, c->n_head_kv * c->dim_v);
+    m.y = bench_tensor(b, TD_ELEM_F32, TD_ROWS_BATCH, ROWS_MAX, n_head * c->dim_v);
+    m.batch.positions = bench_tensor(b, TD_ELEM_I32, TD_ROWS_BATCH, ROWS_MAX, 1);
+    m.batch.slots = bench_tensor(b, TD_ELEM_I32, TD_ROWS_BATCH, ROWS_MAX, 1);
+    m.batch.pages = bench_tensor(b, TD_ELEM_I32, TD_ROWS_FIXED, DEEP_SLOTS, DEEP_PAGES);
+    for (uint32_t i = 0; i < n_pages; i++)
+        i32_data(m.batch.pages)[i] = (int32_t)(i * 7 % n_pages);
+    td_kv *kv =
+        bench_kv(b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
+                                    c->n_head_kv, c->dim_k, c->dim_v, n_pages});
+    td_attention_params params = {.n_head = n_head,
+                                  .scale = 0.3f,
+                                  .window = c->window,
+                                  .chunk = c->chunk,
+                                  .softcap = c->softcap};
+    td_op_kv_store(b->p, kv, td_all(m.k), td_all(m.v), &m.batch);
+    td_op_attention(b->p, kv, td_all(m.q), td_all(m.y), &params, &m.batch);
+    bench_end(b);
+    return m;
+}
+
+/* The row of a sequence's position, in batch row r. */
+static void set_deep(deep *m, uint32_t r, uint32_t slot, uint32_t position)
+{
+    td_tensor *const of[] = {m->q, m->k, m->v};
+    i32_data(m->batch.positions)[r] = (int32_t)position;
+    i32_data(m->batch.slots)[r] = (int32_t)slot;
+    for (uint32_t i = 0; i < TD_COUNT(of); i++) {
+        uint32_t n = td_tensor_get_params(of[i])->n_cols;
+        fill_random(view_row(td_all(of[i]), r), n, (position * DEEP_SLOTS + slot) * 8 + i);
+        for (uint32_t j = 0; i == 0 && j < n; j++)
+            view_row(td_all(of[i]), r)[j] *= 4;
+    }
+}
+
+/* y of the rows of `n` positions from `first` on of each sequence (sequence s has 40 s more in its
+ * past), fed `width` of a sequence at a time, all sequences in one batch. */
+static float *new_deep(td_device *dev, const deep_case *c, uint32_t first, uint32_t n,
+                       uint32_t width)
+{
+    deep m = begin_deep(dev, c);
+    size_t n_y = td_tensor_get_params(m.y)->n_cols;
+    float *out = test_alloc(DEEP_SLOTS * n * n_y, sizeof *out);
+    for (uint32_t slot = 0; slot < DEEP_SLOTS; slot++)
+        for (uint32_t at = 0; at < first + slot * 40; at++) {
+            set_deep(&m, at % ROWS_MAX, slot, at);
+            if ((at + 1) % ROWS_MAX == 0 || at + 1 == first + slot * 40)
+                bench_run(&m.b, at % ROWS_MAX + 1, 0);
+        }
+    for (uint32_t at = 0; at < n; at += width) {
+        uint32_t n_now = td_min_u32(width, n - at);
+        for (uint32_t r = 0; r < n_now * DEEP_SLOTS; r++)
+            set_deep(&m, r, r / n_now, first + r / n_now * 40 + at + r % n_now);
+        bench_run(&m.b, n_now * DEEP_SLOTS, 0);
+        for (uint32_t r = 0; r < n_now * DEEP_SLOTS; r++)
+            memcpy(out + (r / n_now * n + at + r % n_now) * n_y, view_row(td_all(m.y), r),
+                   n_y * sizeof *out);
+    }
+    bench_destroy(&m.b);
+    return out;
+}
+
+/* Rows of several sequences of unlike length, many of each: tiles of every size, pages that some of
+ * a tile's queries see in part, windows and chunks whose ends lie within it. */
+static void test_queries_that_share_keys_keep_their_bits(void **state)
+{
+    (void)state;
+    static const deep_case cases[] = {
+        {"F16", "F16", 2, 4, 64, 64, 0, 0, 0},     {"Q8_0", "Q8_0", 1, 5, 128, 96, 0, 0, 0},
+        {"Q4_0", "Q4_0", 3, 1, 72, 40, 70, 0, 0},  {"F32", "Q8_0", 1, 7, 33, 130, 3, 0, 0},
+        {"Q8_0", "F32", 2, 2, 70, 5, 0, 50, 2.0f}, {"F16", "Q4_0", 1, 16, 96, 64, 100, 70, 0},
+    };
+    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static const uint32_t widths[] = {20, 7, 3, 2, 1};
+    const uint32_t first = 117, n = 20;
+    td_err err = {0};
+    td_device *scalar = td_device_create("scalar", &err);
+    must(scalar != NULL, &err);
+    for (size_t i = 0; i < TD_COUNT(cases); i++) {
+        const deep_case *c = &cases[i];
+        size_t n_y = (size_t)DEEP_SLOTS * n * c->n_head_kv * c->group * c->dim_v;
+        float *want = new_deep(scalar, c, first, n, 1);
+        for (size_t l = 0; l < TD_COUNT(levels); l++)
+            for (size_t w = 0; w < (l ? TD_COUNT(widths) : 1); w++) {
+                td_device *dev = open_level(levels[l], 1 + (uint32_t)w);
+                if (!dev)
+                    break;
+                float *got = new_deep(dev, c, first, n, widths[w]);
+                check_same_bits(got, want, n_y, levels[l], dev);
+                free(got);
+                td_device_destroy(&dev);
+            }
+        free(want);
+    }
+    td_device_destroy(&scalar);
+}
+
 static void test_an_unknown_level_is_refused(void **state)
 {
     (void)state;
@@ -367,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_f16_block_with_odd_heads),
         cmocka_unit_test(test_f32_block),
         cmocka_unit_test(test_non_finite_weights_go_through),
+        cmocka_unit_test(test_queries_that_share_keys_keep_their_bits),
         cmocka_unit_test(test_an_unknown_level_is_refused),
         cmocka_unit_test(test_the_host_describes_itself),
         cmocka_unit_test(test_memory_is_counted_and_limited),

@@ -105,7 +105,7 @@ typedef struct {
     uint32_t n_rows, panel_begin, panel_end;
 } td_host_mat_mul;
 
-#define TD_HOST_QUERIES_MAX 4u
+#define TD_HOST_QUERIES_MAX 32u
 
 /* Query heads, of one row or of several, that read the same kv head of the same sequence. */
 typedef struct {

@@ -408,35 +408,104 @@ static void add_query(const td_op *op, uint32_t head_kv, uint32_t group, uint32_
     a->n_queries++;
 }
 
-/* An item is a few queries of a kv head, as many as leave an item for each thread. */
+/* Queries [begin, end) of the n_rows * group ones of a kv head that attend together: a piece of
+ * those of one sequence, which end at `run_end`. */
+typedef struct {
+    uint32_t begin, end, run_end, n_at_most;
+    uint64_t cost; /* pages, by what each takes: its own decoding and each query's products */
+} attention_item;
+
+#define DECODE_COST 4u /* of a page, in products of a query with it */
+
+static uint64_t count_pages(const td_op *op, uint32_t row_begin, uint32_t row_end)
+{
+    const int32_t *positions = op->batch.positions->data;
+    uint32_t window = op->u.attention.window, chunk = op->u.attention.chunk, n = 0;
+    for (uint32_t r = row_begin; r < row_end; r++)
+        n = td_max_u32(n, (uint32_t)positions[r] + 1);
+    n = window ? td_min_u32(n, window) : n;
+    n = chunk ? td_min_u32(n, chunk) : n;
+    return n / TD_PAGE_POSITIONS + 1;
+}
+
+/* The item behind the last; false at the end. A sequence's queries are cut into pieces of nearly
+ * equal size, n_together at most. */
+static bool next_item(const part *t, const td_op *op, uint32_t group, uint32_t n_together,
+                      attention_item *item)
+{
+    const int32_t *slots = op->batch.slots->data;
+    item->begin = item->end;
+    if (item->begin == item->run_end) {
+        uint32_t row = item->begin / group, end = row;
+        while (end < t->n_rows && slots[end] == slots[row])
+            end++;
+        item->run_end = end * group;
+        uint32_t n_queries = item->run_end - item->begin;
+        if (!n_queries)
+            return false;
+        item->n_at_most = td_div_up(n_queries, td_div_up(n_queries, n_together));
+    }
+    item->end = td_min_u32(item->begin + item->n_at_most, item->run_end);
+    item->cost = count_pages(op, item->begin / group, td_div_up(item->end, group)) *
+                 (item->end - item->begin + DECODE_COST);
+    return true;
+}
+
+static void attend(const part *t, const td_op *op, uint32_t head_kv, uint32_t group,
+                   const attention_item *item)
+{
+    const int32_t *slots = op->batch.slots->data, *pages = op->batch.pages->data;
+    td_host_attention a = {
+        .kv = (const td_host_kv *)op->kv,
+        .params = &op->u.attention,
+        .pages =
+            pages + (size_t)(uint32_t)slots[item->begin / group] * op->batch.pages->params.n_cols,
+        .head_kv = head_kv,
+    };
+    for (uint32_t j = item->begin; j < item->end; j++) {
+        td_host_find_page(op->kv, &op->batch, j / group); /* called for its assertions */
+        add_query(op, head_kv, group, j, &a);
+    }
+    t->kernels->attention(&a);
+}
+
+/* Costs of the items of a kv head summed, and their number. */
+static uint64_t sum_items(const part *t, const td_op *op, uint32_t group, uint32_t n_together,
+                          uint32_t *n_items)
+{
+    uint64_t cost = 0;
+    *n_items = 0;
+    for (attention_item item = {0}; next_item(t, op, group, n_together, &item);) {
+        cost += item.cost;
+        ++*n_items;
+    }
+    return cost;
+}
+
+/* As many queries together as leave each thread its share: keys and values are read once an item.
+ * A part takes the items whose middle, by cost, lies in its share. */
 static void run_attention(const part *t, const td_op *op)
 {
     const td_kv_params *kv = &op->kv->params;
-    const int32_t *slots = op->batch.slots->data, *pages = op->batch.pages->data;
-    uint32_t group = op->u.attention.n_head / kv->n_head_kv, n_queries = t->n_rows * group;
-    uint32_t n_together = TD_HOST_QUERIES_MAX;
-    while (n_together > 1 && kv->n_head_kv * td_div_up(n_queries, n_together) < t->n)
+    uint32_t group = op->u.attention.n_head / kv->n_head_kv, n_together = TD_HOST_QUERIES_MAX;
+    uint32_t n_items;
+    uint64_t cost = sum_items(t, op, group, n_together, &n_items);
+    while (n_together > 1) {
+        uint32_t n_all = n_items * kv->n_head_kv, n_rounds = td_div_up(n_all, t->n);
+        /* Four queries cost little less than one: below that only for threads with nothing. */
+        if (n_together > 4 ? 8 * n_all >= 7 * n_rounds * t->n : n_all >= t->n)
+            break;
         n_together /= 2;
-    uint32_t n_items = td_div_up(n_queries, n_together); /* of a kv head */
-    range items = share(t, kv->n_head_kv * n_items);
-    for (uint32_t i = items.begin; i < items.end; i++) {
-        uint32_t begin = i % n_items * n_together, head_kv = i / n_items;
-        uint32_t end = td_min_u32(begin + n_together, n_queries);
-        for (uint32_t j = begin; j < end;) {
-            int32_t slot = slots[j / group];
-            td_host_attention a = {
-                .kv = (const td_host_kv *)op->kv,
-                .params = &op->u.attention,
-                .pages = pages + (size_t)(uint32_t)slot * op->batch.pages->params.n_cols,
-                .head_kv = head_kv,
-            };
-            for (; j < end && slots[j / group] == slot; j++) {
-                td_host_find_page(op->kv, &op->batch, j / group); /* called for its assertions */
-                add_query(op, head_kv, group, j, &a);
-            }
-            t->kernels->attention(&a);
-        }
+        cost = sum_items(t, op, group, n_together, &n_items);
     }
+    uint64_t all = cost * kv->n_head_kv, before = 0;
+    for (uint32_t head_kv = 0; head_kv < kv->n_head_kv; head_kv++)
+        for (attention_item item = {0}; next_item(t, op, group, n_together, &item);) {
+            uint64_t middle = before + item.cost / 2;
+            before += item.cost;
+            if (middle * t->n / all == t->i)
+                attend(t, op, head_kv, group, &item);
+        }
 }
 
 static void run_glu(const part *t, const td_op *op, uint32_t r, range c)
