@@ -13,7 +13,9 @@ set -euo pipefail
 cmake_wanted=$(sed -n 's/^cmake_minimum_required(VERSION \([0-9.]*\)).*/\1/p' "$(dirname "$0")/../CMakeLists.txt")
 
 # What is needed, by family. With --tests also a software Vulkan driver and the validation layers: the
-# GPU tests run on machines without a GPU; and jinja2, what chat templates are compared with.
+# GPU tests run on machines without a GPU; and jinja2, what chat templates are compared with. On
+# Debian and what is like it a second software driver is fetched then, but not installed
+# (scripts/fetch_swiftshader.sh).
 declare -A build_packages=(
     [debian]="build-essential cmake ninja-build pkg-config libvulkan-dev glslang-tools spirv-tools
         libzmq3-dev libjansson-dev libutf8proc-dev python3"
@@ -102,12 +104,18 @@ check_cmake() {
             "release of it, or put a newer cmake first on the path (snap install --classic cmake, say)"
 }
 
+# What comes after the packages: of the tests, a second Vulkan driver, which may lack.
+finish() {
+    check_cmake
+    [ -z "$is_tests" ] || [ "$family" != debian ] || "$(dirname "$0")/fetch_swiftshader.sh"
+}
+
 missing=()
 for package in "${packages[@]}"; do
     is_installed "$package" || missing+=("$package")
 done
 if [ ${#missing[@]} -eq 0 ]; then
-    check_cmake
+    finish
     exit 0
 fi
 
@@ -136,5 +144,5 @@ if ! "${as_root[@]}" "${install[@]}" "${missing[@]}" >"$log" 2>&1; then
     fail "the installation failed (its last lines are above); is the network up, and has this release" \
         "these packages? By hand: ${install_command[$family]} ${missing[*]}"
 fi
-check_cmake
+finish
 say "installed"

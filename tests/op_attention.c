@@ -253,8 +253,9 @@ static void test_attention_reads_every_pair_of_cache_types(void **state)
     (void)state;
     for (size_t k = 0; k < TD_COUNT(cache_types); k++)
         for (size_t v = 0; v < TD_COUNT(cache_types); v++)
-            check_case(&(att_case){cache_types[k], cache_types[v], 2, 2, 40, 64, 0, 0, 70,
-                                   (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL, 0, 0});
+            if (!is_brief() || k == v)
+                check_case(&(att_case){cache_types[k], cache_types[v], 2, 2, 40, 64, 0, 0, 70,
+                                       (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL, 0, 0});
 }
 
 static void test_attention_takes_odd_heads_and_groups(void **state)
@@ -358,8 +359,8 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
         att_data d = new_data(c);
         size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
         for (size_t i = 0; i < n_test_devices; i++) {
-            float *want = new_results(test_devices[i], c, &d, 1, 0);
-            for (size_t w = 1; w < TD_COUNT(widths); w++) {
+            float *want = new_results(test_devices[i], c, &d, is_brief() ? 5 : 1, 0);
+            for (size_t w = is_brief() ? 4 : 1; w < TD_COUNT(widths); w += is_brief() ? 2 : 1) {
                 float *y = new_results(test_devices[i], c, &d, widths[w], (uint32_t)w);
                 check_same_bits(y, want, n, "row invariance", test_devices[i]);
                 free(y);
@@ -368,6 +369,23 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
         }
         free_data(&d);
     }
+}
+
+#define BAD_KEY 5u
+
+/* A NaN in a key alone is seen in what comes of it, with a cap and without. */
+static void check_a_bad_key_shows(td_device *dev, const att_case *clean)
+{
+    att_case c = *clean;
+    att_data d = new_data(&c);
+    d.k[BAD_KEY * c.dim_k] = NAN;
+    for (int is_capped = 0; is_capped < 2; is_capped++) {
+        c.softcap = is_capped ? 20.0f : 0.0f;
+        float *y = new_results(dev, &c, &d, 20, 0);
+        assert_true(isnan(y[BAD_KEY * n_head(&c) * c.dim_v]) != 0);
+        free(y);
+    }
+    free_data(&d);
 }
 
 /* Sequence 1 is poisoned from its first position, sequence 0 at a position
@@ -383,6 +401,7 @@ static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
         att_data clean = new_data(&c);
         size_t n_y = (size_t)n_head(&c) * c.dim_v;
         for (size_t i = 0; i < n_test_devices; i++) {
+            check_a_bad_key_shows(test_devices[i], &c);
             float *want = new_results(test_devices[i], &c, &clean, 20, 0);
             for (size_t h = 0; h < TD_COUNT(hostile); h++) {
                 att_data d = new_data(&c);

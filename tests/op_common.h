@@ -11,7 +11,8 @@
  *     }
  *
  * TD_TEST_DEVICES names the devices, comma-separated; the default is host:1, host:2 and vulkan,
- * which is the first usable Vulkan device, a software driver included. The scalar device is always
+ * which is the first usable Vulkan device, a software driver included. TD_TEST_BRIEF asks for the
+ * fewest cases that run every shader: what a further driver can show. The scalar device is always
  * test_devices[0]. A device that cannot be created is printed as skipped; a program that is left
  * with the scalar one alone is skipped itself. */
 #ifndef TD_TESTS_OP_COMMON_H
@@ -56,6 +57,8 @@ static inline bool is_software(const td_device *dev)
 {
     return td_device_get_info(dev)->kind == TD_DEVICE_SOFTWARE;
 }
+
+static inline bool is_brief(void) { return getenv("TD_TEST_BRIEF") != NULL; }
 
 static inline void open_device(const char *spec)
 {

@@ -220,6 +220,11 @@ static void test_ties_go_to_the_lower_index(void **state)
             for (uint32_t j = 0; j < i; j++)
                 assert_true(experts[j] != experts[i]);
         }
+        /* A NaN among them is all of a softmax; else those that are none win. */
+        assert_int_equal(isnan(f32_data(m.weights)[USED]) != 0,
+                         c.params.gating == TD_GATING_SOFTMAX);
+        if (c.params.gating != TD_GATING_SOFTMAX)
+            assert_in_range(i32_data(m.experts)[USED], 10, N - 1);
         bench_destroy(&m.b);
     }
 }

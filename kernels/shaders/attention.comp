@@ -21,6 +21,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 
+#include "inc/exp.glsl"
 #include "inc/push.glsl"
 #include "inc/kv.glsl"
 
@@ -110,7 +111,7 @@ float score(uint cell, uint slot)
     }
     sum *= p.scale;
     if (p.softcap != 0.0) /* cap tanh(s / cap), in a form that cannot overflow */
-        sum = p.softcap * (1.0 - 2.0 / (exp(2.0 * (sum / p.softcap)) + 1.0));
+        sum = p.softcap * (1.0 - 2.0 / (td_exp(2.0 * (sum / p.softcap)) + 1.0));
     return sum;
 }
 
@@ -245,7 +246,7 @@ void main()
             vec4 tops = quarter_max[slice];
             top = max(top, max(max(tops.x, tops.y), max(tops.z, tops.w)));
         }
-        float weight = is_visible ? exp(own - top) : 0.0;
+        float weight = is_visible ? td_exp(own - top) : 0.0;
         weights[at + lane / 4u][lane % 4u] = weight;
         barrier();
         if (is_active) {

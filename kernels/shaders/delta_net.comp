@@ -16,6 +16,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#include "inc/exp.glsl"
 #include "inc/push.glsl"
 
 layout(local_size_x = 128) in; /* COLS * PARTS */
@@ -134,8 +135,8 @@ void convolve_all(uint t, uint n_own, float next[CHANNELS])
 vec2 gates(vec2 raw, float rate, float bias)
 {
     precise float x = raw.x + bias;
-    precise float soft = x > 20.0 ? x : log(1.0 + exp(x));
-    precise vec2 both = vec2(exp(rate * soft), 1.0 / (1.0 + exp(-raw.y)));
+    precise float soft = x > 20.0 ? x : log(1.0 + td_exp(x));
+    precise vec2 both = vec2(td_exp(rate * soft), 1.0 / (1.0 + td_exp(-raw.y)));
     return both;
 }
 

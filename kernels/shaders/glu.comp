@@ -6,6 +6,7 @@
  * Specialization: 0 KIND. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#include "inc/exp.glsl"
 #include "inc/push.glsl"
 
 layout(local_size_x = 256) in;
@@ -41,7 +42,7 @@ void main()
         u = u > 7.0 ? 7.0 : u < -7.0 ? -7.0 : u;
         value = g / (1.0 + exp(-1.702 * g)) * (u + 1.0);
     } else {
-        value = 1.0 / (1.0 + exp(-g)) * u;
+        value = 1.0 / (1.0 + td_exp(-g)) * u;
     }
     y[r * p.y_stride + p.y_col0 + c] = value;
 }

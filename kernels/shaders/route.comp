@@ -8,6 +8,7 @@
  * a balanced tree; sums of the chosen are in the order of their choice. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#include "inc/exp.glsl"
 #include "inc/push.glsl"
 
 layout(local_size_x = 256) in;
@@ -64,15 +65,15 @@ void score(uint t, uint row)
             top = max(top, logits[at + e]);
         top = reduce(t, top, false);
         for (uint e = t; e < p.n_experts; e += LANES)
-            sum += exp(logits[at + e] - top);
+            sum += td_exp(logits[at + e] - top);
         sum = reduce(t, sum, true);
     }
     for (uint e = t; e < p.n_experts; e += LANES) {
         precise float prob = logits[at + e];
         if (p.gating == SOFTMAX)
-            prob = exp(prob - top) / sum;
+            prob = td_exp(prob - top) / sum;
         else if (p.gating == SIGMOID)
-            prob = 1.0 / (1.0 + exp(-prob));
+            prob = 1.0 / (1.0 + td_exp(-prob));
         precise float key = p.has_bias != 0u ? prob + bias[e] : prob;
         probs[e] = prob;
         keys[e] = key_of(key);
@@ -132,13 +133,13 @@ void main()
     precise float sum = 0.0, exp_sum = 0.0, weight = probs[chosen[t]];
     if (is_selected) {
         for (uint i = 0u; i < p.n_used; i++)
-            exp_sum += exp(probs[chosen[i]] - top);
-        weight = exp(weight - top) / exp_sum;
+            exp_sum += td_exp(probs[chosen[i]] - top);
+        weight = td_exp(weight - top) / exp_sum;
     }
     if (p.is_normalized != 0u) {
         for (uint i = 0u; i < p.n_used; i++) {
             precise float prob = probs[chosen[i]];
-            sum += is_selected ? exp(prob - top) / exp_sum : prob;
+            sum += is_selected ? td_exp(prob - top) / exp_sum : prob;
         }
         weight /= sum < 0.00006103515625 ? 0.00006103515625 : sum; /* 2^-14 */
     }

@@ -1,6 +1,7 @@
 /* y[r][c] = cap tanh(x[r][c] / cap). y may be x. Grid: columns / 256, rows. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#include "inc/exp.glsl"
 #include "inc/push.glsl"
 
 layout(local_size_x = 256) in;
@@ -14,7 +15,7 @@ void main()
     if (c >= p.n_cols)
         return;
     precise float v = x[r * p.x_stride + p.x_col0 + c] / p.cap;
-    precise float size = 1.0 - 2.0 / (exp(2.0 * abs(v)) + 1.0); /* cannot overflow */
+    precise float size = 1.0 - 2.0 / (td_exp(2.0 * abs(v)) + 1.0); /* cannot overflow */
     precise float value = p.cap * (v < 0.0 ? -size : size);
     y[r * p.y_stride + p.y_col0 + c] = value;
 }

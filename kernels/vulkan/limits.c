@@ -25,7 +25,7 @@ typedef struct {
 
 #define LIMIT(field) offsetof(td_vk_limits, field)
 #define EVERY        "every shader"
-#define MAT_VEC      "mat_vec"
+#define ATTENTION    "attention"
 
 static const limit table[] = {
     {"maxStorageBufferRange", LIMIT(storage_range_bytes), 0, NULL},
@@ -37,8 +37,8 @@ static const limit table[] = {
     {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[1]", LIMIT(groups_y), TD_PREFILL_ROWS_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
-    {"maxComputeWorkGroupInvocations", LIMIT(invocations), TD_VK_SLICES_MAX *TD_VK_PANEL, MAT_VEC},
-    {"maxComputeWorkGroupSize", LIMIT(size_x), TD_VK_SLICES_MAX *TD_VK_PANEL, MAT_VEC},
+    {"maxComputeWorkGroupInvocations", LIMIT(invocations), TD_VK_GROUP_MIN, ATTENTION},
+    {"maxComputeWorkGroupSize", LIMIT(size_x), TD_VK_GROUP_MIN, ATTENTION},
     {"maxComputeSharedMemorySize", LIMIT(shared_bytes), TD_VK_SHARED_BYTES, "mat_vec.IQ2_S"},
     {"maxPushConstantsSize", LIMIT(push_bytes), TD_VK_PUSH_BYTES_MAX, EVERY},
     {"maxPerStageDescriptorStorageBuffers", LIMIT(n_stage_buffers), TD_VK_BINDINGS_MAX,

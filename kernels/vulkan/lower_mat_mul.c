@@ -140,14 +140,16 @@ static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
     return true;
 }
 
-/* Slices cut k among the subgroups of a workgroup, as many as have something to do: on a GPU memory
- * is slow and units are many. A software driver runs a workgroup on one thread. Part of law 1's
- * arithmetic: it must not depend on rows. */
+/* Slices cut k among the subgroups of a workgroup, as many as have something to do and the device's
+ * workgroups hold: on a GPU memory is slow and units are many. A software driver runs a workgroup
+ * on one thread. Part of law 1's arithmetic: it must not depend on rows. */
 void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s)
 {
     s->is_software = d->head.info.kind == TD_DEVICE_SOFTWARE;
+    const td_vk_limits *l = &d->physical.limits;
+    uint64_t n_most = (l->invocations < l->size_x ? l->invocations : l->size_x) / TD_VK_PANEL;
     uint32_t n = n_k / (s->is_software ? 2048 : INT8_QUAD), n_slices = 1;
-    while (2 * n_slices <= n && n_slices < TD_VK_SLICES_MAX)
+    while (2 * n_slices <= n && 2 * n_slices <= n_most && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
@@ -156,7 +158,7 @@ void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_v
     s->key.spec[1] = TD_VK_PANEL * n_slices;
     s->key.spec[2] = 1;
     s->key.spec[3] = 1;
-    s->key.has_full_subgroups = d->physical.limits.has_full_subgroups;
+    s->key.has_full_subgroups = l->has_full_subgroups;
 }
 
 /* What of the push constants follows from groups, of the weight and of what it reads and writes. */

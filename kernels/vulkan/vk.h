@@ -18,7 +18,8 @@
 #include <vulkan/vulkan.h>
 
 #define TD_VK_BINDINGS_MAX   11u
-#define TD_VK_SLICES_MAX     8u     /* of k, of 64 lanes each: the largest workgroup is mat_vec's */
+#define TD_VK_GROUP_MIN      256u /* lanes of a workgroup that a device must have */
+#define TD_VK_SLICES_MAX     8u   /* of k, of 64 lanes each; mat_vec: as many as there are lanes */
 #define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
 #define TD_VK_SPEC_MAX       6u
 #define TD_VK_SIDES_MAX      4u            /* sizes of what lies beside a tensor */

@@ -1,0 +1,29 @@
+# A second Vulkan driver, of another vendor: SwiftShader (scripts/fetch_swiftshader.sh) has subgroups
+# of 4 lanes, no f16, workgroups of 256 at most, and a compiler of its own. On it run what asks most of
+# a driver, with the fewest cases that do (docs/development.md). Without it these tests are skipped.
+set(TD_SWIFTSHADER ${CMAKE_SOURCE_DIR}/build/drivers/swiftshader/vk_swiftshader_icd.json
+    CACHE FILEPATH "SwiftShader's ICD file, for the tests")
+set(td_swiftshader_alone VK_DRIVER_FILES=${TD_SWIFTSHADER} VK_ICD_FILENAMES=${TD_SWIFTSHADER}
+    TD_TEST_DEVICES=vulkan:swiftshader TD_TEST_BRIEF=1)
+
+# td_swiftshader_test(NAME [ENVIRONMENT...]): tests/NAME.c there, as NAME_swiftshader.
+function(td_swiftshader_test name)
+    string(REGEX MATCH "^[a-z0-9]+" label ${name})
+    td_c_test(${name}_swiftshader test_${name} ${label} TD_GOLDEN=${td_golden}
+              ${td_swiftshader_alone} ${ARGN})
+endfunction()
+
+foreach(source ${test_sources})
+    get_filename_component(name ${source} NAME_WE)
+    if(name MATCHES "^op_") # op_embed decodes every weight type; products take one of each kind
+        td_swiftshader_test(${name} TD_TEST_TYPES=F32,F16,Q8_0,Q4_K,IQ2_XS,MXFP4)
+    endif()
+endforeach()
+td_swiftshader_test(unit_vulkan)
+td_swiftshader_test(unit_profile)
+td_swiftshader_test(golden_models TD_TEST_MODELS=llama,llama-q4_k_m,qwen35,deepseek2,gpt-oss,gemma3)
+td_script_test(validation_core_unit_vulkan_swiftshader validation
+               ${CMAKE_CURRENT_SOURCE_DIR}/check_validation.sh core
+               $<TARGET_FILE:test_unit_vulkan>)
+set_property(TEST validation_core_unit_vulkan_swiftshader APPEND PROPERTY ENVIRONMENT
+             ${td_swiftshader_alone})
