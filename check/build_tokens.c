@@ -8,16 +8,34 @@
 
 #define LOG2_E 1.44269504f
 
-/* Half of the rows are greedy, half a race at temperature 0.8. */
+/* Rows are greedy, a race at temperature 0.8, a list of 40 for top-k, and all at once, for top-p
+ * with penalized tokens. */
 static td_draw *make_draws(td_rig *r, uint32_t n)
 {
     td_draw *draws = td_rig_alloc(r, n, sizeof *draws);
-    for (uint32_t i = 0; draws && i < n; i++)
-        draws[i] = (td_draw){.kind = i % 2 ? TD_DRAW_RACE : TD_DRAW_GREEDY,
+    for (uint32_t i = 0; draws && i < n; i++) {
+        bool is_list = i % 4 == 2, is_all = i % 4 == 3;
+        draws[i] = (td_draw){.kind = is_list  ? TD_DRAW_LIST
+                                     : i % 2 ? TD_DRAW_RACE
+                                             : TD_DRAW_GREEDY,
                              .scale = LOG2_E / 0.8f,
                              .stream = {77 + i, 3},
-                             .position = {i, 0}};
+                             .position = {i, 0},
+                             .n_list = is_list ? 40 : is_all ? TD_TOP_LIST : 0,
+                             .has_mass = is_all,
+                             .top_k = is_list ? 40 : 0,
+                             .top_p = is_all ? 0.95f : 1.0f,
+                             .penalty = is_all ? 1.2f : 1.0f,
+                             .n_recent_max = is_all ? TD_TOP_RECENT : 0};
+        for (uint32_t k = 0; k < 70; k++)
+            td_draw_push(&draws[i], k * k);
+    }
     return draws;
+}
+
+static const float *make_logits(td_rig *r, const td_case *c)
+{
+    return td_rig_random(r, (size_t)c->n_data * c->n[0], 131, 9.0f);
 }
 
 static uint32_t part_words(const td_case *c)
@@ -41,7 +59,7 @@ bool td_build_top(td_rig *r, td_device *dev, const td_case *c, td_err *err)
     td_tensor *draws = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS);
     td_tensor *parts = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, part_words(c));
     td_tensor *picks = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS);
-    const float *values = td_rig_random(r, (size_t)c->n_data * c->n[0], 131, 9.0f);
+    const float *values = make_logits(r, c);
     const td_draw *chosen = make_draws(r, c->n_data);
     r->reader = td_rig_program(r, c->mode, c->n_data);
     if (!r->is_ok)
@@ -51,7 +69,7 @@ bool td_build_top(td_rig *r, td_device *dev, const td_case *c, td_err *err)
     td_rig_output_of(r, td_all(parts), -1);
     output_picks(r, picks);
     td_op_top(r->p, td_all(logits), draws, parts);
-    td_op_pick(r->reader, parts, draws, picks);
+    td_op_pick(r->reader, td_all(logits), parts, draws, picks);
     return td_rig_end(r);
 }
 
@@ -79,16 +97,19 @@ bool td_build_pick(td_rig *r, td_device *dev, const td_case *c, td_err *err)
     r->is_out = true;
     td_rig_begin(r, dev, c->mode, c->n_data, err);
     const uint32_t *values = make_parts(r, c);
+    td_tensor *logits = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_OUT, c->n[0]);
     td_tensor *draws = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, TD_DRAW_WORDS);
     td_tensor *parts = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, part_words(c));
     td_tensor *picks = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_OUT, TD_PICK_WORDS);
     const td_draw *chosen = make_draws(r, c->n_data);
+    const float *x = make_logits(r, c);
     if (!r->is_ok)
         return false;
+    td_rig_input_of(r, td_all(logits), x);
     td_rig_input_of(r, td_all(parts), values);
     td_rig_input_of(r, td_all(draws), chosen);
     output_picks(r, picks);
-    td_op_pick(r->p, parts, draws, picks);
+    td_op_pick(r->p, td_all(logits), parts, draws, picks);
     return td_rig_end(r);
 }
 

@@ -17,6 +17,7 @@ typedef struct {
     td_sampling_params sampling;
     const uint32_t *noise_ids; /* [n_vocab], borrowed, or NULL */
     int64_t noise_shift;
+    bool is_read;         /* the last token took the logits: steps ahead would be for nothing */
     uint32_t *tokens;     /* [n_ctx + 1]: committed ones, then the tail */
     uint32_t n_tokens;    /* known */
     uint32_t n_committed; /* of these */
@@ -26,7 +27,7 @@ typedef struct {
 
 /* Read by another thread than the drafter's. */
 typedef struct {
-    _Atomic uint64_t n_proposals, n_tokens, n_fed, n_evaluated, n_shared, busy_us;
+    _Atomic uint64_t n_proposals, n_tokens, n_fed, n_evaluated, n_shared, n_runs, n_read, busy_us;
 } counters;
 
 struct td_drafter {
@@ -132,6 +133,8 @@ const td_drafter_stats *td_drafter_get_stats(td_drafter *d)
                                   .n_fed = c->n_fed,
                                   .n_evaluated = c->n_evaluated,
                                   .n_shared = c->n_shared,
+                                  .n_runs = c->n_runs,
+                                  .n_read = c->n_read,
                                   .busy_us = c->busy_us};
     return &d->stats;
 }
@@ -231,6 +234,7 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
     s->sampling = *sampling;
     s->noise_ids = NULL;
     s->noise_shift = 0;
+    s->is_read = false;
     s->n_tokens = s->n_committed = 0;
     return true;
 }
@@ -240,7 +244,6 @@ void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids,
     drafter_sequence *s = find(d, sequence);
     if (!s)
         return;
-    TD_ASSERT(s->sampling.temperature == 0.0f || !td_sampling_is_plain(&s->sampling, d->n_vocab));
     s->noise_ids = ids;
     s->noise_shift = shift;
 }
@@ -279,6 +282,8 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
     return true;
 }
 
+static bool has_other_noise(const drafter_sequence *s) { return s->noise_ids || s->noise_shift; }
+
 /* Row i of a sequence; the last known token is the output. */
 static td_forward_row row_of(const td_drafter *d, const drafter_sequence *s, uint32_t i)
 {
@@ -287,7 +292,9 @@ static td_forward_row row_of(const td_drafter *d, const drafter_sequence *s, uin
                             .token = s->tokens[i],
                             .is_output = i + 1 == s->n_tokens,
                             .sampling = &s->sampling,
-                            .stream = s->stream};
+                            .stream = s->stream,
+                            .history = s->tokens,
+                            .has_other_noise = has_other_noise(s)};
 }
 
 /* Rows to be run before there is a next token: always the last one, for its logits. */
@@ -297,6 +304,7 @@ static bool run(td_drafter *d, td_mode mode, const td_forward_row *rows, uint32_
                 td_err *err)
 {
     bool is_ok = td_forward_run(d->forward, mode, rows, n_rows, err);
+    d->counts.n_runs++;
     for (uint32_t i = 0; i < n_rows; i++) {
         drafter_sequence *s = &d->sequences[rows[i].slot];
         if (is_ok)
@@ -383,11 +391,14 @@ static bool step_all(td_drafter *d, decode_job *jobs, uint32_t n_jobs, td_err *e
         decode_job *j = &jobs[taken[i]];
         td_forward_row row = row_of(d, j->s, j->s->n_tokens - 1);
         uint32_t token;
+        uint64_t n_read = td_forward_rows_read(d->forward);
         td_sampler_set_noise(d->sampler, j->s->noise_ids, j->s->noise_shift);
-        if (!td_forward_choose(d->forward, i, &row, j->s->tokens, d->sampler, &token, NULL, err))
+        if (!td_forward_choose(d->forward, i, &row, d->sampler, &token, NULL, err))
             return false;
         commit(d, j->s, j->s->n_committed - 1);
         append(d, j, token);
+        d->counts.n_read = td_forward_rows_read(d->forward);
+        j->s->is_read = d->counts.n_read > n_read;
     }
     return true;
 }
@@ -400,14 +411,18 @@ static bool step_ahead(td_drafter *d, decode_job *j, td_err *err)
     for (uint32_t i = 0; i < n_rows; i++)
         rows[i] = row_of(d, j->s, j->s->n_cached + i);
     uint32_t k = td_min_u32(j->p->k - j->p->n, d->n_steps);
-    if (!td_forward_draft(d->forward, rows, n_rows, k, tokens, &n_tokens, err)) {
+    td_sampler_set_noise(d->sampler, j->s->noise_ids, j->s->noise_shift);
+    if (!td_forward_draft(d->forward, rows, n_rows, k, d->sampler, tokens, &n_tokens, err)) {
         td_cache_truncate(d->cache, slot, j->s->n_cached);
         return false;
     }
-    if (td_cache_length(d->cache, slot) != j->s->n_cached)
+    if (td_cache_length(d->cache, slot) != j->s->n_cached) {
         d->counts.n_evaluated += n_rows + k - 1;
+        d->counts.n_runs++;
+    }
     j->s->n_cached = td_cache_length(d->cache, slot);
     commit(d, j->s, j->s->n_committed - 1);
+    j->s->is_read = n_tokens == 0;
     for (uint32_t i = 0; i < n_tokens; i++)
         append(d, j, tokens[i]);
     return true;
@@ -461,7 +476,8 @@ bool td_drafter_step(td_drafter *d, td_proposal *const *proposals, uint32_t n_pr
             break;
         }
     bool is_alone = d->n_steps && n_jobs == 1 && n_unread(jobs[0].s) <= TD_VERIFY_ROWS_MAX &&
-                    td_sampling_is_plain(&jobs[0].s->sampling, d->n_vocab);
+                    !jobs[0].s->is_read &&
+                    (jobs[0].s->sampling.temperature == 0.0f || !has_other_noise(jobs[0].s));
     uint32_t n_before = n_jobs ? jobs[0].p->n : 0;
     is_ok = is_ok && (!is_alone || step_ahead(d, &jobs[0], err));
     if (is_ok && !(is_alone && jobs[0].p->n > n_before))

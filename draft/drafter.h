@@ -47,6 +47,8 @@ typedef struct {
 typedef struct {
     uint64_t n_proposals, n_tokens, n_fed, n_evaluated; /* evaluated: rows run through the model */
     uint64_t n_shared; /* positions taken over from another sequence's cache */
+    uint64_t n_runs;   /* of the model: submissions, of one step or several */
+    uint64_t n_read;   /* tokens that took the logits of a row */
     uint64_t busy_us;
 } td_drafter_stats;
 
@@ -64,8 +66,9 @@ const td_drafter_stats *td_drafter_get_stats(td_drafter *d);
 bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
                      const td_sampling_params *sampling, td_err *err);
 /* The sequence's tokens are drawn from the noise of a target of another vocabulary,
- * whose position i is position i - shift here (sampling.h: td_sampler_set_noise). Its
- * sampling must not be plain. */
+ * whose position i is position i - shift here (sampling.h: td_sampler_set_noise). Devices
+ * know of no such noise, so tokens are then drafted one by one, and where all take part in the
+ * race, from logits that are read. */
 void td_drafter_set_noise(td_drafter *d, uint32_t sequence, const uint32_t *ids, int64_t shift);
 /* ids[n] are committed at positions position..; from the first that differs from what is held, all
  * of that is dropped. What lies past the draft's own context is passed over. */

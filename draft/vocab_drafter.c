@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-#define CHUNK 2048u  /* draft tokens handed over at once */
-#define MIN_P 1e-30f /* of tokens that never win */
+#define CHUNK 2048u /* draft tokens handed over at once */
 
 typedef struct {
     bool is_open;
@@ -79,13 +78,8 @@ bool td_vocab_drafter_open(td_vocab_drafter *t, uint32_t sequence, uint64_t stre
 {
     if (t->map == NULL)
         return td_drafter_open(t->drafter, sequence, stream, sampling, err);
-    /* Devices choose plain samples by the noise of their own ids; this is none, and changes nothing
-     * else. Aligned vocabularies have one noise. */
-    td_sampling_params here = *sampling;
-    if (!td_vocab_map_get_info(t->map).is_aligned && here.min_p < MIN_P)
-        here.min_p = MIN_P;
     td_vocab_drafter_close(t, sequence);
-    if (!td_drafter_open(t->drafter, sequence, stream, &here, err))
+    if (!td_drafter_open(t->drafter, sequence, stream, sampling, err))
         return false;
     vocab_sequence *s = t->sequences; /* the drafter had a place, so there is one here */
     while (s->is_open)
@@ -165,7 +159,7 @@ bool td_vocab_drafter_begin(td_vocab_drafter *t, td_proposal *p, td_err *err)
     /* Nothing to follow, or nothing that the draft has read. */
     if (p->position < s->n_committed || p->position > s->n || s->starts[p->position] == 0)
         return true;
-    if (!td_vocab_map_get_info(t->map).is_aligned)
+    if (!td_vocab_map_get_info(t->map).is_aligned) /* those that are have one noise */
         td_drafter_set_noise(t->drafter, p->sequence, td_vocab_map_targets(t->map),
                              (int64_t)p->position - s->starts[p->position]);
     s->inner =

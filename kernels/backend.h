@@ -82,18 +82,22 @@ typedef struct {
     } u;
 } td_op;
 
-/* A row of `parts` holds one for each chunk of logits. */
+/* A row of `parts` holds one for each chunk of logits. Of what is in them, recent tokens
+ * (td_draw) only count in is_finite. */
+#define TD_TOP_GROUPS 512u /* of eight columns: four from 4 i on, four from 2048 + 4 i on */
 typedef struct {
     int32_t key_max; /* td_top_key of the largest number; INT32_MIN when there is none */
     uint32_t id_max;
     uint32_t is_finite;
     uint32_t n; /* candidates; above TD_TOP_CANDIDATES: there were more than fit */
     float best; /* score, relative to this chunk's largest logit */
-    uint32_t unused[3];
+    float mass; /* relative to it, too */
+    uint32_t unused[2];
     struct {
         uint32_t id;
         float score, logit;
     } candidates[TD_TOP_CANDIDATES];
+    int32_t maxima[TD_TOP_GROUPS]; /* keys; INT32_MIN where a group has no number */
 } td_part;
 
 /* Order of floats as integers, for all that are numbers: -0 is 0, nothing is flushed to it. */

@@ -378,6 +378,15 @@ static void check_draws(const td_program *p, td_tensor *draws)
     TD_ASSERT(draws->params.rows == TD_ROWS_OUT && draws->params.n_cols == TD_DRAW_WORDS);
 }
 
+void td_draw_push(td_draw *d, uint32_t token)
+{
+    if (!d->n_recent_max)
+        return;
+    d->recent[d->i_next] = token;
+    d->i_next = (d->i_next + 1) % d->n_recent_max;
+    d->n_recent = td_min_u32(d->n_recent + 1, d->n_recent_max);
+}
+
 void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts)
 {
     check_view(p, logits, TD_ELEM_F32);
@@ -390,16 +399,18 @@ void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts
                .kind = TD_OP_TOP, .n_in = 2, .in = {logits, td_all(draws)}, .out = td_all(parts)});
 }
 
-void td_op_pick(td_program *p, td_tensor *parts, td_tensor *draws, td_tensor *picks)
+void td_op_pick(td_program *p, td_view logits, td_tensor *parts, td_tensor *draws, td_tensor *picks)
 {
+    check_view(p, logits, TD_ELEM_F32);
     check_view(p, td_all(parts), TD_ELEM_I32);
     check_view(p, td_all(picks), TD_ELEM_I32);
     check_draws(p, draws);
     TD_ASSERT(parts->params.rows == TD_ROWS_OUT && picks->params.rows == TD_ROWS_OUT);
-    TD_ASSERT(parts->params.n_cols % TD_PART_WORDS == 0 && picks->params.n_cols == TD_PICK_WORDS);
+    TD_ASSERT(parts->params.n_cols == td_div_up(logits.n_cols, TD_TOP_CHUNK) * TD_PART_WORDS);
+    TD_ASSERT(picks->params.n_cols == TD_PICK_WORDS);
     append(p, &(td_op){.kind = TD_OP_PICK,
-                       .n_in = 2,
-                       .in = {td_all(parts), td_all(draws)},
+                       .n_in = 3,
+                       .in = {td_all(parts), td_all(draws), logits},
                        .out = td_all(picks)});
 }
 

@@ -184,55 +184,84 @@ void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y);
 #define TD_TOP_CHUNK      4096u /* columns of logits a part of top looks at */
 #define TD_TOP_CANDIDATES 4u
 #define TD_TOP_WINDOW     0x1p-8f /* of scores, below; far above what they err by */
-#define TD_DRAW_WORDS     8u
-#define TD_PART_WORDS     20u
-#define TD_PICK_WORDS     16u
+#define TD_TOP_LIST       256u    /* of the largest logits of a row, at most */
+#define TD_TOP_RECENT     64u     /* tokens that are penalized, at most */
+#define TD_TOP_MASS_ERROR 0x1p-12 /* relative, of td_pick.mass; far above what it errs by */
+#define TD_DRAW_WORDS     80u
+#define TD_PART_WORDS     532u
+#define TD_PICK_WORDS     592u
 
 typedef enum {
     TD_DRAW_NONE,   /* the row will be read: pick.n is above TD_TOP_CANDIDATES */
     TD_DRAW_GREEDY, /* the largest logit that is a number, ties to the lower id; else id 0 */
     TD_DRAW_RACE,   /* argmin E / exp((x - max) / T), model/sampling.h */
+    TD_DRAW_LIST,   /* no race over all: n_list of the largest hold the winner */
 } td_draw_kind;
 
-typedef struct { /* a row of draws, in; feed moves it on */
+/* A row of draws, in; feed moves it on. Recent tokens are those whose logits the chain changes:
+ * they are told apart, and take no part in what is said of the others. */
+typedef struct {
     uint32_t kind;
-    float scale;                     /* RACE: log2(e) / T */
+    float scale;                     /* RACE, LIST: log2(e) / T */
     uint32_t stream[2], position[2]; /* of the noise, low words first */
     uint32_t step;                   /* row of trail that feed writes next */
-    uint32_t unused;
+    uint32_t n_list;                 /* RACE, LIST: largest logits wanted, 0..TD_TOP_LIST */
+    uint32_t has_mass;               /* RACE, LIST: is pick.mass wanted? */
+    /* Of the device's own choice: top_k is 0 (all) or at most n_list. */
+    uint32_t top_k;
+    float top_p, min_p;
+    float penalty;             /* of recent tokens; 1: none */
+    uint32_t n_recent, i_next; /* of these; where feed puts the next one */
+    uint32_t n_recent_max;     /* 0..TD_TOP_RECENT, 0: feed adds none */
+    uint32_t recent[TD_TOP_RECENT];
 } td_draw;
 
-/* The result of a row. n <= TD_TOP_CANDIDATES: the token is among the candidates, and only the
- * caller's own arithmetic tells which (one candidate needs none). Above: read the row. */
+typedef struct {
+    uint32_t id;
+    float logit;
+} td_top_logit;
+
+/* The result of a row. n <= TD_TOP_CANDIDATES: the winner over all tokens that are not recent is
+ * among the candidates, and only the caller's own arithmetic tells which (one candidate needs
+ * none). Above: that is not known. list: the n_list largest logits in descending order, ties to the
+ * lower id, -0 as 0; as many as are wanted, or all; or none, where too many are alike. */
 typedef struct {
     uint32_t n;
-    uint32_t is_finite; /* no logit is NaN or infinite */
+    uint32_t is_finite; /* no logit is NaN or infinite, recent ones included */
     uint32_t id_max;    /* lowest id of the largest logit that is a number; 0 when there is none */
     float max;
-    uint32_t token; /* the device's own choice */
-    uint32_t unused[3];
-    struct {
-        uint32_t id;
-        float logit;
-    } candidates[TD_TOP_CANDIDATES];
+    uint32_t token;  /* the device's own choice by the whole chain, in f32 */
+    uint32_t n_list; /* of list; 0 unless is_finite */
+    float mass;      /* sum of 2^(scale (x - max)), within TD_TOP_MASS_ERROR; if it is wanted */
+    uint32_t unused;
+    td_top_logit candidates[TD_TOP_CANDIDATES];
+    td_top_logit list[TD_TOP_LIST];
+    float recent[TD_TOP_RECENT]; /* logits of draw.recent */
 } td_pick;
 
-/* Of each chunk of a row's logits the largest, and by RACE the tokens whose score
- * s = log2(e) (x - max) / T - log2 E is within TD_TOP_WINDOW of the chunk's best. Scores are f32
- * and err by less than a quarter of the window: among those that can win (within 38 of the
- * largest, as 2^-33 <= E < 23) each of about ten roundings is below 2^-18, and Vulkan allows log2
- * 3 ulp. logits: ROWS_OUT; draws: I32 [n_out][TD_DRAW_WORDS]; parts: I32
- * [n_out][chunks * TD_PART_WORDS], of private layout. */
+/* A token more that is recent, where d has a place for such. */
+void td_draw_push(td_draw *d, uint32_t token);
+
+/* Of each chunk of a row's logits the largest; by RACE the tokens whose score
+ * s = log2(e) (x - max) / T - log2 E is within TD_TOP_WINDOW of the chunk's best; the chunk's mass,
+ * and the largest of each eight logits. Scores are f32 and err by less than a quarter of the
+ * window: among those that can win (within 38 of the largest, as 2^-33 <= E < 23) each of about ten
+ * roundings is below 2^-18, and Vulkan allows log2 3 ulp. The mass errs by less than 2^-14: terms
+ * below 2^-40 do not count, and of the others the exponent errs by 2^-17, exp2 by 83 ulp. logits:
+ * ROWS_OUT; draws: I32 [n_out][TD_DRAW_WORDS]; parts: I32 [n_out][chunks * TD_PART_WORDS], of
+ * private layout. */
 void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts);
 
 /* picks[i] (I32 [n_out][TD_PICK_WORDS], td_pick) of the parts of row i. */
-void td_op_pick(td_program *p, td_tensor *parts, td_tensor *draws, td_tensor *picks);
+void td_op_pick(td_program *p, td_view logits, td_tensor *parts, td_tensor *draws,
+                td_tensor *picks);
 
 /* The next step of a draft: row 0 of `picks` becomes row 0 of the inputs. With d = draws[0] and
  * position d.position: ids[0] = its token; positions[0] = position; cos_sin[0] = row `position` of
  * table (F32 weight, [n_ctx][n_rot]); trail[d.step] = picks[0] (trail: I32, FIXED,
- * [n_steps_max][TD_PICK_WORDS]); then d.step and d.position grow by one. What lies outside a table
- * or the trail is not written. */
+ * [n_steps_max][TD_PICK_WORDS]); then d.step and d.position grow by one, and the token becomes a
+ * recent one, in the place of the oldest (td_draw_push). What lies outside a table or the trail is
+ * not written. */
 typedef struct {
     td_tensor *picks, *draws, *ids, *positions, *cos_sin, *trail;
     td_weight *table;

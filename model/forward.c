@@ -4,11 +4,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-#include <math.h>
 #include <string.h>
-
-#define LOG2_E          1.4426950408889634
-#define TEMPERATURE_MIN 0.001f
 
 static bool is_last(const td_forward_params *p) { return td_part_is_last(p); }
 static bool is_first(const td_forward_params *p) { return td_part_is_first(p); }
@@ -371,55 +367,32 @@ bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_
 
 static td_draw draw_of(const td_forward *f, const td_forward_row *r)
 {
-    TD_ASSERT(r->sampling);
-    uint64_t position = (uint64_t)r->position + 1; /* of the token that is chosen */
-    float t = r->sampling->temperature;
-    bool is_plain = td_sampling_is_plain(r->sampling, f->h->n_vocab);
-    bool is_race = t >= TEMPERATURE_MIN; /* below it, scores in f32 cannot tell tokens apart */
-    return (td_draw){.kind = !is_plain   ? TD_DRAW_NONE
-                             : t == 0.0f ? TD_DRAW_GREEDY
-                             : is_race   ? TD_DRAW_RACE
-                                         : TD_DRAW_NONE,
-                     .scale = t > 0 ? (float)(LOG2_E / (double)t) : 0,
-                     .stream = {(uint32_t)r->stream, (uint32_t)(r->stream >> 32)},
-                     .position = {(uint32_t)position, (uint32_t)(position >> 32)}};
+    TD_ASSERT(r->sampling && (r->history || r->sampling->repeat_penalty == 1.0f));
+    return td_shortlist_draw(r->sampling, f->h->n_vocab, r->stream, (uint64_t)r->position + 1,
+                             r->history, r->has_other_noise);
 }
 
-/* The token of a pick; false when it takes the logits to tell. */
-static bool decide(const td_forward_row *r, const td_pick *pick, uint64_t position, uint32_t *token)
-{
-    uint32_t ids[TD_TOP_CANDIDATES];
-    float logits[TD_TOP_CANDIDATES];
-    if (pick->n < 1 || pick->n > TD_TOP_CANDIDATES)
-        return false;
-    *token = pick->candidates[0].id;
-    if (pick->n == 1)
-        return true;
-    for (uint32_t i = 0; i < pick->n; i++) {
-        ids[i] = pick->candidates[i].id;
-        logits[i] = pick->candidates[i].logit;
-    }
-    *token = td_sample_among(r->sampling, pick->max, ids, logits, pick->n, r->stream, position);
-    return true;
-}
-
-bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *r, const uint32_t *history,
-                       td_sampler *sampler, uint32_t *token, bool *is_finite, td_err *err)
+bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *r, td_sampler *sampler,
+                       uint32_t *token, bool *is_finite, td_err *err)
 {
     const td_pick *pick = (const td_pick *)td_tensor_data(f->picks) + i;
+    td_draw draw = draw_of(f, r); /* not read back: that memory may be slow to read */
     if (is_finite)
         *is_finite = pick->is_finite;
-    if (!decide(r, pick, (uint64_t)r->position + 1, token)) {
+    if (!td_shortlist_choose(sampler, r->sampling, f->h->n_vocab, &draw, pick, token)) {
         if (!f->read) /* all rows at once: their samplers are mostly of one kind */
             f->read = td_tensor_read(f->logits, 0, f->n_out, err);
         if (!f->read)
             return false;
-        *token = td_sample(sampler, r->sampling, f->read + (size_t)i * f->h->n_vocab, history,
+        f->n_read++;
+        *token = td_sample(sampler, r->sampling, f->read + (size_t)i * f->h->n_vocab, r->history,
                            r->position + 1, r->stream, (uint64_t)r->position + 1);
     }
     TD_ASSERT(*token < f->h->n_vocab);
     return true;
 }
+
+uint64_t td_forward_rows_read(const td_forward *f) { return f->n_read; }
 
 /* Tells the recurrent layers what of a sequence is committed, its rows up to
  * `end` now in flight. */
@@ -503,12 +476,13 @@ bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uin
 }
 
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
-                      uint32_t *tokens, uint32_t *n_tokens, td_err *err)
+                      const td_sampler *sampler, uint32_t *tokens, uint32_t *n_tokens, td_err *err)
 {
     const td_forward_row *last = &rows[n_rows - 1];
+    td_draw draw = draw_of(f, last);
     TD_ASSERT(n_steps >= 1 && n_steps <= f->params.n_steps_max && last->is_output);
     *n_tokens = 0;
-    if (!f->step.n)
+    if (!f->step.n || draw.kind == TD_DRAW_NONE)
         return true;
     if (!fill_inputs(f, TD_MODE_VERIFY, rows, n_rows, err) ||
         !td_cache_reserve(f->cache, last->slot, last->position + n_steps, err))
@@ -520,11 +494,16 @@ bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows
         return false;
     const td_pick *trail = td_tensor_data(f->trail);
     for (uint32_t i = 0; i < n_steps; i++) {
-        if (!decide(last, &trail[i], (uint64_t)last->position + 1 + i, &tokens[i]))
+        uint64_t position = (uint64_t)last->position + 1 + i;
+        draw.position[0] = (uint32_t)position;
+        draw.position[1] = (uint32_t)(position >> 32);
+        if (!td_shortlist_choose(sampler, last->sampling, f->h->n_vocab, &draw, &trail[i],
+                                 &tokens[i]))
             break;
         ++*n_tokens;
         if (tokens[i] != trail[i].token)
             break; /* the device continued from another token */
+        td_draw_push(&draw, tokens[i]);
     }
     td_cache_truncate(f->cache, last->slot, last->position + *n_tokens);
     return true;

@@ -42,9 +42,12 @@ typedef struct {
     uint32_t sequence; /* whose row it is, to whoever made it; not read here */
     uint32_t token;    /* read by the first part only */
     bool is_output;    /* the last part makes logits of this row */
-    /* Of outputs, where tokens are wanted: the sampler's settings and the sequence's stream. */
+    /* Of outputs, where tokens are wanted: the sampler's settings, the sequence's stream, and all
+     * its tokens up to and with this one. */
     const td_sampling_params *sampling;
     uint64_t stream;
+    const uint32_t *history; /* [position + 1] */
+    bool has_other_noise;    /* the sampler has ids of td_sampler_set_noise */
 } td_forward_row;
 
 /* A whole model as a drafter runs it (draft/drafter.h), so that what it takes can be counted before
@@ -86,20 +89,22 @@ bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uin
                     td_err *err);
 
 /* The token after output i of the last run, whose row was `row`: what td_sample would choose of its
- * logits. history: all tokens up to and with row's. Mostly the device has said which few tokens it
- * can be; else the logits are read. *is_finite (may be NULL): they all are. */
-bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *row,
-                       const uint32_t *history, td_sampler *sampler, uint32_t *token,
-                       bool *is_finite, td_err *err);
+ * logits. Mostly the device has said enough to tell (shortlist.h); else the logits are read.
+ * *is_finite (may be NULL): they all are. */
+bool td_forward_choose(td_forward *f, uint32_t i, const td_forward_row *row, td_sampler *sampler,
+                       uint32_t *token, bool *is_finite, td_err *err);
+
+/* How many tokens took their logits. */
+uint64_t td_forward_rows_read(const td_forward *f);
 
 /* Runs rows[n_rows] of one sequence (verify mode, the last one the output), chooses a token, runs
  * it as the next row, and so on: n_steps tokens (1..n_steps_max) in one submission. Gives the first
  * *n_tokens of them that are certain, the same as step by step; fewer than n_steps, even none, when
- * the device could not tell one from the other (or cannot do this). The cache holds all but the
- * last of them (or of the rows). The sampling must be plain, and the sequence have room for rows
- * and tokens. */
+ * the device could not tell one from the other, went on from another token or cannot do this. The
+ * cache holds all but the last of them (or of the rows). The sequence must have room for rows and
+ * tokens. */
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
-                      uint32_t *tokens, uint32_t *n_tokens, td_err *err);
+                      const td_sampler *sampler, uint32_t *tokens, uint32_t *n_tokens, td_err *err);
 
 /* device.h's profile, of both programs: op times are their sums. */
 bool td_forward_profile(td_forward *f, bool is_on, td_err *err);

@@ -3,6 +3,7 @@
 #define TD_MODEL_FORWARD_PRIVATE_H
 
 #include "model/forward.h"
+#include "model/shortlist.h"
 
 /* A pass through the layers: one program, or with experts elsewhere programs that take turns, the
  * even ones on the part's device. Between two the hand-over tensors are copied. */
@@ -60,6 +61,7 @@ struct td_forward {
     td_tensor *parts;         /* I32 [outs][..] */
     uint32_t n_out;           /* of the last run */
     const float *read;        /* [n_out][n_vocab] its logits, when a token took them; else NULL */
+    uint64_t n_read;          /* tokens that took them, of all runs */
     /* Drafting: steps that feed each other. */
     td_weight *table;     /* [n_ctx][td_rope_cols] rows of constants by position */
     td_tensor *trail;     /* I32 [n_steps_max][..], host-visible: td_pick of each step */

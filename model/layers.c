@@ -473,7 +473,7 @@ static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
     if (!f->params.is_choosing)
         return;
     td_op_top(p, logits, f->draws, f->parts);
-    td_op_pick(p, f->parts, f->draws, f->picks);
+    td_op_pick(p, logits, f->parts, f->draws, f->picks);
 }
 
 bool td_forward_record(td_recorder *r, td_tensor *out_rows)

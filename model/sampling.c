@@ -8,8 +8,10 @@
  *     with w < 2^-(z+1) / best has lost before exp() and log1p() are computed;
  *   - z <= 32: below 2^-33 / best not even the noise bits are needed.
  * Truncation does not sort the vocabulary either: top-k keeps a heap of k; top-p finds by a
- * histogram of log p the narrow bin in which the mass is reached and sorts only that. */
-#include "model/sampling.h"
+ * histogram of log p the narrow bin in which the mass is reached and sorts only that. Masses are
+ * whole numbers, so that their sums depend on no order: what shortlist.c makes of a few tokens is
+ * the same. */
+#include "model/sampling_private.h"
 
 #include "base/check.h"
 #include "base/mem.h"
@@ -28,7 +30,7 @@ struct td_sampler {
     uint32_t n_vocab;
     double *logits;      /* [n_vocab] after penalties; -inf = out of the race; the max is finite */
     double *weights;     /* [n_vocab] by id, of the kept ones */
-    double *bins;        /* [N_BINS] mass by log p */
+    uint64_t *bins;      /* [N_BINS] mass by log p */
     uint32_t *kept;      /* [n_vocab] ids that survive truncation, n_kept of them */
     uint32_t *penalized; /* [n_vocab] generation in which a token was penalized */
     uint32_t n_kept;
@@ -112,8 +114,7 @@ static void apply_penalty(td_sampler *s, const td_sampling_params *params, const
         if (id >= s->n_vocab || s->penalized[id] == s->generation)
             continue;
         s->penalized[id] = s->generation;
-        double x = s->logits[id];
-        s->logits[id] = x > 0 ? x / penalty : x * penalty;
+        s->logits[id] = td_sampling_penalized(s->logits[id], penalty);
     }
 }
 
@@ -155,14 +156,9 @@ static void load_logits(td_sampler *s, const td_sampling_params *params, const f
         settle_non_finite(s, n_numbers);
 }
 
-static double weight(const td_sampling_params *params, double logit, double max)
-{
-    return exp((logit - max) / (double)params->temperature);
-}
-
 static double weight_of(const td_sampler *s, const td_sampling_params *params, uint32_t id)
 {
-    return weight(params, s->logits[id], s->max);
+    return td_sampling_weight(params, s->logits[id], s->max);
 }
 
 /* Is a more probable than b? */
@@ -235,15 +231,15 @@ static uint32_t count_to_front(const td_sampler *s, const td_sampling_params *pa
  * gather behind the heap and are then moved before it. */
 static void keep_top_p(td_sampler *s, const td_sampling_params *params)
 {
-    double total = 0, mass = 0;
+    uint64_t total = 0, mass = 0;
     memset(s->bins, 0, N_BINS * sizeof(*s->bins));
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        s->bins[bin_of(s, params, s->kept[i])] += s->weights[s->kept[i]];
+        s->bins[bin_of(s, params, s->kept[i])] += td_sampling_mass(s->weights[s->kept[i]]);
     for (uint32_t i = 0; i < N_BINS; ++i)
         total += s->bins[i];
-    double wanted = (double)params->top_p * total;
+    double wanted = (double)params->top_p * (double)total;
     uint32_t edge = 0; /* the bin */
-    while (edge < N_BINS - 1 && mass + s->bins[edge] < wanted)
+    while (edge < N_BINS - 1 && (double)(mass + s->bins[edge]) < wanted)
         mass += s->bins[edge++];
     uint32_t n_edge = count_to_front(s, params, s->n_kept, edge);
     uint32_t n_sure = edge > 0 ? count_to_front(s, params, n_edge, edge - 1) : 0;
@@ -251,9 +247,9 @@ static void keep_top_p(td_sampler *s, const td_sampling_params *params)
     n_edge -= n_sure;
     uint32_t n = n_edge;
     build_heap(s, heap, n, true);
-    while (n > 0 && mass < wanted) {
+    while (n > 0 && (double)mass < wanted) {
         uint32_t best = heap[0];
-        mass += s->weights[best];
+        mass += td_sampling_mass(s->weights[best]);
         heap[0] = heap[--n];
         heap[n] = best;
         if (n > 0)
@@ -292,15 +288,16 @@ static void truncate_to_kept(td_sampler *s, const td_sampling_params *params)
     TD_ASSERT(n > 0); /* the most probable token has weight 1 */
 }
 
-/* The race so far. */
-typedef struct {
-    uint64_t stream, position;
-    const uint32_t *noise_ids; /* NULL: the tokens' own */
-    double best;               /* smallest E / w */
-    uint32_t id;
-} race;
+td_race td_sampler_race(const td_sampler *s, uint64_t stream, uint64_t position)
+{
+    return (td_race){.stream = stream,
+                     .position = position + (uint64_t)s->noise_shift,
+                     .noise_ids = s->noise_ids,
+                     .best = HUGE_VAL,
+                     .id = UINT32_MAX};
+}
 
-static bool enter_race(race *r, uint32_t id, double weight)
+bool td_race_enter(td_race *r, uint32_t id, double weight)
 {
     uint32_t noise_id = r->noise_ids ? r->noise_ids[id] : id;
     double time = td_noise_exponential(r->stream, r->position, noise_id) / weight;
@@ -311,24 +308,20 @@ static bool enter_race(race *r, uint32_t id, double weight)
     return true;
 }
 
-static uint32_t race_of_kept(const td_sampler *s, race *r)
+static uint32_t race_of_kept(const td_sampler *s, td_race *r)
 {
-    r->best = HUGE_VAL;
-    r->id = UINT32_MAX;
     for (uint32_t i = 0; i < s->n_kept; ++i)
-        enter_race(r, s->kept[i], s->weights[s->kept[i]]);
+        td_race_enter(r, s->kept[i], s->weights[s->kept[i]]);
     return r->id;
 }
 
 /* All tokens (but for min-p), with the bounds of this file's head. The likeliest token goes first,
  * so that `best` is small from the start. */
-static uint32_t race_of_all(const td_sampler *s, const td_sampling_params *params, race *r)
+static uint32_t race_of_all(const td_sampler *s, const td_sampling_params *params, td_race *r)
 {
     const double scale = LOG2_E / (double)params->temperature, min_p = (double)params->min_p;
     const uint32_t key[2] = {(uint32_t)r->stream, (uint32_t)(r->stream >> 32)};
-    r->best = HUGE_VAL;
-    r->id = UINT32_MAX;
-    enter_race(r, s->i_max, 1.0);
+    td_race_enter(r, s->i_max, 1.0);
     double slack = log2(r->best) + BOUND_MARGIN;
     for (uint32_t first = 0; first < s->n_vocab; first += 4) {
         uint32_t n = td_min_u32(4, s->n_vocab - first);
@@ -351,7 +344,7 @@ static uint32_t race_of_all(const td_sampler *s, const td_sampling_params *param
             if (bound < -(n_zeros + 1))
                 continue;
             double w = weight_of(s, params, id);
-            if (w > 0 && w >= min_p && enter_race(r, id, w))
+            if (w > 0 && w >= min_p && td_race_enter(r, id, w))
                 slack = log2(r->best) + BOUND_MARGIN;
         }
     }
@@ -371,35 +364,11 @@ uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float 
     load_logits(s, params, logits, history, n_history);
     if (params->temperature == 0.0f)
         return s->i_max;
-    race r = {.stream = stream,
-              .position = position + (uint64_t)s->noise_shift,
-              .noise_ids = s->noise_ids};
+    td_race r = td_sampler_race(s, stream, position);
     if (!is_truncating(s, params))
         return race_of_all(s, params, &r);
     truncate_to_kept(s, params);
     return race_of_kept(s, &r);
-}
-
-bool td_sampling_is_plain(const td_sampling_params *params, uint32_t n_vocab)
-{
-    if (params->repeat_penalty != 1.0f && params->repeat_last_n > 0)
-        return false;
-    bool is_cut = (params->top_k > 0 && params->top_k < n_vocab) || params->top_p < 1.0f ||
-                  params->min_p > 0.0f;
-    return params->temperature == 0.0f || !is_cut;
-}
-
-uint32_t td_sample_among(const td_sampling_params *params, float max, const uint32_t *ids,
-                         const float *logits, uint32_t n, uint64_t stream, uint64_t position)
-{
-    TD_ASSERT(n > 0 && params->temperature > 0);
-    race r = {.stream = stream, .position = position, .best = HUGE_VAL, .id = UINT32_MAX};
-    for (uint32_t i = 0; i < n; i++) {
-        double w = weight(params, (double)logits[i], (double)max);
-        if (w > 0)
-            enter_race(&r, ids[i], w);
-    }
-    return r.id;
 }
 
 void td_sample_distribution(td_sampler *s, const td_sampling_params *params, const float *logits,

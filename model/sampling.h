@@ -64,15 +64,6 @@ uint32_t td_sample(td_sampler *s, const td_sampling_params *params, const float 
  * another vocabulary draws there. ids: [n_vocab], borrowed; NULL, as at first: the token's own. */
 void td_sampler_set_noise(td_sampler *s, const uint32_t *ids, int64_t shift);
 
-/* Does the chain keep every token with its probability, so that the race (or the largest logit)
- * over all of them decides? Then a device can say which few tokens may win. */
-bool td_sampling_is_plain(const td_sampling_params *params, uint32_t n_vocab);
-
-/* What td_sample would choose of logits whose largest is `max` (finite), given that it is among
- * ids[n] (logits[n] theirs). Temperature above 0, td_sampling_is_plain. */
-uint32_t td_sample_among(const td_sampling_params *params, float max, const uint32_t *ids,
-                         const float *logits, uint32_t n, uint64_t stream, uint64_t position);
-
 /* The distribution the chain gives: p[n_vocab], zero for what was dropped, sums to 1 (greedy: one
  * hot). For tests and acceptance statistics. */
 void td_sample_distribution(td_sampler *s, const td_sampling_params *params, const float *logits,

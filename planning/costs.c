@@ -221,7 +221,7 @@ static bool run_rows(prober *p, td_mode mode, uint32_t position, uint32_t n_rows
         return false;
     uint32_t token;
     for (uint32_t i = 0; is_output && i < n_rows; i++)
-        if (!td_forward_choose(p->forward, i, &rows[i], p->tokens, p->sampler, &token, NULL, err))
+        if (!td_forward_choose(p->forward, i, &rows[i], p->sampler, &token, NULL, err))
             return false;
     if (!td_forward_is_last(p->forward))
         memcpy(p->out, td_forward_output(p->forward), (size_t)n_rows * p->n_embd * sizeof *p->out);

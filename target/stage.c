@@ -9,20 +9,31 @@
 
 #include <string.h>
 
-/* Chooses the token after each output row. History is what the rows themselves say: a drafted row
- * is verified under the assumption that all rows before it stand, which is when it counts. */
+/* What the last stage chooses tokens by. History is what the rows themselves say: a drafted row is
+ * verified under the assumption that all rows before it stand, which is when it counts. */
+static void prepare_rows(stage *s, micro_batch *b)
+{
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        td_forward_row *r = &b->rows[i];
+        struct stage_slot *slot = &s->slots[r->slot];
+        slot->tokens[r->position] = r->token;
+        r->history = slot->tokens;
+        r->sampling = &slot->sampling;
+        r->stream = slot->stream;
+    }
+}
+
+/* Chooses the token after each output row. */
 static bool choose_rows(stage *s, micro_batch *b)
 {
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const td_forward_row *r = &b->rows[i];
-        struct stage_slot *slot = &s->slots[r->slot];
-        slot->tokens[r->position] = r->token;
         if (!r->is_output)
             continue;
         bool is_finite;
-        if (!td_forward_choose(s->forward, n_out, r, slot->tokens, s->sampler,
-                               &b->chosen[b->i_out[i]], &is_finite, &b->err))
+        if (!td_forward_choose(s->forward, n_out, r, s->sampler, &b->chosen[b->i_out[i]],
+                               &is_finite, &b->err))
             return false;
         if (!is_finite)
             b->bad[b->n_bad++] = r->sequence;
@@ -87,10 +98,8 @@ static void run_batch(stage *s, micro_batch *b)
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
     bool is_last = td_forward_is_last(s->forward);
-    for (uint32_t i = 0; is_last && i < b->n_rows; i++) {
-        b->rows[i].sampling = &s->slots[b->rows[i].slot].sampling;
-        b->rows[i].stream = s->slots[b->rows[i].slot].stream;
-    }
+    if (is_last)
+        prepare_rows(s, b);
     if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err) ||
         (is_last && !choose_rows(s, b))) {
         s->failure = b->err;

@@ -46,6 +46,12 @@ static td_sampling_params sampling_of(uint32_t sequence)
         s.top_p = 0.9f;
         s.repeat_penalty = 1.3f;
     }
+    if (sequence % 4 == 3)
+        s.top_k = 7;
+    if (sequence % 5 == 4)
+        s.min_p = 0.05f;
+    if (sequence % 7 == 6)
+        s.repeat_penalty = 1.1f;
     return s;
 }
 
@@ -131,8 +137,8 @@ static void propose_by_steps(td_forward *f, td_sampler *sampler, uint32_t sequen
     }
 }
 
-/* Steps that feed each other on the device give the tokens of steps taken one by one: greedy, by
- * race (now and then too close for the device) and by a chain that only the host can do. */
+/* Steps that feed each other on the device give the tokens of steps taken one by one, by every
+ * chain; several in a submission, but now and then, where the device took another than the host. */
 static void check_steps(const char *spec)
 {
     enum { K = 20, N = 70 }; /* more than one submission's steps, and than its rows */
@@ -153,7 +159,8 @@ static void check_steps(const char *spec)
         fail_msg("%s", err.message);
     td_sampler *sampler = td_sampler_create(TOY_VOCAB, &err);
     bool is_quick = !strncmp(spec, "host", 4);
-    for (uint32_t sequence = 0; sequence < (is_quick ? 60u : 9u); sequence++) {
+    uint32_t n_sequences = is_quick ? 60 : 15;
+    for (uint32_t sequence = 0; sequence < n_sequences; sequence++) {
         uint32_t tokens[N_CTX], ids[K], n_tokens = 1 + random_below(N);
         for (uint32_t i = 0; i < n_tokens; i++)
             tokens[i] = random_below(TOY_VOCAB);
@@ -167,6 +174,10 @@ static void check_steps(const char *spec)
                          sequence, i, ids[i], tokens[n_tokens + i]);
         td_drafter_close(d, sequence);
     }
+    const td_drafter_stats *stats = td_drafter_get_stats(d);
+    assert_int_equal(stats->n_read, 0);
+    if (!is_quick)
+        assert_true(stats->n_runs < n_sequences * (K / TD_DRAFT_STEPS + 3));
     td_sampler_destroy(&sampler);
     td_forward_destroy(&f);
     td_device_destroy(&dev);

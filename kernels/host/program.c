@@ -584,7 +584,7 @@ static void run_top(const part *t, const td_op *op)
     uint32_t n_chunks = td_host_n_chunks(op);
     range items = share(t, t->n_rows * n_chunks);
     for (uint32_t i = items.begin; i < items.end; i++)
-        td_host_top(op, i / n_chunks, i % n_chunks);
+        td_host_top(op, i / n_chunks, i % n_chunks, t->kernels->exp);
 }
 
 static void run_feed(const td_op *op)

@@ -494,7 +494,7 @@ static void run_row(const scalar_program *p, const td_op *op, uint32_t r, uint32
         break;
     case TD_OP_TOP:
         for (uint32_t i = 0; i < td_host_n_chunks(op); i++)
-            td_host_top(op, r, i);
+            td_host_top(op, r, i, td_host_kernels_generic.exp);
         break;
     case TD_OP_PICK:
         td_host_pick(op, r);

@@ -1,6 +1,6 @@
-/* The ops that turn logits into tokens, on the host; one function each for the scalar device and
- * for the fast one, which gives parts to its threads. Scores are double: their error is nothing
- * beside the window. */
+/* The first of the ops that turn logits into tokens, on the host; one function for the scalar
+ * device and for the fast one, which gives chunks to its threads. Scores are double: their error is
+ * nothing beside the window. */
 #include "kernels/host/top.h"
 
 #include "base/check.h"
@@ -17,6 +17,7 @@ typedef struct {
     uint32_t first, n;
     const td_draw *draw;
     double max;
+    int32_t keys[TD_TOP_CHUNK]; /* INT32_MIN: no number, a recent token, or behind the row's end */
 } chunk;
 
 static double score(const chunk *c, uint32_t id, uint32_t bits)
@@ -68,7 +69,7 @@ static void race(const chunk *c, td_part *part)
         for (uint32_t k = 0; k < n; k++) {
             double logit = ((double)c->x[i + k] - c->max) * (double)d->scale;
             double needed = (double)part->best - SLACK; /* -log2 E must be above needed - logit */
-            if (logit - NOISE_LOG2 < needed)
+            if (logit - NOISE_LOG2 < needed || c->keys[i + k] == INT32_MIN)
                 continue;
             if (!has_bits) {
                 const uint32_t counter[4] = {(c->first + i) / 4, d->position[0], d->position[1], 0};
@@ -85,110 +86,94 @@ static void race(const chunk *c, td_part *part)
         drop_old(part);
 }
 
-void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk)
+/* Loops of a constant length, which become vectors. */
+static void fill_keys(chunk *c, td_part *part)
+{
+    int32_t bits_max = 0;
+    for (uint32_t i = 0; i < TD_TOP_CHUNK; i += TD_TOP_GROUPS) {
+        uint32_t n = c->n > i ? td_min_u32(c->n - i, TD_TOP_GROUPS) : 0;
+        int32_t bits[TD_TOP_GROUPS] = {0};
+        memcpy(bits, c->x + i, n * sizeof bits[0]);
+        for (uint32_t k = 0; k < TD_TOP_GROUPS; k++) {
+            int32_t size = bits[k] & INT32_MAX;
+            bits_max = size > bits_max ? size : bits_max;
+        }
+        for (uint32_t k = 0; k < TD_TOP_GROUPS; k++) { /* as td_top_key */
+            int32_t b = bits[k] & -(bits[k] != INT32_MIN);
+            c->keys[i + k] = b ^ ((b >> 31) & INT32_MAX);
+        }
+        for (uint32_t k = n; k < TD_TOP_GROUPS; k++)
+            c->keys[i + k] = INT32_MIN;
+    }
+    part->is_finite = bits_max < 0x7f800000;
+    for (uint32_t i = 0; i < c->n && !part->is_finite; i++)
+        if (isnan(c->x[i]))
+            c->keys[i] = INT32_MIN;
+    for (uint32_t i = 0; i < c->draw->n_recent; i++)
+        if (c->draw->recent[i] - c->first < c->n)
+            c->keys[c->draw->recent[i] - c->first] = INT32_MIN;
+}
+
+static int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+
+static void find_maxima(const chunk *c, td_part *part)
+{
+    enum { HALF = TD_TOP_CHUNK / 2 };
+    int32_t both[HALF], key_max = INT32_MIN;
+    for (uint32_t i = 0; i < HALF; i++)
+        both[i] = larger(c->keys[i], c->keys[HALF + i]);
+    for (uint32_t i = 0; i < HALF; i++)
+        key_max = larger(key_max, both[i]);
+    for (uint32_t i = 0; i < TD_TOP_GROUPS && c->draw->n_list; i++)
+        part->maxima[i] =
+            larger(larger(both[4 * i], both[4 * i + 1]), larger(both[4 * i + 2], both[4 * i + 3]));
+    part->key_max = key_max;
+    for (uint32_t i = 0; i < c->n && part->key_max != INT32_MIN; i++)
+        if (c->keys[i] == part->key_max) {
+            part->id_max = c->first + i;
+            break;
+        }
+}
+
+static float mass_of(const chunk *c, td_host_exp_row *exp_row)
+{
+    const float scale = c->draw->scale * 0.69314718f, max = (float)c->max;
+    float w[TD_TOP_GROUPS], sum = 0;
+    for (uint32_t i = 0; i < c->n; i += TD_TOP_GROUPS) {
+        uint32_t n = td_min_u32(c->n - i, TD_TOP_GROUPS);
+        float sums[4] = {0};
+        for (uint32_t k = 0; k < n; k++)
+            w[k] = c->keys[i + k] == INT32_MIN ? -HUGE_VALF : (c->x[i + k] - max) * scale;
+        exp_row(w, n, w);
+        for (uint32_t k = n; k % 4; k++)
+            w[k] = 0;
+        for (uint32_t k = 0; k < n; k += 4)
+            for (uint32_t j = 0; j < 4; j++)
+                sums[j] += w[k + j];
+        sum += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+    return sum;
+}
+
+void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk, td_host_exp_row *exp_row)
 {
     const td_draw *draw = (const td_draw *)(const void *)td_host_row(op->in[1], row);
     td_part *part = (td_part *)(void *)td_host_row(op->out, row) + i_chunk;
-    chunk c = {.first = i_chunk * TD_TOP_CHUNK, .draw = draw};
+    chunk c;
+    c.first = i_chunk * TD_TOP_CHUNK;
+    c.draw = draw;
     c.n = td_min_u32(TD_TOP_CHUNK, op->in[0].n_cols - c.first);
     c.x = td_host_row(op->in[0], row) + c.first;
-    int32_t bits_max = 0, key_max = INT32_MIN;
-    for (uint32_t i = 0; i < c.n; i++) {
-        int32_t bits;
-        memcpy(&bits, &c.x[i], sizeof bits);
-        bits &= INT32_MAX;
-        bits_max = bits > bits_max ? bits : bits_max;
-    }
-    *part = (td_part){.key_max = INT32_MIN, .is_finite = bits_max < 0x7f800000};
-    for (uint32_t i = 0; i < c.n; i++) {
-        int32_t key = td_top_key(c.x[i]);
-        key_max = key > key_max && (part->is_finite || !isnan(c.x[i])) ? key : key_max;
-    }
-    for (uint32_t i = 0; i < c.n; i++)
-        if (td_top_key(c.x[i]) == key_max && !isnan(c.x[i])) {
-            part->key_max = key_max;
-            part->id_max = c.first + i;
-            break;
-        }
-    c.max = (double)td_top_value(key_max);
-    if (draw->kind == TD_DRAW_RACE && part->is_finite)
+    part->key_max = INT32_MIN;
+    part->id_max = part->n = 0;
+    part->best = part->mass = 0;
+    fill_keys(&c, part);
+    find_maxima(&c, part);
+    if (part->key_max == INT32_MIN || !part->is_finite)
+        return;
+    c.max = (double)td_top_value(part->key_max);
+    if (draw->kind == TD_DRAW_RACE)
         race(&c, part);
-}
-
-/* Adds the candidates of a part whose scores, relative to the row's largest
- * logit, reach `least`. */
-static void gather_candidates(const td_part *part, float offset, float least, float *best,
-                              td_pick *pick)
-{
-    if (part->n > TD_TOP_CANDIDATES && part->best + offset >= least)
-        pick->n = TD_TOP_CANDIDATES + 1;
-    for (uint32_t i = 0; i < part->n && part->n <= TD_TOP_CANDIDATES; i++) {
-        float s = part->candidates[i].score + offset;
-        if (s < least)
-            continue;
-        if (s > *best) {
-            *best = s;
-            pick->token = part->candidates[i].id;
-        }
-        if (pick->n >= TD_TOP_CANDIDATES) {
-            pick->n = TD_TOP_CANDIDATES + 1;
-            continue;
-        }
-        pick->candidates[pick->n].id = part->candidates[i].id;
-        pick->candidates[pick->n++].logit = part->candidates[i].logit;
-    }
-}
-
-void td_host_pick(const td_op *op, uint32_t row)
-{
-    const td_draw *draw = (const td_draw *)(const void *)td_host_row(op->in[1], row);
-    const td_part *parts = (const td_part *)(const void *)td_host_row(op->in[0], row);
-    td_pick *pick = (td_pick *)(void *)td_host_row(op->out, row);
-    uint32_t n_parts = op->in[0].n_cols / TD_PART_WORDS;
-    int32_t key_max = INT32_MIN;
-    *pick = (td_pick){.is_finite = true};
-    for (uint32_t i = 0; i < n_parts; i++) {
-        pick->is_finite &= parts[i].is_finite;
-        if (parts[i].key_max > key_max) {
-            key_max = parts[i].key_max;
-            pick->id_max = parts[i].id_max;
-        }
-    }
-    pick->max = key_max == INT32_MIN ? 0 : td_top_value(key_max);
-    pick->token = pick->id_max;
-    if (draw->kind == TD_DRAW_GREEDY) {
-        pick->n = 1;
-        pick->candidates[0].id = pick->id_max;
-        pick->candidates[0].logit = pick->max;
-        return;
-    }
-    if (draw->kind != TD_DRAW_RACE || !pick->is_finite) {
-        pick->n = TD_TOP_CANDIDATES + 1;
-        return;
-    }
-    float best = -HUGE_VALF, most = -HUGE_VALF;
-    for (uint32_t i = 0; i < n_parts; i++)
-        best =
-            fmaxf(best, parts[i].best + (td_top_value(parts[i].key_max) - pick->max) * draw->scale);
-    for (uint32_t i = 0; i < n_parts; i++)
-        gather_candidates(&parts[i], (td_top_value(parts[i].key_max) - pick->max) * draw->scale,
-                          best - TD_TOP_WINDOW, &most, pick);
-}
-
-uint32_t td_host_feed(const td_op *op)
-{
-    const td_pick *pick = (const td_pick *)(const void *)td_host_row(op->in[0], 0);
-    td_draw *draw = op->writes[0]->data;
-    int32_t *ids = op->writes[1]->data, *positions = op->writes[2]->data;
-    uint32_t position = draw->position[0];
-    if (draw->step < op->out.t->params.n_rows)
-        memcpy(td_host_row(op->out, draw->step), pick, sizeof *pick);
-    draw->step++;
-    if (++draw->position[0] == 0)
-        draw->position[1]++;
-    if (position >= op->weight->params.n_rows)
-        return UINT32_MAX;
-    ids[0] = (int32_t)pick->token;
-    positions[0] = (int32_t)position;
-    return position;
+    if (draw->has_mass)
+        part->mass = mass_of(&c, exp_row);
 }

@@ -5,7 +5,9 @@
 #include "base/check.h"
 #include "kernels/host/host.h"
 
-void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk);
+typedef void td_host_exp_row(const float *x, uint32_t n, float *y); /* y may be x */
+
+void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk, td_host_exp_row *exp_row);
 void td_host_pick(const td_op *op, uint32_t row);
 void td_host_route(const td_op *op, uint32_t row);
 /* All but the row of cos_sin, which the device reads from its own kind of weight: row `position`,

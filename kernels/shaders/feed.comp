@@ -24,8 +24,8 @@ void main()
         i_step = uint(draws[DRAW_STEP]);
     }
     barrier();
-    if (i_step < p.n_steps_max && t < PICK_WORDS)
-        trail[i_step * PICK_WORDS + t] = picks[t];
+    for (uint i = t; i < PICK_WORDS && i_step < p.n_steps_max; i += 64u)
+        trail[i_step * PICK_WORDS + i] = picks[i];
     uint panel = position / p.table_pitch * p.table_units * p.table_pitch;
     if (position < p.n_positions) /* units of 4 floats, interleaved (inc/README) */
         for (uint i = t; i < p.n_rot; i += 64u) {
@@ -38,6 +38,12 @@ void main()
     draws[DRAW_POSITION] = int(position + 1u);
     if (position == 0xffffffffu)
         draws[DRAW_POSITION + 1u] += 1;
+    int n_max = draws[DRAW_N_RECENT_MAX], i_next = draws[DRAW_I_NEXT];
+    if (n_max > 0) { /* as td_draw_push */
+        draws[DRAW_RECENT + i_next] = picks[4];
+        draws[DRAW_I_NEXT] = (i_next + 1) % n_max;
+        draws[DRAW_N_RECENT] = min(draws[DRAW_N_RECENT] + 1, n_max);
+    }
     if (position < p.n_positions) {
         ids[0] = picks[4];
         positions[0] = int(position);

@@ -1,7 +1,9 @@
-/* Of a chunk of TOP_CHUNK logits of a row the largest, and by RACE the tokens whose score is within
- * TOP_WINDOW of the chunk's best (kernels/ops.h, td_op_top). Grid: chunks, rows.
+/* Of a chunk of TOP_CHUNK logits of a row the largest; by RACE the tokens whose score is within
+ * TOP_WINDOW of the chunk's best; its mass, and the largest of each eight logits (kernels/ops.h,
+ * td_op_top). Grid: chunks, rows.
  *
- * An invocation has 16 logits: four groups of four tokens, which share a block of noise. */
+ * An invocation has 16 logits: four groups of four tokens, which share a block of noise. The first
+ * and the third are one group of eight, the second and the fourth the other. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "inc/push.glsl"
@@ -19,7 +21,8 @@ layout(set = 0, binding = 2) buffer part_ints { int parts[]; };
 
 shared int keys[LANES];
 shared uint ids[LANES];
-shared float bests[LANES];
+shared float bests[LANES], sums[LANES];
+shared uint marks[TOP_CHUNK / 32u]; /* recent tokens */
 shared uint n_odd, n_found;
 
 /* A score that cannot win: 2^-33 <= E < 23, and the chunk's largest logit scores above -5. */
@@ -32,26 +35,48 @@ void main()
     uint i_x = r * p.x_stride + p.x_col0, i_part = r * p.y_stride + gl_WorkGroupID.x * PART_WORDS;
     uint i_draw = r * DRAW_WORDS;
     float values[4u * GROUPS];
+    int maxima[2] = {KEY_NONE, KEY_NONE};
     int key = KEY_NONE;
-    uint id = 0xffffffffu;
+    uint id = 0xffffffffu, taking = 0u; /* bit i: value i takes part */
     bool is_odd = false;
     if (t == 0u) {
         n_odd = 0u;
         n_found = 0u;
     }
-    for (uint g = 0u; g < GROUPS; g++)
+    if (t < TOP_CHUNK / 32u)
+        marks[t] = 0u;
+    barrier();
+    if (t < uint(draws[i_draw + DRAW_N_RECENT])) {
+        uint i = uint(draws[i_draw + DRAW_RECENT + t]) - first;
+        if (i < TOP_CHUNK)
+            atomicOr(marks[i / 32u], 1u << (i % 32u));
+    }
+    barrier();
+    for (uint g = 0u; g < GROUPS; g++) {
+        uint i_quad = t + LANES * g;
+        uint marked = marks[i_quad / 8u] >> (4u * (i_quad % 8u));
         for (uint k = 0u; k < 4u; k++) {
-            uint i = first + 4u * (t + LANES * g) + k;
-            float v = i < p.n_cols ? x[i_x + i] : FAR_DOWN;
+            uint i = first + 4u * i_quad + k;
+            float v = i < p.n_cols ? x[i_x + i] : 0.0;
             values[4u * g + k] = v;
             is_odd = is_odd || !top_is_finite(v);
-            if (i < p.n_cols && !top_is_nan(v) && top_key(v) > key) { /* ids ascend */
-                key = top_key(v);
+            if (i >= p.n_cols || (marked >> k & 1u) != 0u || top_is_nan(v))
+                continue;
+            taking |= 1u << (4u * g + k);
+            int here = top_key(v);
+            maxima[g % 2u] = max(maxima[g % 2u], here);
+            if (here > key) { /* ids ascend */
+                key = here;
                 id = i;
             }
         }
+    }
     keys[t] = key;
     ids[t] = id;
+    if (draws[i_draw + DRAW_N_LIST] != 0) {
+        parts[i_part + PART_MAXIMA + t] = maxima[0];
+        parts[i_part + PART_MAXIMA + LANES + t] = maxima[1];
+    }
     barrier();
     if (is_odd)
         atomicAdd(n_odd, 1u);
@@ -62,10 +87,12 @@ void main()
         }
         barrier();
     }
-    bool is_race = draws[i_draw] == KIND_RACE && n_odd == 0u;
+    bool is_good = n_odd == 0u && keys[0] != KEY_NONE;
+    bool is_race = draws[i_draw] == KIND_RACE && is_good;
+    bool has_mass = draws[i_draw + DRAW_HAS_MASS] != 0 && is_good;
     float largest = top_value(keys[0]), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
-    float best = FAR_DOWN;
-    if (is_race) {
+    float best = FAR_DOWN, sum = 0.0;
+    if (is_race || has_mass) {
         uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
         uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
         for (uint g = 0u; g < GROUPS; g++) {
@@ -73,11 +100,15 @@ void main()
             vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
                               values[4u * g + 3u]);
             logit = (logit - largest) * scale;
+            for (uint k = 0u; k < 4u; k++)
+                logit[k] = (taking >> (4u * g + k) & 1u) != 0u ? logit[k] : FAR_DOWN;
+            if (has_mass)
+                sum += (exp2(logit[0]) + exp2(logit[1])) + (exp2(logit[2]) + exp2(logit[3]));
             vec4 score = vec4(FAR_DOWN);
-            if (i < p.n_cols && any(greaterThan(logit, vec4(NO_CHANCE)))) {
+            if (is_race && any(greaterThan(logit, vec4(NO_CHANCE)))) {
                 uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
                 for (uint k = 0u; k < 4u; k++)
-                    if (i + k < p.n_cols && logit[k] > NO_CHANCE)
+                    if (logit[k] > NO_CHANCE)
                         score[k] = logit[k] - top_log2_noise(bits[k]);
             }
             for (uint k = 0u; k < 4u; k++) {
@@ -87,10 +118,13 @@ void main()
         }
     }
     bests[t] = best;
+    sums[t] = sum;
     barrier();
     for (uint n = LANES / 2u; n > 0u; n >>= 1) {
-        if (t < n)
+        if (t < n) {
             bests[t] = max(bests[t], bests[t + n]);
+            sums[t] += sums[t + n];
+        }
         barrier();
     }
     best = bests[0];
@@ -113,5 +147,6 @@ void main()
         parts[i_part + PART_FINITE] = n_odd == 0u ? 1 : 0;
         parts[i_part + PART_N] = int(n_found);
         parts[i_part + PART_BEST] = floatBitsToInt(best);
+        parts[i_part + PART_MASS] = floatBitsToInt(sums[0]);
     }
 }

@@ -253,9 +253,14 @@ static void lower_pick(const td_op *op, td_vk_step *s)
     s->key.shader = "pick";
     bind_in(s, buffer_of(op->in[0].t));
     bind_in(s, buffer_of(op->in[1].t));
+    bind_in(s, buffer_of(op->in[2].t));
     bind_out(s, buffer_of(op->out.t));
-    struct push_pick push = {.n_parts = op->in[0].n_cols / TD_PART_WORDS,
-                             .x_stride = stride(op->in[0])};
+    struct push_pick push = {
+        .n_parts = op->in[0].n_cols / TD_PART_WORDS,
+        .parts_stride = stride(op->in[0]),
+        .n_cols = op->in[2].n_cols,
+        VIEW(x, op->in[2]),
+    };
     set_push(s, &push, sizeof push);
     s->groups_x = 1;
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * op->in[0].n_cols;

@@ -26,7 +26,7 @@
  *     state_keep 0 x  1 positions  2 slots   3 ring
  *     gather     0 x     1 rows              2 y
  *     top        0 x     1 draws             2 parts
- *     pick       0 parts 1 draws             2 picks
+ *     pick       0 parts 1 draws  2 x        3 picks
  *     feed       0 picks 1 table  2 trail  3 draws  4 ids  5 positions  6 cos_sin
  *     spoil      0 y     1 count
  *
@@ -257,11 +257,12 @@ struct push_top {
     uint y_stride;
 };
 
-/* One workgroup per row (y). x is `parts`. */
+/* One workgroup per row (y). x are the logits; parts_stride words of a row of parts. */
 struct push_pick {
     uint n_rows;
-    uint n_parts;
-    uint x_stride;
+    uint n_parts, parts_stride;
+    uint n_cols;
+    uint x_col0, x_stride;
 };
 
 /* One workgroup. */

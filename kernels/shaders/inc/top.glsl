@@ -5,23 +5,46 @@
 #define TOP_CANDIDATES 4u
 #define TOP_WINDOW     (1.0 / 256.0)
 
-#define DRAW_WORDS    8u /* kind, scale, stream[2], position[2], step, unused */
-#define DRAW_SCALE    1u
-#define DRAW_STREAM   2u
-#define DRAW_POSITION 4u
-#define DRAW_STEP     6u
-#define KIND_GREEDY   1
-#define KIND_RACE     2
+#define TOP_LIST       256u
+#define TOP_RECENT     64u
 
-#define PART_WORDS      20u /* key_max, id_max, is_finite, n, best, unused[3], {id, score, logit} */
+/* kind, scale, stream[2], position[2], step, n_list, has_mass, top_k, top_p, min_p, penalty,
+ * n_recent, i_next, n_recent_max, recent[TOP_RECENT] */
+#define DRAW_WORDS        80u
+#define DRAW_SCALE        1u
+#define DRAW_STREAM       2u
+#define DRAW_POSITION     4u
+#define DRAW_STEP         6u
+#define DRAW_N_LIST       7u
+#define DRAW_HAS_MASS     8u
+#define DRAW_TOP_K        9u
+#define DRAW_TOP_P        10u
+#define DRAW_MIN_P        11u
+#define DRAW_PENALTY      12u
+#define DRAW_N_RECENT     13u
+#define DRAW_I_NEXT       14u
+#define DRAW_N_RECENT_MAX 15u
+#define DRAW_RECENT       16u
+#define KIND_NONE         0
+#define KIND_GREEDY       1
+#define KIND_RACE         2
+
+/* key_max, id_max, is_finite, n, best, mass, unused[2], {id, score, logit}, maxima[] */
+#define PART_WORDS      532u
 #define PART_ID         1u
 #define PART_FINITE     2u
 #define PART_N          3u
 #define PART_BEST       4u
+#define PART_MASS       5u
 #define PART_CANDIDATES 8u
+#define PART_MAXIMA     20u
+#define PART_GROUPS     512u
 
-#define PICK_WORDS      16u /* n, is_finite, id_max, max, token, unused[3], {id, logit} */
+/* n, is_finite, id_max, max, token, n_list, mass, unused, {id, logit}, list {id, logit}, recent */
+#define PICK_WORDS      592u
 #define PICK_CANDIDATES 8u
+#define PICK_LIST       16u
+#define PICK_RECENT     528u
 
 #define KEY_NONE int(0x80000000)
 
