@@ -142,7 +142,7 @@ static void add_elements(walk *w)
             {.op = "gather", .build = td_build_gather, .n = {n}},
         };
         for (uint32_t k = 0; k < TD_COUNT(c); k++) {
-            c[k].n_data = 64;
+            c[k].n_data = i ? 16 : 64;
             if (!strcmp(c[k].op, "glu"))
                 SHAPE(c[k], "%s %s %u", m->name, glus[c[k].variant], c[k].n[0]);
             else if (!strcmp(c[k].op, "rope"))
@@ -221,9 +221,9 @@ static void add_sequence(walk *w)
                      .needs = "attention",
                      .type = "F16",
                      .type_v = td_input_cache_types[t],
-                     .n = {8, 2, 128, 128},
+                     .n = {w->is_small ? 2 : 8, 2, scaled(w, 256), scaled(w, 256)},
                      .n_data = t == 1 ? 64 : 16};
-        SHAPE(c, "0.6B %s", c.type_v);
+        SHAPE(c, "%u heads of %u, %s", c.n[0], c.n[3], c.type_v);
         add(w, c);
     }
     add_attention_as(w, TD_CASE_VALUES, "kv_store");
@@ -232,7 +232,7 @@ static void add_sequence(walk *w)
                      .build = td_build_delta_net,
                      .n = {w->is_small ? 2 : 16, w->is_small ? 4 : 32, w->is_small ? 64 : 128, 4},
                      .variant = order,
-                     .n_data = w->is_small ? 16 : 64};
+                     .n_data = w->is_small ? 16 : order ? 64 : 24};
         SHAPE(c, "%u k heads, %u v heads of %u", c.n[0], c.n[1], c.n[2]);
         add(w, c);
     }
@@ -248,9 +248,9 @@ static void add_sequence(walk *w)
 static void add_tokens(walk *w)
 {
     uint32_t n_vocab = w->is_small ? 20000 : 151936;
-    td_case pick = {.op = "pick", .build = td_build_pick, .n = {n_vocab}, .n_data = 16};
+    td_case pick = {.op = "pick", .build = td_build_pick, .n = {n_vocab}, .n_data = 8};
     td_case top = {
-        .op = "top", .build = td_build_top, .needs = "pick", .n = {n_vocab}, .n_data = 16};
+        .op = "top", .build = td_build_top, .needs = "pick", .n = {n_vocab}, .n_data = 8};
     td_case feed = {.op = "feed", .build = td_build_feed, .n = {500, 128}, .n_data = 1};
     SHAPE(pick, "%u tokens", n_vocab);
     SHAPE(top, "%u tokens", n_vocab);

@@ -8,7 +8,8 @@
 #define TD_CHECK_CHECK_H
 
 #include "base/err.h"
-#include "kernels/ops.h"
+#include "check/clocks.h"
+#include "check/speeds.h"
 
 #define TD_CHECK_OPS_MAX    32u
 #define TD_CHECK_PARTS_MAX  16u
@@ -30,8 +31,14 @@ typedef struct { /* an op, or another part of a check */
     double seconds;
 } td_check_item;
 
+/* What td_check_params.only may name besides an op. */
+#define TD_CHECK_MODELS "models"
+#define TD_CHECK_PAIR   "beside"
+#define TD_CHECK_LOSS   "loss"
+#define TD_CHECK_SPEEDS "speeds"
+
 typedef struct {
-    const char *only;  /* one op alone; NULL: all */
+    const char *only;  /* one op or part alone; NULL: all */
     bool is_quick;     /* small shapes and 20 repeats */
     double budget_s;   /* of the ops: after it large shapes are left out; 0: none */
     void (*progress)(const char *op, const char *shape); /* may be NULL */
@@ -44,12 +51,27 @@ typedef struct {
     uint32_t n_ops;
     td_check_item parts[TD_CHECK_PARTS_MAX]; /* golden models, loss, two at once */
     uint32_t n_parts;
+    td_clocks clocks;
+    td_speeds speeds;
+    bool has_speeds;
 } td_check_report;
 
+/* Whether a part is to be tried. */
+bool td_check_wants(const td_check_params *params, const char *part);
+
 /* Every op of the device. False where nothing could be tried at all: the device does not open
- * (err), or `only` is no op (TD_E_USAGE). */
+ * (err), or `only` is neither op nor part (TD_E_USAGE). */
 bool td_check_ops(const char *spec, const td_check_params *params, td_check_report *report,
                   td_err *err);
+
+/* Parts of a report, each of which adds its items: golden models with the same rows in every width
+ * of batch; another device at work at the same time (or the same one twice); a loss that is told
+ * and got over (not of the host). */
+void td_check_golden(const char *spec, td_check_report *report);
+void td_check_pair(const char *spec, const char *other, td_check_report *report);
+void td_check_loss(const char *spec, td_check_report *report);
+/* Then how fast it is: a part that fails only where the device does. */
+void td_check_speeds(const char *spec, td_check_report *report);
 
 /* The first item that failed, ops first; NULL: none. */
 const td_check_item *td_check_find_failed(const td_check_report *report);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "check/cases.h"
 #include "check/trial.h"
+#include "kernels/ops.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -94,8 +95,18 @@ static bool visit(const td_case *c, void *user)
     return true;
 }
 
-static bool is_op(const char *name)
+static const char *const parts[] = {TD_CHECK_MODELS, TD_CHECK_PAIR, TD_CHECK_LOSS, TD_CHECK_SPEEDS};
+
+bool td_check_wants(const td_check_params *params, const char *part)
 {
+    return !params->only || !strcmp(params->only, part);
+}
+
+static bool is_known(const char *name)
+{
+    for (size_t i = 0; i < TD_COUNT(parts); i++)
+        if (!strcmp(parts[i], name))
+            return true;
     for (uint32_t k = 0; td_op_kind_name(k); k++)
         if (!strcmp(td_op_kind_name(k), name))
             return true;
@@ -106,11 +117,14 @@ bool td_check_ops(const char *spec, const td_check_params *params, td_check_repo
                   td_err *err)
 {
     const char *gap = td_cases_find_gap();
-    if (params->only && !is_op(params->only)) {
+    if (params->only && !is_known(params->only)) {
         char names[512] = "";
-        for (uint32_t k = 0, n = 0; td_op_kind_name(k); k++)
-            n += (uint32_t)snprintf(names + n, sizeof names - n, "%s%s", k ? ", " : "",
-                                    td_op_kind_name(k));
+        size_t n = 0;
+        for (uint32_t k = 0; td_op_kind_name(k); k++)
+            n += (size_t)snprintf(names + n, sizeof names - n, "%s, ", td_op_kind_name(k));
+        for (size_t i = 0; i < TD_COUNT(parts); i++)
+            n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", parts[i],
+                                  i + 1 < TD_COUNT(parts) ? ", " : "");
         return td_err_set(err, TD_E_USAGE, "--only: %.64s; allowed: %s", params->only, names);
     }
     tour t = {.params = params, .report = report, .start_ns = td_clock_real_ns()};
@@ -118,6 +132,7 @@ bool td_check_ops(const char *spec, const td_check_params *params, td_check_repo
     t.scalar = t.dev ? td_device_create("scalar", err) : NULL;
     if (t.scalar) {
         report->info = *td_device_get_info(t.dev);
+        td_clocks_read(&report->info, &report->clocks);
         report->is_small = params->is_quick || report->info.kind == TD_DEVICE_SOFTWARE;
         td_cases_visit(report->is_small, visit, &t);
     }

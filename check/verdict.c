@@ -95,8 +95,8 @@ bool td_verdict_ask(const td_device_info *info, td_err *err)
     else
         is_trusted = td_err_set(
             err, TD_E_UNAVAILABLE,
-            "%s (%s, driver %s) has failed `tandem check`: %s: %s; check it again after a change, "
-            "or go on with --trust",
+            "%s (%s, driver %s) has failed `tandem check`: %s: %s; take another --device, check it "
+            "again after a change, or go on with --trust",
             info->spec, info->name, info->driver, td_json_get_string(&o, "failed", ""),
             td_json_get_string(&o, "reason", ""));
     td_json_destroy(&doc);

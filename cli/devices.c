@@ -1,4 +1,5 @@
 /* tandem devices: what can run a model here. */
+#include "cli/devices.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
@@ -72,16 +73,14 @@ static const td_device_info *find(const list *devices, const char *spec)
     return &devices->infos[i];
 }
 
-static void print_one(const list *devices, const td_device_info *d, bool is_measured)
+void td_devices_print(const td_device_info *d, const td_device_info *preferred)
 {
     printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor,
            d->driver);
     if (strcmp(d->id, d->spec) != 0)
         printf("  also %s\n", d->id);
-    if (d->same_as[0]) {
-        const td_device_info *other = find(devices, d->same_as);
-        printf("  the same chip as %s, driver %s preferred\n", d->same_as, other->driver);
-    }
+    if (d->same_as[0] && preferred)
+        printf("  the same chip as %s, driver %s preferred\n", d->same_as, preferred->driver);
     if (!d->is_usable)
         printf("  not usable: %s\n", d->why_not);
     print_memory(d);
@@ -93,8 +92,6 @@ static void print_one(const list *devices, const td_device_info *d, bool is_meas
         printf("  %u threads\n", d->n_threads);
     if (d->quirks[0])
         printf("  quirks: %s\n", d->quirks);
-    if (is_measured && d->is_usable)
-        printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
 }
 
 static void write_memory(td_json_writer *w, const td_device_info *d)
@@ -121,10 +118,8 @@ static void write_memory(td_json_writer *w, const td_device_info *d)
     td_json_end_array(w);
 }
 
-static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index, bool is_measured)
+void td_devices_write(td_json_writer *w, const td_device_info *d)
 {
-    td_json_begin_object(w);
-    td_json_put_u64(w, "index", index);
     td_json_put_string(w, "device", d->spec);
     td_json_put_string(w, "name", d->name);
     td_json_put_string(w, "kind", kind_name(d->kind));
@@ -146,10 +141,6 @@ static void write_one(td_json_writer *w, const td_device_info *d, uint32_t index
     td_json_put_bool(w, "int8_dot", d->has_int8_dot);
     td_json_put_bool(w, "cooperative_matrix", d->has_coopmat);
     td_json_put_string(w, "quirks", d->quirks);
-    if (is_measured) {
-        td_json_put_double(w, "bandwidth_bytes_per_s", measure(d));
-    }
-    td_json_end_object(w);
 }
 
 int td_command_devices(int argc, char **argv, td_err *err)
@@ -165,16 +156,26 @@ int td_command_devices(int argc, char **argv, td_err *err)
     list devices;
     devices.n = td_device_list(devices.infos, TD_DEVICES_MAX);
     if (!f.is_json) {
-        for (uint32_t i = 0; i < devices.n; i++)
-            print_one(&devices, &devices.infos[i], f.is_measured);
+        for (uint32_t i = 0; i < devices.n; i++) {
+            const td_device_info *d = &devices.infos[i];
+            td_devices_print(d, d->same_as[0] ? find(&devices, d->same_as) : NULL);
+            if (f.is_measured && d->is_usable)
+                printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
+        }
         return 0;
     }
     td_json_writer *w = td_json_writer_create(true, err);
     if (!w)
         return 0;
     td_json_begin_array(w);
-    for (uint32_t i = 0; i < devices.n; i++)
-        write_one(w, &devices.infos[i], i, f.is_measured);
+    for (uint32_t i = 0; i < devices.n; i++) {
+        td_json_begin_object(w);
+        td_json_put_u64(w, "index", i);
+        td_devices_write(w, &devices.infos[i]);
+        if (f.is_measured)
+            td_json_put_double(w, "bandwidth_bytes_per_s", measure(&devices.infos[i]));
+        td_json_end_object(w);
+    }
     td_json_end_array(w);
     const char *text;
     size_t n_bytes;

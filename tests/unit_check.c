@@ -1,6 +1,6 @@
 /* The cases of `tandem check`: every kind of op has some, each that is needed by another comes
  * before it, and the scalar device agrees with itself in all of them. Verdicts: kept, asked for,
- * overridden by a whole check, no matter of threads. */
+ * overridden by a whole check, no matter of threads. Clocks from a sysfs of our own making. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,9 +13,11 @@
 #include "check/trial.h"
 #include "check/verdict.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void test_every_kind_of_op_has_a_case(void **state)
@@ -93,12 +95,106 @@ static void test_verdicts_are_kept_until_the_device_passes(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+static void write_file(const char *root, const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    for (char *slash = path + strlen(root) + 1; (slash = strchr(slash, '/')); slash++) {
+        *slash = 0;
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void test_a_verdict_that_cannot_be_read_is_none(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "{\"key\": \"x\"}",
+                                        "{\"key\": \"x\", \"failed\": \"\", \"reason\": 3}",
+                                        "{\"key\": \"x\", \"failed\": \"a\", \"reason\": \"b\"}"};
+    char folder[] = "/tmp/unit_check_XXXXXX", command[128], path[512] = "";
+    td_err err = {0};
+    assert_non_null(mkdtemp(folder));
+    setenv("TANDEM_CACHE_DIR", folder, 1);
+    static td_check_report report;
+    report = (td_check_report){.n_ops = 1};
+    assert_true(td_device_find("host:1", &report.info, &err));
+    report.ops[0] = (td_check_item){.name = "add", .state = TD_CHECK_FAILED, .reason = "r"};
+    td_verdict_keep(&report, false);
+    assert_false(td_verdict_ask(&report.info, NULL));
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    for (struct dirent *e = readdir(d); e; e = readdir(d))
+        if (e->d_name[0] != '.')
+            snprintf(path, sizeof path, "%.100s", e->d_name);
+    closedir(d);
+    for (size_t i = 0; i < TD_COUNT(texts); i++) {
+        write_file(folder, path, texts[i]);
+        assert_true(td_verdict_ask(&report.info, &err));
+    }
+    td_verdict_keep(&report, false); /* and is written anew */
+    assert_false(td_verdict_ask(&report.info, NULL));
+    unsetenv("TANDEM_CACHE_DIR");
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_clocks_are_read_and_slow_settings_named(void **state)
+{
+    (void)state;
+    char root[] = "/tmp/unit_check_XXXXXX", command[128];
+    td_clocks c;
+    const td_device_info host = {.kind = TD_DEVICE_HOST};
+    const td_device_info card = {.kind = TD_DEVICE_DISCRETE, .pci = "0000:03:00.0"};
+    assert_non_null(mkdtemp(root));
+    setenv("TD_SYSFS", root, 1);
+    td_clocks_read(&card, &c);
+    assert_string_equal(c.level, "");
+    assert_string_equal(c.hint, "");
+#define CARD(name) "bus/pci/devices/0000:03:00.0/" name
+    write_file(root, CARD("power_dpm_force_performance_level"), "low\n");
+    write_file(root, CARD("pp_dpm_sclk"), "0: 500Mhz *\n1: 1800Mhz \n2: 2900Mhz \n");
+    write_file(root, CARD("pp_dpm_mclk"), "0: 96Mhz\n1: 1249Mhz *\n");
+    write_file(root, CARD("current_link_speed"), "8.0 GT/s PCIe\n");
+    write_file(root, CARD("current_link_width"), "4\n");
+    write_file(root, CARD("max_link_speed"), "16.0 GT/s PCIe\n");
+    write_file(root, CARD("max_link_width"), "16\n");
+    write_file(root, "devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n");
+    td_clocks_read(&card, &c);
+    assert_string_equal(c.level, "low");
+    assert_string_equal(c.core, "500Mhz");
+    assert_string_equal(c.core_max, "2900Mhz");
+    assert_string_equal(c.memory, "1249Mhz");
+    assert_string_equal(c.link, "8.0 GT/s PCIe x4");
+    assert_string_equal(c.link_max, "16.0 GT/s PCIe x16");
+    assert_non_null(strstr(c.hint, "is low, which costs speed"));
+    td_clocks_read(&host, &c);
+    assert_string_equal(c.governor, "powersave");
+    assert_non_null(strstr(c.hint, "powersave"));
+    write_file(root, CARD("power_dpm_force_performance_level"), "high\n");
+    write_file(root, CARD("pp_dpm_sclk"), ":\n* \n\n: *\n");
+    td_clocks_read(&card, &c);
+    assert_string_equal(c.hint, "");
+    unsetenv("TD_SYSFS");
+    snprintf(command, sizeof command, "rm -r %s", root);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_kind_of_op_has_a_case),
         cmocka_unit_test(test_the_scalar_device_agrees_with_itself),
         cmocka_unit_test(test_verdicts_are_kept_until_the_device_passes),
+        cmocka_unit_test(test_a_verdict_that_cannot_be_read_is_none),
+        cmocka_unit_test(test_clocks_are_read_and_slow_settings_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
