@@ -1,18 +1,22 @@
 /* Writes k[r] ([n_head_kv][head_dim_k]) and v[r] into the page slot of the row's position, in the
- * cache's types. An invocation encodes one unit of 64 elements of one head (inc/kv.glsl).
- * Grid: units of a row / 32, rows, K or V. Rows whose slot, position or page does not exist are
- * left alone. Specialization: 0 TYPE_K, 1 TYPE_V. */
+ * cache's types. A lane encodes 8 elements of one head; four lanes that share a block of 32 tell
+ * each other their extremes in shared memory.
+ * Grid: units of 64 elements of a row / 8, rows, K or V. Rows whose slot, position or page does not
+ * exist are left alone. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 
 #include "inc/push.glsl"
 #include "inc/kv.glsl"
+#include "inc/kv_encode.glsl"
 
 layout(constant_id = 0) const uint TYPE_K = TD_KV_F16;
 layout(constant_id = 1) const uint TYPE_V = TD_KV_F16;
+layout(constant_id = 2) const uint HEAD_DIM_K = 128u;
+layout(constant_id = 3) const uint HEAD_DIM_V = 128u;
 
-layout(local_size_x = 32) in;
+layout(local_size_x = 64) in;
 layout(push_constant) uniform push_block { push_kv_store p; };
 layout(set = 0, binding = 0) readonly buffer k_floats { float k[]; };
 layout(set = 0, binding = 1) readonly buffer v_floats { float v[]; };
@@ -24,73 +28,139 @@ layout(set = 0, binding = 4) readonly buffer position_ints { int positions[]; };
 layout(set = 0, binding = 5) readonly buffer slot_ints { int slots[]; };
 layout(set = 0, binding = 6) readonly buffer page_ints { int pages[]; };
 
-const uint UNIT = 64u; /* elements */
+const uint LANES = 8u; /* of a unit of 64 elements */
 
-bool is_k;                 /* what this invocation stores */
-uint i_source, n_elements; /* where the head's row begins in k or v, and its length */
+shared float extremes[64]; /* by lane */
 
-float td_kv_element(uint i)
+bool is_k; /* what this workgroup stores */
+
+vec4 lo, hi; /* the 8 elements of this lane, zeros past the end of a row */
+
+/* Rows of either are whole vectors, so that a lane reads vectors or nothing. */
+const bool IS_WHOLE = HEAD_DIM_K % 4u == 0u && HEAD_DIM_V % 4u == 0u;
+
+#define VECTOR(x, i) vec4(x[i], x[(i) + 1u], x[(i) + 2u], x[(i) + 3u])
+#define PART(x, i, n)                                                                              \
+    vec4((n) > 0u ? x[i] : 0.0, (n) > 1u ? x[(i) + 1u] : 0.0, (n) > 2u ? x[(i) + 2u] : 0.0,        \
+         (n) > 3u ? x[(i) + 3u] : 0.0)
+
+/* The lane's 8 elements of the row of n elements at `at`. */
+void load(uint n, uint lane, uint at)
 {
-    if (i >= n_elements)
-        return 0.0;
-    return is_k ? k[i_source + i] : v[i_source + i];
+    uint first = 8u * lane, i = at + first;
+    if (IS_WHOLE) {
+        uint end = at + n - 4u; /* where the last vector begins */
+        if (is_k) {
+            lo = VECTOR(k, min(i, end));
+            hi = VECTOR(k, min(i + 4u, end));
+        } else {
+            lo = VECTOR(v, min(i, end));
+            hi = VECTOR(v, min(i + 4u, end));
+        }
+        lo = first < n ? lo : vec4(0.0);
+        hi = first + 4u < n ? hi : vec4(0.0);
+        return;
+    }
+    uint n_lo = n - min(first, n), n_hi = n - min(first + 4u, n);
+    lo = is_k ? PART(k, i, n_lo) : PART(v, i, n_lo);
+    hi = is_k ? PART(k, i + 4u, n_hi) : PART(v, i + 4u, n_hi);
 }
-
-#include "inc/kv_encode.glsl"
 
 void put_chunk(uint cell, uint n_chunks, uint slot, uint c, uvec4 chunk)
 {
+    if (c >= n_chunks)
+        return;
     if (is_k)
         cache_k4[td_kv_k_chunk_at(cell, slot, c)] = chunk;
     else
         cache_v4[td_kv_v_chunk_at(cell, n_chunks, slot, c)] = chunk;
 }
 
-/* Encodes the elements first..first+63 of the row, a block of 32 at a time. */
-void store_unit(uint type, uint cell, uint slot, uint first)
+/* Word w of the quants of a row. */
+void put_word(uint cell, uint n_chunks, uint slot, uint w, uint word)
 {
-    uint n_chunks = td_kv_chunks(type, n_elements), scales = 0u;
-    uint per_block = 32u / td_kv_chunk(type);
-    [[dont_unroll]] for (uint b = 0u; b < 2u; b++) {
-        td_kv_block block = td_kv_block(true, 0.0, 0u);
-        if (td_kv_has_scales(type))
-            block = td_kv_measure(type, first + 32u * b);
-        scales |= block.half_bits << (16u * b);
-        uint c0 = first / td_kv_chunk(type) + b * per_block;
-        [[dont_unroll]] for (uint c = c0; c < min(c0 + per_block, n_chunks); c++)
-            put_chunk(cell, n_chunks, slot, c, td_kv_encode_chunk(type, block, c));
-    }
-    if (!td_kv_has_scales(type))
+    if (w / 4u >= n_chunks)
         return;
-    uint i = first / UNIT;
+    if (is_k)
+        cache_k[td_kv_k_chunk_at(cell, slot, w / 4u) * 4u + w % 4u] = word;
+    else
+        cache_v[td_kv_v_chunk_at(cell, n_chunks, slot, w / 4u) * 4u + w % 4u] = word;
+}
+
+void store_floats(uint n_chunks, uint lane, uint cell, uint slot)
+{
+    put_chunk(cell, n_chunks, slot, 2u * lane, floatBitsToUint(lo));
+    put_chunk(cell, n_chunks, slot, 2u * lane + 1u, floatBitsToUint(hi));
+}
+
+void store_halves(uint n_chunks, uint lane, uint cell, uint slot)
+{
+    uvec4 a = td_kv_half(lo), b = td_kv_half(hi);
+    put_chunk(cell, n_chunks, slot, lane,
+              uvec4(a.xz | a.yw << 16, b.xz | b.yw << 16));
+}
+
+/* Called by all lanes, for the sake of others in a block; is_there: this one has something to store. */
+void store_quants(uint type, uint n, uint lane, bool is_there, uint cell, uint slot)
+{
+    uint t = gl_LocalInvocationID.x, n_chunks = td_kv_chunks(type, n);
+    extremes[t] = td_kv_extreme(td_kv_extreme(lo), td_kv_extreme(hi));
+    barrier();
+    if (!is_there)
+        return;
+    vec2 extreme; /* of both blocks of the unit */
+    [[unroll]] for (uint b = 0u; b < 2u; b++) {
+        uint i = t / LANES * LANES + 4u * b;
+        extreme[b] = td_kv_extreme(
+            vec4(extremes[i], extremes[i + 1u], extremes[i + 2u], extremes[i + 3u]));
+    }
+    vec2 d = vec2(td_kv_block_scale(type, extreme.x), td_kv_block_scale(type, extreme.y));
+    bool is_second = t % LANES >= 4u, is_finite = td_kv_is_finite(is_second ? extreme.y : extreme.x);
+    float inverse = td_kv_inverse(is_second ? d.y : d.x);
+    uvec4 a = td_kv_quants(type, lo, inverse), b = td_kv_quants(type, hi, inverse);
+    if (type == TD_KV_Q8_0) {
+        put_word(cell, n_chunks, slot, 2u * lane, is_finite ? td_kv_pack(a) : 0x80808080u);
+        put_word(cell, n_chunks, slot, 2u * lane + 1u, is_finite ? td_kv_pack(b) : 0x80808080u);
+    } else {
+        put_word(cell, n_chunks, slot, lane, is_finite ? td_kv_pack(a | b << 4) : 0x88888888u);
+    }
+    if (t % LANES != 0u)
+        return;
+    uint i = lane / LANES;
+    uint scales = td_kv_scale_bits(extreme.x, d.x) | td_kv_scale_bits(extreme.y, d.y) << 16;
     if (is_k)
         cache_k[td_kv_k_scale_at(cell, n_chunks, slot, i)] = scales;
     else
-        cache_v[td_kv_v_scale_at(cell, n_chunks, td_kv_scale_words(type, n_elements), slot, i)] =
-            scales;
+        cache_v[td_kv_v_scale_at(cell, n_chunks, td_kv_scale_words(type, n), slot, i)] = scales;
+}
+
+/* This lane's elements. */
+void store(uint type, uint n, uint lane, bool is_there, uint cell, uint slot)
+{
+    if (td_kv_has_scales(type))
+        store_quants(type, n, lane, is_there, cell, slot);
+    else if (is_there && type == TD_KV_F32)
+        store_floats(td_kv_chunks(type, n), lane, cell, slot);
+    else if (is_there)
+        store_halves(td_kv_chunks(type, n), lane, cell, slot);
 }
 
 void main()
 {
     uint r = gl_WorkGroupID.y;
     is_k = gl_WorkGroupID.z == 0u;
-    n_elements = is_k ? p.head_dim_k : p.head_dim_v;
-    uint n_units = (n_elements + UNIT - 1u) / UNIT;
-    uint head = gl_GlobalInvocationID.x / n_units, i_unit = gl_GlobalInvocationID.x % n_units;
-    if (head >= p.n_head_kv)
-        return;
-    uint position = uint(positions[r]), sequence = uint(slots[r]);
-    if (sequence >= p.n_slots || position / TD_KV_SLOTS >= p.n_pages_max)
-        return;
-    uint page = uint(pages[sequence * p.n_pages_max + position / TD_KV_SLOTS]);
-    if (page >= p.n_pages)
-        return;
-    uint slot = position % TD_KV_SLOTS, first = i_unit * UNIT;
-    if (is_k) {
-        i_source = r * p.k_stride + p.k_col0 + head * n_elements;
-        store_unit(TYPE_K, td_kv_cell(page, p.n_head_kv, head, p.k_words), slot, first);
-    } else {
-        i_source = r * p.v_stride + p.v_col0 + head * n_elements;
-        store_unit(TYPE_V, td_kv_cell(page, p.n_head_kv, head, p.v_words), slot, first);
-    }
+    uint n = is_k ? HEAD_DIM_K : HEAD_DIM_V, n_lanes = (n + 63u) / 64u * LANES;
+    uint head = gl_GlobalInvocationID.x / n_lanes, lane = gl_GlobalInvocationID.x % n_lanes;
+    uint position = uint(positions[r]), sequence = uint(slots[r]), page = p.n_pages;
+    uint source = (is_k ? r * p.k_stride + p.k_col0 : r * p.v_stride + p.v_col0);
+    load(n, lane, source + min(head, p.n_head_kv - 1u) * n);
+    if (sequence < p.n_slots && position / TD_KV_SLOTS < p.n_pages_max)
+        page = uint(pages[sequence * p.n_pages_max + position / TD_KV_SLOTS]);
+    bool is_there = page < p.n_pages && head < p.n_head_kv;
+    uint slot = position % TD_KV_SLOTS;
+    uint cell = td_kv_cell(page, p.n_head_kv, head, is_k ? p.k_words : p.v_words);
+    if (is_k || (TYPE_K == TYPE_V && HEAD_DIM_K == HEAD_DIM_V)) /* mostly one code for both */
+        store(TYPE_K, HEAD_DIM_K, lane, is_there, cell, slot);
+    else
+        store(TYPE_V, HEAD_DIM_V, lane, is_there, cell, slot);
 }

@@ -3,8 +3,8 @@
 
 #include "kernels/vulkan/pack.h"
 
-#define STORE_UNIT      64u /* elements an invocation of kv_store encodes */
-#define STORE_UNITS     32u /* invocations of its workgroup */
+#define STORE_UNIT      64u /* elements, of which a workgroup of kv_store */
+#define STORE_UNITS     8u  /* encodes so many */
 #define ATTENTION_PAGES 64u /* first guess of the pages a row reads */
 #define STRAND_PAGES    16u /* of a full cache, at least */
 #define STRANDS_MAX     16u

@@ -1,36 +1,24 @@
-/* Encoding of cache rows, word by word. Rounds as kernels/types.c does, so that a cache on any
- * device holds the same bytes: divisions are corrected to nearest, and conversions to half are
- * integer arithmetic, because the driver's own may round otherwise.
- *
- * The shader defines, before it includes this, float td_kv_element(uint i): element i of the
- * head's row, 0 from head_dim on. No arrays and no unrolled loops: a software driver would compile
- * them for most of a minute. */
+/* Encoding of cache rows, 8 elements a lane: two vectors lo, hi of them. Rounds as kernels/types.c
+ * does, so that a cache on any device holds the same bytes: divisions are corrected to nearest, and
+ * conversions to half are our own, because the driver's may round otherwise. A block
+ * of 32 elements is four lanes', which tell each other their extremes (the shader's affair). No
+ * branches by element: all of a vector go the same way. */
 
 bool td_kv_is_finite(float f) { return (floatBitsToUint(f) & 0x7fffffffu) < 0x7f800000u; }
 
-/* To nearest even; NaN stays NaN. See td_f32_to_f16 in kernels/types.c. */
-uint td_kv_half(float f)
+/* To nearest even; NaN stays NaN, as td_f32_to_f16 in kernels/types.c has it. A power of two is added
+ * whose last place is the half's, so that the sum rounds; what is too large for a half is 2^16. */
+uvec4 td_kv_half(vec4 f)
 {
-    uint bits = floatBitsToUint(f);
-    uint sign = bits >> 16 & 0x8000u;
-    bits &= 0x7fffffffu;
-    if (bits > 0x7f800000u)
-        return sign | 0x7e00u | (bits >> 13 & 0x1ffu);
-    if (bits >= 0x477ff000u)
-        return sign | 0x7c00u;
-    if (bits >= 0x38800000u)
-        return sign | (bits - 0x38000000u + 0xfffu + (bits >> 13 & 1u)) >> 13;
-    uint exponent = bits >> 23;
-    if (exponent < 102u)
-        return sign;
-    uint shift = 126u - exponent;
-    uint mantissa = (bits & 0x7fffffu) | 0x800000u;
-    uint half_bits = mantissa >> shift;
-    uint rest = mantissa & ((1u << shift) - 1u);
-    uint tie = 1u << (shift - 1u);
-    if (rest > tie || (rest == tie && (half_bits & 1u) != 0u))
-        half_bits++;
-    return sign | half_bits;
+    uvec4 bits = floatBitsToUint(f), size = bits & 0x7fffffffu;
+    uvec4 bounded = min(size, uvec4(0x47800000u));
+    vec4 power = uintBitsToFloat(max(bounded & 0x7f800000u, uvec4(0x38800000u)) + 0x07800000u);
+    precise vec4 sum = uintBitsToFloat(bounded) * 4.0 + power;
+    uvec4 rounded = floatBitsToUint(sum);
+    uvec4 half_bits = (rounded >> 13 & 0x7c00u) + (rounded & 0xfffu);
+    uvec4 nan = 0x7e00u | (bits >> 13 & 0x1ffu);
+    half_bits = mix(half_bits, nan, greaterThan(size, uvec4(0x7f800000u)));
+    return (bits >> 16 & 0x8000u) | half_bits;
 }
 
 /* a / 127 to nearest: Vulkan's division may be 2.5 ulp off. Two corrections by the exact residual
@@ -55,70 +43,41 @@ float td_kv_inverse(float d)
     return y;
 }
 
-/* To the nearest integer, halves away from zero, as roundf. */
-int td_kv_round(float f)
+/* The one of largest size, of equals the first. By bits: Inf and NaN are larger than all. */
+float td_kv_extreme(float a, float b)
 {
-    float whole = trunc(f);
-    return int(whole) + (abs(f - whole) >= 0.5 ? (f < 0.0 ? -1 : 1) : 0);
+    return (floatBitsToUint(b) & 0x7fffffffu) > (floatBitsToUint(a) & 0x7fffffffu) ? b : a;
 }
 
-struct td_kv_block {
-    bool is_finite;
-    float inverse;  /* of the scale */
-    uint half_bits; /* the scale as it is stored */
-};
-
-/* The scale of the block of 32 elements from `first` on. A block that holds Inf or NaN gets NaN. */
-td_kv_block td_kv_measure(uint type, uint first)
+float td_kv_extreme(vec4 v)
 {
-    float largest = 0.0, extreme = 0.0;
-    bool is_finite = true;
-    [[dont_unroll]] for (uint i = 0u; i < 32u; i++) {
-        float f = td_kv_element(first + i);
-        is_finite = is_finite && td_kv_is_finite(f);
-        if (abs(f) > largest) {
-            largest = abs(f);
-            extreme = f;
-        }
+    return td_kv_extreme(td_kv_extreme(v.x, v.y), td_kv_extreme(v.z, v.w));
+}
+
+/* The scale of a block whose extreme is this. */
+float td_kv_block_scale(uint type, float extreme)
+{
+    return type == TD_KV_Q8_0 ? td_kv_div_127(abs(extreme)) : extreme * -0.125;
+}
+
+/* The same as it is stored. A block that holds Inf or NaN gets NaN. */
+uint td_kv_scale_bits(float extreme, float d)
+{
+    return td_kv_is_finite(extreme) ? td_kv_half(vec4(d)).x : 0x7e00u;
+}
+
+/* Quants as they are stored, of a block of finite numbers; inverse is that of its scale. */
+uvec4 td_kv_quants(uint type, vec4 v, float inverse)
+{
+    precise vec4 scaled = v * inverse;
+    if (type == TD_KV_Q8_0) { /* to nearest, halves away from zero, as roundf */
+        vec4 whole = trunc(scaled);
+        ivec4 up = mix(ivec4(0), ivec4(sign(scaled)),
+                       greaterThanEqual(abs(scaled - whole), vec4(0.5)));
+        return uvec4(clamp(ivec4(whole) + up, -128, 127) + 128);
     }
-    float d = type == TD_KV_Q8_0 ? td_kv_div_127(largest) : extreme * -0.125;
-    return td_kv_block(is_finite, td_kv_inverse(d), is_finite ? td_kv_half(d) : 0x7e00u);
-}
-
-/* The quant of an element as it is stored. */
-uint td_kv_quant(uint type, td_kv_block block, uint i)
-{
-    precise float scaled = td_kv_element(i) * block.inverse;
-    if (type == TD_KV_Q8_0)
-        return block.is_finite ? uint(clamp(td_kv_round(scaled), -128, 127) + 128) : 128u;
     scaled += 8.5;
-    return block.is_finite ? uint(clamp(int(scaled), 0, 15)) : 8u;
+    return uvec4(clamp(ivec4(scaled), 0, 15));
 }
 
-/* The word of quants that begins with element `first`: td_kv_chunk(type) / 4 elements. `block` is
- * theirs (unused by F32 and F16). */
-uint td_kv_encode_word(uint type, td_kv_block block, uint first)
-{
-    if (type == TD_KV_F32)
-        return floatBitsToUint(td_kv_element(first));
-    if (type == TD_KV_F16)
-        return td_kv_half(td_kv_element(first)) | td_kv_half(td_kv_element(first + 1u)) << 16;
-    uint word = 0u;
-    [[dont_unroll]] for (uint b = 0u; b < 4u; b++) {
-        uint quant = td_kv_quant(type, block, first + b);
-        if (type == TD_KV_Q4_0)
-            quant |= td_kv_quant(type, block, first + 4u + b) << 4;
-        word |= quant << (8u * b);
-    }
-    return word;
-}
-
-/* Chunk c of the row. */
-uvec4 td_kv_encode_chunk(uint type, td_kv_block block, uint c)
-{
-    uvec4 chunk = uvec4(0u);
-    uint n = td_kv_chunk(type) / 4u;
-    [[dont_unroll]] for (uint i = 0u; i < 4u; i++)
-        chunk[i] = td_kv_encode_word(type, block, (4u * c + i) * n);
-    return chunk;
-}
+uint td_kv_pack(uvec4 bytes) { return bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24; }
