@@ -33,7 +33,7 @@ trap 'rm -rf "$folder"' EXIT
 # Of the shaders with cache types, the usual ones with heads of 128; of products by expert and of
 # rare weight types a few row counts.
 wanted='/^\| spoil / { next } # sabotage: no model runs it
-        /^\| (attention|kv_store) / { if (/ 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /) print; next }
+        /^\| (attention|kv_store|rope_store) / { if (/ 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /) print; next }
         /^\| mat_vec/ {
             if (/ 512 1 1 2 /) { if (/(Q4_K|MXFP4) (1|4|8) /) print; next }
             if (!/\.(F32|F16|BF16|Q4_0|Q8_0|Q4_K|Q5_K|Q6_K|MXFP4) / && / 16 512 /) next

@@ -4,16 +4,48 @@
  * no value.
  *
  * partials [n_rows][n_head][n_strands][2 + head_dim_v], y [n_rows][n_head][head_dim_v], sinks
- * [n_head]. Grid: x = head, y = row. */
+ * [n_head]. Grid: x = head, y = row. Specialization: 0 HAS_INT8: y is quantized too, as quantize.comp
+ * does it; heads are of whole blocks and rows of whole quads of them then. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+
 #include "inc/push.glsl"
+#include "inc/int8.glsl"
 
 layout(local_size_x = 64) in;
 layout(push_constant) uniform push_block { push_attention_join p; };
 layout(set = 0, binding = 0) readonly buffer partial_floats { float partials[]; };
 layout(set = 0, binding = 1) writeonly buffer y_floats { float y[]; };
 layout(set = 0, binding = 2) readonly buffer sink_floats { float sinks[]; };
+layout(set = 0, binding = 3) writeonly buffer q_words { uint q[]; };
+layout(set = 0, binding = 3) writeonly buffer q_uvec4s { uvec4 q4[]; };
+layout(constant_id = 0) const bool HAS_INT8 = false;
+
+#define TD_INT8_LANES 64u
+#include "inc/int8_encode.glsl"
+
+shared float joined[TD_VK_JOIN_DIM_MAX];
+
+/* The head's blocks, out of shared memory. */
+void quantize(uint row, uint head)
+{
+    uint t = gl_LocalInvocationID.x, i = t % 8u, n_blocks = p.head_dim_v / 32u;
+    for (uint first = 0u; first < n_blocks; first += 8u) {
+        uint b = first + t / 8u, c = 32u * b + 4u * i;
+        uint at = ((row * p.n_head + head) * n_blocks + b) * TD_INT8_UNITS;
+        vec4 v = vec4(0.0);
+        if (b < n_blocks)
+            v = vec4(joined[c], joined[c + 1u], joined[c + 2u], joined[c + 3u]);
+        uvec4 last;
+        uint word = td_int8_encode_together(t, v, last);
+        if (b >= n_blocks)
+            continue;
+        q[4u * at + i] = word;
+        if (i == 0u)
+            q4[at + 2u] = last;
+    }
+}
 
 void main()
 {
@@ -37,6 +69,13 @@ void main()
             total = fma(factor, partials[at + 1u], total);
             sum = fma(factor, partials[at + 2u + i], sum);
         }
-        y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i] = sum / total;
+        precise float value = sum / total;
+        y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i] = value;
+        if (HAS_INT8)
+            joined[i] = value;
     }
+    if (!HAS_INT8)
+        return;
+    barrier();
+    quantize(row, head);
 }

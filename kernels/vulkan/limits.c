@@ -34,6 +34,7 @@ static const limit table[] = {
     {"directWriteBytes", LIMIT(direct_write_bytes), 0, NULL},
     {"timestampValidBits", LIMIT(timestamp_bits), 0, NULL},
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
+    {"fusedOps", LIMIT(fused_ops), 0, NULL},
     {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[1]", LIMIT(groups_y), TD_PREFILL_ROWS_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
@@ -67,6 +68,7 @@ void td_vk_limits_read(td_vk_physical *p, const VkPhysicalDeviceProperties *basi
     to->buffer_bytes = v13->maxBufferSize ? v13->maxBufferSize : to->storage_range_bytes;
     to->allocation_bytes = v11->maxMemoryAllocationSize;
     to->direct_write_bytes = UINT64_MAX;
+    to->fused_ops = UINT64_MAX;
     to->groups_x = from->maxComputeWorkGroupCount[0];
     to->groups_y = from->maxComputeWorkGroupCount[1];
     to->groups_z = from->maxComputeWorkGroupCount[2];

@@ -7,6 +7,7 @@
 
 #define ELEMENT_COLS TD_VK_ELEMENT_COLS
 #define EMBED_COLS   1024u
+#define GLU_BLOCKS   32u /* a workgroup's where it quantizes */
 
 const char *td_vk_variant(const char *shader, const td_type_info *type)
 {
@@ -61,23 +62,57 @@ static void lower_embed(const td_op *op, uint32_t i_slab, td_vk_step *s)
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * p->n_cols;
 }
 
-static void lower_rms_norm(td_vk_device *d, const td_op *op, td_vk_step *s)
+/* Binds the quants that an op's step makes, or the dummy. False: no memory. */
+static bool bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_err *err)
 {
+    td_vk_buffer *int8 = reader ? td_vk_int8_of(reader, err) : NULL;
+    if (int8)
+        bind_out(s, int8);
+    else
+        bind(s, &d->dummy);
+    return int8 || !reader;
+}
+
+static bool lower_rms_norm(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
+{
+    td_vk_device *d = (td_vk_device *)p->dev;
+    const td_op *add = p->ops[i_op].kind == TD_OP_ADD ? &p->ops[i_op++] : NULL;
+    const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
+    td_view x = add ? add->in[0] : op->in[0], none = {0};
+    td_view b = add ? add->in[1] : none, sum = add ? add->out : none;
     s->key.shader = "rms_norm";
-    bind_in(s, buffer_of(op->in[0].t));
+    s->key.n_spec = 2;
+    s->key.spec[0] = add != NULL;
+    s->key.spec[1] = reader != NULL;
+    bind_in(s, buffer_of(x.t));
     bind_vector(d, s, op->weight);
     bind_out(s, buffer_of(op->out.t));
+    if (add) {
+        bind_in(s, buffer_of(b.t));
+        bind_out(s, buffer_of(sum.t));
+    } else {
+        bind(s, &d->dummy);
+        bind(s, &d->dummy);
+    }
+    if (!bind_int8(d, s, reader, err))
+        return false;
     struct push_rms_norm push = {
         .n_groups = op->u.rms_norm.n_groups,
         .group_cols = op->in[0].n_cols / op->u.rms_norm.n_groups,
         .has_weight = op->weight != NULL,
         .eps = op->u.rms_norm.eps,
-        VIEW(x, op->in[0]),
+        VIEW(x, x),
         VIEW(y, op->out),
+        .b_col0 = b.col0,
+        .b_stride = add ? stride(b) : 0,
+        .sum_col0 = sum.col0,
+        .sum_stride = add ? stride(sum) : 0,
+        .n_blocks = reader ? td_vk_int8_blocks(reader) : 0,
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_groups;
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * op->in[0].n_cols;
+    return true;
 }
 
 static void lower_rope(const td_op *op, td_vk_step *s)
@@ -100,17 +135,22 @@ static void lower_rope(const td_op *op, td_vk_step *s)
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * op->in[0].n_cols;
 }
 
-static void lower_glu(td_vk_device *d, const td_op *op, td_vk_step *s)
+static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
 {
+    td_vk_device *d = (td_vk_device *)p->dev;
+    const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
     td_view gate = op->in[0], up = op->in[1];
     uint32_t n_scales = op->u.glu.n_scales;
     s->key.shader = "glu";
-    s->key.n_spec = 1;
+    s->key.n_spec = 2;
     s->key.spec[0] = op->u.glu.kind;
+    s->key.spec[1] = reader != NULL;
     bind_in(s, buffer_of(gate.t));
     bind_in(s, buffer_of(up.t));
     bind_in(s, n_scales ? buffer_of(op->in[2].t) : &d->dummy);
     bind_out(s, buffer_of(op->out.t));
+    if (!bind_int8(d, s, reader, err))
+        return false;
     struct push_glu push = {
         .n_cols = op->out.n_cols,
         .n_gates = gate.n_cols,
@@ -119,9 +159,15 @@ static void lower_glu(td_vk_device *d, const td_op *op, td_vk_step *s)
         VIEW(gate, gate),
         VIEW(up, up),
         VIEW(y, op->out),
+        .n_k = reader ? reader->weight->params.n_cols : 0,
+        .n_blocks = reader ? td_vk_int8_blocks(reader) : 0,
+        .n_groups = reader ? td_vk_int8_groups(reader) : 0,
     };
     set_push(s, &push, sizeof push);
     set_elements(s, push.n_cols);
+    if (reader)
+        s->groups_x = td_div_up(push.n_groups * push.n_blocks, GLU_BLOCKS);
+    return true;
 }
 
 static void lower_add(const td_op *op, td_vk_step *s)
@@ -325,13 +371,24 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     const td_op *op = &p->ops[i_op];
     td_vk_device *d = (td_vk_device *)p->dev;
     *s = (td_vk_step){.op = op, .groups_z = 1};
+    switch (td_vk_fuse(p, i_op).kind) {
+    case TD_VK_FUSE_ADD_NORM:
+        return lower_rms_norm(p, i_op, s, err);
+    case TD_VK_FUSE_ROPE_STORE:
+        td_vk_lower_rope_store(p, i_op, false, s);
+        return true;
+    case TD_VK_FUSE_NORM_ROPE_STORE:
+        td_vk_lower_rope_store(p, i_op, true, s);
+        return true;
+    case TD_VK_FUSE_NONE:
+        break;
+    }
     switch (op->kind) {
     case TD_OP_EMBED:
         lower_embed(op, i, s);
         break;
     case TD_OP_RMS_NORM:
-        lower_rms_norm(d, op, s);
-        break;
+        return lower_rms_norm(p, i_op, s, err);
     case TD_OP_MAT_MUL:
         return td_vk_lower_mat_mul(p, i_op, i, s, err);
     case TD_OP_ROPE:
@@ -341,10 +398,9 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         td_vk_lower_kv_store(op, s);
         break;
     case TD_OP_ATTENTION:
-        return td_vk_lower_attention(p, op, i, s, err);
+        return td_vk_lower_attention(p, i_op, i, s, err);
     case TD_OP_GLU:
-        lower_glu(d, op, s);
-        break;
+        return lower_glu(p, i_op, s, err);
     case TD_OP_ADD:
         lower_add(op, s);
         break;

@@ -77,6 +77,28 @@ const char *td_vk_variant(const char *shader, const td_type_info *type);
 td_vk_buffer *td_vk_side_buffer(td_tensor *t, td_vk_buffer sides[TD_VK_SIDES_MAX], uint64_t n_bytes,
                                 td_err *err);
 
+/* fuse.c: what the steps of an op do: that op, or several from it on. */
+typedef enum {
+    TD_VK_FUSE_NONE,
+    TD_VK_FUSE_ADD_NORM,
+    TD_VK_FUSE_ROPE_STORE,
+    TD_VK_FUSE_NORM_ROPE_STORE,
+} td_vk_fuse_kind;
+typedef struct {
+    td_vk_fuse_kind kind;
+    uint32_t n_ops;
+} td_vk_fusion;
+td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op);
+/* The product that op i's step quantizes its output for; NULL: none. */
+const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op);
+
+/* lower_mat_mul.c: whether an op is a product that reads int8; then of its input the blocks of 32 a
+ * row has for each of its groups, the groups, and the buffer they lie in. */
+bool td_vk_has_int8(const td_op *op);
+uint32_t td_vk_int8_blocks(const td_op *op);
+uint32_t td_vk_int8_groups(const td_op *op);
+td_vk_buffer *td_vk_int8_of(const td_op *op, td_err *err);
+
 /* lower_mat_mul.c: after the steps that prepare its inputs, one for each slab. */
 uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op);
 bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
@@ -85,9 +107,11 @@ td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows);
 
 /* lower_sequence.c: the ops that know of sequences. */
 uint32_t td_vk_count_attention(const td_program *p, const td_op *op);
-bool td_vk_lower_attention(const td_program *p, const td_op *op, uint32_t i, td_vk_step *s,
+bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
                            td_err *err);
 void td_vk_lower_kv_store(const td_op *op, td_vk_step *s);
+/* i_op is the first of them. */
+void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, bool has_norms, td_vk_step *s);
 void td_vk_lower_delta_net(const td_op *op, td_vk_step *s);
 void td_vk_lower_state_keep(const td_op *op, td_vk_step *s);
 

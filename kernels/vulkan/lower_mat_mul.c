@@ -15,13 +15,13 @@ static bool is_by_expert(const td_op *op)
     return op->kind == TD_OP_MAT_MUL && op->u.mat_mul.is_by_expert;
 }
 
-static bool has_int8(const td_op *op)
+bool td_vk_has_int8(const td_op *op)
 {
     return op->kind == TD_OP_MAT_MUL && op->weight->params.type->has_int8_activations;
 }
 
 /* Groups of columns that the products read; 1: all read the same. */
-static uint32_t x_groups(const td_op *op)
+uint32_t td_vk_int8_groups(const td_op *op)
 {
     return op->u.mat_mul.x_stride ? op->u.mat_mul.n_groups : 1;
 }
@@ -29,20 +29,22 @@ static uint32_t x_groups(const td_op *op)
 static bool reads_same(const td_op *a, const td_op *b)
 {
     td_view x = a->in[0], y = b->in[0];
-    return x.t == y.t && x.col0 == y.col0 && x.n_cols == y.n_cols && x_groups(a) == x_groups(b) &&
+    return x.t == y.t && x.col0 == y.col0 && x.n_cols == y.n_cols &&
+           td_vk_int8_groups(a) == td_vk_int8_groups(b) &&
            a->u.mat_mul.x_stride == b->u.mat_mul.x_stride;
 }
 
-/* Whether the rows that op i reads are quantized already: by an earlier op that reads the same,
- * with nothing else of the tensor quantized and nothing written to it since. */
+/* Whether the rows that op i reads are quantized already: by the op that wrote them, or for an
+ * earlier one that reads the same, with nothing else of the tensor quantized and nothing written to
+ * it since. */
 static bool is_quantized(const td_program *p, uint32_t i)
 {
     const td_op *reader = &p->ops[i];
     while (i-- > 0) {
         const td_op *op = &p->ops[i];
         if (writes(op, reader->in[0].t))
-            return false;
-        if (has_int8(op) && op->in[0].t == reader->in[0].t)
+            return td_vk_quantizes_for(p, i) && reads_same(td_vk_quantizes_for(p, i), reader);
+        if (td_vk_has_int8(op) && op->in[0].t == reader->in[0].t)
             return reads_same(op, reader);
     }
     return false;
@@ -71,15 +73,15 @@ static bool is_aligned(const td_op *op)
 
 /* Blocks of 32 int8 activations that a row has for each group: its columns padded to whole quads of
  * blocks. */
-static uint32_t int8_blocks(const td_op *op)
+uint32_t td_vk_int8_blocks(const td_op *op)
 {
     return td_round_up(op->weight->params.n_cols, INT8_QUAD) / 32;
 }
 
-static td_vk_buffer *int8_of(const td_op *op, td_err *err)
+td_vk_buffer *td_vk_int8_of(const td_op *op, td_err *err)
 {
     td_vk_tensor *t = (td_vk_tensor *)op->in[0].t;
-    uint64_t n_blocks = (uint64_t)int8_blocks(op) * x_groups(op);
+    uint64_t n_blocks = (uint64_t)td_vk_int8_blocks(op) * td_vk_int8_groups(op);
     return td_vk_side_buffer(op->in[0].t, t->int8, t->head.params.n_rows * n_blocks * INT8_BYTES,
                              err);
 }
@@ -94,7 +96,7 @@ uint64_t td_vk_side_bytes(const td_tensor_params *p)
 static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
 {
     td_view x = op->in[0];
-    td_vk_buffer *int8 = int8_of(op, err);
+    td_vk_buffer *int8 = td_vk_int8_of(op, err);
     if (!int8)
         return false;
     s->key.shader = "quantize";
@@ -104,8 +106,8 @@ static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
     bind_out(s, int8);
     struct push_quantize push = {
         .n_k = op->weight->params.n_cols,
-        .n_blocks = int8_blocks(op),
-        .n_groups = x_groups(op),
+        .n_blocks = td_vk_int8_blocks(op),
+        .n_groups = td_vk_int8_groups(op),
         VIEW(x, x),
         .x_group = op->u.mat_mul.x_stride,
     };
@@ -171,8 +173,8 @@ static void set_groups(const td_op *op, uint32_t i_slab, struct push_mat_mul *pu
     push->group0 = i_slab * (w->rows_per_slab / m);
     push->n_groups = td_vk_slab_rows(w, i_slab) / m;
     push->x_group = op->u.mat_mul.x_stride;
-    if (has_int8(op) && push->x_group)
-        push->x_group = int8_blocks(op) * (INT8_BYTES / 16);
+    if (td_vk_has_int8(op) && push->x_group)
+        push->x_group = td_vk_int8_blocks(op) * (INT8_BYTES / 16);
     push->y_group = op->u.mat_mul.y_stride;
     s->groups_z = push->n_groups;
     s->key.spec[4] = TD_VK_MUL_GROUPS;
@@ -192,7 +194,7 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
     const td_weight_params *p = &w->head.params;
     td_view x = op->in[0];
     const td_vk_buffer *int8 = NULL, *lists = &d->dummy;
-    if (has_int8(op) && !(int8 = int8_of(op, err)))
+    if (td_vk_has_int8(op) && !(int8 = td_vk_int8_of(op, err)))
         return false;
     if (is_by_expert(op) && !(lists = lists_of(op->in[1].t, err)))
         return false;
@@ -212,7 +214,8 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
         .w_pitch = w->panel_rows,
         .has_bias = op->bias != NULL,
         .x_col0 = int8 ? 0 : x.col0,
-        .x_stride = int8 ? x_groups(op) * int8_blocks(op) * (INT8_BYTES / 16) : stride(x),
+        .x_stride =
+            int8 ? td_vk_int8_groups(op) * td_vk_int8_blocks(op) * (INT8_BYTES / 16) : stride(x),
         VIEW(y, op->out),
     };
     s->groups_z = 1;
@@ -248,7 +251,7 @@ void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
 
 static bool needs_quantize(const td_program *p, uint32_t i_op)
 {
-    return has_int8(&p->ops[i_op]) && !is_quantized(p, i_op);
+    return td_vk_has_int8(&p->ops[i_op]) && !is_quantized(p, i_op);
 }
 
 static bool needs_lists(const td_program *p, uint32_t i_op)

@@ -49,6 +49,48 @@ void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
     s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (op->in[0].n_cols + op->in[1].n_cols);
 }
 
+void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, bool has_norms, td_vk_step *s)
+{
+    const td_op *first = &program->ops[i_op], *q = has_norms ? first + 2 : first;
+    const td_op *rope_k = q + 1, *store = q + 2;
+    const td_vk_kv *kv = (const td_vk_kv *)store->kv;
+    const td_kv_params *p = &kv->head.params;
+    td_vk_device *d = (td_vk_device *)program->dev;
+    td_view k = rope_k->out, v = store->in[1], cos_sin = q->in[1];
+    s->key.shader = "rope_store";
+    set_cache_types(s, p);
+    s->key.spec[s->key.n_spec++] = has_norms;
+    bind_out(s, buffer_of(k.t)); /* it is read too, but being written orders it with both */
+    bind_in(s, buffer_of(v.t));
+    bind_out(s, &kv->k);
+    bind_out(s, &kv->v);
+    bind_batch(s, &store->batch);
+    bind_in(s, buffer_of(cos_sin.t));
+    bind_out(s, buffer_of(q->out.t));
+    bind_vector(d, s, has_norms ? first->weight : NULL);
+    bind_vector(d, s, has_norms ? first[1].weight : NULL);
+    struct push_rope_store push = {
+        .n_head = q->out.n_cols / p->head_dim_k,
+        .n_head_kv = p->n_head_kv,
+        .k_words = kv->k_words,
+        .v_words = kv->v_words,
+        VIEW(q, q->out),
+        VIEW(k, k),
+        VIEW(v, v),
+        .n_pages_max = store->batch.pages->params.n_cols,
+        .n_slots = store->batch.pages->params.n_rows,
+        .n_pages = p->n_pages,
+        .col0 = q->u.rope.col0,
+        .n_rot = q->u.rope.n_rot,
+        .kind = q->u.rope.kind == TD_ROPE_NEOX,
+        VIEW(cos_sin, cos_sin),
+        .eps = has_norms ? first->u.rms_norm.eps : 0,
+    };
+    set_push(s, &push, sizeof push);
+    s->groups_x = push.n_head + 2 * push.n_head_kv;
+    s->work_per_row = 2 * TD_VK_WORK_PER_ELEMENT * (q->out.n_cols + k.n_cols + v.n_cols);
+}
+
 /* Pages a row can see. */
 static uint32_t visible_pages(const td_op *op)
 {
@@ -93,15 +135,19 @@ static td_vk_buffer *partials_of(const td_program *p, const td_op *op, td_err *e
     return td_vk_side_buffer(op->out.t, t->partials, 4 * n_floats, err);
 }
 
-static bool lower_attention_join(const td_program *p, const td_op *op, td_vk_step *s, td_err *err)
+static bool lower_attention_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
 {
-    td_vk_buffer *partials = partials_of(p, op, err);
-    if (!partials)
+    const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
+    td_vk_buffer *partials = partials_of(p, op, err), *int8 = NULL;
+    if (!partials || (reader && !(int8 = td_vk_int8_of(reader, err))))
         return false;
     s->key.shader = "attention_join";
+    s->key.n_spec = 1;
+    s->key.spec[0] = int8 != NULL;
     bind_in(s, partials);
     bind_out(s, buffer_of(op->out.t));
     bind_vector((td_vk_device *)p->dev, s, op->u.attention.sinks);
+    bind_out(s, int8 ? int8 : &((td_vk_device *)p->dev)->dummy);
     struct push_attention_join push = {
         .n_head = op->u.attention.n_head,
         .head_dim_v = op->kv->params.head_dim_v,
@@ -164,10 +210,10 @@ uint32_t td_vk_count_attention(const td_program *p, const td_op *op)
     return n_strands(p, op) > 1 ? 2 : 1;
 }
 
-bool td_vk_lower_attention(const td_program *p, const td_op *op, uint32_t i, td_vk_step *s,
+bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
                            td_err *err)
 {
-    return i ? lower_attention_join(p, op, s, err) : lower_attention(p, op, s, err);
+    return i ? lower_attention_join(p, i_op, s, err) : lower_attention(p, &p->ops[i_op], s, err);
 }
 
 void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)

@@ -26,6 +26,12 @@ uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint3
     return r ? r->n_chunks : 0;
 }
 
+uint32_t td_vulkan_count_dispatches(const td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    const td_vk_recording *r = find(p, n_rows, n_out);
+    return r ? r->n_parts : 0;
+}
+
 uint64_t td_vulkan_count_submitted(const td_device *dev)
 {
     return ((const td_vk_device *)dev)->n_submissions;
@@ -191,8 +197,9 @@ static bool compile_cache_shader(const compile_run *run, const td_shader *shader
             for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
                 td_vk_pipeline_key key = {.shader = shader->name,
                                           .n_bindings = TD_VK_BINDINGS_MAX,
-                                          .spec = {types[k], types[v], head_dims[i], head_dims[i]},
-                                          .n_spec = 4};
+                                          .spec = {types[k], types[v], head_dims[i], head_dims[i],
+                                                   true /* of rope_store */},
+                                          .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
                 if (!compile_one(run, &key, err))
                     return false;
             }
@@ -214,8 +221,21 @@ static bool is_compiled(const td_shader *shader, uint32_t kind, uint32_t i_rows)
 static bool compile_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
     td_vk_pipeline_key key = {.shader = shader->name, .n_bindings = TD_VK_BINDINGS_MAX};
-    if (!strcmp(shader->name, "attention") || !strcmp(shader->name, "kv_store"))
+    if (!strcmp(shader->name, "attention") || strstr(shader->name, "_store"))
         return compile_cache_shader(run, shader, err);
+    /* The plain ones, which follow, do one op; these do what is done with it (fuse.c). */
+    static const struct {
+        const char *name;
+        uint32_t spec[2], n_spec;
+    } fused[] = {{"rms_norm", {1, 1}, 2}, {"glu", {0, 1}, 2}, {"attention_join", {1}, 1}};
+    for (size_t i = 0; i < TD_COUNT(fused); i++) {
+        td_vk_pipeline_key k = {.shader = shader->name,
+                                .n_bindings = TD_VK_BINDINGS_MAX,
+                                .spec = {fused[i].spec[0], fused[i].spec[1]},
+                                .n_spec = fused[i].n_spec};
+        if (!strcmp(shader->name, fused[i].name) && !compile_one(run, &k, err))
+            return false;
+    }
     if (strncmp(shader->name, "mat_vec", 7))
         return compile_one(run, &key, err);
     static const uint32_t kinds[] = {TD_VK_MUL_PLAIN, TD_VK_MUL_EXPERT};

@@ -4,10 +4,11 @@
 
 #include "kernels/device.h"
 
-/* Submissions, and barriers inside them, of a program's recording for the row counts; 0 if it was
- * not run with them. */
+/* Submissions, dispatches and barriers inside them, of a program's recording for the row counts; 0
+ * if it was not run with them. */
 uint32_t td_vulkan_count_submissions(const td_program *p, uint32_t n_rows, uint32_t n_out);
 uint64_t td_vulkan_count_submitted(const td_device *dev); /* by the device, ever */
+uint32_t td_vulkan_count_dispatches(const td_program *p, uint32_t n_rows, uint32_t n_out);
 uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out);
 
 /* Slabs of a weight. */

@@ -1,7 +1,7 @@
 /* A program: lowered to steps when it ends (pipelines made, descriptor sets written once), recorded
  * per row counts on first use, replayed after. The recordings kept are bounded; the one unused for
  * longest makes room. */
-#include "kernels/vulkan/vk.h"
+#include "kernels/vulkan/lower.h"
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -132,7 +132,7 @@ bool td_vk_program_compile(td_program *program, td_err *err)
     if (!p->steps || !p->plan)
         return false;
     double us_per_work = 1 / first_speed(d->head.info.kind);
-    for (uint32_t i = 0; i < program->n_ops; i++)
+    for (uint32_t i = 0; i < program->n_ops; i += td_vk_fuse(program, i).n_ops)
         for (uint32_t k = 0; k < td_vk_lower_count(program, i); k++) {
             td_vk_step *s = &p->steps[p->n_steps++];
             if (!td_vk_lower(program, i, k, s, err))

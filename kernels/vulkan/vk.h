@@ -82,6 +82,7 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t shared_bytes, push_bytes;                          /* of a shader */
     uint64_t n_stage_buffers, n_set_buffers, n_stage_resources; /* its descriptors */
     uint64_t has_full_subgroups; /* 1: workgroups can be asked to be whole subgroups */
+    uint64_t fused_ops;          /* that a dispatch does at most */
     double timestamp_ns;         /* a tick; 0: no timestamps */
     uint64_t timestamp_bits;     /* above them a timestamp wraps around */
     uint32_t quirks;

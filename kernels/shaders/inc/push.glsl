@@ -8,15 +8,17 @@
  * read-only; an absent bias or norm weight is bound to a dummy, and has_bias or has_weight is 0):
  *
  *     embed      0 ids   1 weight            2 y
- *     rms_norm   0 x     1 weight            2 y
+ *     rms_norm   0 x, a  1 weight            2 y  3 b  4 sum  5 q
  *     quantize   0 x     1 q
  *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists
  *     list_experts  0 experts  1 lists
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
  *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y, partials  7 sinks
- *     attention_join  0 partials  1 y        2 sinks
- *     glu        0 gate  1 up  2 scales      3 y
+ *     rope_store 0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages  7 cos_sin  8 q
+ *                9 q's weight  10 k's weight
+ *     attention_join  0 partials  1 y        2 sinks  3 q
+ *     glu        0 gate  1 up  2 scales      3 y  4 q
  *     add        0 a     1 b                 2 y
  *     scale      0 x     1 factors           2 y
  *     softcap    0 x     1 y
@@ -111,6 +113,9 @@ struct push_rms_norm {
     float eps;
     uint x_col0, x_stride;
     uint y_col0, y_stride;
+    uint b_col0, b_stride;
+    uint sum_col0, sum_stride;
+    uint n_blocks; /* of quants in a row */
 };
 
 /* One workgroup per head (x) and row (y). */
@@ -137,6 +142,22 @@ struct push_kv_store {
     uint n_pages;     /* pages of the cache */
 };
 
+/* Grid: x = heads of q, k and v, y = row. Specialization constants as kv_store has them; 4: whether
+ * there are norms. */
+#define TD_VK_ROPE_DIM_MAX 1024u /* of heads, as they lie in shared memory */
+struct push_rope_store {
+    uint n_rows;
+    uint n_head, n_head_kv;
+    uint k_words, v_words; /* as of kv_store */
+    uint q_col0, q_stride;
+    uint k_col0, k_stride;
+    uint v_col0, v_stride;
+    uint n_pages_max, n_slots, n_pages;
+    uint col0, n_rot, kind; /* as of rope */
+    uint cos_sin_col0, cos_sin_stride;
+    float eps;
+};
+
 /* One workgroup per query head (x), row (y) and strand (z). With several strands the results go to
  * partials, for attention_join, which alone then takes the sinks. */
 struct push_attention {
@@ -154,6 +175,7 @@ struct push_attention {
 };
 
 /* One workgroup per query head (x) and row (y). */
+#define TD_VK_JOIN_DIM_MAX 256u /* head_dim_v where it quantizes */
 struct push_attention_join {
     uint n_rows;
     uint n_head, head_dim_v, n_strands;
@@ -170,7 +192,8 @@ struct push_add {
     uint y_col0, y_stride;
 };
 
-/* Grid as push_add. Specialization constant 0: the kind, as td_glu_kind counts. */
+/* Grid as push_add, or where it quantizes x = n_groups * n_blocks / 32 rounded up. Specialization constants: 0 the kind, as
+ * td_glu_kind counts, 1 whether it quantizes. */
 struct push_glu {
     uint n_rows;
     uint n_cols;
@@ -179,6 +202,7 @@ struct push_glu {
     uint gate_col0, gate_stride;
     uint up_col0, up_stride;
     uint y_col0, y_stride;
+    uint n_k, n_blocks, n_groups; /* of quants: as of push_quantize */
 };
 
 /* Grid as push_add. */

@@ -1,0 +1,130 @@
+/* Which ops one step does together: a dispatch and the barrier before it cost a GPU as much as a
+ * small op's work, and a layer has a dozen of those. Ops stay one verb each; here neighbours are
+ * recognised by what they read and write:
+ *
+ *     add, rms_norm                      the sum is normed as it is made
+ *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
+ *     anything | mat_mul                 rms_norm, glu and attention's join quantize what a product
+ *                                        reads of them
+ *
+ * What is computed is the same, bit for bit, and so is every tensor that is written.
+ * TD_VK_LIMIT=fusedOps=1 leaves each op its own step. */
+#include "kernels/vulkan/lower.h"
+
+static bool is_fusing(const td_program *p)
+{
+    return ((const td_vk_device *)p->dev)->physical.limits.fused_ops > 1;
+}
+
+static bool is_same(td_view a, td_view b)
+{
+    return a.t == b.t && a.col0 == b.col0 && a.n_cols == b.n_cols;
+}
+
+static bool is_kind(const td_program *p, uint32_t i, td_op_kind kind)
+{
+    return i < p->n_ops && p->ops[i].kind == kind;
+}
+
+/* Rows are those of the output, whose kind says which. */
+static bool has_same_rows(const td_op *a, const td_op *b)
+{
+    return a->out.t->params.rows == b->out.t->params.rows &&
+           a->out.t->params.n_rows == b->out.t->params.n_rows;
+}
+
+static bool is_add_norm(const td_program *p, uint32_t i)
+{
+    if (!is_kind(p, i, TD_OP_ADD) || !is_kind(p, i + 1, TD_OP_RMS_NORM))
+        return false;
+    const td_op *add = &p->ops[i], *norm = add + 1;
+    /* A norm in the place of what is added would be written while others still read that. */
+    bool is_apart =
+        norm->out.t != add->out.t && norm->out.t != add->in[0].t && norm->out.t != add->in[1].t;
+    return is_same(add->out, norm->in[0]) && norm->u.rms_norm.n_groups == 1 && is_apart &&
+           has_same_rows(add, norm);
+}
+
+/* Norms of heads, of q or k, that rope then rotates. */
+static bool is_head_norm(const td_op *norm, const td_op *rope)
+{
+    return is_same(norm->out, rope->in[0]) && is_same(norm->in[0], norm->out) && norm->weight &&
+           norm->u.rms_norm.n_groups == norm->out.n_cols / rope->u.rope.head_dim &&
+           rope->u.rope.head_dim <= 256;
+}
+
+static bool is_overlapping(td_view a, td_view b)
+{
+    return a.t == b.t && a.col0 < b.col0 + b.n_cols && b.col0 < a.col0 + a.n_cols;
+}
+
+/* q's rope is ops[0], after two norms if has_norms, whose eps is the same. */
+static bool is_rope_store(const td_program *p, uint32_t i, bool has_norms)
+{
+    uint32_t first = i + (has_norms ? 2 : 0);
+    if (!is_kind(p, first, TD_OP_ROPE) || !is_kind(p, first + 1, TD_OP_ROPE) ||
+        !is_kind(p, first + 2, TD_OP_KV_STORE))
+        return false;
+    const td_op *q = &p->ops[first], *k = q + 1, *store = q + 2;
+    const td_kv_params *kv = &store->kv->params;
+    bool is_one = q->u.rope.kind == k->u.rope.kind && q->u.rope.col0 == k->u.rope.col0 &&
+                  is_same(q->in[1], k->in[1]) && is_same(store->in[0], k->out) &&
+                  q->u.rope.head_dim == kv->head_dim_k && k->u.rope.head_dim == kv->head_dim_k &&
+                  !is_overlapping(q->out, k->out) && !is_overlapping(q->out, store->in[1]) &&
+                  !is_overlapping(k->out, store->in[1]) && has_same_rows(q, k) &&
+                  td_max_u32(kv->head_dim_k, kv->head_dim_v) <= TD_VK_ROPE_DIM_MAX;
+    if (!is_one || !has_norms)
+        return is_one;
+    const td_op *q_norm = &p->ops[i], *k_norm = q_norm + 1;
+    return is_kind(p, i, TD_OP_RMS_NORM) && is_kind(p, i + 1, TD_OP_RMS_NORM) &&
+           is_head_norm(q_norm, q) && is_head_norm(k_norm, k) &&
+           memcmp(&q_norm->u.rms_norm.eps, &k_norm->u.rms_norm.eps, sizeof(float)) == 0;
+}
+
+td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
+{
+    if (!is_fusing(p))
+        return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
+    if (is_add_norm(p, i_op))
+        return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, 2};
+    if (is_rope_store(p, i_op, true))
+        return (td_vk_fusion){TD_VK_FUSE_NORM_ROPE_STORE, 5};
+    if (is_rope_store(p, i_op, false))
+        return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3};
+    return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
+}
+
+/* Whether what a writes can be quantized as it is written, for a reader of it. */
+static bool can_quantize(const td_program *p, const td_op *a, const td_op *reader)
+{
+    td_view x = reader->in[0];
+    uint32_t n_k = reader->weight->params.n_cols;
+    if (!is_same(a->out, x) || n_k % 32 || (n_k != x.n_cols && reader->u.mat_mul.x_stride != n_k))
+        return false;
+    switch (a->kind) {
+    case TD_OP_GLU:
+        return true;
+    case TD_OP_RMS_NORM:
+        return n_k == x.n_cols && x.n_cols / a->u.rms_norm.n_groups % 32 == 0;
+    case TD_OP_ATTENTION:
+        return n_k == x.n_cols && n_k % 128 == 0 && a->kv->params.head_dim_v % 32 == 0 &&
+               a->kv->params.head_dim_v <= TD_VK_JOIN_DIM_MAX && td_vk_count_attention(p, a) > 1;
+    default:
+        return false;
+    }
+}
+
+const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op)
+{
+    const td_op *op = &p->ops[i_op];
+    if (!is_fusing(p) || !op->out.t)
+        return NULL;
+    for (uint32_t i = i_op + 1; i < p->n_ops; i++) {
+        const td_op *reader = &p->ops[i];
+        if (td_vk_has_int8(reader) && reader->in[0].t == op->out.t)
+            return can_quantize(p, op, reader) ? reader : NULL;
+        if (writes(reader, op->out.t))
+            return NULL;
+    }
+    return NULL;
+}

@@ -1,0 +1,307 @@
+/* Ops done together (kernels/vulkan/fuse.c): a layer recorded from ops leaves the same bits in
+ * every tensor and in the cache as on a device that does each op by itself, for any number of rows,
+ * and takes as few dispatches and barriers as it should. Runs on the first usable Vulkan device of
+ * TD_TEST_DEVICES; skips where there is none. */
+#include "op_common.h"
+
+#include "kernels/vulkan/probe.h"
+
+#define ROWS     5u
+#define N_EXPERT 6u
+#define N_USED   2u
+
+typedef struct {
+    const char *name, *weights, *cache;
+    uint32_t n_head, n_head_kv, dim, n_ff;
+    bool has_norms, has_experts;
+    td_rope_kind rope;
+    uint32_t n_rot, col0;         /* of a head */
+    uint32_t n_pages;             /* columns of the table; 32 and more: strands */
+    uint32_t n_steps, n_barriers; /* at most, of a run */
+    uint32_t n_alone;             /* dispatches of the ops by themselves, at least */
+} layer_case;
+
+enum { X, NORMED, Q, K, V, ATTENDED, DELTA, GATE, UP, ROUTER, CHOSEN, SHARES, PARTS, N_KEPT };
+
+typedef struct {
+    bench b;
+    td_tensor *t[N_KEPT];
+    td_tensor *cos_sin, *positions, *slots, *pages;
+    td_kv *kv;
+} layer;
+
+static td_weight *weight(layer *l, const char *type_name, uint32_t n_rows, uint32_t n_cols,
+                         uint32_t n_groups, uint64_t seed)
+{
+    const td_type_info *type = td_type_find_name(type_name);
+    unsigned char *rows = new_random_rows(type, n_rows, n_cols, seed);
+    td_weight *w = bench_groups(&l->b, type, n_rows, n_cols, n_groups, rows);
+    free(rows);
+    return w;
+}
+
+static td_tensor *tensor(layer *l, uint32_t n_cols)
+{
+    return bench_tensor(&l->b, TD_ELEM_F32, TD_ROWS_BATCH, ROWS, n_cols);
+}
+
+static void record_attention(layer *l, const layer_case *c)
+{
+    td_program *p = l->b.p;
+    uint32_t n_embd = c->n_head * c->dim, n_kv = c->n_head_kv * c->dim;
+    const td_batch_tensors batch = {l->positions, l->slots, l->pages, NULL};
+    td_view normed = td_all(l->t[NORMED]), q = td_all(l->t[Q]), k = td_all(l->t[K]);
+    td_view cos_sin = td_all(l->cos_sin);
+    td_op_rms_norm(p, td_all(l->t[X]), weight(l, "F32", 1, n_embd, 0, 1), 1, 1e-5f, normed);
+    td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 2), NULL, normed, q);
+    td_op_mat_mul(p, weight(l, c->weights, n_kv, n_embd, 0, 3), NULL, normed, k);
+    td_op_mat_mul(p, weight(l, c->weights, n_kv, n_embd, 0, 4), NULL, normed, td_all(l->t[V]));
+    if (c->has_norms) {
+        td_op_rms_norm(p, q, weight(l, "F32", 1, c->dim, 0, 5), c->n_head, 1e-5f, q);
+        td_op_rms_norm(p, k, weight(l, "F32", 1, c->dim, 0, 6), c->n_head_kv, 1e-5f, k);
+    }
+    td_op_rope(p, q, cos_sin, c->rope, c->dim, c->col0);
+    td_op_rope(p, k, cos_sin, c->rope, c->dim, c->col0);
+    td_op_kv_store(p, l->kv, k, td_all(l->t[V]), &batch);
+    td_op_attention(p, l->kv, q, td_all(l->t[ATTENDED]),
+                    &(td_attention_params){.n_head = c->n_head, .scale = 0.2f}, &batch);
+    td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 7), NULL, td_all(l->t[ATTENDED]),
+                  td_all(l->t[DELTA]));
+}
+
+static void record_feed_forward(layer *l, const layer_case *c)
+{
+    td_program *p = l->b.p;
+    uint32_t n_embd = c->n_head * c->dim;
+    td_view x = td_all(l->t[X]), normed = td_all(l->t[NORMED]), delta = td_all(l->t[DELTA]);
+    td_view gate = td_all(l->t[GATE]), up = td_all(l->t[UP]);
+    td_op_add(p, x, delta, x);
+    td_op_rms_norm(p, x, weight(l, "F32", 1, n_embd, 0, 8), 1, 1e-5f, normed);
+    if (c->has_experts) {
+        uint32_t n_all = N_EXPERT * c->n_ff;
+        td_op_mat_mul(p, weight(l, "F32", N_EXPERT, n_embd, 0, 9), NULL, normed,
+                      td_all(l->t[ROUTER]));
+        td_op_route(p, td_all(l->t[ROUTER]), NULL, &(td_route_params){.scale = 1}, l->t[CHOSEN],
+                    l->t[SHARES]);
+        td_op_mat_mul_experts(p, weight(l, c->weights, n_all, n_embd, N_EXPERT, 10), NULL,
+                              l->t[CHOSEN], normed, gate);
+        td_op_mat_mul_experts(p, weight(l, c->weights, n_all, n_embd, N_EXPERT, 11), NULL,
+                              l->t[CHOSEN], normed, up);
+        td_op_glu(p, TD_GLU_SILU, gate, up, NULL, gate);
+        td_op_mat_mul_experts(p, weight(l, c->weights, N_EXPERT * n_embd, c->n_ff, N_EXPERT, 12),
+                              NULL, l->t[CHOSEN], gate, td_all(l->t[PARTS]));
+        td_op_experts_sum(p, td_all(l->t[PARTS]), l->t[SHARES], delta);
+    } else {
+        td_op_mat_mul(p, weight(l, c->weights, c->n_ff, n_embd, 0, 10), NULL, normed, gate);
+        td_op_mat_mul(p, weight(l, c->weights, c->n_ff, n_embd, 0, 11), NULL, normed, up);
+        td_op_glu(p, TD_GLU_GELU, gate, up, NULL, gate);
+        td_op_mat_mul(p, weight(l, c->weights, n_embd, c->n_ff, 0, 12), NULL, gate, delta);
+    }
+    td_op_add(p, x, delta, x);
+    td_op_rms_norm(p, x, NULL, 1, 1e-5f, normed);
+}
+
+static layer begin_layer(td_device *dev, const layer_case *c)
+{
+    layer l = {.b = bench_begin(dev, TD_MODE_VERIFY, ROWS, 0)};
+    uint32_t n_embd = c->n_head * c->dim, n_used = c->has_experts ? N_USED : 1;
+    const td_type_info *type = td_type_find_name(c->cache);
+    const uint32_t n_cols[N_KEPT] = {[X] = n_embd,
+                                     [NORMED] = n_embd,
+                                     [Q] = n_embd,
+                                     [K] = c->n_head_kv * c->dim,
+                                     [V] = c->n_head_kv * c->dim,
+                                     [ATTENDED] = n_embd,
+                                     [DELTA] = n_embd,
+                                     [GATE] = n_used * c->n_ff,
+                                     [UP] = n_used * c->n_ff,
+                                     [ROUTER] = N_EXPERT,
+                                     [SHARES] = N_USED,
+                                     [PARTS] = N_USED * n_embd};
+    for (uint32_t i = 0; i < N_KEPT; i++)
+        if (i == CHOSEN)
+            l.t[i] = bench_tensor(&l.b, TD_ELEM_I32, TD_ROWS_BATCH, ROWS, N_USED);
+        else if (c->has_experts || i < ROUTER)
+            l.t[i] = tensor(&l, n_cols[i]);
+    /* no more than BENCH_OBJECTS_MAX: the cosines and the batch are of columns of others' rows */
+    static td_tensor *inputs[4];
+    td_err err = {0};
+    for (uint32_t i = 0; i < TD_COUNT(inputs); i++) {
+        inputs[i] = td_tensor_create(dev,
+                                     &(td_tensor_params){"in", i ? TD_ELEM_I32 : TD_ELEM_F32,
+                                                         i == 3 ? TD_ROWS_FIXED : TD_ROWS_BATCH,
+                                                         i == 3 ? 1 : ROWS,
+                                                         i == 0   ? c->n_rot
+                                                         : i == 3 ? c->n_pages
+                                                                  : 1,
+                                                         TD_HOST_WRITES},
+                                     &err);
+        must(inputs[i] != NULL, &err);
+    }
+    l.cos_sin = inputs[0];
+    l.positions = inputs[1];
+    l.slots = inputs[2];
+    l.pages = inputs[3];
+    l.kv = bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim, c->dim, c->n_pages});
+    record_attention(&l, c);
+    record_feed_forward(&l, c);
+    bench_end(&l.b);
+    for (uint32_t i = 0; i < c->n_pages; i++)
+        i32_data(l.pages)[i] = (int32_t)(c->n_pages - 1 - i);
+    return l;
+}
+
+static void end_layer(layer *l)
+{
+    bench_destroy(&l->b);
+    td_tensor_destroy(&l->cos_sin);
+    td_tensor_destroy(&l->positions);
+    td_tensor_destroy(&l->slots);
+    td_tensor_destroy(&l->pages);
+}
+
+/* Rows row0.. of a text of ROWS positions, so that a later run reads what an earlier one stored. */
+static void run_layer(layer *l, const layer_case *c, uint32_t row0, uint32_t n_rows)
+{
+    uint32_t n_embd = c->n_head * c->dim;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        fill_random(f32_data(l->t[X]) + r * n_embd, n_embd, 100 + row0 + r);
+        fill_random(f32_data(l->cos_sin) + r * c->n_rot, c->n_rot, 200 + row0 + r);
+        i32_data(l->positions)[r] = (int32_t)(row0 + r);
+        i32_data(l->slots)[r] = 0;
+    }
+    bench_run(&l->b, n_rows, 0);
+}
+
+static void check_same(const layer *a, const layer *b, const layer_case *c, uint32_t row_a,
+                       uint32_t n_rows)
+{
+    for (uint32_t i = 0; i < N_KEPT; i++) {
+        if (!a->t[i])
+            continue;
+        uint32_t n = td_tensor_get_params(a->t[i])->n_cols;
+        for (uint32_t k = 0; k < n_rows * n; k++) {
+            int32_t got = i32_data(a->t[i])[row_a * n + k], want = i32_data(b->t[i])[k];
+            if (got != want)
+                fail_msg("%s: tensor %u, row %u, column %u: %08x, alone %08x", c->name, i, k / n,
+                         k % n, (unsigned)got, (unsigned)want);
+        }
+    }
+}
+
+static void check_case(const char *spec, const layer_case *c)
+{
+    td_err err = {0};
+    td_device *dev = td_device_create(spec, &err);
+    setenv("TD_VK_LIMIT", "fusedOps=1", 1);
+    td_device *plain = td_device_create(spec, &err);
+    unsetenv("TD_VK_LIMIT");
+    must(dev && plain, &err);
+    layer fused = begin_layer(dev, c), alone = begin_layer(plain, c);
+    run_layer(&fused, c, 0, ROWS);
+    run_layer(&alone, c, 0, ROWS);
+    check_same(&fused, &alone, c, 0, ROWS);
+    uint32_t n_steps = td_vulkan_count_dispatches(fused.b.p, ROWS, 0);
+    uint32_t n_alone = td_vulkan_count_dispatches(alone.b.p, ROWS, 0);
+    uint32_t n_barriers = td_vulkan_count_barriers(fused.b.p, ROWS, 0);
+    printf("%s: %u dispatches and %u barriers; alone %u and %u\n", c->name, n_steps, n_barriers,
+           n_alone, td_vulkan_count_barriers(alone.b.p, ROWS, 0));
+    assert_in_range(n_steps, 1, c->n_steps);
+    assert_in_range(n_barriers, 1, c->n_barriers);
+    assert_in_range(n_alone, c->n_alone, 1000);
+    for (uint32_t r = 0; r < ROWS; r++) { /* row by row: law 1 */
+        run_layer(&alone, c, r, 1);
+        check_same(&fused, &alone, c, r, 1);
+    }
+    end_layer(&fused);
+    end_layer(&alone);
+    td_device_destroy(&dev);
+    td_device_destroy(&plain);
+}
+
+static const char *device_spec_wanted(void)
+{
+    const char *wanted = getenv("TD_TEST_DEVICES");
+    return wanted && !strncmp(wanted, "vulkan", 6) && !strchr(wanted, ',') ? wanted : "vulkan:0";
+}
+
+static const layer_case cases[] = {
+    {.name = "dense, strands",
+     .weights = "Q8_0",
+     .cache = "F16",
+     .n_head = 4,
+     .n_head_kv = 2,
+     .dim = 32,
+     .n_ff = 160, /* a row of quants is padded */
+     .rope = TD_ROPE_NORM,
+     .n_rot = 32,
+     .n_pages = 40,
+     .n_alone = 22,
+     .n_steps = 14,
+     .n_barriers = 10},
+    {.name = "norms of heads, part of a head rotated",
+     .weights = "Q4_0",
+     .cache = "Q8_0",
+     .n_head = 3,
+     .n_head_kv = 1,
+     .dim = 96,
+     .n_ff = 96,
+     .has_norms = true,
+     .rope = TD_ROPE_NEOX,
+     .n_rot = 32,
+     .col0 = 64,
+     .n_pages = 4,
+     .n_alone = 23,
+     .n_steps = 14,
+     .n_barriers = 10},
+    {.name = "experts, wide heads",
+     .weights = "Q8_0",
+     .cache = "Q4_0",
+     .n_head = 2,
+     .n_head_kv = 1,
+     .dim = 192,
+     .n_ff = 64,
+     .has_norms = true,
+     .has_experts = true,
+     .rope = TD_ROPE_NEOX,
+     .n_rot = 192,
+     .n_pages = 33,
+     .n_alone = 27,
+     .n_steps = 18,
+     .n_barriers = 14},
+    {.name = "unquantized",
+     .weights = "F16",
+     .cache = "F32",
+     .n_head = 2,
+     .n_head_kv = 2,
+     .dim = 20, /* no whole blocks */
+     .n_ff = 36,
+     .rope = TD_ROPE_NEOX,
+     .n_rot = 20,
+     .n_pages = 4,
+     .n_alone = 17,
+     .n_steps = 13,
+     .n_barriers = 9},
+};
+
+static void test_layers_are_the_same_in_fewer_dispatches(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(cases); i++)
+        check_case(device_spec_wanted(), &cases[i]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layers_are_the_same_in_fewer_dispatches),
+    };
+    td_err err = {0};
+    td_device *dev = td_device_create(device_spec_wanted(), &err);
+    if (!dev) {
+        printf("skipped: %s\n", err.message);
+        return TEST_SKIPPED;
+    }
+    td_device_destroy(&dev);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
