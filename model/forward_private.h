@@ -25,26 +25,27 @@ struct td_forward {
     td_tensor *constants;                /* [rows][td_rope_cols] */
     td_batch_tensors batch, local_batch; /* local: the pages of local layers */
     /* Activations. */
-    td_tensor *x;                      /* [rows][n_embd] the residual stream */
-    td_tensor *normed;                 /* [rows][n_embd] */
-    td_tensor *delta;                  /* [rows][n_embd] what a block adds */
-    td_tensor *q;                      /* [rows][n_head * head_dim_k] */
-    td_tensor *k, *v;                  /* [rows][n_head_kv * head_dim]; latent attention: k alone */
-    td_tensor *attended;               /* [rows][n_head * head_dim_v] */
-    td_tensor *q_gate;                 /* as q */
-    td_tensor *q_latent;               /* [rows][lora_q] */
-    td_tensor *q_nope;                 /* [rows][n_head * mla_nope] */
-    td_tensor *values;                 /* [rows][n_head * mla_v] */
-    td_tensor *gate, *up;              /* [rows][the widest feed-forward] */
-    td_tensor *router;                 /* [rows][n_expert] */
-    td_tensor *experts;                /* I32 [rows][n_expert_used] */
-    td_tensor *expert_weights;         /* [rows][n_expert_used] */
-    td_tensor *expert_out;             /* [rows][n_expert_used * n_embd] */
-    td_tensor *expert_factor;          /* [rows][1] */
-    td_tensor *shared;                 /* [rows][n_embd] */
-    td_tensor *shared_gate;            /* [rows][1] */
-    td_tensor *state_in;               /* [rows][td_state_cols] */
-    td_tensor *state_gate, *state_out; /* [rows][delta_heads_v * delta_dim] */
+    td_tensor *x;              /* [rows][n_embd] the residual stream */
+    td_tensor *normed;         /* [rows][n_embd] */
+    td_tensor *delta;          /* [rows][n_embd] what a block adds */
+    td_tensor *q;              /* [rows][n_head * head_dim_k] */
+    td_tensor *k, *v;          /* [rows][n_head_kv * head_dim]; latent attention: k alone */
+    td_tensor *attended;       /* [rows][n_head * head_dim_v] */
+    td_tensor *q_gate;         /* as q */
+    td_tensor *q_latent;       /* [rows][lora_q] */
+    td_tensor *q_nope;         /* [rows][n_head * mla_nope] */
+    td_tensor *values;         /* [rows][n_head * mla_v] */
+    td_tensor *gate, *up;      /* [rows][the widest feed-forward] */
+    td_tensor *router;         /* [rows][n_expert] */
+    td_tensor *experts;        /* I32 [rows][n_expert_used] */
+    td_tensor *expert_weights; /* [rows][n_expert_used] */
+    td_tensor *expert_out;     /* [rows][n_expert_used * n_embd] */
+    td_tensor *expert_factor;  /* [rows][1] */
+    td_tensor *shared;         /* [rows][n_embd] */
+    td_tensor *shared_gate;    /* [rows][1] */
+    td_tensor *shared_ff_gate, *shared_ff_up; /* [rows][n_ff_shared] */
+    td_tensor *state_in;                      /* [rows][td_state_cols] */
+    td_tensor *state_gate, *state_out;        /* [rows][delta_heads_v * delta_dim] */
     td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
     td_tensor *normed_out; /* [outs][n_embd] */
     td_tensor *logits;     /* [outs][n_vocab], host-visible */

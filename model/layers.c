@@ -23,8 +23,7 @@ static needs needs_of(const td_forward_params *p)
         n.recurrent |= is_recurrent;
         n.attention |= !is_recurrent;
         n.experts |= has_experts;
-        uint32_t routed = td_max_u32(h->n_expert_used * h->n_ff_expert, h->n_ff_shared);
-        n.ff = td_max_u32(n.ff, has_experts ? routed : h->n_ff);
+        n.ff = td_max_u32(n.ff, has_experts ? h->n_expert_used * h->n_ff_expert : h->n_ff);
     }
     n.shared = n.experts && h->n_ff_shared;
     return n;
@@ -88,6 +87,9 @@ static void list_layers(tensor_list *l)
     ACT(gate, is.ff, true);
     ACT(up, is.ff, true);
     ACT(shared, h->n_embd, is.shared);
+    /* of its own, so that it need not wait until the routed experts are done with theirs */
+    ACT(shared_ff_gate, h->n_ff_shared, is.shared);
+    ACT(shared_ff_up, h->n_ff_shared, is.shared);
     ACT(shared_gate, 1, is.shared);
     ACT(state_in, td_state_cols(&state), is.recurrent);
     ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
@@ -310,11 +312,11 @@ static void delta_net(const block *b)
 }
 
 /* normed -> y: gate and up, their gated product, down. */
-static void feed_forward(const block *b, const td_layer_weight *of, uint32_t n_ff, td_view y)
+static void feed_forward(const block *b, const td_layer_weight *of, td_view gate, td_view up,
+                         td_view y)
 {
     td_forward *f = b->f;
     td_view normed = td_all(f->normed);
-    td_view gate = td_columns(f->gate, 0, n_ff), up = td_columns(f->up, 0, n_ff);
     project(b, of[0], of[3], normed, gate);
     project(b, of[1], of[4], normed, up);
     td_op_glu(b->p, td_model_arch(f->params.model)->glu, gate, up, NULL, gate);
@@ -413,7 +415,7 @@ static bool experts(block *b)
         return true;
     static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
     td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
-    feed_forward(b, of, h->n_ff_shared, shared);
+    feed_forward(b, of, td_all(f->shared_ff_gate), td_all(f->shared_ff_up), shared);
     if (w[TD_W_SH_ROUTER]) {
         project(b, TD_W_SH_ROUTER, 0, normed, shared_gate);
         td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
@@ -448,7 +450,8 @@ static bool record_layer(block *b, td_view in, td_view out)
     static const td_layer_weight dense[6] = {TD_W_GATE,   TD_W_UP,   TD_W_DOWN,
                                              TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN};
     if (!td_layer_has_experts(f->params.model, b->layer))
-        feed_forward(b, dense, f->h->n_ff, delta);
+        feed_forward(b, dense, td_columns(f->gate, 0, f->h->n_ff), td_columns(f->up, 0, f->h->n_ff),
+                     delta);
     else if (!experts(b))
         return false;
     post_norm(b, w[TD_W_POST_FFN_NORM]);

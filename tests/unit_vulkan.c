@@ -508,25 +508,63 @@ static void test_tensors_the_host_cannot_see_are_read(void **state)
 static void test_hazard_tracker_sees_every_kind(void **state)
 {
     (void)state;
-    td_vk_hazard h;
+    static td_vk_hazard h;
+    const char a = 0, b = 0, c = 0;
+    const td_vk_access read_a = {&a, 0, 9, false}, read_b = {&b, 0, 9, false};
+    const td_vk_access read_c = {&c, 0, 9, false}, write_b = {&b, 0, 9, true};
+    const td_vk_access in_place[] = {read_a, {&a, 0, 9, true}};
+    assert_false(td_vk_hazard_add(&h, (td_vk_access[]){read_a, write_b}, 2));
+    assert_false(td_vk_hazard_add(&h, (td_vk_access[]){read_a, {&c, 0, 9, true}}, 2)); /* reads */
+    assert_true(td_vk_hazard_add(&h, &read_b, 1));  /* read after write */
+    assert_false(td_vk_hazard_add(&h, &read_c, 1)); /* the barrier covered c as well */
+    assert_true(td_vk_hazard_add(&h, &write_b, 1)); /* write after read */
+    assert_true(td_vk_hazard_add(&h, &write_b, 1)); /* write after write */
+    assert_false(td_vk_hazard_add(&h, in_place, 2));
+    assert_true(td_vk_hazard_add(&h, in_place, 2));
+    td_vk_hazard_reset(&h);
+    assert_false(td_vk_hazard_add(&h, in_place, 2));
+    /* Columns: beside each other, touching, and of another buffer. */
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 9, 12, true}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&b, 0, 12, true}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 12, 12, false}, 1)); /* nothing */
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 11, 13, false}, 1));
+    /* More than are kept: one barrier too many, none too few. */
+    td_vk_hazard_reset(&h);
+    char many[TD_VK_HAZARDS_MAX + 1];
+    for (uint32_t i = 0; i < TD_COUNT(many); i++)
+        assert_int_equal(td_vk_hazard_add(&h, &(td_vk_access){&many[i], 0, 1, true}, 1),
+                         i == TD_VK_HAZARDS_MAX);
+}
+
+/* Chains that have nothing to do with each other: their first steps stand together, then their
+ * second ones; the longest one's length is the number of groups, and no step comes before one that
+ * it waits for, however far apart they are. */
+static void test_steps_are_ordered_by_what_they_wait_for(void **state)
+{
+    (void)state;
+    enum { N = 900, CHAINS = 3 };
     td_err err = {0};
-    const uint32_t a = 0, b = 1, c = 2, both[] = {0, 1};
-    assert_true(td_vk_hazard_create(&h, 3, &err));
-    assert_false(td_vk_hazard_add(&h, &a, 1, &b, 1));
-    assert_false(td_vk_hazard_add(&h, &a, 1, &c, 1));    /* read after read */
-    assert_true(td_vk_hazard_add(&h, &b, 1, NULL, 0));   /* read after write */
-    assert_false(td_vk_hazard_add(&h, &c, 1, NULL, 0));  /* the barrier covered c as well */
-    assert_true(td_vk_hazard_add(&h, NULL, 0, &b, 1));   /* write after read */
-    assert_true(td_vk_hazard_add(&h, NULL, 0, both, 2)); /* write after write */
-    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));     /* in place after a write */
-    assert_true(td_vk_hazard_add(&h, &a, 1, &a, 1));     /* and again */
-    td_vk_hazard_reset(&h);
-    assert_false(td_vk_hazard_add(&h, both, 2, &c, 1));
-    h.epoch = UINT32_MAX; /* wrap-around keeps nothing from the old days */
-    td_vk_hazard_reset(&h);
-    assert_int_equal(h.epoch, 1);
-    assert_false(td_vk_hazard_add(&h, both, 2, &c, 1));
-    td_vk_hazard_destroy(&h);
+    static td_vk_access accesses[N];
+    static td_vk_accesses steps[N];
+    static uint32_t order[N], places[N];
+    char buffers[N];
+    for (uint32_t i = 0; i < N; i++) { /* one chain after another; then pairs, far apart */
+        uint32_t which = i < 300 ? i / 100 : CHAINS + (i - 300) % 300;
+        accesses[i] = (td_vk_access){&buffers[which], 0, 1, i % 2 == 0 || i < 300};
+        steps[i] = (td_vk_accesses){&accesses[i], 1};
+    }
+    static td_vk_hazard h;
+    assert_true(td_vk_order(steps, N, order, &err));
+    for (uint32_t i = 0; i < N; i++)
+        places[order[i]] = i;
+    for (uint32_t i = 0; i < N; i++)
+        for (uint32_t k = 0; k < i; k++)
+            if (td_vk_is_conflict(&accesses[i], 1, &accesses[k], 1))
+                assert_true(places[k] < places[i]);
+    uint32_t n_barriers = 0;
+    for (uint32_t i = 0; i < 300; i++)
+        n_barriers += td_vk_hazard_add(&h, &accesses[order[i]], 1);
+    assert_in_range(n_barriers, 1, 102); /* not 297 */
 }
 
 /* What a row computes does not depend on how many there are, bit for bit. */
@@ -739,6 +777,7 @@ int main(void)
         cmocka_unit_test(test_programs_run_together),
         cmocka_unit_test(test_tensors_the_host_cannot_see_are_read),
         cmocka_unit_test(test_hazard_tracker_sees_every_kind),
+        cmocka_unit_test(test_steps_are_ordered_by_what_they_wait_for),
         cmocka_unit_test(test_rows_do_not_depend_on_their_number),
         cmocka_unit_test(test_cache_stores_and_ignores_what_is_outside),
         cmocka_unit_test(test_lost_device_stays_lost),

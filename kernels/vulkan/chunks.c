@@ -57,8 +57,7 @@ uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_par
             }
             uint32_t n = fits ? rest : td_max_u32((uint32_t)(left_us / x_us), 1);
             left_us -= n * x_us;
-            bool needs_barrier =
-                td_vk_hazard_add(&p->hazard, s->reads, s->n_reads, s->writes, s->n_writes);
+            bool needs_barrier = td_vk_hazard_add(&p->hazard, s->accesses, s->n_accesses);
             out[n_parts++] = (td_vk_part){i, x0, n, is_new, needs_barrier};
             x0 += n;
         }

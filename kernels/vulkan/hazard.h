@@ -1,9 +1,10 @@
-/* Which dispatches need a barrier between them. Pure bookkeeping over buffer ids 0..n-1: a step
- * names what it reads and writes; when that meets something read or written since the last
- * barrier (read after write, write after read, write after write), a barrier is needed, and as it
- * orders everything before with everything after, all is forgotten.
+/* Which dispatches need a barrier between them, and in which order there are fewest. Pure
+ * bookkeeping over what steps access: columns of a buffer's rows, read or written. When that meets
+ * something accessed since the last barrier (read after write, write after read, write after
+ * write), a barrier is needed, and as it orders everything before with everything after, all is
+ * forgotten. Steps that write different columns of one tensor do not wait for each other.
  *
- * Owns its two arrays; errors: TD_E_NOMEM of create. One thread. */
+ * One thread; no errors but td_vk_order's TD_E_NOMEM. */
 #ifndef TD_KERNELS_VULKAN_HAZARD_H
 #define TD_KERNELS_VULKAN_HAZARD_H
 
@@ -12,22 +13,35 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define TD_VK_HAZARDS_MAX 128u /* accesses between two barriers; with more there is one earlier */
+
+typedef struct { /* columns begin..end-1 */
+    const void *buffer;
+    uint32_t begin, end;
+    bool is_write;
+} td_vk_access;
+
 typedef struct {
-    uint32_t n_buffers;
-    uint32_t epoch;        /* counts barriers */
-    uint32_t *read_epoch;  /* [n_buffers] epoch of the last read, 0: never */
-    uint32_t *write_epoch; /* [n_buffers] */
+    td_vk_access since[TD_VK_HAZARDS_MAX]; /* the last barrier */
+    uint32_t n;
 } td_vk_hazard;
 
-bool td_vk_hazard_create(td_vk_hazard *h, uint32_t n_buffers, td_err *err);
-void td_vk_hazard_destroy(td_vk_hazard *h);
+/* Whether one of them must wait for the other. */
+bool td_vk_is_conflict(const td_vk_access *a, uint32_t n_a, const td_vk_access *b, uint32_t n_b);
 
 /* Forgets all accesses, as after a barrier. */
 void td_vk_hazard_reset(td_vk_hazard *h);
 
-/* Adds a step. True: it needs a barrier before it (which is then taken as placed). A buffer may be
- * in both lists. */
-bool td_vk_hazard_add(td_vk_hazard *h, const uint32_t *reads, uint32_t n_reads,
-                      const uint32_t *writes, uint32_t n_writes);
+/* Adds a step. True: it needs a barrier before it (which is then taken as placed). */
+bool td_vk_hazard_add(td_vk_hazard *h, const td_vk_access *accesses, uint32_t n);
+
+typedef struct { /* of a step */
+    const td_vk_access *accesses;
+    uint32_t n;
+} td_vk_accesses;
+
+/* Puts steps 0..n-1 in an order in which those that wait for nothing of each other stand together:
+ * order[i] is the i-th. A step follows all those before it that it waits for. */
+bool td_vk_order(const td_vk_accesses *steps, uint32_t n, uint32_t *order, td_err *err);
 
 #endif

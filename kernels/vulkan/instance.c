@@ -59,6 +59,8 @@ bool td_vk_instance_create(td_vk_instance *instance, td_err *err)
     if (has_validation && !find_validation(validation, &feature, &has_feature, err))
         return false;
 
+    instance->is_sync_checked =
+        has_feature && feature == VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
     VkDebugUtilsMessengerCreateInfoEXT messenger = {
         .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
         .messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT |

@@ -45,9 +45,9 @@ static void lower_embed(const td_op *op, uint32_t i_slab, td_vk_step *s)
     const td_vk_weight *w = (const td_vk_weight *)op->weight;
     const td_weight_params *p = &w->head.params;
     s->key.shader = td_vk_variant("embed", p->type);
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind(s, &w->slabs[i_slab]);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     struct push_embed push = {
         .n_cols = p->n_cols,
         .o0 = i_slab * w->rows_per_slab,
@@ -84,12 +84,12 @@ static bool lower_rms_norm(const td_program *p, uint32_t i_op, td_vk_step *s, td
     s->key.n_spec = 2;
     s->key.spec[0] = add != NULL;
     s->key.spec[1] = reader != NULL;
-    bind_in(s, buffer_of(x.t));
+    bind_view_in(s, x);
     bind_vector(d, s, op->weight);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     if (add) {
-        bind_in(s, buffer_of(b.t));
-        bind_out(s, buffer_of(sum.t));
+        bind_view_in(s, b);
+        bind_view_out(s, sum);
     } else {
         bind(s, &d->dummy);
         bind(s, &d->dummy);
@@ -118,9 +118,9 @@ static bool lower_rms_norm(const td_program *p, uint32_t i_op, td_vk_step *s, td
 static void lower_rope(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "rope";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_out(s, op->out);
     struct push_rope push = {
         .n_heads = op->in[0].n_cols / op->u.rope.head_dim,
         .head_dim = op->u.rope.head_dim,
@@ -145,10 +145,10 @@ static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err 
     s->key.n_spec = 2;
     s->key.spec[0] = op->u.glu.kind;
     s->key.spec[1] = reader != NULL;
-    bind_in(s, buffer_of(gate.t));
-    bind_in(s, buffer_of(up.t));
+    bind_view_in(s, gate);
+    bind_view_in(s, up);
     bind_in(s, n_scales ? buffer_of(op->in[2].t) : &d->dummy);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     if (!bind_int8(d, s, reader, err))
         return false;
     struct push_glu push = {
@@ -173,9 +173,9 @@ static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err 
 static void lower_add(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "add";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_out(s, op->out);
     struct push_add push = {
         .n_cols = op->out.n_cols,
         VIEW(a, op->in[0]),
@@ -190,9 +190,9 @@ static void lower_scale(td_vk_device *d, const td_op *op, td_vk_step *s)
 {
     bool has_factors = op->n_in > 1;
     s->key.shader = "scale";
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind_in(s, has_factors ? buffer_of(op->in[1].t) : &d->dummy);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     struct push_scale push = {
         .n_cols = op->out.n_cols,
         .factor = op->u.scale.factor,
@@ -209,8 +209,8 @@ static void lower_scale(td_vk_device *d, const td_op *op, td_vk_step *s)
 static void lower_softcap(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "softcap";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_out(s, op->out);
     struct push_softcap push = {
         .n_cols = op->out.n_cols,
         .cap = op->u.scale.factor,
@@ -225,10 +225,10 @@ static void lower_route(td_vk_device *d, const td_op *op, td_vk_step *s)
 {
     const td_route_params *r = &op->u.route;
     s->key.shader = "route";
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind_vector(d, s, op->weight);
     bind_out(s, buffer_of(op->writes[0]));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     struct push_route push = {
         .n_experts = op->in[0].n_cols,
         .n_used = op->out.n_cols,
@@ -248,9 +248,9 @@ static void lower_route(td_vk_device *d, const td_op *op, td_vk_step *s)
 static void lower_experts_sum(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "experts_sum";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_out(s, op->out);
     struct push_experts_sum push = {
         .n_cols = op->out.n_cols,
         .n_used = op->in[1].n_cols,
@@ -265,9 +265,9 @@ static void lower_experts_sum(const td_op *op, td_vk_step *s)
 static void lower_gather(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "gather";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_out(s, op->out);
     struct push_gather push = {
         .n_cols = op->out.n_cols,
         .n_rows_x = op->in[0].t->params.n_rows,
@@ -281,9 +281,9 @@ static void lower_gather(const td_op *op, td_vk_step *s)
 static void lower_top(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "top";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_out(s, op->out);
     struct push_top push = {
         .n_cols = op->in[0].n_cols,
         VIEW(x, op->in[0]),
@@ -297,10 +297,10 @@ static void lower_top(const td_op *op, td_vk_step *s)
 static void lower_pick(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "pick";
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
-    bind_in(s, buffer_of(op->in[2].t));
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
+    bind_view_in(s, op->in[2]);
+    bind_view_out(s, op->out);
     struct push_pick push = {
         .n_parts = op->in[0].n_cols / TD_PART_WORDS,
         .parts_stride = stride(op->in[0]),
@@ -316,9 +316,9 @@ static void lower_feed(const td_op *op, td_vk_step *s)
 {
     const td_vk_weight *w = (const td_vk_weight *)op->weight;
     s->key.shader = "feed";
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind(s, &w->slabs[0]);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     /* they are read too, but being written orders them with both */
     for (uint32_t i = 0; i < op->n_writes; i++)
         bind_out(s, buffer_of(op->writes[i]));
@@ -337,7 +337,7 @@ static void lower_feed(const td_op *op, td_vk_step *s)
 static void lower_spoil(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "spoil";
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     bind_out(s, buffer_of(op->writes[0]));
     struct push_spoil push = {
         .n_rows_max = op->out.t->params.n_rows,

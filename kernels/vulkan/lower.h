@@ -24,16 +24,32 @@ static inline void bind(td_vk_step *s, const td_vk_buffer *buffer)
     s->bindings[s->key.n_bindings++] = buffer;
 }
 
+static inline void access_columns(td_vk_step *s, const td_vk_buffer *buffer, uint32_t begin,
+                                  uint32_t end, bool is_write)
+{
+    s->accesses[s->n_accesses++] = (td_vk_access){buffer, begin, end, is_write};
+    bind(s, buffer);
+}
+
 static inline void bind_in(td_vk_step *s, const td_vk_buffer *buffer)
 {
-    s->read_mask |= 1u << s->key.n_bindings;
-    bind(s, buffer);
+    access_columns(s, buffer, 0, UINT32_MAX, false);
 }
 
 static inline void bind_out(td_vk_step *s, const td_vk_buffer *buffer)
 {
-    s->write_mask |= 1u << s->key.n_bindings;
-    bind(s, buffer);
+    access_columns(s, buffer, 0, UINT32_MAX, true);
+}
+
+/* The same of columns of a tensor's rows. */
+static inline void bind_view_in(td_vk_step *s, td_view v)
+{
+    access_columns(s, buffer_of(v.t), v.col0, v.col0 + v.n_cols, false);
+}
+
+static inline void bind_view_out(td_vk_step *s, td_view v)
+{
+    access_columns(s, buffer_of(v.t), v.col0, v.col0 + v.n_cols, true);
 }
 
 /* A vector bound in full, or the dummy. */

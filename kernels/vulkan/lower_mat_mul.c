@@ -102,7 +102,7 @@ static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
     s->key.shader = "quantize";
     s->key.n_spec = 1;
     s->key.spec[0] = is_aligned(op);
-    bind_in(s, buffer_of(x.t));
+    bind_view_in(s, x);
     bind_out(s, int8);
     struct push_quantize push = {
         .n_k = op->weight->params.n_cols,
@@ -187,6 +187,14 @@ static void set_groups(const td_op *op, uint32_t i_slab, struct push_mat_mul *pu
     }
 }
 
+/* What a slab of a weight without groups writes. */
+static td_view slab_columns(const td_op *op, uint32_t i_slab)
+{
+    const td_vk_weight *w = (const td_vk_weight *)op->weight;
+    uint32_t o0 = i_slab * w->rows_per_slab;
+    return (td_view){op->out.t, op->out.col0 + o0, td_vk_slab_rows(w, i_slab)};
+}
+
 static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_vk_step *s,
                           td_err *err)
 {
@@ -200,10 +208,13 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
         return false;
     s->key.shader = td_vk_variant("mat_vec", p->type);
     s->n_row_variants = TD_VK_ROW_VARIANTS;
-    bind_in(s, int8 ? int8 : buffer_of(x.t));
+    if (int8)
+        bind_in(s, int8);
+    else
+        bind_view_in(s, x);
     bind(s, &w->slabs[i_slab]);
     bind_vector(d, s, op->bias);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->u.mat_mul.n_groups ? op->out : slab_columns(op, i_slab));
     bind_in(s, is_by_expert(op) ? buffer_of(op->in[1].t) : &d->dummy);
     bind_in(s, lists);
     struct push_mat_mul push = {

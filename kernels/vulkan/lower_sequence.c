@@ -25,8 +25,8 @@ void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
     const td_kv_params *p = &kv->head.params;
     s->key.shader = "kv_store";
     set_cache_types(s, p);
-    bind_in(s, buffer_of(op->in[0].t));
-    bind_in(s, buffer_of(op->in[1].t));
+    bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[1]);
     bind_out(s, &kv->k);
     bind_out(s, &kv->v);
     bind_batch(s, &op->batch);
@@ -60,13 +60,13 @@ void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, bool has_n
     s->key.shader = "rope_store";
     set_cache_types(s, p);
     s->key.spec[s->key.n_spec++] = has_norms;
-    bind_out(s, buffer_of(k.t)); /* it is read too, but being written orders it with both */
-    bind_in(s, buffer_of(v.t));
+    bind_view_out(s, k); /* it is read too, but being written orders it with both */
+    bind_view_in(s, v);
     bind_out(s, &kv->k);
     bind_out(s, &kv->v);
     bind_batch(s, &store->batch);
-    bind_in(s, buffer_of(cos_sin.t));
-    bind_out(s, buffer_of(q->out.t));
+    bind_view_in(s, cos_sin);
+    bind_view_out(s, q->out);
     bind_vector(d, s, has_norms ? first->weight : NULL);
     bind_vector(d, s, has_norms ? first[1].weight : NULL);
     struct push_rope_store push = {
@@ -145,9 +145,12 @@ static bool lower_attention_join(const td_program *p, uint32_t i_op, td_vk_step 
     s->key.n_spec = 1;
     s->key.spec[0] = int8 != NULL;
     bind_in(s, partials);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     bind_vector((td_vk_device *)p->dev, s, op->u.attention.sinks);
-    bind_out(s, int8 ? int8 : &((td_vk_device *)p->dev)->dummy);
+    if (int8)
+        bind_out(s, int8);
+    else
+        bind(s, &((td_vk_device *)p->dev)->dummy);
     struct push_attention_join push = {
         .n_head = op->u.attention.n_head,
         .head_dim_v = op->kv->params.head_dim_v,
@@ -167,7 +170,7 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     const td_kv_params *p = &kv->head.params;
     s->key.shader = "attention";
     set_cache_types(s, p);
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind_in(s, &kv->k);
     bind_in(s, &kv->v);
     bind_batch(s, &op->batch);
@@ -175,7 +178,10 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     td_vk_buffer *partials = strands > 1 ? partials_of(program, op, err) : NULL;
     if (strands > 1 && !partials)
         return false;
-    bind_out(s, partials ? partials : buffer_of(op->out.t));
+    if (partials)
+        bind_out(s, partials);
+    else
+        bind_view_out(s, op->out);
     bind_vector((td_vk_device *)program->dev, s, op->u.attention.sinks);
     struct push_attention push = {
         .n_head = op->u.attention.n_head,
@@ -226,7 +232,7 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
     s->key.n_spec = 2;
     s->key.spec[0] = p->dim;
     s->key.spec[1] = p->n_taps;
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind_vector(dev, s, d->conv);
     bind_vector(dev, s, d->a);
     bind_vector(dev, s, d->dt);
@@ -236,7 +242,7 @@ void td_vk_lower_delta_net(const td_op *op, td_vk_step *s)
     bind_in(s, &state->ring);
     bind_out(s, &state->s); /* it is read too, but being written orders it with both */
     bind_out(s, &state->counts);
-    bind_out(s, buffer_of(op->out.t));
+    bind_view_out(s, op->out);
     struct push_delta_net push = {
         .n_slots = p->n_slots,
         .n_head_k = p->n_head_k,
@@ -259,7 +265,7 @@ void td_vk_lower_state_keep(const td_op *op, td_vk_step *s)
     const td_vk_state *state = (const td_vk_state *)op->state;
     const td_state_params *p = &state->head.params;
     s->key.shader = "state_keep";
-    bind_in(s, buffer_of(op->in[0].t));
+    bind_view_in(s, op->in[0]);
     bind_in(s, buffer_of(op->batch.positions));
     bind_in(s, buffer_of(op->batch.slots));
     bind_out(s, &state->ring);

@@ -85,37 +85,47 @@ fail:
     return false;
 }
 
-/* The id of a buffer that ops write, new ones at the end. */
-static uint32_t find_id(const td_vk_buffer **ids, uint32_t *n, const td_vk_buffer *buffer)
+/* Steps in the order that needs fewest barriers. */
+static bool order_steps(td_vk_program *p, td_err *err)
 {
-    for (uint32_t i = 0; i < *n; i++)
-        if (ids[i] == buffer)
-            return i;
-    ids[*n] = buffer;
-    return (*n)++;
-}
-
-/* What a step reads and writes, by id. */
-static void declare_accesses(td_vk_step *s, const td_vk_buffer **ids, uint32_t *n)
-{
-    for (uint32_t i = 0; i < s->key.n_bindings; i++) {
-        if (s->read_mask >> i & 1)
-            s->reads[s->n_reads++] = find_id(ids, n, s->bindings[i]);
-        if (s->write_mask >> i & 1)
-            s->writes[s->n_writes++] = find_id(ids, n, s->bindings[i]);
+    td_vk_accesses *accesses = td_alloc(p->n_steps, sizeof *accesses, err);
+    uint32_t *order = td_alloc(p->n_steps, sizeof *order, err);
+    td_vk_step *sorted = td_alloc(p->n_steps, sizeof *sorted, err);
+    bool is_ok = accesses && order && sorted;
+    for (uint32_t i = 0; is_ok && i < p->n_steps; i++)
+        accesses[i] = (td_vk_accesses){p->steps[i].accesses, p->steps[i].n_accesses};
+    is_ok = is_ok && td_vk_order(accesses, p->n_steps, order, err);
+    for (uint32_t i = 0; is_ok && i < p->n_steps; i++)
+        sorted[i] = p->steps[order[i]];
+    if (is_ok) {
+        td_free(p->steps);
+        p->steps = sorted;
+        sorted = NULL;
     }
+    td_free(sorted);
+    td_free(order);
+    td_free(accesses);
+    return is_ok;
 }
 
-static bool declare_all(td_vk_program *p, td_err *err)
+/* The steps of op i_op and of those done with it. */
+static bool lower_op(td_vk_program *p, uint32_t i_op, td_err *err)
 {
-    uint32_t n = 0;
-    const td_vk_buffer **ids = td_alloc((size_t)p->n_steps * TD_VK_BINDINGS_MAX, sizeof *ids, err);
-    if (!ids)
-        return false;
-    for (uint32_t i = 0; i < p->n_steps; i++)
-        declare_accesses(&p->steps[i], ids, &n);
-    td_free(ids);
-    return td_vk_hazard_create(&p->hazard, n, err);
+    td_vk_device *d = (td_vk_device *)p->head.dev;
+    uint32_t n = td_vk_lower_count(&p->head, i_op);
+    for (uint32_t k = 0; k < n; k++) {
+        td_vk_step *s = &p->steps[p->n_steps++];
+        if (!td_vk_lower(&p->head, i_op, k, s, err))
+            return false;
+        s->is_last = k + 1 == n;
+        s->us_per_work = 1 / first_speed(d->head.info.kind);
+        for (uint32_t i = 0; d->instance.is_sync_checked && i < s->n_accesses; i++)
+            s->accesses[i] =
+                (td_vk_access){s->accesses[i].buffer, 0, UINT32_MAX, s->accesses[i].is_write};
+        if (!want_pipelines(p, s, err))
+            return false;
+    }
+    return true;
 }
 
 bool td_vk_program_compile(td_program *program, td_err *err)
@@ -131,20 +141,13 @@ bool td_vk_program_compile(td_program *program, td_err *err)
     p->plan = td_alloc(n + TD_VK_CHUNKS_MAX, sizeof *p->plan, err);
     if (!p->steps || !p->plan)
         return false;
-    double us_per_work = 1 / first_speed(d->head.info.kind);
     for (uint32_t i = 0; i < program->n_ops; i += td_vk_fuse(program, i).n_ops)
-        for (uint32_t k = 0; k < td_vk_lower_count(program, i); k++) {
-            td_vk_step *s = &p->steps[p->n_steps++];
-            if (!td_vk_lower(program, i, k, s, err))
-                return false;
-            s->us_per_work = us_per_work;
-            if (!want_pipelines(p, s, err))
-                return false;
-        }
+        if (!lower_op(p, i, err))
+            return false;
     if (!td_vk_pipelines_compile(d, err))
         return false;
     td_vk_cache_save(d);
-    return declare_all(p, err) && create_sets(p, err);
+    return order_steps(p, err) && create_sets(p, err);
 }
 
 void td_vk_program_free(td_program *program)
@@ -155,7 +158,6 @@ void td_vk_program_free(td_program *program)
         td_vk_recording_free(p, &p->recordings[i]);
     if (!d->is_hung)
         vkDestroyDescriptorPool(d->handle, p->sets, NULL);
-    td_vk_hazard_destroy(&p->hazard);
     td_free(p->plan);
     td_free(p->steps);
 }
@@ -234,7 +236,7 @@ static void count_parts(td_vk_program *p, const td_vk_recording *r)
                                   ticks, sizeof ticks[0], VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
             return;
         const td_vk_step *s = &p->steps[r->parts[i].i_step];
-        bool is_call = r->parts[i].x0 == 0 && (s == p->steps || s[-1].op != s->op);
+        bool is_call = r->parts[i].x0 == 0 && s->is_last;
         td_traffic traffic = {0};
         if (r->parts[i].x0 == 0)
             traffic = td_vk_step_traffic(s, td_op_rows(s->op, r->n_rows, r->n_out));

@@ -56,6 +56,7 @@ typedef struct {
     VkDebugUtilsMessengerEXT messenger;
     PFN_vkSetDebugUtilsObjectNameEXT set_name; /* NULL without validation */
     _Atomic uint32_t n_messages;               /* warnings and errors of the validation layers */
+    bool is_sync_checked; /* by them, who know of whole buffers only: td_vk_access has none less */
 } td_vk_instance;
 
 /* Not movable once made: the messenger points to it. Failure: no loader or driver. */
@@ -321,12 +322,12 @@ typedef struct { /* one dispatch */
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
     uint32_t n_push;
-    uint32_t groups_x, groups_z;    /* groups_y: rows, or groups of rows, */
-    uint32_t groups_y_max;          /* at most so many; 0: any number */
-    uint32_t n_rows_min;            /* not needed for fewer */
-    uint32_t read_mask, write_mask; /* of bindings; weights, which no program writes, in neither */
-    uint32_t reads[TD_VK_BINDINGS_MAX], writes[TD_VK_BINDINGS_MAX]; /* buffer ids of the program */
-    uint32_t n_reads, n_writes;
+    uint32_t groups_x, groups_z;               /* groups_y: rows, or groups of rows, */
+    uint32_t groups_y_max;                     /* at most so many; 0: any number */
+    uint32_t n_rows_min;                       /* not needed for fewer */
+    bool is_last;                              /* of its op's steps */
+    td_vk_access accesses[TD_VK_BINDINGS_MAX]; /* but to weights, which no program writes */
+    uint32_t n_accesses;
     double work_per_row; /* multiply-adds or so */
     double us_per_work;  /* learned from timestamps */
 } td_vk_step;
