@@ -9,8 +9,6 @@
 
 /* -- floats ----------------------------------------------------------------------------------- */
 
-#define FLOAT_VECTORS 4 /* independent accumulators per row, to hide the latency of fma */
-
 INLINE vf load_float(const void *at, const td_type type)
 {
     return type == TD_TYPE_F32   ? vf_load(at)
@@ -21,8 +19,8 @@ INLINE vf load_float(const void *at, const td_type type)
 INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const td_type type,
                        const int n_vectors, const int n_rows)
 {
-    const uint8_t *base[FLOAT_VECTORS];
-    vf acc[FLOAT_VECTORS][ROWS_MAX], w[FLOAT_VECTORS];
+    const uint8_t *base[VF_FLOATS];
+    vf acc[VF_FLOATS][ROWS_MAX], w[VF_FLOATS];
     const size_t lane_bytes = type == TD_TYPE_F32 ? 4 : 2;
     UNROLL for (int v = 0; v < n_vectors; v++)
     {
@@ -77,8 +75,8 @@ INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
 INLINE void mat_mul_float(const td_host_mat_mul *m, const td_type type)
 {
     uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
-    for (; g + FLOAT_VECTORS <= end; g += FLOAT_VECTORS)
-        float_rows(m, g, type, FLOAT_VECTORS);
+    for (; g + VF_FLOATS <= end; g += VF_FLOATS)
+        float_rows(m, g, type, VF_FLOATS);
     for (; g < end; g++)
         float_rows(m, g, type, 1);
 }
@@ -181,7 +179,9 @@ INLINE void q8_0_tile(const tile *t, const int n_vectors, const int n_rows, tile
 INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
                         const int n_vectors, const int n_rows, tile_sums sum)
 {
+    tile_sums dots;
     vi other[ROWS_MAX];
+    EACH_VECTOR EACH_ROW dots[v][r] = vi_set1(0);
     EACH_ROW other[r] = vi_set1(0);
     UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS / 2; g++)
     {
@@ -196,7 +196,7 @@ INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
         EACH_ROW
         {
             q4 q = q4_load(act_of(t, b, r)->q + 4 * g);
-            EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], low[v], q);
+            EACH_VECTOR dots[v][r] = vi_dot4_narrow(dots[v][r], low[v], q);
         }
         EACH_ROW
         {
@@ -204,9 +204,10 @@ INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
             if (IS_TWO_CHAINS)
                 other[r] = vi_dot4(other[r], high[0], q);
             else
-                EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], high[v], q);
+                EACH_VECTOR dots[v][r] = vi_dot4_narrow(dots[v][r], high[v], q);
         }
     }
+    EACH_VECTOR EACH_ROW sum[v][r] = vi_add(sum[v][r], vi_widen(dots[v][r]));
     join_chains(n_vectors, n_rows, sum, other);
 }
 
@@ -423,7 +424,12 @@ static void mat_mul(const td_host_mat_mul *m)
         mat_mul_vector(m);
         return;
     }
-    switch (m->w->base.params.type->id) {
+    const td_type_info *type = m->w->base.params.type;
+    if (m->n_rows > VF_ROWS_DIRECT && (type->id == TD_TYPE_Q4_0 || type->id == TD_TYPE_Q4_K)) {
+        mat_mul_parts(m);
+        return;
+    }
+    switch (type->id) {
     case TD_TYPE_F32:
         mat_mul_f32(m);
         break;

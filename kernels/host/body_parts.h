@@ -16,127 +16,186 @@
 typedef struct { /* a piece and where it goes */
     const td_host_mat_mul *m;
     const td_host_parts *w;
-    uint32_t n_parts, part0; /* in the row */
-    uint32_t lane0, column;  /* of the vector: in the panel, of y */
-    uint32_t n_lanes;        /* of the vector that are outputs */
+    uint32_t n_parts, part0;   /* in the row */
+    uint32_t column;           /* of y, the panel's first */
+    uint32_t n_lanes[VECTORS]; /* that are outputs */
     bool is_first, is_last;
     const uint8_t *ahead; /* the weights to be fetched meanwhile, */
     uint32_t n_lines;     /* this many cache lines of them at each part */
 } piece;
 
-/* sum[h][r]: both halves of part i times row r's. */
-INLINE void dot_part(const piece *t, uint32_t i, const td_act_block *x, const size_t stride,
-                     const int n_rows, vi sum[2][ROWS_MAX])
+#define EACH_PANEL_VECTOR UNROLL for (int v = 0; v < VECTORS; v++)
+
+/* Whether both halves of a part have sums of their own: they must, or there are registers for it
+ * and two chains of dots in turns hide their latency. */
+#define HAS_HALVES(kind) ((kind).is_by_16 || VL == 16)
+
+typedef vi part_sums[2][VECTORS][ROWS_MAX];
+
+/* What the sum of half h starts from, so that it ends as that of the weights themselves; without
+ * halves h = 0 is the whole part. */
+INLINE vi start_sum(const td_act_block *x, const int h, const part_kind kind)
 {
-    EACH_ROW sum[0][r] = w8_start_half(x + (size_t)r * stride, 0);
-    EACH_ROW sum[1][r] = w8_start_half(x + (size_t)r * stride, 1);
+    if (!kind.is_small)
+        return HAS_HALVES(kind) ? w8_start_half(x, h) : w8_start(x);
+    if (!kind.offset)
+        return vi_set1(0);
+    return vi_set1(HAS_HALVES(kind) ? x->by_32[h] * kind.offset >> 5 : x->by_8 * kind.offset >> 3);
+}
+
+/* sum[h][v][r]: part i of vector v times row r's. */
+INLINE void dot_part(const piece *t, uint32_t i, const td_act_block *x, const size_t stride,
+                     const part_kind kind, const int n_rows, part_sums sum)
+{
+    /* How many groups are added up before their sums are widened. */
+    const int n_narrow = VF_HAS_NARROW ? kind.n_narrow : 1;
+    vi dots[VECTORS][ROWS_MAX];
+    EACH_PANEL_VECTOR EACH_ROW sum[0][v][r] = start_sum(x + (size_t)r * stride, 0, kind);
+    if (HAS_HALVES(kind))
+        EACH_PANEL_VECTOR EACH_ROW sum[1][v][r] = start_sum(x + (size_t)r * stride, 1, kind);
     UNROLL for (int j = 0; j < BLOCK_GROUPS; j++)
     {
-        /* With many registers the halves take turns, which hides the latency of a dot. */
-        const int g = VL == 16 ? j / 2 + j % 2 * 4 : j;
-        w8 w = w8_load(&t->w->q[i][g][t->lane0][0]);
+        const int g = VL == 16 ? j / 2 + j % 2 * 4 : j, h = HAS_HALVES(kind) ? g / 4 : 0;
+        vb u[VECTORS];
+        w8 w[VECTORS];
+        EACH_PANEL_VECTOR
+        {
+            const uint8_t *at = &t->w->q[i][g][v * VL][0];
+            if (kind.is_small)
+                u[v] = vb_load(at);
+            else
+                w[v] = w8_load(at);
+        }
         EACH_ROW
         {
             q4 q = q4_load(x[(size_t)r * stride].q + 4 * g);
-            sum[g / 4][r] = w8_dot4(sum[g / 4][r], w, q);
+            EACH_PANEL_VECTOR
+            {
+                if (!kind.is_small)
+                    sum[h][v][r] = w8_dot4(sum[h][v][r], w[v], q);
+                else if (n_narrow == 1)
+                    sum[h][v][r] = vi_dot4(sum[h][v][r], u[v], q);
+                else
+                    dots[v][r] = vi_dot4_narrow(j % n_narrow ? dots[v][r] : vi_set1(0), u[v], q);
+                if (n_narrow > 1 && j % n_narrow == n_narrow - 1)
+                    sum[h][v][r] = vi_add(sum[h][v][r], vi_widen(dots[v][r]));
+            }
         }
     }
 }
 
-INLINE void part_tile(const piece *t, uint32_t row, const bool is_by_16, const bool has_minimum,
-                      const int n_rows)
+/* total = what part i adds to an output of row x, but for the row's scale. */
+INLINE vf scale_part(const piece *t, uint32_t i, const td_act_block *x, const part_kind kind,
+                     const int v, const vi sum0, const vi sum1)
+{
+    const float *scale = &t->w->scale[i][0][v * VL], *minimum = &t->w->minimum[i][0][v * VL];
+    if (!kind.is_by_16) {
+        vf total = vf_mul(vf_load(scale), vf_of_vi(HAS_HALVES(kind) ? vi_add(sum0, sum1) : sum0));
+        return kind.has_minimum ? vf_fnma(vf_load(minimum), vf_set1(x->sum), total) : total;
+    }
+    vf total = vf_mul(vf_load(scale), vf_of_vi(sum0));
+    total = vf_fma(vf_load(scale + TD_PANEL_ROWS), vf_of_vi(sum1), total);
+    if (!kind.has_minimum)
+        return total;
+    total = vf_fnma(vf_load(minimum), vf_set1((float)(x->by_32[0] / -32)), total);
+    return vf_fnma(vf_load(minimum + TD_PANEL_ROWS), vf_set1((float)(x->by_32[1] / -32)), total);
+}
+
+INLINE void part_tile(const piece *t, uint32_t row, const part_kind kind, const int n_rows)
 {
     const td_host_mat_mul *m = t->m;
     const size_t stride = m->w->base.params.n_cols / TD_ACT_BLOCK;
     const td_act_block *x = m->act + row * stride + t->part0;
     float *y = m->y + row * m->y_stride + t->column;
-    vf acc[ROWS_MAX];
-    EACH_ROW acc[r] = t->is_first ? vf_zero() : vf_load_n(y + (size_t)r * m->y_stride, t->n_lanes);
+    vf acc[VECTORS][ROWS_MAX];
+    EACH_PANEL_VECTOR EACH_ROW acc[v][r] =
+        t->is_first ? vf_zero() : vf_load_n(y + (size_t)r * m->y_stride + v * VL, t->n_lanes[v]);
     for (uint32_t i = 0; i < t->n_parts; i++, x++) {
-        vi sum[2][ROWS_MAX];
-        if (row == 0 && t->lane0 == 0) /* so once for each piece */
+        if (row == 0) /* so once for each piece */
             for (uint32_t j = 0; j < t->n_lines; j++)
                 __builtin_prefetch(t->ahead + (i * t->n_lines + j) * LINE_BYTES);
-        dot_part(t, i, x, stride, n_rows, sum);
-        vf scale = vf_load(t->w->scale[i][0] + t->lane0);
-        vf scale1 = vf_load(t->w->scale[i][1] + t->lane0);
-        vf minimum = vf_load(t->w->minimum[i][0] + t->lane0);
-        vf minimum1 = vf_load(t->w->minimum[i][1] + t->lane0);
+        part_sums sum;
+        dot_part(t, i, x, stride, kind, n_rows, sum);
         EACH_ROW
         {
             const td_act_block *xr = x + (size_t)r * stride;
-            vf total;
-            if (is_by_16) {
-                total = vf_mul(scale, vf_of_vi(sum[0][r]));
-                total = vf_fma(scale1, vf_of_vi(sum[1][r]), total);
-                if (has_minimum) {
-                    total = vf_fnma(minimum, vf_set1((float)(xr->by_32[0] / -32)), total);
-                    total = vf_fnma(minimum1, vf_set1((float)(xr->by_32[1] / -32)), total);
-                }
-            } else {
-                total = vf_mul(scale, vf_of_vi(vi_add(sum[0][r], sum[1][r])));
-                if (has_minimum)
-                    total = vf_fnma(minimum, vf_set1(xr->sum), total);
+            EACH_PANEL_VECTOR
+            {
+                vf total = scale_part(t, i, xr, kind, v, sum[0][v][r],
+                                      HAS_HALVES(kind) ? sum[1][v][r] : sum[0][v][r]);
+                acc[v][r] = vf_fma(total, vf_set1(xr->d), acc[v][r]);
             }
-            acc[r] = vf_fma(total, vf_set1(xr->d), acc[r]);
         }
     }
-    vf bias = t->is_last && m->bias ? vf_load_n(m->bias + t->column, t->n_lanes) : vf_zero();
-    EACH_ROW
+    EACH_PANEL_VECTOR
     {
-        if (t->is_last && m->bias)
-            acc[r] = vf_add(acc[r], bias);
-        vf_store_n(y + (size_t)r * m->y_stride, acc[r], t->n_lanes);
+        bool has_bias = t->is_last && m->bias;
+        vf bias = has_bias ? vf_load_n(m->bias + t->column + v * VL, t->n_lanes[v]) : vf_zero();
+        EACH_ROW vf_store_n(y + (size_t)r * m->y_stride + v * VL,
+                            has_bias ? vf_add(acc[v][r], bias) : acc[v][r], t->n_lanes[v]);
     }
 }
 
-INLINE void part_rows(const piece *t, const bool is_by_16, const bool has_minimum)
+INLINE void part_rows(const piece *t, const part_kind kind)
 {
-    const uint32_t n_max = VF_ROWS_ALONE;
+    const uint32_t n_max = VF_ROWS_PARTS;
     for (row_tiles rows = {0}; next_tile(t->m, n_max, &rows);) {
         switch (rows.n) {
         case 1:
-            part_tile(t, rows.row, is_by_16, has_minimum, 1);
+            part_tile(t, rows.row, kind, 1);
             break;
         case 2:
-            part_tile(t, rows.row, is_by_16, has_minimum, 2);
+            part_tile(t, rows.row, kind, 2);
             break;
         case 3:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 3 ? 1 : 3);
+            part_tile(t, rows.row, kind, n_max < 3 ? 1 : 3);
             break;
         case 4:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 4 ? 1 : 4);
+            part_tile(t, rows.row, kind, n_max < 4 ? 1 : 4);
             break;
         case 5:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 5 ? 1 : 5);
+            part_tile(t, rows.row, kind, n_max < 5 ? 1 : 5);
             break;
         case 6:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 6 ? 1 : 6);
+            part_tile(t, rows.row, kind, n_max < 6 ? 1 : 6);
             break;
         case 7:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 7 ? 1 : 7);
+            part_tile(t, rows.row, kind, n_max < 7 ? 1 : 7);
             break;
         default:
-            part_tile(t, rows.row, is_by_16, has_minimum, n_max < 8 ? 1 : 8);
+            part_tile(t, rows.row, kind, n_max < 8 ? 1 : 8);
         }
     }
 }
 
-static void part_rows_32(const piece *t) { part_rows(t, false, false); }
-static void part_rows_32_minimum(const piece *t) { part_rows(t, false, true); }
-static void part_rows_16(const piece *t) { part_rows(t, true, false); }
-static void part_rows_16_minimum(const piece *t) { part_rows(t, true, true); }
+/* The kinds of parts there are; a type names one of them. */
+#define EACH_KIND(X)                                                                               \
+    X(plain, KIND_PLAIN)                                                                           \
+    X(plain_by_16, KIND_PLAIN_BY_16)                                                               \
+    X(nibbles, KIND_NIBBLES)                                                                       \
+    X(nibbles_minimum, KIND_NIBBLES_MINIMUM)                                                       \
+    X(fives, KIND_FIVES)                                                                           \
+    X(fives_minimum, KIND_FIVES_MINIMUM)                                                           \
+    X(threes_by_16, KIND_THREES_BY_16)                                                             \
+    X(twos_by_16_minimum, KIND_TWOS_BY_16_MINIMUM)                                                 \
+    X(sixes_by_16, KIND_SIXES_BY_16)
+
+#define RUN_KIND(name, id)                                                                         \
+    static void part_rows_##name(const piece *t) { part_rows(t, part_kinds[id]); }
+EACH_KIND(RUN_KIND)
+#undef RUN_KIND
 
 static void mat_mul_parts(const td_host_mat_mul *m)
 {
+#define RUN_ROW(name, id) [id] = part_rows_##name,
+    static void (*const by_kind[])(const piece *) = {EACH_KIND(RUN_ROW)};
+#undef RUN_ROW
     const td_type_info *type = m->w->base.params.type;
-    void (*run)(const piece *) = type->is_by_16
-                                     ? (type->has_minimum ? part_rows_16_minimum : part_rows_16)
-                                     : (type->has_minimum ? part_rows_32_minimum : part_rows_32);
-    const unpack_block unpack = find_unpack(type);
-    uint32_t n_block_parts = type->block_elements / TD_PART_ELEMENTS;
+    const part_source *source = find_source(type);
+    uint32_t n_block_parts =
+        source->n_parts ? source->n_parts : type->block_elements / TD_PART_ELEMENTS;
     uint32_t n_parts = m->w->base.params.n_cols / TD_PART_ELEMENTS;
-    size_t block_bytes = (size_t)TD_PANEL_ROWS * type->block_bytes;
+    size_t block_bytes = m->w->panel_bytes / td_div_up(n_parts, n_block_parts);
     uint32_t n_lines = td_div_up((uint32_t)block_bytes / n_block_parts, LINE_BYTES);
     _Alignas(64) td_host_parts w;
     for (uint32_t panel = m->panel_begin; panel < m->panel_end; panel++)
@@ -148,16 +207,14 @@ static void mat_mul_parts(const td_host_mat_mul *m)
             t.is_first = i == 0;
             t.is_last = i + t.n_parts == n_parts;
             for (uint32_t j = 0; j < t.n_parts; j += n_block_parts) {
-                unpack(block, &w, j);
+                source->unpack(block, &w, j);
                 block += block_bytes;
             }
             t.ahead = block + AHEAD_PIECES * n_lines * TD_PARTS_MAX * LINE_BYTES;
-            for (t.lane0 = 0; t.lane0 < TD_PANEL_ROWS; t.lane0 += VL) {
-                t.column = (panel - m->panel0) * TD_PANEL_ROWS + t.lane0;
-                t.n_lanes = lanes_left(m->w->group_rows, t.column);
-                if (t.n_lanes)
-                    run(&t);
-            }
+            t.column = (panel - m->panel0) * TD_PANEL_ROWS;
+            EACH_PANEL_VECTOR t.n_lanes[v] =
+                lanes_left(m->w->group_rows, t.column + (uint32_t)v * VL);
+            by_kind[source->kind](&t);
         }
 }
 

@@ -23,7 +23,8 @@ INLINE const uint8_t *vector_base(const td_host_weight *w, uint32_t g, size_t la
     return w->data + g * VL / 16 * w->panel_bytes + g * VL % 16 * lane_bytes;
 }
 
-/* The rows of a batch in the largest tiles there are, and a rest. */
+/* The rows of a batch in as few tiles as can be, alike in size: a rest of one row would cost almost
+ * what a full tile does. */
 typedef struct {
     uint32_t row, n; /* of the current tile */
 } row_tiles;
@@ -32,7 +33,7 @@ INLINE bool next_tile(const td_host_mat_mul *m, const uint32_t n_max, row_tiles 
 {
     t->row += t->n;
     uint32_t n_left = m->n_rows - t->row;
-    t->n = td_min_u32(n_left, n_max);
+    t->n = n_left ? td_div_up(n_left, td_div_up(n_left, n_max)) : 0;
     return n_left > 0;
 }
 

@@ -7,8 +7,45 @@
 
 #include "kernels/host/body_math.h"
 
-/* One block into the parts of `out` from `part` on. */
+/* One block (of our own layouts: one chunk) into the parts of `out` from `part` on. */
 typedef void (*unpack_block)(const uint8_t *block, td_host_parts *out, uint32_t part);
+
+/* How parts are multiplied. Their bytes are values plus `offset` where that makes them small and
+ * never negative, else plus 128. n_narrow: so many groups of four products fit into 16 bits. */
+typedef struct {
+    bool is_by_16, has_minimum, is_small;
+    uint8_t offset, n_narrow;
+} part_kind;
+
+typedef enum {
+    KIND_PLAIN,
+    KIND_PLAIN_BY_16,
+    KIND_NIBBLES,
+    KIND_NIBBLES_MINIMUM,
+    KIND_FIVES,
+    KIND_FIVES_MINIMUM,
+    KIND_TWOS_BY_16_MINIMUM,
+    KIND_THREES_BY_16,
+    KIND_SIXES_BY_16,
+} part_kind_id;
+
+static const part_kind part_kinds[] = {
+    [KIND_PLAIN] = {false, false, false, 0, 1},
+    [KIND_PLAIN_BY_16] = {true, false, false, 0, 1},
+    [KIND_NIBBLES] = {false, false, true, 8, 8},
+    [KIND_NIBBLES_MINIMUM] = {false, true, true, 0, 8},
+    [KIND_FIVES] = {false, false, true, 16, 4},
+    [KIND_FIVES_MINIMUM] = {false, true, true, 0, 4},
+    [KIND_TWOS_BY_16_MINIMUM] = {true, true, true, 0, 4},
+    [KIND_THREES_BY_16] = {true, false, true, 4, 4},
+    [KIND_SIXES_BY_16] = {true, false, true, 32, 2},
+};
+
+typedef struct {
+    unpack_block unpack;
+    part_kind_id kind;
+    uint32_t n_parts; /* of a chunk of our own layouts; 0: those of the type's block */
+} part_source;
 
 /* How low bits of part s, group g (4 elements) lie in words. */
 typedef enum {
@@ -30,7 +67,7 @@ typedef struct {
     uint32_t word; /* of the low bits */
     top_kind top;
     uint32_t top_word;
-    uint32_t add;          /* to an element, so that it is its value plus 128 */
+    uint32_t add;          /* to an element, so that it is as its kind wants it */
     const uint8_t *levels; /* or NULL: [16], value plus 128 */
 } planes;
 
@@ -116,7 +153,10 @@ INLINE void unpack_planes(const planes *p, const uint8_t *block, const uint32_t 
         vb u = low_bits(p, block, s, g, lane0);
         if (p->top != TOP_NONE)
             u = vb_or(u, top_bit(p, block, s, g, lane0));
-        u = p->levels ? vb_look_up(p->levels, u) : vb_add(u, (uint8_t)p->add);
+        if (p->levels)
+            u = vb_look_up(p->levels, u);
+        else if (p->add)
+            u = vb_add(u, (uint8_t)p->add);
         vb_store(&q[s][g][lane0][0], u);
     }
 }
@@ -133,6 +173,50 @@ INLINE vf vf_of_byte(vi word, const uint32_t i)
 INLINE vf odd_half(const uint8_t *block, const uint32_t n_words, uint32_t lane0)
 {
     return vf_load_f16((const uint16_t *)(const void *)(block + n_words * 64) + lane0);
+}
+
+/* -- our own layouts (host.h) ----------------------------------------------------------------- */
+
+/* Nibbles of 32 elements. */
+INLINE void unpack_nibbles(const uint8_t *quants, uint8_t (*q)[TD_PANEL_ROWS][4])
+{
+    UNROLL for (uint32_t i = 0; i < 4; i++) EACH_LANE0
+    {
+        vb pair = vb_load(word_at(quants, i, lane0));
+        vb_store(&q[i][lane0][0], vb_and(pair, 15));
+        vb_store(&q[i + 4][lane0][0], vb_and(vb_shr(pair, 4), 15));
+    }
+}
+
+/* The scales of a chunk of two blocks. */
+INLINE void unpack_small_scales(const uint8_t *chunk, td_host_parts *out, uint32_t part)
+{
+    const uint16_t *d = (const uint16_t *)(const void *)chunk;
+    UNROLL for (uint32_t b = 0; b < 2; b++) EACH_LANE0 vf_store(
+        out->scale[part + b][0] + lane0, vf_load_f16(d + b * TD_PANEL_ROWS + lane0));
+}
+
+static void unpack_q4_0(const uint8_t *chunk, td_host_parts *out, uint32_t part)
+{
+    unpack_small_scales(chunk, out, part);
+    UNROLL for (uint32_t b = 0; b < 2; b++)
+        unpack_nibbles(chunk + TD_SMALL_SCALES + b * TD_Q4_QUANTS, out->q[part + b]);
+}
+
+static void unpack_q4_k(const uint8_t *chunk, td_host_parts *out, uint32_t part)
+{
+    const uint16_t *halves = (const uint16_t *)(const void *)chunk;
+    for (uint32_t s = 0; s < 8; s++) {
+        const uint8_t *steps = chunk + 64 + s * TD_PANEL_ROWS;
+        unpack_nibbles(chunk + TD_K_SCALES + s * TD_Q4_QUANTS, out->q[part + s]);
+        EACH_LANE0
+        {
+            vf d = vf_load_f16(halves + lane0), d_min = vf_load_f16(halves + TD_PANEL_ROWS + lane0);
+            vi scale = vi_load_u8(steps + lane0), minimum = vi_load_u8(steps + 128 + lane0);
+            vf_store(out->scale[part + s][0] + lane0, vf_mul(d, vf_of_vi(scale)));
+            vf_store(out->minimum[part + s][0] + lane0, vf_mul(d_min, vf_of_vi(minimum)));
+        }
+    }
 }
 
 /* -- blocks of 32 ------------------------------------------------------------------------------ */
@@ -167,20 +251,19 @@ static const uint8_t iq4_plus_128[16] = {1,   24,  45,  63,  79,  93,  106, 118,
 
 static void unpack_q4_1(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_PAIRS, .word = 1, .add = 128};
+    static const planes p = {PLANE_PAIRS, .word = 1};
     unpack_small_minimum(&p, block, out, part);
 }
 
 static void unpack_q5_0(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_PAIRS, .word = 1, .top = TOP_BY_ELEMENT, .add = 112};
+    static const planes p = {PLANE_PAIRS, .word = 1, .top = TOP_BY_ELEMENT};
     unpack_small(&p, block, 5, out, part);
 }
 
 static void unpack_q5_1(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_PAIRS, .word = 2, .top = TOP_BY_ELEMENT, .top_word = 1,
-                             .add = 128};
+    static const planes p = {PLANE_PAIRS, .word = 2, .top = TOP_BY_ELEMENT, .top_word = 1};
     unpack_small_minimum(&p, block, out, part);
 }
 
@@ -209,8 +292,7 @@ static void unpack_mxfp4(const uint8_t *block, td_host_parts *out, uint32_t part
 
 static void unpack_q5_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_NIBBLES, .word = 12, .top = TOP_BY_PART, .top_word = 4,
-                             .add = 128};
+    static const planes p = {PLANE_NIBBLES, .word = 12, .top = TOP_BY_PART, .top_word = 4};
     unpack_planes(&p, block, 8, &out->q[part]);
     EACH_LANE0
     {
@@ -233,7 +315,7 @@ static void unpack_q5_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 
 static void unpack_q2_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_TWOS, .word = 4, .add = 128};
+    static const planes p = {PLANE_TWOS, .word = 4};
     unpack_planes(&p, block, 8, &out->q[part]);
     EACH_LANE0
     {
@@ -252,7 +334,7 @@ static void unpack_q2_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 
 static void unpack_q3_k(const uint8_t *block, td_host_parts *out, uint32_t part)
 {
-    static const planes p = {PLANE_TWOS, .word = 8, .top = TOP_BY_PART, .add = 124};
+    static const planes p = {PLANE_TWOS, .word = 8, .top = TOP_BY_PART};
     unpack_planes(&p, block, 8, &out->q[part]);
     EACH_LANE0
     {

@@ -199,24 +199,39 @@ static void unpack_iq1_m(const uint8_t *block, td_host_parts *out, uint32_t part
     }
 }
 
-/* The unpacker of a type that is stored as words. */
-static unpack_block find_unpack(const td_type_info *type)
+/* Where the parts of a type come from. */
+static const part_source *find_source(const td_type_info *type)
 {
-    static const unpack_block by_id[] = {
-        [TD_TYPE_Q4_1] = unpack_q4_1,       [TD_TYPE_Q5_0] = unpack_q5_0,
-        [TD_TYPE_Q5_1] = unpack_q5_1,       [TD_TYPE_Q2_K] = unpack_q2_k,
-        [TD_TYPE_Q3_K] = unpack_q3_k,       [TD_TYPE_Q5_K] = unpack_q5_k,
-        [TD_TYPE_IQ2_XXS] = unpack_iq2_xxs, [TD_TYPE_IQ2_XS] = unpack_iq2_xs,
-        [TD_TYPE_IQ3_XXS] = unpack_iq3_xxs, [TD_TYPE_IQ1_S] = unpack_iq1_s,
-        [TD_TYPE_IQ4_NL] = unpack_iq4_nl,   [TD_TYPE_IQ3_S] = unpack_iq3_s,
-        [TD_TYPE_IQ2_S] = unpack_iq2_s,     [TD_TYPE_IQ4_XS] = unpack_iq4_xs,
-        [TD_TYPE_IQ1_M] = unpack_iq1_m,     [TD_TYPE_TQ1_0] = unpack_tq1_0,
-        [TD_TYPE_TQ2_0] = unpack_tq2_0,     [TD_TYPE_MXFP4] = unpack_mxfp4,
-        [TD_TYPE_NVFP4] = unpack_nvfp4,     [TD_TYPE_Q1_0] = unpack_q1_0,
-        [TD_TYPE_Q2_0] = unpack_q2_0,
+    static const part_source by_id[] = {
+        [TD_TYPE_Q4_0] = {unpack_q4_0, KIND_NIBBLES, 2},
+        [TD_TYPE_Q4_K] = {unpack_q4_k, KIND_NIBBLES_MINIMUM, 8},
+        [TD_TYPE_Q4_1] = {unpack_q4_1, KIND_NIBBLES_MINIMUM, 0},
+        [TD_TYPE_Q5_0] = {unpack_q5_0, KIND_FIVES, 0},
+        [TD_TYPE_Q5_1] = {unpack_q5_1, KIND_FIVES_MINIMUM, 0},
+        [TD_TYPE_Q2_K] = {unpack_q2_k, KIND_TWOS_BY_16_MINIMUM, 0},
+        [TD_TYPE_Q3_K] = {unpack_q3_k, KIND_THREES_BY_16, 0},
+        [TD_TYPE_Q5_K] = {unpack_q5_k, KIND_FIVES_MINIMUM, 0},
+        [TD_TYPE_IQ2_XXS] = {unpack_iq2_xxs, KIND_PLAIN, 0},
+        [TD_TYPE_IQ2_XS] = {unpack_iq2_xs, KIND_PLAIN_BY_16, 0},
+        [TD_TYPE_IQ3_XXS] = {unpack_iq3_xxs, KIND_PLAIN, 0},
+        [TD_TYPE_IQ1_S] = {unpack_iq1_s, KIND_PLAIN, 0},
+        [TD_TYPE_IQ4_NL] = {unpack_iq4_nl, KIND_PLAIN, 0},
+        [TD_TYPE_IQ3_S] = {unpack_iq3_s, KIND_PLAIN, 0},
+        [TD_TYPE_IQ2_S] = {unpack_iq2_s, KIND_PLAIN_BY_16, 0},
+        [TD_TYPE_IQ4_XS] = {unpack_iq4_xs, KIND_PLAIN, 0},
+        [TD_TYPE_IQ1_M] = {unpack_iq1_m, KIND_PLAIN_BY_16, 0},
+        [TD_TYPE_TQ1_0] = {unpack_tq1_0, KIND_PLAIN, 0},
+        [TD_TYPE_TQ2_0] = {unpack_tq2_0, KIND_PLAIN, 0},
+        [TD_TYPE_MXFP4] = {unpack_mxfp4, KIND_PLAIN, 0},
+        [TD_TYPE_NVFP4] = {unpack_nvfp4, KIND_PLAIN_BY_16, 0},
+        [TD_TYPE_Q1_0] = {unpack_q1_0, KIND_PLAIN, 0},
+        [TD_TYPE_Q2_0] = {unpack_q2_0, KIND_PLAIN, 0},
     };
-    TD_ASSERT(type->id < TD_COUNT(by_id) && by_id[type->id]);
-    return by_id[type->id];
+    TD_ASSERT(type->id < TD_COUNT(by_id) && by_id[type->id].unpack);
+    const part_source *source = &by_id[type->id];
+    TD_ASSERT(part_kinds[source->kind].is_by_16 == type->is_by_16 &&
+              part_kinds[source->kind].has_minimum == type->has_minimum);
+    return source;
 }
 
 #endif

@@ -16,7 +16,7 @@ typedef struct { /* where a row lies */
 static size_t small_chunk_bytes(size_t n_cols, size_t quant_bytes)
 {
     size_t n_blocks = n_cols / 32;
-    return (n_blocks + 1) / 2 * TD_SMALL_SCALES + n_blocks * quant_bytes;
+    return (n_blocks + 1) / 2 * (TD_SMALL_SCALES + 2 * quant_bytes);
 }
 
 static size_t panel_size(const td_weight_params *p)

@@ -1,9 +1,13 @@
 /* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. */
 #define VL             8
 #define VF_ROWS_INT    4
-#define VF_VECTORS_INT 1
+#define VF_VECTORS_INT 2
 #define VF_ROWS_ALONE  4
-#define VF_ROWS_FLOAT  2
+#define VF_ROWS_PARTS  4
+#define VF_ROWS_DIRECT 4
+#define VF_ROWS_FLOAT  6
+#define VF_FLOATS      2
+#define VF_HAS_NARROW  1
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -20,7 +24,13 @@ INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
 INLINE vf vf_load_n(const float *p, uint32_t n) { return _mm256_maskload_ps(p, lanes_below(n)); }
-INLINE void vf_store_n(float *p, vf a, uint32_t n) { _mm256_maskstore_ps(p, lanes_below(n), a); }
+INLINE void vf_store_n(float *p, vf a, uint32_t n)
+{
+    if (n == VL) /* a masked store takes some CPUs dozens of cycles */
+        _mm256_storeu_ps(p, a);
+    else
+        _mm256_maskstore_ps(p, lanes_below(n), a);
+}
 INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
@@ -156,6 +166,12 @@ INLINE vi vi_dot4(vi acc, vb u, q4 q)
     __m256i pairs = _mm256_maddubs_epi16(u, q);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+/* The order of exact sums is free: 8 * 2 * 15 * 127 still fits. */
+INLINE vi vi_dot4_narrow(vi acc, vb u, q4 q)
+{
+    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u, q));
+}
+INLINE vi vi_widen(vi acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 
 /* Unsigned weights would saturate (2 * 255 * 127), so they are made signed again, and the sign
  * goes to q, which is never -128: 2 * 128 * 127 fits. */

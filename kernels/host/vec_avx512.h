@@ -3,7 +3,11 @@
 #define VF_ROWS_INT    6
 #define VF_VECTORS_INT 2
 #define VF_ROWS_ALONE  8
+#define VF_ROWS_PARTS  8
+#define VF_ROWS_DIRECT 64
 #define VF_ROWS_FLOAT  6
+#define VF_FLOATS      4
+#define VF_HAS_NARROW  0
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -128,6 +132,8 @@ INLINE q4 q4_load(const int8_t *q)
     return _mm512_set1_epi32(*(const unaligned_i32 *)(const void *)q);
 }
 INLINE vi vi_dot4(vi acc, vb u, q4 q) { return _mm512_dpbusd_epi32(acc, u, q); }
+INLINE vi vi_dot4_narrow(vi acc, vb u, q4 q) { return vi_dot4(acc, u, q); }
+INLINE vi vi_widen(vi acc) { return acc; }
 
 typedef vb w8;
 INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }

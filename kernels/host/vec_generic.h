@@ -8,7 +8,11 @@
 #define VF_ROWS_INT    2 /* rows a quantized tile may hold in registers, */
 #define VF_VECTORS_INT 1 /* times so many vectors of outputs, */
 #define VF_ROWS_ALONE  2 /* or with one vector */
+#define VF_ROWS_PARTS  2 /* rows of a tile of body_parts.h, */
+#define VF_ROWS_DIRECT 2 /* which takes over from more rows than these */
 #define VF_ROWS_FLOAT  2
+#define VF_FLOATS      4 /* vectors of outputs of a float tile */
+#define VF_HAS_NARROW  0 /* dots of small weights are first summed in 16 bits */
 
 typedef struct {
     float v[16];
@@ -319,6 +323,11 @@ INLINE vi vi_dot4(vi acc, vb u, q4 q)
     EACH(i, 64) acc.v[i / 4] += u.v[i] * q[i % 4];
     return acc;
 }
+
+/* The same in lanes of any kind that vi_widen makes lanes of vi. Where VF_HAS_NARROW, they are pairs
+ * of int16: with weights of at most 15 they hold the sum of 8 dots, with 31 of 4, with 63 of 2. */
+INLINE vi vi_dot4_narrow(vi acc, vb u, q4 q) { return vi_dot4(acc, u, q); }
+INLINE vi vi_widen(vi acc) { return acc; }
 
 /* Q8_0 weights are stored with 128 added. w8_start is what the sum of dots starts from so that it
  * ends as the sum over signed weights. */
