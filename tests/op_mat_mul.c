@@ -396,6 +396,60 @@ static void test_levels_agree_with_scalar(void **state)
     }
 }
 
+/* Every byte of a block becomes `byte` where that leaves its values finite and of usual size: so the
+ * quants become the largest or the smallest there are, and the scales stay. */
+static void make_extreme(const td_type_info *type, unsigned char *block, unsigned char byte)
+{
+    float values[256];
+    for (uint32_t i = 0; i < type->block_bytes; i++) {
+        unsigned char before = block[i];
+        block[i] = byte;
+        type->dequantize(block, values, type->block_elements);
+        for (uint32_t j = 0; j < type->block_elements; j++)
+            if (!(fabsf(values[j]) < 1e3f))
+                block[i] = before;
+    }
+}
+
+/* Sums of the largest products: nothing overflows on the way, at any level of the host. */
+static void test_largest_products_do_not_overflow(void **state)
+{
+    (void)state;
+    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static const unsigned char bytes[] = {0x00, 0x7f, 0x80, 0xff};
+    for (size_t l = 0; l < TD_COUNT(levels); l++) {
+        setenv("TD_HOST_ISA", levels[l], 1);
+        td_err err = {0};
+        td_device *dev = td_device_create("host:1", &err);
+        unsetenv("TD_HOST_ISA");
+        must(dev != NULL, &err);
+        for (size_t t = 0; t < TD_COUNT(weight_types); t++) {
+            const td_type_info *type = chosen_type(t);
+            if (!type || !type->has_int8_activations)
+                continue;
+            const mul_case c = {type,  type->block_elements, TD_COUNT(bytes), 6, 0, 0,
+                                false, TD_MODE_VERIFY};
+            mul_data d = new_data(&c);
+            for (size_t i = 0; i < TD_COUNT(bytes); i++)
+                make_extreme(type, d.rows + i * type->block_bytes, bytes[i]);
+            for (uint32_t r = 0; r < c.n_rows; r++) /* of one sign, in turns, half and half */
+                for (uint32_t k = 0; k < c.n_k; k++)
+                    d.x[r * c.n_k + k] = (r % 3 == 0   ? true
+                                          : r % 3 == 1 ? k % 2 == 0
+                                                       : k % 32 < 16) == (r < 3)
+                                             ? 1.0f
+                                             : -1.0f;
+            free(d.scalar);
+            free(d.decoded);
+            d.scalar = new_scalar_results(&c, d.rows, d.bias, d.x);
+            d.decoded = new_decoded(type, d.rows, c.n_o, c.n_k);
+            check_device(dev, &c, &d);
+            free_data(&d);
+        }
+        td_device_destroy(&dev);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -405,6 +459,7 @@ int main(void)
         cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
         cmocka_unit_test(test_finite_rows_are_unaffected_by_hostile_ones),
         cmocka_unit_test(test_levels_agree_with_scalar),
+        cmocka_unit_test(test_largest_products_do_not_overflow),
     };
     return TEST_MAIN(tests);
 }

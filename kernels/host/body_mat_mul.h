@@ -9,6 +9,9 @@
 
 /* -- floats ----------------------------------------------------------------------------------- */
 
+#define FLOATS_MAX 4 /* vectors of a tile, */
+#define FEW_ROWS   2 /* which so few rows need to hide the latency of fma */
+
 INLINE vf load_float(const void *at, const td_type type)
 {
     return type == TD_TYPE_F32   ? vf_load(at)
@@ -19,8 +22,8 @@ INLINE vf load_float(const void *at, const td_type type)
 INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const td_type type,
                        const int n_vectors, const int n_rows)
 {
-    const uint8_t *base[VF_FLOATS];
-    vf acc[VF_FLOATS][ROWS_MAX], w[VF_FLOATS];
+    const uint8_t *base[FLOATS_MAX];
+    vf acc[FLOATS_MAX][ROWS_MAX], w[FLOATS_MAX];
     const size_t lane_bytes = type == TD_TYPE_F32 ? 4 : 2;
     UNROLL for (int v = 0; v < n_vectors; v++)
     {
@@ -47,9 +50,9 @@ INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
 }
 
 INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
-                       const int n_vectors)
+                       const int n_vectors, const int n_max)
 {
-    for (row_tiles t = {0}; next_tile(m, VF_ROWS_FLOAT, &t);) {
+    for (row_tiles t = {0}; next_tile(m, (uint32_t)n_max, &t);) {
         switch (t.n) {
         case 1:
             float_tile(m, g, t.row, type, n_vectors, 1);
@@ -58,16 +61,16 @@ INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
             float_tile(m, g, t.row, type, n_vectors, 2);
             break;
         case 3:
-            float_tile(m, g, t.row, type, n_vectors, 3 <= VF_ROWS_FLOAT ? 3 : 1);
+            float_tile(m, g, t.row, type, n_vectors, n_max < 3 ? 1 : 3);
             break;
         case 4:
-            float_tile(m, g, t.row, type, n_vectors, 4 <= VF_ROWS_FLOAT ? 4 : 1);
+            float_tile(m, g, t.row, type, n_vectors, n_max < 4 ? 1 : 4);
             break;
         case 5:
-            float_tile(m, g, t.row, type, n_vectors, 5 <= VF_ROWS_FLOAT ? 5 : 1);
+            float_tile(m, g, t.row, type, n_vectors, n_max < 5 ? 1 : 5);
             break;
         default:
-            float_tile(m, g, t.row, type, n_vectors, 6 <= VF_ROWS_FLOAT ? 6 : 1);
+            float_tile(m, g, t.row, type, n_vectors, n_max < 6 ? 1 : 6);
         }
     }
 }
@@ -75,10 +78,13 @@ INLINE void float_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
 INLINE void mat_mul_float(const td_host_mat_mul *m, const td_type type)
 {
     uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
+    if (VF_FLOATS < FLOATS_MAX && m->n_rows <= FEW_ROWS)
+        for (; g + FLOATS_MAX <= end; g += FLOATS_MAX)
+            float_rows(m, g, type, FLOATS_MAX, FEW_ROWS);
     for (; g + VF_FLOATS <= end; g += VF_FLOATS)
-        float_rows(m, g, type, VF_FLOATS);
+        float_rows(m, g, type, VF_FLOATS, VF_ROWS_FLOAT);
     for (; g < end; g++)
-        float_rows(m, g, type, 1);
+        float_rows(m, g, type, 1, VF_ROWS_FLOAT);
 }
 
 /* -- quantized --------------------------------------------------------------------------------- */
