@@ -37,7 +37,7 @@ INLINE void float_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
         {
             const void *at = base[v] + k * (16 * lane_bytes);
             w[v] = load_float(at, type);
-            prefetch(at);
+            prefetch(at, n_rows);
         }
         UNROLL for (int r = 0; r < n_rows; r++)
         {
@@ -165,7 +165,7 @@ INLINE void q8_0_tile(const tile *t, const int n_vectors, const int n_rows, tile
             {
                 const uint8_t *at = small_quants(t, v, b, TD_Q8_0_QUANTS) + g * 64;
                 w[v] = w8_load(at);
-                prefetch(at);
+                prefetch(at, n_rows);
             }
             EACH_ROW
             {
@@ -195,7 +195,7 @@ INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
         EACH_VECTOR
         {
             vb pair = vb_load(quants[v] + g * 64);
-            prefetch(quants[v] + g * 64);
+            prefetch(quants[v] + g * 64, n_rows);
             low[v] = vb_and(pair, 0x0f);
             high[v] = vb_and(vb_shr(pair, 4), 0x0f);
         }
@@ -291,7 +291,7 @@ INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile
                         chunk[v] + TD_K_SCALES + s * TD_Q6_K_QUANTS + t->lane0[v] * 4;
                     vb tops = vb_load(quants + TD_Q4_QUANTS + h * 64);
                     u[v] = sixes(vb_load(quants + g * 64), tops, h, g);
-                    prefetch(quants + g * 64);
+                    prefetch(quants + g * 64, n_rows);
                 }
                 EACH_ROW
                 {

@@ -6,15 +6,15 @@
 
 #define ROWS_MAX        8
 #define BLOCK_GROUPS    8 /* groups of 4 k in a block of 32 */
-#define PREFETCH_BYTES  1024
 #define LINE_BYTES      64u
 #define AHEAD_BYTES_MAX 131072u /* a share of the second level cache */
 
 /* The weights are one stream, but a tile of many rows is too much code between two loads of it for
- * the CPU to look ahead by itself. Past the end nothing is loaded and nothing faults. */
-INLINE void prefetch(const uint8_t *at)
+ * the CPU to look ahead by itself; with one row it does, and to look further only disturbs it. Past
+ * the end nothing is loaded and nothing faults. */
+INLINE void prefetch(const uint8_t *at, const int n_rows)
 {
-    __builtin_prefetch((const void *)((uintptr_t)at + PREFETCH_BYTES));
+    __builtin_prefetch((const void *)((uintptr_t)at + (n_rows == 1 ? 1024 : 4096)));
 }
 
 /* Where the outputs of a tile are: the weights of vector g (VL outputs) of w. */
