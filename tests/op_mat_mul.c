@@ -396,8 +396,8 @@ static void test_levels_agree_with_scalar(void **state)
     }
 }
 
-/* Every byte of a block becomes `byte` where that leaves its values finite and of usual size: so the
- * quants become the largest or the smallest there are, and the scales stay. */
+/* Every byte of a block becomes `byte` where that leaves its values finite and of usual size: so
+ * the quants become the largest or the smallest there are, and the scales stay. */
 static void make_extreme(const td_type_info *type, unsigned char *block, unsigned char byte)
 {
     float values[256];

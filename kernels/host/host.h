@@ -21,7 +21,7 @@
  * front to back in one stream: floats are [k][16]; quantized types are chunks, scales first.
  *   Q8_0   chunk of 2 blocks: [2][16] f16 d; per block [8 groups of 4 k][16 rows][4] quants + 128
  *   Q4_0   chunk of 2 blocks: [2][16] f16 d; per block [4][16 rows][4] bytes, element e of the
- *          block in byte e % 16, nibble e / 16. Of an odd number the last chunk's second half is empty
+ *          block in byte e % 16, nibble e / 16. Of an odd number the last chunk is half empty
  *   Q4_K   chunk of 256: [16] f16 d, [16] f16 d_min, [8][16] u8 scale, [8][16] u8 minimum; then 8
  *          times 32 elements as in Q4_0
  *   Q6_K   chunk of 256: [16] f16 d, [16][16] i8 scale, 32 bytes of nothing; then 8 times 32

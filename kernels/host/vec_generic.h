@@ -324,8 +324,9 @@ INLINE vi vi_dot4(vi acc, vb u, q4 q)
     return acc;
 }
 
-/* The same in lanes of any kind that vi_widen makes lanes of vi. Where VF_HAS_NARROW, they are pairs
- * of int16: with weights of at most 15 they hold the sum of 8 dots, with 31 of 4, with 63 of 2. */
+/* The same in lanes of any kind that vi_widen makes lanes of vi. Where VF_HAS_NARROW, they are
+ * pairs of int16: with weights of at most 15 they hold the sum of 8 dots, with 31 of 4, with 63 of
+ * 2. */
 INLINE vi vi_dot4_narrow(vi acc, vb u, q4 q) { return vi_dot4(acc, u, q); }
 INLINE vi vi_widen(vi acc) { return acc; }
 
