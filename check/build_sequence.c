@@ -13,10 +13,8 @@
 #define CACHED      1e-6 /* of a window of one position: the value itself */
 #define RECURRENT   5e-5
 
-/* A batch's tensors, with the rows' positions and slots as inputs of the rig where they are
- * given. */
-static td_batch_tensors make_batch(td_rig *r, const int32_t *positions, const int32_t *slots,
-                                   uint32_t n_slots, uint32_t n_pages)
+td_batch_tensors td_build_batch(td_rig *r, const int32_t *positions, const int32_t *slots,
+                                uint32_t n_slots, uint32_t n_pages)
 {
     td_batch_tensors b = {.positions = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_BATCH, 1),
                           .slots = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_BATCH, 1),
@@ -40,11 +38,14 @@ static td_kv *make_kv(td_rig *r, const td_case *c, uint32_t n_pages)
                                         c->n[0], c->n[2], c->n[3], N_SEQUENCES * n_pages});
 }
 
-/* Fills the cache with n[4] positions of each sequence, by kv_store. */
-static void fill_cache(td_rig *r, const td_case *c, td_kv *kv, td_tensor *pages)
+void td_build_fill(td_rig *r, td_kv *kv, td_tensor *pages, uint32_t n_slots, uint32_t n_positions)
 {
-    uint32_t n_k = c->n[0] * c->n[2], n_v = c->n[0] * c->n[3], n = N_SEQUENCES * c->n[4];
-    td_program *p = td_rig_program(r, TD_MODE_VERIFY, c->n_data);
+    if (!r->is_ok)
+        return;
+    const td_kv_params *sizes = td_kv_get_params(kv);
+    uint32_t n_k = sizes->n_head_kv * sizes->head_dim_k, n = n_slots * n_positions;
+    uint32_t n_v = sizes->n_head_kv * sizes->head_dim_v, n_step = r->n_data;
+    td_program *p = td_rig_program(r, TD_MODE_VERIFY, n_step);
     td_tensor *k = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_k);
     td_tensor *v = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_v);
     td_tensor *positions = td_rig_rows(r, TD_ELEM_I32, TD_ROWS_BATCH, 1);
@@ -56,13 +57,13 @@ static void fill_cache(td_rig *r, const td_case *c, td_kv *kv, td_tensor *pages)
         td_op_kv_store(p, kv, td_all(k), td_all(v), &batch);
         r->is_ok = td_program_end(p, r->err);
     }
-    for (uint32_t at = 0; r->is_ok && at < n; at += c->n_data) {
-        uint32_t n_rows = td_min_u32(c->n_data, n - at);
+    for (uint32_t at = 0; r->is_ok && at < n; at += n_step) {
+        uint32_t n_rows = td_min_u32(n_step, n - at);
         memcpy(td_tensor_data(k), ks + (size_t)at * n_k, (size_t)n_rows * n_k * 4);
         memcpy(td_tensor_data(v), vs + (size_t)at * n_v, (size_t)n_rows * n_v * 4);
         for (uint32_t i = 0; i < n_rows; i++) {
-            ((int32_t *)td_tensor_data(positions))[i] = (int32_t)((at + i) / N_SEQUENCES);
-            ((int32_t *)td_tensor_data(slots))[i] = (int32_t)((at + i) % N_SEQUENCES);
+            ((int32_t *)td_tensor_data(positions))[i] = (int32_t)((at + i) / n_slots);
+            ((int32_t *)td_tensor_data(slots))[i] = (int32_t)((at + i) % n_slots);
         }
         r->is_ok = td_program_run(p, n_rows, 0, r->err);
     }
@@ -94,14 +95,13 @@ bool td_build_attention(td_rig *r, td_device *dev, const td_case *c, td_err *err
         positions[i] = (int32_t)(c->n[4] - 1 - i * c->n[4] / c->n_data);
         slots[i] = (int32_t)(i % N_SEQUENCES);
     }
-    td_batch_tensors batch = make_batch(r, positions, slots, N_SEQUENCES, n_pages);
+    td_batch_tensors batch = td_build_batch(r, positions, slots, N_SEQUENCES, n_pages);
     td_kv *kv = make_kv(r, c, n_pages);
     td_tensor *q = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_head * c->n[2]);
     td_tensor *y = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_head * c->n[3] + 1);
     const float *qs = td_rig_random(r, (size_t)c->n_data * n_head * c->n[2], 104, 4.0f);
     td_attention_params params = attention_params(r, c);
-    if (r->is_ok)
-        fill_cache(r, c, kv, batch.pages);
+    td_build_fill(r, kv, batch.pages, N_SEQUENCES, c->n[4]);
     if (!r->is_ok)
         return false;
     td_rig_input_of(r, td_all(q), qs);
@@ -122,7 +122,7 @@ bool td_build_kv_store(td_rig *r, td_device *dev, const td_case *c, td_err *err)
         positions[i] = (int32_t)(i / N_SEQUENCES);
         slots[i] = (int32_t)(i % N_SEQUENCES);
     }
-    td_batch_tensors batch = make_batch(r, positions, slots, N_SEQUENCES, n_pages);
+    td_batch_tensors batch = td_build_batch(r, positions, slots, N_SEQUENCES, n_pages);
     td_kv *kv = make_kv(r, c, n_pages);
     td_tensor *k = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_k);
     td_tensor *v = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n_v);
@@ -182,7 +182,7 @@ bool td_build_delta_net(td_rig *r, td_device *dev, const td_case *c, td_err *err
         positions[i] = (int32_t)(i % 4);
         slots[i] = (int32_t)(i / 4);
     }
-    td_batch_tensors batch = make_batch(r, positions, slots, n_slots, 1);
+    td_batch_tensors batch = td_build_batch(r, positions, slots, n_slots, 1);
     net n = make_net(r, c, n_slots);
     td_tensor *x = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n.n_cols);
     td_tensor *y = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n.n_y + 1);
@@ -208,7 +208,7 @@ bool td_build_state_keep(td_rig *r, td_device *dev, const td_case *c, td_err *er
         nexts[i] = 1;
         slots[i] = (int32_t)i;
     }
-    td_batch_tensors batch = make_batch(r, positions, slots, c->n_data, 1), next = batch;
+    td_batch_tensors batch = td_build_batch(r, positions, slots, c->n_data, 1), next = batch;
     net n = make_net(r, c, c->n_data);
     td_tensor *x = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n.n_cols);
     td_tensor *z = td_rig_rows(r, TD_ELEM_F32, TD_ROWS_BATCH, n.n_cols);

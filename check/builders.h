@@ -24,10 +24,20 @@ bool td_build_attention(td_rig *r, td_device *dev, const td_case *c, td_err *err
 bool td_build_kv_store(td_rig *r, td_device *dev, const td_case *c, td_err *err);
 bool td_build_delta_net(td_rig *r, td_device *dev, const td_case *c, td_err *err);
 bool td_build_state_keep(td_rig *r, td_device *dev, const td_case *c, td_err *err);
+/* build_blocks.c: embd, ff; embd, heads of kv, queries of each, dim; embd, experts, used, ff */
+bool td_build_feed_forward(td_rig *r, td_device *dev, const td_case *c, td_err *err);
+bool td_build_attention_block(td_rig *r, td_device *dev, const td_case *c, td_err *err);
+bool td_build_mixture(td_rig *r, td_device *dev, const td_case *c, td_err *err);
 /* build_tokens.c */
 bool td_build_top(td_rig *r, td_device *dev, const td_case *c, td_err *err);  /* n_vocab */
 bool td_build_pick(td_rig *r, td_device *dev, const td_case *c, td_err *err); /* n_vocab */
 bool td_build_feed(td_rig *r, td_device *dev, const td_case *c, td_err *err); /* n_ctx, n_rot */
+
+/* A batch's tensors, with the rows' positions and slots as inputs of the rig. */
+td_batch_tensors td_build_batch(td_rig *r, const int32_t *positions, const int32_t *slots,
+                                uint32_t n_slots, uint32_t n_pages);
+/* Fills a cache with so many positions of each slot, by kv_store. */
+void td_build_fill(td_rig *r, td_kv *kv, td_tensor *pages, uint32_t n_slots, uint32_t n_positions);
 
 /* Variants of attention, and of the ops that go element by element. */
 enum { TD_ATTEND_PLAIN, TD_ATTEND_WINDOW, TD_ATTEND_SINKS, TD_ATTEND_SOFTCAP, TD_ATTEND_CHUNK };

@@ -245,6 +245,44 @@ static void add_sequence(walk *w)
     add(w, c);
 }
 
+/* The blocks of layers: a device may fuse what stands together there, so that an op by itself tells
+ * little of it. Named "layer", as no op alone is to blame. */
+static void add_blocks(walk *w)
+{
+    static const char *const types[] = {"Q4_K", "F16", "Q8_0"};
+    static const uint32_t n_types[] = {3, 1, 2}; /* of each model: the scalar device is slow */
+    for (uint32_t i = 0; i < TD_COUNT(models); i++)
+        for (uint32_t t = 0; t < (w->is_small ? 1 : n_types[i]); t++) {
+            const model *m = &models[i];
+            bool has_experts = m->n_expert > 0, is_large = !w->is_small;
+            uint32_t n = w->is_small ? 256 : m->n_embd, n_ff = w->is_small ? 512 : m->n_ff;
+            td_case feed = {.op = TD_CASE_LAYER,
+                            .build = has_experts ? td_build_mixture : td_build_feed_forward,
+                            .type = types[t],
+                            .n = {n, n_ff},
+                            .n_data = i ? 3 : 9,
+                            .is_large = is_large};
+            td_case attend = {.op = TD_CASE_LAYER,
+                              .build = td_build_attention_block,
+                              .type = types[t],
+                              .type_v = "F16",
+                              .n = {n, scaled(w, m->n_head_kv), m->group, w->is_small ? 64 : m->head_dim},
+                              .n_data = i ? 3 : 9,
+                              .is_large = is_large};
+            if (has_experts) {
+                feed.n[1] = m->n_expert;
+                feed.n[2] = m->n_used;
+                feed.n[3] = w->is_small ? 256 : m->n_ff;
+            }
+            SHAPE(feed, "%s feed-forward, %s", m->name, types[t]);
+            SHAPE(attend, "%s attention, %s", m->name, types[t]);
+            if (w->is_small && i == 1)
+                continue; /* small, it is the first */
+            add(w, feed);
+            add(w, attend);
+        }
+}
+
 static void add_tokens(walk *w)
 {
     uint32_t n_vocab = w->is_small ? 20000 : 151936;
@@ -269,6 +307,7 @@ void td_cases_visit(bool is_small, bool (*visit)(const td_case *c, void *user), 
     add_experts(&w);
     add_sequence(&w);
     add_tokens(&w);
+    add_blocks(&w);
 }
 
 static bool note_kind(const td_case *c, void *user)

@@ -12,8 +12,10 @@ typedef enum {
     TD_CASE_ALL = 3,
 } td_case_parts;
 
+#define TD_CASE_LAYER "layer" /* several ops, as they stand together in a model */
+
 typedef struct td_case {
-    const char *op;   /* td_op_kind_name: the one on trial */
+    const char *op;   /* td_op_kind_name: the one on trial; or TD_CASE_LAYER */
     char shape[96];   /* for people: "8B Q4_K 12288x4096" */
     td_case_parts parts;
     /* Another op that has to be in order for this case to tell anything of its own: one that reads

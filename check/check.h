@@ -31,7 +31,7 @@ typedef struct { /* an op, or another part of a check */
     double seconds;
 } td_check_item;
 
-/* What td_check_params.only may name besides an op. */
+/* What td_check_params.only may name besides an op and TD_CASE_LAYER. */
 #define TD_CHECK_MODELS "models"
 #define TD_CHECK_PAIR   "beside"
 #define TD_CHECK_LOSS   "loss"

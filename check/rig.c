@@ -67,6 +67,12 @@ td_tensor *td_rig_rows(td_rig *r, td_elem elem, td_rows rows, uint32_t n_cols)
         r, &(td_tensor_params){"check", elem, rows, r->n_data + 1, n_cols, TD_HOST_READS});
 }
 
+td_tensor *td_rig_hidden(td_rig *r, uint32_t n_cols)
+{
+    return make_tensor(r, &(td_tensor_params){"check", TD_ELEM_F32, TD_ROWS_BATCH, r->n_data + 1,
+                                              n_cols, TD_HOST_NONE});
+}
+
 td_tensor *td_rig_fixed(td_rig *r, td_elem elem, uint32_t n_rows, uint32_t n_cols)
 {
     return make_tensor(

@@ -62,6 +62,8 @@ float *td_rig_random(td_rig *r, size_t n, uint64_t seed, float scale);
 /* A host-visible tensor: one row more than the data has, for what is written past the end; or
  * n_rows of TD_ROWS_FIXED. */
 td_tensor *td_rig_rows(td_rig *r, td_elem elem, td_rows rows, uint32_t n_cols);
+/* The same for what only ops see: a device may then never write it. */
+td_tensor *td_rig_hidden(td_rig *r, uint32_t n_cols);
 td_tensor *td_rig_fixed(td_rig *r, td_elem elem, uint32_t n_rows, uint32_t n_cols);
 /* Weights at random, rows alike TD_RIG_PERIOD apart; a vector of given values. */
 td_weight *td_rig_weight(td_rig *r, const char *type, uint32_t n_rows, uint32_t n_cols,

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define OPS_BUDGET_S 60.0 /* of a device's two minutes */
+#define OPS_BUDGET_S 75.0 /* of a device's two minutes */
 
 typedef struct {
     option_list devices;
@@ -28,7 +28,7 @@ static const option options[] = {
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC",
      "as in generate; may be given several times (default: all that are usable)"},
     {"--only", NULL, OPT_TEXT, AT(only), 0, 0, "PART",
-     "one op, say mat_mul (and those that are needed to judge it), or models, beside, loss, "
+     "one op, say mat_mul (and those that are needed to judge it), or layer, models, beside, loss, "
      "speeds"},
     {"--quick", NULL, OPT_FLAG, AT(is_quick), 0, 0, NULL,
      "small shapes, 20 repeats, no speeds: some seconds"},
