@@ -33,7 +33,8 @@ typedef struct {
      * td_forward_choose what was. n_steps_max above 0: td_forward_draft may be called. */
     bool is_choosing;
     uint32_t n_steps_max;
-    void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
+    /* Of loading; may be NULL. False ends it (TD_E_AGAIN). */
+    bool (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
 } td_forward_params;
 

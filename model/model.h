@@ -162,10 +162,11 @@ typedef struct {
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */
 bool td_weights_check(const td_model *m, td_err *err);
 /* Reads, repacks and uploads; the weights of experts to experts_dev. Source pages are dropped as
- * they are consumed. progress may be NULL: called with bytes done and total. */
+ * they are consumed. progress may be NULL: called with bytes done and total; when it
+ * says false loading ends (TD_E_AGAIN). */
 td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
                             uint32_t first, uint32_t last,
-                            void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                            bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err);
 void td_weights_destroy(td_weights **w);
 typedef enum { TD_SHARE_ALL, TD_SHARE_OTHERS, TD_SHARE_EXPERTS } td_weight_share;

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#define CHUNK_BYTES (8u << 20)  /* read, repacked and dropped at a time */
+#define CHUNK_BYTES (1u << 20)  /* read, repacked and dropped at a time */
 #define AHEAD_BYTES (32u << 20) /* that the kernel reads while a chunk is repacked */
 
 typedef struct {
@@ -37,7 +37,7 @@ typedef struct {
     uint8_t *staging;
     size_t staging_bytes;
     uint64_t done, total;
-    void (*progress)(void *user, uint64_t done, uint64_t total);
+    bool (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
 } loader;
 
@@ -168,14 +168,14 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
     is_ok = is_ok && (wanted->is_vector   ? load_vector(l, w, wanted, *it->factor, err)
                       : wanted->is_turned ? load_turned(l, w, wanted, err)
                                           : load_rows(l, w, wanted, err));
-    if (!is_ok) {
-        td_weight_destroy(&w);
-        return NULL;
+    if (is_ok) {
+        l->done += item_bytes(wanted);
+        if (!l->progress || l->progress(l->user, l->done, l->total))
+            return w;
+        td_err_set(err, TD_E_AGAIN, "loading was stopped");
     }
-    l->done += item_bytes(wanted);
-    if (l->progress)
-        l->progress(l->user, l->done, l->total);
-    return w;
+    td_weight_destroy(&w);
+    return NULL;
 }
 
 static bool needs_end(const td_model *m, uint32_t end, uint32_t first, uint32_t last)
@@ -247,7 +247,7 @@ static void log_load(const td_weights *w, const char *spec)
 
 td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
                             uint32_t first, uint32_t last,
-                            void (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                            bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err)
 {
     TD_ASSERT(first <= last && last < m->hparams.n_layer);

@@ -1,40 +1,138 @@
-/* The parts of a layout, loaded. */
+/* The parts of a layout, loaded, those on different devices at the same time. */
 #include "target/chain.h"
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
 
-/* Sums the progress of the parts into one figure. */
+#include <pthread.h>
+#include <signal.h>
+
+/* -- loading ------------------------------------------------------------------------------------
+ * Parts that share a device are loaded one after another, others at the same time, by a thread
+ * each. Progress is summed into one figure. The first error ends all. */
+
 typedef struct {
     const td_layout_params *params;
-    uint64_t done_before, done, total; /* bytes of the file */
-} load_progress;
+    td_chain *chain;
+    pthread_mutex_t lock; /* of what follows, and held while progress is told */
+    uint64_t done, total; /* bytes of the file */
+    bool is_failed;
+    td_err *err;
+} loading;
 
-static void on_progress(void *user, uint64_t done, uint64_t total)
+typedef struct {
+    loading *all;
+    uint32_t part;
+    uint64_t done; /* bytes of the file */
+} part_loading;
+
+typedef struct { /* of parts that share devices */
+    loading *all;
+    uint32_t parts; /* a bit each */
+    pthread_t thread;
+    bool is_thread;
+} loader;
+
+_Static_assert(TD_STAGES_MAX <= 32, "a bit for each part");
+
+static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
     (void)total;
-    load_progress *p = user;
-    p->done = p->done_before + done < p->total ? p->done_before + done : p->total;
-    p->params->progress(p->params->user, p->done, p->total);
+    part_loading *part = user;
+    loading *l = part->all;
+    pthread_mutex_lock(&l->lock);
+    bool goes_on = !l->is_failed;
+    l->done += done - part->done;
+    part->done = done;
+    if (goes_on && l->params->progress)
+        l->params->progress(l->params->user, l->done < l->total ? l->done : l->total, l->total);
+    pthread_mutex_unlock(&l->lock);
+    return goes_on;
 }
 
+static bool load_part(loading *l, uint32_t i)
+{
+    td_err err = {0};
+    part_loading part = {l, i, 0};
+    td_forward_params p = td_layout_forward_params(l->chain->layout, l->params, i);
+    p.progress = on_progress;
+    p.user = &part;
+    l->chain->forwards[i] = td_forward_create(&p, &err);
+    if (l->chain->forwards[i])
+        return true;
+    pthread_mutex_lock(&l->lock);
+    if (!l->is_failed && l->err)
+        *l->err = err;
+    l->is_failed = true;
+    pthread_mutex_unlock(&l->lock);
+    return false;
+}
+
+static void *loader_main(void *arg)
+{
+    loader *one = arg;
+    for (uint32_t i = 0; i < one->all->chain->layout->n_parts; i++)
+        if (one->parts >> i & 1 && !load_part(one->all, i))
+            break;
+    return NULL;
+}
+
+static bool share_device(const td_layout_part *a, const td_layout_part *b)
+{
+    return a->dev == b->dev || a->dev == b->experts_dev || a->experts_dev == b->dev ||
+           (a->experts_dev && a->experts_dev == b->experts_dev);
+}
+
+/* One for each set of parts that share no device with others; their number. */
+static uint32_t list_loaders(loading *l, loader *out)
+{
+    const td_layout *layout = l->chain->layout;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < layout->n_parts; i++) {
+        loader one = {.all = l, .parts = 1u << i};
+        uint32_t n_kept = 0;
+        for (uint32_t k = 0; k < n; k++) {
+            bool is_shared = false;
+            for (uint32_t j = 0; j < i; j++)
+                is_shared |=
+                    (out[k].parts >> j & 1) && share_device(&layout->parts[i], &layout->parts[j]);
+            if (is_shared)
+                one.parts |= out[k].parts;
+            else
+                out[n_kept++] = out[k];
+        }
+        out[n_kept++] = one;
+        n = n_kept;
+    }
+    return n;
+}
+
+/* The loaders' threads take no signals: those are the main thread's. */
 static bool load_parts(td_chain *c, const td_layout_params *params, td_err *err)
 {
     const td_gguf *g = td_model_gguf(params->model);
-    load_progress progress = {.params = params};
+    loading all = {.params = params, .chain = c, .err = err};
+    loader loaders[TD_STAGES_MAX];
     for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
-        progress.total += td_gguf_tensor_at(g, i)->n_bytes;
-    for (uint32_t i = 0; i < c->layout->n_parts; i++) {
-        td_forward_params p = td_layout_forward_params(c->layout, params, i);
-        p.progress = params->progress ? on_progress : NULL;
-        p.user = &progress;
-        c->forwards[i] = td_forward_create(&p, err);
-        if (!c->forwards[i])
-            return false;
-        progress.done_before = progress.done;
-    }
-    return true;
+        all.total += td_gguf_tensor_at(g, i)->n_bytes;
+    uint32_t n = list_loaders(&all, loaders);
+    sigset_t signals, before;
+    sigfillset(&signals);
+    pthread_mutex_init(&all.lock, NULL);
+    pthread_sigmask(SIG_SETMASK, &signals, &before);
+    for (uint32_t i = 1; i < n; i++)
+        loaders[i].is_thread =
+            pthread_create(&loaders[i].thread, NULL, loader_main, &loaders[i]) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    for (uint32_t i = 0; i < n; i++)
+        if (!loaders[i].is_thread)
+            loader_main(&loaders[i]);
+    for (uint32_t i = 0; i < n; i++)
+        if (loaders[i].is_thread)
+            pthread_join(loaders[i].thread, NULL);
+    pthread_mutex_destroy(&all.lock);
+    return !all.is_failed;
 }
 
 static void say_what_did_not_fit(const td_layout *l, const td_layout_params *params)

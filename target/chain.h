@@ -1,5 +1,6 @@
 /* A layout (planning/layout.h) with its parts loaded. A target (target.h) runs them as threads;
  * td_chain_run runs them one after another in the caller's thread, for logits and measurements.
+ * They are loaded by a thread for each device; progress is told by one of them at a time.
  *
  * Owns devices, weights and caches; borrows the model. Errors: as forward.h and layout.h. */
 #ifndef TD_TARGET_CHAIN_H

@@ -10,7 +10,7 @@
 
 #include "base/mem.h"
 #include "kernels/device.h"
-#include "kernels/host/pool.h"
+#include "kernels/pool.h"
 
 #include <pthread.h>
 #include <sched.h>

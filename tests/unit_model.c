@@ -277,16 +277,17 @@ static void test_tied_embeddings_stand_at_both_ends(void **state)
 }
 
 typedef struct {
-    uint64_t done, total, n_calls;
+    uint64_t done, total, n_calls, n_calls_max; /* 0: any number */
 } progress;
 
-static void on_progress(void *user, uint64_t done, uint64_t total)
+static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
     progress *p = user;
     assert_true(done > p->done && done <= total);
     p->done = done;
     p->total = total;
     p->n_calls++;
+    return p->n_calls != p->n_calls_max;
 }
 
 static void test_loading_tells_its_progress(void **state)
@@ -304,6 +305,12 @@ static void test_loading_tells_its_progress(void **state)
     assert_null(w->layers[2][TD_W_BO]);
     assert_null(w->layers[2][TD_W_Q_NORM]);
     td_weights_destroy(&w);
+    td_err err = {0};
+    p = (progress){.n_calls_max = 5};
+    assert_null(td_weights_load(m, dev, dev, 0, 3, on_progress, &p, &err)); /* told to stop */
+    assert_int_equal(err.code, TD_E_AGAIN);
+    assert_int_equal(p.n_calls, 5);
+    assert_int_equal(used_bytes(dev), 0);
     td_device_destroy(&dev);
     td_model_close(&m);
 }

@@ -15,6 +15,9 @@
 #include "toy_model.h"
 
 #include <poll.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static td_model *model;
 
@@ -475,6 +478,78 @@ static void test_create_survives_every_failing_allocation(void **state)
     assert_true(n > 100);
 }
 
+/* -- loading ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t done, total;
+    pthread_t threads[8];
+    uint32_t n_threads, n_calls;
+} told;
+
+static void on_load(void *user, uint64_t done, uint64_t total)
+{
+    told *p = user;
+    bool is_known = false;
+    assert_true(done >= p->done && done <= total);
+    p->done = done;
+    p->total = total;
+    p->n_calls++;
+    for (uint32_t i = 0; i < p->n_threads; i++)
+        is_known |= pthread_equal(p->threads[i], pthread_self()) != 0;
+    if (!is_known && p->n_threads < TD_COUNT(p->threads))
+        p->threads[p->n_threads++] = pthread_self();
+}
+
+static void test_devices_load_each_by_a_thread(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(splits); i++) {
+        td_err err = {0};
+        told p = {0};
+        td_layout_params params = params_of(splits[i].specs, splits[i].n, 1);
+        params.progress = on_load;
+        params.user = &p;
+        td_chain *c = td_chain_create(&params, &err);
+        if (!c)
+            fail_msg("%s", err.message);
+        assert_int_equal(p.n_threads, splits[i].n);
+        assert_true(p.done > p.total / 2 && p.n_calls > splits[i].n);
+        td_chain_destroy(&c);
+    }
+}
+
+static int64_t file_bytes(const char *path)
+{
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_size;
+}
+
+/* The second device's tensors are gone; whoever notices first, the first one's are not kept. */
+static void test_one_error_ends_all_loading(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/unit_target_XXXXXX";
+    toy t = toy_begin("llama", TOY_SHAPE);
+    toy_save(&t, path);
+    td_err err = {0};
+    td_model *m = td_model_open(path, &err), *whole_model = model;
+    assert_non_null(m);
+    assert_int_equal(truncate(path, (off_t)(file_bytes(path) * 3 / 4)), 0);
+    for (uint32_t n = 2; n <= 4; n += 2) {
+        model = m;
+        td_layout_params params = params_of(n == 2 ? halves : quarters, n, 1);
+        model = whole_model;
+        err = (td_err){0};
+        assert_null(td_chain_create(&params, &err));
+        assert_int_equal(err.code, TD_E_IO);
+        assert_non_null(strstr(err.message, "the file ends"));
+        assert_null(strstr(err.message, "stopped"));
+    }
+    td_model_close(&m);
+    unlink(path);
+}
+
 int main(void)
 {
     toy t = toy_begin("llama", TOY_SHAPE);
@@ -488,6 +563,8 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_split_gives_the_same_logits),
+        cmocka_unit_test(test_devices_load_each_by_a_thread),
+        cmocka_unit_test(test_one_error_ends_all_loading),
         cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
         cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
         cmocka_unit_test(test_what_does_not_fit_becomes_fewer_pages),

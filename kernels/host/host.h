@@ -4,7 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/host/arith.h"
-#include "kernels/host/pool.h"
+#include "kernels/pool.h"
 
 /* Tiles are inlined and unrolled so that their accumulators live in registers. Under a sanitizer
  * each unrolled access is instrumented and a file would take minutes to compile: not there. */

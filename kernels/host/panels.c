@@ -8,6 +8,9 @@
 #include "base/check.h"
 #include "base/mem.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 typedef struct { /* where a row lies */
     uint8_t *panel;
     uint32_t lane;
@@ -109,10 +112,26 @@ static void store4(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 
 #define BYTES4(b) ((b)*0x01010101u) /* the byte b four times */
 
+static uint64_t load8(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+#define BYTES8(b) ((b)*0x0101010101010101u)
+
 /* The row's four bytes of vector i. */
 static uint8_t *four_at(place p, uint8_t *vectors, uint32_t i)
 {
     return vectors + i * 64u + p.lane * 4;
+}
+
+/* Of vectors i and i + 1, those of i low. */
+TD_HOST_INLINE void store_two(place p, uint8_t *vectors, uint32_t i, uint64_t v)
+{
+    store4(four_at(p, vectors, i), (uint32_t)v);
+    store4(four_at(p, vectors, i + 1), (uint32_t)(v >> 32));
 }
 
 typedef struct { /* a block of Q8_0 or Q4_0 */
@@ -162,18 +181,13 @@ static void unpack_q4_0(place p, uint32_t b, uint8_t *block)
 /* Scales and minima of 6 bits: types.c has the layout. */
 static void pack_q4_k_scales(place p, uint8_t *chunk, const uint8_t *packed)
 {
-    for (uint32_t s = 0; s < 8; s++) {
-        uint32_t scale, minimum;
-        if (s < 4) {
-            scale = packed[s] & 63u;
-            minimum = packed[s + 4] & 63u;
-        } else {
-            scale = (packed[s + 4] & 15u) | (uint32_t)(packed[s - 4] >> 6) << 4;
-            minimum = (uint32_t)(packed[s + 4] >> 4) | (uint32_t)(packed[s] >> 6) << 4;
-        }
-        chunk[64 + s * 16 + p.lane] = (uint8_t)scale;
-        chunk[192 + s * 16 + p.lane] = (uint8_t)minimum;
-    }
+    uint32_t a = load4(packed), b = load4(packed + 4), c = load4(packed + 8);
+    uint32_t low = BYTES4(15u), top = BYTES4(3u);
+    const uint32_t fours[4] = {/* scales 0..3 and 4..7, minima 0..3 and 4..7 */
+                               a & BYTES4(63u), (c & low) | (a >> 6 & top) << 4, b & BYTES4(63u),
+                               (c >> 4 & low) | (b >> 6 & top) << 4};
+    UNROLL for (uint32_t i = 0; i < 16; i++) chunk[64 + i * 16 + p.lane] =
+        (uint8_t)(fours[i / 4] >> i % 4 * 8);
 }
 
 static void unpack_q4_k_scales(place p, const uint8_t *chunk, uint8_t *packed)
@@ -200,14 +214,14 @@ static void pack_q4_k(place p, uint32_t b, const uint8_t *block)
     memcpy(half_at(p, chunk), block, 2);
     memcpy(half_at(p, chunk + 32), block + 2, 2);
     pack_q4_k_scales(p, chunk, block + 4);
-    for (uint32_t s = 0; s < 8; s++) {
-        const uint8_t *run = block + 16 + s / 2 * 32;
-        uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q4_QUANTS;
-        uint32_t shift = s % 2 * 4;
-        for (uint32_t i = 0; i < 4; i++) {
-            uint32_t low = (load4(run + 4 * i) >> shift) & BYTES4(15u);
-            uint32_t high = (load4(run + 16 + 4 * i) >> shift) & BYTES4(15u);
-            store4(four_at(p, vectors, i), low | high << 4);
+    for (uint32_t s = 0; s < 8; s += 2) {
+        const uint8_t *run = block + 16 + s * 16;
+        uint8_t *even = chunk + TD_K_SCALES + s * TD_Q4_QUANTS, *odd = even + TD_Q4_QUANTS;
+        for (uint32_t i = 0; i < 4; i += 2) {
+            uint64_t first = load8(run + 4 * i), second = load8(run + 16 + 4 * i);
+            uint64_t low = BYTES8(15u);
+            store_two(p, even, i, (first & low) | (second & low) << 4);
+            store_two(p, odd, i, (first >> 4 & low) | (second & ~low));
         }
     }
 }
@@ -240,20 +254,21 @@ static void pack_q6_k(place p, uint32_t b, const uint8_t *block)
     memcpy(half_at(p, chunk), block + 208, 2);
     for (uint32_t i = 0; i < 16; i++)
         chunk[32 + i * 16 + p.lane] = block[192 + i];
-    for (uint32_t s = 0; s < 8; s++) {
+    UNROLL for (uint32_t s = 0; s < 8; s++)
+    {
         uint32_t g = s % 4, shift = g / 2 * 4;
         const uint8_t *low = block + s / 4 * 64 + g % 2 * 32, *high = block + 128 + s / 4 * 32;
         uint8_t *vectors = chunk + TD_K_SCALES + s * TD_Q6_K_QUANTS;
-        uint32_t tops[2] = {0, 0};
-        for (uint32_t i = 0; i < 4; i++) {
-            uint32_t first = (load4(low + 4 * i) >> shift) & BYTES4(15u);
-            uint32_t second = (load4(low + 16 + 4 * i) >> shift) & BYTES4(15u);
-            store4(four_at(p, vectors, i), first | second << 4);
+        uint64_t tops[2] = {0, 0}; /* of elements i and i + 4, then folded */
+        for (uint32_t i = 0; i < 4; i += 2) {
+            uint64_t first = load8(low + 4 * i) >> shift & BYTES8(15u);
+            uint64_t second = load8(low + 16 + 4 * i) >> shift & BYTES8(15u);
+            store_two(p, vectors, i, first | second << 4);
             for (uint32_t h = 0; h < 2; h++)
-                tops[h] |= ((load4(high + 16 * h + 4 * i) >> 2 * g) & BYTES4(3u)) << 2 * i;
+                tops[h] |= (load8(high + 16 * h + 4 * i) >> 2 * g & BYTES8(3u)) << 2 * i;
         }
-        store4(four_at(p, vectors, 4), tops[0]);
-        store4(four_at(p, vectors, 5), tops[1]);
+        for (uint32_t h = 0; h < 2; h++)
+            store4(four_at(p, vectors, 4 + h), (uint32_t)tops[h] | (uint32_t)(tops[h] >> 32) << 2);
     }
 }
 
@@ -292,14 +307,16 @@ static uint32_t first_word(const td_type_info *type)
     }
 }
 
-static void pack_words(place p, const td_type_info *type, uint32_t b, const uint8_t *block)
+static void pack_words(place p, const td_type_info *type, uint32_t begin, uint32_t b,
+                       const uint8_t *block)
 {
     uint32_t n_words = type->block_bytes / 4, n_odd = type->block_bytes % 4;
-    uint32_t begin = first_word(type);
     uint8_t *to = p.panel + (size_t)b * TD_PANEL_ROWS * type->block_bytes;
+    const uint8_t *odd = block + (begin ? 0 : 4 * n_words);
     for (uint32_t i = 0; i < n_words; i++)
         store4(four_at(p, to, i), load4(block + begin + 4 * i));
-    memcpy(to + n_words * 64 + p.lane * n_odd, block + (begin ? 0 : 4 * n_words), n_odd);
+    for (uint32_t i = 0; i < n_odd; i++)
+        to[n_words * 64 + p.lane * n_odd + i] = odd[i];
 }
 
 static void unpack_words(place p, const td_type_info *type, uint32_t b, uint8_t *block)
@@ -312,36 +329,52 @@ static void unpack_words(place p, const td_type_info *type, uint32_t b, uint8_t 
     memcpy(block + (begin ? 0 : 4 * n_words), from + n_words * 64 + p.lane * n_odd, n_odd);
 }
 
-static void pack_row(const td_host_weight *w, uint32_t row, const uint8_t *src)
+/* Four halves, a row of 16 apart. */
+static void store_halves(uint8_t *p, uint64_t v)
+{
+    for (uint32_t i = 0; i < 4; i++) {
+        uint16_t half = (uint16_t)(v >> 16 * i);
+        memcpy(p + 32 * i, &half, sizeof half);
+    }
+}
+
+/* n rows that lie in one panel. A block of all of them is packed before the next: what is written
+ * then stays in the first level cache until its lines are full. */
+static void pack_rows(const td_host_weight *w, uint32_t row, uint32_t n, const uint8_t *src)
 {
     const td_type_info *type = w->base.params.type;
-    place p = find_place(w, row);
-    uint32_t n_blocks = w->base.params.n_cols / type->block_elements;
-    for (uint32_t b = 0; b < n_blocks; b++, src += type->block_bytes) {
-        switch (type->id) {
-        case TD_TYPE_F32:
-            memcpy(p.panel + b * (size_t)64 + p.lane * 4, src, 4);
-            break;
-        case TD_TYPE_F16:
-        case TD_TYPE_BF16:
-            memcpy(p.panel + b * (size_t)32 + p.lane * 2, src, 2);
-            break;
-        case TD_TYPE_Q8_0:
-            pack_q8_0(p, b, src);
-            break;
-        case TD_TYPE_Q4_0:
-            pack_q4_0(p, b, src);
-            break;
-        case TD_TYPE_Q4_K:
-            pack_q4_k(p, b, src);
-            break;
-        case TD_TYPE_Q6_K:
-            pack_q6_k(p, b, src);
-            break;
-        default:
-            pack_words(p, type, b, src);
-        }
+    place first = find_place(w, row);
+    uint32_t n_blocks = w->base.params.n_cols / type->block_elements, begin = first_word(type);
+    size_t row_bytes = td_row_bytes(type, w->base.params.n_cols);
+#define EACH_BLOCK(n_bytes, pack)                                                                  \
+    for (uint32_t b = 0; b < n_blocks; b++, src += (n_bytes))                                      \
+        for (uint32_t r = 0; r < n; r++) {                                                         \
+            const place p = {first.panel, first.lane + r};                                         \
+            const uint8_t *block = src + r * row_bytes;                                            \
+            pack;                                                                                  \
+        }                                                                                          \
+    break
+    switch (type->id) {
+    case TD_TYPE_F32:
+        EACH_BLOCK(4, memcpy(p.panel + b * (size_t)64 + p.lane * 4, block, 4));
+    case TD_TYPE_F16:
+    case TD_TYPE_BF16:
+        for (; n_blocks >= 4; n_blocks -= 4, src += 8, first.panel += 4 * 32)
+            for (uint32_t r = 0; r < n; r++)
+                store_halves(first.panel + (first.lane + r) * 2, load8(src + r * row_bytes));
+        EACH_BLOCK(2, memcpy(p.panel + b * (size_t)32 + p.lane * 2, block, 2));
+    case TD_TYPE_Q8_0:
+        EACH_BLOCK(34, pack_q8_0(p, b, block));
+    case TD_TYPE_Q4_0:
+        EACH_BLOCK(18, pack_q4_0(p, b, block));
+    case TD_TYPE_Q4_K:
+        EACH_BLOCK(144, pack_q4_k(p, b, block));
+    case TD_TYPE_Q6_K:
+        EACH_BLOCK(210, pack_q6_k(p, b, block));
+    default:
+        EACH_BLOCK(type->block_bytes, pack_words(p, type, begin, b, block));
     }
+#undef EACH_BLOCK
 }
 
 static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *block)
@@ -371,6 +404,19 @@ static void unpack_block(const td_host_weight *w, place p, uint32_t b, uint8_t *
     }
 }
 
+/* Fresh pages come at once, where the system can do that: a fault for each takes longer than
+ * packing what goes there. */
+static void touch(uint8_t *begin, const uint8_t *end)
+{
+#if defined(MADV_POPULATE_WRITE)
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)begin / page * page;
+    (void)madvise((void *)first, (uintptr_t)end - first, MADV_POPULATE_WRITE);
+#else
+    (void)begin;
+    (void)end;
+#endif
+}
+
 typedef struct {
     const td_host_weight *w;
     uint32_t row0, n_rows, n_parts;
@@ -388,8 +434,15 @@ static void write_part(void *arg, uint32_t phase, uint32_t part)
     uint64_t n_panels = panel_of(job->w, end_row - 1) + 1 - panel0;
     uint32_t begin = first_row(job->w, panel0 + (uint32_t)(n_panels * part / job->n_parts));
     uint32_t end = first_row(job->w, panel0 + (uint32_t)(n_panels * (part + 1) / job->n_parts));
-    for (uint32_t r = td_max_u32(begin, job->row0); r < td_min_u32(end, end_row); r++)
-        pack_row(job->w, r, job->rows + (r - job->row0) * row_bytes);
+    end = td_min_u32(end, end_row);
+    if (begin < end)
+        touch(find_place(job->w, begin).panel,
+              find_place(job->w, end - 1).panel + job->w->panel_bytes);
+    for (uint32_t r = td_max_u32(begin, job->row0), n; r < end; r += n) {
+        uint32_t next = first_row(job->w, panel_of(job->w, r) + 1);
+        n = td_min_u32(next, end) - r;
+        pack_rows(job->w, r, n, job->rows + (r - job->row0) * row_bytes);
+    }
 }
 
 bool td_host_weight_write(td_weight *base, uint32_t row0, uint32_t n_rows, const void *rows,

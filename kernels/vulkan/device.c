@@ -121,6 +121,7 @@ fail:
  * end. */
 void td_vk_device_close(td_vk_device *d)
 {
+    td_pool_destroy(&d->packers);
     if (d->handle && !d->is_hung)
         td_vk_upload_close(d);
     if (d->handle && !d->is_hung) {

@@ -9,14 +9,13 @@
 #include "base/mem.h"
 #include "kernels/vulkan/pack.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PACKERS_MAX  16u
-#define PACKER_BYTES (1u << 20) /* a thread's, at least */
-#define GROUPS_MAX   65535u     /* of a slab: what any dispatch may have along z */
+#define PACKERS_MAX   16u
+#define PACKERS_BYTES (256u << 10)
+#define GROUPS_MAX    65535u /* of a slab: what any dispatch may have along z */
 
 static uint64_t slab_limit(const td_vk_device *d)
 {
@@ -119,62 +118,50 @@ void td_vk_weight_free(td_weight *weight)
     td_free(w->slabs);
 }
 
-typedef struct { /* a thread's share of a call of pack */
+typedef struct { /* a call of pack */
     const td_vk_weight *w;
     const uint8_t *rows;
-    uint32_t lane0, n_rows;
+    uint32_t lane0, n_rows, n_parts;
     uint8_t *to;
-    pthread_t thread;
-    bool is_started;
-} packer;
+} packing;
 
-/* Rows lane0.. of the panel at `to` and of those behind it. */
-static void *packer_main(void *arg)
+/* A part's share: whole panels. */
+static void pack_part(void *arg, uint32_t phase, uint32_t i)
 {
-    const packer *p = arg;
+    (void)phase;
+    const packing *p = arg;
     const td_weight_params *params = &p->w->head.params;
-    const uint8_t *rows = p->rows;
-    uint8_t *to = p->to;
-    uint32_t lane0 = p->lane0;
-    for (uint32_t left = p->n_rows, n; left; left -= n, lane0 = 0, to += p->w->panel_bytes) {
-        n = td_min_u32(left, p->w->panel_rows - lane0);
-        td_vk_pack_rows(params->type, rows, n, params->n_cols, p->w->panel_rows, lane0, to);
-        rows += n * td_row_bytes(params->type, params->n_cols);
+    uint32_t height = p->w->panel_rows, n_panels = td_div_up(p->lane0 + p->n_rows, height);
+    uint32_t panel = (uint32_t)((uint64_t)n_panels * i / p->n_parts);
+    uint32_t last = (uint32_t)((uint64_t)n_panels * (i + 1) / p->n_parts);
+    for (; panel < last; panel++) {
+        uint32_t row = panel ? panel * height - p->lane0 : 0; /* among the rows of this call */
+        uint32_t lane0 = panel ? 0 : p->lane0;
+        uint32_t n = td_min_u32(p->n_rows - row, height - lane0);
+        td_vk_pack_rows(params->type, p->rows + row * td_row_bytes(params->type, params->n_cols), n,
+                        params->n_cols, height, lane0, p->to + panel * p->w->panel_bytes);
     }
-    return NULL;
 }
 
-/* By as many threads as are worth their start, whole panels each: repacking
- * is slower than disks. */
+/* By the device's packers, made when there is something worth their waking: repacking is slower
+ * than disks. */
 static void pack(const td_vk_weight *w, const uint8_t *rows, uint32_t lane0, uint32_t n_rows,
                  uint8_t *to)
 {
-    const td_weight_params *p = &w->head.params;
-    packer packers[PACKERS_MAX];
-    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t n_panels = td_div_up(lane0 + n_rows, w->panel_rows);
-    uint64_t n = n_panels * w->panel_bytes / PACKER_BYTES + 1;
-    n = n_cpus > 0 && n > (uint64_t)n_cpus ? (uint64_t)n_cpus : n;
-    n = n < n_panels ? n : n_panels;
-    uint32_t n_packers = n < PACKERS_MAX ? (uint32_t)n : PACKERS_MAX;
-    for (uint32_t i = 0; i < n_packers; i++) {
-        uint32_t first = (uint32_t)((uint64_t)n_panels * i / n_packers);
-        uint32_t last = (uint32_t)((uint64_t)n_panels * (i + 1) / n_packers);
-        uint32_t row = i ? first * w->panel_rows - lane0 : 0; /* among the rows of this call */
-        uint32_t end = td_min_u32(last * w->panel_rows - lane0, n_rows);
-        packers[i] = (packer){.w = w,
-                              .rows = rows + row * td_row_bytes(p->type, p->n_cols),
-                              .lane0 = i ? 0 : lane0,
-                              .n_rows = end - row,
-                              .to = to + first * w->panel_bytes};
-        packers[i].is_started = i + 1 < n_packers && pthread_create(&packers[i].thread, NULL,
-                                                                    packer_main, &packers[i]) == 0;
-        if (!packers[i].is_started)
-            packer_main(&packers[i]);
+    td_vk_device *d = (td_vk_device *)w->head.dev;
+    packing p = {w, rows, lane0, n_rows, 1, to};
+    bool is_large = td_div_up(lane0 + n_rows, w->panel_rows) * w->panel_bytes >= PACKERS_BYTES;
+    if (is_large && !d->packers) {
+        long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+        d->packers =
+            td_pool_create(n_cpus < 1 ? 1 : td_min_u32((uint32_t)n_cpus, PACKERS_MAX), NULL);
     }
-    for (uint32_t i = 0; i < n_packers; i++)
-        if (packers[i].is_started)
-            pthread_join(packers[i].thread, NULL);
+    if (!is_large || !d->packers) {
+        pack_part(&p, 0, 0);
+        return;
+    }
+    p.n_parts = td_pool_count(d->packers);
+    td_pool_run(d->packers, 1, pack_part, &p);
 }
 
 /* Rows row0.. of a slab the host cannot see, as many as a staging slot takes; their number, 0 with

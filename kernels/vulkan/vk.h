@@ -12,6 +12,7 @@
 #define TD_KERNELS_VULKAN_VK_H
 
 #include "kernels/backend.h"
+#include "kernels/pool.h"
 #include "kernels/vulkan/hazard.h"
 #include "kernels/vulkan/push.h"
 
@@ -169,6 +170,7 @@ typedef struct {
     td_vk_buffer dummy, readback;           /* readback: of tensors the host cannot see; grows */
     VkQueue transfer_queue;
     VkCommandPool transfer_pool;
+    td_pool *packers; /* threads that repack weights; NULL before a large one comes */
     td_vk_slot slots[TD_VK_SLOTS];
     uint32_t i_slot;      /* the next one */
     VkSemaphore uploaded; /* signaled on the transfer queue, waited for by the next submission */

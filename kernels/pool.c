@@ -11,7 +11,7 @@
  * on the word's futex. The one who changes the word does so before it looks at n_sleeping, both
  * sequentially consistent: either it sees the sleeper and wakes it, or the sleeper sees the new
  * word. */
-#include "kernels/host/pool.h"
+#include "kernels/pool.h"
 
 #include "base/check.h"
 #include "base/clock.h"

@@ -11,8 +11,8 @@
  * A thread that waits spins for some tens of microseconds and then sleeps on a futex. Nothing is
  * allocated and no lock is taken after creation. One thread at a time may call td_pool_run; pools
  * are independent of each other. Errors: TD_E_NOMEM (threads, memory). */
-#ifndef TD_KERNELS_HOST_POOL_H
-#define TD_KERNELS_HOST_POOL_H
+#ifndef TD_KERNELS_POOL_H
+#define TD_KERNELS_POOL_H
 
 #include "base/err.h"
 
