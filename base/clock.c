@@ -27,6 +27,13 @@ uint64_t td_clock_real_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+uint64_t td_clock_thread_ns(void)
+{
+    struct timespec t;
+    TD_ASSERT(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 void td_clock_advance(td_clock *clock, uint64_t us)
 {
     TD_ASSERT(clock->is_simulated);

@@ -22,6 +22,9 @@ uint64_t td_clock_now_us(const td_clock *clock);
 /* Nanoseconds of the real clock, to time what takes less than a microsecond. */
 uint64_t td_clock_real_ns(void);
 
+/* Nanoseconds that the calling thread has run so far: what it waits is not among them. */
+uint64_t td_clock_thread_ns(void);
+
 /* Moves a simulated clock forward (it saturates at the end of time). */
 void td_clock_advance(td_clock *clock, uint64_t us);
 

@@ -76,10 +76,11 @@ typedef struct {
     bench_kind kind;
     double n_tokens; /* of a run; of a verification: its rows; of a pair: generated */
     bench_samples seconds;
-    double c;                             /* verification: time / time of one row; else NaN */
-    double n_experts;                     /* asked by a pass, of a layer that has any; or NaN */
-    double n_bytes;                       /* a run reads at least, or NaN */
-    double limit_seconds;                 /* those bytes at the measured bandwidth, or NaN */
+    bench_samples host_us; /* of GPUs: what this thread worked itself, a pass and part */
+    double c;              /* verification: time / time of one row; else NaN */
+    double n_experts;      /* asked by a pass, of a layer that has any; or NaN */
+    double n_bytes;        /* a run reads at least, or NaN */
+    double limit_seconds;  /* those bytes at the measured bandwidth, or NaN */
     double joules[TD_ENERGY_SOURCES_MAX]; /* of all runs that gave samples */
     /* --ops: of n_profiled runs more */
     uint32_t n_ops;

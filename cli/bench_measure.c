@@ -152,8 +152,20 @@ static bool decode_one(lane *l, uint32_t position, td_err *err)
     return true;
 }
 
+/* Of the host's own ops the thread's work is the device's; NaN where a part is the host's. */
+static double host_us(const lane *l, const bench_test *t, uint64_t ns)
+{
+    uint32_t n_parts = l->chain->layout->n_parts;
+    for (uint32_t i = 0; i < n_parts; i++)
+        if (td_device_get_info(l->chain->layout->parts[i].dev)->kind == TD_DEVICE_HOST)
+            return NAN;
+    return t->kind == BENCH_PREFILL
+               ? NAN
+               : (double)ns * 1e-3 / (t->kind == BENCH_DECODE ? t->n_tokens : 1) / n_parts;
+}
+
 /* One run of a test, from where it begins. */
-static bool run_test(lane *l, bench_test *t, double *seconds, td_err *err)
+static bool run_test(lane *l, bench_test *t, double *seconds, double *us, td_err *err)
 {
     uint32_t n = (uint32_t)t->n_tokens, start = l->what.depth;
     if (t->kind != BENCH_PREFILL)
@@ -161,7 +173,7 @@ static bool run_test(lane *l, bench_test *t, double *seconds, td_err *err)
     uint32_t left = td_chain_rewind(l->chain, 0, start);
     if (!run_tokens(l, TD_MODE_PREFILL, left, start - left, err))
         return false;
-    uint64_t begin_ns = td_clock_real_ns();
+    uint64_t begin_ns = td_clock_real_ns(), thread_ns = td_clock_thread_ns();
     bool is_ok = true;
     if (t->kind == BENCH_DECODE)
         for (uint32_t i = 0; is_ok && i < n; i++)
@@ -170,38 +182,41 @@ static bool run_test(lane *l, bench_test *t, double *seconds, td_err *err)
         is_ok = run_tokens(l, t->kind == BENCH_PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY, start, n,
                            err);
     *seconds = (double)(td_clock_real_ns() - begin_ns) * 1e-9;
+    *us = host_us(l, t, td_clock_thread_ns() - thread_ns);
     return is_ok && count_experts(l, t, err);
 }
 
 /* The same with the others of a crew. One that failed still comes to the barriers. */
-static void run_in_crew(lane *l, bench_test *t, double *seconds)
+static void run_in_crew(lane *l, bench_test *t, double *seconds, double *us)
 {
-    double unused;
+    double unused, unused_us;
     if (l->crew)
         pthread_barrier_wait(&l->crew->barrier);
-    bool is_ok = l->err.code == TD_OK && run_test(l, t, seconds, &l->err);
+    bool is_ok = l->err.code == TD_OK && run_test(l, t, seconds, us, &l->err);
     if (!l->crew)
         return;
     atomic_fetch_add(&l->crew->n_done, 1);
     while (is_ok && atomic_load(&l->crew->n_done) < l->crew->n)
-        is_ok = run_test(l, t, &unused, &l->err);
+        is_ok = run_test(l, t, &unused, &unused_us, &l->err);
     if (pthread_barrier_wait(&l->crew->barrier) == PTHREAD_BARRIER_SERIAL_THREAD)
         atomic_store(&l->crew->n_done, 0);
 }
 
 static void run_round(lane *l, bool is_warm_up)
 {
-    double before[TD_ENERGY_SOURCES_MAX], after[TD_ENERGY_SOURCES_MAX], seconds = 0;
+    double before[TD_ENERGY_SOURCES_MAX], after[TD_ENERGY_SOURCES_MAX];
+    double seconds = 0, us = NAN;
     for (uint32_t i = 0; i < l->n_tests; i++) {
         bench_test *t = &l->tests[i];
         if (l->energy)
             td_energy_read(l->energy, before);
-        run_in_crew(l, t, &seconds);
+        run_in_crew(l, t, &seconds, &us);
         if (l->energy)
             td_energy_read(l->energy, after);
         if (is_warm_up)
             continue;
         t->seconds.values[t->seconds.n++] = seconds;
+        t->host_us.values[t->host_us.n++] = us;
         for (uint32_t k = 0; l->energy && k < td_energy_count(l->energy); k++)
             t->joules[k] += after[k] - before[k];
     }
@@ -215,13 +230,13 @@ static int by_time(const void *a, const void *b)
 
 static bool profile(lane *l, bench_test *t, td_err *err)
 {
-    double seconds;
+    double seconds, us;
     td_program_counts verify, prefill;
     t->ops = td_alloc(BENCH_OPS_MAX, sizeof *t->ops, err);
     if (!t->ops || !td_chain_profile(l->chain, true, err))
         return false;
     for (uint32_t r = 0; r < PROFILED_RUNS; r++)
-        if (!run_test(l, t, &seconds, err))
+        if (!run_test(l, t, &seconds, &us, err))
             return false;
     t->n_profiled = PROFILED_RUNS;
     t->n_ops = td_chain_op_times(l->chain, t->ops, BENCH_OPS_MAX);

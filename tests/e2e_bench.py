@@ -74,6 +74,20 @@ class Bench(unittest.TestCase):
             else:
                 self.assertIsNone(t['c'])
 
+    def test_a_gpu_tells_what_the_host_did_for_it(self):
+        for t in records(*SMALL):
+            self.assertIsNone(t['host_us'])  # the thread's work is the device's
+        args = ['vulkan:0' if a == 'host:1' else a for a in SMALL]
+        if bench(*args).returncode:
+            self.skipTest('no Vulkan device')
+        for t in records(*args):
+            if t['test'].startswith('pp'):
+                self.assertIsNone(t['host_us'])
+            else:
+                self.assertGreater(t['host_us'], 0)
+                passes = t['n_gen'] or 1
+                self.assertLess(t['host_us'] * passes, t['max_ns'] * 1e-3)
+
     def test_a_token_reads_the_weights_and_its_cache(self):
         # All of the draft's matrices are Q8_0, 34 bytes per 32 weights, and its embedding is tied.
         one = {t['test']: t for t in records(*SMALL)}
