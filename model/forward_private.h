@@ -28,14 +28,15 @@ struct td_forward {
     td_tensor *x;              /* [rows][n_embd] the residual stream */
     td_tensor *normed;         /* [rows][n_embd] */
     td_tensor *delta;          /* [rows][n_embd] what a block adds */
+    td_tensor *qkv;            /* [rows]: q, k and v side by side; of latent attention instead */
     td_tensor *q;              /* [rows][n_head * head_dim_k] */
-    td_tensor *k, *v;          /* [rows][n_head_kv * head_dim]; latent attention: k alone */
+    td_tensor *k;              /* [rows][n_head_kv * head_dim] */
     td_tensor *attended;       /* [rows][n_head * head_dim_v] */
     td_tensor *q_gate;         /* as q */
     td_tensor *q_latent;       /* [rows][lora_q] */
     td_tensor *q_nope;         /* [rows][n_head * mla_nope] */
     td_tensor *values;         /* [rows][n_head * mla_v] */
-    td_tensor *gate, *up;      /* [rows][the widest feed-forward] */
+    td_tensor *gate_up;        /* [rows][2 * the widest feed-forward] */
     td_tensor *router;         /* [rows][n_expert] */
     td_tensor *experts;        /* I32 [rows][n_expert_used] */
     td_tensor *expert_weights; /* [rows][n_expert_used] */
@@ -43,9 +44,9 @@ struct td_forward {
     td_tensor *expert_factor;  /* [rows][1] */
     td_tensor *shared;         /* [rows][n_embd] */
     td_tensor *shared_gate;    /* [rows][1] */
-    td_tensor *shared_ff_gate, *shared_ff_up; /* [rows][n_ff_shared] */
-    td_tensor *state_in;                      /* [rows][td_state_cols] */
-    td_tensor *state_gate, *state_out;        /* [rows][delta_heads_v * delta_dim] */
+    td_tensor *shared_gate_up; /* [rows][2 * n_ff_shared] */
+    td_tensor *state_in;       /* [rows][td_state_cols] */
+    td_tensor *state_gate, *state_out; /* [rows][delta_heads_v * delta_dim] */
     td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
     td_tensor *normed_out; /* [outs][n_embd] */
     td_tensor *logits;     /* [outs][n_vocab], host-visible */
@@ -53,7 +54,7 @@ struct td_forward {
     td_tensor *handed;                             /* [rows][n_embd], host-visible */
     td_tensor *returned;                           /* likewise */
     td_tensor *far_in, *far_experts, *far_weights; /* as handed, experts, expert_weights */
-    td_tensor *far_gate, *far_up, *far_parts;      /* as gate, up, expert_out */
+    td_tensor *far_gate_up, *far_parts;            /* as gate_up, expert_out */
     td_tensor *far_factor;                         /* as expert_factor */
     td_tensor *far_out;                            /* as returned */
     td_pass verify, prefill;

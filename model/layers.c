@@ -76,20 +76,19 @@ static void list_layers(tensor_list *l)
     const needs is = l->is;
     const td_state_params state = {
         .n_head_k = h->delta_heads_k, .n_head_v = h->delta_heads_v, .dim = h->delta_dim};
-    ACT(q, h->n_head * h->head_dim_k, is.attention);
-    ACT(k, h->n_head_kv * h->head_dim_k, is.attention);
-    ACT(v, h->n_head_kv * h->head_dim_v, is.attention && !is.mla);
+    const uint32_t n_q = h->n_head * h->head_dim_k, n_k = h->n_head_kv * h->head_dim_k;
+    ACT(qkv, n_q + n_k + h->n_head_kv * h->head_dim_v, is.attention && !is.mla);
+    ACT(q, n_q, is.mla);
+    ACT(k, n_k, is.mla);
     ACT(attended, h->n_head * h->head_dim_v, is.attention);
     ACT(q_gate, h->n_head * h->head_dim_k, is.attention && arch->is_gated_attention);
     ACT(q_latent, h->lora_q, is.mla && h->lora_q);
     ACT(q_nope, h->n_head * h->mla_nope, is.mla);
     ACT(values, h->n_head * h->mla_v, is.mla);
-    ACT(gate, is.ff, true);
-    ACT(up, is.ff, true);
+    ACT(gate_up, 2 * is.ff, true);
     ACT(shared, h->n_embd, is.shared);
     /* of its own, so that it need not wait until the routed experts are done with theirs */
-    ACT(shared_ff_gate, h->n_ff_shared, is.shared);
-    ACT(shared_ff_up, h->n_ff_shared, is.shared);
+    ACT(shared_gate_up, 2 * h->n_ff_shared, is.shared);
     ACT(shared_gate, 1, is.shared);
     ACT(state_in, td_state_cols(&state), is.recurrent);
     ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
@@ -113,8 +112,7 @@ static void list_experts(tensor_list *l)
     ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, far);
     ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
     ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
-    ACT(far_gate, h->n_expert_used * h->n_ff_expert, far);
-    ACT(far_up, h->n_expert_used * h->n_ff_expert, far);
+    ACT(far_gate_up, 2 * h->n_expert_used * h->n_ff_expert, far);
     ACT(far_parts, h->n_expert_used * h->n_embd, far);
     ACT(far_factor, 1, far);
     ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far);
@@ -178,6 +176,17 @@ static void project(const block *b, td_layer_weight w, td_layer_weight bias, td_
         td_op_scale(b->p, y, b->factors[w], (td_view){NULL, 0, 0}, y);
 }
 
+/* The same of n matrices, whose outputs stand side by side in y from its first column on. Of one
+ * whose rows stand behind an earlier one's there is no weight (tensors.c joins them). */
+static void project_all(const block *b, const td_layer_weight *w, const td_layer_weight *biases,
+                        const uint32_t *n_cols, uint32_t n, td_view x, td_view y)
+{
+    for (uint32_t i = 0, col0 = y.col0; i < n; col0 += n_cols[i++])
+        if (b->w[w[i]])
+            project(b, w[i], biases[i], x,
+                    td_columns(y.t, col0, td_weight_get_params(b->w[w[i]])->n_rows));
+}
+
 static void rope(const block *b, td_view x, uint32_t col0)
 {
     td_rope_part part = td_rope_of_layer(b->f->params.model, b->layer);
@@ -208,7 +217,7 @@ static void norm_q_k(const block *b, td_view q, td_view k, bool is_after)
     td_op_rms_norm(b->p, k, b->w[TD_W_K_NORM], is_all ? 1 : h->n_head_kv, h->rms_eps, k);
 }
 
-static void attend(const block *b, td_view k, td_view v)
+static void attend(const block *b, td_view q, td_view k, td_view v)
 {
     const td_hparams *h = b->f->h;
     td_op_kv_store(b->p, b->kv, k, v, b->batch);
@@ -220,7 +229,7 @@ static void attend(const block *b, td_view k, td_view v)
                                   .chunk = is_local ? chunk : 0,
                                   .softcap = h->attention_softcap,
                                   .sinks = b->w[TD_W_SINKS]};
-    td_op_attention(b->p, b->kv, td_all(b->f->q), td_all(b->f->attended), &params, b->batch);
+    td_op_attention(b->p, b->kv, q, td_all(b->f->attended), &params, b->batch);
 }
 
 /* normed -> delta: projections, rope, cache, attention, output projection. */
@@ -228,10 +237,15 @@ static void attention(const block *b)
 {
     td_forward *f = b->f;
     td_weight **w = b->w;
-    td_view normed = td_all(f->normed), q = td_all(f->q), k = td_all(f->k), v = td_all(f->v);
-    project(b, TD_W_Q, TD_W_BQ, normed, q);
-    project(b, TD_W_K, TD_W_BK, normed, k);
-    project(b, TD_W_V, TD_W_BV, normed, v);
+    const td_hparams *h = f->h;
+    const uint32_t n_cols[] = {h->n_head * h->head_dim_k, h->n_head_kv * h->head_dim_k,
+                               h->n_head_kv * h->head_dim_v};
+    static const td_layer_weight of[] = {TD_W_Q, TD_W_K, TD_W_V};
+    static const td_layer_weight biases[] = {TD_W_BQ, TD_W_BK, TD_W_BV};
+    td_view normed = td_all(f->normed), q = td_columns(f->qkv, 0, n_cols[0]);
+    td_view k = td_columns(f->qkv, n_cols[0], n_cols[1]);
+    td_view v = td_columns(f->qkv, n_cols[0] + n_cols[1], n_cols[2]);
+    project_all(b, of, biases, n_cols, 3, normed, td_all(f->qkv));
     if (w[TD_W_Q_GATE])
         project(b, TD_W_Q_GATE, 0, normed, td_all(f->q_gate));
     norm_q_k(b, q, k, false);
@@ -239,7 +253,7 @@ static void attention(const block *b)
     rope(b, k, 0);
     norm_q_k(b, q, k, true);
     scale_q(b, q);
-    attend(b, k, v);
+    attend(b, q, k, v);
     td_view attended = td_all(f->attended);
     if (w[TD_W_Q_GATE])
         td_op_glu(b->p, TD_GLU_SIGMOID, td_all(f->q_gate), attended, NULL, attended);
@@ -271,7 +285,7 @@ static void latent_attention(const block *b)
     rope(b, q, h->lora_kv);
     rope(b, k, h->lora_kv);
     scale_q(b, q);
-    attend(b, k, latent);
+    attend(b, q, k, latent);
     td_op_mat_mul_groups(b->p, w[TD_W_V_B], td_all(f->attended), h->lora_kv, td_all(f->values),
                          h->mla_v);
     project(b, TD_W_O, 0, td_all(f->values), td_all(f->delta));
@@ -294,8 +308,9 @@ static void delta_net(const block *b)
         project(b, TD_W_DELTA_K, 0, normed, td_columns(f->state_in, n_k, n_k));
         project(b, TD_W_DELTA_V, 0, normed, td_columns(f->state_in, 2 * n_k, n_all_v));
     }
-    project(b, TD_W_ALPHA, 0, normed, td_columns(f->state_in, n_qkv, n_v));
-    project(b, TD_W_BETA, 0, normed, td_columns(f->state_in, n_qkv + n_v, n_v));
+    static const td_layer_weight rates[] = {TD_W_ALPHA, TD_W_BETA}, none[] = {0, 0};
+    project_all(b, rates, none, (const uint32_t[]){n_v, n_v}, 2, normed,
+                td_columns(f->state_in, n_qkv, 2 * n_v));
     project(b, TD_W_Z, 0, normed, z);
     bool is_grouped = td_model_arch(f->params.model)->is_grouped_heads;
     td_delta_net_params params = {.conv = w[TD_W_CONV],
@@ -311,21 +326,21 @@ static void delta_net(const block *b)
     project(b, TD_W_DELTA_OUT, 0, out, td_all(f->delta));
 }
 
-/* normed -> y: gate and up, their gated product, down. */
-static void feed_forward(const block *b, const td_layer_weight *of, td_view gate, td_view up,
-                         td_view y)
+/* normed -> y: gate and up, side by side in a tensor, their gated product, down. */
+static void feed_forward(const block *b, const td_layer_weight *of, td_tensor *gate_up,
+                         uint32_t n_ff, td_view y)
 {
     td_forward *f = b->f;
     td_view normed = td_all(f->normed);
-    project(b, of[0], of[3], normed, gate);
-    project(b, of[1], of[4], normed, up);
+    td_view gate = td_columns(gate_up, 0, n_ff), up = td_columns(gate_up, n_ff, n_ff);
+    project_all(b, of, of + 3, (const uint32_t[]){n_ff, n_ff}, 2, normed, td_all(gate_up));
     td_op_glu(b->p, td_model_arch(f->params.model)->glu, gate, up, NULL, gate);
     project(b, of[2], of[5], gate, y);
 }
 
 /* The tensors of the experts' part, on the device where it runs. */
 typedef struct {
-    td_tensor *in, *experts, *weights, *gate, *up, *parts, *out, *factor;
+    td_tensor *in, *experts, *weights, *gate_up, *parts, *out, *factor;
 } expert_tensors;
 
 /* y's columns of each chosen expert, times that expert's factor. */
@@ -360,7 +375,7 @@ static void run_experts(const block *b, const expert_tensors *t)
     td_weight **w = b->w;
     uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
     td_view in = td_all(t->in), parts = td_all(t->parts);
-    td_view gate = td_columns(t->gate, 0, n_ff), up = td_columns(t->up, 0, n_ff);
+    td_view gate = td_columns(t->gate_up, 0, n_ff), up = td_columns(t->gate_up, n_ff, n_ff);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
     scale_experts(b, t, w[TD_W_EX_S_GATE], gate);
@@ -385,8 +400,8 @@ static bool run_far_experts(block *b)
     if (!td_recorder_cut(b->r, f->params.experts_dev))
         return false;
     b->p = b->r->p;
-    const expert_tensors far = {f->far_in, f->far_experts, f->far_weights, f->far_gate,
-                                f->far_up, f->far_parts,   f->far_out,     f->far_factor};
+    const expert_tensors far = {f->far_in,    f->far_experts, f->far_weights, f->far_gate_up,
+                                f->far_parts, f->far_out,     f->far_factor};
     run_experts(b, &far);
     if (!td_recorder_cut(b->r, f->params.dev))
         return false;
@@ -405,8 +420,8 @@ static bool experts(block *b)
     project(b, TD_W_ROUTER, TD_W_B_ROUTER, normed, td_all(f->router));
     td_op_route(b->p, td_all(f->router), w[TD_W_ROUTER_CHOICE], &h->route, f->experts,
                 f->expert_weights);
-    const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate,
-                                 f->up,     f->expert_out, f->delta,          f->expert_factor};
+    const expert_tensors near = {f->normed,     f->experts, f->expert_weights, f->gate_up,
+                                 f->expert_out, f->delta,   f->expert_factor};
     if (!f->params.experts_dev)
         run_experts(b, &near);
     else if (!run_far_experts(b))
@@ -415,7 +430,7 @@ static bool experts(block *b)
         return true;
     static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
     td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
-    feed_forward(b, of, td_all(f->shared_ff_gate), td_all(f->shared_ff_up), shared);
+    feed_forward(b, of, f->shared_gate_up, h->n_ff_shared, shared);
     if (w[TD_W_SH_ROUTER]) {
         project(b, TD_W_SH_ROUTER, 0, normed, shared_gate);
         td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
@@ -450,8 +465,7 @@ static bool record_layer(block *b, td_view in, td_view out)
     static const td_layer_weight dense[6] = {TD_W_GATE,   TD_W_UP,   TD_W_DOWN,
                                              TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN};
     if (!td_layer_has_experts(f->params.model, b->layer))
-        feed_forward(b, dense, td_columns(f->gate, 0, f->h->n_ff), td_columns(f->up, 0, f->h->n_ff),
-                     delta);
+        feed_forward(b, dense, f->gate_up, f->h->n_ff, delta);
     else if (!experts(b))
         return false;
     post_norm(b, w[TD_W_POST_FFN_NORM]);

@@ -391,10 +391,57 @@ static td_wanted describe(const td_model *m, uint32_t layer, const td_tensor_row
                    .offset = (uint32_t)dim_of(h, r->offset)};
     w.period = r->period == D_ONE ? w.count : (uint32_t)dim_of(h, r->period);
     w.n_rows = w.count * n_groups;
+    w.into = w.slot;
+    w.n_joined = w.n_rows;
     w.n_groups = r->form == GROUPS || r->form == TURNED ? n_groups : 0;
     if (r->slot == TD_W_CONV && r->when == RECURRENT)
         w.n_taps = h->delta_taps;
     return w;
+}
+
+/* Products of one input that stand side by side in its output: one op instead of several, where
+ * their types are the same and nothing else (a factor, a bias) is done to one of them. */
+#define JOINED_MAX 3u
+static const struct {
+    uint8_t slots[JOINED_MAX], n, biases[JOINED_MAX], n_biases;
+} joins[] = {
+    {{TD_W_Q, TD_W_K, TD_W_V}, 3, {TD_W_BQ, TD_W_BK, TD_W_BV}, 3},
+    {{TD_W_GATE, TD_W_UP}, 2, {TD_W_B_GATE, TD_W_B_UP}, 2},
+    {{TD_W_SH_GATE, TD_W_SH_UP}, 2, {0}, 0},
+    {{TD_W_ALPHA, TD_W_BETA}, 2, {0}, 0},
+};
+
+static td_wanted *find_wanted(td_wanted *list, uint32_t n, uint32_t slot)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].slot == slot)
+            return &list[i];
+    return NULL;
+}
+
+static bool is_joinable(const td_wanted *a, const td_wanted *b)
+{
+    return a && b && a->tensor->type == b->tensor->type && a->n_cols == b->n_cols && !a->factor &&
+           !b->factor && !a->n_groups && !b->n_groups && !a->is_vector && !b->is_vector &&
+           (uint64_t)a->n_joined + b->n_rows <= UINT32_MAX;
+}
+
+static void join(td_wanted *list, uint32_t n)
+{
+    for (size_t i = 0; i < TD_COUNT(joins); i++) {
+        td_wanted *first = find_wanted(list, n, joins[i].slots[0]);
+        bool has_bias = false;
+        for (uint32_t k = 0; k < joins[i].n_biases; k++)
+            has_bias |= find_wanted(list, n, joins[i].biases[k]) != NULL;
+        for (uint32_t k = 1; k < joins[i].n && !has_bias; k++) {
+            td_wanted *next = find_wanted(list, n, joins[i].slots[k]);
+            if (!is_joinable(first, next))
+                break;
+            next->into = first->slot;
+            next->row0 = first->n_joined;
+            first->n_joined += next->n_rows;
+        }
+    }
 }
 
 uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_WANTED_MAX])
@@ -408,6 +455,8 @@ uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_W
         TD_ASSERT(n < TD_WANTED_MAX);
         out[n++] = describe(m, layer, &rows[i], t);
     }
+    if (layer != TD_ENDS)
+        join(out, n);
     return n;
 }
 
@@ -416,7 +465,7 @@ td_weight_params td_wanted_params(const td_wanted *w)
     const td_type_info *f32 = td_type_find(TD_TYPE_F32);
     td_weight_params p = {.name = w->tensor->name,
                           .type = w->is_vector || w->is_turned ? f32 : w->tensor->type,
-                          .n_rows = w->n_rows,
+                          .n_rows = w->n_joined,
                           .n_cols = w->n_cols,
                           .n_groups = w->n_groups};
     if (w->is_turned) {

@@ -17,6 +17,9 @@ typedef struct {
     bool is_turned;                        /* each part is transposed, and kept as F32 */
     uint32_t n_taps;                   /* a vector [n][n_taps], to be [n_taps][n]; 0: as it is */
     uint32_t n_cols, n_rows, n_groups; /* of the weight */
+    /* Matrices that read the same are joined: those that follow the first, whose rows stand behind
+     * its own, have no weight of their own. */
+    uint32_t into, row0, n_joined; /* the first's slot, rows before, rows of all (of the first) */
     /* Its rows are `count` of every `period` rows of the tensor, from `offset` on. */
     uint32_t period, offset, count;
 } td_wanted;
@@ -27,6 +30,7 @@ typedef struct {
 #define TD_ENDS       UINT32_MAX
 uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_WANTED_MAX]);
 
+/* Of a weight that a wanted tensor begins; none where row0 > 0. */
 td_weight_params td_wanted_params(const td_wanted *w);
 
 #endif

@@ -144,7 +144,7 @@ static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *
         uint64_t row = (uint64_t)(i / wanted->count) * wanted->period + wanted->offset + in_period;
         n = td_min_u32(n_at_once, run);
         if (!read_bytes(l, t, row * row_bytes, n * row_bytes, err) ||
-            !td_weight_write(w, i, n, l->staging, err))
+            !td_weight_write(w, wanted->row0 + i, n, l->staging, err))
             return false;
         td_gguf_drop(l->m->gguf, t, row * row_bytes, n * row_bytes);
     }
@@ -161,7 +161,7 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
 {
     const td_wanted *wanted = &it->wanted;
     td_weight_params params = td_wanted_params(wanted);
-    td_weight *w = td_weight_create(it->dev, &params, err);
+    td_weight *w = wanted->row0 ? *it->slot : td_weight_create(it->dev, &params, err);
     if (!w)
         return NULL;
     bool is_ok = read_factor(l, wanted, it->factor, err);
@@ -220,7 +220,7 @@ static void add_items(loader *l, td_weights *w)
         n = td_tensors_wanted(l->m, layer, wanted);
         for (uint32_t i = 0; i < n; i++)
             add_item(l, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
-                     l->items ? &w->layers[layer - w->first][wanted[i].slot] : NULL,
+                     l->items ? &w->layers[layer - w->first][wanted[i].into] : NULL,
                      l->items ? &w->factors[layer - w->first][wanted[i].slot] : NULL);
     }
 }
@@ -309,7 +309,9 @@ uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_
     td_wanted wanted[TD_WANTED_MAX];
     uint32_t n = td_tensors_wanted(m, layer, wanted);
     for (uint32_t i = 0; i < n; i++) {
-        if (share != TD_SHARE_ALL && is_of_experts(&wanted[i]) != (share == TD_SHARE_EXPERTS))
+        bool is_other =
+            share != TD_SHARE_ALL && is_of_experts(&wanted[i]) != (share == TD_SHARE_EXPERTS);
+        if (is_other || wanted[i].row0)
             continue;
         td_weight_params params = td_wanted_params(&wanted[i]);
         n_bytes += td_weight_bytes(dev, &params);
@@ -339,6 +341,8 @@ bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_d
         bool is_end = layer == last + 1;
         uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
         for (uint32_t i = 0; i < n; i++) {
+            if (wanted[i].row0)
+                continue;
             const td_device *on = !is_end && is_of_experts(&wanted[i]) ? experts_dev : dev;
             td_weight_params params = td_wanted_params(&wanted[i]);
             uint64_t piece = td_weight_piece_bytes(on, &params);
