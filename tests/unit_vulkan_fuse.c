@@ -291,10 +291,37 @@ static void test_layers_are_the_same_in_fewer_dispatches(void **state)
         check_case(device_spec_wanted(), &cases[i]);
 }
 
+/* As on a card without a window into its memory: what the host writes is copied when a run begins,
+ * and no step reads the host's copy. */
+static void test_inputs_are_copied_once_where_they_would_be_far(void **state)
+{
+    (void)state;
+    td_err err = {0};
+    const layer_case *c = &cases[0];
+    td_device *dev = td_device_create(device_spec_wanted(), &err);
+    setenv("TD_VK_LIMIT", "directInputBytes=1", 1);
+    td_device *card = td_device_create(device_spec_wanted(), &err);
+    unsetenv("TD_VK_LIMIT");
+    must(dev && card, &err);
+    layer near = begin_layer(dev, c), far = begin_layer(card, c);
+    for (uint32_t n = 1; n <= ROWS; n += 2) { /* other rows each time */
+        run_layer(&near, c, n, n);
+        run_layer(&far, c, n, n);
+        check_same(&far, &near, c, 0, n);
+    }
+    assert_int_equal(td_vulkan_count_far_reads(far.b.p), 0);
+    assert_int_equal(td_vulkan_count_submissions(far.b.p, ROWS, 0), 1);
+    end_layer(&near);
+    end_layer(&far);
+    td_device_destroy(&dev);
+    td_device_destroy(&card);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layers_are_the_same_in_fewer_dispatches),
+        cmocka_unit_test(test_inputs_are_copied_once_where_they_would_be_far),
     };
     td_err err = {0};
     td_device *dev = td_device_create(device_spec_wanted(), &err);

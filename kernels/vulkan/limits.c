@@ -32,6 +32,7 @@ static const limit table[] = {
     {"maxBufferSize", LIMIT(buffer_bytes), 0, NULL},
     {"maxMemoryAllocationSize", LIMIT(allocation_bytes), 0, NULL},
     {"directWriteBytes", LIMIT(direct_write_bytes), 0, NULL},
+    {"directInputBytes", LIMIT(direct_input_bytes), 0, NULL},
     {"timestampValidBits", LIMIT(timestamp_bits), 0, NULL},
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
     {"fusedOps", LIMIT(fused_ops), 0, NULL},
@@ -68,6 +69,7 @@ void td_vk_limits_read(td_vk_physical *p, const VkPhysicalDeviceProperties *basi
     to->buffer_bytes = v13->maxBufferSize ? v13->maxBufferSize : to->storage_range_bytes;
     to->allocation_bytes = v11->maxMemoryAllocationSize;
     to->direct_write_bytes = UINT64_MAX;
+    to->direct_input_bytes = UINT64_MAX;
     to->fused_ops = UINT64_MAX;
     to->groups_x = from->maxComputeWorkGroupCount[0];
     to->groups_y = from->maxComputeWorkGroupCount[1];

@@ -316,6 +316,11 @@ fail:
     return false;
 }
 
+bool td_vk_buffer_is_local(const td_vk_device *d, const td_vk_buffer *buffer)
+{
+    return flags_of(d, buffer->block->type) & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
+}
+
 void td_vk_buffer_destroy(td_vk_device *d, td_vk_buffer *buffer)
 {
     if (!d->is_hung) {

@@ -5,6 +5,20 @@
 #include "base/check.h"
 #include "kernels/vulkan/pack.h"
 
+/* Layers read inputs over and over: of a card whose bus is between, a copy in its own memory. */
+static bool stage_input(td_vk_device *d, td_vk_tensor *t, td_err *err)
+{
+    bool is_far = d->head.info.kind == TD_DEVICE_DISCRETE && !td_vk_buffer_is_local(d, &t->buffer);
+    uint64_t n_bytes = t->buffer.n_bytes;
+    if (!is_far && n_bytes <= d->physical.limits.direct_input_bytes)
+        return true;
+    t->staged = t->buffer;
+    t->buffer = (td_vk_buffer){0};
+    return td_vk_buffer_create(d, n_bytes, TD_VK_USE_DEVICE, t->head.params.name, &t->buffer,
+                               err) &&
+           td_vk_buffer_clear(d, &t->staged, err);
+}
+
 bool td_vk_tensor_init(td_tensor *tensor, td_err *err)
 {
     td_vk_tensor *t = (td_vk_tensor *)tensor;
@@ -15,9 +29,11 @@ bool td_vk_tensor_init(td_tensor *tensor, td_err *err)
                                      [TD_HOST_WRITES] = TD_VK_USE_INPUT};
     if (!td_vk_buffer_create(d, 4ull * p->n_rows * p->n_cols, uses[p->host], p->name, &t->buffer,
                              err) ||
+        (p->host == TD_HOST_WRITES && !stage_input(d, t, err)) ||
         !td_vk_buffer_clear(d, &t->buffer, err))
         return false;
-    tensor->data = p->host != TD_HOST_NONE ? t->buffer.mapped : NULL;
+    void *mapped = t->staged.handle ? t->staged.mapped : t->buffer.mapped;
+    tensor->data = p->host != TD_HOST_NONE ? mapped : NULL;
     return true;
 }
 
@@ -25,6 +41,7 @@ void td_vk_tensor_free(td_tensor *tensor)
 {
     td_vk_tensor *t = (td_vk_tensor *)tensor;
     td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->buffer);
+    td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->staged);
     for (uint32_t i = 0; i < TD_VK_SIDES_MAX; i++) {
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8[i]);
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials[i]);

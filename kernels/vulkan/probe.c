@@ -46,6 +46,29 @@ uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t
     return n;
 }
 
+static bool is_staging(const td_vk_program *p, const td_vk_buffer *buffer)
+{
+    for (uint32_t i = 0; i < p->head.n_ops; i++)
+        for (uint32_t k = 0; k < p->head.ops[i].n_in; k++)
+            if (&((const td_vk_tensor *)p->head.ops[i].in[k].t)->staged == buffer)
+                return true;
+    return false;
+}
+
+uint32_t td_vulkan_count_far_reads(const td_program *program)
+{
+    const td_vk_program *p = (const td_vk_program *)program;
+    const td_vk_device *d = (const td_vk_device *)program->dev;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_steps; i++)
+        for (uint32_t k = 0; k < p->steps[i].n_accesses; k++) {
+            const td_vk_buffer *buffer = p->steps[i].accesses[k].buffer;
+            n += !p->steps[i].accesses[k].is_write &&
+                 (!td_vk_buffer_is_local(d, buffer) || is_staging(p, buffer));
+        }
+    return n;
+}
+
 uint32_t td_vulkan_count_slabs(const td_weight *w) { return ((const td_vk_weight *)w)->n_slabs; }
 
 uint32_t td_vulkan_count_messages(const td_device *dev)

@@ -11,6 +11,10 @@ uint64_t td_vulkan_count_submitted(const td_device *dev); /* by the device, ever
 uint32_t td_vulkan_count_dispatches(const td_program *p, uint32_t n_rows, uint32_t n_out);
 uint32_t td_vulkan_count_barriers(const td_program *p, uint32_t n_rows, uint32_t n_out);
 
+/* Reads, by a program's steps, of memory that is not the device's own: of staged inputs, or of what
+ * lies in no local heap. */
+uint32_t td_vulkan_count_far_reads(const td_program *p);
+
 /* Slabs of a weight. */
 uint32_t td_vulkan_count_slabs(const td_weight *w);
 

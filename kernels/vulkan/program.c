@@ -271,7 +271,8 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
 {
     td_vk_device *d = (td_vk_device *)calls[0].p->dev;
     td_vk_recording *recordings[TD_CALLS_MAX];
-    td_vk_work work[TD_CALLS_MAX];
+    td_vk_work work[2 * TD_CALLS_MAX];
+    uint32_t n_heads = 0;
     if (!td_vk_check(d, err))
         return false;
     for (uint32_t i = 0; i < n_calls; i++) {
@@ -281,10 +282,14 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
         if (!r)
             return false;
         recordings[i] = r;
-        work[i] = (td_vk_work){r->chunks, r->n_chunks, c->n_times, r->chunk_us};
+        if (r->head.commands)
+            work[n_heads++] = (td_vk_work){&r->head, 1, 1, 0};
     }
+    for (uint32_t i = 0; i < n_calls; i++) /* what a call writes the next may read: copies first */
+        work[n_heads + i] = (td_vk_work){recordings[i]->chunks, recordings[i]->n_chunks,
+                                         calls[i].n_times, recordings[i]->chunk_us};
     uint64_t start_ns = td_clock_real_ns();
-    if (!td_vk_submit(d, work, n_calls, err))
+    if (!td_vk_submit(d, work, n_heads + n_calls, err))
         return false;
     double us = (double)(td_clock_real_ns() - start_ns) * 1e-3 / calls[0].n_times;
     for (uint32_t i = 0; i < n_calls; i++) {

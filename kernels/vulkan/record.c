@@ -22,6 +22,7 @@ void td_vk_barrier(VkCommandBuffer commands, VkPipelineStageFlags2 from, VkAcces
                                               }});
 }
 
+#define STAGED_MAX     32u /* inputs of a program */
 #define COMPUTE        VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT
 #define STORAGE_ACCESS (VK_ACCESS_2_SHADER_STORAGE_READ_BIT | VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT)
 
@@ -77,6 +78,80 @@ static bool record_chunk(td_vk_program *p, td_vk_recording *r, uint32_t i_chunk,
         td_vk_barrier(c->commands, COMPUTE, VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT,
                       VK_PIPELINE_STAGE_2_HOST_BIT, VK_ACCESS_2_HOST_READ_BIT);
     VK_TRY(d, vkEndCommandBuffer(c->commands));
+    return true;
+fail:
+    return false;
+}
+
+/* The tensors of an op that the host may have written; n of them. */
+static uint32_t list_inputs(const td_op *op, td_tensor *out[TD_VIEWS_MAX + TD_WRITES_MAX + 4])
+{
+    uint32_t n = 0;
+    td_tensor *batch[] = {op->batch.positions, op->batch.slots, op->batch.pages, op->batch.spans};
+    for (uint32_t i = 0; i < op->n_in; i++)
+        out[n++] = op->in[i].t;
+    for (uint32_t i = 0; i < op->n_writes; i++)
+        out[n++] = op->writes[i];
+    for (uint32_t i = 0; i < TD_COUNT(batch); i++)
+        if (batch[i])
+            out[n++] = batch[i];
+    return n;
+}
+
+/* The program's staged inputs, each once. */
+static uint32_t find_staged(const td_program *p, td_vk_tensor *found[STAGED_MAX])
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        td_tensor *inputs[TD_VIEWS_MAX + TD_WRITES_MAX + 4];
+        uint32_t n_inputs = list_inputs(&p->ops[i], inputs);
+        for (uint32_t k = 0; k < n_inputs; k++) {
+            td_vk_tensor *t = (td_vk_tensor *)inputs[k];
+            bool is_new = t->staged.handle != VK_NULL_HANDLE;
+            for (uint32_t j = 0; j < n; j++)
+                is_new &= found[j] != t;
+            TD_ASSERT(!is_new || n < STAGED_MAX);
+            if (is_new)
+                found[n++] = t;
+        }
+    }
+    return n;
+}
+
+static uint32_t rows_of(const td_tensor *t, const td_vk_recording *r)
+{
+    return t->params.rows == TD_ROWS_BATCH ? r->n_rows
+           : t->params.rows == TD_ROWS_OUT ? r->n_out
+                                           : t->params.n_rows;
+}
+
+/* Copies the rows of a run; the chunks begin with barriers that wait for it. */
+static bool record_head(td_vk_program *p, td_vk_recording *r, td_err *err)
+{
+    td_vk_device *d = (td_vk_device *)p->head.dev;
+    td_vk_tensor *staged[STAGED_MAX];
+    uint32_t n = find_staged(&p->head, staged);
+    if (!n)
+        return true;
+    VkCommandBufferAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                        .commandPool = d->pool,
+                                        .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                        .commandBufferCount = 1};
+    VK_TRY(d, vkAllocateCommandBuffers(d->handle, &info, &r->head.commands));
+    VK_TRY(d, vkBeginCommandBuffer(r->head.commands,
+                                   &(VkCommandBufferBeginInfo){
+                                       .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO}));
+    td_vk_barrier(r->head.commands, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT,
+                  VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT,
+                  VK_PIPELINE_STAGE_2_COPY_BIT, VK_ACCESS_2_TRANSFER_WRITE_BIT);
+    for (uint32_t i = 0; i < n; i++) {
+        const td_tensor *t = &staged[i]->head;
+        VkBufferCopy region = {.size = 4ull * rows_of(t, r) * t->params.n_cols};
+        if (region.size)
+            vkCmdCopyBuffer(r->head.commands, staged[i]->staged.handle, staged[i]->buffer.handle, 1,
+                            &region);
+    }
+    VK_TRY(d, vkEndCommandBuffer(r->head.commands));
     return true;
 fail:
     return false;
@@ -147,7 +222,7 @@ bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_rep
             r->chunks[++i_chunk].first_part = i;
         r->chunks[i_chunk].n_parts++;
     }
-    if (!compile(p, r, err) || !allocate(p, r, err))
+    if (!compile(p, r, err) || !allocate(p, r, err) || !record_head(p, r, err))
         goto fail;
     for (uint32_t i = 0; i < r->n_chunks; i++)
         if (!record_chunk(p, r, i, err))
@@ -161,6 +236,8 @@ fail:
 void td_vk_recording_free(td_vk_program *p, td_vk_recording *r)
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
+    if (!d->is_hung && r->head.commands)
+        vkFreeCommandBuffers(d->handle, d->pool, 1, &r->head.commands);
     if (!d->is_hung && r->chunks) {
         for (uint32_t i = 0; i < r->n_chunks; i++)
             if (r->chunks[i].commands)

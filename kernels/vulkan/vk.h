@@ -79,6 +79,7 @@ enum {
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t storage_range_bytes, buffer_bytes, allocation_bytes;
     uint64_t direct_write_bytes; /* larger weights and caches are written through staging always */
+    uint64_t direct_input_bytes; /* larger inputs are copied by the device always */
     uint64_t groups_x, groups_y, groups_z;                      /* workgroups of a dispatch */
     uint64_t invocations, size_x;                               /* of a workgroup */
     uint64_t shared_bytes, push_bytes;                          /* of a shader */
@@ -194,6 +195,8 @@ void td_vk_device_close(td_vk_device *d);
 bool td_vk_buffer_create(td_vk_device *d, uint64_t n_bytes, td_vk_use use, const char *name,
                          td_vk_buffer *out, td_err *err);
 void td_vk_buffer_destroy(td_vk_device *d, td_vk_buffer *buffer);
+/* Whether it lies in the device's own memory. */
+bool td_vk_buffer_is_local(const td_vk_device *d, const td_vk_buffer *buffer);
 bool td_vk_buffer_clear(td_vk_device *d, td_vk_buffer *buffer, td_err *err);
 
 /* -- upload.c: the staging ring ------------------------------------------------------------- */
@@ -219,6 +222,9 @@ bool td_vk_upload_fence(td_vk_device *d, VkSemaphore *wait_for, td_err *err);
 typedef struct {
     td_tensor head;
     td_vk_buffer buffer;
+    /* An input's host memory, where the device would read it through its bus: a run begins with a
+     * copy of it into the buffer. Else null. */
+    td_vk_buffer staged;
     /* Made for the programs that want them (lower.h), by size: */
     td_vk_buffer int8[TD_VK_SIDES_MAX];     /* its rows as inc/int8.glsl says */
     td_vk_buffer partials[TD_VK_SIDES_MAX]; /* of the attention that writes it */
@@ -373,6 +379,7 @@ typedef struct {
     uint64_t last_use, n_uses;
     td_vk_part *parts;   /* [n_parts] */
     td_vk_chunk *chunks; /* [n_chunks] */
+    td_vk_chunk head;    /* copies what is staged of the inputs, once a run; or null commands */
     uint32_t n_parts, n_chunks;
     VkQueryPool queries; /* two timestamps a chunk, or none; then two a part, when profiled */
     bool is_profiled, is_repeatable; /* repeatable: may stand more than once in a submission */
