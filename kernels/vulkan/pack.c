@@ -101,8 +101,14 @@ static void pack_tails(window *w, const td_type_info *type, const td_vk_layout *
         memset(units, 0, sizeof units);
         for (uint32_t r = 0; r < w->n_rows; r++) {
             const uint8_t *in = src + r * row_bytes + i0 * type->block_bytes + l->tail_at;
-            for (size_t i = 0; i < n; i++, in += type->block_bytes)
-                memcpy(units + r * UNIT + i * l->tail, in, l->tail);
+            uint8_t *out = units + r * UNIT;
+            for (size_t i = 0; i < n; i++, in += type->block_bytes, out += l->tail)
+                if (l->tail == 2)
+                    memcpy(out, in, 2);
+                else if (l->tail == 4)
+                    memcpy(out, in, 4);
+                else
+                    memcpy(out, in, 8);
         }
         put(w, units, 1);
     }

@@ -15,6 +15,14 @@
 
 #include <string.h>
 
+/* 32 quants live in registers while they are put together. */
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef struct {
+    uint64_t eights[4]; /* a byte each, in order */
+} quants;
+
 static uint8_t *low_of(const td_vk_group *g, uint32_t b)
 {
     uint32_t quad_bytes = 4u * (g->layout->low + g->layout->high);
@@ -27,65 +35,76 @@ static uint8_t *high_of(const td_vk_group *g, uint32_t b)
     return g->quads + b / 4 * quad_bytes + 4u * g->layout->low + b % 4 * g->layout->high;
 }
 
-/* Bytes of quants, four at a time; their order is the same in and out. */
-static uint32_t load_four(const uint8_t *p)
+/* Bytes of quants, eight at a time in a word of the host, which is little-endian: their order is
+ * the same in and out. */
+INLINE uint64_t load_eight(const uint8_t *p)
 {
-    uint32_t four;
-    memcpy(&four, p, sizeof four);
-    return four;
+    uint64_t eight;
+    memcpy(&eight, p, sizeof eight);
+    return eight;
 }
 
-static void store_four(uint32_t four, uint8_t *p) { memcpy(p, &four, sizeof four); }
+INLINE void store_four(uint32_t four, uint8_t *p) { memcpy(p, &four, sizeof four); }
 
-/* Adds a field of every byte of `in`, n of them: (byte >> shift & mask) << up; a mask four times in
- * a word. */
-static void add_fields(const uint8_t *in, uint32_t n, uint32_t shift, uint32_t mask, uint32_t up,
-                       uint8_t *q)
+#define ONES  0x0101010101010101u
+#define PAIRS 0x0303030303030303u
+#define FOURS 0x0f0f0f0f0f0f0f0fu
+
+/* Adds a field of every byte of `in` to as many quants from `at` on, n of them, multiples of 8:
+ * (byte >> shift & mask) << up; a mask eight times in a word. */
+INLINE void add_fields(const uint8_t *in, const uint32_t n, uint32_t shift, uint64_t mask,
+                       uint32_t up, quants *q, const uint32_t at)
 {
-    for (uint32_t i = 0; i < n; i += 4)
-        store_four(load_four(q + i) | (load_four(in + i) >> shift & mask) << up, q + i);
+    UNROLL for (uint32_t i = 0; i < n / 8; i++) q->eights[at / 8 + i] |=
+        (load_eight(in + 8 * i) >> shift & mask) << up;
 }
 
-#define ONES  0x01010101u
-#define PAIRS 0x03030303u
-#define FOURS 0x0f0f0f0fu
-
-static void put_nibbles(const uint8_t q[32], uint8_t *out)
+/* The eight bits as eight bytes of 0 or 1. */
+INLINE uint64_t spread_bits(uint8_t bits)
 {
-    for (int u = 0; u < 4; u++)
-        store_four((load_four(q + 8 * u) & FOURS) | (load_four(q + 8 * u + 4) & 0x0f0f0f0fu) << 4,
+    uint64_t each = bits * ONES & 0x8040201008040201u;
+    return (each + 0x7f7f7f7f7f7f7f7fu) >> 7 & ONES;
+}
+
+/* Bytes of 4 bits, two by two: the first of a pair low. */
+INLINE uint32_t join_nibbles(uint64_t q)
+{
+    q = (q | q >> 4) & 0x00ff00ff00ff00ffu;
+    q = (q | q >> 8) & 0x0000ffff0000ffffu;
+    return (uint32_t)(q | q >> 16);
+}
+
+INLINE void put_nibbles(const quants *q, uint8_t *out)
+{
+    UNROLL for (int u = 0; u < 4; u++)
+        store_four((uint32_t)(q->eights[u] & FOURS) | (uint32_t)((q->eights[u] & FOURS) >> 32) << 4,
                    out + 4 * u);
 }
 
-static void put_nibbles_in_order(const uint8_t q[32], uint8_t *out)
+INLINE void put_nibbles_in_order(const quants *q, uint8_t *out)
 {
-    for (int i = 0; i < 8; i++) {
-        uint32_t four = load_four(q + 4 * i), both = four | four >> 4;
-        out[2 * i] = (uint8_t)(both & 255);
-        out[2 * i + 1] = (uint8_t)(both >> 16 & 255);
+    UNROLL for (int u = 0; u < 4; u++) store_four(join_nibbles(q->eights[u]), out + 4 * u);
+}
+
+INLINE void put_pairs(const quants *q, uint32_t shift, uint8_t *out)
+{
+    UNROLL for (int h = 0; h < 2; h++)
+    {
+        uint64_t sum = q->eights[2 * h] >> shift & PAIRS;
+        sum |= (q->eights[2 * h + 1] >> shift & PAIRS) << 4;
+        store_four((uint32_t)sum | (uint32_t)(sum >> 32) << 2, out + 4 * h);
     }
 }
 
-static void put_pairs(const uint8_t q[32], uint32_t shift, uint8_t *out)
+INLINE void put_bits(const quants *q, uint32_t shift, uint8_t *out)
 {
-    for (int h = 0; h < 2; h++) {
-        uint32_t word = 0;
-        for (int i = 0; i < 4; i++)
-            word |= (load_four(q + 16 * h + 4 * i) >> shift & 0x03030303u) << 2 * i;
-        store_four(word, out + 4 * h);
-    }
-}
-
-static void put_bits(const uint8_t q[32], uint32_t shift, uint8_t *out)
-{
-    uint32_t word = 0;
-    for (int i = 0; i < 8; i++)
-        word |= (load_four(q + 4 * i) >> shift & 0x01010101u) << i;
-    store_four(word, out);
+    uint64_t sum = 0;
+    UNROLL for (int i = 0; i < 4; i++) sum |= (q->eights[i] >> shift & ONES) << 2 * i;
+    store_four((uint32_t)sum | (uint32_t)(sum >> 32) << 1, out);
 }
 
 /* 32 quants of as many bits as the planes have. */
-static void put(const td_vk_group *g, uint32_t b, const uint8_t q[32])
+INLINE void put(const td_vk_group *g, uint32_t b, const quants *q)
 {
     uint8_t *low = low_of(g, b), *high = high_of(g, b);
     uint32_t n_low_bits = g->layout->low / 4u;
@@ -112,17 +131,17 @@ static void split_32(const uint8_t *in, uint32_t b, const td_vk_group *out)
     uint32_t n_scale = out->layout->head / 8u, n_fifth = out->layout->high;
     uint32_t fifth = n_fifth ? td_load_u32(in + n_scale) : 0;
     const uint8_t *nibbles = in + n_scale + n_fifth;
-    uint8_t q[32] = {0};
-    add_fields(nibbles, 16, 0, FOURS, 0, q);
-    add_fields(nibbles, 16, 4, FOURS, 0, q + 16);
+    quants q = {0};
+    add_fields(nibbles, 16, 0, FOURS, 0, &q, 0);
+    add_fields(nibbles, 16, 4, FOURS, 0, &q, 16);
     if (n_fifth)
-        for (uint32_t j = 0; j < 32; j++)
-            q[j] |= (uint8_t)((fifth >> j & 1u) << 4);
+        UNROLL for (uint32_t j = 0; j < 4; j++) q.eights[j] |=
+            spread_bits((uint8_t)(fifth >> 8 * j)) << 4;
     if (n_scale == 2)
         memcpy(out->head + 2 * b, in, 2);
     else
         memcpy(out->head + 4 * b, in, 4);
-    put(out, b, q);
+    put(out, b, &q);
 }
 
 static void split_q8_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
@@ -138,10 +157,10 @@ static void split_mxfp4(const uint8_t *in, uint32_t b, const td_vk_group *out)
     uint32_t e = in[0], upper = e < 2 ? 0x20u << e : (e - 1) << 7;
     out->head[2 * b] = (uint8_t)(upper & 255u);
     out->head[2 * b + 1] = (uint8_t)(upper >> 8);
-    uint8_t q[32] = {0};
-    add_fields(in + 1, 16, 0, FOURS, 0, q);
-    add_fields(in + 1, 16, 4, FOURS, 0, q + 16);
-    put(out, b, q);
+    quants q = {0};
+    add_fields(in + 1, 16, 0, FOURS, 0, &q, 0);
+    add_fields(in + 1, 16, 4, FOURS, 0, &q, 16);
+    put(out, b, &q);
 }
 
 /* -- blocks of 64 and 128 -------------------------------------------------------------------- */
@@ -152,30 +171,33 @@ static void split_nvfp4(const uint8_t *in, uint32_t b, const td_vk_group *out)
     for (uint32_t i = 0; i < 4; i++)
         out->head[2 * b + i] = in[i] == 0x7f ? 0 : in[i] & 0x7f;
     for (uint32_t i = 0; i < 2; i++) {
-        uint8_t q[32] = {0};
-        for (uint32_t j = 0; j < 4; j++)
-            add_fields(in + 4 + 16 * i + j / 2 * 8, 8, j % 2 * 4, FOURS, 0, q + 8 * j);
-        put(out, b + i, q);
+        quants q = {0};
+        UNROLL for (uint32_t j = 0; j < 4; j++)
+            add_fields(in + 4 + 16 * i + j / 2 * 8, 8, j % 2 * 4, FOURS, 0, &q, 8 * j);
+        put(out, b + i, &q);
     }
 }
 
 static void split_q1_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     for (uint32_t i = 0; i < 4; i++) {
-        uint8_t q[32];
-        for (uint32_t j = 0; j < 32; j++)
-            q[j] = in[2 + 4 * i + j / 8] >> j % 8 & 1;
-        put(out, b + i, q);
+        quants q;
+        UNROLL for (uint32_t j = 0; j < 4; j++) q.eights[j] = spread_bits(in[2 + 4 * i + j]);
+        put(out, b + i, &q);
     }
 }
 
 static void split_q2_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     for (uint32_t i = 0; i < 2; i++) {
-        uint8_t q[32];
-        for (uint32_t j = 0; j < 32; j++)
-            q[j] = in[2 + 8 * i + j / 4] >> 2 * (j % 4) & 3;
-        put(out, b + i, q);
+        quants q;
+        UNROLL for (uint32_t j = 0; j < 4; j++)
+        {
+            const uint8_t *two = in + 2 + 8 * i + 2 * j;
+            uint64_t both = two[0] | (uint64_t)two[1] << 32;
+            q.eights[j] = (both | both << 6 | both << 12 | both << 18) & PAIRS;
+        }
+        put(out, b + i, &q);
     }
 }
 
@@ -186,24 +208,14 @@ static void split_q2_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
  * scale (below) and of its minimum (above). */
 static void split_k_scales(const uint8_t *in, uint8_t *head)
 {
-    const uint8_t *scales = in + 4;
-    uint8_t meta[12] = {0};
-    for (uint32_t s = 0; s < 8; s++) {
-        uint32_t scale, minimum;
-        if (s < 4) {
-            scale = scales[s] & 63u;
-            minimum = scales[s + 4] & 63u;
-        } else {
-            scale = (scales[s + 4] & 0xfu) | (scales[s - 4] >> 6 & 3u) << 4;
-            minimum = (scales[s + 4] >> 4 & 15u) | (scales[s] >> 6 & 3u) << 4;
-        }
-        uint32_t shift = 4 * (s % 2);
-        meta[s / 2] |= (uint8_t)((scale & 15) << shift);
-        meta[4 + s / 2] |= (uint8_t)((minimum & 15) << shift);
-        meta[8 + s / 2] |= (uint8_t)((scale >> 4 | minimum >> 4 << 2) << shift);
-    }
+    const uint64_t low = 0x0f0f0f0fu, six = 0x3f3f3f3fu, top = 0x03030303u;
+    uint64_t a = td_load_u32(in + 4), b = td_load_u32(in + 8), c = td_load_u32(in + 12);
+    uint64_t scales = (a & six) | ((c & low) | (a >> 6 & top) << 4) << 32;
+    uint64_t minima = (b & six) | ((c >> 4 & low) | (b >> 6 & top) << 4) << 32;
     memcpy(head, in, 4);
-    memcpy(head + 4, meta, 12);
+    store_four(join_nibbles(scales & FOURS), head + 4);
+    store_four(join_nibbles(minima & FOURS), head + 8);
+    store_four(join_nibbles((scales >> 4 & PAIRS) | (minima >> 4 & PAIRS) << 2), head + 12);
 }
 
 /* {d, d_min; u8 scales[12]; Q5_K: u8 fifth bits[32]; u8 nibbles[128]}. */
@@ -213,11 +225,11 @@ static void split_q4_k_q5_k(const uint8_t *in, uint32_t b, const td_vk_group *ou
     const uint8_t *fifth = in + 16, *nibbles = in + 16 + (out->layout->high ? 32 : 0);
     split_k_scales(in, out->head);
     for (uint32_t s = 0; s < 8; s++) {
-        uint8_t q[32] = {0};
-        add_fields(nibbles + 32 * (s / 2), 32, 4 * (s % 2), FOURS, 0, q);
+        quants q = {0};
+        add_fields(nibbles + 32 * (s / 2), 32, 4 * (s % 2), FOURS, 0, &q, 0);
         if (out->layout->high)
-            add_fields(fifth, 32, s, ONES, 4, q);
-        put(out, s, q);
+            add_fields(fifth, 32, s, ONES, 4, &q, 0);
+        put(out, s, &q);
     }
 }
 
@@ -228,18 +240,19 @@ static void split_q6_k(const uint8_t *in, uint32_t b, const td_vk_group *out)
     for (uint32_t run = 0; run < 8; run++) {
         uint32_t half = run / 4, g = run % 4;
         const uint8_t *low = in + 64 * half + 32 * (g & 1), *high = in + 128 + 32 * half;
-        uint8_t q[32] = {0};
-        add_fields(low, 32, 4 * (g / 2), FOURS, 0, q);
-        add_fields(high, 32, 2 * g, PAIRS, 4, q);
-        put(out, run, q);
+        quants q = {0};
+        add_fields(low, 32, 4 * (g / 2), FOURS, 0, &q, 0);
+        add_fields(high, 32, 2 * g, PAIRS, 4, &q, 0);
+        put(out, run, &q);
     }
 }
 
 /* Quants of 2 bits of a superblock: run g of a half of 128 has bits 2g of 32 bytes. */
-static void split_pairs(const uint8_t *in, uint32_t run, uint8_t q[32])
+INLINE quants split_pairs(const uint8_t *in, uint32_t run)
 {
-    memset(q, 0, 32);
-    add_fields(in + 32 * (run / 4), 32, 2 * (run % 4), PAIRS, 0, q);
+    quants q = {0};
+    add_fields(in + 32 * (run / 4), 32, 2 * (run % 4), PAIRS, 0, &q, 0);
+    return q;
 }
 
 static void split_q2_k(const uint8_t *in, uint32_t b, const td_vk_group *out)
@@ -247,9 +260,8 @@ static void split_q2_k(const uint8_t *in, uint32_t b, const td_vk_group *out)
     TD_ASSERT(b == 0);
     memcpy(out->head, in, 16);
     for (uint32_t run = 0; run < 8; run++) {
-        uint8_t q[32];
-        split_pairs(in + 16, run, q);
-        put(out, run, q);
+        quants q = split_pairs(in + 16, run);
+        put(out, run, &q);
     }
 }
 
@@ -259,17 +271,21 @@ static void split_q3_k(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     TD_ASSERT(b == 0);
     const uint8_t *scales = in + 96;
-    for (uint32_t s = 0; s < 16; s++) {
-        uint32_t low = scales[s % 8] >> 4 * (s / 8) & 15, high = scales[8 + s % 4] >> s / 4 * 2 & 3;
-        out->head[s / 2] |= (uint8_t)(low << 4 * (s % 2));
-        out->head[8 + s / 4] |= (uint8_t)(high << 2 * (s % 4));
+    uint64_t low = load_eight(scales);
+    uint32_t high = 0;
+    store_four(join_nibbles(low & FOURS), out->head);
+    store_four(join_nibbles(low >> 4 & FOURS), out->head + 4);
+    UNROLL for (uint32_t i = 0; i < 4; i++)
+    {
+        uint32_t four = td_load_u32(scales + 8) >> 2 * i & (uint32_t)PAIRS;
+        high |= ((four | four >> 6 | four >> 12 | four >> 18) & 255u) << 8 * i;
     }
+    store_four(high, out->head + 8);
     memcpy(out->head + 12, in + 108, 2);
     for (uint32_t run = 0; run < 8; run++) {
-        uint8_t q[32];
-        split_pairs(in + 32, run, q);
-        add_fields(in, 32, run, ONES, 2, q);
-        put(out, run, q);
+        quants q = split_pairs(in + 32, run);
+        add_fields(in, 32, run, ONES, 2, &q, 0);
+        put(out, run, &q);
     }
 }
 
@@ -277,10 +293,18 @@ static void split_tq2_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     TD_ASSERT(b == 0);
     for (uint32_t run = 0; run < 8; run++) {
-        uint8_t q[32];
-        split_pairs(in, run, q);
-        put(out, run, q);
+        quants q = split_pairs(in, run);
+        put(out, run, &q);
     }
+}
+
+/* A digit of each of eight bytes: (byte * power & 255) * 3 >> 8. */
+INLINE uint64_t find_digits(uint64_t eight, uint32_t power)
+{
+    const uint64_t bytes = 0x00ff00ff00ff00ffu; /* in lanes of 16 bits, even ones and odd ones */
+    uint64_t even = ((eight & bytes) * power & bytes) * 3 >> 8 & bytes;
+    uint64_t odd = ((eight >> 8 & bytes) * power & bytes) * 3 >> 8 & bytes;
+    return even | odd << 8;
 }
 
 /* Five elements a byte, as fractions of 3^5 = 243 in units of 1/256: the upper digit is the integer
@@ -289,17 +313,22 @@ static void split_tq2_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
 static void split_tq1_0(const uint8_t *in, uint32_t b, const td_vk_group *out)
 {
     TD_ASSERT(b == 0);
-    static const struct {
-        uint32_t n_bytes, n_digits;
-    } parts[] = {{32, 5}, {16, 5}, {4, 4}};
-    uint8_t q[256];
-    uint32_t n = 0;
-    for (uint32_t p = 0; p < TD_COUNT(parts); in += parts[p++].n_bytes)
-        for (uint32_t digit = 0, power = 1; digit < parts[p].n_digits; digit++, power *= 3)
-            for (uint32_t j = 0; j < parts[p].n_bytes; j++)
-                q[n++] = (uint8_t)((in[j] * power & 255u) * 3 >> 8);
-    for (uint32_t run = 0; run < 8; run++)
-        put(out, run, q + 32 * run);
+    uint64_t q[32];
+    uint32_t power = 1;
+    for (uint32_t digit = 0; digit < 5; digit++, power *= 3) {
+        UNROLL for (uint32_t j = 0; j < 4; j++) q[4 * digit + j] =
+            find_digits(load_eight(in + 8 * j), power);
+        UNROLL for (uint32_t j = 0; j < 2; j++) q[20 + 2 * digit + j] =
+            find_digits(load_eight(in + 32 + 8 * j), power);
+    }
+    uint64_t last = td_load_u32(in + 48);
+    q[30] = find_digits(last, 1) | find_digits(last, 3) << 32;
+    q[31] = find_digits(last, 9) | find_digits(last, 27) << 32;
+    for (uint32_t run = 0; run < 8; run++) {
+        quants one;
+        memcpy(one.eights, q + 4 * run, sizeof one.eights);
+        put(out, run, &one);
+    }
 }
 
 /* {d; u16 high pairs of the scales; u8 low nibbles[4]; u8 nibbles[8][16]}. The scales become bytes,
@@ -312,10 +341,10 @@ static void split_iq4_xs(const uint8_t *in, uint32_t b, const td_vk_group *out)
         uint32_t low = in[4 + s / 2] >> 4 * (s % 2) & 15;
         uint32_t scale = low | (td_load_u16(in + 2) >> 2 * s & 3u) << 4;
         out->head[s] = (uint8_t)(scale - 32);
-        uint8_t q[32] = {0};
-        add_fields(in + 8 + 16 * s, 16, 0, FOURS, 0, q);
-        add_fields(in + 8 + 16 * s, 16, 4, FOURS, 0, q + 16);
-        put(out, s, q);
+        quants q = {0};
+        add_fields(in + 8 + 16 * s, 16, 0, FOURS, 0, &q, 0);
+        add_fields(in + 8 + 16 * s, 16, 4, FOURS, 0, &q, 16);
+        put(out, s, &q);
     }
 }
 
