@@ -17,8 +17,8 @@ static const struct {
     uint32_t id; /* VkPhysicalDeviceProperties.vendorID */
     const char *name;
 } vendors[] = {
-    {0x1002, "AMD"},      {0x10de, "NVIDIA"}, {0x8086, "Intel"}, {0x13b5, "ARM"},
-    {0x5143, "Qualcomm"}, {0x106b, "Apple"},  {0x10005, "Mesa"},
+    {0x1002, "AMD"},      {0x10de, "NVIDIA"}, {0x8086, "Intel"},  {0x13b5, "ARM"},
+    {0x5143, "Qualcomm"}, {0x106b, "Apple"},  {0x1ae0, "Google"}, {0x10005, "Mesa"},
 };
 
 /* Drivers that may share a chip, by VkDriverId: the lower rank is preferred. The order is the one

@@ -27,3 +27,18 @@ td_script_test(validation_core_unit_vulkan_swiftshader validation
                $<TARGET_FILE:test_unit_vulkan>)
 set_property(TEST validation_core_unit_vulkan_swiftshader APPEND PROPERTY ENVIRONMENT
              ${td_swiftshader_alone})
+
+# Both drivers in one process, a target split over them.
+set(td_both_drivers VK_ADD_DRIVER_FILES=${TD_SWIFTSHADER} TD_TEST_BRIEF=1)
+set(td_one_order vulkan:swiftshader+vulkan:llvmpipe)
+set(td_either_order ${td_one_order},vulkan:llvmpipe+vulkan:swiftshader)
+td_c_test(golden_models_drivers_swiftshader test_golden_models golden TD_GOLDEN=${td_golden}
+          ${td_both_drivers} TD_TEST_DEVICES=${td_either_order}
+          TD_TEST_MODELS=llama,qwen35,deepseek2,gpt-oss)
+td_c_test(golden_law1_drivers_swiftshader test_golden_law1 golden TD_GOLDEN=${td_golden}
+          ${td_both_drivers} TD_TEST_DEVICES=${td_either_order}
+          TD_TEST_MODELS=llama-q8_0,qwen35moe,deepseek2,gpt-oss)
+td_c_test(golden_pipeline_drivers_swiftshader test_golden_pipeline golden TD_GOLDEN=${td_golden}
+          ${td_both_drivers} TD_TEST_DEVICES=${td_one_order} TD_TEST_MODELS=llama-q8_0,qwen35moe)
+td_script_test(e2e_drivers e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_drivers.py
+               $<TARGET_FILE:tandem> ${TD_SWIFTSHADER})

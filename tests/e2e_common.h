@@ -7,7 +7,9 @@
  *
  * TD_GOLDEN names the golden folder, TD_TALES the bundled pair's (default configs/tales), TANDEM
  * the program for tests that start it, TD_TEST_DEVICES the devices (comma-separated; default
- * host:1, host:2 and vulkan: the first usable Vulkan device, a software driver included). */
+ * host:1, host:2 and vulkan: the first usable Vulkan device, a software driver included; stages of a
+ * split joined by +), TD_TEST_MODELS the golden models (default: all), and TD_TEST_BRIEF asks for the
+ * fewest cases. */
 #ifndef TD_TESTS_E2E_COMMON_H
 #define TD_TESTS_E2E_COMMON_H
 
@@ -74,6 +76,18 @@ static inline bool is_readable(const char *path)
     printf("skipped: %s is not there\n", path);
     return false;
 }
+
+/* Whether TD_TEST_MODELS, a comma-separated list, is not set or has the name. */
+static inline bool is_chosen_model(const char *name)
+{
+    const char *wanted = getenv("TD_TEST_MODELS");
+    for (const char *at = wanted; at && *at; at += strcspn(at, ","), at += *at == ',')
+        if (strcspn(at, ",") == strlen(name) && !strncmp(at, name, strlen(name)))
+            return true;
+    return !wanted;
+}
+
+static inline bool wants_brief(void) { return getenv("TD_TEST_BRIEF") != NULL; }
 
 /* -- placements: one device, or several that share a model ------------------------------------- */
 

@@ -352,16 +352,6 @@ static void add_own_cases(void)
     json_decref(document);
 }
 
-/* TD_TEST_MODELS, where it is set, names the cases, comma-separated. */
-static bool is_wanted(const char *name)
-{
-    const char *wanted = getenv("TD_TEST_MODELS");
-    for (const char *at = wanted; at && *at; at += strcspn(at, ","), at += *at == ',')
-        if (strcspn(at, ",") == strlen(name) && !strncmp(at, name, strlen(name)))
-            return true;
-    return !wanted;
-}
-
 static void for_each_case(void (*f)(const golden_case *c, const placement *p))
 {
     size_t i;
@@ -369,7 +359,8 @@ static void for_each_case(void (*f)(const golden_case *c, const placement *p))
     json_array_foreach(cases, i, entry)
     {
         golden_case c;
-        if (!is_wanted(json_string_value(json_object_get(entry, "case"))) || !open_case(&c, entry))
+        if (!is_chosen_model(json_string_value(json_object_get(entry, "case"))) ||
+            !open_case(&c, entry))
             continue;
         for (size_t k = 0; k < n_placements; k++)
             if (placements[k].is_host || c.n_tokens <= TOKENS_MAX)

@@ -1,7 +1,8 @@
 /* Stages that work on different micro-batches at once: a sequence has rows in several batches
  * before the first of them is answered, guesses fail, batches are cancelled, sequences end and
  * begin with another's positions, all while others are in the same batches. Every token is the one
- * that a single stage chooses, a row at a time; with models of every kind of cache. */
+ * that a single stage chooses, a row at a time; with models of every kind of cache. Of a split that
+ * TD_TEST_DEVICES names, GPUs in it, every token is the one that it chooses a row at a time. */
 #include "tests/e2e_common.h"
 
 #include "base/rng.h"
@@ -90,9 +91,10 @@ static uint32_t choose(td_target *t, bool is_prefill, uint32_t slot, const uint3
     return wait_for(t).chosen[0];
 }
 
-static void find_truth(world *w, const td_model *model)
+static void find_truth(world *w, const td_model *model, const placement *p)
 {
-    td_target *t = create(model, (const char *const[]){"host:1"}, 1);
+    static const char *const one[] = {"host:1"}; /* any cut of the host's layers gives its bits */
+    td_target *t = p->is_host ? create(model, one, 1) : create(model, p->specs, p->n_specs);
     for (uint32_t slot = 0; slot < N_SLOTS; slot++) {
         sequence *s = &w->sequences[slot];
         s->n_prompt = PROMPT(slot);
@@ -259,12 +261,12 @@ static void take_result(world *w)
     assert_int_equal(chosen - result.chosen, result.n_out);
 }
 
-static void run_pipeline(world *w, const td_model *model, const char *const *specs, uint32_t n)
+static void run_pipeline(world *w, const td_model *model, const placement *p)
 {
-    w->target = create(model, specs, n);
+    w->target = create(model, p->specs, p->n_specs);
     for (uint32_t slot = 0; slot < N_SLOTS; slot++)
         begin(w, slot);
-    for (uint32_t round = 0; round < 1500; round++) {
+    for (uint32_t round = 0; round < (p->is_host ? 1500u : 120u); round++) {
         uint32_t slot = draw(w, N_SLOTS);
         const sequence *s = &w->sequences[slot];
         bool is_done = s->n_committed >= s->n_prompt + N_TEXT;
@@ -284,7 +286,6 @@ static void test_a_pipeline_gives_the_tokens_of_one_row_at_a_time(void **state)
 {
     static const char *const names[] = {"llama-q8_0", "deepseek2", "gemma3",   "gpt-oss",
                                         "llama4",     "qwen35moe", "qwen3next"};
-    static const char *const halves[] = {"host:1", "host:1"};
     static world w;
     (void)state;
     for (size_t i = 0; i < TD_COUNT(names); i++) {
@@ -293,6 +294,8 @@ static void test_a_pipeline_gives_the_tokens_of_one_row_at_a_time(void **state)
         snprintf(path, sizeof path, "%s/models/%s/model.gguf", golden_dir(), names[i]);
         if (access(path, R_OK))
             snprintf(path, sizeof path, "tests/data/golden/models/%s/model.gguf", names[i]);
+        if (!is_chosen_model(names[i]))
+            continue;
         if (access(path, R_OK)) {
             printf("skipped: %s: this set of data lacks it\n", names[i]);
             continue;
@@ -300,14 +303,16 @@ static void test_a_pipeline_gives_the_tokens_of_one_row_at_a_time(void **state)
         td_model *model = td_model_open(path, &err);
         if (!model)
             fail_msg("%s", err.message);
-        w = (world){.what = names[i], .n_vocab = td_model_hparams(model)->n_vocab};
-        find_truth(&w, model);
-        run_pipeline(&w, model, halves, 2);
-        printf("%s: %u batches, %u cancelled in time, %u dead rows, %u sequences, %u of them with "
-               "another's prefix: the same tokens\n",
-               names[i], (unsigned)w.next_id, w.n_cancelled, w.n_dead_rows, w.n_restarts,
-               w.n_shared);
-        assert_true(w.n_cancelled > 0 && w.n_dead_rows > 0 && w.n_restarts > N_SLOTS);
+        for (size_t k = 0; k < n_placements; k++) {
+            w = (world){.what = names[i], .n_vocab = td_model_hparams(model)->n_vocab};
+            find_truth(&w, model, &placements[k]);
+            run_pipeline(&w, model, &placements[k]);
+            printf("%s on %s: %u batches, %u cancelled in time, %u dead rows, %u sequences, %u of "
+                   "them with another's prefix: the same tokens\n",
+                   names[i], placements[k].name, (unsigned)w.next_id, w.n_cancelled, w.n_dead_rows,
+                   w.n_restarts, w.n_shared);
+            assert_true(w.n_cancelled > 0 && w.n_dead_rows > 0 && w.n_restarts > N_SLOTS);
+        }
         td_model_close(&model);
     }
 }
@@ -316,6 +321,12 @@ int main(void)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
     td_log_set_level(TD_LOG_ERROR);
+    const char *named = getenv("TD_TEST_DEVICES");
+    if (!named || !strchr(named, '+'))
+        setenv("TD_TEST_DEVICES", "host:1+host:1", 1);
+    find_placements(NULL);
+    if (!n_placements)
+        return SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_pipeline_gives_the_tokens_of_one_row_at_a_time),
     };

@@ -253,7 +253,7 @@ static void test_attention_reads_every_pair_of_cache_types(void **state)
     (void)state;
     for (size_t k = 0; k < TD_COUNT(cache_types); k++)
         for (size_t v = 0; v < TD_COUNT(cache_types); v++)
-            if (!is_brief() || k == v)
+            if (!wants_brief() || k == v)
                 check_case(&(att_case){cache_types[k], cache_types[v], 2, 2, 40, 64, 0, 0, 70,
                                        (k + v) % 2 ? TD_MODE_VERIFY : TD_MODE_PREFILL, 0, 0});
 }
@@ -359,8 +359,9 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
         att_data d = new_data(c);
         size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
         for (size_t i = 0; i < n_test_devices; i++) {
-            float *want = new_results(test_devices[i], c, &d, is_brief() ? 5 : 1, 0);
-            for (size_t w = is_brief() ? 4 : 1; w < TD_COUNT(widths); w += is_brief() ? 2 : 1) {
+            float *want = new_results(test_devices[i], c, &d, wants_brief() ? 5 : 1, 0);
+            for (size_t w = wants_brief() ? 4 : 1; w < TD_COUNT(widths);
+                 w += wants_brief() ? 2 : 1) {
                 float *y = new_results(test_devices[i], c, &d, widths[w], (uint32_t)w);
                 check_same_bits(y, want, n, "row invariance", test_devices[i]);
                 free(y);

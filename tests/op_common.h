@@ -58,7 +58,7 @@ static inline bool is_software(const td_device *dev)
     return td_device_get_info(dev)->kind == TD_DEVICE_SOFTWARE;
 }
 
-static inline bool is_brief(void) { return getenv("TD_TEST_BRIEF") != NULL; }
+static inline bool wants_brief(void) { return getenv("TD_TEST_BRIEF") != NULL; }
 
 static inline void open_device(const char *spec)
 {

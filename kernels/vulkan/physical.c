@@ -167,7 +167,8 @@ static void describe(td_vk_physical *p, uint32_t index)
     snprintf(info->spec, sizeof info->spec, "vulkan:%u", index);
     snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
     snprintf(info->vendor, sizeof info->vendor, "%s", td_chips_vendor(basic->vendorID));
-    snprintf(info->driver, sizeof info->driver, "%.100s %.150s", v12.driverName, v12.driverInfo);
+    snprintf(info->driver, sizeof info->driver, "%.100s%s%.150s", v12.driverName,
+             v12.driverInfo[0] ? " " : "", v12.driverInfo);
     info->vendor_id = basic->vendorID;
     info->driver_id = (uint32_t)v12.driverID;
     info->kind = kind_of(basic->deviceType);
