@@ -266,11 +266,14 @@ static void run_pipeline(world *w, const td_model *model, const placement *p)
     w->target = create(model, p->specs, p->n_specs);
     for (uint32_t slot = 0; slot < N_SLOTS; slot++)
         begin(w, slot);
-    for (uint32_t round = 0; round < (p->is_host ? 1500u : 120u); round++) {
+    uint32_t n_rounds = p->is_host ? 1500 : 150, a_restart = p->is_host ? 30 : 3;
+    for (uint32_t round = 0; round < n_rounds; round++) {
         uint32_t slot = draw(w, N_SLOTS);
         const sequence *s = &w->sequences[slot];
         bool is_done = s->n_committed >= s->n_prompt + N_TEXT;
-        if ((is_done || draw(w, 30) == 0) && has_room(w, 2))
+        /* Its prompt has been answered, so that it is there and can be another's prefix. */
+        bool is_cut = draw(w, a_restart) == 0 && s->n_committed > s->n_prompt;
+        if ((is_done || is_cut) && has_room(w, 2))
             begin(w, slot); /* whatever of it is in flight */
         while (has_room(w, 1) && draw(w, 8))
             submit(w);
