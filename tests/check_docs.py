@@ -112,7 +112,7 @@ def check_config(problems):
 
 
 def check_links(problems):
-    for folder in ["", "docs", "configs", "configs/tales", "scripts/train", "tests/data/golden"]:
+    for folder in ["", "docs", "docs/hardware", "configs", "configs/tales", "scripts/train", "tests/data/golden"]:
         for name in os.listdir(os.path.join(ROOT, folder)):
             if not name.endswith(".md"):
                 continue
@@ -138,7 +138,8 @@ def check_names(problems):
         for name in files:
             parts = os.path.relpath(os.path.join(folder, name), ROOT).split("/")
             names.update("/".join(parts[i:]) for i in range(len(parts)))
-    for page in ["README.md", *("docs/" + name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))))]:
+    pages = [name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))) if name.endswith(".md")]
+    for page in ["README.md", *("docs/" + name for name in pages)]:
         for named in re.findall(r"`(?:\./)?([\w./-]+\.(?:c|h|comp|glsl|py|sh|cmake|md))`", read(page)):
             if not re.search(r"[A-Z]{3}", os.path.basename(named)) and named not in names:
                 problems.append(f"{page}: {named} is no file")

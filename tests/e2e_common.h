@@ -6,9 +6,9 @@
  *     assert_same_texts("k = 4", wanted, lines);
  *
  * TD_GOLDEN names the golden folder, TD_TALES the bundled pair's (default configs/tales), TANDEM
- * the program for tests that start it, TD_TEST_DEVICES the devices (comma-separated; default
- * host:1, host:2 and vulkan: the first usable Vulkan device, a software driver included; stages of a
- * split joined by +), TD_TEST_MODELS the golden models (default: all), and TD_TEST_BRIEF asks for the
+ * the program for tests that start it, TD_TEST_DEVICES the devices (comma-separated, stages of a
+ * split joined by +; default host:1, host:2 and vulkan: the first usable Vulkan device, a software
+ * driver included), TD_TEST_MODELS the golden models (default: all). TD_TEST_BRIEF asks for the
  * fewest cases. */
 #ifndef TD_TESTS_E2E_COMMON_H
 #define TD_TESTS_E2E_COMMON_H
