@@ -192,6 +192,7 @@ static void check_same(const layer *a, const layer *b, const layer_case *c, uint
 static void check_case(const char *spec, const layer_case *c)
 {
     td_err err = {0};
+    setenv("TD_VK_LIMIT", "fusedOps=9", 1);
     td_device *dev = td_device_create(spec, &err);
     setenv("TD_VK_LIMIT", "fusedOps=1", 1);
     td_device *plain = td_device_create(spec, &err);

@@ -8,12 +8,16 @@
  *                                        reads of them
  *
  * What is computed is the same, bit for bit, and so is every tensor that is written.
- * TD_VK_LIMIT=fusedOps=1 leaves each op its own step. */
+ * TD_VK_LIMIT=fusedOps=1 leaves each op its own step, fusedOps=9 does on a software driver what
+ * GPUs do. */
 #include "kernels/vulkan/lower.h"
 
-static bool is_fusing(const td_program *p)
+/* Ops that a dispatch does at most. A software driver has dispatches for nothing, but pays for each
+ * barrier inside of one. */
+static uint64_t fused_ops(const td_program *p)
 {
-    return ((const td_vk_device *)p->dev)->physical.limits.fused_ops > 1;
+    uint64_t n = ((const td_vk_device *)p->dev)->physical.limits.fused_ops;
+    return n == UINT64_MAX && p->dev->info.kind == TD_DEVICE_SOFTWARE ? 1 : n;
 }
 
 static bool is_same(td_view a, td_view b)
@@ -83,13 +87,12 @@ static bool is_rope_store(const td_program *p, uint32_t i, bool has_norms)
 
 td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
 {
-    if (!is_fusing(p))
-        return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
-    if (is_add_norm(p, i_op))
+    uint64_t n_most = fused_ops(p);
+    if (n_most >= 2 && is_add_norm(p, i_op))
         return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, 2};
-    if (is_rope_store(p, i_op, true))
+    if (n_most >= 5 && is_rope_store(p, i_op, true))
         return (td_vk_fusion){TD_VK_FUSE_NORM_ROPE_STORE, 5};
-    if (is_rope_store(p, i_op, false))
+    if (n_most >= 3 && is_rope_store(p, i_op, false))
         return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3};
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
 }
@@ -117,7 +120,7 @@ static bool can_quantize(const td_program *p, const td_op *a, const td_op *reade
 const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
-    if (!is_fusing(p) || !op->out.t)
+    if (fused_ops(p) < 2 || !op->out.t)
         return NULL;
     for (uint32_t i = i_op + 1; i < p->n_ops; i++) {
         const td_op *reader = &p->ops[i];
