@@ -26,6 +26,7 @@ typedef struct { /* an op, or another part of a check */
     td_check_state state;
     char reason[TD_CHECK_REASON_MAX]; /* FAILED: with the case; UNJUDGED: why */
     uint32_t n_cases, n_skipped;      /* run; left out when time was up */
+    uint32_t parts;                   /* of an op: td_case_parts of the cases run */
     uint32_t n_repeats;               /* least number of runs of a recording */
     double worst;                     /* largest part of a tolerance that was used */
     double seconds;
@@ -40,7 +41,8 @@ typedef struct { /* an op, or another part of a check */
 typedef struct {
     const char *only;  /* one op or part alone; NULL: all */
     bool is_quick;     /* small shapes and 20 repeats */
-    double budget_s;   /* of the ops: after it large shapes are left out; 0: none */
+    double budget_s;   /* of the ops: after it large shapes are left out, and on a software device
+                        * all but one case of each op; 0: none */
     void (*progress)(const char *op, const char *shape); /* may be NULL */
 } td_check_params;
 

@@ -48,9 +48,21 @@ static bool is_wanted(const tour *t, const td_case *c)
     return is_wanted;
 }
 
+/* Time is up, for the op or for all, and the case is one that can be done without. */
+static bool is_late(const tour *t, const td_case *c, const td_check_item *op)
+{
+    bool is_software = t->report->info.kind == TD_DEVICE_SOFTWARE;
+    double budget_s = t->params->budget_s;
+    if (!c->is_large && !(is_software && (op->parts & c->parts) == c->parts))
+        return false;
+    return budget_s > 0 &&
+           (seconds_since(t->start_ns) > budget_s || op->seconds > OP_SHARE * budget_s);
+}
+
 static void note(td_check_item *op, const td_case *c, const td_trial *result)
 {
     op->n_cases++;
+    op->parts |= c->parts;
     op->seconds += result->seconds;
     op->worst = result->worst > op->worst ? result->worst : op->worst;
     if (c->parts & TD_CASE_ROWS && result->is_ok &&
@@ -83,9 +95,7 @@ static bool visit(const td_case *c, void *user)
                  needed->name);
         return true;
     }
-    double budget_s = t->params->budget_s;
-    if (c->is_large && budget_s > 0 &&
-        (seconds_since(t->start_ns) > budget_s || op->seconds > OP_SHARE * budget_s)) {
+    if (is_late(t, c, op)) {
         op->n_skipped++;
         return true;
     }

@@ -18,7 +18,7 @@ static void print_item(const td_check_item *item)
     if (item->worst > 0)
         printf(", at most %.0f %% of the tolerance", 100 * item->worst);
     if (item->n_skipped)
-        printf(", %u large ones left out for time", item->n_skipped);
+        printf(", %u left out for time", item->n_skipped);
     putchar('\n');
     if (item->state != TD_CHECK_PASSED)
         printf("    %s\n", item->reason);

@@ -108,7 +108,8 @@ class Check(unittest.TestCase):
         if not device:
             self.skipTest('no Vulkan device')
         [d] = self.report('--device', device, '--quick', cache=os.environ.get('TANDEM_CACHE_DIR'))
-        self.assertEqual({x['state'] for x in d['ops'] + d['parts']}, {'passed'}, d)
+        self.assertEqual([x for x in d['ops'] + d['parts'] if x['state'] != 'passed'
+                          and 'left out' not in (x['reason'] or '')], [])
         self.assertEqual(sorted(o['name'] for o in d['ops']), sorted(self.ops() + ['layer']))
         self.assertEqual([p['name'] for p in d['parts']], MODELS + ['beside ' + device, 'loss'])
 
