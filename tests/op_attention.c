@@ -7,7 +7,7 @@
 #include "op_common.h"
 
 #define N_SEQUENCES 2u
-#define HEADS_MAX   16u
+#define HEADS_MAX   32u
 #define PAGES_MAX   40u /* of a sequence: Vulkan then splits the positions of a verify row */
 
 typedef struct {
@@ -142,29 +142,66 @@ static void forget_pages(att_bench *m, const att_case *c, uint32_t position)
             i32_data(m->pages)[s * PAGES_MAX + i] = i % 2 ? INT32_MAX : 0;
 }
 
-/* Feeds both sequences in batches of `width` rows, taking turns position by position, and gives
- * y [N_SEQUENCES][n_positions][n_head][dim_v]. */
-static float *new_results(td_device *dev, const att_case *c, const att_data *d, uint32_t width,
-                          uint32_t shift)
+typedef struct { /* where a row of a batch stands */
+    uint32_t sequence, position;
+} place;
+
+/* All positions of both sequences, in the order they are fed: taking turns position by position, or
+ * (together) two thirds of each batch from one sequence and the rest from the other, as long as
+ * both last. Of two batches one begins with either. */
+static place *new_places(const att_case *c, uint32_t width, bool is_together)
+{
+    uint32_t n = 0, n_all = N_SEQUENCES * c->n_positions, next[N_SEQUENCES] = {0};
+    place *places = test_alloc(n_all, sizeof *places);
+    for (uint32_t i = 0; n < n_all; i++) {
+        uint32_t s = is_together ? (i + 1) / 2 % 2 : i % 2;
+        uint32_t want = !is_together ? 1
+                        : i % 2      ? width - td_div_up(2 * width, 3)
+                                     : td_div_up(2 * width, 3);
+        for (uint32_t k = 0; k < want && next[s] < c->n_positions; k++)
+            places[n++] = (place){s, next[s]++};
+        if (next[s] == c->n_positions)
+            for (s = 0; s < N_SEQUENCES; s++)
+                while (is_together && next[s] < c->n_positions)
+                    places[n++] = (place){s, next[s]++};
+    }
+    return places;
+}
+
+/* Feeds both sequences in batches of `width` rows and gives y
+ * [N_SEQUENCES][n_positions][n_head][dim_v]. */
+static float *new_fed(td_device *dev, const att_case *c, const att_data *d, uint32_t width,
+                      uint32_t shift, bool is_together)
 {
     size_t n_y = (size_t)n_head(c) * c->dim_v;
     uint32_t n_rows = N_SEQUENCES * c->n_positions;
     float *out = test_alloc(n_rows * n_y, sizeof(float));
+    place *places = new_places(c, width, is_together);
     att_bench m = begin_case(dev, c, width, shift);
     for (uint32_t first = 0; first < n_rows; first += width) {
-        uint32_t n = td_min_u32(width, n_rows - first);
-        for (uint32_t r = 0; r < n; r++)
-            set_row(&m, c, d, r, (first + r) % N_SEQUENCES, (first + r) / N_SEQUENCES);
-        forget_pages(&m, c, first / N_SEQUENCES);
+        uint32_t n = td_min_u32(width, n_rows - first), lowest = UINT32_MAX;
+        for (uint32_t r = 0; r < n; r++) {
+            set_row(&m, c, d, r, places[first + r].sequence, places[first + r].position);
+            lowest = td_min_u32(lowest, places[first + r].position);
+        }
+        if (!is_together) /* else the other sequence may be far behind */
+            forget_pages(&m, c, lowest);
         bench_run(&m.b, n, 0);
         for (uint32_t r = 0; r < n; r++) {
-            uint32_t sequence = (first + r) % N_SEQUENCES, position = (first + r) / N_SEQUENCES;
-            memcpy(out + ((size_t)sequence * c->n_positions + position) * n_y,
+            place at = places[first + r];
+            memcpy(out + ((size_t)at.sequence * c->n_positions + at.position) * n_y,
                    view_row(td_all(m.y), r) + 1, n_y * sizeof(float));
         }
     }
     bench_destroy(&m.b);
+    free(places);
     return out;
+}
+
+static float *new_results(td_device *dev, const att_case *c, const att_data *d, uint32_t width,
+                          uint32_t shift)
+{
+    return new_fed(dev, c, d, width, shift, false);
 }
 
 /* One head of one row in f64. *error bounds what f32 scores may do to the weights. */
@@ -389,6 +426,71 @@ static void check_a_bad_key_shows(td_device *dev, const att_case *clean)
     free_data(&d);
 }
 
+/* Rows of a sequence that stand together share their keys' and values' loads: pairs of a row and a
+ * head around every size of a tile, groups that do and do not divide it, and tiles of two sequences
+ * in a batch. Each row is as it is alone, and as f64 has it. */
+static void test_rows_that_stand_together_are_as_alone(void **state)
+{
+    (void)state;
+    static const uint32_t groups[] = {1, 2, 3, 4, 5, 8, 16, 17},
+                          widths[] = {2, 3, 6, 9, 18, 26, 64};
+    for (size_t g = 0; g < TD_COUNT(groups); g++) {
+        const att_case c = {"F16",
+                            "F16",
+                            1,
+                            groups[g],
+                            32,
+                            32,
+                            g % 3 == 1 ? 50 : 0,
+                            0,
+                            90,
+                            TD_MODE_VERIFY,
+                            g % 3 == 2 ? 40 : 0,
+                            0};
+        att_data d = new_data(&c);
+        size_t n = (size_t)N_SEQUENCES * c.n_positions * n_head(&c) * c.dim_v;
+        for (size_t i = 0; i < n_test_devices; i++) {
+            float *want = new_fed(test_devices[i], &c, &d, 1, 0, false);
+            check_results(test_devices[i], &c, &d, want);
+            for (size_t w = 0; w < TD_COUNT(widths); w++) {
+                float *y = new_fed(test_devices[i], &c, &d, widths[w], (uint32_t)w, true);
+                check_same_bits(y, want, n, "rows together", test_devices[i]);
+                free(y);
+            }
+            free(want);
+        }
+        free_data(&d);
+    }
+}
+
+/* Heads of the sizes whose tiles differ: a lane has one part of a value, several, and all of it. */
+static void test_tiles_of_all_head_sizes_keep_rows_apart(void **state)
+{
+    (void)state;
+    static const uint32_t widths[] = {7, 20};
+    const att_case cases[] = {{"Q8_0", "F16", 1, 4, 80, 80, 0, 0, 70, TD_MODE_VERIFY, 0, 0},
+                              {"F16", "Q4_0", 2, 3, 256, 256, 0, 0, 70, TD_MODE_VERIFY, 0, 1.0f},
+                              {"Q4_0", "Q8_0", 1, 5, 20, 300, 0, 0, 66, TD_MODE_VERIFY, 0, 0},
+                              {"F16", "F16", 1, 16, 576, 512, 0, 0, 66, TD_MODE_VERIFY, 0, 0},
+                              {"F32", "F32", 1, 2, 8, 520, 0, 0, 66, TD_MODE_VERIFY, 0, 0}};
+    for (size_t k = 0; k < TD_COUNT(cases); k++) {
+        const att_case *c = &cases[k];
+        att_data d = new_data(c);
+        size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
+        for (size_t i = 0; i < n_test_devices; i++) {
+            float *want = new_fed(test_devices[i], c, &d, 1, 0, false);
+            check_results(test_devices[i], c, &d, want);
+            for (size_t w = 0; w < TD_COUNT(widths); w++) {
+                float *y = new_fed(test_devices[i], c, &d, widths[w], 1, true);
+                check_same_bits(y, want, n, "tiles", test_devices[i]);
+                free(y);
+            }
+            free(want);
+        }
+        free_data(&d);
+    }
+}
+
 /* Sequence 1 is poisoned from its first position, sequence 0 at a position
  * that leaves the window. */
 static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
@@ -410,7 +512,7 @@ static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
                     d.k[(size_t)c.n_positions * c.dim_k + j] = hostile[h];
                 for (uint32_t j = 0; j < c.dim_k; j++)
                     d.k[BAD * c.dim_k + j] = d.v[BAD * c.dim_v + j] = hostile[h];
-                float *y = new_results(test_devices[i], &c, &d, 20, 0);
+                float *y = new_fed(test_devices[i], &c, &d, 20, 0, h % 2 == 0);
                 for (uint32_t p = 0; p < c.n_positions; p++) {
                     if (p < BAD || p >= BAD + WINDOW)
                         check_same_bits(y + p * n_y, want + p * n_y, n_y, "beside hostile rows",
@@ -427,6 +529,64 @@ static void test_hostile_positions_reach_only_rows_that_see_them(void **state)
     }
 }
 
+/* Bytes of keys and values that a run of rows at a depth asks for, and those there are. */
+static td_traffic traffic_of(td_device *dev, const att_case *c, uint32_t n_rows, uint32_t depth)
+{
+    td_err err = {0};
+    att_bench m = begin_case(dev, c, n_rows, 0);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        memset(view_row(td_all(m.q), r), 0, (size_t)n_head(c) * c->dim_k * sizeof(float));
+        memset(view_row(td_all(m.k), r), 0, ((size_t)c->n_head_kv * c->dim_k + 3) * sizeof(float));
+        memset(view_row(td_all(m.v), r), 0, (size_t)c->n_head_kv * c->dim_v * sizeof(float));
+        i32_data(m.positions)[r] = (int32_t)(depth + r);
+        i32_data(m.slots)[r] = 1;
+    }
+    must(td_program_profile(m.b.p, true, &err), &err);
+    bench_run(&m.b, n_rows, 0);
+    td_op_time times[TD_OP_NAMES_MAX];
+    uint32_t n = td_program_op_times(m.b.p, times, TD_OP_NAMES_MAX);
+    td_traffic sum = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        sum.issued += times[i].traffic.issued;
+        sum.there += times[i].traffic.there;
+    }
+    bench_destroy(&m.b);
+    return sum;
+}
+
+/* Up to 64 pairs of a row and a head of a group, keys and values are asked for once; a chunk of a
+ * prompt, once for each 64. A row of f16 keys or values of 128 is 256 bytes. */
+static void test_keys_and_values_are_read_once_for_a_tile(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t n_head_kv, group, n_rows, depth;
+        td_mode mode;
+        double most;
+    } cases[] = {
+        {8, 4, 1, 0, TD_MODE_VERIFY, 1.0},       {8, 4, 1, 2000, TD_MODE_VERIFY, 1.0},
+        {8, 4, 5, 700, TD_MODE_VERIFY, 1.0},     {8, 4, 8, 2000, TD_MODE_VERIFY, 1.0},
+        {8, 4, 16, 100, TD_MODE_VERIFY, 1.0},    {8, 4, 16, 2500, TD_MODE_VERIFY, 1.0},
+        {8, 4, 64, 1000, TD_MODE_VERIFY, 4.0},   {2, 8, 8, 300, TD_MODE_VERIFY, 1.0},
+        {4, 1, 64, 300, TD_MODE_VERIFY, 1.0},    {8, 4, 256, 0, TD_MODE_PREFILL, 16.0},
+        {8, 4, 100, 1000, TD_MODE_PREFILL, 7.0},
+    };
+    for (size_t i = 0; i < n_test_devices; i++)
+        for (size_t k = 0; is_vulkan(test_devices[i]) && k < TD_COUNT(cases); k++) {
+            const att_case c = {.type_k = "F16",
+                                .type_v = "F16",
+                                .n_head_kv = cases[k].n_head_kv,
+                                .group = cases[k].group,
+                                .dim_k = 128,
+                                .dim_v = 128,
+                                .mode = cases[k].mode};
+            td_traffic t = traffic_of(test_devices[i], &c, cases[k].n_rows, cases[k].depth);
+            double there = 512.0 * c.n_head_kv * (cases[k].depth + cases[k].n_rows);
+            assert_true(t.there == there);
+            assert_true(t.issued >= t.there && t.issued <= cases[k].most * t.there);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +597,9 @@ int main(void)
         cmocka_unit_test(test_attention_takes_sinks_into_the_sum),
         cmocka_unit_test(test_kv_store_rounds_as_the_encoders_do),
         cmocka_unit_test(test_a_row_does_not_depend_on_its_batch),
+        cmocka_unit_test(test_rows_that_stand_together_are_as_alone),
+        cmocka_unit_test(test_tiles_of_all_head_sizes_keep_rows_apart),
+        cmocka_unit_test(test_keys_and_values_are_read_once_for_a_tile),
         cmocka_unit_test(test_hostile_positions_reach_only_rows_that_see_them),
     };
     return TEST_MAIN(tests);

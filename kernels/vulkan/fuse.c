@@ -111,7 +111,7 @@ static bool can_quantize(const td_program *p, const td_op *a, const td_op *reade
         return n_k == x.n_cols && x.n_cols / a->u.rms_norm.n_groups % 32 == 0;
     case TD_OP_ATTENTION:
         return n_k == x.n_cols && n_k % 128 == 0 && a->kv->params.head_dim_v % 32 == 0 &&
-               a->kv->params.head_dim_v <= TD_VK_JOIN_DIM_MAX && td_vk_count_attention(p, a) > 1;
+               a->kv->params.head_dim_v <= TD_VK_JOIN_DIM_MAX && td_vk_has_join(p, a);
     default:
         return false;
     }

@@ -36,6 +36,7 @@ static const limit table[] = {
     {"timestampValidBits", LIMIT(timestamp_bits), 0, NULL},
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
     {"fusedOps", LIMIT(fused_ops), 0, NULL},
+    {"loadsByLane", LIMIT(loads_by_lane), 0, NULL},
     {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[1]", LIMIT(groups_y), TD_PREFILL_ROWS_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
@@ -84,6 +85,7 @@ void td_vk_limits_read(td_vk_physical *p, const VkPhysicalDeviceProperties *basi
     /* SPIR-V 1.6 lets a driver choose any of its sizes for a shader. */
     to->has_full_subgroups = f13.subgroupSizeControl && f13.computeFullSubgroups &&
                              v13->maxSubgroupSize && v13->maxSubgroupSize <= SUBGROUP_MAX;
+    to->loads_by_lane = p->info.kind == TD_DEVICE_SOFTWARE;
     if (isfinite(from->timestampPeriod))
         to->timestamp_ns = (double)from->timestampPeriod;
 }
@@ -111,7 +113,7 @@ static bool not_understood(const char *item, const char *end, td_err *err)
     }
     return td_err_set(err, TD_E_USAGE,
                       "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are %sheapBudget = a "
-                      "number above 0; computeFullSubgroups = 0",
+                      "number above 0; computeFullSubgroups and loadsByLane = 0",
                       (int)(end - item < 64 ? end - item : 64), item, names);
 }
 
@@ -130,7 +132,8 @@ static bool lower(td_vk_physical *p, const char *item, const char *end, uint64_t
     if (!value || equals[1] < '0' || equals[1] > '9')
         return false;
     uint64_t wanted = strtoull(equals + 1, &stop, 10);
-    if (stop != end || (!wanted && value != &p->limits.has_full_subgroups))
+    bool can_be_0 = value == &p->limits.has_full_subgroups || value == &p->limits.loads_by_lane;
+    if (stop != end || (!wanted && !can_be_0))
         return false;
     *value = wanted < *value ? wanted : *value;
     return true;

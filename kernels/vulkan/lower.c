@@ -1,4 +1,5 @@
-/* Ops to dispatches: the small ops here, the others in lower_mat_mul.c and lower_sequence.c. */
+/* Ops to dispatches: the small ops here, the others in lower_mat_mul.c, lower_attention.c and
+ * lower_sequence.c. */
 #include "kernels/vulkan/lower.h"
 
 #include "kernels/vulkan/shaders.h"
@@ -360,7 +361,7 @@ uint32_t td_vk_lower_count(const td_program *p, uint32_t i_op)
     case TD_OP_MAT_MUL:
         return td_vk_count_mat_mul(p, i_op);
     case TD_OP_ATTENTION:
-        return td_vk_count_attention(p, op);
+        return td_vk_count_attention(p, i_op);
     default:
         return 1;
     }
@@ -447,6 +448,8 @@ td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows)
 {
     if (s->n_row_variants)
         return td_vk_mat_mul_dispatch(s, n_rows);
+    if (s->tiling.n_group)
+        return td_vk_attention_dispatch(s, n_rows);
     uint32_t y = s->groups_y_max ? td_min_u32(n_rows, s->groups_y_max) : n_rows;
     return (td_vk_dispatch){s->pipelines[0], s->groups_x, y, s->groups_z, 1};
 }

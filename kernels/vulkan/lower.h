@@ -86,6 +86,16 @@ static inline bool writes(const td_op *op, const td_tensor *t)
     return is_written;
 }
 
+/* The first specialization constants of the shaders that read or write a cache. */
+static inline void set_cache_types(td_vk_step *s, const td_kv_params *p)
+{
+    s->key.n_spec = 4;
+    s->key.spec[0] = p->type_k->id;
+    s->key.spec[1] = p->type_v->id;
+    s->key.spec[2] = p->head_dim_k;
+    s->key.spec[3] = p->head_dim_v;
+}
+
 /* The name of a shader's variant for a weight type, in static storage. */
 const char *td_vk_variant(const char *shader, const td_type_info *type);
 
@@ -121,10 +131,15 @@ bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_s
                          td_err *err);
 td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows);
 
-/* lower_sequence.c: the ops that know of sequences. */
-uint32_t td_vk_count_attention(const td_program *p, const td_op *op);
+/* lower_attention.c: the list of tiles, where no op before has made it; attention; its strands'
+ * join, where there are several. */
+uint32_t td_vk_count_attention(const td_program *p, uint32_t i_op);
 bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
                            td_err *err);
+bool td_vk_has_join(const td_program *p, const td_op *op);
+td_vk_dispatch td_vk_attention_dispatch(const td_vk_step *s, uint32_t n_rows);
+
+/* lower_sequence.c: the other ops that know of sequences. */
 void td_vk_lower_kv_store(const td_op *op, td_vk_step *s);
 /* i_op is the first of them. */
 void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, bool has_norms, td_vk_step *s);

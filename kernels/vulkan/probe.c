@@ -210,20 +210,38 @@ static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, t
     return true;
 }
 
+/* Its variants for groups of 4 heads; of unlike types the largest shows what there is to see. */
+static bool compile_attention(const compile_run *run, const td_vk_pipeline_key *key, bool is_full,
+                              td_err *err)
+{
+    td_vk_step step = {.key = *key};
+    td_vk_attention_shape(run->d, key->spec[3], 4, &step);
+    uint32_t last = td_vk_attention_variant(&step.tiling, TD_PREFILL_ROWS_MAX);
+    for (uint32_t i = is_full ? 0 : last; i <= last; i++) {
+        td_vk_pipeline_key variant;
+        td_vk_attention_key(&step, i, &variant);
+        if (!compile_one(run, &variant, err))
+            return false;
+    }
+    return true;
+}
+
 /* Cache types in every pair, with head sizes that are and are not multiples of the blocks. */
 static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
     static const uint32_t types[] = {TD_TYPE_F32, TD_TYPE_F16, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
-    static const uint32_t head_dims[] = {64, 80, 128, 256};
+    static const uint32_t head_dims[][2] = {{64, 64}, {80, 80}, {128, 128}, {256, 256}, {576, 512}};
     for (size_t k = 0; k < TD_COUNT(types); k++)
         for (size_t v = 0; v < TD_COUNT(types); v++)
             for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
                 td_vk_pipeline_key key = {.shader = shader->name,
                                           .n_bindings = TD_VK_BINDINGS_MAX,
-                                          .spec = {types[k], types[v], head_dims[i], head_dims[i],
-                                                   true /* of rope_store */},
+                                          .spec = {types[k], types[v], head_dims[i][0],
+                                                   head_dims[i][1], true /* of rope_store */},
                                           .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
-                if (!compile_one(run, &key, err))
+                if (!strcmp(shader->name, "attention")
+                        ? !compile_attention(run, &key, types[k] == types[v], err)
+                        : !compile_one(run, &key, err))
                     return false;
             }
     return true;

@@ -19,15 +19,19 @@ static bool want_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->head.dev;
     uint32_t rows = td_op_rows(s->op, p->head.params.n_rows_max, p->head.params.n_out_max);
-    for (uint32_t i = 0; i == 0 || i < s->n_row_variants; i++) {
+    bool is_attention = s->tiling.n_group != 0;
+    uint32_t n = is_attention ? td_vk_attention_variant(&s->tiling, rows) + 1 : s->n_row_variants;
+    for (uint32_t i = 0; i == 0 || i < n; i++) {
         td_vk_pipeline_key key = s->key;
-        if (s->n_row_variants)
+        if (is_attention)
+            td_vk_attention_key(s, i, &key);
+        else if (s->n_row_variants)
             td_vk_row_variant(s, i, &key);
         s->pipelines[i] = td_vk_pipeline_want(d, &key, 0, err);
         if (!s->pipelines[i])
             return false;
         s->pipelines[i]->is_due = d->head.info.kind != TD_DEVICE_SOFTWARE;
-        if (td_vk_variant_rows(i) >= rows)
+        if (!is_attention && td_vk_variant_rows(i) >= rows)
             break;
     }
     return true;

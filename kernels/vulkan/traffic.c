@@ -25,30 +25,57 @@ static uint32_t first_visible(const td_attention_params *a, uint32_t position)
     return first;
 }
 
-/* Each row and query head reads what it sees; there is, for each sequence, what any of its rows
- * sees. */
-static td_traffic attention_traffic(const td_vk_step *s, uint32_t n_rows)
+typedef struct { /* of the positions of a sequence */
+    int32_t slot;
+    uint32_t first, end;
+} range;
+
+/* Adds what a row sees to the ranges, one for each sequence; returns their new number. */
+static uint32_t add_row(const td_op *op, uint32_t row, range *ranges, uint32_t n)
 {
-    const td_op *op = s->op;
-    const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const int32_t *positions = op->batch.positions->data, *slots = op->batch.slots->data;
-    double head_bytes = 4.0 * (kv->k_words + kv->v_words);
-    td_traffic t = {0};
-    for (uint32_t r = 0; r < n_rows; r++) {
-        uint32_t last = (uint32_t)positions[r], first = first_visible(&op->u.attention, last);
-        bool is_first_of_slot = true;
-        t.issued += head_bytes * op->u.attention.n_head * (last - first + 1);
-        for (uint32_t i = 0; i < r; i++)
-            is_first_of_slot &= slots[i] != slots[r];
-        for (uint32_t i = r + 1; is_first_of_slot && i < n_rows; i++)
-            if (slots[i] == slots[r]) {
-                first = td_min_u32(first, first_visible(&op->u.attention, (uint32_t)positions[i]));
-                last = td_max_u32(last, (uint32_t)positions[i]);
+    uint32_t last = (uint32_t)positions[row], first = first_visible(&op->u.attention, last), i = 0;
+    while (i < n && ranges[i].slot != slots[row])
+        i++;
+    if (i == n)
+        ranges[n++] = (range){slots[row], first, last + 1};
+    ranges[i].first = td_min_u32(ranges[i].first, first);
+    ranges[i].end = td_max_u32(ranges[i].end, last + 1);
+    return n;
+}
+
+static double count_positions(const range *ranges, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += ranges[i].end - ranges[i].first;
+    return sum;
+}
+
+/* The workgroups' slices take units one after another, a unit being a tile (list_tiles.comp) and a
+ * block of query heads; what slices of a workgroup see of one sequence they read together. There
+ * is, for each sequence, what any of its rows sees. */
+static td_traffic attention_traffic(const td_vk_step *s, uint32_t n_rows, uint32_t n_slices)
+{
+    const td_vk_kv *kv = (const td_vk_kv *)s->op->kv;
+    const int32_t *slots = s->op->batch.slots->data;
+    range all[TD_VK_TILE_ROWS], of_group[TD_VK_TILE_ROWS];
+    uint32_t n_all = 0, n_of_group = 0, n_units = 0;
+    double head_bytes = 4.0 * (kv->k_words + kv->v_words) * kv->head.params.n_head_kv, issued = 0;
+    for (uint32_t r = 0, end; r < n_rows; r = end) {
+        end = r;
+        while (end < n_rows && end - r < s->tiling.tile_rows && slots[end] == slots[r])
+            n_all = add_row(s->op, end++, all, n_all);
+        for (uint32_t block = 0; block < s->tiling.n_blocks; block++) {
+            for (uint32_t i = r; i < end; i++)
+                n_of_group = add_row(s->op, i, of_group, n_of_group);
+            if (++n_units % n_slices == 0 || (end == n_rows && block + 1 == s->tiling.n_blocks)) {
+                issued += count_positions(of_group, n_of_group);
+                n_of_group = 0;
             }
-        if (is_first_of_slot)
-            t.there += head_bytes * kv->head.params.n_head_kv * (last - first + 1);
+        }
     }
-    return t;
+    return (td_traffic){head_bytes * issued, head_bytes * count_positions(all, n_all)};
 }
 
 td_traffic td_vk_step_traffic(const td_vk_step *s, uint32_t n_rows)
@@ -56,7 +83,7 @@ td_traffic td_vk_step_traffic(const td_vk_step *s, uint32_t n_rows)
     td_vk_dispatch dispatch = td_vk_step_dispatch(s, n_rows);
     if (s->n_row_variants)
         return mat_mul_traffic(s, &dispatch);
-    if (!strcmp(s->key.shader, "attention"))
-        return attention_traffic(s, n_rows);
+    if (s->tiling.n_group)
+        return attention_traffic(s, n_rows, dispatch.n_passes);
     return (td_traffic){0};
 }

@@ -22,7 +22,7 @@
 #define TD_VK_GROUP_MIN      256u /* lanes of a workgroup that a device must have */
 #define TD_VK_SLICES_MAX     8u   /* of k, of 64 lanes each; mat_vec: as many as there are lanes */
 #define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
-#define TD_VK_SPEC_MAX       6u
+#define TD_VK_SPEC_MAX       7u
 #define TD_VK_SIDES_MAX      4u            /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
 #define TD_VK_HOST_BYTES     (64ull << 20) /* the same of what the host accesses */
@@ -86,6 +86,7 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t n_stage_buffers, n_set_buffers, n_stage_resources; /* its descriptors */
     uint64_t has_full_subgroups; /* 1: workgroups can be asked to be whole subgroups */
     uint64_t fused_ops;          /* that a dispatch does at most */
+    uint64_t loads_by_lane;      /* 1: a software driver, whose lanes load one after another */
     double timestamp_ns;         /* a tick; 0: no timestamps */
     uint64_t timestamp_bits;     /* above them a timestamp wraps around */
     uint32_t quirks;
@@ -228,7 +229,8 @@ typedef struct {
     /* Made for the programs that want them (lower.h), by size: */
     td_vk_buffer int8[TD_VK_SIDES_MAX];     /* its rows as inc/int8.glsl says */
     td_vk_buffer partials[TD_VK_SIDES_MAX]; /* of the attention that writes it */
-    td_vk_buffer lists[TD_VK_SIDES_MAX];    /* of experts: who chose which, inc/push.glsl */
+    /* Of experts: who chose which; of slots: whose rows stand together. inc/push.glsl */
+    td_vk_buffer lists[TD_VK_SIDES_MAX];
 } td_vk_tensor;
 
 typedef struct {
@@ -317,11 +319,19 @@ void td_vk_cache_save(td_vk_device *d);
 
 /* -- lower*.c, program.c, record.c, submit.c ------------------------------------------------- */
 
+typedef struct {      /* how attention cuts its rows and query heads, inc/push.glsl */
+    uint32_t n_group; /* query heads of a key/value head; 0: not attention */
+    uint32_t quads;   /* of pairs of a row and a head that a slice takes at most */
+    uint32_t tile_rows, n_blocks, block_heads;
+    uint32_t n_head_kv, n_slots;
+} td_vk_tiling;
+
 typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
     td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
     uint32_t n_row_variants;                       /* mat_vec; 0: one pipeline, a row per group */
+    td_vk_tiling tiling;                           /* attention, which has variants too */
     uint32_t n_panels;  /* mat_vec: of the slab, or of one of its groups */
     uint32_t n_used;    /* mat_vec by expert: those a row chose; else 0 */
     uint32_t n_experts; /* of them */
@@ -340,6 +350,13 @@ typedef struct { /* one dispatch */
     double us_per_work;  /* learned from timestamps */
 } td_vk_step;
 
+/* What of an attention step's specialization and tiling follows from its shape: head_dim_v and the
+ * query heads of a key/value head. */
+void td_vk_attention_shape(const td_vk_device *d, uint32_t head_dim_v, uint32_t n_group,
+                           td_vk_step *s);
+/* Which of its variants is for so many rows (more rows never have a lower one), and its key. */
+uint32_t td_vk_attention_variant(const td_vk_tiling *t, uint32_t n_rows);
+void td_vk_attention_key(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key);
 /* What of a mat_vec step's specialization follows from the shape of its weight. */
 void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s);
 /* The i-th row variant of a mat_vec step, and its rows. */
@@ -355,8 +372,10 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *out, td_e
 /* How a step runs for a number of rows. */
 typedef struct {
     td_vk_pipeline *pipeline;
-    uint32_t x, y, z;  /* workgroups */
-    uint32_t n_passes; /* mat_vec: over the weight; each has workgroups of its own along x */
+    uint32_t x, y, z; /* workgroups */
+    /* mat_vec: over the weight, each with workgroups of its own along x; attention: slices of a
+     * workgroup. */
+    uint32_t n_passes;
 } td_vk_dispatch;
 td_vk_dispatch td_vk_step_dispatch(const td_vk_step *s, uint32_t n_rows);
 

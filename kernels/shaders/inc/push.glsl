@@ -14,7 +14,8 @@
  *     list_experts  0 experts  1 lists
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
- *     attention  0 q     1 K  2 V  3 positions  4 slots  5 pages  6 y, partials  7 sinks
+ *     list_tiles 0 positions  1 slots        2 tiles
+ *     attention  0 q     1 K  2 V  3 positions  4 tiles  5 pages  6 y, partials  7 sinks
  *     rope_store 0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages  7 cos_sin  8 q
  *                9 q's weight  10 k's weight
  *     attention_join  0 partials  1 y        2 sinks  3 q
@@ -158,11 +159,30 @@ struct push_rope_store {
     float eps;
 };
 
-/* One workgroup per query head (x), row (y) and strand (z). With several strands the results go to
- * partials, for attention_join, which alone then takes the sinks. */
+/* Tiles of attention: up to tile_rows rows of one sequence that stand together. tiles: word 0 their
+ * number; from word TD_VK_TILE_HEAD on TD_VK_TILE_WORDS words for each: the first row, the number of
+ * rows, their slot, the least and the greatest number of positions up to one of them. One workgroup,
+ * a lane a row. */
+#define TD_VK_TILE_ROWS  256 /* TD_PREFILL_ROWS_MAX */
+#define TD_VK_TILE_HEAD  4u
+#define TD_VK_TILE_WORDS 5u
+struct push_list_tiles {
+    uint n_rows;
+    uint tile_rows;
+};
+
+/* A unit is a tile and block_heads of the query heads of a key/value head, which are n_blocks such
+ * blocks. Grid: x = groups of `slices` units of a key/value head, then the next head's; z = strand.
+ * If the rows of a sequence stand together, each workgroup has one group, else it may have more.
+ * With several strands the results go to partials, for attention_join, which alone then takes the
+ * sinks. */
+#define TD_VK_ATTENTION_TILES(n_rows, tile_rows, n_slots)                                          \
+    ((n_rows) <= (n_slots) ? (n_rows) : ((n_rows) - (n_slots)) / (tile_rows) + (n_slots))
+#define TD_VK_ATTENTION_GROUPS(n_rows, tile_rows, n_slots, n_blocks, slices)                       \
+    ((TD_VK_ATTENTION_TILES(n_rows, tile_rows, n_slots) * (n_blocks) + (slices) - 1u) / (slices))
 struct push_attention {
     uint n_rows;
-    uint n_head, n_head_kv, head_dim_k, head_dim_v;
+    uint n_head, n_head_kv;
     uint k_words, v_words;
     float scale;
     uint window, chunk; /* 0: none */
@@ -172,6 +192,7 @@ struct push_attention {
     uint y_col0, y_stride;
     uint n_pages_max, n_slots, n_pages;
     uint n_strands;
+    uint tile_rows, n_blocks, block_heads;
 };
 
 /* One workgroup per query head (x) and row (y). */
