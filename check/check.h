@@ -42,7 +42,7 @@ typedef struct {
     const char *only;  /* one op or part alone; NULL: all */
     bool is_quick;     /* small shapes and 20 repeats */
     double budget_s;   /* of the ops: after it large shapes are left out, and on a software device
-                        * all but one case of each op; 0: none */
+                        * after twice that all but one case of each op; 0: none */
     void (*progress)(const char *op, const char *shape); /* may be NULL */
 } td_check_params;
 

@@ -12,6 +12,7 @@
 
 #define REPEATS       100u
 #define REPEATS_QUICK 20u
+#define SOFTWARE_TIMES 2.0
 #define OP_SHARE      0.4 /* of the time there is: for the large shapes of one op */
 
 typedef struct {
@@ -52,7 +53,7 @@ static bool is_wanted(const tour *t, const td_case *c)
 static bool is_late(const tour *t, const td_case *c, const td_check_item *op)
 {
     bool is_software = t->report->info.kind == TD_DEVICE_SOFTWARE;
-    double budget_s = t->params->budget_s;
+    double budget_s = t->params->budget_s * (is_software ? SOFTWARE_TIMES : 1);
     if (!c->is_large && !(is_software && (op->parts & c->parts) == c->parts))
         return false;
     return budget_s > 0 &&
