@@ -26,6 +26,13 @@ layout(set = 0, binding = 3) buffer pick_ints { int picks[]; };
 #define ENTRIES  (FOUND + TOP_RECENT) /* and recent ones */
 #define OWN      5u                   /* ENTRIES / LANES, rounded up */
 #define FAR_DOWN -1e30
+
+/* Of `best`. */
+#define FIRST_LOGIT 0u
+#define FIRST_SCORE 1u
+#define FIRST_TOKEN 2u
+#define FIRST_KEPT  3u
+
 #define NO_ID    0xffffffffu
 #define ONE      1048576.0 /* weight of the first entry; a sum of all is below 2^31 */
 
@@ -36,6 +43,10 @@ shared uint counts[3];
 shared uint n_odd, n_found, n_groups, n_entries, n_dropped;
 shared uint listed, recent; /* weights */
 shared int least, first_key;
+shared struct {
+    int key;
+    uint id;
+} best[4];
 
 uint t, i_draw, i_parts;
 
@@ -43,19 +54,14 @@ float draw_float(uint i) { return intBitsToFloat(draws[i_draw + i]); }
 
 int part(uint i, uint word) { return parts[i_parts + i * PART_WORDS + word]; }
 
-/* The first of all lanes by key, then by lower id; to keys[0], ids[0]. */
-void find_first(int key, uint id)
+/* The first of all lanes by key, then by lower id; i: which of `best`. */
+void find_first(uint i, int key, uint id)
 {
-    keys[t] = key;
-    ids[t] = id;
+    atomicMax(best[i].key, key);
     barrier();
-    for (uint n = LANES / 2u; n > 0u; n >>= 1) {
-        if (t < n && (keys[t + n] > keys[t] || (keys[t + n] == keys[t] && ids[t + n] < ids[t]))) {
-            keys[t] = keys[t + n];
-            ids[t] = ids[t + n];
-        }
-        barrier();
-    }
+    if (best[i].key == key)
+        atomicMin(best[i].id, id);
+    barrier();
 }
 
 float add_up(float sum)
@@ -78,6 +84,47 @@ float race_score(uint id, float score)
     uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
     uvec4 bits = top_noise(uvec4(id / 4u, position, 0u), stream);
     return score - top_log2_noise(bits[id % 4u]);
+}
+
+/* The candidates of all parts that come near the best; its score and token. */
+void race(float largest, float scale, out float score, out uint token)
+{
+    uint i_to = gl_WorkGroupID.y * PICK_WORDS + PICK_CANDIDATES;
+    score = FAR_DOWN;
+    token = NO_ID;
+    for (uint i = t; i < p.n_parts; i += LANES)
+        if (part(i, 0u) != KEY_NONE)
+            score = max(score, intBitsToFloat(part(i, PART_BEST)) +
+                                   (top_value(part(i, 0u)) - largest) * scale);
+    find_first(FIRST_SCORE, top_key(score), t);
+    float bound = top_value(best[FIRST_SCORE].key) - TOP_WINDOW;
+    score = FAR_DOWN;
+    for (uint i = t; i < p.n_parts; i += LANES) {
+        uint n = uint(part(i, PART_N));
+        float offset = (top_value(part(i, 0u)) - largest) * scale;
+        if (part(i, 0u) == KEY_NONE || intBitsToFloat(part(i, PART_BEST)) + offset < bound)
+            continue;
+        if (n > TOP_CANDIDATES)
+            atomicAdd(n_found, TOP_CANDIDATES + 1u);
+        for (uint k = 0u; k < n && n <= TOP_CANDIDATES; k++) {
+            uint from = PART_CANDIDATES + 3u * k, id = uint(part(i, from));
+            float here = intBitsToFloat(part(i, from + 1u)) + offset;
+            if (here < bound)
+                continue;
+            if (here > score || (here == score && id < token)) {
+                score = here;
+                token = id;
+            }
+            uint slot = atomicAdd(n_found, 1u);
+            if (slot < TOP_CANDIDATES) {
+                picks[i_to + 2u * slot] = int(id);
+                picks[i_to + 2u * slot + 1u] = part(i, from + 2u);
+            }
+        }
+    }
+    find_first(FIRST_TOKEN, top_key(score), token);
+    score = top_value(best[FIRST_TOKEN].key);
+    token = best[FIRST_TOKEN].id;
 }
 
 bool is_recent(uint id)
@@ -201,7 +248,7 @@ void complete(uint n, float largest, float scale)
 
 /* The list is written in order. The device's own choice is the winner of those that top-k, top-p
  * and min-p keep; where the list ends before they do, it is the winner of all. */
-uint choose(uint n, float mass, float largest, float scale, float best, uint token)
+uint choose(uint n, float mass, float largest, float scale, float score, uint token)
 {
     uint i_list = gl_WorkGroupID.y * PICK_WORDS + PICK_LIST, n_list = uint(draws[i_draw + DRAW_N_LIST]);
     uint top_k = uint(draws[i_draw + DRAW_TOP_K]), n_all = n_entries;
@@ -248,18 +295,17 @@ uint choose(uint n, float mass, float largest, float scale, float best, uint tok
         }
         bool is_kept = ranks[k] == 0u ||
                        ((top_k == 0u || ranks[k] < top_k) && float(before[k]) < wanted);
-        int score = top_key(race_score(ids[i], (top_value(keys[i]) - largest) * scale));
-        if (is_kept && (score > key || (score == key && ids[i] < id))) {
-            key = score;
+        int here = top_key(race_score(ids[i], (top_value(keys[i]) - largest) * scale));
+        if (is_kept && (here > key || (here == key && ids[i] < id))) {
+            key = here;
             id = ids[i];
         }
     }
-    barrier();
-    find_first(key, id);
+    find_first(FIRST_KEPT, key, id);
     /* Does the list end before the others do? */
     bool is_open = top_k == 0u && draws[i_draw] == KIND_RACE && n_dropped == 0u &&
                    float(listed) < wanted;
-    return is_open && top_key(best) > keys[0] ? token : ids[0];
+    return is_open && top_key(score) > best[FIRST_KEPT].key ? token : best[FIRST_KEPT].id;
 }
 
 void main()
@@ -281,6 +327,10 @@ void main()
     }
     if (t < 3u)
         counts[t] = 0u;
+    if (t < 4u) {
+        best[t].key = KEY_NONE;
+        best[t].id = NO_ID;
+    }
     barrier();
     for (uint i = t; i < p.n_parts; i += LANES) {
         if (part(i, PART_FINITE) == 0)
@@ -290,51 +340,23 @@ void main()
             id = uint(part(i, PART_ID));
         }
     }
-    find_first(key, id);
-    key = keys[0];
-    id = key == KEY_NONE ? 0u : ids[0];
-    barrier();
+    find_first(FIRST_LOGIT, key, id);
+    key = best[FIRST_LOGIT].key;
+    id = key == KEY_NONE ? 0u : best[FIRST_LOGIT].id;
     bool is_finite = n_odd == 0u, has_key = key != KEY_NONE;
     float largest = has_key ? top_value(key) : 0.0;
     bool is_race = kind == KIND_RACE && is_finite;
-    float scale = draw_float(DRAW_SCALE), best = FAR_DOWN, mass = 0.0;
-    for (uint i = t; i < p.n_parts; i += LANES)
-        if (is_finite && part(i, 0u) != KEY_NONE) {
-            float offset = (top_value(part(i, 0u)) - largest) * scale;
-            best = max(best, intBitsToFloat(part(i, PART_BEST)) + offset);
-            mass += intBitsToFloat(part(i, PART_MASS)) * exp2(offset);
-        }
-    mass = add_up(mass);
-    find_first(top_key(best), t);
-    float bound = top_value(keys[0]) - TOP_WINDOW;
-    barrier();
-    best = FAR_DOWN;
+    float scale = draw_float(DRAW_SCALE), score = FAR_DOWN, mass = 0.0;
     uint token = NO_ID;
-    for (uint i = t; i < p.n_parts; i += LANES)
-        if (is_race && part(i, 0u) != KEY_NONE) {
-            uint n = uint(part(i, PART_N));
-            float offset = (top_value(part(i, 0u)) - largest) * scale;
-            if (n > TOP_CANDIDATES && intBitsToFloat(part(i, PART_BEST)) + offset >= bound)
-                atomicAdd(n_found, TOP_CANDIDATES + 1u);
-            for (uint k = 0u; k < n && n <= TOP_CANDIDATES; k++) {
-                uint from = PART_CANDIDATES + 3u * k;
-                float score = intBitsToFloat(part(i, from + 1u)) + offset;
-                if (score < bound)
-                    continue;
-                if (score > best || (score == best && uint(part(i, from)) < token)) {
-                    best = score;
-                    token = uint(part(i, from));
-                }
-                uint slot = atomicAdd(n_found, 1u);
-                if (slot < TOP_CANDIDATES) {
-                    picks[i_pick + PICK_CANDIDATES + 2u * slot] = part(i, from);
-                    picks[i_pick + PICK_CANDIDATES + 2u * slot + 1u] = part(i, from + 2u);
-                }
-            }
-        }
-    find_first(top_key(best), token);
-    best = top_value(keys[0]);
-    token = ids[0];
+    if (draws[i_draw + DRAW_HAS_MASS] != 0 && is_finite) {
+        for (uint i = t; i < p.n_parts; i += LANES)
+            if (part(i, 0u) != KEY_NONE)
+                mass += intBitsToFloat(part(i, PART_MASS)) *
+                        exp2((top_value(part(i, 0u)) - largest) * scale);
+        mass = add_up(mass);
+    }
+    if (is_race)
+        race(largest, scale, score, token);
     uint n_race = n_found;
     barrier();
     if (t == 0u)
@@ -348,7 +370,7 @@ void main()
     if (is_finite && (n > 0u || n_recent > 0u)) {
         complete(n, largest, scale);
         if (kind != KIND_GREEDY && kind != KIND_NONE) {
-            token = choose(n, mass, largest, scale, best, token);
+            token = choose(n, mass, largest, scale, score, token);
         } else {
             int key_recent = KEY_NONE;
             uint id_recent = NO_ID;
@@ -356,10 +378,11 @@ void main()
                 key_recent = keys[t];
                 id_recent = ids[t];
             }
-            barrier();
-            find_first(key_recent, id_recent);
-            bool is_first = !has_key || keys[0] > key || (keys[0] == key && ids[0] < id);
-            token = is_first ? ids[0] : id;
+            find_first(FIRST_KEPT, key_recent, id_recent);
+            key_recent = best[FIRST_KEPT].key;
+            id_recent = best[FIRST_KEPT].id;
+            bool is_first = !has_key || key_recent > key || (key_recent == key && id_recent < id);
+            token = is_first ? id_recent : id;
         }
     } else {
         token = is_race ? token : id;

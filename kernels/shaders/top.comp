@@ -19,11 +19,11 @@ layout(set = 0, binding = 2) buffer part_ints { int parts[]; };
 #define GROUPS   4u
 #define FAR_DOWN -1e30
 
-shared int keys[LANES];
-shared uint ids[LANES];
-shared float bests[LANES], sums[LANES];
+/* Largest and least of all lanes come by atomics, which need a barrier each, not one a level. */
+shared int key_max, score_max;
+shared float sums[LANES];
 shared uint marks[TOP_CHUNK / 32u]; /* recent tokens */
-shared uint n_odd, n_found;
+shared uint id_max, n_odd, n_found;
 
 /* A score that cannot win: 2^-33 <= E < 23, and the chunk's largest logit scores above -5. */
 #define NO_CHANCE -40.0
@@ -42,6 +42,9 @@ void main()
     if (t == 0u) {
         n_odd = 0u;
         n_found = 0u;
+        id_max = 0xffffffffu;
+        key_max = KEY_NONE;
+        score_max = KEY_NONE;
     }
     if (t < TOP_CHUNK / 32u)
         marks[t] = 0u;
@@ -71,26 +74,20 @@ void main()
             }
         }
     }
-    keys[t] = key;
-    ids[t] = id;
     if (draws[i_draw + DRAW_N_LIST] != 0) {
         parts[i_part + PART_MAXIMA + t] = maxima[0];
         parts[i_part + PART_MAXIMA + LANES + t] = maxima[1];
     }
-    barrier();
     if (is_odd)
         atomicAdd(n_odd, 1u);
-    for (uint n = LANES / 2u; n > 0u; n >>= 1) {
-        if (t < n && (keys[t + n] > keys[t] || (keys[t + n] == keys[t] && ids[t + n] < ids[t]))) {
-            keys[t] = keys[t + n];
-            ids[t] = ids[t + n];
-        }
-        barrier();
-    }
-    bool is_good = n_odd == 0u && keys[0] != KEY_NONE;
+    atomicMax(key_max, key);
+    barrier();
+    if (key == key_max)
+        atomicMin(id_max, id);
+    bool is_good = n_odd == 0u && key_max != KEY_NONE;
     bool is_race = draws[i_draw] == KIND_RACE && is_good;
     bool has_mass = draws[i_draw + DRAW_HAS_MASS] != 0 && is_good;
-    float largest = top_value(keys[0]), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
+    float largest = top_value(key_max), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
     float best = FAR_DOWN, sum = 0.0;
     if (is_race || has_mass) {
         uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
@@ -117,17 +114,16 @@ void main()
             }
         }
     }
-    bests[t] = best;
+    if (is_race)
+        atomicMax(score_max, top_key(best));
     sums[t] = sum;
     barrier();
-    for (uint n = LANES / 2u; n > 0u; n >>= 1) {
-        if (t < n) {
-            bests[t] = max(bests[t], bests[t + n]);
+    for (uint n = has_mass ? LANES / 2u : 0u; n > 0u; n >>= 1) {
+        if (t < n)
             sums[t] += sums[t + n];
-        }
         barrier();
     }
-    best = bests[0];
+    best = is_race ? top_value(score_max) : FAR_DOWN;
     if (is_race)
         for (uint i = 0u; i < 4u * GROUPS; i++)
             if (values[i] > FAR_DOWN && values[i] >= best - TOP_WINDOW) {
@@ -142,8 +138,8 @@ void main()
             }
     barrier();
     if (t == 0u) {
-        parts[i_part] = keys[0];
-        parts[i_part + PART_ID] = keys[0] == KEY_NONE ? 0 : int(ids[0]);
+        parts[i_part] = key_max;
+        parts[i_part + PART_ID] = key_max == KEY_NONE ? 0 : int(id_max);
         parts[i_part + PART_FINITE] = n_odd == 0u ? 1 : 0;
         parts[i_part + PART_N] = int(n_found);
         parts[i_part + PART_BEST] = floatBitsToInt(best);
