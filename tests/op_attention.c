@@ -397,8 +397,7 @@ static void test_a_row_does_not_depend_on_its_batch(void **state)
         size_t n = (size_t)N_SEQUENCES * c->n_positions * n_head(c) * c->dim_v;
         for (size_t i = 0; i < n_test_devices; i++) {
             float *want = new_results(test_devices[i], c, &d, wants_brief() ? 5 : 1, 0);
-            for (size_t w = wants_brief() ? 4 : 1; w < TD_COUNT(widths);
-                 w += wants_brief() ? 2 : 1) {
+            for (size_t w = wants_brief() ? TD_COUNT(widths) - 1 : 1; w < TD_COUNT(widths); w++) {
                 float *y = new_results(test_devices[i], c, &d, widths[w], (uint32_t)w);
                 check_same_bits(y, want, n, "row invariance", test_devices[i]);
                 free(y);
