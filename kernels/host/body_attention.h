@@ -65,6 +65,7 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     uint32_t n_pages = kv->base.params.n_pages, page0 = page * POSITIONS;
     uint32_t in_cache = (uint32_t)a->pages[page];
     uint32_t next = is_last ? n_pages : (uint32_t)a->pages[page + 1]; /* if anyone sees it */
+    float c[TD_HOST_QUERIES_MAX] = {0};
     TD_ASSERT(in_cache < n_pages);
     const uint8_t *k = kv->k + head_at(a, in_cache) * kv->head_bytes_k;
     const uint8_t *v = kv->v + head_at(a, in_cache) * kv->head_bytes_v;
@@ -82,9 +83,14 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
         q->end = td_min_u32(q->last - page0 + 1, POSITIONS);
         float largest = finish_scores(q->s, q->begin, q->end, a->params->scale, a->params->softcap);
         float m = largest > q->m ? largest : q->m;
-        q->c = td_arith_exp(q->m - m);
-        q->sum = fmaf(q->sum, q->c, exp_scores(q->s, m));
+        c[i] = q->m - m;
         q->m = m;
+    }
+    for (uint32_t i = 0; i < n; i += VL)
+        vf_store(c + i, vf_exp(vf_load(c + i)));
+    for (uint32_t i = 0; i < n; i++) {
+        qs[i]->c = c[i];
+        qs[i]->sum = fmaf(qs[i]->sum, c[i], exp_scores(qs[i]->s, qs[i]->m));
     }
     if (n > QUERIES)
         add_many(kv, v, qs, n, &next_keys);
