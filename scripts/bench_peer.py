@@ -28,6 +28,7 @@ import time
 
 
 HZ = os.sysconf("SC_CLK_TCK")
+builds = set()  # what the reference says of itself
 others = {"busy": 0.0, "all": 0.0}  # CPU seconds of other programs while ours ran; and all there were
 
 
@@ -105,12 +106,13 @@ def run_llama_bench(a, model, device):
         text = call(base + test, "llama-bench")
         try:
             for t in json.loads(text):
+                builds.add(a.peer_name or describe_build(a.llama_bench, t))
                 rate = statistics.median(t["samples_ts"])
                 name = ("tg%d" % t["n_gen"] if t["n_gen"] else
                         "verify%d" % t["n_prompt"] if len(found) or not a.pp else
                         "pp%d" % t["n_prompt"])
                 found[name] = (rate, None)
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             sys.exit("llama-bench printed what cannot be read (%s: %s): %.200s" %
                      (type(e).__name__, e, text))
     one = found.get("verify1", found.get("tg%d" % a.tg, (None,)))[0]
@@ -118,6 +120,27 @@ def run_llama_bench(a, model, device):
         rate = found["verify%d" % n][0]
         found["verify%d" % n] = (rate, one * n / rate if one else None)
     return found
+
+
+def describe_build(path, test):
+    """Which llama.cpp this is: its commit, and how it was compiled, which the cache of the CMake
+    build it lies in knows. That decides its speed: a build for any CPU is no measure for this one."""
+    told = "llama.cpp %s (%s), %s" % (test.get("build_number", "?"), test.get("build_commit", "?"),
+                                      test.get("backends", "?"))
+    folder = os.path.dirname(os.path.realpath(path))
+    for cache in (os.path.join(folder, "CMakeCache.txt"),
+                  os.path.join(os.path.dirname(folder), "CMakeCache.txt")):
+        try:
+            with open(cache, errors="replace") as f:
+                entries = dict(line.rstrip("\n").split("=", 1) for line in f
+                               if line[:1].isalpha() and "=" in line)
+        except OSError:
+            continue
+        wanted = ("CMAKE_BUILD_TYPE:STRING", "CMAKE_C_FLAGS:STRING", "GGML_NATIVE:BOOL",
+                  "GGML_CPU_ALL_VARIANTS:BOOL")
+        return told + ", built with " + " ".join(
+            "%s=%s" % (k.partition(":")[0], entries[k]) for k in wanted if entries.get(k))
+    return told + ", built elsewhere"
 
 
 def short(x):
@@ -167,6 +190,8 @@ def parse_args(argv):
     p.add_argument("--tandem", default=os.environ.get("TANDEM", "build/release/tandem"))
     p.add_argument("--llama-bench", default=os.environ.get("LLAMA_BENCH"))
     p.add_argument("--peer", default=os.environ.get("TANDEM_PEER"))
+    p.add_argument("--peer-name", help="what to call the reference (default: what llama-bench and "
+                   "the CMake build it lies in tell)")
     p.add_argument("--peer-args", default="", help="more arguments for the reference")
     a = p.parse_args(argv)
     if not a.llama_bench and not a.peer:
@@ -190,7 +215,8 @@ def main(argv):
     for model in a.model:
         for device in a.device:
             compare(a, model, device, out)
-    print("\n%d turns of %d repeats. Other programs took %.0f %% of the CPU meanwhile." %
+    print("\nThe reference: %s." % "; ".join(sorted(builds or {a.peer_name or a.peer})))
+    print("%d turns of %d repeats. Other programs took %.0f %% of the CPU meanwhile." %
           (a.turns, a.repeat, 100 * others["busy"] / max(others["all"], 1e-9)))
 
 

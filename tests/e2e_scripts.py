@@ -206,6 +206,17 @@ class Scripts(unittest.TestCase):
         self.assertEqual([rows[t][4] for t in ('pp16', 'tg4', 'verify1', 'verify4')],
                          ['116.0', '100.0', '101.0', '104.0'])
         self.assertEqual(rows['verify4'][8], '%.2f' % (101 * 4 / 104))
+        self.assertIn('The reference: llama.cpp ? (?), ?, built elsewhere.', r.stdout)
+
+    def test_the_build_of_the_reference_is_named(self):
+        tool = self.path('llama-bench', LLAMA_BENCH)
+        os.chmod(tool, 0o755)
+        self.path('CMakeCache.txt', '// a comment=\nCMAKE_C_FLAGS:STRING=-march=znver3\nGGML_NATIVE:BOOL=OFF\n')
+        args = [*self.SHAPE, '--device', 'host:1', '--turns', '1', '--llama-bench', tool]
+        r = self.script('bench_peer.sh', *args)
+        self.assertIn('built with CMAKE_C_FLAGS=-march=znver3 GGML_NATIVE=OFF.', r.stdout)
+        r = self.script('bench_peer.sh', *args, '--peer-name', 'the prebuilt one')
+        self.assertIn('The reference: the prebuilt one.', r.stdout)
 
     def test_a_reference_that_fails_or_babbles(self):
         for text in ('import sys; sys.exit(3)', 'print("hello")', 'print("{}")', 'print("[]")',

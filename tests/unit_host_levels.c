@@ -216,7 +216,7 @@ static void check_device(td_device *dev, const block_case *c, const float *want,
 
 static void check_levels(const block_case *c)
 {
-    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static const char *const levels[] = {"generic", "avx2", "avxvnni", "avx512"};
     const uint32_t n_rows = 64;
     td_err err = {0};
     td_device *scalar = td_device_create("scalar", &err);
@@ -386,7 +386,7 @@ static void test_queries_that_share_keys_keep_their_bits(void **state)
         {"Q4_0", "Q4_0", 3, 1, 72, 40, 70, 0, 0},  {"F32", "Q8_0", 1, 7, 33, 130, 3, 0, 0},
         {"Q8_0", "F32", 2, 2, 70, 5, 0, 50, 2.0f}, {"F16", "Q4_0", 1, 16, 96, 64, 100, 70, 0},
     };
-    static const char *const levels[] = {"generic", "avx2", "avx512"};
+    static const char *const levels[] = {"generic", "avx2", "avxvnni", "avx512"};
     static const uint32_t widths[] = {20, 7, 3, 2, 1};
     const uint32_t first = 117, n = 20;
     td_err err = {0};
@@ -422,7 +422,7 @@ static void test_an_unknown_level_is_refused(void **state)
     unsetenv("TD_HOST_ISA");
     assert_int_equal(err.code, TD_E_USAGE);
     assert_non_null(strstr(err.message, "avx1024"));
-    assert_non_null(strstr(err.message, "allowed: generic, avx2, avx512"));
+    assert_non_null(strstr(err.message, "allowed: generic, avx2, avxvnni, avx512"));
     assert_false(info.is_usable);
 }
 

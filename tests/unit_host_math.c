@@ -16,14 +16,14 @@
 
 #define CHUNK 4096u
 
-static const td_host_kernels *levels[3];
+static const td_host_kernels *levels[4];
 static size_t n_levels;
 
 /* The levels this CPU has; the best one comes first. */
 static int find_levels(void **state)
 {
     (void)state;
-    static const char *const names[] = {"avx512", "avx2", "generic"};
+    static const char *const names[] = {"avx512", "avxvnni", "avx2", "generic"};
     for (size_t i = 0; i < TD_COUNT(names); i++) {
         setenv("TD_HOST_ISA", names[i], 1);
         const td_host_kernels *k = td_host_find_kernels(NULL);

@@ -5,43 +5,81 @@
 #include "base/check.h"
 #include "base/mem.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-static const td_host_kernels *best_kernels(void)
-{
+typedef struct {
+    const char *name; /* as TD_HOST_ISA has it */
+    const td_host_kernels *kernels;
+    bool (*is_there)(void);
+} level;
+
+static bool is_always(void) { return true; }
+
 #if defined(__x86_64__)
+
+static bool has_avx2(void)
+{
     __builtin_cpu_init();
-    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        return &td_host_kernels_avx512;
-    if (has_avx2)
-        return &td_host_kernels_avx2;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool has_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
 #endif
-    return &td_host_kernels_generic;
+
+/* The lowest first. */
+static const level levels[] = {
+    {"generic", &td_host_kernels_generic, is_always},
+#if defined(__x86_64__)
+    {"avx2", &td_host_kernels_avx2, has_avx2},
+    {"avxvnni", &td_host_kernels_avxvnni, has_avxvnni},
+    {"avx512", &td_host_kernels_avx512, has_avx512},
+#endif
+};
+
+static bool is_level(const char *name)
+{
+    static const char *const names[] = {"generic", "avx2", "avxvnni", "avx512"};
+    for (size_t i = 0; i < TD_COUNT(names); i++)
+        if (!strcmp(name, names[i]))
+            return true;
+    return false;
 }
 
 const td_host_kernels *td_host_find_kernels(td_err *err)
 {
-    const td_host_kernels *best = best_kernels();
     const char *wanted = getenv("TD_HOST_ISA");
-    if (!wanted || !*wanted || !strcmp(wanted, "avx512"))
-        return best;
-    if (!strcmp(wanted, "generic"))
-        return &td_host_kernels_generic;
-    if (strcmp(wanted, "avx2")) {
-        td_err_set(err, TD_E_USAGE,
-                   "environment variable TD_HOST_ISA is \"%.32s\"; allowed: generic, avx2, avx512",
-                   wanted);
+    if (wanted && *wanted && !is_level(wanted)) {
+        td_err_set(
+            err, TD_E_USAGE,
+            "environment variable TD_HOST_ISA is \"%.32s\"; allowed: generic, avx2, avxvnni, "
+            "avx512",
+            wanted);
         return NULL;
     }
-#if defined(__x86_64__)
-    if (best == &td_host_kernels_avx512)
-        return &td_host_kernels_avx2;
-#endif
+    const td_host_kernels *best = NULL;
+    for (size_t i = 0; i < TD_COUNT(levels); i++) {
+        if (levels[i].is_there())
+            best = levels[i].kernels;
+        if (wanted && !strcmp(wanted, levels[i].name))
+            break;
+    }
     return best;
 }
 
@@ -220,6 +258,6 @@ void td_host_describe(td_device_info *info)
     info->n_threads = count_cpus();
 #if defined(__x86_64__)
     info->has_f16 = kernels && kernels != &td_host_kernels_generic;
-    info->has_int8_dot = kernels == &td_host_kernels_avx512;
+    info->has_int8_dot = kernels == &td_host_kernels_avx512 || kernels == &td_host_kernels_avxvnni;
 #endif
 }

@@ -1,4 +1,5 @@
-/* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. */
+/* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. Where VEC_DPBUSD is defined, it is the
+ * dot product of AVX-VNNI: acc + four unsigned bytes times four signed ones, in each int32. */
 #define VL             8
 #define VF_ROWS_INT    4
 #define VF_VECTORS_INT 2
@@ -7,7 +8,11 @@
 #define VF_ROWS_DIRECT 4
 #define VF_ROWS_FLOAT  6
 #define VF_FLOATS      2
-#define VF_HAS_NARROW  1
+#ifdef VEC_DPBUSD
+#define VF_HAS_NARROW 0
+#else
+#define VF_HAS_NARROW 1
+#endif
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -160,6 +165,21 @@ INLINE vb vb_look_up(const uint8_t *table, vb a)
     __m128i levels = _mm_loadu_si128((const __m128i *)(const void *)table);
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), a);
 }
+
+#ifdef VEC_DPBUSD
+
+INLINE vi vi_dot4(vi acc, vb u, q4 q) { return VEC_DPBUSD(acc, u, q); }
+INLINE vi vi_dot4_narrow(vi acc, vb u, q4 q) { return vi_dot4(acc, u, q); }
+INLINE vi vi_widen(vi acc) { return acc; }
+
+typedef vb w8;
+INLINE w8 w8_load(const uint8_t *p) { return vb_load(p); }
+INLINE vi w8_start(const td_act_block *x) { return vi_set1(x->by_128); }
+INLINE vi w8_start_half(const td_act_block *x, int h) { return vi_set1(x->half_by_128[h]); }
+INLINE vi w8_dot4(vi acc, w8 w, q4 q) { return vi_dot4(acc, w, q); }
+
+#else
+
 /* Pairs are summed in int16, which saturates: 2 * 63 * 127 fits. */
 INLINE vi vi_dot4(vi acc, vb u, q4 q)
 {
@@ -198,3 +218,5 @@ INLINE vi w8_dot4(vi acc, w8 w, q4 q)
     __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(q, w.sign));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+
+#endif
