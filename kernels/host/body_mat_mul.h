@@ -262,14 +262,6 @@ INLINE void q4_k_tile(const tile *t, const int n_vectors, const int n_rows, tile
     }
 }
 
-/* Group g of half a block of Q6_K: its low four bits from `pair`, the high two from `tops`. */
-INLINE vb sixes(vb pair, vb tops, const uint32_t i_half, const uint32_t g)
-{
-    vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
-    vb high = g == 0 ? vb_shl(tops, 4) : g == 1 ? vb_shl(tops, 2) : g == 2 ? tops : vb_shr(tops, 2);
-    return vb_or(low, vb_and(high, 0x30));
-}
-
 INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile_accs acc)
 {
     for (uint32_t b = 0; b < t->n_blocks; b++) {
@@ -431,7 +423,8 @@ static void mat_mul(const td_host_mat_mul *m)
         return;
     }
     const td_type_info *type = m->w->base.params.type;
-    if (m->n_rows > VF_ROWS_DIRECT && (type->id == TD_TYPE_Q4_0 || type->id == TD_TYPE_Q4_K)) {
+    if (m->n_rows > VF_ROWS_DIRECT &&
+        (type->id == TD_TYPE_Q4_0 || type->id == TD_TYPE_Q4_K || type->id == TD_TYPE_Q6_K)) {
         mat_mul_parts(m);
         return;
     }

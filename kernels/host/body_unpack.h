@@ -219,6 +219,32 @@ static void unpack_q4_k(const uint8_t *chunk, td_host_parts *out, uint32_t part)
     }
 }
 
+/* Group g of half a block of Q6_K: its low four bits from `pair`, the high two from `tops`. */
+INLINE vb sixes(vb pair, vb tops, const uint32_t i_half, const uint32_t g)
+{
+    vb low = vb_and(i_half ? vb_shr(pair, 4) : pair, 0x0f);
+    vb high = g == 0 ? vb_shl(tops, 4) : g == 1 ? vb_shl(tops, 2) : g == 2 ? tops : vb_shr(tops, 2);
+    return vb_or(low, vb_and(high, 0x30));
+}
+
+static void unpack_q6_k(const uint8_t *chunk, td_host_parts *out, uint32_t part)
+{
+    const uint16_t *halves = (const uint16_t *)(const void *)chunk;
+    for (uint32_t s = 0; s < 8; s++) {
+        const uint8_t *quants = chunk + TD_K_SCALES + s * TD_Q6_K_QUANTS;
+        UNROLL for (uint32_t h = 0; h < 2; h++) EACH_LANE0
+        {
+            vb tops = vb_load(word_at(quants + TD_Q4_QUANTS, h, lane0));
+            UNROLL for (uint32_t g = 0; g < 4; g++)
+                vb_store(&out->q[part + s][4 * h + g][lane0][0],
+                         sixes(vb_load(word_at(quants, g, lane0)), tops, h, g));
+            vi scale = vi_load_i8(chunk + 32 + s * 32 + h * TD_PANEL_ROWS + lane0);
+            vf_store(out->scale[part + s][h] + lane0,
+                     vf_mul(vf_load_f16(halves + lane0), vf_of_vi(scale)));
+        }
+    }
+}
+
 /* -- blocks of 32 ------------------------------------------------------------------------------ */
 
 /* {half d; integers}: d is what fills no word. */

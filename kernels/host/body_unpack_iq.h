@@ -205,6 +205,7 @@ static const part_source *find_source(const td_type_info *type)
     static const part_source by_id[] = {
         [TD_TYPE_Q4_0] = {unpack_q4_0, KIND_NIBBLES, 2},
         [TD_TYPE_Q4_K] = {unpack_q4_k, KIND_NIBBLES_MINIMUM, 8},
+        [TD_TYPE_Q6_K] = {unpack_q6_k, KIND_SIXES_BY_16, 8},
         [TD_TYPE_Q4_1] = {unpack_q4_1, KIND_NIBBLES_MINIMUM, 0},
         [TD_TYPE_Q5_0] = {unpack_q5_0, KIND_FIVES, 0},
         [TD_TYPE_Q5_1] = {unpack_q5_1, KIND_FIVES_MINIMUM, 0},
