@@ -1,5 +1,5 @@
 /* The arithmetic of the host, stated once. The `scalar` device computes it in plain C and the
- * `host` device in SIMD, bit-equal to it at every level (generic, avx2, avxvnni, avx512), for any number of
+ * `host` device in SIMD, bit-equal to it at every level (generic to avx512), for any number of
  * threads, any number of rows and any row index. Law 1 rests on it: nothing below mentions how
  * many rows a batch has.
  *

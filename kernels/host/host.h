@@ -159,7 +159,7 @@ extern const td_host_kernels td_host_kernels_generic;
 #if defined(__x86_64__)
 extern const td_host_kernels td_host_kernels_avx2, td_host_kernels_avxvnni, td_host_kernels_avx512;
 #endif
-/* The best level this CPU has, or a lower one named by TD_HOST_ISA (generic, avx2, avxvnni, avx512). NULL
+/* The best level this CPU has, or a lower one named by TD_HOST_ISA (host.c). NULL
  * with err set (TD_E_USAGE) when that names no level. */
 const td_host_kernels *td_host_find_kernels(td_err *err);
 

@@ -1,5 +1,5 @@
-/* The kernels in AVX2, FMA, F16C and AVX-VNNI, the 256-bit dot products of CPUs without AVX-512; only
- * td_host_find_kernels may choose them. */
+/* The kernels in AVX2, FMA, F16C and AVX-VNNI, the 256-bit dot products of CPUs without AVX-512;
+ * only td_host_find_kernels may choose them. */
 #include "kernels/host/host.h"
 
 #if defined(__x86_64__)
