@@ -75,7 +75,7 @@ static double cache_bytes(const lane *l, uint32_t i_part, double n_positions)
         const td_kv_params *kv = td_kv_get_params(cache);
         size_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
         size_t n_k = (h->head_dim_k + block_k - 1) / block_k * block_k;
-        size_t n_v = (h->head_dim_v + block_v - 1) / block_v * block_v;
+        size_t n_v = kv->is_latent ? 0 : (h->head_dim_v + block_v - 1) / block_v * block_v;
         bool is_windowed = td_layer_is_local(l->model, part->first + i) && h->window;
         n += h->n_head_kv *
              (double)(td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v)) *

@@ -245,6 +245,8 @@ uint64_t td_weight_piece_bytes(const td_device *dev, const td_weight_params *par
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
 {
     TD_ASSERT(params->type_k->is_cache_type && params->type_v->is_cache_type);
+    TD_ASSERT(!params->is_latent ||
+              (params->type_v == params->type_k && params->head_dim_v <= params->head_dim_k));
     TD_ASSERT(params->n_pages > 0 && params->n_head_kv > 0);
     td_kv *kv = td_alloc(1, dev->backend->kv_size, err);
     if (!kv)

@@ -173,6 +173,9 @@ typedef struct {
     const td_type_info *type_k, *type_v; /* f32, f16, q8_0 or q4_0 */
     uint32_t n_head_kv, head_dim_k, head_dim_v;
     uint32_t n_pages;
+    /* Latent attention: a value is the first head_dim_v columns of its key, kept once. type_v is
+     * type_k then. */
+    bool is_latent;
 } td_kv_params;
 
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);

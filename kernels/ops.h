@@ -78,7 +78,7 @@ void td_op_rope(td_program *p, td_view x, td_view cos_sin, td_rope_kind kind, ui
                 uint32_t col0);
 
 /* Writes k[r] ([n_head_kv][head_dim_k]) and v[r] to the page slots of the rows' positions, in the
- * cache's types. */
+ * cache's types. A latent cache takes v from k: what the view v has is not looked at. */
 void td_op_kv_store(td_program *p, td_kv *kv, td_view k, td_view v, const td_batch_tensors *batch);
 
 typedef struct {

@@ -78,10 +78,11 @@ static uint32_t n_pages_of(const td_cache_params *p, td_cache_kind kind)
 static td_kv_params kv_params(const td_cache_params *p, td_cache_kind kind)
 {
     return (td_kv_params){.type_k = p->type_k,
-                          .type_v = p->type_v,
+                          .type_v = p->is_latent ? p->type_k : p->type_v,
                           .n_head_kv = p->n_head_kv,
                           .head_dim_k = p->head_dim_k,
                           .head_dim_v = p->head_dim_v,
+                          .is_latent = p->is_latent,
                           .n_pages = n_pages_of(p, kind)};
 }
 

@@ -24,6 +24,7 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
                              .n_head_kv = h->n_head_kv,
                              .head_dim_k = h->head_dim_k,
                              .head_dim_v = h->head_dim_v,
+                             .is_latent = arch->is_mla,
                              .kinds = kinds,
                              .window = arch->local_chunk ? 0 : h->window,
                              .chunk = arch->local_chunk,

@@ -130,7 +130,8 @@ void td_machine_plan_describe(const td_model *model, td_hardware_model *out)
     for (uint32_t i = 0; i < hp->n_layer; i++) {
         is_hybrid |= td_layer_is_recurrent(model, i);
         if (!td_layer_is_recurrent(model, i))
-            kv += 2.0 * hp->n_head_kv * (hp->head_dim_k + hp->head_dim_v);
+            kv += 2.0 * hp->n_head_kv *
+                  (hp->head_dim_k + (td_model_arch(model)->is_mla ? 0 : hp->head_dim_v));
     }
     out->kv_bytes = kv;
     out->n_active = n_all + (hp->n_expert ? n_asked * hp->n_expert_used / hp->n_expert : 0);

@@ -80,7 +80,7 @@ static void record_attention(block *m, const block_case *c)
     uint32_t n_v = N_HEAD_KV * c->head_dim_v;
     td_kv *kv =
         bench_kv(&m->b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
-                                        N_HEAD_KV, c->head_dim_k, c->head_dim_v, N_PAGES});
+                                        N_HEAD_KV, c->head_dim_k, c->head_dim_v, N_PAGES, false});
     td_view q = td_columns(m->qkv, 0, n_q), k = td_columns(m->qkv, n_q, n_k);
     td_view v = td_columns(m->qkv, n_q + n_k, n_v);
     td_op_rms_norm(p, td_all(m->x), vector(m, N_EMBD, c->odd_weight), 1, 1e-5f, td_all(m->mid));
@@ -323,7 +323,7 @@ static deep begin_deep(td_device *dev, const deep_case *c)
         i32_data(m.batch.pages)[i] = (int32_t)(i * 7 % n_pages);
     td_kv *kv =
         bench_kv(b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
-                                    c->n_head_kv, c->dim_k, c->dim_v, n_pages});
+                                    c->n_head_kv, c->dim_k, c->dim_v, n_pages, false});
     td_attention_params params = {.n_head = n_head,
                                   .scale = 0.3f,
                                   .window = c->window,

@@ -136,7 +136,8 @@ static layer begin_layer(td_device *dev, const layer_case *c)
     l.positions = inputs[1];
     l.slots = inputs[2];
     l.pages = inputs[3];
-    l.kv = bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim, c->dim, c->n_pages});
+    l.kv = bench_kv(&l.b,
+                    &(td_kv_params){type, type, c->n_head_kv, c->dim, c->dim, c->n_pages, false});
     record_attention(&l, c);
     record_feed_forward(&l, c);
     bench_end(&l.b);

@@ -68,7 +68,8 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     float c[TD_HOST_QUERIES_MAX] = {0};
     TD_ASSERT(in_cache < n_pages);
     const uint8_t *k = kv->k + head_at(a, in_cache) * kv->head_bytes_k;
-    const uint8_t *v = kv->v + head_at(a, in_cache) * kv->head_bytes_v;
+    bool is_latent = kv->base.params.is_latent;
+    const uint8_t *v = is_latent ? k : kv->v + head_at(a, in_cache) * kv->head_bytes_v;
     fetch values = {v, kv->head_bytes_v / LINE_BYTES, 0}, next_keys = {0};
     if (next < n_pages)
         next_keys =
@@ -92,7 +93,7 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
         qs[i]->c = c[i];
         qs[i]->sum = fmaf(qs[i]->sum, c[i], exp_scores(qs[i]->s, qs[i]->m));
     }
-    if (n > QUERIES)
+    if (n > QUERIES || is_latent)
         add_many(kv, v, qs, n, &next_keys);
     else
         add_page(kv, v, qs, n);

@@ -66,9 +66,69 @@ static void decode_keys(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uin
     }
 }
 
+/* Four by four, from rows of POSITIONS to rows of TILE_LANES. */
+INLINE void transpose(const float *from, float *to)
+{
+    typedef float quad __attribute__((vector_size(16), aligned(4)));
+    quad a = *(const quad *)from, b = *(const quad *)(from + POSITIONS);
+    quad c = *(const quad *)(from + 2 * POSITIONS), d = *(const quad *)(from + 3 * POSITIONS);
+    typedef int order __attribute__((vector_size(16)));
+    const order low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, lows = {0, 1, 4, 5}, highs = {2, 3, 6, 7};
+    quad ab0 = __builtin_shuffle(a, b, low), ab1 = __builtin_shuffle(a, b, high);
+    quad cd0 = __builtin_shuffle(c, d, low), cd1 = __builtin_shuffle(c, d, high);
+    *(quad *)to = __builtin_shuffle(ab0, cd0, lows);
+    *(quad *)(to + TILE_LANES) = __builtin_shuffle(ab0, cd0, highs);
+    *(quad *)(to + 2 * TILE_LANES) = __builtin_shuffle(ab1, cd1, lows);
+    *(quad *)(to + 3 * TILE_LANES) = __builtin_shuffle(ab1, cd1, highs);
+}
+
+/* The values of a latent cache, which are columns of its keys. */
+INLINE void decode_latents_of(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
+                              scratch *to, const td_type type)
+{
+    const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
+    const bool is_quantized = type == TD_TYPE_Q8_0 || type == TD_TYPE_Q4_0;
+    _Alignas(64) float four[4 * POSITIONS]; /* columns */
+    for (uint32_t d = 0; d < n_d; d += 4) {
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t column = td_min_u32(d0 + d + i, kv->base.params.head_dim_k - 1);
+            for (uint32_t lane = 0; lane < POSITIONS; lane += VL) {
+                vf scale =
+                    is_quantized ? vf_load_f16(scales + column / 32 * POSITIONS + lane) : vf_zero();
+                vf_store(four + i * POSITIONS + lane, load_key(k, column, lane, scale, type));
+            }
+        }
+        float *x = to->x + d / TILE_LANES * TILE_LANES * POSITIONS + d % TILE_LANES;
+        for (uint32_t j = 0; j < POSITIONS; j += 4)
+            transpose(four + j, x + j * TILE_LANES);
+    }
+}
+
+static void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
+                           scratch *to)
+{
+    switch (kv->base.params.type_k->id) {
+    case TD_TYPE_F32:
+        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_F32);
+        break;
+    case TD_TYPE_F16:
+        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_F16);
+        break;
+    case TD_TYPE_Q8_0:
+        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_Q8_0);
+        break;
+    default:
+        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_Q4_0);
+    }
+}
+
 static void decode_values(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
                           scratch *to)
 {
+    if (kv->base.params.is_latent) {
+        decode_latents(kv, v, d0, n_d, to);
+        return;
+    }
     switch (kv->base.params.type_v->id) {
     case TD_TYPE_F32:
         decode_values_of(kv, v, d0, n_d, to, TD_TYPE_F32);

@@ -15,7 +15,7 @@ static void head_sizes(const td_kv_params *p, td_host_kv *kv, uint64_t *bytes_k,
     uint32_t padded_v = td_round_up(p->head_dim_v, p->type_v->block_elements);
     uint64_t row_k = td_row_bytes(p->type_k, padded_k), row_v = td_row_bytes(p->type_v, padded_v);
     *bytes_k = row_k * TD_PAGE_POSITIONS;
-    *bytes_v = row_v * TD_PAGE_POSITIONS;
+    *bytes_v = p->is_latent ? 0 : row_v * TD_PAGE_POSITIONS;
     if (!kv)
         return;
     kv->padded_k = padded_k;
@@ -124,7 +124,8 @@ void td_host_kv_write(td_host_kv *kv, uint32_t page, uint32_t head, uint32_t slo
 {
     size_t i = (size_t)page * kv->base.params.n_head_kv + head;
     write_key(kv, kv->k + i * kv->head_bytes_k, slot, k);
-    write_value(kv, kv->v + i * kv->head_bytes_v + slot * kv->row_bytes_v, v);
+    if (!kv->base.params.is_latent)
+        write_value(kv, kv->v + i * kv->head_bytes_v + slot * kv->row_bytes_v, v);
 }
 
 uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint32_t row)

@@ -76,7 +76,7 @@ static uint64_t kv_bytes(const td_device *dev, const td_kv_params *p)
     (void)dev;
     return (uint64_t)p->n_pages * p->n_head_kv * TD_PAGE_POSITIONS *
            (padded_row_bytes(p->type_k, p->head_dim_k) +
-            padded_row_bytes(p->type_v, p->head_dim_v));
+            (p->is_latent ? 0 : padded_row_bytes(p->type_v, p->head_dim_v)));
 }
 
 static bool kv_init(td_kv *base, td_err *err)
@@ -84,13 +84,13 @@ static bool kv_init(td_kv *base, td_err *err)
     scalar_kv *kv = (scalar_kv *)base;
     const td_kv_params *p = &base->params;
     kv->row_bytes_k = padded_row_bytes(p->type_k, p->head_dim_k);
-    kv->row_bytes_v = padded_row_bytes(p->type_v, p->head_dim_v);
+    kv->row_bytes_v = p->is_latent ? kv->row_bytes_k : padded_row_bytes(p->type_v, p->head_dim_v);
     if (!td_host_reserve(base->dev, kv_bytes(base->dev, p), err))
         return false;
     kv->n_bytes = kv_bytes(base->dev, p);
     uint64_t n_rows = (uint64_t)p->n_pages * p->n_head_kv * TD_PAGE_POSITIONS;
     kv->k = td_alloc(n_rows, kv->row_bytes_k, err);
-    kv->v = td_alloc(n_rows, kv->row_bytes_v, err);
+    kv->v = p->is_latent ? kv->k : td_alloc(n_rows, kv->row_bytes_v, err);
     return kv->k && kv->v;
 }
 
@@ -99,7 +99,8 @@ static void kv_free(td_kv *base)
     scalar_kv *kv = (scalar_kv *)base;
     td_host_release(base->dev, kv->n_bytes);
     td_free(kv->k);
-    td_free(kv->v);
+    if (!base->params.is_latent)
+        td_free(kv->v);
 }
 
 /* -- arithmetic -------------------------------------------------------------------------------- */
@@ -234,6 +235,8 @@ static void kv_store(const td_op *op, uint32_t r, float *scratch)
         size_t i = cache_row(op, r, row_position(op, r), h);
         store_row(p->type_k, td_host_row(op->in[0], r) + h * p->head_dim_k, p->head_dim_k,
                   kv->k + i * kv->row_bytes_k, scratch);
+        if (p->is_latent)
+            continue;
         store_row(p->type_v, td_host_row(op->in[1], r) + h * p->head_dim_v, p->head_dim_v,
                   kv->v + i * kv->row_bytes_v, scratch);
     }

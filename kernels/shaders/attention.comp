@@ -20,7 +20,8 @@
  *
  * Grid: x = SLICES units of a tile and up to p.block_heads heads, TD_VK_ATTENTION_GROUPS of them
  * for each key/value head; z = strand. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K,
- * 3 HEAD_DIM_V, 4 QUADS (PAIRS / 4), 5 64 * SLICES, 6 BROADCAST, TD_VK_SPEC_FULL.
+ * 3 HEAD_DIM_V, 4 QUADS (PAIRS / 4), 5 64 * SLICES, 6 BROADCAST, 7 IS_LATENT
+ * (td_kv_params; v is k then), TD_VK_SPEC_FULL.
  *
  * A GPU reads q as scalars: it is the same for all lanes of a slice. Software drivers load lane by
  * lane; with BROADCAST (4 or 8, not above the size of a subgroup) the lanes of a subgroup load
@@ -48,6 +49,7 @@ layout(constant_id = 3) const uint HEAD_DIM_V = 64u;
 layout(constant_id = 4) const uint QUADS = 4u;
 layout(constant_id = 5) const uint GROUP = 64u;
 layout(constant_id = 6) const uint BROADCAST = 0u;
+layout(constant_id = 7) const bool IS_LATENT = false;
 layout(constant_id = TD_VK_SPEC_FULL) const bool IS_FULL = false;
 layout(local_size_x_id = 5) in;
 
@@ -80,7 +82,8 @@ const uint AHEAD = IS_SOFTWARE ? 1u : CHUNK_K > 8u ? 2u : 4u; /* chunks loaded a
 
 const uint UNIT_V = 8u; /* columns */
 const uint UNITS_V = (HEAD_DIM_V + UNIT_V - 1u) / UNIT_V;
-const uint CHUNKS_V = TD_KV_CHUNKS(TYPE_V, HEAD_DIM_V);
+const uint ROW_V = IS_LATENT ? HEAD_DIM_K : HEAD_DIM_V; /* elements */
+const uint CHUNKS_V = TD_KV_CHUNKS(TYPE_V, ROW_V);
 /* A slice's lanes are PARTS x UNITS_V, pair i being part i % PARTS's; or each has several units. */
 const uint FIT = UNITS_V < LANES ? LANES / UNITS_V : 1u;
 const uint PARTS = IS_SOFTWARE ? 1u : FIT < PAIRS ? FIT : PAIRS;
@@ -211,6 +214,18 @@ void add_chunk(uint a, uint c)
     }
 }
 
+/* Keys of a latent cache lie as values do. */
+uint k_chunk_at(uint cell, uint slot, uint c)
+{
+    return IS_LATENT ? td_kv_v_chunk_at(cell, CHUNKS_K, slot, c) : td_kv_k_chunk_at(cell, slot, c);
+}
+
+uint k_scale_at(uint cell, uint slot, uint i)
+{
+    return IS_LATENT ? td_kv_v_scale_at(cell, CHUNKS_K, td_kv_scale_words(TYPE_K, HEAD_DIM_K), slot, i)
+                     : td_kv_k_scale_at(cell, CHUNKS_K, slot, i);
+}
+
 /* Scores of the positions lane, lane + LANES / OWN_K, ... of a cell, into rows of weights. */
 void make_scores(uint cell, uint lane)
 {
@@ -227,10 +242,9 @@ void make_scores(uint cell, uint lane)
         [[unroll]] for (uint a = 0u; a < AHEAD; a++)
             [[unroll]] for (uint o = 0u; o < OWN_K; o++) {
                 uint i = min(c + a, CHUNKS_K - 1u), slot = lane + o * (LANES / OWN_K);
-                quants[a * OWN_K + o] = k4[td_kv_k_chunk_at(cell, slot, i)];
+                quants[a * OWN_K + o] = k4[k_chunk_at(cell, slot, i)];
                 if (td_kv_has_scales(TYPE_K))
-                    scale_words[a * OWN_K + o] =
-                        k[td_kv_k_scale_at(cell, CHUNKS_K, slot, i * CHUNK_K / 64u)];
+                    scale_words[a * OWN_K + o] = k[k_scale_at(cell, slot, i * CHUNK_K / 64u)];
             }
         [[unroll]] for (uint a = 0u; a < AHEAD; a++)
             if (c + a < CHUNKS_K)
@@ -268,7 +282,7 @@ void load_value(uint cell, uint slot, uint u, out vec4 a, out vec4 b)
         quants.x = v[4u * at + u % 4u];
     if (td_kv_has_scales(TYPE_V)) {
         vec2 both = unpackHalf2x16(v[td_kv_v_scale_at(
-            cell, CHUNKS_V, td_kv_scale_words(TYPE_V, HEAD_DIM_V), slot, u * UNIT_V / 64u)]);
+            cell, CHUNKS_V, td_kv_scale_words(TYPE_V, ROW_V), slot, u * UNIT_V / 64u)]);
         d = (u * UNIT_V / 32u & 1u) == 0u ? both.x : both.y;
     }
     a = td_kv_decode(TYPE_V, quants, d, 0u);

@@ -2,7 +2,8 @@
  * cache's types. A lane encodes 8 elements of one head; four lanes that share a block of 32 tell
  * each other their extremes in shared memory.
  * Grid: units of 64 elements of a row / 8, rows, K or V. Rows whose slot, position or page does not
- * exist are left alone. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
+ * exist are left alone. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V.
+ * A latent cache stores but keys, laid out as values: they come as v, and k_words is 0. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -63,7 +64,7 @@ void load(uint n, uint lane, uint at)
 void main()
 {
     uint r = gl_WorkGroupID.y;
-    is_k = gl_WorkGroupID.z == 0u;
+    is_k = gl_WorkGroupID.z == 0u && p.k_words != 0u;
     uint n = is_k ? HEAD_DIM_K : HEAD_DIM_V, n_lanes = (n + 63u) / 64u * LANES;
     uint head = gl_GlobalInvocationID.x / n_lanes, lane = gl_GlobalInvocationID.x % n_lanes;
     int position = positions[r], sequence = slots[r];

@@ -71,11 +71,12 @@ static bool is_rope_store(const td_program *p, uint32_t i, bool has_norms)
         return false;
     const td_op *q = &p->ops[first], *k = q + 1, *store = q + 2;
     const td_kv_params *kv = &store->kv->params;
-    bool is_one = q->u.rope.kind == k->u.rope.kind && q->u.rope.col0 == k->u.rope.col0 &&
-                  is_same(q->in[1], k->in[1]) && is_same(store->in[0], k->out) &&
-                  q->u.rope.head_dim == kv->head_dim_k && k->u.rope.head_dim == kv->head_dim_k &&
-                  !is_overlapping(q->out, k->out) && !is_overlapping(q->out, store->in[1]) &&
-                  !is_overlapping(k->out, store->in[1]) && has_same_rows(q, k) &&
+    bool is_one = !kv->is_latent && q->u.rope.kind == k->u.rope.kind &&
+                  q->u.rope.col0 == k->u.rope.col0 && is_same(q->in[1], k->in[1]) &&
+                  is_same(store->in[0], k->out) && q->u.rope.head_dim == kv->head_dim_k &&
+                  k->u.rope.head_dim == kv->head_dim_k && !is_overlapping(q->out, k->out) &&
+                  !is_overlapping(q->out, store->in[1]) && !is_overlapping(k->out, store->in[1]) &&
+                  has_same_rows(q, k) &&
                   td_max_u32(kv->head_dim_k, kv->head_dim_v) <= TD_VK_ROPE_DIM_MAX;
     if (!is_one || !has_norms)
         return is_one;

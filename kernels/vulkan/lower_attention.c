@@ -47,7 +47,7 @@ void td_vk_attention_shape(const td_vk_device *d, uint32_t head_dim_v, uint32_t 
     t->block_heads = td_min_u32(n_group, 4 * t->quads);
     t->n_blocks = td_div_up(n_group, t->block_heads);
     t->tile_rows = td_max_u32(4 * t->quads / n_group, 1);
-    s->key.n_spec = 7;
+    s->key.n_spec = 8;
     s->key.spec[6] = 0;
     if (s->is_software)
         s->key.spec[6] = d->head.info.subgroup_size >= 8 ? 8 : 4;
@@ -251,11 +251,12 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     s->key.shader = "attention";
     set_cache_types(s, p);
     td_vk_attention_shape(d, p->head_dim_v, op->u.attention.n_head / p->n_head_kv, s);
+    s->key.spec[7] = p->is_latent;
     s->tiling.n_head_kv = p->n_head_kv;
     s->tiling.n_slots = op->batch.pages->params.n_rows;
     bind_view_in(s, op->in[0]);
     bind_in(s, &kv->k);
-    bind_in(s, &kv->v);
+    bind_in(s, p->is_latent ? &kv->k : &kv->v);
     bind_in(s, buffer_of(op->batch.positions));
     bind_in(s, tiles);
     bind_in(s, buffer_of(op->batch.pages));

@@ -7,25 +7,29 @@
 #define STORE_UNIT  64u /* elements, of which a workgroup of kv_store */
 #define STORE_UNITS 8u  /* encodes so many */
 
+/* The rows of a latent cache are keys that lie as values do (inc/README). */
 void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
 {
     const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const td_kv_params *p = &kv->head.params;
+    td_view v = op->in[p->is_latent ? 0 : 1];
     s->key.shader = "kv_store";
     set_cache_types(s, p);
+    if (p->is_latent)
+        s->key.spec[3] = p->head_dim_k;
     bind_view_in(s, op->in[0]);
-    bind_view_in(s, op->in[1]);
+    bind_view_in(s, v);
     bind_out(s, &kv->k);
-    bind_out(s, &kv->v);
+    bind_out(s, p->is_latent ? &kv->k : &kv->v);
     bind_batch(s, &op->batch);
     struct push_kv_store push = {
         .n_head_kv = p->n_head_kv,
         .head_dim_k = p->head_dim_k,
         .head_dim_v = p->head_dim_v,
-        .k_words = kv->k_words,
+        .k_words = p->is_latent ? 0 : kv->k_words,
         .v_words = kv->v_words,
         VIEW(k, op->in[0]),
-        VIEW(v, op->in[1]),
+        VIEW(v, v),
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = op->batch.pages->params.n_rows,
         .n_pages = p->n_pages,
@@ -33,7 +37,7 @@ void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
     set_push(s, &push, sizeof push);
     uint32_t units = td_div_up(td_max_u32(p->head_dim_k, p->head_dim_v), STORE_UNIT);
     s->groups_x = td_div_up(units * p->n_head_kv, STORE_UNITS);
-    s->groups_z = 2;
+    s->groups_z = p->is_latent ? 1 : 2;
     s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (op->in[0].n_cols + op->in[1].n_cols);
 }
 

@@ -79,18 +79,26 @@ static uint64_t cache_bytes(const td_kv_params *p, const td_type_info *type, uin
     return n_bytes;
 }
 
+static uint64_t k_bytes(const td_kv_params *p) { return cache_bytes(p, p->type_k, p->head_dim_k); }
+
+static uint64_t v_bytes(const td_kv_params *p)
+{
+    return p->is_latent ? 0 : cache_bytes(p, p->type_v, p->head_dim_v);
+}
+
 bool td_vk_kv_init(td_kv *cache, td_err *err)
 {
     td_vk_kv *kv = (td_vk_kv *)cache;
     td_vk_device *d = (td_vk_device *)cache->dev;
     const td_kv_params *p = &cache->params;
     kv->k_words = td_vk_kv_row_words(p->type_k, p->head_dim_k);
-    kv->v_words = td_vk_kv_row_words(p->type_v, p->head_dim_v);
-    return td_vk_buffer_create(d, cache_bytes(p, p->type_k, p->head_dim_k), TD_VK_USE_DEVICE,
-                               "cache k", &kv->k, err) &&
-           td_vk_buffer_create(d, cache_bytes(p, p->type_v, p->head_dim_v), TD_VK_USE_DEVICE,
-                               "cache v", &kv->v, err) &&
-           td_vk_buffer_clear(d, &kv->k, err) && td_vk_buffer_clear(d, &kv->v, err);
+    kv->v_words = p->is_latent ? kv->k_words : td_vk_kv_row_words(p->type_v, p->head_dim_v);
+    if (!td_vk_buffer_create(d, k_bytes(p), TD_VK_USE_DEVICE, "cache k", &kv->k, err) ||
+        !td_vk_buffer_clear(d, &kv->k, err))
+        return false;
+    return p->is_latent ||
+           (td_vk_buffer_create(d, v_bytes(p), TD_VK_USE_DEVICE, "cache v", &kv->v, err) &&
+            td_vk_buffer_clear(d, &kv->v, err));
 }
 
 void td_vk_kv_free(td_kv *cache)
@@ -103,14 +111,12 @@ void td_vk_kv_free(td_kv *cache)
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params)
 {
     (void)dev;
-    return cache_bytes(params, params->type_k, params->head_dim_k) +
-           cache_bytes(params, params->type_v, params->head_dim_v);
+    return k_bytes(params) + v_bytes(params);
 }
 
 uint64_t td_vk_kv_piece_bytes(const td_kv_params *p)
 {
-    uint64_t k = cache_bytes(p, p->type_k, p->head_dim_k);
-    uint64_t v = cache_bytes(p, p->type_v, p->head_dim_v);
+    uint64_t k = k_bytes(p), v = v_bytes(p);
     return k > v ? k : v;
 }
 

@@ -61,7 +61,8 @@ static td_traffic attention_traffic(const td_vk_step *s, uint32_t n_rows, uint32
     const int32_t *slots = s->op->batch.slots->data;
     range all[TD_VK_TILE_ROWS], of_group[TD_VK_TILE_ROWS];
     uint32_t n_all = 0, n_of_group = 0, n_units = 0;
-    double head_bytes = 4.0 * (kv->k_words + kv->v_words) * kv->head.params.n_head_kv, issued = 0;
+    uint32_t n_words = kv->k_words + (kv->head.params.is_latent ? 0 : kv->v_words);
+    double head_bytes = 4.0 * n_words * kv->head.params.n_head_kv, issued = 0;
     for (uint32_t r = 0, end; r < n_rows; r = end) {
         end = r;
         while (end < n_rows && end - r < s->tiling.tile_rows && slots[end] == slots[r])

@@ -22,7 +22,7 @@
 #define TD_VK_GROUP_MIN      256u /* lanes of a workgroup that a device must have */
 #define TD_VK_SLICES_MAX     8u   /* of k, of 64 lanes each; mat_vec: as many as there are lanes */
 #define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
-#define TD_VK_SPEC_MAX       7u
+#define TD_VK_SPEC_MAX       8u
 #define TD_VK_SIDES_MAX      4u            /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
 #define TD_VK_HOST_BYTES     (64ull << 20) /* the same of what the host accesses */
