@@ -7,6 +7,7 @@ set(TD_QUANTS # GGUF type ids, as in kernels/types.h
     BF16=30 TQ1_0=34 TQ2_0=35 MXFP4=39 NVFP4=40 Q1_0=41 Q2_0=42)
 set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
     embed:QUANT:TD_QUANTS
+    mat_tile:QUANT:TD_QUANTS
     mat_vec:QUANT:TD_QUANTS)
 
 set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)

@@ -34,6 +34,10 @@ trap 'rm -rf "$folder"' EXIT
 # rare weight types a few row counts.
 wanted='/^\| spoil / { next } # sabotage: no model runs it
         /^\| (attention|kv_store|rope_store) / { if (/ 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /) print; next }
+        /^\| mat_tile/ {
+            if (/ 4 1 2 8 0 /) { if (/(Q4_K|MXFP4) /) print; next }
+            if (!/\.(F32|F16|BF16|Q4_0|Q8_0|Q4_K|Q5_K|Q6_K|MXFP4) /) next
+        }
         /^\| mat_vec/ {
             if (/ 512 1 1 2 /) { if (/(Q4_K|MXFP4) (1|4|8) /) print; next }
             if (!/\.(F32|F16|BF16|Q4_0|Q8_0|Q4_K|Q5_K|Q6_K|MXFP4) / && / 16 512 /) next
@@ -46,8 +50,8 @@ for family in gfx1100 rembrandt; do
     }
     driver=$(sed -n 's/^[^,]*, \(.*\): [0-9]* pipelines.*/\1/p' "$folder/log")
     printf '## %s (%s)\n\n' "$family" "$driver"
-    echo '| shader | VGPRs | SGPRs | spills | subgroups a SIMD | instructions | latency | inverse throughput | v_dot4 | 16-byte loads | instructions a weight |'
-    echo '|---|---|---|---|---|---|---|---|---|---|---|'
+    echo '| shader | VGPRs | SGPRs | spills | subgroups a SIMD | LDS bytes | instructions | latency | inverse throughput | v_dot4 | 16-byte loads | instructions a weight | cycles a multiply-add |'
+    echo '|---|---|---|---|---|---|---|---|---|---|---|---|---|'
     cat "$folder/rows"
     echo
 done >"$folder/tables"

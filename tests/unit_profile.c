@@ -84,6 +84,38 @@ static void test_ops_are_timed_by_name(void **state)
     }
 }
 
+/* How often a weight's bytes are asked for by n rows. */
+static double passes(td_device *dev, td_mode mode, uint32_t n)
+{
+    bench b = bench_begin(dev, mode, n, 0);
+    float *values = new_random((size_t)N_IN * N_MID, 1);
+    td_weight *w = bench_weight(&b, td_type_find(TD_TYPE_F32), N_MID, N_IN, values);
+    td_tensor *x = bench_tensor(&b, TD_ELEM_F32, TD_ROWS_BATCH, n, N_IN);
+    td_tensor *y = bench_tensor(&b, TD_ELEM_F32, TD_ROWS_BATCH, n, N_MID);
+    td_op_mat_mul(b.p, w, NULL, td_all(x), td_all(y));
+    bench_end(&b);
+    td_err err = {0};
+    td_op_time time;
+    must(td_program_profile(b.p, true, &err), &err);
+    bench_run(&b, n, 0);
+    assert_int_equal(td_program_op_times(b.p, &time, 1), 1);
+    bench_destroy(&b);
+    free(values);
+    return time.traffic.issued / time.traffic.there;
+}
+
+static void test_many_rows_share_a_weight(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < n_test_devices; d++) {
+        if (!is_vulkan(test_devices[d]))
+            continue;
+        assert_true(passes(test_devices[d], TD_MODE_VERIFY, 17) <= 1.1);
+        assert_true(passes(test_devices[d], TD_MODE_VERIFY, TD_VERIFY_ROWS_MAX) <= 1.1);
+        assert_true(passes(test_devices[d], TD_MODE_PREFILL, TD_PREFILL_ROWS_MAX) <= 2);
+    }
+}
+
 static void test_device_without_timestamps_says_so(void **state)
 {
     (void)state;
@@ -126,6 +158,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ops_are_timed_by_name),
+        cmocka_unit_test(test_many_rows_share_a_weight),
         cmocka_unit_test(test_device_without_timestamps_says_so),
         cmocka_unit_test(test_times_of_one_name_add_up),
     };

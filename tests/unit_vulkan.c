@@ -257,7 +257,7 @@ static void test_weights_go_through_staging(void **state)
 }
 
 #define N_PASSES                                                                                   \
-    (TD_PREFILL_ROWS_MAX / 16) /* over a weight at most: a workgroup each for a panel */
+    (TD_PREFILL_ROWS_MAX / 128) /* over a weight at most: a workgroup each for a panel */
 
 static void test_more_rows_than_workgroups_are_cut(void **state)
 {
@@ -313,12 +313,15 @@ static void test_limits_that_are_not_understood_are_refused(void **state)
 static void test_a_gpu_with_too_little_is_listed_with_the_reason(void **state)
 {
     (void)state;
-    static const char *const needed[] = {
-        "maxComputeWorkGroupCount",       "maxComputeWorkGroupCount[1]",
-        "maxComputeWorkGroupCount[2]",    "maxComputeWorkGroupInvocations",
-        "maxComputeWorkGroupSize",        "maxComputeSharedMemorySize",
-        "maxPushConstantsSize",           "maxPerStageDescriptorStorageBuffers",
-        "maxDescriptorSetStorageBuffers", "maxPerStageResources"};
+    static const char *const needed[] = {"maxComputeWorkGroupCount[1]",
+                                         "maxComputeWorkGroupCount[2]",
+                                         "maxComputeWorkGroupInvocations",
+                                         "maxComputeWorkGroupSize",
+                                         "maxComputeSharedMemorySize",
+                                         "maxPushConstantsSize",
+                                         "maxPerStageDescriptorStorageBuffers",
+                                         "maxDescriptorSetStorageBuffers",
+                                         "maxPerStageResources"};
     for (size_t i = 0; i < TD_COUNT(needed); i++) {
         char limit[96];
         td_device_info info;

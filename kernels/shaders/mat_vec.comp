@@ -23,7 +23,6 @@
 
 #include "inc/push.glsl"
 
-layout(push_constant) uniform push_block { push_mat_mul p; };
 layout(constant_id = 0) const uint N_ROWS = 1u;
 layout(constant_id = 1) const uint GROUP = 64u;
 layout(constant_id = 2) const uint OUTPUTS = 1u;
@@ -33,20 +32,8 @@ layout(constant_id = 5) const uint UNROLLED_MAX = 8u;
 layout(constant_id = TD_VK_SPEC_FULL) const bool IS_FULL = false;
 layout(local_size_x_id = 1) in;
 
-#include "inc/quant.glsl"
-#if TD_IS_INT8
-#include "inc/int8.glsl"
-layout(set = 0, binding = 0) readonly buffer x_uvec4s { uvec4 x[]; };
-#else
-layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
-layout(set = 0, binding = 0) readonly buffer x_vec4s { vec4 x4[]; };
-#endif
-layout(set = 0, binding = 2) readonly buffer bias_floats { float bias[]; };
-layout(set = 0, binding = 3) writeonly buffer y_floats { float y[]; };
-layout(set = 0, binding = 4) readonly buffer expert_ints { int experts[]; };
-layout(set = 0, binding = 5) readonly buffer list_uints { uint lists[]; };
+#include "inc/mat_mul.glsl"
 
-const uint LANES = TD_VK_PANEL;
 const uint SLICES = GROUP / LANES;
 const uint BATCH = N_ROWS % 4u == 0u ? 4u : N_ROWS % 2u == 0u ? 2u : 1u; /* rows reduced at once */
 
@@ -56,33 +43,10 @@ float sums[OUTPUTS][N_ROWS];
 uint bases[OUTPUTS]; /* of this lane's weight rows */
 uint x_at[N_ROWS];
 
-uint group;            /* of the slab */
-uint n_rows, choices;  /* by expert: how many rows chose it, and where in lists they are */
 uint n_active;         /* rows of this pass */
 
 /* By expert, most passes are not full: what a row costs is spared where it is not there. */
 bool is_active(uint r) { return KIND != TD_VK_MUL_EXPERT || r == 0u || r < n_active; }
-
-/* The r-th row: of the batch, or n_used * row + i, the expert being the i-th choice of the row. */
-uint find_row(uint r)
-{
-    if (KIND != TD_VK_MUL_EXPERT)
-        return r;
-    return p.n_rows == 1u ? gl_WorkGroupID.z : lists[choices + r];
-}
-uint find_x(uint row)
-{
-    if (KIND == TD_VK_MUL_EXPERT)
-        return row / p.n_used * p.x_stride + p.x_col0 + row % p.n_used * p.x_group;
-    return row * p.x_stride + p.x_col0 + (KIND == TD_VK_MUL_GROUPS ? group * p.x_group : 0u);
-}
-uint find_y(uint row)
-{
-    if (KIND == TD_VK_MUL_EXPERT)
-        return row / p.n_used * p.y_stride + p.y_col0 + row % p.n_used * p.y_group;
-    uint y_at = row * p.y_stride + p.y_col0 + p.o0;
-    return KIND == TD_VK_MUL_GROUPS ? y_at + (p.group0 + group) * p.y_group : y_at;
-}
 
 #if TD_IS_INT8
 void add_block(uint quad, uint j)
@@ -105,7 +69,7 @@ void add_block(uint quad, uint j)
 #else
                 dots.x = td_dot(blocks[o].words[4u + k], b[k], dots.x);
 #endif
-            sums[o][r] = td_fold(sums[o][r], blocks[o].scales, dots, uintBitsToFloat(meta.x),
+            sums[o][r] = td_fold(sums[o][r], blocks[o].scales, vec4(dots), uintBitsToFloat(meta.x),
                                  uintBitsToFloat(meta.y));
         }
     }
@@ -126,16 +90,6 @@ void add_quads(uint slice)
     }
 }
 #else
-vec4 load_x(uint i, uint k)
-{
-    if (IS_ALIGNED)
-        return x4[(i + k) / 4u];
-    /* Columns from n_k on are padding or a neighbour's, and 0 times their Inf would be NaN. */
-    uint n = p.n_k - min(k, p.n_k);
-    return vec4(n > 0u ? x[i + k] : 0.0, n > 1u ? x[i + k + 1u] : 0.0,
-                n > 2u ? x[i + k + 2u] : 0.0, n > 3u ? x[i + k + 3u] : 0.0);
-}
-
 void add_unit(uint u)
 {
     uvec4 units[OUTPUTS];
@@ -174,17 +128,6 @@ void add_quads(uint slice)
 }
 #endif
 
-void store(uint panel, uint lane, uint r, float sum0)
-{
-    uint o = panel * LANES + lane;
-    if (r >= n_rows || o >= p.n_o)
-        return;
-    precise float sum = sum0;
-    if (p.has_bias != 0u)
-        sum += bias[p.o0 + (KIND == TD_VK_MUL_PLAIN ? 0u : (p.group0 + group) * p.n_o) + o];
-    y[find_y(find_row(r)) + o] = sum;
-}
-
 /* Adds the slices of rows r0..r0+BATCH-1 of one panel and stores them. */
 void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint row0)
 {
@@ -198,28 +141,6 @@ void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint r
         store(panel, i % LANES, row0 + r0 + i / LANES, sum);
     }
     barrier();
-}
-
-/* Finds the group of the workgroup, and by expert its rows; false where there is nothing to do. */
-bool find_group()
-{
-    group = KIND == TD_VK_MUL_PLAIN ? 0u : gl_WorkGroupID.z;
-    n_rows = p.n_rows;
-    if (KIND != TD_VK_MUL_EXPERT)
-        return true;
-    uint expert;
-    if (p.n_rows == 1u) {
-        expert = uint(experts[gl_WorkGroupID.z]);
-    } else {
-        uint at = 4u + 3u * gl_WorkGroupID.z;
-        if (gl_WorkGroupID.z >= lists[0])
-            return false;
-        expert = lists[at];
-        choices = TD_VK_LIST_WORDS + lists[at + 1u];
-        n_rows = lists[at + 2u];
-    }
-    group = expert - p.group0; /* wraps for those of slabs before */
-    return group < p.n_groups;
 }
 
 /* Rows row0..row0+N_ROWS-1; those past the last repeat it, unstored. */
@@ -255,12 +176,10 @@ void main()
     uint panel0 = gl_WorkGroupID.x / n_row_groups * OUTPUTS;
     if (!find_group())
         return;
-    uint row_of_group = group * ((p.n_o + LANES - 1u) / LANES * LANES);
     td_pitch = p.w_pitch;
     td_begin();
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-        bases[o] = td_row_base(row_of_group + min((panel0 + o) * LANES + lane, p.n_o - 1u),
-                               p.w_units);
+        bases[o] = find_base(panel0 + o, lane);
     for (uint row0 = gl_WorkGroupID.x % n_row_groups * N_ROWS;; row0 += N_ROWS) {
         multiply(row0, panel0, slice, lane);
         if (KIND != TD_VK_MUL_EXPERT || row0 + N_ROWS >= n_rows)

@@ -42,7 +42,7 @@ static const limit table[] = {
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
     {"maxComputeWorkGroupInvocations", LIMIT(invocations), TD_VK_GROUP_MIN, ATTENTION},
     {"maxComputeWorkGroupSize", LIMIT(size_x), TD_VK_GROUP_MIN, ATTENTION},
-    {"maxComputeSharedMemorySize", LIMIT(shared_bytes), TD_VK_SHARED_BYTES, "mat_vec.IQ2_S"},
+    {"maxComputeSharedMemorySize", LIMIT(shared_bytes), TD_VK_SHARED_BYTES, "mat_tile.IQ2_S"},
     {"maxPushConstantsSize", LIMIT(push_bytes), TD_VK_PUSH_BYTES_MAX, EVERY},
     {"maxPerStageDescriptorStorageBuffers", LIMIT(n_stage_buffers), TD_VK_BINDINGS_MAX,
      "delta_net"},

@@ -10,6 +10,27 @@
 #define INT8_BYTES  48u  /* of a block of 32 */
 #define INT8_QUAD   128u /* elements that rows are padded to */
 
+/* The kernels for 1, 2, 3.. rows: mat_vec, which keeps the sums of all rows of an output in an
+ * invocation, then mat_tile, which shares weights and rows between invocations: rows_a_lane of
+ * row_lanes invocations and 64 / outputs times as many beside them. A software driver, which loads
+ * lane by lane, gains from few rows on; more outputs take its compiler seconds. */
+typedef struct {
+    uint32_t n_rows;                          /* of a pass */
+    uint32_t rows_a_lane, row_lanes, outputs; /* of mat_tile; 0: mat_vec */
+} variant;
+
+#define GPU_VARIANTS      11u
+#define SOFTWARE_VARIANTS 11u
+
+static const variant gpu_variants[GPU_VARIANTS] = {
+    {.n_rows = 1},  {.n_rows = 2},  {.n_rows = 4},  {.n_rows = 6},  {.n_rows = 8},   {.n_rows = 10},
+    {.n_rows = 12}, {.n_rows = 16}, {32, 2, 16, 4}, {64, 4, 16, 4}, {128, 8, 16, 4},
+};
+static const variant software_variants[SOFTWARE_VARIANTS] = {
+    {.n_rows = 1}, {.n_rows = 2}, {.n_rows = 4}, {8, 8, 1, 4},  {16, 8, 2, 4},   {24, 8, 3, 4},
+    {32, 8, 4, 4}, {40, 8, 5, 4}, {48, 8, 6, 4}, {64, 8, 8, 8}, {128, 8, 16, 8},
+};
+
 static bool is_by_expert(const td_op *op)
 {
     return op->kind == TD_OP_MAT_MUL && op->u.mat_mul.is_by_expert;
@@ -145,15 +166,23 @@ static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
 /* Slices cut k among the subgroups of a workgroup, as many as have something to do and the device's
  * workgroups hold: on a GPU memory is slow and units are many. A software driver runs a workgroup
  * on one thread. Part of law 1's arithmetic: it must not depend on rows. */
-void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s)
+void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32_t n_k,
+                         uint32_t n_o, td_vk_step *s)
 {
+    s->key.shader = td_vk_variant("mat_vec", type);
+    s->tile_shader = td_vk_variant("mat_tile", type);
     s->is_software = d->head.info.kind == TD_DEVICE_SOFTWARE;
     const td_vk_limits *l = &d->physical.limits;
     uint64_t n_most = (l->invocations < l->size_x ? l->invocations : l->size_x) / TD_VK_PANEL;
+    uint32_t subgroup = d->head.info.subgroup_size;
+    if (s->is_software && d->physical.limits.has_full_subgroups && (subgroup == 4 || subgroup == 8))
+        s->subgroup = subgroup;
+    s->is_narrow = type->id == TD_TYPE_Q2_K && n_most >= TD_VK_SLICES_MAX; /* it has four scales */
     uint32_t n = n_k / (s->is_software ? 2048 : INT8_QUAD), n_slices = 1;
     while (2 * n_slices <= n && 2 * n_slices <= n_most && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
+    s->n_row_variants = s->is_software ? SOFTWARE_VARIANTS : GPU_VARIANTS;
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
      * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
     s->key.n_spec = s->is_software ? 6 : 5;
@@ -206,8 +235,6 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
         return false;
     if (is_by_expert(op) && !(lists = lists_of(op->in[1].t, err)))
         return false;
-    s->key.shader = td_vk_variant("mat_vec", p->type);
-    s->n_row_variants = TD_VK_ROW_VARIANTS;
     if (int8)
         bind_in(s, int8);
     else
@@ -233,31 +260,45 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
     if (op->u.mat_mul.n_groups)
         set_groups(op, i_slab, &push, s);
     set_push(s, &push, sizeof push);
-    td_vk_mat_vec_shape(d, p->n_cols, push.n_o, s);
+    td_vk_mat_mul_shape(d, p->type, p->n_cols, push.n_o, s);
     s->key.spec[3] = int8 || is_aligned(op);
     s->work_per_row = (double)push.n_o * p->n_cols * (s->n_used ? s->n_used : s->groups_z);
     return true;
 }
 
-uint32_t td_vk_variant_rows(uint32_t i)
+static const variant *find_variant(const td_vk_step *s, uint32_t i)
 {
-    static const uint32_t rows[TD_VK_ROW_VARIANTS] = {1, 2, 4, 6, 8, 10, 12, 16};
-    return rows[i];
+    TD_ASSERT(i < s->n_row_variants);
+    return s->is_software ? &software_variants[i] : &gpu_variants[i];
 }
 
-/* Outputs of an invocation. One, on a GPU: many small workgroups hide its latency. A software
- * driver loads lane by lane, which makes what of x it loads worth sharing between outputs: two, as
- * more of them are little faster and take its compiler seconds. */
-static uint32_t variant_outputs(const td_vk_step *s)
+uint32_t td_vk_variant_rows(const td_vk_step *s, uint32_t i) { return find_variant(s, i)->n_rows; }
+
+/* Outputs of an invocation of mat_vec. One, on a GPU: many small workgroups hide its latency. A
+ * software driver loads lane by lane, which makes what of x it loads worth sharing between outputs:
+ * two, as more of them are little faster and take its compiler seconds. */
+static uint32_t vec_outputs(const td_vk_step *s)
 {
     return s->is_software && s->n_panels >= 4 ? 2 : 1; /* a second thread finds work */
 }
 
 void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
 {
+    const variant *v = find_variant(s, i);
     *key = s->key;
-    key->spec[0] = td_vk_variant_rows(i);
-    key->spec[2] = variant_outputs(s);
+    key->spec[0] = v->n_rows;
+    key->spec[2] = vec_outputs(s);
+    if (!v->rows_a_lane)
+        return;
+    key->shader = s->tile_shader;
+    key->has_full_subgroups = s->subgroup != 0;
+    key->n_spec = 7;
+    bool is_halved = s->is_narrow && !s->is_software && v->rows_a_lane == 8;
+    key->spec[0] = v->rows_a_lane >> is_halved;
+    key->spec[1] = (v->row_lanes << is_halved) * (TD_VK_PANEL / v->outputs);
+    key->spec[2] = v->outputs;
+    key->spec[5] = s->key.spec[1] / TD_VK_PANEL;
+    key->spec[6] = s->subgroup;
 }
 
 static bool needs_quantize(const td_program *p, uint32_t i_op)
@@ -295,18 +336,18 @@ static uint32_t rows_by_expert(const td_vk_step *s, uint32_t n_rows)
     return td_min_u32(n, n_rows);
 }
 
-/* Rows are spread evenly over as few workgroups as can be, each the least variant that takes its
- * share: 17 rows are 9 and 8, which is twice 12, not 16 and 1. */
+/* Rows are spread evenly over as few passes as can be, each the least variant that takes its
+ * share. */
 td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows)
 {
     uint32_t share = s->n_used ? rows_by_expert(s, n_rows) : n_rows, i = 0;
-    uint32_t n_groups = td_div_up(share, td_vk_variant_rows(s->n_row_variants - 1));
-    while (td_vk_variant_rows(i) < td_div_up(share, n_groups))
+    uint32_t n_passes = td_div_up(share, td_vk_variant_rows(s, s->n_row_variants - 1));
+    while (td_vk_variant_rows(s, i) < td_div_up(share, n_passes))
         i++;
-    uint32_t x = td_div_up(s->n_panels, variant_outputs(s));
+    uint32_t outputs = find_variant(s, i)->rows_a_lane ? 1 : vec_outputs(s);
+    uint32_t x = td_div_up(s->n_panels, outputs);
     if (s->n_used)
         return (td_vk_dispatch){s->pipelines[i], x, 1, td_min_u32(n_rows * s->n_used, s->n_experts),
                                 1};
-    uint32_t n_passes = td_div_up(n_rows, td_vk_variant_rows(i));
     return (td_vk_dispatch){s->pipelines[i], x * n_passes, 1, s->groups_z, n_passes};
 }

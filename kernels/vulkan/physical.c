@@ -121,9 +121,11 @@ static const char *why_not(const td_vk_physical *p, uint32_t api, bool has_compu
         local_bytes += p->info.memory.heaps[i].n_bytes;
     if (!local_bytes)
         return "compile-only (null device, no memory)";
-    if (!(v11->subgroupSupportedOperations & VK_SUBGROUP_FEATURE_BALLOT_BIT) ||
+    const VkSubgroupFeatureFlags needed =
+        VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+    if ((v11->subgroupSupportedOperations & needed) != needed ||
         !(v11->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT))
-        return "it has no subgroup ballots in compute shaders";
+        return "it has no subgroup ballots and shuffles in compute shaders";
     vkGetPhysicalDeviceFeatures2(p->handle, &features);
     if (!v13.synchronization2 || !v13.maintenance4)
         return "it has no synchronization2 or maintenance4";

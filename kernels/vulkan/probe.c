@@ -252,7 +252,8 @@ static bool is_compiled(const td_shader *shader, uint32_t kind, uint32_t i_rows)
 {
     static const char *const common[] = {"F32",  "F16",  "BF16", "Q4_0", "Q8_0",
                                          "Q4_K", "Q5_K", "Q6_K", "MXFP4"};
-    const uint32_t is_sampled = kind == TD_VK_MUL_PLAIN ? 0x91u : 0x04u; /* 1, 8, 16; 4 rows */
+    /* 1, 8, 16, 128; 4, 64 rows */
+    const uint32_t is_sampled = kind == TD_VK_MUL_PLAIN ? 0x491u : 0x204u;
     for (size_t i = 0; i < TD_COUNT(common); i++)
         if (!strcmp(shader->name + strlen("mat_vec."), common[i]))
             return true;
@@ -277,19 +278,21 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
         if (!strcmp(shader->name, fused[i].name) && !compile_one(run, &k, err))
             return false;
     }
+    if (!strncmp(shader->name, "mat_tile", 8)) /* with mat_vec */
+        return true;
     if (strncmp(shader->name, "mat_vec", 7))
         return compile_one(run, &key, err);
     static const uint32_t kinds[] = {TD_VK_MUL_PLAIN, TD_VK_MUL_EXPERT};
+    const td_type_info *type = td_type_find_name(shader->name + strlen("mat_vec."));
     td_vk_step step = {.key = key};
-    for (uint32_t i = 0; i < TD_COUNT(kinds) * TD_VK_ROW_VARIANTS; i++) {
-        uint32_t kind = kinds[i / TD_VK_ROW_VARIANTS];
-        if (!is_compiled(shader, kind, i % TD_VK_ROW_VARIANTS))
-            continue;
-        td_vk_mat_vec_shape(run->d, 4096, 4096, &step);
-        step.key.spec[4] = kind;
-        td_vk_row_variant(&step, i % TD_VK_ROW_VARIANTS, &key);
-        if (!compile_one(run, &key, err))
-            return false;
+    td_vk_mat_mul_shape(run->d, type, 4096, 4096, &step);
+    for (size_t k = 0; k < TD_COUNT(kinds); k++) {
+        step.key.spec[4] = kinds[k];
+        for (uint32_t i = 0; i < step.n_row_variants; i++) {
+            td_vk_row_variant(&step, i, &key);
+            if (is_compiled(shader, kinds[k], i) && !compile_one(run, &key, err))
+                return false;
+        }
     }
     return true;
 }

@@ -31,7 +31,7 @@ static bool want_pipelines(td_vk_program *p, td_vk_step *s, td_err *err)
         if (!s->pipelines[i])
             return false;
         s->pipelines[i]->is_due = d->head.info.kind != TD_DEVICE_SOFTWARE;
-        if (!is_attention && td_vk_variant_rows(i) >= rows)
+        if (s->n_row_variants && td_vk_variant_rows(s, i) >= rows)
             break;
     }
     return true;

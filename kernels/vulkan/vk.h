@@ -21,15 +21,15 @@
 #define TD_VK_BINDINGS_MAX   11u
 #define TD_VK_GROUP_MIN      256u /* lanes of a workgroup that a device must have */
 #define TD_VK_SLICES_MAX     8u   /* of k, of 64 lanes each; mat_vec: as many as there are lanes */
-#define TD_VK_SHARED_BYTES   18432u /* of a workgroup at most: mat_vec.IQ2_S of all slices */
+#define TD_VK_SHARED_BYTES   30720u /* of a workgroup at most: mat_tile.IQ2_S */
 #define TD_VK_SPEC_MAX       8u
 #define TD_VK_SIDES_MAX      4u            /* sizes of what lies beside a tensor */
 #define TD_VK_BLOCK_BYTES    (1ull << 30)  /* largest block, unless one buffer needs more */
 #define TD_VK_HOST_BYTES     (64ull << 20) /* the same of what the host accesses */
 #define TD_VK_SLOTS          4u            /* of the upload ring */
 #define TD_VK_SLOT_BYTES     (8ull << 20)  /* each, unless one row needs more */
-#define TD_VK_ROW_VARIANTS   8u            /* mat_vec for 1, 2, 4, 6, 8, 10, 12, 16 rows */
-#define TD_VK_PASSES_MAX     (TD_PREFILL_ROWS_MAX / 16) /* over a weight, by other workgroups */
+#define TD_VK_ROW_VARIANTS   11u /* of a product, at most: by how many rows a pass takes */
+#define TD_VK_PASSES_MAX     (TD_PREFILL_ROWS_MAX / 128) /* over a weight, by other workgroups */
 #define TD_VK_RECORDINGS_MAX 128u
 #define TD_VK_CHUNKS_MAX     1024u    /* of a recording; the last takes what is left */
 #define TD_VK_CHUNK_US       75000.0  /* planned time of a submission */
@@ -330,12 +330,15 @@ typedef struct { /* one dispatch */
     const td_op *op;
     td_vk_pipeline_key key;
     td_vk_pipeline *pipelines[TD_VK_ROW_VARIANTS]; /* [0] alone, or by row variant */
-    uint32_t n_row_variants;                       /* mat_vec; 0: one pipeline, a row per group */
+    uint32_t n_row_variants;                       /* a product; 0: one pipeline, a row per group */
     td_vk_tiling tiling;                           /* attention, which has variants too */
-    uint32_t n_panels;  /* mat_vec: of the slab, or of one of its groups */
-    uint32_t n_used;    /* mat_vec by expert: those a row chose; else 0 */
-    uint32_t n_experts; /* of them */
+    const char *tile_shader; /* a product: mat_tile of the type, key.shader being mat_vec */
+    uint32_t n_panels;       /* a product: of the slab, or of one of its groups */
+    uint32_t n_used;         /* a product by expert: those a row chose; else 0 */
+    uint32_t n_experts;      /* of them */
     bool is_software;
+    uint32_t subgroup; /* a product on a software driver: lanes that hand each other rows, or 0 */
+    bool is_narrow;    /* a product: mat_tile has no registers for eight rows */
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
@@ -357,11 +360,12 @@ void td_vk_attention_shape(const td_vk_device *d, uint32_t head_dim_v, uint32_t 
 /* Which of its variants is for so many rows (more rows never have a lower one), and its key. */
 uint32_t td_vk_attention_variant(const td_vk_tiling *t, uint32_t n_rows);
 void td_vk_attention_key(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key);
-/* What of a mat_vec step's specialization follows from the shape of its weight. */
-void td_vk_mat_vec_shape(const td_vk_device *d, uint32_t n_k, uint32_t n_o, td_vk_step *s);
-/* The i-th row variant of a mat_vec step, and its rows. */
+/* What of a product follows from the type and shape of its weight: shaders and specialization. */
+void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32_t n_k,
+                         uint32_t n_o, td_vk_step *s);
+/* The i-th row variant of a product, and how many rows a pass of it takes. */
 void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key);
-uint32_t td_vk_variant_rows(uint32_t i);
+uint32_t td_vk_variant_rows(const td_vk_step *s, uint32_t i);
 
 /* Steps an op takes: one, or one for each slab of its weight, after one that quantizes its input
  * where no earlier op has done so. */
@@ -373,7 +377,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *out, td_e
 typedef struct {
     td_vk_pipeline *pipeline;
     uint32_t x, y, z; /* workgroups */
-    /* mat_vec: over the weight, each with workgroups of its own along x; attention: slices of a
+    /* a product: over the weight, each with workgroups of its own along x; attention: slices of a
      * workgroup. */
     uint32_t n_passes;
 } td_vk_dispatch;

@@ -134,13 +134,13 @@ ivec4 td_start(ivec2 sums)
 #endif
 }
 
-float td_fold(float sum, vec4 scales, ivec4 dots, float d, float q_sum)
+float td_fold(float sum, vec4 scales, vec4 dots, float d, float q_sum)
 {
-    precise float block = scales.x * float(dots.x);
+    precise float block = scales.x * dots.x;
 #ifdef TD_TWO_DOTS
-    block = fma(scales.y, float(dots.y), block);
+    block = fma(scales.y, dots.y, block);
     if (HAS_ADDEND)
-        block = fma(scales.w, float(dots.w), fma(scales.z, float(dots.z), block));
+        block = fma(scales.w, dots.w, fma(scales.z, dots.z, block));
 #else
     if (HAS_ADDEND)
         block = fma(scales.z, q_sum, block);
