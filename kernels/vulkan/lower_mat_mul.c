@@ -177,12 +177,13 @@ void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32
     uint32_t subgroup = d->head.info.subgroup_size;
     if (s->is_software && d->physical.limits.has_full_subgroups && (subgroup == 4 || subgroup == 8))
         s->subgroup = subgroup;
-    s->is_narrow = type->id == TD_TYPE_Q2_K && n_most >= TD_VK_SLICES_MAX; /* it has four scales */
     uint32_t n = n_k / (s->is_software ? 2048 : INT8_QUAD), n_slices = 1;
     while (2 * n_slices <= n && 2 * n_slices <= n_most && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
     s->n_row_variants = s->is_software ? SOFTWARE_VARIANTS : GPU_VARIANTS;
+    if (type->id == TD_TYPE_Q2_K && !s->is_software) /* four scales leave eight rows no registers */
+        s->n_row_variants--;
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
      * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
     s->key.n_spec = s->is_software ? 6 : 5;
@@ -293,9 +294,8 @@ void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
     key->shader = s->tile_shader;
     key->has_full_subgroups = s->subgroup != 0;
     key->n_spec = 7;
-    bool is_halved = s->is_narrow && !s->is_software && v->rows_a_lane == 8;
-    key->spec[0] = v->rows_a_lane >> is_halved;
-    key->spec[1] = (v->row_lanes << is_halved) * (TD_VK_PANEL / v->outputs);
+    key->spec[0] = v->rows_a_lane;
+    key->spec[1] = v->row_lanes * (TD_VK_PANEL / v->outputs);
     key->spec[2] = v->outputs;
     key->spec[5] = s->key.spec[1] / TD_VK_PANEL;
     key->spec[6] = s->subgroup;

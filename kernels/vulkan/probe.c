@@ -210,12 +210,14 @@ static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, t
     return true;
 }
 
-/* Its variants for groups of 4 heads; of unlike types the largest shows what there is to see. */
+/* Its variants for groups of 4 heads, of a latent cache where values are shorter than keys; of
+ * unlike types the largest shows what there is to see. */
 static bool compile_attention(const compile_run *run, const td_vk_pipeline_key *key, bool is_full,
                               td_err *err)
 {
     td_vk_step step = {.key = *key};
     td_vk_attention_shape(run->d, key->spec[3], 4, &step);
+    step.key.spec[7] = is_full && key->spec[2] != key->spec[3];
     uint32_t last = td_vk_attention_variant(&step.tiling, TD_PREFILL_ROWS_MAX);
     for (uint32_t i = is_full ? 0 : last; i <= last; i++) {
         td_vk_pipeline_key variant;

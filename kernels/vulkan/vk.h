@@ -338,7 +338,6 @@ typedef struct { /* one dispatch */
     uint32_t n_experts;      /* of them */
     bool is_software;
     uint32_t subgroup; /* a product on a software driver: lanes that hand each other rows, or 0 */
-    bool is_narrow;    /* a product: mat_tile has no registers for eight rows */
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
     uint8_t push[TD_VK_PUSH_BYTES_MAX]; /* n_rows, the first member, is filled in per recording */
