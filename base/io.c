@@ -259,7 +259,7 @@ bool td_io_replace_file(const char *path, const void *bytes, size_t n_bytes, td_
     return ok;
 }
 
-bool td_io_cache_folder(char *path, size_t n_path)
+static bool make_cache_folder(char *path, size_t n_path)
 {
     const char *own = getenv("TANDEM_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME");
     const char *home = getenv("HOME");
@@ -279,4 +279,15 @@ bool td_io_cache_folder(char *path, size_t n_path)
     }
     mkdir(path, 0700);
     return true;
+}
+
+bool td_io_cache_path(const char *prefix, uint64_t hash, const char *suffix, char *path,
+                      size_t n_path)
+{
+    if (!make_cache_folder(path, n_path))
+        return false;
+    size_t at = strlen(path);
+    int n =
+        snprintf(path + at, n_path - at, "/%s-%016llx%s", prefix, (unsigned long long)hash, suffix);
+    return n >= 0 && (size_t)n < n_path - at;
 }

@@ -64,11 +64,12 @@ bool td_io_replace_file(const char *path, const void *bytes, size_t n_bytes, td_
 /* fsync of the directory that holds `path`, which makes a new name in it last. */
 bool td_io_sync_directory(const char *path, td_err *err);
 
-/* The folder of what may be lost at any time: $TANDEM_CACHE_DIR ("" turns it off), else
- * $XDG_CACHE_HOME/tandem, else ~/.cache/tandem. Made (mode 0700) where it is missing;
- * what fails there shows when a file is written. False when there is to be none, or no
- * room in path[n_path]. */
-bool td_io_cache_folder(char *path, size_t n_path);
+/* The path of a file that may be lost at any time, PREFIX-HASH with the suffix behind, in the cache
+ * folder: $TANDEM_CACHE_DIR ("" turns it off), else $XDG_CACHE_HOME/tandem, else ~/.cache/tandem.
+ * The folder is made (mode 0700) where it is missing; what fails there shows when a file is
+ * written. False when there is to be none, or no room in path[n_path]. */
+bool td_io_cache_path(const char *prefix, uint64_t hash, const char *suffix, char *path,
+                      size_t n_path);
 
 /* Writes all bytes, going on after short writes and interruptions; for pipes and terminals. */
 bool td_io_write_all(int fd, const char *name, const void *bytes, size_t n_bytes, td_err *err);

@@ -29,12 +29,7 @@ static void write_key(const td_device_info *info, char key[KEY_BYTES])
 
 static bool find_path(const char *key, char path[PATH_BYTES])
 {
-    char folder[PATH_BYTES - 64];
-    if (!td_io_cache_folder(folder, sizeof folder))
-        return false;
-    unsigned long long hash = td_hash64(0, key, strlen(key));
-    snprintf(path, PATH_BYTES, "%s/verdict-%016llx.json", folder, hash);
-    return true;
+    return td_io_cache_path("verdict", td_hash64(0, key, strlen(key)), ".json", path, PATH_BYTES);
 }
 
 void td_verdict_keep(const td_check_report *report, bool is_whole)

@@ -4,7 +4,7 @@
  * weights) cost the same, so one of each kind is loaded and timed, and so are the first with the
  * embedding, the last with the output, and a few in a row, which shows what a run costs whatever
  * its layers. It takes five to ten seconds a device, and the loading of some layers; the figures
- * are kept on disk (td_io_cache_folder) by device, driver, threads, version, shapes and types. A
+ * are kept on disk (td_io_cache_path) by device, driver, threads, version, shapes and types. A
  * file there that is torn or hostile is passed over with a warning.
  *
  * Rows are timed behind TD_PREFILL_ROWS_MAX positions of context, with weights that are not in the

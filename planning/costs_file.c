@@ -52,12 +52,7 @@ void td_costs_key_write(const td_costs_params *p, const cost_kinds *kinds, char 
 
 static bool find_path(const char *key, char path[PATH_BYTES])
 {
-    char folder[PATH_BYTES - 64];
-    if (!td_io_cache_folder(folder, sizeof folder))
-        return false;
-    unsigned long long hash = td_hash64(0, key, strlen(key));
-    snprintf(path, PATH_BYTES, "%s/costs-%016llx.json", folder, hash);
-    return true;
+    return td_io_cache_path("costs", td_hash64(0, key, strlen(key)), ".json", path, PATH_BYTES);
 }
 
 static void read_cost(const td_json_object *o, size_t i, td_cost *out)

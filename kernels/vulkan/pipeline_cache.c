@@ -54,12 +54,8 @@ static file_header header_of(const td_vk_device *d)
 
 static bool find_path(const file_header *h, char *path, size_t n_path)
 {
-    char folder[TD_VK_CACHE_PATH_MAX - 64];
-    if (!td_io_cache_folder(folder, sizeof folder))
-        return false;
-    unsigned long long key = td_hash64(0, h, offsetof(file_header, n_bytes));
-    snprintf(path, n_path, "%s/pipelines-%016llx", folder, key);
-    return true;
+    uint64_t key = td_hash64(0, h, offsetof(file_header, n_bytes));
+    return td_io_cache_path("pipelines", key, "", path, n_path);
 }
 
 /* The driver's part of a file that is ours in every respect; NULL with `why` set, or without when
