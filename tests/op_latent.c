@@ -64,6 +64,8 @@ static void test_latent_cache_is_as_two(void **state)
             float *want = NULL;
             for (size_t d = 0; d < n_test_devices; d++) {
                 td_device *dev = test_devices[d];
+                if (cases[i].dim_k > 96 && is_vulkan(dev)) /* a minute of compiling */
+                    continue;
                 char what[64];
                 snprintf(what, sizeof what, "%s %u/%u, %u rows", cases[i].type, cases[i].dim_k,
                          cases[i].dim_v, rows[r]);
