@@ -65,7 +65,9 @@ static void test_ops_are_timed_by_name(void **state)
         if (is_vulkan(f.b.dev)) {
             assert_true(counts.n_dispatches >= 20); /* a long one may be cut */
             assert_true(counts.n_submissions >= 5);
-            assert_int_equal(counts.n_barriers, 2 * 5); /* before add, and after it */
+            /* Before add, and after it; where a run is cut there, its next part begins with one. */
+            assert_true(counts.n_barriers <= 2 * 5);
+            assert_true(counts.n_barriers + counts.n_submissions >= 2 * 5 + 5);
             assert_true(times[0].traffic.there == 10.0 * 4 * N_IN * N_MID);
             assert_true(times[0].traffic.issued == times[0].traffic.there);
             assert_true(counts.gap_seconds >= 0 && counts.gap_seconds < counts.run_seconds);
