@@ -225,6 +225,14 @@ static inline uint32_t td_group_rows(const td_weight_params *p)
     return p->n_groups ? p->n_rows / p->n_groups : p->n_rows;
 }
 
+/* The first position that a row sees. */
+static inline uint32_t td_first_visible(const td_attention_params *p, uint32_t position)
+{
+    uint32_t of_window = p->window && position >= p->window ? position - p->window + 1 : 0;
+    uint32_t of_chunk = p->chunk ? position - position % p->chunk : 0;
+    return of_window > of_chunk ? of_window : of_chunk;
+}
+
 /* Adds to an op's sums; `is_call` false for a part of an op that is counted elsewhere. */
 void td_program_count_op(td_program *p, const td_op *op, bool is_call, double seconds,
                          td_traffic traffic);

@@ -233,6 +233,23 @@ static inline float *view_row(td_view v, uint32_t row)
     return f32_data(v.t) + (size_t)row * td_tensor_get_params(v.t)->n_cols + v.col0;
 }
 
+/* Opens host:n at a level; NULL when this CPU's best is below it. */
+static inline td_device *open_level(const char *level, uint32_t n_threads)
+{
+    td_err err = {0};
+    char spec[16];
+    snprintf(spec, sizeof spec, "host:%u", n_threads);
+    setenv("TD_HOST_ISA", level, 1);
+    td_device *dev = td_device_create(spec, &err);
+    unsetenv("TD_HOST_ISA");
+    must(dev != NULL, &err);
+    if (strncmp(td_device_get_info(dev)->driver, level, strlen(level)) == 0)
+        return dev;
+    print_message("skipped: this CPU has no %s\n", level);
+    td_device_destroy(&dev);
+    return NULL;
+}
+
 /* -- inputs --------------------------------------------------------------------------------- */
 
 static inline void *test_alloc(size_t n, size_t size)

@@ -368,23 +368,6 @@ static void test_finite_rows_are_unaffected_by_hostile_ones(void **state)
     }
 }
 
-/* NULL when this CPU's best is below the level. */
-static td_device *open_level(const char *level, uint32_t n_threads)
-{
-    td_err err = {0};
-    char spec[16];
-    snprintf(spec, sizeof spec, "host:%u", n_threads);
-    setenv("TD_HOST_ISA", level, 1);
-    td_device *dev = td_device_create(spec, &err);
-    unsetenv("TD_HOST_ISA");
-    must(dev != NULL, &err);
-    if (strncmp(td_device_get_info(dev)->driver, level, strlen(level)) == 0)
-        return dev;
-    print_message("skipped: this CPU has no %s\n", level);
-    td_device_destroy(&dev);
-    return NULL;
-}
-
 /* Every kernel of the host, not only those of this CPU's best level; rows in tiles of all sizes. */
 static void test_levels_agree_with_scalar(void **state)
 {

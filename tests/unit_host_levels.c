@@ -181,23 +181,6 @@ static void check_same(const float *got, const float *want, size_t n, const td_d
                      (double)want[i]);
 }
 
-/* Opens host:n at a level; NULL when this CPU's best is below it. */
-static td_device *open_level(const char *level, uint32_t n_threads)
-{
-    td_err err = {0};
-    char spec[16];
-    snprintf(spec, sizeof spec, "host:%u", n_threads);
-    setenv("TD_HOST_ISA", level, 1);
-    td_device *dev = td_device_create(spec, &err);
-    unsetenv("TD_HOST_ISA");
-    must(dev != NULL, &err);
-    if (strncmp(td_device_get_info(dev)->driver, level, strlen(level)) == 0)
-        return dev;
-    print_message("skipped: this CPU has no %s\n", level);
-    td_device_destroy(&dev);
-    return NULL;
-}
-
 /* Every width with two threads, some with the others. */
 static void check_device(td_device *dev, const block_case *c, const float *want, uint32_t n_rows)
 {

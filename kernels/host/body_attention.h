@@ -99,13 +99,6 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
         add_page(kv, v, qs, n);
 }
 
-static uint32_t first_visible(const td_attention_params *p, uint32_t position)
-{
-    uint32_t of_window = p->window && position >= p->window ? position - p->window + 1 : 0;
-    uint32_t of_chunk = p->chunk ? position - position % p->chunk : 0;
-    return of_window > of_chunk ? of_window : of_chunk;
-}
-
 /* The sink takes part in the softmax like one more score; it has no value to add. */
 static void add_sink(query *q, uint32_t n_v, float sink)
 {
@@ -123,7 +116,7 @@ static void attention(const td_host_attention *a)
         q->q = a->queries[i].q;
         q->y = a->queries[i].y;
         q->last = a->queries[i].position;
-        q->first = first_visible(a->params, q->last);
+        q->first = td_first_visible(a->params, q->last);
         q->m = -INFINITY;
         q->sum = 0;
         memset(q->y, 0, n_v * sizeof *q->y);

@@ -14,17 +14,6 @@ static td_traffic mat_mul_traffic(const td_vk_step *s, const td_vk_dispatch *dis
     return (td_traffic){n_bytes * dispatch->n_passes, n_bytes};
 }
 
-/* The first position that a row sees. */
-static uint32_t first_visible(const td_attention_params *a, uint32_t position)
-{
-    uint32_t first = 0;
-    if (a->window && position >= a->window)
-        first = position - a->window + 1;
-    if (a->chunk)
-        first = td_max_u32(first, position / a->chunk * a->chunk);
-    return first;
-}
-
 typedef struct { /* of the positions of a sequence */
     int32_t slot;
     uint32_t first, end;
@@ -34,7 +23,8 @@ typedef struct { /* of the positions of a sequence */
 static uint32_t add_row(const td_op *op, uint32_t row, range *ranges, uint32_t n)
 {
     const int32_t *positions = op->batch.positions->data, *slots = op->batch.slots->data;
-    uint32_t last = (uint32_t)positions[row], first = first_visible(&op->u.attention, last), i = 0;
+    uint32_t last = (uint32_t)positions[row], first = td_first_visible(&op->u.attention, last),
+             i = 0;
     while (i < n && ranges[i].slot != slots[row])
         i++;
     if (i == n)
