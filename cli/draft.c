@@ -5,13 +5,13 @@
 #include "base/check.h"
 #include "base/signals.h"
 #include "draft/worker.h"
-#include "transport/endpoint.h"
+#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>
 
 typedef struct {
-    const char *config, *model, *device, *bind, *vocab_of;
+    const char *config, *model, *device, *bind, *key, *vocab_of;
     const td_type_info *type_k, *type_v;
     uint32_t n_ctx, n_slots;
 } fields;
@@ -25,7 +25,10 @@ static const option options[] = {
     {"--device", "draft.device", OPT_TEXT, AT(device), 0, 0, "SPEC",
      "where it runs, a SPEC without layers (default: host:1)"},
     {"--bind", "draft.bind", OPT_TEXT, AT(bind), 0, 0, "EP",
-     "ipc://PATH or tcp://127.0.0.1:PORT (required)"},
+     "ipc://PATH or tcp://HOST:PORT, an address of this machine or * for all (required)"},
+    {"--key", "draft.key", OPT_TEXT, AT(key), 0, 0, "NAME",
+     "our own pair of `tandem keys`, for tcp (default: the only one, where the endpoint is off "
+     "loopback)"},
     {"--vocab-of", "draft.vocab_of", OPT_READ, AT(vocab_of), 0, 0, "M.gguf",
      "the target's file (its vocabulary is all that is read), where that has another vocabulary"},
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
@@ -65,7 +68,7 @@ static bool serve(const fields *f, td_err *err)
     td_drafter *drafter = NULL;
     bool is_ok = false;
     char title[520];
-    if (!td_endpoint_check(f->bind, true, err))
+    if (!td_link_check(f->bind, TD_LINK_BIND, f->key, err))
         return td_err_prepend(err, "--bind");
     if (!td_signals_open(err))
         return false;
@@ -83,6 +86,7 @@ static bool serve(const fields *f, td_err *err)
                                 err);
     transport = drafter ? td_transport_create(err) : NULL;
     if (transport) {
+        td_transport_set_key(transport, f->key);
         snprintf(title, sizeof title, "%.255s on %.255s", td_model_name(model),
                  td_drafter_device(drafter)->name);
         is_ok = td_draft_worker_run(

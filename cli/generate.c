@@ -40,7 +40,10 @@ static const option options[] = {
      "where the draft runs (default: the fastest device where devices were measured; else a GPU "
      "that has no layers of the target; else host, or host:1 where the target is there too)"},
     {"--draft-endpoint", "draft.endpoint", OPT_TEXT, AT(run.draft_endpoint), 0, 0, "EP",
-     "a `tandem draft` worker instead: ipc://PATH or tcp://127.0.0.1:PORT"},
+     "a `tandem draft` worker instead: ipc://PATH, tcp://127.0.0.1:PORT, or on another machine "
+     "tcp://HOST:PORT,KEY with its public key, a name or file"},
+    {"--key", "run.key", OPT_TEXT, AT(run.key), 0, 0, "NAME",
+     "our own pair of `tandem keys`, shown to workers (default: the only one)"},
     {"--draft-max", "draft.max", OPT_U32, AT(run.draft_max), 1, TD_DRAFT_MAX, "K",
      "tokens of a draft at most; how many is chosen each round (default: 8)"},
     {"--draft-fixed", "draft.fixed", OPT_U32, AT(run.draft_fixed), 1, TD_DRAFT_MAX, "K",

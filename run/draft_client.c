@@ -114,6 +114,7 @@ bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_
 {
     const char *endpoint = d->params->draft_endpoint ? d->params->draft_endpoint : INPROC_ENDPOINT;
     const td_tokenizer *tokenizer = td_model_tokenizer(target);
+    td_transport_set_key(d->transport, d->params->key);
     d->link = td_link_open(d->transport, endpoint, TD_LINK_CONNECT, err);
     if (d->link)
         d->peer = td_peer_create(

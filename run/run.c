@@ -8,7 +8,7 @@
 #include "base/signals.h"
 #include "run/loop.h"
 #include "run/stats.h"
-#include "transport/endpoint.h"
+#include "transport/link.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -38,7 +38,8 @@ static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint3
  * there, end it at once. */
 static bool open_files(session *r, td_err *err)
 {
-    if (r->params->draft_endpoint && !td_endpoint_check(r->params->draft_endpoint, false, err))
+    const td_run_params *p = r->params;
+    if (p->draft_endpoint && !td_link_check(p->draft_endpoint, TD_LINK_CONNECT, p->key, err))
         return td_err_prepend(err, "draft");
     const char *late[] = {r->params->stats_path, r->params->trace_path}; /* opened at the end */
     for (size_t i = 0; i < TD_COUNT(late); i++)

@@ -22,7 +22,8 @@ typedef struct {
     const char *target_path;
     const char *draft_path;     /* NULL: no draft model here */
     const char *draft_spec;     /* device of a draft in this process; NULL: chosen */
-    const char *draft_endpoint; /* a `tandem draft` worker; NULL: none */
+    const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */
+    const char *key;            /* our own pair; NULL: the only one, where one is needed */
     uint32_t draft_max;         /* 1..TD_DRAFT_MAX; 0: none is used, though there is one */
     uint32_t draft_fixed;       /* 0: draft_max bounds; else always k = this */
     bool is_ngram;              /* guesses from the texts of the run, too or alone */

@@ -1,7 +1,8 @@
 # Scripts run as tests. Each exits 77 where what it needs is missing.
 function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    td_set_up(${name} ${label} TANDEM_CACHE_DIR=${TD_TEST_CACHE}/tandem)
+    td_set_up(${name} ${label} TANDEM_CACHE_DIR=${TD_TEST_CACHE}/tandem
+              TANDEM_KEYS_DIR=${TD_TEST_CACHE}/no-keys)
     if(label STREQUAL "e2e") # see CMakeLists.txt
         set_tests_properties(${name} PROPERTIES PROCESSORS 2)
     endif()
@@ -52,6 +53,7 @@ td_script_test(style_docs style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_docs.p
 
 # The program as a user meets it.
 td_script_test(e2e_cli e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_cli.py $<TARGET_FILE:tandem>)
+td_script_test(e2e_keys e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_keys.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_io e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_io.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_bench e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_bench.py
                $<TARGET_FILE:tandem>)

@@ -61,7 +61,7 @@ static void test_endpoint_policy(void **state)
     for (size_t i = 0; i < TD_COUNT(rows); i++) {
         td_endpoint e;
         td_err err = {0};
-        bool ok = td_endpoint_parse(rows[i].text, &e, &err);
+        bool ok = td_endpoint_parse(rows[i].text, false, &e, &err);
         if (ok != (rows[i].address_or_null != NULL))
             fail_msg("\"%s\": %s", rows[i].text, ok ? "was allowed" : err.message);
         if (ok)
@@ -72,17 +72,79 @@ static void test_endpoint_policy(void **state)
     char text[300] = "ipc:///";
     memset(text + 7, 'a', 200);
     td_endpoint e;
-    assert_false(td_endpoint_parse(text, &e, NULL));
+    assert_false(td_endpoint_parse(text, false, &e, NULL));
     memcpy(text, "inproc:", 7);
     text[7] = text[8] = '/';
-    assert_false(td_endpoint_parse(text, &e, NULL));
+    assert_false(td_endpoint_parse(text, false, &e, NULL));
+}
+
+/* Off loopback: with keys only, which a bound endpoint is marked to want. */
+static void test_endpoint_policy_off_loopback(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool is_bound;
+        const char *address_or_null, *local_or_key;
+    } rows[] = {
+        {"tcp://192.168.0.2:5555,strix2", false, "tcp://192.168.0.2:5555", "strix2"},
+        {"tcp://strix2:5555,./k.pub", false, "tcp://strix2:5555", "./k.pub"},
+        {"tcp://a-1.example.org:5555,k", false, "tcp://a-1.example.org:5555", "k"},
+        {"tcp://[2001:db8::1]:5555,k", false, "tcp://[2001:db8::1]:5555", "k"},
+        {"tcp://127.0.0.1:5555,k", false, "tcp://127.0.0.1:5555", "k"},
+        {"tcp://localhost:5555,k", false, "tcp://127.0.0.1:5555", "k"},
+        {"tcp://*:5555", true, "tcp://0.0.0.0:5555", "tcp://127.0.0.1:5555"},
+        {"tcp://0.0.0.0:5555", true, "tcp://0.0.0.0:5555", "tcp://127.0.0.1:5555"},
+        {"tcp://[::]:5555", true, "tcp://[::]:5555", "tcp://[::1]:5555"},
+        {"tcp://192.168.0.2:5555", true, "tcp://192.168.0.2:5555", "tcp://192.168.0.2:5555"},
+        {"tcp://[2001:db8::1]:5555", true, "tcp://[2001:db8::1]:5555", "tcp://[2001:db8::1]:5555"},
+        {"tcp://192.168.0.2:5555,", false, NULL, NULL},
+        {"tcp://192.168.0.2:5555", false, NULL, NULL},
+        {"tcp://192.168.0.2:5555,k", true, NULL, NULL},
+        {"tcp://192.168.0.2,k:5555", false, NULL, NULL},
+        {"tcp://192.168.0.2:5555 ,k", false, NULL, NULL},
+        {"tcp://*:5555,k", false, NULL, NULL},
+        {"tcp://0.0.0.0:5555,k", false, NULL, NULL},
+        {"tcp://[::]:5555,k", false, NULL, NULL},
+        {"tcp://[::ffff:10.0.0.1]:5555,k", false, NULL, NULL},
+        {"tcp://[fe80::1%eth0]:5555,k", false, NULL, NULL},
+        {"tcp://[2001:db8::1:5555,k", false, NULL, NULL},
+        {"tcp://0.0.0.1:5555", true, NULL, NULL},
+        {"tcp://224.0.0.1:5555,k", false, NULL, NULL},
+        {"tcp://255.255.255.255:5555", true, NULL, NULL},
+        {"tcp://10.1:5555,k", false, NULL, NULL},
+        {"tcp://0x7f.1:5555,k", false, NULL, NULL},
+        {"tcp://eth0;10.0.0.1:5555,k", false, NULL, NULL},
+        {"tcp://strix2:5555", true, NULL, NULL},
+        {"tcp://eth0:5555", true, NULL, NULL},
+        {"tcp://*:*", true, NULL, NULL},
+        {"tcp://-a:5555,k", false, NULL, NULL},
+        {"tcp://a_b:5555,k", false, NULL, NULL},
+    };
+    for (size_t i = 0; i < TD_COUNT(rows); i++) {
+        td_endpoint e;
+        td_err err = {0};
+        bool ok = td_endpoint_parse(rows[i].text, rows[i].is_bound, &e, &err);
+        if (ok != (rows[i].address_or_null != NULL))
+            fail_msg("\"%s\": %s", rows[i].text, ok ? "was allowed" : err.message);
+        if (!ok) {
+            assert_int_equal(err.code, TD_E_USAGE);
+            continue;
+        }
+        assert_string_equal(e.address, rows[i].address_or_null);
+        assert_string_equal(rows[i].is_bound ? e.local : e.key, rows[i].local_or_key);
+        assert_int_equal(e.is_open, strncmp(e.address, "tcp://127.0.0.1:", 16) != 0);
+    }
+    td_endpoint e;
+    assert_true(td_endpoint_parse("tcp://no-such-host.invalid:5555,k", false, &e, NULL));
+    assert_false(td_endpoint_prepare(&e, false, NULL)); /* RFC 2606: there is none */
 }
 
 static bool prepare(const char *text, bool is_bound, td_err *err)
 {
     td_endpoint e;
     td_err_clear(err);
-    return td_endpoint_parse(text, &e, err) && td_endpoint_prepare(&e, is_bound, err);
+    return td_endpoint_parse(text, is_bound, &e, err) && td_endpoint_prepare(&e, is_bound, err);
 }
 
 static void test_ipc_directory_must_be_ours_alone(void **state)
@@ -472,6 +534,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_endpoint_policy),
+        cmocka_unit_test(test_endpoint_policy_off_loopback),
         cmocka_unit_test(test_ipc_directory_must_be_ours_alone),
         cmocka_unit_test(test_zmq_exchange),
         cmocka_unit_test(test_worker_thread_echoes_and_nothing_is_allocated),

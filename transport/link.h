@@ -5,6 +5,10 @@
  *   td_link_send(l, 0, bytes, n, err); ... td_link_poll(items, n, timeout_us, err); ...
  *   td_link_close(&l, true); td_transport_destroy(&t);
  *
+ * Endpoints and where keys are needed are endpoint.h's: what leaves the machine is encrypted, both
+ * ends show keys (keys.h), and before a bound link is returned it has refused a stranger (auth.h).
+ * Endpoints and where keys are needed are endpoint.h's: what leaves the machine is encrypted, both
+ * ends show keys (keys.h), and a bound link has refused a stranger before it is returned (auth.h).
  * The worker binds, its one coordinator connects. Messages are one part of at most
  * TD_WIRE_MESSAGE_MAX bytes and keep their order; while a connection stands none is lost, but
  * one that breaks and comes back may have lost some, so the peer above numbers them.
@@ -13,7 +17,8 @@
  * needs it) and must outlive them; a link owns its socket and a queue for what the peer is too slow
  * to take (TD_LINK_QUEUE_BYTES, allocated at open; sending allocates nothing of ours).
  * Errors: TD_E_AGAIN when the peer is slow and the queue is full (try later); TD_E_UNAVAILABLE
- * when the peer is gone or the endpoint cannot be had; TD_E_USAGE (endpoint.h); TD_E_IO.
+ * when the peer is gone or the endpoint cannot be had; TD_E_USAGE (endpoint.h); TD_E_IO; of opening
+ * also those of keys.h and auth.h.
  * Threads: the transport any; a link one at a time, both ends of an in-memory pair the same one.
  * Do not fork after td_transport_create. */
 #ifndef TD_TRANSPORT_LINK_H
@@ -47,6 +52,14 @@ typedef struct {
 
 td_transport *td_transport_create(td_err *err);
 void td_transport_destroy(td_transport **t); /* all its links must be closed */
+
+/* Our own pair, by its name, of the links opened later; borrowed. Without it the only pair there is
+ * is taken where one is needed. With it tcp endpoints that are bound want keys on loopback too. */
+void td_transport_set_key(td_transport *t, const char *name);
+
+/* Could it be opened? Of an endpoint that another process shall reach, before a program spends its
+ * time on a model. key: as of td_transport_set_key, or NULL; an error if it is of no use there. */
+bool td_link_check(const char *endpoint, td_link_side side, const char *key, td_err *err);
 
 td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, td_err *err);
 

@@ -1,4 +1,4 @@
-/* td_link over ZeroMQ; the only file that knows it.
+/* td_link over ZeroMQ; with auth.c and keys.c, which bring its keys, all that knows it.
  *
  * The worker's bound socket is a ROUTER, so that a second coordinator can be told that it is
  * refused instead of sharing the first one's stream; the coordinator's is a DEALER. A ROUTER names
@@ -10,13 +10,17 @@
  * a long prompt in FEED messages, waits in a byte ring of our own. The ring keeps the order per
  * link: as long as it holds anything, later messages join its end. */
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "transport/auth.h"
 #include "transport/endpoint.h"
 #include "transport/link_impl.h"
+#include "transport/link_watch.h"
 #include "transport/wire.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +31,7 @@
 
 #define LINGER_CLEAN_MS 1000
 #define HANG_UP_MS      100
+#define REFUSED_US      1000000u /* until the next try: our key may have been allowed meanwhile */
 #define ROUTE_NAME_MAX  7
 #define DROPS_PER_RECV  64 /* what one recv may pass over before its caller gets a say again */
 #define RECORD_BYTES    12 /* before each queued message: route u64, length u32, host order */
@@ -34,6 +39,9 @@
 struct td_transport {
     void *context;
     _Atomic uint32_t n_links, n_watches;
+    const char *key; /* our own pair's name; NULL: the only one there is, where one is needed */
+    pthread_mutex_t lock; /* of: */
+    td_auth *auth;        /* since the first link that wants it */
 };
 
 typedef struct {
@@ -42,11 +50,23 @@ typedef struct {
     void *socket;
     void *watch; /* tells of connections that broke; NULL: nobody does */
     bool is_router, is_ipv6, is_inproc;
+    bool is_secure;  /* by CURVE, with: */
+    td_key_pair own; /* wiped at close */
+    char server_key[TD_KEY_TEXT];
+    bool is_refused;     /* the handshake failed, and the library tries no more by itself */
+    uint64_t refused_us; /* when */
+    uint32_t told_event; /* what of that was last logged */
     char address[TD_ENDPOINT_MAX];
     struct stat file; /* of a bound ipc socket, to remove it and no other; 0 inode: none */
     uint8_t *ring;    /* [TD_LINK_QUEUE_BYTES] */
     size_t ring_head; /* offset of the oldest byte; their count is base.stats.n_queued_bytes */
 } zmq_link;
+
+static uint64_t now_us(void)
+{
+    td_clock clock = td_clock_real();
+    return td_clock_now_us(&clock);
+}
 
 /* --- Context -------------------------------------------------------------------------------- */
 
@@ -69,16 +89,21 @@ td_transport *td_transport_create(td_err *err)
         td_free(t);
         return NULL;
     }
+    pthread_mutex_init(&t->lock, NULL);
     zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, 64);
     zmq_ctx_set(t->context, ZMQ_MAX_MSGSZ, (int)TD_WIRE_MESSAGE_MAX);
     return t;
 }
 
+void td_transport_set_key(td_transport *t, const char *name) { t->key = name; }
+
 void td_transport_destroy(td_transport **t)
 {
     if (!*t)
         return;
-    TD_ASSERT(atomic_load(&(*t)->n_links) == 0); /* an open socket would make the next line wait */
+    TD_ASSERT(atomic_load(&(*t)->n_links) == 0); /* an open socket would make the next lines wait */
+    td_auth_stop(&(*t)->auth);
+    pthread_mutex_destroy(&(*t)->lock);
     while (zmq_ctx_term((*t)->context) != 0 && errno == EINTR)
         ;
     td_free(*t);
@@ -124,19 +149,24 @@ static bool set_options(const zmq_link *l, td_err *err)
     return !l->is_ipv6 || set_option(l->socket, ZMQ_IPV6, 1, err);
 }
 
-/* Has the library report broken connections. Without that, pings find them out. */
+/* What each side wants to hear of its connections. */
 static void watch_socket(zmq_link *l)
 {
-    char name[48];
-    snprintf(name, sizeof name, "inproc://tandem-watch-%u",
-             (unsigned)atomic_fetch_add(&l->transport->n_watches, 1));
-    if (l->is_inproc || zmq_socket_monitor(l->socket, name, ZMQ_EVENT_DISCONNECTED) != 0)
-        return;
-    l->watch = zmq_socket(l->transport->context, ZMQ_PAIR);
-    if (l->watch && zmq_connect(l->watch, name) != 0) {
-        zmq_close(l->watch);
-        l->watch = NULL;
-    }
+    int events = ZMQ_EVENT_DISCONNECTED;
+    if (!l->is_router)
+        events |= ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                  ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    if (!l->is_inproc)
+        l->watch = td_watch_open(l->transport->context, l->socket,
+                                 atomic_fetch_add(&l->transport->n_watches, 1), events);
+}
+
+static bool secure_socket(zmq_link *l, td_err *err)
+{
+    if (!l->is_secure)
+        return true;
+    return l->is_router ? td_auth_secure_bound(l->socket, &l->own, err)
+                        : td_auth_secure_connecting(l->socket, &l->own, l->server_key, err);
 }
 
 static bool open_socket(zmq_link *l, td_err *err)
@@ -145,7 +175,8 @@ static bool open_socket(zmq_link *l, td_err *err)
     if (!l->socket)
         return td_err_set(err, TD_E_IO, "endpoint %s: no socket: %s", l->address,
                           zmq_strerror(errno));
-    if (!set_options(l, err))
+    l->is_refused = false;
+    if (!set_options(l, err) || !secure_socket(l, err))
         return false;
     watch_socket(l);
     if (l->is_router ? zmq_bind(l->socket, l->address) : zmq_connect(l->socket, l->address))
@@ -158,13 +189,7 @@ static void close_socket(zmq_link *l, int linger_ms)
 {
     if (!l->socket)
         return;
-    if (l->watch) {
-        int none_ms = 0;
-        zmq_socket_monitor(l->socket, NULL, 0);
-        zmq_setsockopt(l->watch, ZMQ_LINGER, &none_ms, sizeof none_ms);
-        zmq_close(l->watch);
-        l->watch = NULL;
-    }
+    td_watch_close(l->socket, &l->watch);
     zmq_setsockopt(l->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     zmq_close(l->socket);
     l->socket = NULL;
@@ -272,6 +297,8 @@ static bool zmq_link_send(td_link *base, td_route route, const void *bytes, size
                           bool may_queue, td_err *err)
 {
     zmq_link *l = (zmq_link *)base;
+    if (l->is_refused && now_us() - l->refused_us >= REFUSED_US)
+        close_socket(l, 0);
     if (!l->socket && !open_socket(l, err)) { /* a reset that failed is tried again here */
         close_socket(l, 0);
         return false;
@@ -372,15 +399,40 @@ static bool zmq_link_recv(td_link *base, void *buffer, size_t *n_bytes, td_route
     return true;
 }
 
+/* A handshake that failed: what to do about it, once. */
+static void tell_failure(zmq_link *l, uint32_t event)
+{
+    if (l->told_event == event)
+        return;
+    l->told_event = event;
+    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+        td_log_warn("endpoint %s: the worker does not let our key in; on its machine: tandem keys "
+                    "allow NAME '%s'",
+                    l->address, l->own.public_key);
+    else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        td_log_warn("endpoint %s: %s", l->address,
+                    l->is_secure ? "who answers there has no keys (or is no tandem)"
+                                 : "the worker wants keys: put its public key behind it, EP,KEY");
+    else if (l->is_secure)
+        td_log_warn("endpoint %s: the handshake broke off: has the worker another key than '%s'?",
+                    l->address, l->server_key);
+}
+
 static bool zmq_link_was_cut(td_link *base)
 {
     zmq_link *l = (zmq_link *)base;
     bool was_cut = false;
-    zmq_msg_t part;
-    zmq_msg_init(&part);
-    while (l->watch && recv_part(l->watch, &part) == 0) /* one kind of event was asked for */
-        was_cut = true;
-    zmq_msg_close(&part);
+    td_watch_event e;
+    while (l->watch && td_watch_read(l->watch, &e)) {
+        was_cut |= e.event == ZMQ_EVENT_DISCONNECTED;
+        if (e.event == ZMQ_EVENT_DISCONNECTED)
+            continue;
+        if (e.event != ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
+            l->is_refused = true;
+            l->refused_us = now_us();
+        }
+        tell_failure(l, e.event);
+    }
     return was_cut;
 }
 
@@ -422,6 +474,7 @@ static void zmq_link_close(td_link *base, bool is_clean)
         unlink(path);
     close_socket(l, is_clean ? LINGER_CLEAN_MS : 0);
     atomic_fetch_sub(&l->transport->n_links, 1);
+    td_key_wipe(&l->own);
     td_free(l->ring);
     td_free(l);
 }
@@ -435,11 +488,73 @@ static const td_link_ops zmq_ops = {
     .close = zmq_link_close,
 };
 
+/* --- Opening -------------------------------------------------------------------------------- */
+
+/* The keys an endpoint wants; none in *own if it may do without. */
+static bool find_keys(const char *text, const td_endpoint *e, bool is_bound, const char *name,
+                      td_key_pair *own, char server_key[TD_KEY_TEXT], bool *is_secure, td_err *err)
+{
+    bool is_tcp = e->kind == TD_ENDPOINT_TCP;
+    *is_secure = is_bound ? e->is_open || (is_tcp && name) : e->key != NULL;
+    TD_ASSERT(*is_secure || !e->is_open);
+    if (!*is_secure)
+        return true;
+    if (!td_keys_read_own(name, own, err) ||
+        (!is_bound && !td_keys_read_public(e->key, server_key, err)))
+        return td_err_prepend(err, "endpoint \"%.200s\"%s", text,
+                              e->is_open ? ": off loopback both ends must show keys" : "");
+    return true;
+}
+
+bool td_link_check(const char *endpoint, td_link_side side, const char *key, td_err *err)
+{
+    td_endpoint e;
+    td_key_pair own = {0};
+    char server_key[TD_KEY_TEXT];
+    bool is_bound = side == TD_LINK_BIND, is_secure = false;
+    if (!td_endpoint_parse(endpoint, is_bound, &e, err))
+        return false;
+    if (e.kind == TD_ENDPOINT_INPROC)
+        return td_err_set(err, TD_E_USAGE,
+                          "endpoint \"%.200s\": another process cannot reach it; allowed: "
+                          "ipc://PATH, tcp://HOST:PORT",
+                          endpoint);
+    if (key && (e.kind != TD_ENDPOINT_TCP || (!is_bound && !e.key)))
+        return td_err_set(err, TD_E_USAGE,
+                          "--key %.64s: endpoint \"%.200s\" uses no keys; allowed: %s", key,
+                          endpoint, is_bound ? "tcp://HOST:PORT" : "tcp://HOST:PORT,KEY");
+    bool is_ok = find_keys(endpoint, &e, is_bound, key, &own, server_key, &is_secure, err) &&
+                 td_endpoint_prepare(&e, is_bound, err);
+    td_key_wipe(&own);
+    return is_ok;
+}
+
+/* The handler of keys must be there before the socket that asks it. */
+static bool start_auth(td_transport *t, td_err *err)
+{
+    pthread_mutex_lock(&t->lock);
+    if (!t->auth)
+        t->auth = td_auth_start(t->context, err);
+    bool is_there = t->auth != NULL;
+    pthread_mutex_unlock(&t->lock);
+    return is_there;
+}
+
+/* The directory already keeps others out; the mode keeps them out of a socket moved elsewhere. */
+static bool close_file_to_others(zmq_link *l, const char *path, td_err *err)
+{
+    if (chmod(path, 0600) != 0)
+        return td_err_set(err, TD_E_IO, "endpoint %s: chmod 600: %s", l->address, strerror(errno));
+    if (lstat(path, &l->file) != 0)
+        l->file.st_ino = 0;
+    return true;
+}
+
 td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, td_err *err)
 {
     td_endpoint e;
-    if (!td_endpoint_parse(endpoint, &e, err) ||
-        !td_endpoint_prepare(&e, side == TD_LINK_BIND, err))
+    bool is_bound = side == TD_LINK_BIND;
+    if (!td_endpoint_parse(endpoint, is_bound, &e, err) || !td_endpoint_prepare(&e, is_bound, err))
         return NULL;
     zmq_link *l = td_alloc(1, sizeof *l, err);
     if (!l)
@@ -447,21 +562,19 @@ td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, 
     l->base.ops = &zmq_ops;
     l->transport = t;
     atomic_fetch_add(&t->n_links, 1);
-    l->is_router = side == TD_LINK_BIND;
+    l->is_router = is_bound;
     l->is_ipv6 = e.is_ipv6;
     l->is_inproc = e.kind == TD_ENDPOINT_INPROC;
     memcpy(l->address, e.address, sizeof l->address);
     l->ring = td_alloc(TD_LINK_QUEUE_BYTES, 1, err);
-    if (!l->ring || !open_socket(l, err))
+    if (!l->ring ||
+        !find_keys(endpoint, &e, is_bound, t->key, &l->own, l->server_key, &l->is_secure, err) ||
+        (is_bound && l->is_secure && !start_auth(t, err)) || !open_socket(l, err))
         goto fail;
-    /* The directory already keeps others out; the mode keeps them out of a
-     * socket moved elsewhere. */
-    if (l->is_router && e.path && chmod(e.path, 0600) != 0) {
-        td_err_set(err, TD_E_IO, "endpoint %s: chmod 600: %s", l->address, strerror(errno));
+    if (is_bound && e.path && !close_file_to_others(l, e.path, err))
         goto fail;
-    }
-    if (l->is_router && e.path && lstat(e.path, &l->file) != 0)
-        l->file.st_ino = 0;
+    if (is_bound && l->is_secure && !td_auth_prove(t->auth, e.local, l->own.public_key, err))
+        goto fail;
     return &l->base;
 fail:
     zmq_link_close(&l->base, false);
