@@ -29,7 +29,7 @@ static uint32_t find_prefill(const td_coordinator *c)
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *s = &c->sequences[i];
         bool has_chunk =
-            s->phase == PHASE_PREFILL && (!s->is_begun || s->n_sent < s->info.n_prompt);
+            s->phase == PHASE_PREFILL && (!s->is_begun || s->n_sent < sequence_prefill_end(s));
         if (has_chunk && (oldest == UINT32_MAX || s->order < c->sequences[oldest].order))
             oldest = i;
     }
@@ -44,6 +44,7 @@ static batch *new_batch(td_coordinator *c, bool is_prefill)
     *b = (batch){.id = ++c->last_batch,
                  .is_in_flight = true,
                  .is_prefill = is_prefill,
+                 .has_output = true,
                  .sent_us = c->now_us};
     c->was_prefill = is_prefill;
     ++c->n_in_flight;
@@ -87,6 +88,31 @@ static void add_part(td_coordinator *c, batch *b, uint32_t slot, uint32_t n, boo
     }
 }
 
+/* A prompt's next chunk. */
+static batch *begin_chunk(td_coordinator *c, sequence *s, uint32_t slot)
+{
+    uint32_t end = td_min_u32(s->info.n_prompt, s->n_sent + c->params.prefill_rows);
+    TD_ASSERT(s->n_sent % c->params.prefill_rows == 0 && s->n_sent < end);
+    batch *b = new_batch(c, true);
+    add_part(c, b, slot, end - s->n_sent, false);
+    b->has_output = end == s->info.n_prompt && s->info.n_tokens == 0;
+    c->rows[b->n_rows - 1].is_output = b->has_output;
+    if (end % c->params.prefill_rows == 0)
+        s->n_full = end;
+    return b;
+}
+
+/* What was generated, as rows of a verify batch again. It takes a prompt's turn. */
+static batch *begin_replay(td_coordinator *c, sequence *s, uint32_t slot)
+{
+    batch *b = new_batch(c, false);
+    c->was_prefill = true;
+    b->has_output = false;
+    add_part(c, b, slot,
+             td_min_u32(sequence_prefill_end(s) - s->n_sent, c->params.verify_rows_max), false);
+    return b;
+}
+
 static bool begin_prefill(td_coordinator *c, uint32_t slot, td_action *action)
 {
     sequence *s = &c->sequences[slot];
@@ -94,18 +120,16 @@ static bool begin_prefill(td_coordinator *c, uint32_t slot, td_action *action)
         td_prompt_open(c, s, action);
         return true;
     }
-    uint32_t end = td_min_u32(s->info.n_prompt, s->n_sent + c->params.prefill_rows);
-    TD_ASSERT(s->n_sent % c->params.prefill_rows == 0 && s->n_sent < end);
-    batch *b = new_batch(c, true);
-    add_part(c, b, slot, end - s->n_sent, false);
-    bool is_last = end == s->info.n_prompt;
-    c->rows[b->n_rows - 1].is_output = b->has_output = is_last;
-    if (end % c->params.prefill_rows == 0)
-        s->n_full = end;
-    /* A prompt's positions are certain as soon as they are computed. */
+    bool is_prompt = s->n_sent < s->info.n_prompt;
+    const batch *b = is_prompt ? begin_chunk(c, s, slot) : begin_replay(c, s, slot);
+    /* These positions are certain as soon as they are computed. */
     s->owes_commit = true;
-    s->commit_length = end;
-    return begin(c, b, is_last, action);
+    s->commit_length = s->n_sent;
+    if (s->info.n_tokens > 0 && s->n_sent == sequence_prefill_end(s)) {
+        s->phase = PHASE_DECODE;
+        td_round_begin(c, s);
+    }
+    return begin(c, b, b->has_output, action);
 }
 
 /* -- groups -------------------------------------------------------------------------------- */
@@ -288,8 +312,9 @@ void td_batch_drop(td_coordinator *c, const sequence *s)
             is_of_it |= b->parts[k].slot == slot && b->parts[k].sequence == s->id;
             is_any_alive |= is_alive(c, &b->parts[k]);
         }
-        /* Chunks of a prompt are finished: others may be about to take them over. */
-        if (!is_of_it || is_any_alive || b->is_cancelled || b->is_prefill)
+        /* What is committed as it is sent is finished, and others may be about to take chunks of a
+         * prompt over. */
+        if (!is_of_it || is_any_alive || b->is_cancelled || b->is_prefill || !b->has_output)
             continue;
         b->is_cancelled = b->owes_cancel = true;
         ++c->stats.n_cancelled;
@@ -318,12 +343,13 @@ void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_
         const batch_part *part = &b->parts[i];
         sequence *s = &c->sequences[part->slot];
         outcomes[i] = (td_outcome){.reason = TD_REASON_NONE};
-        if (!is_alive(c, part)) {
-            /* A cancelled sequence, or a guess that did not hold: no part in the answer. */
-        } else if (!b->is_prefill) {
-            outcomes[i] = td_round_take_answers(c, s, part->n_rows, chosen);
-        } else if (b->has_output) {
+        if (!is_alive(c, part) || !b->has_output) {
+            /* A cancelled sequence, a guess that did not hold, or nothing new: no part in the
+             * answer. */
+        } else if (b->is_prefill) {
             outcomes[i] = end_prefill(c, s, chosen);
+        } else {
+            outcomes[i] = td_round_take_answers(c, s, part->n_rows, chosen);
         }
         chosen += b->is_prefill ? 0 : part->n_rows;
     }

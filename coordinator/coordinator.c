@@ -267,7 +267,9 @@ static void take_time(td_coordinator *c, const batch *b, const td_outcome *outco
     round.n_sequences = td_div_up(round.n_sequences, c->params.n_batches_max);
     if (b->sent_us > c->last_end_us)
         round.wait_us = (double)(b->sent_us - c->last_end_us);
-    if (b->is_prefill) {
+    if (!b->is_prefill && !b->has_output) {
+        td_trial_pass(&c->trial, round.us);
+    } else if (b->is_prefill) {
         take_prompt_time(c, b->n_rows, round.us, round.is_quiet);
     } else if (round.n_tokens > 0) {
         td_trial_add_round(&c->trial, &round);
@@ -314,6 +316,34 @@ void td_coordinator_on_verified(td_coordinator *c, uint64_t id, const uint32_t *
         }
     }
     ++c->stats.n_stale_batches;
+}
+
+/* What the target held of a slot is gone. A sequence goes through its prompt again, and as far as
+ * it had come. */
+static void start_over(td_coordinator *c, sequence *s)
+{
+    bool is_begun = s->is_begun && (s->phase == PHASE_PREFILL || s->phase == PHASE_DECODE);
+    td_sequence_forget(s);
+    s->slot.is_held = s->slot.owes_close = s->owes_truncate = s->owes_commit = false;
+    ++s->slot.chain;
+    if (!is_begun)
+        return;
+    c->stats.n_replayed += td_min_u32(s->n_sent, sequence_prefill_end(s));
+    s->phase = PHASE_PREFILL;
+    s->is_begun = false;
+    s->n_sent = s->n_full = 0;
+    td_round_drop_guesses(c, s);
+}
+
+void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us)
+{
+    advance_clock(c, now_us);
+    ++c->stats.n_target_losses;
+    c->last_end_us = c->now_us;
+    c->n_in_flight = 0;
+    memset(c->batches, 0, sizeof c->batches);
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        start_over(c, &c->sequences[i]);
 }
 
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us) { advance_clock(c, now_us); }

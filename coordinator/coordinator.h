@@ -34,6 +34,10 @@
  * verify batches. Full chunks of a prompt stay in the slot's cache after the sequence ended; a
  * later prompt that begins alike takes them over instead of computing them.
  *
+ * A target that was lost and came back empty gets everything again: prompts as prompts, in the same
+ * chunks, and what was generated as rows of verify batches whose answers are known already. So the
+ * caches are bit for bit what they were (law 1), and nothing committed is said twice.
+ *
  * Memory: n_pages pages of page_positions hold all sequences. One that may not fit to its end waits
  * for others to end, in order of adding.
  *
@@ -143,6 +147,8 @@ typedef struct {
     uint64_t n_silent;        /* verify batches while nothing was said to it */
     int64_t saved_us;         /* by its drafts against plain decoding, as measured on the way */
     uint64_t n_stale_batches; /* answers of the target to a batch not in flight */
+    uint64_t n_target_losses;
+    uint64_t n_replayed; /* positions that were in the target's caches and are computed again */
 } td_coordinator_stats;
 
 /* Busy times of a micro-batch: of all stages together, of the slowest. */
@@ -177,6 +183,9 @@ void td_coordinator_on_draft(td_coordinator *c, uint32_t sequence, uint32_t epoc
  * the stages took for it; NULL where that is not known. */
 void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_t *chosen,
                                 const td_batch_times *times, uint64_t now_us);
+/* The target was lost and is there again, its caches empty. Batches in flight are not answered; no
+ * action handed out before counts any more. */
+void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us);
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us);
 
 /* When on_tick is wanted next; UINT64_MAX for never. */

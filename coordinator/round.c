@@ -64,7 +64,7 @@ static uint32_t n_asked(const sequence *s)
     return n;
 }
 
-static void drop_guesses(td_coordinator *c, sequence *s)
+void td_round_drop_guesses(td_coordinator *c, sequence *s)
 {
     s->n_guesses = s->n_match = 0;
     td_round_new_epoch(c, s);
@@ -110,7 +110,7 @@ static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_m
                                           k_model, others, c->params.is_ahead);
     if (k == 0)
         return false;
-    drop_guesses(c, s); /* what the drafter was asked for has no place any more */
+    td_round_drop_guesses(c, s); /* what the drafter was asked for has no place any more */
     memcpy(s->guesses, ids, k * sizeof *ids);
     s->n_guesses = s->k = td_min_u32(k, n);
     s->n_match = n_match;
@@ -338,7 +338,7 @@ td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows
         if (is_agreed)
             pop_guess(s);
         else if (is_guessed)
-            drop_guesses(c, s);
+            td_round_drop_guesses(c, s);
     }
     for (; i + 1 < n_rows; ++i) /* verified in vain */
         count_guess(s, source, i, false);

@@ -23,6 +23,7 @@ td_source td_round_source(const sequence *s); /* of its guesses */
 td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
                                  const uint32_t *chosen);
 void td_round_new_epoch(td_coordinator *c, sequence *s);
+void td_round_drop_guesses(td_coordinator *c, sequence *s); /* those not in flight; a new epoch */
 /* Whatever was sent behind the committed tokens did not hold, or is not wanted any more. True if
  * there was something: rows of it may be in flight. */
 bool td_round_roll_back(sequence *s);

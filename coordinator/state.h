@@ -26,7 +26,7 @@
 typedef enum {
     PHASE_FREE,    /* slot not taken */
     PHASE_QUEUED,  /* waits for memory */
-    PHASE_PREFILL, /* prompt chunks are run */
+    PHASE_PREFILL, /* prompt chunks are run, and what was generated before the target was lost */
     PHASE_DECODE,  /* rounds */
     PHASE_ENDING,  /* reason known, last actions owed */
     PHASE_DONE     /* FINISH handed out */
@@ -111,7 +111,7 @@ typedef struct {
 typedef struct {
     uint64_t id;
     bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
-    bool has_output; /* prefill: it ends the prompt */
+    bool has_output; /* its answers are new: not of a prompt's chunks but the last, nor of replays */
     uint32_t n_rows, n_parts;
     uint64_t sent_us;
     batch_part parts[TD_VERIFY_ROWS_MAX];
@@ -146,6 +146,12 @@ struct td_coordinator {
 static inline uint32_t sequence_length(const sequence *s)
 {
     return s->info.n_prompt + s->info.n_tokens;
+}
+
+/* Positions that are computed before the first round, or the first after a loss. */
+static inline uint32_t sequence_prefill_end(const sequence *s)
+{
+    return s->info.n_tokens ? sequence_length(s) - 1 : s->info.n_prompt;
 }
 
 /* Tokens known or guessed. */

@@ -38,6 +38,7 @@ static world_params params_of(uint64_t seed, drafter_kind kind)
     p.is_free = (r >> 52) % 2 == 0;
     p.n_prefix = (r >> 53) % 2 == 0 ? 32 : 0;
     p.can_share = (r >> 54) % 2 == 0;
+    p.has_losses = mix(r) % 4 == 0;
     uint32_t n_least = td_div_up(p.n_ctx, PAGE_POSITIONS);
     p.n_pages = (r >> 55) % 2 == 0 ? n_least + (uint32_t)(r >> 56) % n_least : 0;
     return p;
@@ -57,6 +58,8 @@ static void test_any_drafter_gives_the_text_of_plain_decoding(void **state)
         total.n_stale_drafts += w.stats.n_stale_drafts;
         total.n_bad_drafts += w.stats.n_bad_drafts;
         total.n_deadlines += w.stats.n_deadlines;
+        total.n_target_losses += w.stats.n_target_losses;
+        total.n_replayed += w.stats.n_replayed;
         assert_int_equal(w.stats.n_stale_batches, 0);
     }
     /* The runs reached what they were made for. */
@@ -64,6 +67,7 @@ static void test_any_drafter_gives_the_text_of_plain_decoding(void **state)
         assert_true(n_by_reason[i] > 100);
     assert_true(total.n_late_drafts > 100 && total.n_stale_drafts > 100);
     assert_true(total.n_bad_drafts > 100 && total.n_deadlines > 100);
+    assert_true(total.n_target_losses > 1000 && total.n_replayed > 10000);
 }
 
 static void test_silent_drafter_costs_one_deadline_a_sequence(void **state)

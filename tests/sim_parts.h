@@ -19,6 +19,7 @@
 #define PAGE_POSITIONS 4u
 #define AHEAD_MAX      128u /* tokens of the drafter's own text */
 #define REJOIN_US      3000u
+#define N_LOSSES_MAX   20u /* of the target: those that come before the text is there again must end */
 
 typedef struct {
     uint64_t seed;
@@ -34,11 +35,11 @@ typedef struct {
     double read_us, contention;
     bool is_one_unit, is_noisy; /* noisy: times vary, one in twenty is three times as long */
     /* Faults: of the link; per thousand stage jobs and draft steps that take twenty times as long;
-     * mean time between the drafter's deaths, its silences, the link's cuts, and prompts'
-     * cancellations (0: none); per thousand answers joined by a forged one. */
+     * mean time between the drafter's deaths, its silences, the link's cuts, the target's losses and
+     * prompts' cancellations (0: none); per thousand answers joined by a forged one. */
     td_link_faults link;
     uint32_t slow_permille, forged_permille;
-    uint64_t death_us, silence_us, cut_us, cancel_us;
+    uint64_t death_us, silence_us, cut_us, loss_us, cancel_us;
 } world_params;
 
 /* A cache of tokens: of a stage by slot, of the drafter by prompt (n_committed: what was fed). */
@@ -88,7 +89,7 @@ typedef struct {
     uint64_t work_end_us, step_us, progress, rejoin_us;
     uint64_t silence_end_us, cut_end_us; /* 0: not now */
     toy_cache memory[N_PROMPTS_MAX];
-    uint64_t next_death_us, next_silence_us, next_cut_us, next_cancel_us;
+    uint64_t next_death_us, next_silence_us, next_cut_us, next_loss_us, next_cancel_us;
     struct {
         uint32_t n;
         struct {
@@ -228,11 +229,12 @@ static void write_rows(world *w, stage *s, job *j)
     for (uint32_t i = 0; i < j->n_rows; ++i) {
         const td_row *row = &j->rows[i];
         toy_cache *cache = &s->slots[row->slot];
+        const prompt *p = &w->prompts[find_prompt(w, row->sequence)];
         CHECK(w, row->position == cache->n && cache->n < w->params.n_ctx);
+        CHECK(w, j->action.is_prefill == (row->position < p->n_prompt)); /* else other bits */
         cache->tokens[cache->n++] = row->token;
         if (is_last && row->is_output)
-            j->chosen[j->i_out[i]] = toy_choose(w->prompts[find_prompt(w, row->sequence)].stream,
-                                                cache->tokens, cache->n);
+            j->chosen[j->i_out[i]] = toy_choose(p->stream, cache->tokens, cache->n);
     }
     uint32_t n_pages = 0;
     for (uint32_t i = 0; i < w->params.n_slots; ++i)
@@ -287,6 +289,20 @@ static void control(world *w, stage *s, const td_action *a)
         CHECK(w, a->kind == TD_ACT_COMMIT);
         cache->n_committed = a->length;
     }
+}
+
+/* All that the stages held and all that was under way is gone. */
+static void lose_target(world *w)
+{
+    memset(w->jobs, 0, sizeof w->jobs);
+    w->n_in_flight = 0;
+    for (uint32_t i = 0; i < N_STAGES_MAX; ++i) {
+        w->stages[i].running = NULL;
+        w->stages[i].n_queued = 0;
+        for (uint32_t k = 0; k < N_SLOTS_MAX; ++k)
+            w->stages[i].slots[k].is_open = false;
+    }
+    WITHOUT_ALLOCATING(w, td_coordinator_on_target_lost(w->c, now(w)));
 }
 
 /* A stage has done with a job. */

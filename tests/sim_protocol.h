@@ -130,6 +130,11 @@ static void do_faults(world *w)
         w->next_silence_us = random_time(w, p->silence_us);
         w->silence_end_us = now(w) + 1 + random_below(w, 60000);
     }
+    if (w->next_loss_us <= now(w)) {
+        lose_target(w);
+        bool is_last = td_coordinator_get_stats(w->c)->n_target_losses == N_LOSSES_MAX;
+        w->next_loss_us = random_time(w, is_last ? 0 : p->loss_us);
+    }
     if (w->next_cancel_us <= now(w)) {
         w->next_cancel_us = random_time(w, p->cancel_us);
         cancel_one(w);
@@ -215,6 +220,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t next_us(const world *w)
 {
     uint64_t t = earlier(td_coordinator_deadline_us(w->c), w->next_cancel_us);
+    t = earlier(t, w->next_loss_us);
     for (uint32_t i = 0; i < w->params.n_stages; ++i)
         if (w->stages[i].running || w->stages[i].n_queued > 0)
             t = earlier(t, w->stages[i].running ? w->stages[i].end_us : now(w));
@@ -355,6 +361,7 @@ static void world_run(world *w, const world_params *params)
     w->next_death_us = random_time(w, has_drafter ? params->death_us : 0);
     w->next_cut_us = random_time(w, has_drafter ? params->cut_us : 0);
     w->next_silence_us = random_time(w, has_drafter ? params->silence_us : 0);
+    w->next_loss_us = random_time(w, params->loss_us);
     w->next_cancel_us = random_time(w, params->cancel_us);
     for (;;) {
         add_prompts(w);

@@ -39,6 +39,7 @@ typedef struct {
     uint32_t n_prompts, n_slots, n_ctx, draft_max, verify_rows_max, prefill_rows;
     uint32_t n_prompt_max, n_predict_max; /* random below, unless is_exact */
     bool is_exact, ignore_end, has_stops, has_cancels;
+    bool has_losses; /* of the target */
     bool is_free; /* k is chosen, not fixed */
     bool is_ahead, can_share;
     uint32_t n_stages; /* 0 is 1 */
@@ -181,12 +182,16 @@ static void forward(world *w, const td_action *a)
         CHECK(w, cache->is_open && cache->sequence == row->sequence);
         CHECK(w, row->position == cache->n && cache->n < w->params.n_ctx);
         CHECK(w, row->token < N_VOCAB);
+        const prompt *p = &w->prompts[find_prompt(w, row->sequence)];
+        CHECK(w, a->is_prefill == (row->position < p->n_prompt)); /* else other bits */
         if (a->is_prefill) {
             CHECK(w, row->sequence == a->sequence && row->slot == a->slot);
             CHECK(w, i > 0 || row->position % w->params.prefill_rows == 0);
             CHECK(w, !row->is_output || i == a->n_rows - 1);
         } else {
-            CHECK(w, row->is_output);
+            /* What is committed is never asked again. */
+            CHECK(w, row->is_output == (row->position + 1 >= p->n_prompt + p->n_seen));
+            CHECK(w, row->is_output || w->params.has_losses);
         }
         cache->tokens[cache->n++] = row->token;
         if (row->is_output)
@@ -463,6 +468,20 @@ static void cancel_one(world *w)
     td_coordinator_cancel(w->c, p->sequence, w->now_us);
 }
 
+/* All that it held and all that was under way is gone. */
+static void lose_target(world *w)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n_events; ++i)
+        if (!w->events[i].is_verified)
+            w->events[n++] = w->events[i];
+    w->n_events = n;
+    w->n_in_flight = 0;
+    for (uint32_t i = 0; i < N_SLOTS_MAX; ++i)
+        w->target[i] = (toy_cache){0};
+    td_coordinator_on_target_lost(w->c, w->now_us);
+}
+
 /* The next thing that happens: an event, a deadline, or the drafter's end. */
 static void step(world *w)
 {
@@ -483,6 +502,8 @@ static void step(world *w)
     }
     if (w->params.has_cancels && random_chance(w, 0.01))
         cancel_one(w);
+    if (w->params.has_losses && random_chance(w, 0.02))
+        lose_target(w);
 }
 
 /* Runs all prompts to their end under all checks. */
