@@ -108,8 +108,8 @@ static batch *begin_replay(td_coordinator *c, sequence *s, uint32_t slot)
     batch *b = new_batch(c, false);
     c->was_prefill = true;
     b->has_output = false;
-    add_part(c, b, slot,
-             td_min_u32(sequence_prefill_end(s) - s->n_sent, c->params.verify_rows_max), false);
+    add_part(c, b, slot, td_min_u32(sequence_prefill_end(s) - s->n_sent, c->params.verify_rows_max),
+             false);
     return b;
 }
 

@@ -111,7 +111,8 @@ typedef struct {
 typedef struct {
     uint64_t id;
     bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
-    bool has_output; /* its answers are new: not of a prompt's chunks but the last, nor of replays */
+    bool
+        has_output; /* its answers are new: not of a prompt's chunks but the last, nor of replays */
     uint32_t n_rows, n_parts;
     uint64_t sent_us;
     batch_part parts[TD_VERIFY_ROWS_MAX];

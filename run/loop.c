@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/signals.h"
+#include "run/recover.h"
 
 #include <string.h>
 
@@ -264,7 +265,7 @@ static bool take_verified(session *r, td_err *err)
     td_target_result result;
     while (td_target_poll(r->target, &result)) {
         if (result.err.code != TD_OK)
-            return td_err_set(err, result.err.code, "target: %s", result.err.message);
+            return td_recover_target(r, &result.err, err) && perform_all(r, err);
         td_trace_verified(r->trace, &result);
         for (uint32_t i = 0; i < result.n_bad && !result.is_cancelled; i++)
             fail_sequence(r, result.bad[i]);

@@ -141,6 +141,8 @@ static bool go(session *r, td_err *err)
         t->start_us = now_us(r);
         is_ok = td_loop_run(r, err);
         t->end_us = now_us(r);
+        if (!r->target) /* lost for good */
+            return td_trace_close(&r->trace, t->end_us, NULL) && false;
         read_meters(r, t);
         t->prefill_us -= before.prefill_us;
         t->verify_us -= before.verify_us;
@@ -180,7 +182,7 @@ static bool end(session *r, td_err *err)
 {
     td_input_destroy(&r->input); /* it asks the results of what was there */
     bool is_ok = td_results_close(&r->results, err);
-    if (r->coordinator) /* only this coordinator knows what the slots have kept */
+    if (r->coordinator && r->target) /* only this coordinator knows what the slots have kept */
         for (uint32_t i = 0; i < r->opened.n_parallel; i++)
             td_target_close_sequence(r->target, i);
     if (r->coordinator)
@@ -191,7 +193,7 @@ static bool end(session *r, td_err *err)
     td_prompts_close(&r->prompts);
     td_show_destroy(&r->show);
     r->is_input_done = r->has_said_who_waits = r->is_draft_silent = false;
-    r->n_missed = 0;
+    r->n_missed = r->n_committed_at_loss = r->n_in_vain = 0;
     return is_ok;
 }
 

@@ -75,6 +75,7 @@ typedef struct {
     uint64_t drafted_at[TD_DRAFT_MAX + 1], accepted_at[TD_DRAFT_MAX + 1];
     uint64_t start_us, end_us, ttft_sum_us;
     uint64_t n_draft_joins, n_draft_losses;
+    uint64_t n_target_losses, target_away_us; /* until it was loaded again */
     /* Where the time went: busy times of all stages, and of a draft in this process. */
     uint64_t prefill_us, verify_us, draft_us;
     uint64_t stage_us[TD_RUN_SPECS_MAX]; /* of each stage, prefill and verify */

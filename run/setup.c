@@ -121,6 +121,20 @@ static void show_loading(void *user, uint64_t done, uint64_t total)
                     per_s > 0 ? (double)(total - done) / per_s : 0);
 }
 
+td_layout_params td_setup_layout_params(const session *r)
+{
+    const td_run_params *p = &r->opened;
+    return (td_layout_params){.model = r->model,
+                              .specs = p->specs,
+                              .n_specs = p->n_specs,
+                              .place = p->place,
+                              .type_k = p->type_k,
+                              .type_v = p->type_v,
+                              .n_slots = p->n_parallel,
+                              .n_ctx = p->n_ctx,
+                              .is_choosing = true};
+}
+
 /* Where layers go is settled before anything is loaded, with room for the draft, which is counted
  * just so. Then comes the draft, with the context that was found, and the target last. */
 static bool load_both(session *r, td_err *err)
@@ -131,20 +145,12 @@ static bool load_both(session *r, td_err *err)
     td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
     if (p->draft_path && !draft)
         return td_err_prepend(err, "draft");
-    td_layout_params params = {.model = r->model,
-                               .specs = p->specs,
-                               .n_specs = p->n_specs,
-                               .place = p->place,
-                               .type_k = p->type_k,
-                               .type_v = p->type_v,
-                               .n_slots = p->n_parallel,
-                               .n_ctx = p->n_ctx,
-                               .is_choosing = true,
-                               .draft = draft,
-                               .draft_spec = p->draft_spec,
-                               .progress = show_loading,
-                               .user = &l,
-                               .made = &layout};
+    td_layout_params params = td_setup_layout_params(r);
+    params.draft = draft;
+    params.draft_spec = p->draft_spec;
+    params.progress = show_loading;
+    params.user = &l;
+    params.made = &layout;
     layout = td_layout_create(&params, err);
     if (!layout)
         td_err_prepend(err, "target");

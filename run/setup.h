@@ -52,17 +52,21 @@ typedef struct td_run_session {
     active actives[TD_SEQUENCES_MAX];
     td_identity identity;
     bool is_input_done, is_draft_joined, has_said_who_waits;
-    bool is_draft_silent;        /* joined, but a deadline has passed without a word */
-    uint64_t heard_us, probe_us; /* when it last answered; when a silent one is asked again */
-    uint64_t n_missed;           /* deadlines so far */
-    bool is_draft_due;           /* its link has something, or wants to say something */
-    uint64_t rejoin_us;          /* when to offer an unsendable draft again; 0: not waiting */
+    bool is_draft_silent;         /* joined, but a deadline has passed without a word */
+    uint64_t heard_us, probe_us;  /* when it last answered; when a silent one is asked again */
+    uint64_t n_missed;            /* deadlines so far */
+    uint64_t n_committed_at_loss; /* tokens, when the target was lost last */
+    uint32_t n_in_vain;           /* losses in a row with nothing committed between */
+    bool is_draft_due;            /* its link has something, or wants to say something */
+    uint64_t rejoin_us;           /* when to offer an unsendable draft again; 0: not waiting */
 } session;
 
 /* Takes the params, with devices chosen where they were left open. */
 void td_setup_init(session *r, const td_run_params *params);
 /* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
 bool td_setup_load(session *r, td_err *err);
+/* The target's, as opened: devices, cache, sequences. */
+td_layout_params td_setup_layout_params(const session *r);
 /* The day that a run's chat templates are told: the one recorded in its results, else today. */
 void td_setup_choose_date(session *r);
 /* On a terminal, before any text: what was chosen. */

@@ -91,6 +91,8 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     td_json_put_double(w, "predicted_tokens_per_second", t->predicted_per_s);
     td_json_put_u64(w, "draft_joins", t->n_draft_joins);
     td_json_put_u64(w, "draft_losses", t->n_draft_losses);
+    td_json_put_u64(w, "target_losses", t->n_target_losses);
+    td_json_put_double(w, "target_away_ms", (double)t->target_away_us * 1e-3);
     td_json_end_object(w);
     td_json_write_key(w, "acceptance_by_position");
     td_json_begin_array(w);
@@ -246,6 +248,7 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_put_u64(w, "draft_trials", c->n_trials);
     td_json_put_u64(w, "silent_batches", c->n_silent);
     td_json_put_double(w, "draft_saved_ms", (double)c->saved_us * 1e-3);
+    td_json_put_u64(w, "replayed_positions", c->n_replayed);
     td_json_put_u64(w, "missed_deadlines", c->n_deadlines);
     td_json_put_u64(w, "late_drafts", c->n_late_drafts);
     td_json_put_u64(w, "stale_drafts", c->n_stale_drafts);

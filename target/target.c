@@ -323,3 +323,15 @@ void td_target_get_stage_info(const td_target *t, uint32_t stage_index, td_stage
     TD_ASSERT(stage_index < t->n_stages);
     *out = t->stages[stage_index].info;
 }
+
+void td_target_add_figures(td_target *t, uint32_t stage_index, const td_stage_info *before)
+{
+    TD_ASSERT(stage_index < t->n_stages);
+    td_stage_info *info = &t->stages[stage_index].info;
+    info->busy_prefill_us += before->busy_prefill_us;
+    info->busy_verify_us += before->busy_verify_us;
+    info->n_prefill_rows += before->n_prefill_rows;
+    info->n_verify_rows += before->n_verify_rows;
+    info->n_prefills += before->n_prefills;
+    info->n_verifies += before->n_verifies;
+}

@@ -77,6 +77,8 @@ uint32_t td_target_n_pages(const td_target *t); /* of the cache; 0: enough for a
 uint32_t td_target_n_stages(const td_target *t);
 /* Figures of a stage so far. Busy times are exact once no batch is in flight. */
 void td_target_get_stage_info(const td_target *t, uint32_t stage, td_stage_info *out);
+/* Adds the busy times and counts of a stage of a target that this one stands in for. */
+void td_target_add_figures(td_target *t, uint32_t stage, const td_stage_info *before);
 /* Whether some stage's cache forgets (cache.h): then no sequence begins with
  * another's positions. */
 bool td_target_forgets(const td_target *t);

@@ -568,6 +568,31 @@ class Liveness(Base):
         with open(stats) as f:
             self.assertEqual(json.load(f)['coordinator']['missed_deadlines'], 0)
 
+    def test_a_target_whose_device_fails_comes_back(self):
+        """Its layers are loaded again, and everything is replayed: the same text."""
+        device, stats = self.vulkan(), self.path('stats.json')
+        args = [TANDEM, 'generate', '--target', TARGET, '--device', 'host:1@0-1', '--device', device + '@2-9', '--quiet',
+                '--in', self.path('three.jsonl', self.lines(3)), '--parallel', '2', '--stats', stats, '-n', '12',
+                '--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3']
+
+        def generate(**kw):
+            r = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=600,
+                               env={**os.environ, **kw})
+            return r, {x['id']: (x['tokens'], x['text'], x['reason']) for x in map(json.loads, r.stdout.splitlines())}
+        plain, wanted = generate()
+        self.assertEqual((plain.returncode, len(wanted)), (0, 3), plain.stderr)
+        r, texts = generate(TD_VK_LOSE_AFTER='12')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(texts, wanted)
+        with open(stats) as f:
+            s = json.load(f)
+        self.assertGreater(s['totals']['target_losses'], 0)
+        self.assertGreater(s['coordinator']['replayed_positions'], 0)
+        # One that gets nothing done between its losses ends the run, and says so.
+        r, texts = generate(TD_VK_LOSE_AFTER='1')
+        self.assertEqual((r.returncode, texts), (75, {}), r.stderr)
+        self.assertIn('nothing done between', r.stderr)
+
 
 class Messages(Base):
     """What a person is told: each file once, in time, and on a terminal what was chosen."""

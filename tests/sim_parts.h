@@ -19,7 +19,8 @@
 #define PAGE_POSITIONS 4u
 #define AHEAD_MAX      128u /* tokens of the drafter's own text */
 #define REJOIN_US      3000u
-#define N_LOSSES_MAX   20u /* of the target: those that come before the text is there again must end */
+#define N_LOSSES_MAX                                                                               \
+    20u /* of the target: those that come before the text is there again must end */
 
 typedef struct {
     uint64_t seed;

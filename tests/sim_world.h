@@ -40,7 +40,7 @@ typedef struct {
     uint32_t n_prompt_max, n_predict_max; /* random below, unless is_exact */
     bool is_exact, ignore_end, has_stops, has_cancels;
     bool has_losses; /* of the target */
-    bool is_free; /* k is chosen, not fixed */
+    bool is_free;    /* k is chosen, not fixed */
     bool is_ahead, can_share;
     uint32_t n_stages; /* 0 is 1 */
     uint32_t n_pages;  /* of PAGE_POSITIONS; 0: no limit */

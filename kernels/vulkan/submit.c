@@ -13,7 +13,7 @@ bool td_vk_check(td_vk_device *d, td_err *err)
 {
     if (!d->is_lost)
         return true;
-    return td_err_set(err, TD_E_DEVICE_LOST, "%s (%s) was lost; restart to use it again",
+    return td_err_set(err, TD_E_DEVICE_LOST, "%s (%s) was lost",
                       d->head.info.spec, d->head.info.name);
 }
 
