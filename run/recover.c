@@ -1,6 +1,6 @@
 /* The target is taken down, and loaded again on the same devices with the same layers, context and
- * cache: where that cannot be, other bits would come, so the run ends. A device that was reset, or a
- * worker that is started again, takes moments to be there: it is tried a few times. */
+ * cache: where that cannot be, other bits would come, so the run ends. A device that was reset, or
+ * a worker that is started again, takes moments to be there: it is tried a few times. */
 #include "run/recover.h"
 
 #include "base/log.h"

@@ -36,8 +36,8 @@ typedef struct {
     double read_us, contention;
     bool is_one_unit, is_noisy; /* noisy: times vary, one in twenty is three times as long */
     /* Faults: of the link; per thousand stage jobs and draft steps that take twenty times as long;
-     * mean time between the drafter's deaths, its silences, the link's cuts, the target's losses and
-     * prompts' cancellations (0: none); per thousand answers joined by a forged one. */
+     * mean time between the drafter's deaths, its silences, the link's cuts, the target's losses
+     * and prompts' cancellations (0: none); per thousand answers joined by a forged one. */
     td_link_faults link;
     uint32_t slow_permille, forged_permille;
     uint64_t death_us, silence_us, cut_us, loss_us, cancel_us;

@@ -13,8 +13,8 @@ bool td_vk_check(td_vk_device *d, td_err *err)
 {
     if (!d->is_lost)
         return true;
-    return td_err_set(err, TD_E_DEVICE_LOST, "%s (%s) was lost",
-                      d->head.info.spec, d->head.info.name);
+    return td_err_set(err, TD_E_DEVICE_LOST, "%s (%s) was lost", d->head.info.spec,
+                      d->head.info.name);
 }
 
 bool td_vk_fail(td_vk_device *d, VkResult result, const char *call, td_err *err)
