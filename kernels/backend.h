@@ -70,7 +70,8 @@ typedef struct {
         } rope;
         struct {
             td_glu_kind kind;
-            uint32_t n_scales; /* columns of in[2]; 0: there is none */
+            uint32_t n_scales;         /* columns of in[2]; 0: there is none */
+            uint32_t n_groups, stride; /* of columns of in[0] and in[1] */
         } glu;
         struct {
             float factor; /* scale; softcap's cap */

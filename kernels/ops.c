@@ -243,6 +243,18 @@ static void check_element(const td_program *p, td_view x, td_view y)
     check_overlap(x, y);
 }
 
+static void append_glu(td_program *p, td_op *op, td_tensor *scales)
+{
+    if (scales) {
+        check_experts(p, scales, TD_ELEM_F32, op->out);
+        TD_ASSERT(op->in[0].n_cols == op->in[1].n_cols &&
+                  op->out.n_cols % scales->params.n_cols == 0);
+        op->in[op->n_in++] = td_all(scales);
+        op->u.glu.n_scales = scales->params.n_cols;
+    }
+    append(p, op);
+}
+
 void td_op_glu(td_program *p, td_glu_kind kind, td_view gate, td_view up, td_tensor *scales,
                td_view y)
 {
@@ -250,15 +262,30 @@ void td_op_glu(td_program *p, td_glu_kind kind, td_view gate, td_view up, td_ten
     check_element(p, up, y);
     TD_ASSERT(up.n_cols == y.n_cols);
     TD_ASSERT(gate.n_cols == y.n_cols || (kind == TD_GLU_SIGMOID && gate.n_cols == 1));
-    td_op op = {.kind = TD_OP_GLU, .n_in = 2, .in = {gate, up}, .out = y};
-    op.u.glu.kind = kind;
-    if (scales) {
-        check_experts(p, scales, TD_ELEM_F32, y);
-        TD_ASSERT(gate.n_cols == y.n_cols && y.n_cols % scales->params.n_cols == 0);
-        op.in[op.n_in++] = td_all(scales);
-        op.u.glu.n_scales = scales->params.n_cols;
-    }
-    append(p, &op);
+    append_glu(p,
+               &(td_op){.kind = TD_OP_GLU,
+                        .n_in = 2,
+                        .in = {gate, up},
+                        .out = y,
+                        .u.glu = {.kind = kind, .n_groups = 1}},
+               scales);
+}
+
+void td_op_glu_groups(td_program *p, td_glu_kind kind, td_view gate, td_view up, uint32_t n_groups,
+                      uint32_t stride, td_tensor *scales, td_view y)
+{
+    check_element(p, gate, y);
+    check_element(p, up, y);
+    TD_ASSERT(n_groups > 0 && y.n_cols % n_groups == 0 && gate.n_cols == up.n_cols);
+    TD_ASSERT(gate.n_cols == (n_groups - 1) * stride + y.n_cols / n_groups);
+    TD_ASSERT(gate.t != y.t && up.t != y.t);
+    append_glu(p,
+               &(td_op){.kind = TD_OP_GLU,
+                        .n_in = 2,
+                        .in = {gate, up},
+                        .out = y,
+                        .u.glu = {.kind = kind, .n_groups = n_groups, .stride = stride}},
+               scales);
 }
 
 void td_op_add(td_program *p, td_view a, td_view b, td_view y)

@@ -110,6 +110,10 @@ typedef enum {
  * scales[r][their group]. */
 void td_op_glu(td_program *p, td_glu_kind kind, td_view gate, td_view up, td_tensor *scales,
                td_view y);
+/* The same where gate and up are n_groups groups of columns, each `stride` columns behind the one
+ * before; gate.n_cols = (n_groups - 1) * stride + y.n_cols / n_groups. y is of another tensor. */
+void td_op_glu_groups(td_program *p, td_glu_kind kind, td_view gate, td_view up, uint32_t n_groups,
+                      uint32_t stride, td_tensor *scales, td_view y);
 
 /* y = a + b. y may be a or b. */
 void td_op_add(td_program *p, td_view a, td_view b, td_view y);

@@ -28,35 +28,33 @@ struct td_forward {
     td_tensor *x;              /* [rows][n_embd] the residual stream */
     td_tensor *normed;         /* [rows][n_embd] */
     td_tensor *delta;          /* [rows][n_embd] what a block adds */
-    td_tensor *qkv;            /* [rows]: q, k and v side by side; of latent attention instead */
+    td_tensor *qkv;            /* [rows]: q, k, v, q's gates; of latent attention instead */
     td_tensor *q;              /* [rows][n_head * head_dim_k] */
-    td_tensor *k;              /* [rows][n_head_kv * head_dim] */
     td_tensor *attended;       /* [rows][n_head * head_dim_v] */
-    td_tensor *q_gate;         /* as q */
-    td_tensor *q_latent;       /* [rows][lora_q] */
+    td_tensor *latents;        /* [rows]: what q is made of [lora_q], then k */
     td_tensor *q_nope;         /* [rows][n_head * mla_nope] */
     td_tensor *values;         /* [rows][n_head * mla_v] */
     td_tensor *gate_up;        /* [rows][2 * the widest feed-forward] */
-    td_tensor *router;         /* [rows][n_expert] */
+    td_tensor *router;         /* [rows][n_expert], then the gate of the shared expert */
+    td_tensor *gated;          /* [rows][n_expert_used * n_ff_expert] */
     td_tensor *experts;        /* I32 [rows][n_expert_used] */
     td_tensor *expert_weights; /* [rows][n_expert_used] */
     td_tensor *expert_out;     /* [rows][n_expert_used * n_embd] */
     td_tensor *expert_factor;  /* [rows][1] */
     td_tensor *shared;         /* [rows][n_embd] */
-    td_tensor *shared_gate;    /* [rows][1] */
     td_tensor *shared_gate_up; /* [rows][2 * n_ff_shared] */
-    td_tensor *state_in;       /* [rows][td_state_cols] */
-    td_tensor *state_gate, *state_out; /* [rows][delta_heads_v * delta_dim] */
-    td_tensor *x_out;      /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
-    td_tensor *normed_out; /* [outs][n_embd] */
-    td_tensor *logits;     /* [outs][n_vocab], host-visible */
+    td_tensor *state_in;       /* [rows]: a gate as state_out, then td_state_cols */
+    td_tensor *state_out;      /* [rows][delta_heads_v * delta_dim] */
+    td_tensor *x_out;          /* [outs][n_embd] (last part), or host-visible [rows][n_embd] */
+    td_tensor *normed_out;     /* [outs][n_embd] */
+    td_tensor *logits;         /* [outs][n_vocab], host-visible */
     /* Experts elsewhere: what they are given, on both sides, and what they give back. */
-    td_tensor *handed;                             /* [rows][n_embd], host-visible */
-    td_tensor *returned;                           /* likewise */
-    td_tensor *far_in, *far_experts, *far_weights; /* as handed, experts, expert_weights */
-    td_tensor *far_gate_up, *far_parts;            /* as gate_up, expert_out */
-    td_tensor *far_factor;                         /* as expert_factor */
-    td_tensor *far_out;                            /* as returned */
+    td_tensor *handed;                              /* [rows][n_embd], host-visible */
+    td_tensor *returned;                            /* likewise */
+    td_tensor *far_in, *far_experts, *far_weights;  /* as handed, experts, expert_weights */
+    td_tensor *far_gate_up, *far_gated, *far_parts; /* as gate_up, gated, expert_out */
+    td_tensor *far_factor;                          /* as expert_factor */
+    td_tensor *far_out;                             /* as returned */
     td_pass verify, prefill;
     /* Choosing tokens. */
     td_tensor *draws, *picks; /* I32 [outs][..], host-visible: td_draw, td_pick */

@@ -77,21 +77,20 @@ static void list_layers(tensor_list *l)
     const td_state_params state = {
         .n_head_k = h->delta_heads_k, .n_head_v = h->delta_heads_v, .dim = h->delta_dim};
     const uint32_t n_q = h->n_head * h->head_dim_k, n_k = h->n_head_kv * h->head_dim_k;
-    ACT(qkv, n_q + n_k + h->n_head_kv * h->head_dim_v, is.attention && !is.mla);
+    const uint32_t n_gates = arch->is_gated_attention ? n_q : 0;
+    ACT(qkv, n_q + n_k + h->n_head_kv * h->head_dim_v + n_gates, is.attention && !is.mla);
     ACT(q, n_q, is.mla);
-    ACT(k, n_k, is.mla);
+    ACT(latents, h->lora_q + n_k, is.mla); /* of q, and k */
     ACT(attended, h->n_head * h->head_dim_v, is.attention);
-    ACT(q_gate, h->n_head * h->head_dim_k, is.attention && arch->is_gated_attention);
-    ACT(q_latent, h->lora_q, is.mla && h->lora_q);
     ACT(q_nope, h->n_head * h->mla_nope, is.mla);
     ACT(values, h->n_head * h->mla_v, is.mla);
     ACT(gate_up, 2 * is.ff, true);
+    ACT(gated, h->n_expert_used * h->n_ff_expert, is.experts && !l->f->params.experts_dev);
     ACT(shared, h->n_embd, is.shared);
     /* of its own, so that it need not wait until the routed experts are done with theirs */
     ACT(shared_gate_up, 2 * h->n_ff_shared, is.shared);
-    ACT(shared_gate, 1, is.shared);
-    ACT(state_in, td_state_cols(&state), is.recurrent);
-    ACT(state_gate, h->delta_heads_v * h->delta_dim, is.recurrent);
+    /* z, and what the delta net reads */
+    ACT(state_in, h->delta_heads_v * h->delta_dim + td_state_cols(&state), is.recurrent);
     ACT(state_out, h->delta_heads_v * h->delta_dim, is.recurrent);
 }
 
@@ -100,7 +99,7 @@ static void list_experts(tensor_list *l)
     const td_forward_params *p = &l->f->params;
     const td_hparams *h = l->f->h;
     const needs is = l->is;
-    ACT(router, h->n_expert, is.experts);
+    ACT(router, h->n_expert + 1, is.experts); /* and the gate of the shared expert */
     const bool far = is.experts && p->experts_dev;
     ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
     ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
@@ -113,6 +112,7 @@ static void list_experts(tensor_list *l)
     ROW(far_experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
     ROW(far_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, TD_HOST_WRITES, far);
     ACT(far_gate_up, 2 * h->n_expert_used * h->n_ff_expert, far);
+    ACT(far_gated, h->n_expert_used * h->n_ff_expert, far);
     ACT(far_parts, h->n_expert_used * h->n_embd, far);
     ACT(far_factor, 1, far);
     ROW(far_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far);
@@ -236,18 +236,17 @@ static void attend(const block *b, td_view q, td_view k, td_view v)
 static void attention(const block *b)
 {
     td_forward *f = b->f;
-    td_weight **w = b->w;
     const td_hparams *h = f->h;
-    const uint32_t n_cols[] = {h->n_head * h->head_dim_k, h->n_head_kv * h->head_dim_k,
-                               h->n_head_kv * h->head_dim_v};
-    static const td_layer_weight of[] = {TD_W_Q, TD_W_K, TD_W_V};
-    static const td_layer_weight biases[] = {TD_W_BQ, TD_W_BK, TD_W_BV};
+    const uint32_t n_q = h->n_head * h->head_dim_k;
+    const bool has_gate = td_model_arch(f->params.model)->is_gated_attention;
+    const uint32_t n_cols[] = {n_q, h->n_head_kv * h->head_dim_k, h->n_head_kv * h->head_dim_v,
+                               n_q};
+    static const td_layer_weight of[] = {TD_W_Q, TD_W_K, TD_W_V, TD_W_Q_GATE};
+    static const td_layer_weight biases[] = {TD_W_BQ, TD_W_BK, TD_W_BV, 0};
     td_view normed = td_all(f->normed), q = td_columns(f->qkv, 0, n_cols[0]);
     td_view k = td_columns(f->qkv, n_cols[0], n_cols[1]);
     td_view v = td_columns(f->qkv, n_cols[0] + n_cols[1], n_cols[2]);
-    project_all(b, of, biases, n_cols, 3, normed, td_all(f->qkv));
-    if (w[TD_W_Q_GATE])
-        project(b, TD_W_Q_GATE, 0, normed, td_all(f->q_gate));
+    project_all(b, of, biases, n_cols, has_gate ? 4 : 3, normed, td_all(f->qkv));
     norm_q_k(b, q, k, false);
     rope(b, q, 0);
     rope(b, k, 0);
@@ -255,8 +254,9 @@ static void attention(const block *b)
     scale_q(b, q);
     attend(b, q, k, v);
     td_view attended = td_all(f->attended);
-    if (w[TD_W_Q_GATE])
-        td_op_glu(b->p, TD_GLU_SIGMOID, td_all(f->q_gate), attended, NULL, attended);
+    if (has_gate)
+        td_op_glu(b->p, TD_GLU_SIGMOID, td_columns(f->qkv, v.col0 + v.n_cols, n_q), attended, NULL,
+                  attended);
     project(b, TD_W_O, TD_W_BO, attended, td_all(f->delta));
 }
 
@@ -267,10 +267,13 @@ static void latent_attention(const block *b)
     td_forward *f = b->f;
     const td_hparams *h = f->h;
     td_weight **w = b->w;
-    td_view normed = td_all(f->normed), q_in = normed, q = td_all(f->q), k = td_all(f->k);
+    td_view normed = td_all(f->normed), q_in = normed, q = td_all(f->q);
+    td_view k = td_columns(f->latents, h->lora_q, h->head_dim_k);
+    static const td_layer_weight of[] = {TD_W_Q_A, TD_W_KV_A}, none[] = {0, 0};
+    project_all(b, of, none, (const uint32_t[]){h->lora_q, h->head_dim_k}, 2, normed,
+                td_all(f->latents));
     if (w[TD_W_Q_A]) {
-        q_in = td_all(f->q_latent);
-        project(b, TD_W_Q_A, 0, normed, q_in);
+        q_in = td_columns(f->latents, 0, h->lora_q);
         td_op_rms_norm(b->p, q_in, w[TD_W_Q_A_NORM], 1, h->rms_eps, q_in);
     }
     uint32_t stride = h->head_dim_k, span = (h->n_head - 1) * stride;
@@ -279,8 +282,7 @@ static void latent_attention(const block *b)
                          td_columns(f->q, 0, span + h->lora_kv), stride);
     td_op_mat_mul_groups(b->p, w[TD_W_Q_ROPE], q_in, 0,
                          td_columns(f->q, h->lora_kv, span + h->n_rot), stride);
-    project(b, TD_W_KV_A, 0, normed, k);
-    td_view latent = td_columns(f->k, 0, h->lora_kv);
+    td_view latent = td_columns(f->latents, k.col0, h->lora_kv);
     td_op_rms_norm(b->p, latent, w[TD_W_KV_A_NORM], 1, h->rms_eps, latent);
     rope(b, q, h->lora_kv);
     rope(b, k, h->lora_kv);
@@ -297,21 +299,17 @@ static void delta_net(const block *b)
     td_forward *f = b->f;
     const td_hparams *h = f->h;
     td_weight **w = b->w;
-    uint32_t n_v = h->delta_heads_v, n_qkv = (2 * h->delta_heads_k + n_v) * h->delta_dim;
-    td_view normed = td_all(f->normed), in = td_all(f->state_in), out = td_all(f->state_out);
-    td_view z = td_all(f->state_gate);
-    if (w[TD_W_QKV]) {
-        project(b, TD_W_QKV, 0, normed, td_columns(f->state_in, 0, n_qkv));
-    } else {
-        uint32_t n_k = h->delta_heads_k * h->delta_dim, n_all_v = n_v * h->delta_dim;
-        project(b, TD_W_DELTA_Q, 0, normed, td_columns(f->state_in, 0, n_k));
-        project(b, TD_W_DELTA_K, 0, normed, td_columns(f->state_in, n_k, n_k));
-        project(b, TD_W_DELTA_V, 0, normed, td_columns(f->state_in, 2 * n_k, n_all_v));
-    }
-    static const td_layer_weight rates[] = {TD_W_ALPHA, TD_W_BETA}, none[] = {0, 0};
-    project_all(b, rates, none, (const uint32_t[]){n_v, n_v}, 2, normed,
-                td_columns(f->state_in, n_qkv, 2 * n_v));
-    project(b, TD_W_Z, 0, normed, z);
+    uint32_t n_v = h->delta_heads_v, n_k = h->delta_heads_k * h->delta_dim;
+    uint32_t n_all_v = n_v * h->delta_dim;
+    td_view normed = td_all(f->normed), out = td_all(f->state_out);
+    td_view z = td_columns(f->state_in, 0, n_all_v);
+    td_view in = td_columns(f->state_in, n_all_v, 2 * n_k + n_all_v + 2 * n_v);
+    static const td_layer_weight of[] = {TD_W_Z,       TD_W_QKV,   TD_W_DELTA_Q, TD_W_DELTA_K,
+                                         TD_W_DELTA_V, TD_W_ALPHA, TD_W_BETA};
+    static const td_layer_weight none[TD_COUNT(of)] = {0};
+    /* q, k and v are one matrix, or three in its place */
+    project_all(b, of, none, (const uint32_t[]){n_all_v, 0, n_k, n_k, n_all_v, n_v, n_v},
+                TD_COUNT(of), normed, td_all(f->state_in));
     bool is_grouped = td_model_arch(f->params.model)->is_grouped_heads;
     td_delta_net_params params = {.conv = w[TD_W_CONV],
                                   .a = w[TD_W_A],
@@ -340,7 +338,7 @@ static void feed_forward(const block *b, const td_layer_weight *of, td_tensor *g
 
 /* The tensors of the experts' part, on the device where it runs. */
 typedef struct {
-    td_tensor *in, *experts, *weights, *gate_up, *parts, *out, *factor;
+    td_tensor *in, *experts, *weights, *gate_up, *gated, *parts, *out, *factor;
 } expert_tensors;
 
 /* y's columns of each chosen expert, times that expert's factor. */
@@ -373,17 +371,28 @@ static void run_experts(const block *b, const expert_tensors *t)
     const td_hparams *h = b->f->h;
     const td_arch *arch = td_model_arch(b->f->params.model);
     td_weight **w = b->w;
-    uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
-    td_view in = td_all(t->in), parts = td_all(t->parts);
-    td_view gate = td_columns(t->gate_up, 0, n_ff), up = td_columns(t->gate_up, n_ff, n_ff);
+    uint32_t n = h->n_expert_used, n_ff = h->n_ff_expert;
+    td_view in = td_all(t->in), parts = td_all(t->parts), gated = td_all(t->gated);
+    td_tensor *scales = arch->is_expert_input_scaled ? t->weights : NULL;
+    td_view gate = td_columns(t->gate_up, 0, n * n_ff),
+            up = td_columns(t->gate_up, n * n_ff, n * n_ff);
+    bool is_joined = !w[TD_W_EX_UP]; /* an expert's gate and up stand side by side then */
+    if (is_joined)
+        gate = td_columns(t->gate_up, 0, 2 * n * n_ff);
     td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
+    if (!is_joined)
+        td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
     scale_experts(b, t, w[TD_W_EX_S_GATE], gate);
     scale_experts(b, t, w[TD_W_EX_S_UP], up);
     /* Gate and up are linear in their input: a router weight that scales the input may as well
      * scale them. */
-    td_op_glu(b->p, arch->glu, gate, up, arch->is_expert_input_scaled ? t->weights : NULL, gate);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gate, parts);
+    uint32_t span = (n - 1) * 2 * n_ff + n_ff;
+    if (is_joined)
+        td_op_glu_groups(b->p, arch->glu, td_columns(t->gate_up, 0, span),
+                         td_columns(t->gate_up, n_ff, span), n, 2 * n_ff, scales, gated);
+    else
+        td_op_glu(b->p, arch->glu, gate, up, scales, gated);
+    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gated, parts);
     scale_experts(b, t, w[TD_W_EX_S_DOWN], parts);
     if (arch->is_expert_input_scaled)
         add_experts(b, t);
@@ -401,7 +410,7 @@ static bool run_far_experts(block *b)
         return false;
     b->p = b->r->p;
     const expert_tensors far = {f->far_in,    f->far_experts, f->far_weights, f->far_gate_up,
-                                f->far_parts, f->far_out,     f->far_factor};
+                                f->far_gated, f->far_parts,   f->far_out,     f->far_factor};
     run_experts(b, &far);
     if (!td_recorder_cut(b->r, f->params.dev))
         return false;
@@ -417,11 +426,14 @@ static bool experts(block *b)
     const td_hparams *h = f->h;
     td_weight **w = b->w;
     td_view normed = td_all(f->normed), delta = td_all(f->delta);
-    project(b, TD_W_ROUTER, TD_W_B_ROUTER, normed, td_all(f->router));
-    td_op_route(b->p, td_all(f->router), w[TD_W_ROUTER_CHOICE], &h->route, f->experts,
-                f->expert_weights);
-    const expert_tensors near = {f->normed,     f->experts, f->expert_weights, f->gate_up,
-                                 f->expert_out, f->delta,   f->expert_factor};
+    td_view logits = td_columns(f->router, 0, h->n_expert);
+    static const td_layer_weight routers[] = {TD_W_ROUTER, TD_W_SH_ROUTER};
+    static const td_layer_weight biases[] = {TD_W_B_ROUTER, 0};
+    project_all(b, routers, biases, (const uint32_t[]){h->n_expert, 1}, 2, normed,
+                td_all(f->router));
+    td_op_route(b->p, logits, w[TD_W_ROUTER_CHOICE], &h->route, f->experts, f->expert_weights);
+    const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate_up,
+                                 f->gated,  f->expert_out, f->delta,          f->expert_factor};
     if (!f->params.experts_dev)
         run_experts(b, &near);
     else if (!run_far_experts(b))
@@ -429,12 +441,10 @@ static bool experts(block *b)
     if (!h->n_ff_shared)
         return true;
     static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
-    td_view shared = td_all(f->shared), shared_gate = td_all(f->shared_gate);
+    td_view shared = td_all(f->shared), gate = td_columns(f->router, h->n_expert, 1);
     feed_forward(b, of, f->shared_gate_up, h->n_ff_shared, shared);
-    if (w[TD_W_SH_ROUTER]) {
-        project(b, TD_W_SH_ROUTER, 0, normed, shared_gate);
-        td_op_glu(b->p, TD_GLU_SIGMOID, shared_gate, shared, NULL, shared);
-    }
+    if (w[TD_W_SH_ROUTER] || td_weight_get_params(w[TD_W_ROUTER])->n_rows > h->n_expert)
+        td_op_glu(b->p, TD_GLU_SIGMOID, gate, shared, NULL, shared);
     td_op_add(b->p, delta, shared, delta);
     return true;
 }

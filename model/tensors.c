@@ -140,6 +140,8 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_V_B, "attn_kv_b.weight", LATENT, REQUIRED, GROUPS, D_LORA_KV, D_MLA_V, D_HEADS, D_NOPE_V, D_NOPE},
     {TD_W_O, "attn_output.weight", LATENT, REQUIRED, MATRIX, D_OUT, D_EMBD, D_ONE, D_ONE, D_ZERO},
 
+    {TD_W_Z, "attn_gate.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_INNER, D_ONE, D_ONE, D_ZERO},
+    {TD_W_Z, "ssm_in.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_V, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_QKV_HEAD},
     {TD_W_QKV, "attn_qkv.weight", RECURRENT, OPTIONAL, MATRIX, D_EMBD, D_DELTA_QKV, D_ONE, D_ONE, D_ZERO},
     {TD_W_DELTA_Q, "ssm_in.weight", RECURRENT_PARTS, REQUIRED, MATRIX, D_EMBD, D_DELTA_DIM, D_DELTA_HEADS_K, D_DELTA_IN, D_ZERO},
     {TD_W_DELTA_K, "ssm_in.weight", RECURRENT_PARTS, REQUIRED, MATRIX, D_EMBD, D_DELTA_DIM, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_DIM},
@@ -148,8 +150,6 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_ALPHA, "ssm_ba.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_RATIO, D_DELTA_HEADS_K, D_DELTA_2_RATIO, D_DELTA_RATIO},
     {TD_W_BETA, "ssm_beta.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_HEADS, D_ONE, D_ONE, D_ZERO},
     {TD_W_BETA, "ssm_ba.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_RATIO, D_DELTA_HEADS_K, D_DELTA_2_RATIO, D_ZERO},
-    {TD_W_Z, "attn_gate.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_INNER, D_ONE, D_ONE, D_ZERO},
-    {TD_W_Z, "ssm_in.weight", RECURRENT, REQUIRED, MATRIX, D_EMBD, D_DELTA_V, D_DELTA_HEADS_K, D_DELTA_IN, D_DELTA_QKV_HEAD},
     {TD_W_CONV, "ssm_conv1d.weight", RECURRENT, REQUIRED, VECTOR, D_DELTA_TAPS, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_A, "ssm_a", RECURRENT, REQUIRED, VECTOR, D_DELTA_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
     {TD_W_DT, "ssm_dt.bias", RECURRENT, REQUIRED, VECTOR, D_DELTA_HEADS, D_ONE, D_ONE, D_ONE, D_ZERO},
@@ -399,16 +399,24 @@ static td_wanted describe(const td_model *m, uint32_t layer, const td_tensor_row
     return w;
 }
 
-/* Products of one input that stand side by side in its output: one op instead of several, where
- * their types are the same and nothing else (a factor, a bias) is done to one of them. */
-#define JOINED_MAX 3u
+/* Products of one input that stand side by side in its output, in this order: one op instead of
+ * several, of each run of neighbours whose types are the same and to none of which anything else (a
+ * factor, a bias) is done. Of experts the rows of each stand together. The first of a run stands
+ * before the others in the table above, too: it makes the weight that they are loaded into. */
+#define JOINED_MAX 7u
 static const struct {
-    uint8_t slots[JOINED_MAX], n, biases[JOINED_MAX], n_biases;
+    uint8_t slots[JOINED_MAX], n, biases[3], n_biases;
 } joins[] = {
-    {{TD_W_Q, TD_W_K, TD_W_V}, 3, {TD_W_BQ, TD_W_BK, TD_W_BV}, 3},
+    {{TD_W_Q, TD_W_K, TD_W_V, TD_W_Q_GATE}, 4, {TD_W_BQ, TD_W_BK, TD_W_BV}, 3},
+    {{TD_W_Q_A, TD_W_KV_A}, 2, {0}, 0},
     {{TD_W_GATE, TD_W_UP}, 2, {TD_W_B_GATE, TD_W_B_UP}, 2},
+    {{TD_W_ROUTER, TD_W_SH_ROUTER}, 2, {TD_W_B_ROUTER}, 1},
+    {{TD_W_EX_GATE, TD_W_EX_UP}, 2, {TD_W_EX_B_GATE, TD_W_EX_S_GATE, TD_W_EX_S_UP}, 3},
     {{TD_W_SH_GATE, TD_W_SH_UP}, 2, {0}, 0},
-    {{TD_W_ALPHA, TD_W_BETA}, 2, {0}, 0},
+    {{TD_W_Z, TD_W_QKV, TD_W_DELTA_Q, TD_W_DELTA_K, TD_W_DELTA_V, TD_W_ALPHA, TD_W_BETA},
+     7,
+     {0},
+     0},
 };
 
 static td_wanted *find_wanted(td_wanted *list, uint32_t n, uint32_t slot)
@@ -419,28 +427,49 @@ static td_wanted *find_wanted(td_wanted *list, uint32_t n, uint32_t slot)
     return NULL;
 }
 
+static const td_type_info *type_of(const td_wanted *w)
+{
+    return w->is_vector || w->is_turned ? td_type_find(TD_TYPE_F32) : w->tensor->type;
+}
+
 static bool is_joinable(const td_wanted *a, const td_wanted *b)
 {
-    return a && b && a->tensor->type == b->tensor->type && a->n_cols == b->n_cols && !a->factor &&
-           !b->factor && !a->n_groups && !b->n_groups && !a->is_vector && !b->is_vector &&
+    return type_of(a) == type_of(b) && a->n_cols == b->n_cols && !a->factor && !b->factor &&
+           a->n_groups == b->n_groups && !a->is_turned && !b->is_turned && !a->is_vector &&
            (uint64_t)a->n_joined + b->n_rows <= UINT32_MAX;
+}
+
+/* Joins those that follow `first` in a row of joins, as far as they can be; returns the place of
+ * the next that begins anew. */
+static uint32_t join_run(td_wanted *list, uint32_t n, const uint8_t *slots, uint32_t n_slots,
+                         uint32_t i)
+{
+    td_wanted *first = find_wanted(list, n, slots[i]), *next;
+    uint32_t begin = i++;
+    for (; first && i < n_slots; i++) {
+        next = find_wanted(list, n, slots[i]);
+        if (next && !is_joinable(first, next))
+            break;
+        if (!next)
+            continue;
+        next->into = first->slot;
+        next->row0 = first->n_joined / td_max_u32(first->n_groups, 1);
+        first->n_joined += next->n_rows;
+    }
+    for (uint32_t k = begin + 1; first && k < i; k++)
+        if ((next = find_wanted(list, n, slots[k])))
+            next->n_joined = first->n_joined;
+    return i;
 }
 
 static void join(td_wanted *list, uint32_t n)
 {
     for (size_t i = 0; i < TD_COUNT(joins); i++) {
-        td_wanted *first = find_wanted(list, n, joins[i].slots[0]);
         bool has_bias = false;
         for (uint32_t k = 0; k < joins[i].n_biases; k++)
             has_bias |= find_wanted(list, n, joins[i].biases[k]) != NULL;
-        for (uint32_t k = 1; k < joins[i].n && !has_bias; k++) {
-            td_wanted *next = find_wanted(list, n, joins[i].slots[k]);
-            if (!is_joinable(first, next))
-                break;
-            next->into = first->slot;
-            next->row0 = first->n_joined;
-            first->n_joined += next->n_rows;
-        }
+        for (uint32_t k = 0; k < joins[i].n && !has_bias;)
+            k = join_run(list, n, joins[i].slots, joins[i].n, k);
     }
 }
 
@@ -462,9 +491,8 @@ uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_W
 
 td_weight_params td_wanted_params(const td_wanted *w)
 {
-    const td_type_info *f32 = td_type_find(TD_TYPE_F32);
     td_weight_params p = {.name = w->tensor->name,
-                          .type = w->is_vector || w->is_turned ? f32 : w->tensor->type,
+                          .type = type_of(w),
                           .n_rows = w->n_joined,
                           .n_cols = w->n_cols,
                           .n_groups = w->n_groups};

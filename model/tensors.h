@@ -18,8 +18,8 @@ typedef struct {
     uint32_t n_taps;                   /* a vector [n][n_taps], to be [n_taps][n]; 0: as it is */
     uint32_t n_cols, n_rows, n_groups; /* of the weight */
     /* Matrices that read the same are joined: those that follow the first, whose rows stand behind
-     * its own, have no weight of their own. */
-    uint32_t into, row0, n_joined; /* the first's slot, rows before, rows of all (of the first) */
+     * its own (of each group), have no weight of their own. */
+    uint32_t into, row0, n_joined; /* the first's slot, rows before (of a group), rows of all */
     /* Its rows are `count` of every `period` rows of the tensor, from `offset` on. */
     uint32_t period, offset, count;
 } td_wanted;

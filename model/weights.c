@@ -109,7 +109,7 @@ static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, float 
             values[i] /= factor; /* which the product will bring */
         if (n_taps)
             transpose(values, n / n_taps, n_taps, values + n);
-        is_ok = td_weight_write(w, 0, 1, values + (n_taps ? n : 0), err);
+        is_ok = td_weight_write(w, wanted->row0, 1, values + (n_taps ? n : 0), err);
     }
     td_free(values);
     return is_ok;
@@ -131,7 +131,17 @@ static bool load_turned(loader *l, td_weight *w, const td_wanted *wanted, td_err
     return is_ok;
 }
 
-/* Runs of rows that stand together in the tensor, as many at once as the staging buffer holds. */
+/* Where row i of a tensor goes in the weight. */
+static uint32_t place_of(const td_wanted *wanted, uint32_t i)
+{
+    if (!wanted->n_groups)
+        return wanted->row0 + i;
+    uint32_t n = wanted->n_joined / wanted->n_groups;
+    return i / wanted->count * n + wanted->row0 + i % wanted->count;
+}
+
+/* Runs of rows that stand together in the tensor and in the weight, as many at once as the staging
+ * buffer holds. */
 static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *err)
 {
     const td_gguf_tensor *t = wanted->tensor;
@@ -139,12 +149,14 @@ static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *
     uint32_t n_at_once = td_max_u32(1, (uint32_t)(l->staging_bytes / row_bytes));
     for (uint32_t i = 0, n; i < wanted->n_rows; i += n) {
         uint32_t in_period = i % wanted->count;
-        uint32_t run =
-            wanted->count == wanted->period ? wanted->n_rows - i : wanted->count - in_period;
+        bool is_whole = wanted->count == wanted->period && wanted->n_joined == wanted->n_rows;
+        uint32_t run = is_whole || (wanted->count == wanted->period && !wanted->n_groups)
+                           ? wanted->n_rows - i
+                           : wanted->count - in_period;
         uint64_t row = (uint64_t)(i / wanted->count) * wanted->period + wanted->offset + in_period;
         n = td_min_u32(n_at_once, run);
         if (!read_bytes(l, t, row * row_bytes, n * row_bytes, err) ||
-            !td_weight_write(w, wanted->row0 + i, n, l->staging, err))
+            !td_weight_write(w, place_of(wanted, i), n, l->staging, err))
             return false;
         td_gguf_drop(l->m->gguf, t, row * row_bytes, n * row_bytes);
     }

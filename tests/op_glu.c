@@ -11,6 +11,7 @@ typedef struct {
     td_glu_kind kind;
     uint32_t n_cols, n_gates, n_scales;
     destination to;
+    uint32_t n_groups; /* of gate and up, which alternate; 0: one */
 } glu_case;
 
 typedef struct {
@@ -31,9 +32,30 @@ static glu_bench begin_case(td_device *dev, const glu_case *c)
                            : td_all(bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, N_ROWS, n));
     if (c->n_scales)
         m.scales = bench_tensor(&m.b, TD_ELEM_F32, TD_ROWS_BATCH, N_ROWS, c->n_scales);
-    td_op_glu(m.b.p, c->kind, m.gate, m.up, m.scales, m.y);
+    uint32_t group = n / td_max_u32(c->n_groups, 1), span = 2 * n - group;
+    if (c->n_groups)
+        td_op_glu_groups(m.b.p, c->kind, td_columns(fused, 0, span), td_columns(fused, group, span),
+                         c->n_groups, 2 * group, m.scales, m.y);
+    else
+        td_op_glu(m.b.p, c->kind, m.gate, m.up, m.scales, m.y);
     bench_end(&m.b);
     return m;
+}
+
+/* Row r of gate and up as they lie for the case. */
+static void put_row(const glu_case *c, const glu_bench *m, uint32_t r, const float *gate,
+                    const float *up)
+{
+    uint32_t n_groups = td_max_u32(c->n_groups, 1), n = c->n_cols / n_groups;
+    if (!c->n_groups) {
+        memcpy(view_row(m->gate, r), gate, c->n_gates * sizeof *gate);
+        memcpy(view_row(m->up, r), up, c->n_cols * sizeof *up);
+        return;
+    }
+    for (uint32_t g = 0; g < n_groups; g++) {
+        memcpy(view_row(td_all(m->gate.t), r) + 2 * g * n, gate + g * n, n * sizeof *gate);
+        memcpy(view_row(td_all(m->gate.t), r) + (2 * g + 1) * n, up + g * n, n * sizeof *up);
+    }
 }
 
 /* Also, through *size, how large what is added up and multiplied gets. */
@@ -81,8 +103,7 @@ static void check_case(const glu_case *c)
     for (size_t d = 0; d < n_test_devices; d++) {
         glu_bench m = begin_case(test_devices[d], c);
         for (uint32_t r = 0; r < N_ROWS; r++) {
-            memcpy(view_row(m.gate, r), gate + (size_t)r * c->n_cols, c->n_gates * sizeof(float));
-            memcpy(view_row(m.up, r), up + (size_t)r * c->n_cols, c->n_cols * sizeof(float));
+            put_row(c, &m, r, gate + (size_t)r * c->n_cols, up + (size_t)r * c->n_cols);
             if (m.scales)
                 memcpy(view_row(td_all(m.scales), r), scales + (size_t)r * c->n_scales,
                        c->n_scales * sizeof(float));
@@ -122,24 +143,34 @@ static void test_glu_matches_its_formula(void **state)
     for (int kind = TD_GLU_SILU; kind <= TD_GLU_SIGMOID; kind++)
         for (size_t i = 0; i < TD_COUNT(sizes); i++)
             for (int to = 0; to < 3; to++)
-                check_case(&(glu_case){(td_glu_kind)kind, sizes[i], sizes[i], 0, (destination)to});
+                check_case(
+                    &(glu_case){(td_glu_kind)kind, sizes[i], sizes[i], 0, (destination)to, 0});
 }
 
 static void test_one_gate_serves_all_columns(void **state)
 {
     (void)state;
-    check_case(&(glu_case){TD_GLU_SIGMOID, 300, 1, 0, TO_OTHER});
-    check_case(&(glu_case){TD_GLU_SIGMOID, 64, 1, 0, TO_UP});
+    check_case(&(glu_case){TD_GLU_SIGMOID, 300, 1, 0, TO_OTHER, 0});
+    check_case(&(glu_case){TD_GLU_SIGMOID, 64, 1, 0, TO_UP, 0});
 }
 
 static void test_groups_of_columns_are_scaled_first(void **state)
 {
     (void)state;
     for (int kind = TD_GLU_SILU; kind <= TD_GLU_SIGMOID; kind++) {
-        check_case(&(glu_case){(td_glu_kind)kind, 300, 300, 1, TO_OTHER});
-        check_case(&(glu_case){(td_glu_kind)kind, 8 * 37, 8 * 37, 8, TO_GATE});
-        check_case(&(glu_case){(td_glu_kind)kind, 4 * 64, 4 * 64, 4, TO_UP});
+        check_case(&(glu_case){(td_glu_kind)kind, 300, 300, 1, TO_OTHER, 0});
+        check_case(&(glu_case){(td_glu_kind)kind, 8 * 37, 8 * 37, 8, TO_GATE, 0});
+        check_case(&(glu_case){(td_glu_kind)kind, 4 * 64, 4 * 64, 4, TO_UP, 0});
     }
+}
+
+static void test_groups_of_gate_and_up_alternate(void **state)
+{
+    (void)state;
+    check_case(&(glu_case){TD_GLU_SILU, 8 * 37, 8 * 37, 0, TO_OTHER, 8});
+    check_case(&(glu_case){TD_GLU_CLAMPED, 2 * 512, 2 * 512, 0, TO_OTHER, 2});
+    check_case(&(glu_case){TD_GLU_GELU, 4 * 64, 4 * 64, 4, TO_OTHER, 4});
+    check_case(&(glu_case){TD_GLU_SILU, 64, 64, 2, TO_OTHER, 1});
 }
 
 static void test_hostile_rows_stay_alone(void **state)
@@ -151,7 +182,8 @@ static void test_hostile_rows_stay_alone(void **state)
         td_device *dev = test_devices[k / 4];
         float want[N_COLS];
         for (size_t h = 0; h <= TD_COUNT(hostile); h++) { /* the first turn runs the row alone */
-            glu_bench m = begin_case(dev, &(glu_case){(td_glu_kind)(k % 4), N_COLS, N_COLS, 0, 0});
+            glu_bench m =
+                begin_case(dev, &(glu_case){(td_glu_kind)(k % 4), N_COLS, N_COLS, 0, 0, 0});
             uint32_t n_rows = h ? N_ROWS : 1, probe = h ? (uint32_t)h % N_ROWS : 0;
             for (uint32_t r = 0; r < n_rows; r++)
                 for (uint32_t i = 0; i < N_COLS; i++) {
@@ -176,6 +208,7 @@ int main(void)
         cmocka_unit_test(test_glu_matches_its_formula),
         cmocka_unit_test(test_one_gate_serves_all_columns),
         cmocka_unit_test(test_groups_of_columns_are_scaled_first),
+        cmocka_unit_test(test_groups_of_gate_and_up_alternate),
         cmocka_unit_test(test_hostile_rows_stay_alone),
     };
     return TEST_MAIN(tests);

@@ -513,11 +513,13 @@ static void run_glu(const part *t, const td_op *op, uint32_t r, range c)
     const float *gate = td_host_row(op->in[0], r), *up = td_host_row(op->in[1], r);
     float *y = td_host_row(op->out, r);
     uint32_t step = op->in[0].n_cols > 1 || op->out.n_cols == 1, n_scales = op->u.glu.n_scales;
-    uint32_t group = n_scales ? op->out.n_cols / n_scales : op->out.n_cols;
+    uint32_t scaled = n_scales ? op->out.n_cols / n_scales : op->out.n_cols;
+    uint32_t group = op->out.n_cols / op->u.glu.n_groups;
     for (uint32_t i = c.begin, end; i < c.end; i = end) {
-        end = td_min_u32((i / group + 1) * group, c.end);
-        const float *scale = n_scales ? td_host_row(op->in[2], r) + i / group : NULL;
-        t->kernels->glu(op->u.glu.kind, gate + i * step, step, up + i, scale, end - i, y + i);
+        end = td_min_u32(td_min_u32((i / scaled + 1) * scaled, (i / group + 1) * group), c.end);
+        const float *scale = n_scales ? td_host_row(op->in[2], r) + i / scaled : NULL;
+        uint32_t at = i / group * op->u.glu.stride + i % group;
+        t->kernels->glu(op->u.glu.kind, gate + at * step, step, up + at, scale, end - i, y + i);
     }
 }
 

@@ -339,8 +339,10 @@ static void glu(const td_op *op, uint32_t r)
     const float *gate = td_host_row(op->in[0], r), *up = td_host_row(op->in[1], r);
     const float *scales = op->u.glu.n_scales ? td_host_row(op->in[2], r) : NULL;
     float *y = td_host_row(op->out, r);
+    uint32_t n_group = op->out.n_cols / op->u.glu.n_groups;
     for (uint32_t i = 0; i < op->out.n_cols; i++) {
-        float g = gate[op->in[0].n_cols == 1 ? 0 : i], u = up[i];
+        uint32_t at = i / n_group * op->u.glu.stride + i % n_group;
+        float g = gate[op->in[0].n_cols == 1 ? 0 : at], u = up[at];
         if (scales) {
             float scale = scales[i / (op->out.n_cols / op->u.glu.n_scales)];
             g *= scale;

@@ -1,5 +1,5 @@
 /* y = glu(gate, up), element by element (kernels/ops.h says of which kinds). gate may be one column
- * for all of up's. With scales, both are first multiplied by the scale of their group of columns.
+ * for all of up's, and of both groups of columns may stand apart. With scales, both are first multiplied by the scale of their group of columns.
  * y may be gate or up.
  *
  * gate, up, y [n_rows][n_cols], scales [n_rows][n_scales]. Grid: columns / 256, rows.
@@ -31,8 +31,9 @@ const uint SILU = 0u, GELU = 1u, CLAMPED = 2u; /* else sigmoid */
 
 float glu(uint r, uint c)
 {
-    precise float g = gate[r * p.gate_stride + p.gate_col0 + (p.n_gates == 1u ? 0u : c)];
-    precise float u = up[r * p.up_stride + p.up_col0 + c];
+    uint at = c / p.n_a_group * p.group_stride + c % p.n_a_group;
+    precise float g = gate[r * p.gate_stride + p.gate_col0 + (p.n_gates == 1u ? 0u : at)];
+    precise float u = up[r * p.up_stride + p.up_col0 + at];
     if (p.n_scales != 0u) {
         float scale = scales[r * p.n_scales + c / p.n_a_scale];
         g *= scale;

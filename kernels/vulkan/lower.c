@@ -157,6 +157,8 @@ static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err 
         .n_gates = gate.n_cols,
         .n_scales = n_scales,
         .n_a_scale = n_scales ? op->out.n_cols / n_scales : 0,
+        .n_a_group = op->out.n_cols / op->u.glu.n_groups,
+        .group_stride = op->u.glu.stride,
         VIEW(gate, gate),
         VIEW(up, up),
         VIEW(y, op->out),

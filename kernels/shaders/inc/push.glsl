@@ -220,6 +220,7 @@ struct push_glu {
     uint n_cols;
     uint n_gates;             /* columns of gate: 1 or n_cols */
     uint n_scales, n_a_scale; /* scales of a row, columns that share one; 0: there are none */
+    uint n_a_group, group_stride; /* columns of gate, and of up, that stand together */
     uint gate_col0, gate_stride;
     uint up_col0, up_stride;
     uint y_col0, y_stride;
