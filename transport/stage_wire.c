@@ -1,0 +1,407 @@
+/* Messages of stages: what is said before and beside the stream. As in wire.c there is one list of
+ * what is allowed, which both directions pass; the reader and the writer only move bytes. */
+#include "transport/stage_wire.h"
+
+#include "base/check.h"
+#include "transport/wire_parts.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define HELLO_OK_MAX 16384u /* bytes with the header */
+
+static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
+    "HELLO",  "HELLO_OK", "PLAN",  "PLANNED", "LOAD", "LOADING", "READY", "FAIL",
+    "ATTACH", "STREAM",   "PIECE", "CANCEL",  "PING", "PONG",    "BYE",
+};
+
+const char *td_stage_type_name(td_stage_type type)
+{
+    return type >= TD_STAGE_HELLO && type < TD_STAGE_END ? type_names[type - TD_STAGE_HELLO] : "?";
+}
+
+static size_t max_bytes(uint8_t type)
+{
+    switch (type) {
+    case TD_STAGE_HELLO_OK:
+        return HELLO_OK_MAX;
+    case TD_STAGE_STREAM:
+    case TD_STAGE_PIECE:
+        return TD_WIRE_MESSAGE_MAX;
+    default:
+        return TD_WIRE_HELLO_MAX;
+    }
+}
+
+static const char *name_of(uint8_t type) { return td_stage_type_name((td_stage_type)type); }
+
+static const td_wire_types types = {TD_STAGE_HELLO, TD_STAGE_END - 1, name_of, max_bytes};
+
+/* --- What is allowed ------------------------------------------------------------------------ */
+
+static bool check_hello_ok(const td_stage_hello_ok *h, td_err *err)
+{
+    if (h->protocol != TD_STAGE_PROTOCOL)
+        return true; /* nothing else was read */
+    bool ok = td_wire_check_text("build", h->build, TD_WIRE_BUILD_MAX, err) &&
+              td_wire_check_u32("n_devices", h->n_devices, 1, TD_STAGE_DEVICES_MAX, err);
+    for (uint32_t i = 0; ok && i < h->n_devices; i++) {
+        const td_stage_device *d = &h->devices[i];
+        ok = td_wire_check_u32("kind", d->kind, 0, 4, err) &&
+             td_wire_check_text("spec", d->spec, TD_STAGE_TEXT_MAX - 1, err) &&
+             td_wire_check_text("id", d->id, TD_STAGE_TEXT_MAX - 1, err) &&
+             td_wire_check_text("name", d->name, TD_STAGE_TEXT_MAX - 1, err) &&
+             td_wire_check_text("driver", d->driver, TD_STAGE_TEXT_MAX - 1, err);
+    }
+    return ok;
+}
+
+static bool check_plan(const td_stage_plan *p, td_err *err)
+{
+    bool ok = td_wire_check_text("model_name", p->model_name, TD_STAGE_TEXT_MAX - 1, err) &&
+              td_wire_check_u32("first_stage", p->first_stage, 0, TD_STAGE_PARTS_MAX - 1, err) &&
+              td_wire_check_u32("n_parts", p->n_parts, 1,
+                                TD_STAGE_PARTS_MAX - (uint32_t)p->first_stage, err) &&
+              td_wire_check_u32("n_slots", p->n_slots, 1, TD_STAGE_SLOTS_MAX, err) &&
+              td_wire_check_u32("n_ctx", p->n_ctx, 0, TD_WIRE_POSITION_MAX, err);
+    for (uint32_t i = 0; ok && i < p->n_parts; i++)
+        ok = td_wire_check_u32("last", p->parts[i].last, 0, TD_STAGE_LAYERS_MAX - 1, err) &&
+             td_wire_check_u32("first", p->parts[i].first, 0, p->parts[i].last, err) &&
+             (i == 0 || td_wire_check_u32("first", p->parts[i].first, p->parts[i - 1].last + 1u,
+                                          p->parts[i - 1].last + 1u, err));
+    return ok;
+}
+
+static bool check_payload(const td_stage_msg *m, td_err *err)
+{
+    switch (m->type) {
+    case TD_STAGE_HELLO:
+        return m->hello.protocol != TD_STAGE_PROTOCOL ||
+               td_wire_check_text("build", m->hello.build, TD_WIRE_BUILD_MAX, err);
+    case TD_STAGE_HELLO_OK:
+        return check_hello_ok(&m->hello_ok, err);
+    case TD_STAGE_PLAN:
+        return check_plan(&m->plan, err);
+    case TD_STAGE_PLANNED:
+        return td_wire_check_u32("n_ctx", m->planned.n_ctx, 1, TD_WIRE_POSITION_MAX, err) &&
+               td_wire_check_u32("n_pages", m->planned.n_pages, 0, TD_STAGE_PAGES_MAX, err) &&
+               td_wire_check_u32("n_parts", m->planned.n_parts, 1, TD_STAGE_PARTS_MAX, err);
+    case TD_STAGE_LOAD:
+        return td_wire_check_u32("n_ctx", m->load.n_ctx, 1, TD_WIRE_POSITION_MAX, err) &&
+               td_wire_check_u32("n_pages", m->load.n_pages, 0, TD_STAGE_PAGES_MAX, err) &&
+               td_wire_check_text("next", m->load.next, TD_STAGE_ENDPOINT_MAX, err);
+    case TD_STAGE_READY:
+        return td_wire_check_u32("n_parts", m->ready.n_parts, 1, TD_STAGE_PARTS_MAX, err);
+    case TD_STAGE_FAIL:
+        return td_wire_check_u32("code", m->fail.code, 1, TD_STAGE_FAIL_END - 1, err) &&
+               td_wire_check_text("reason", m->fail.reason, TD_WIRE_REASON_MAX, err);
+    case TD_STAGE_PIECE:
+        return td_wire_check_u32("n", m->piece.n, 1, TD_STAGE_PIECE_MAX, err);
+    default:
+        return true;
+    }
+}
+
+static bool check_message(const td_stage_msg *m, td_err *err)
+{
+    bool ok = true;
+    if (m->session == 0 || m->seq == 0)
+        ok = td_err_set(err, TD_E_DATA, "session or seq is 0; allowed: any other number");
+    return (ok && check_payload(m, err)) ||
+           td_err_prepend(err, "%s message", td_stage_type_name(m->type));
+}
+
+/* --- Writing -------------------------------------------------------------------------------- */
+
+static void write_hello_ok(td_cursor_out *c, const td_stage_hello_ok *h)
+{
+    td_cursor_write_u32(c, h->protocol);
+    if (h->protocol != TD_STAGE_PROTOCOL)
+        return;
+    td_wire_write_text(c, h->build);
+    td_cursor_write_u8(c, h->n_devices);
+    for (uint32_t i = 0; i < h->n_devices; i++) {
+        const td_stage_device *d = &h->devices[i];
+        td_cursor_write_u8(c, d->kind);
+        td_cursor_write_u32(c, d->n_threads);
+        td_cursor_write_u64(c, d->usable_bytes);
+        td_cursor_write_u64(c, d->total_bytes);
+        td_wire_write_text(c, d->spec);
+        td_wire_write_text(c, d->id);
+        td_wire_write_text(c, d->name);
+        td_wire_write_text(c, d->driver);
+    }
+}
+
+static void write_plan(td_cursor_out *c, const td_stage_plan *p)
+{
+    td_cursor_write_bytes(c, p->hash, sizeof p->hash);
+    td_cursor_write_u64(c, p->model_bytes);
+    td_wire_write_text(c, p->model_name);
+    td_cursor_write_u8(c, p->first_stage);
+    td_cursor_write_u8(c, p->n_parts);
+    td_cursor_write_u8(c, p->experts_device);
+    td_cursor_write_u8(c, p->n_slots);
+    td_cursor_write_u8(c, p->type_k);
+    td_cursor_write_u8(c, p->type_v);
+    td_cursor_write_u32(c, p->n_ctx);
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        td_cursor_write_u8(c, p->parts[i].device);
+        td_cursor_write_u16(c, p->parts[i].first);
+        td_cursor_write_u16(c, p->parts[i].last);
+    }
+}
+
+static void write_planned(td_cursor_out *c, const td_stage_planned *p)
+{
+    td_cursor_write_u32(c, p->n_ctx);
+    td_cursor_write_u32(c, p->n_pages);
+    td_cursor_write_u8(c, p->forgets);
+    td_cursor_write_u8(c, p->n_parts);
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        td_cursor_write_u64(c, p->parts[i].n_bytes);
+        td_cursor_write_u64(c, p->parts[i].budget_bytes);
+        td_cursor_write_u64(c, p->parts[i].experts_bytes);
+    }
+}
+
+static void write_ready(td_cursor_out *c, const td_stage_ready *r)
+{
+    td_cursor_write_u8(c, r->n_parts);
+    for (uint32_t i = 0; i < r->n_parts; i++) {
+        td_cursor_write_u64(c, r->parts[i].file_bytes);
+        td_cursor_write_u64(c, r->parts[i].load_us);
+    }
+}
+
+static void write_payload(td_cursor_out *c, const td_stage_msg *m)
+{
+    switch (m->type) {
+    case TD_STAGE_HELLO:
+        td_cursor_write_u32(c, m->hello.protocol);
+        if (m->hello.protocol == TD_STAGE_PROTOCOL)
+            td_wire_write_text(c, m->hello.build);
+        break;
+    case TD_STAGE_HELLO_OK:
+        write_hello_ok(c, &m->hello_ok);
+        break;
+    case TD_STAGE_PLAN:
+        write_plan(c, &m->plan);
+        break;
+    case TD_STAGE_PLANNED:
+        write_planned(c, &m->planned);
+        break;
+    case TD_STAGE_LOAD:
+        td_cursor_write_u32(c, m->load.n_ctx);
+        td_cursor_write_u32(c, m->load.n_pages);
+        td_cursor_write_u64(c, m->load.ticket);
+        td_cursor_write_u64(c, m->load.next_ticket);
+        td_wire_write_text(c, m->load.next);
+        break;
+    case TD_STAGE_LOADING:
+        td_cursor_write_u64(c, m->loading.done);
+        td_cursor_write_u64(c, m->loading.total);
+        break;
+    case TD_STAGE_READY:
+        write_ready(c, &m->ready);
+        break;
+    case TD_STAGE_FAIL:
+        td_cursor_write_u8(c, (uint8_t)m->fail.code);
+        td_wire_write_text(c, m->fail.reason);
+        break;
+    case TD_STAGE_PIECE:
+        td_cursor_write_u64(c, m->piece.batch);
+        td_cursor_write_u32(c, m->piece.offset);
+        td_cursor_write_bytes(c, m->piece.bytes, m->piece.n);
+        break;
+    case TD_STAGE_CANCEL:
+        td_cursor_write_u64(c, m->cancel);
+        break;
+    case TD_STAGE_PING:
+    case TD_STAGE_PONG:
+        td_cursor_write_u64(c, m->ping.echo_us);
+        td_cursor_write_u64(c, m->ping.now_us);
+        td_cursor_write_u64(c, m->ping.progress);
+        td_cursor_write_u32(c, m->ping.n_pending);
+        break;
+    case TD_STAGE_ATTACH:
+    case TD_STAGE_STREAM:
+    case TD_STAGE_BYE:
+    case TD_STAGE_END:
+        break;
+    }
+}
+
+bool td_stage_encode(const td_stage_msg *msg, void *buffer, size_t capacity_bytes, size_t *n_bytes,
+                     td_err *err)
+{
+    TD_ASSERT(msg->type >= TD_STAGE_HELLO && msg->type < TD_STAGE_END &&
+              msg->type != TD_STAGE_STREAM);
+    if (!check_message(msg, err))
+        return false;
+    size_t cap = max_bytes((uint8_t)msg->type);
+    td_wire_head head = {(uint8_t)msg->type, msg->session, msg->seq};
+    td_cursor_out c = td_cursor_out_begin(td_stage_type_name(msg->type), buffer,
+                                          capacity_bytes < cap ? capacity_bytes : cap, err);
+    td_wire_begin(&c);
+    write_payload(&c, msg);
+    return td_wire_end(&c, &head, n_bytes, err);
+}
+
+/* --- Reading -------------------------------------------------------------------------------- */
+
+static bool read_bool(td_cursor *c, bool *out)
+{
+    uint8_t value;
+    if (!td_cursor_read_u8(c, &value))
+        return false;
+    *out = value != 0;
+    return value <= 1 || td_cursor_fail(c, "a flag is %u; allowed: 0, 1", value);
+}
+
+static bool read_count(td_cursor *c, const char *field, uint8_t *out, uint32_t max)
+{
+    return td_cursor_read_u8(c, out) &&
+           (*out <= max || td_cursor_fail(c, "%s is %u; allowed: 0..%u", field, *out, max));
+}
+
+static bool read_hello(td_cursor *c, td_stage_hello *h)
+{
+    if (!td_cursor_read_u32(c, &h->protocol))
+        return false;
+    return h->protocol != TD_STAGE_PROTOCOL
+               ? td_cursor_skip(c, td_cursor_left(c))
+               : td_wire_read_text(c, "build", h->build, TD_WIRE_BUILD_MAX);
+}
+
+static bool read_hello_ok(td_cursor *c, td_stage_hello_ok *h)
+{
+    if (!td_cursor_read_u32(c, &h->protocol))
+        return false;
+    if (h->protocol != TD_STAGE_PROTOCOL)
+        return td_cursor_skip(c, td_cursor_left(c));
+    bool ok = td_wire_read_text(c, "build", h->build, TD_WIRE_BUILD_MAX) &&
+              read_count(c, "n_devices", &h->n_devices, TD_STAGE_DEVICES_MAX);
+    for (uint32_t i = 0; ok && i < h->n_devices; i++) {
+        td_stage_device *d = &h->devices[i];
+        ok = td_cursor_read_u8(c, &d->kind) && td_cursor_read_u32(c, &d->n_threads) &&
+             td_cursor_read_u64(c, &d->usable_bytes) && td_cursor_read_u64(c, &d->total_bytes) &&
+             td_wire_read_text(c, "spec", d->spec, TD_STAGE_TEXT_MAX - 1) &&
+             td_wire_read_text(c, "id", d->id, TD_STAGE_TEXT_MAX - 1) &&
+             td_wire_read_text(c, "name", d->name, TD_STAGE_TEXT_MAX - 1) &&
+             td_wire_read_text(c, "driver", d->driver, TD_STAGE_TEXT_MAX - 1);
+    }
+    return ok;
+}
+
+static bool read_plan(td_cursor *c, td_stage_plan *p)
+{
+    bool ok = td_cursor_read_bytes(c, p->hash, sizeof p->hash) &&
+              td_cursor_read_u64(c, &p->model_bytes) &&
+              td_wire_read_text(c, "model_name", p->model_name, TD_STAGE_TEXT_MAX - 1) &&
+              td_cursor_read_u8(c, &p->first_stage) &&
+              read_count(c, "n_parts", &p->n_parts, TD_STAGE_PARTS_MAX) &&
+              td_cursor_read_u8(c, &p->experts_device) && td_cursor_read_u8(c, &p->n_slots) &&
+              td_cursor_read_u8(c, &p->type_k) && td_cursor_read_u8(c, &p->type_v) &&
+              td_cursor_read_u32(c, &p->n_ctx);
+    for (uint32_t i = 0; ok && i < p->n_parts; i++)
+        ok = td_cursor_read_u8(c, &p->parts[i].device) &&
+             td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);
+    return ok;
+}
+
+static bool read_planned(td_cursor *c, td_stage_planned *p)
+{
+    bool ok = td_cursor_read_u32(c, &p->n_ctx) && td_cursor_read_u32(c, &p->n_pages) &&
+              read_bool(c, &p->forgets) &&
+              read_count(c, "n_parts", &p->n_parts, TD_STAGE_PARTS_MAX);
+    for (uint32_t i = 0; ok && i < p->n_parts; i++)
+        ok = td_cursor_read_u64(c, &p->parts[i].n_bytes) &&
+             td_cursor_read_u64(c, &p->parts[i].budget_bytes) &&
+             td_cursor_read_u64(c, &p->parts[i].experts_bytes);
+    return ok;
+}
+
+static bool read_ready(td_cursor *c, td_stage_ready *r)
+{
+    bool ok = read_count(c, "n_parts", &r->n_parts, TD_STAGE_PARTS_MAX);
+    for (uint32_t i = 0; ok && i < r->n_parts; i++)
+        ok = td_cursor_read_u64(c, &r->parts[i].file_bytes) &&
+             td_cursor_read_u64(c, &r->parts[i].load_us);
+    return ok;
+}
+
+static bool read_piece(td_cursor *c, td_stage_piece *p)
+{
+    if (!td_cursor_read_u64(c, &p->batch) || !td_cursor_read_u32(c, &p->offset))
+        return false;
+    p->n = (uint32_t)td_cursor_left(c); /* the message's length has a limit */
+    p->bytes = td_cursor_take(c, p->n);
+    return p->bytes != NULL;
+}
+
+static bool read_payload(td_cursor *c, td_stage_msg *m)
+{
+    uint8_t code = 0;
+    switch (m->type) {
+    case TD_STAGE_HELLO:
+        return read_hello(c, &m->hello);
+    case TD_STAGE_HELLO_OK:
+        return read_hello_ok(c, &m->hello_ok);
+    case TD_STAGE_PLAN:
+        return read_plan(c, &m->plan);
+    case TD_STAGE_PLANNED:
+        return read_planned(c, &m->planned);
+    case TD_STAGE_LOAD:
+        return td_cursor_read_u32(c, &m->load.n_ctx) && td_cursor_read_u32(c, &m->load.n_pages) &&
+               td_cursor_read_u64(c, &m->load.ticket) &&
+               td_cursor_read_u64(c, &m->load.next_ticket) &&
+               td_wire_read_text(c, "next", m->load.next, TD_STAGE_ENDPOINT_MAX);
+    case TD_STAGE_LOADING:
+        return td_cursor_read_u64(c, &m->loading.done) && td_cursor_read_u64(c, &m->loading.total);
+    case TD_STAGE_READY:
+        return read_ready(c, &m->ready);
+    case TD_STAGE_FAIL:
+        if (!td_cursor_read_u8(c, &code))
+            return false;
+        m->fail.code = (td_stage_fail_code)code; /* checked with the rest */
+        return td_wire_read_text(c, "reason", m->fail.reason, TD_WIRE_REASON_MAX);
+    case TD_STAGE_STREAM:
+        m->stream.n = (size_t)td_cursor_left(c);
+        m->stream.bytes = td_cursor_take(c, m->stream.n);
+        return m->stream.bytes != NULL;
+    case TD_STAGE_PIECE:
+        return read_piece(c, &m->piece);
+    case TD_STAGE_CANCEL:
+        return td_cursor_read_u64(c, &m->cancel);
+    case TD_STAGE_PING:
+    case TD_STAGE_PONG:
+        return td_cursor_read_u64(c, &m->ping.echo_us) && td_cursor_read_u64(c, &m->ping.now_us) &&
+               td_cursor_read_u64(c, &m->ping.progress) &&
+               td_cursor_read_u32(c, &m->ping.n_pending);
+    case TD_STAGE_ATTACH:
+    case TD_STAGE_BYE:
+        return true;
+    case TD_STAGE_END:
+        break;
+    }
+    return td_cursor_fail(c, "message type %d does not exist", (int)m->type);
+}
+
+bool td_stage_decode(const void *bytes, size_t n_bytes, td_stage_msg *msg, td_err *err)
+{
+    td_cursor c = td_cursor_begin("message", bytes, n_bytes, err);
+    td_wire_head head;
+    memset(msg, 0, sizeof *msg);
+    if (!td_wire_read_head(&c, &types, &head))
+        return false;
+    msg->type = (td_stage_type)head.type;
+    msg->session = head.session;
+    msg->seq = head.seq;
+    if (!read_payload(&c, msg))
+        return false;
+    if (td_cursor_left(&c) != 0)
+        return td_cursor_fail(&c, "%s has %" PRIu64 " bytes too many",
+                              td_stage_type_name(msg->type), td_cursor_left(&c));
+    return check_message(msg, err);
+}

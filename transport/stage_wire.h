@@ -1,0 +1,251 @@
+/* The messages between a coordinator and stage workers, and between one worker and the next: pure
+ * encoding and decoding, no I/O. Framing, checks and errors are those of wire.h, whose rules hold
+ * here too; types begin where that wire's end, so that either end tells the other's by name.
+ *
+ * A session: HELLO, HELLO_OK (the worker's devices); PLAN, PLANNED (what layers take there), as
+ * often as need be; LOAD, PROGRESS..., READY; then STREAM. All messages of a session are numbered
+ * from 1, each way. FAIL ends it with a reason, BYE as planned.
+ *
+ * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
+ * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
+ * of its own whose session number is the ticket that the coordinator gave both, and whose first
+ * message is ATTACH. A batch is one record; what of its activations does not fit behind the record
+ * follows in PIECEs, before any other record. CANCEL alone goes beside the stream, and acts at once.
+ *
+ * Activations are f32 rows [n_rows][n_embd], little-endian as they lie in memory (checked at build),
+ * so a split over machines has the bits of one on a machine. No path, no address, no shape is on the
+ * wire: rows are as wide as the model that both ends opened by themselves.
+ *
+ * Memory: nothing is allocated. Pointers of what was decoded point into the message. Any thread. */
+#ifndef TD_TRANSPORT_STAGE_WIRE_H
+#define TD_TRANSPORT_STAGE_WIRE_H
+
+#include "base/cursor.h"
+#include "transport/wire.h"
+
+#define TD_STAGE_PROTOCOL     1u
+#define TD_STAGE_DEVICES_MAX  16u
+#define TD_STAGE_PARTS_MAX    16u
+#define TD_STAGE_SLOTS_MAX    64u
+#define TD_STAGE_LAYERS_MAX   512u
+#define TD_STAGE_ROWS_MAX     256u /* of a batch: a chunk of a prompt */
+#define TD_STAGE_OUT_MAX      64u  /* rows of a batch that are outputs, and of one to verify */
+#define TD_STAGE_PAGES_MAX    (1u << 26)
+#define TD_STAGE_TEXT_MAX     128u
+#define TD_STAGE_ENDPOINT_MAX 127u
+#define TD_STAGE_HASH_BYTES   32u
+#define TD_STAGE_ANY          255u /* no device */
+#define TD_STAGE_PIECE_MAX    (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES - 12u)
+
+typedef enum {
+    TD_STAGE_HELLO = 32, /* coordinator: who I am */
+    TD_STAGE_HELLO_OK,   /* worker: who I am, and my devices */
+    TD_STAGE_PLAN,       /* coordinator: what would these layers take there? */
+    TD_STAGE_PLANNED,
+    TD_STAGE_LOAD, /* coordinator: do it */
+    TD_STAGE_LOADING,
+    TD_STAGE_READY,
+    TD_STAGE_FAIL,   /* worker: there is no session, or it is over */
+    TD_STAGE_ATTACH, /* worker to the next: this connection is the stream's */
+    TD_STAGE_STREAM,
+    TD_STAGE_PIECE,
+    TD_STAGE_CANCEL, /* coordinator: nothing of this batch is wanted any more */
+    TD_STAGE_PING,
+    TD_STAGE_PONG,
+    TD_STAGE_BYE,
+    TD_STAGE_END /* one past the last */
+} td_stage_type;
+
+typedef enum {
+    TD_STAGE_FAIL_BUSY = 1, /* another coordinator is being served */
+    TD_STAGE_FAIL_PROTOCOL, /* another version, or a message that makes no sense */
+    TD_STAGE_FAIL_MODEL,    /* no such file there */
+    TD_STAGE_FAIL_MEMORY,   /* the layers do not fit */
+    TD_STAGE_FAIL_DEVICE,   /* a device or the worker itself */
+    TD_STAGE_FAIL_END
+} td_stage_fail_code;
+
+typedef struct {
+    uint32_t protocol; /* of another one nothing more is read */
+    char build[TD_WIRE_BUILD_MAX + 1];
+} td_stage_hello;
+
+/* Of a device what a coordinator must know, by td_device_info; texts in printable ASCII. */
+typedef struct {
+    uint8_t kind; /* td_device_kind */
+    uint32_t n_threads;
+    uint64_t usable_bytes, total_bytes;
+    char spec[TD_STAGE_TEXT_MAX], id[TD_STAGE_TEXT_MAX], name[TD_STAGE_TEXT_MAX],
+        driver[TD_STAGE_TEXT_MAX];
+} td_stage_device;
+
+typedef struct {
+    uint32_t protocol;
+    char build[TD_WIRE_BUILD_MAX + 1];
+    uint8_t n_devices; /* 1..TD_STAGE_DEVICES_MAX */
+    td_stage_device devices[TD_STAGE_DEVICES_MAX];
+} td_stage_hello_ok;
+
+typedef struct {
+    uint8_t hash[TD_STAGE_HASH_BYTES]; /* of the model; name-independent */
+    uint64_t model_bytes;
+    char model_name[TD_STAGE_TEXT_MAX]; /* for messages alone */
+    uint8_t first_stage;                /* of the target, 0..15 */
+    uint8_t n_parts;                    /* 1..TD_STAGE_PARTS_MAX */
+    uint8_t experts_device;             /* TD_STAGE_ANY: none of their own */
+    uint8_t n_slots;
+    uint8_t type_k, type_v; /* of the cache, ids of the file format */
+    uint32_t n_ctx;         /* 0: the smaller of the model's and what fits */
+    struct {
+        uint8_t device; /* by HELLO_OK */
+        uint16_t first, last;
+    } parts[TD_STAGE_PARTS_MAX];
+} td_stage_plan;
+
+typedef struct {
+    uint32_t n_ctx, n_pages; /* n_pages 0: enough for all */
+    bool forgets;            /* some cache does */
+    uint8_t n_parts;
+    struct {
+        uint64_t n_bytes, budget_bytes, experts_bytes;
+    } parts[TD_STAGE_PARTS_MAX];
+} td_stage_planned;
+
+typedef struct {
+    uint32_t n_ctx, n_pages; /* at most what was planned */
+    uint64_t ticket;         /* of the connection that brings the stream; 0: this one does */
+    uint64_t next_ticket;    /* of the one to `next` */
+    char next[TD_STAGE_ENDPOINT_MAX + 1]; /* ""; results go back over this one */
+} td_stage_load;
+
+typedef struct {
+    uint64_t done, total; /* bytes */
+} td_stage_loading;
+
+typedef struct {
+    uint8_t n_parts;
+    struct {
+        uint64_t file_bytes, load_us;
+    } parts[TD_STAGE_PARTS_MAX];
+} td_stage_ready;
+
+typedef struct {
+    td_stage_fail_code code;
+    char reason[TD_WIRE_REASON_MAX + 1];
+} td_stage_fail;
+
+typedef struct {
+    uint64_t batch;
+    uint32_t offset;      /* of the first byte; continues where the one before ended */
+    uint32_t n;           /* 1..TD_STAGE_PIECE_MAX */
+    const uint8_t *bytes; /* [n] */
+} td_stage_piece;
+
+typedef struct {
+    uint64_t echo_us;  /* PING: the sender's clock; PONG: the same again */
+    uint64_t now_us;   /* PONG: the worker's clock */
+    uint64_t progress; /* PONG: grows with every piece of work done */
+    uint32_t n_pending;
+} td_stage_ping;
+
+typedef struct {
+    td_stage_type type;
+    uint64_t session, seq; /* neither is 0 */
+    union {
+        td_stage_hello hello;
+        td_stage_hello_ok hello_ok;
+        td_stage_plan plan;
+        td_stage_planned planned;
+        td_stage_load load;
+        td_stage_loading loading;
+        td_stage_ready ready;
+        td_stage_fail fail;
+        td_stage_piece piece;
+        td_stage_ping ping;
+        uint64_t cancel; /* the batch */
+        struct {
+            const uint8_t *bytes;
+            size_t n;
+        } stream; /* for td_stage_read_record */
+    };
+} td_stage_msg;
+
+const char *td_stage_type_name(td_stage_type type);
+
+/* Not for STREAM, which a td_stage_writer makes. */
+bool td_stage_encode(const td_stage_msg *msg, void *buffer, size_t capacity_bytes, size_t *n_bytes,
+                     td_err *err);
+bool td_stage_decode(const void *bytes, size_t n_bytes, td_stage_msg *msg, td_err *err);
+
+/* -- records of the stream ---------------------------------------------------------------------- */
+
+typedef enum {
+    TD_RECORD_OPEN = 1,
+    TD_RECORD_TRUNCATE,
+    TD_RECORD_COMMIT,
+    TD_RECORD_CLOSE,
+    TD_RECORD_BATCH,  /* on its way through the stages */
+    TD_RECORD_RESULT, /* what the last stage chose */
+    TD_RECORD_END
+} td_record_kind;
+
+typedef struct {
+    uint64_t start_us, end_us; /* by the clock of whoever did it */
+} td_stage_span;
+
+typedef struct {
+    uint8_t slot;
+    bool is_output;
+    uint16_t i_out; /* of an output: which */
+    uint32_t sequence, position, token;
+} td_stage_row;
+
+typedef struct {
+    uint64_t id;
+    bool is_prefill, is_skipped; /* skipped: cancelled, no later stage does anything */
+    bool is_cancelled;
+    uint16_t n_rows; /* 1..TD_STAGE_ROWS_MAX; to verify 1..TD_STAGE_OUT_MAX; left may be 0 */
+    uint16_t n_out;  /* of all rows, also of those that were left out */
+    td_stage_row rows[TD_STAGE_ROWS_MAX];
+    uint8_t n_spans; /* of the stages 0..n-1 */
+    td_stage_span spans[TD_STAGE_PARTS_MAX];
+    /* Of activations, [n_rows][n_embd] f32: how many there are in all, and those behind the record. */
+    uint32_t n_bytes, n_here;
+    const uint8_t *bytes; /* [n_here] */
+    /* Of a result: */
+    uint32_t chosen[TD_STAGE_OUT_MAX]; /* [n_out] */
+    uint16_t n_bad;                    /* 0..TD_STAGE_OUT_MAX */
+    uint32_t bad[TD_STAGE_OUT_MAX];
+} td_stage_batch;
+
+typedef struct {
+    td_record_kind kind;
+    uint8_t slot, from_slot;
+    uint32_t length;
+    td_wire_open open; /* of OPEN: stream and sampler; its `sequence` is not used */
+    td_stage_batch *batch;
+} td_stage_record;
+
+/* What both ends know. n_embd 0: no activations here, the stage embeds tokens or chose them. */
+typedef struct {
+    uint32_t n_slots, n_ctx, n_vocab, n_embd;
+} td_stage_limits;
+
+/* One STREAM message under construction in bytes[TD_WIRE_MESSAGE_MAX]. */
+typedef struct {
+    td_cursor_out out;
+    uint32_t n_records;
+    bool is_full; /* ended by a batch's activations */
+} td_stage_writer;
+
+void td_stage_writer_begin(td_stage_writer *w, void *bytes, td_err *err);
+/* False, with nothing written, when there is no room: end it and begin another. A batch's bytes go
+ * behind it as far as there is room: batch->n_here of batch->n_bytes, and nothing may follow. */
+bool td_stage_writer_put(td_stage_writer *w, const td_stage_record *record);
+void td_stage_writer_end(td_stage_writer *w, uint64_t session, uint64_t seq, size_t *n_bytes);
+
+/* The next record of a STREAM's payload, into *record and record->batch, which the caller sets. The
+ * cursor is begun over msg.stream. */
+bool td_stage_read_record(td_cursor *c, const td_stage_limits *limits, td_stage_record *record);
+
+#endif
