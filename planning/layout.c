@@ -92,16 +92,19 @@ static bool charge(builder *b, const td_device_info *info, uint64_t n_bytes, con
     return true;
 }
 
-static bool charge_experts(builder *b, td_err *err)
+static bool charge_experts(builder *b, const td_device_spec *specs, td_err *err)
 {
     const td_model *m = b->params.model;
     uint32_t n_layer = td_model_hparams(m)->n_layer;
     td_forward_params p = td_layout_forward_params(b->layout, &b->params, 0);
     if (!p.experts_dev)
         return true;
-    p.first = 0;
-    p.last = n_layer - 1;
-    uint64_t all = td_forward_experts_bytes(&p);
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < (b->params.is_partial ? b->layout->n_parts : 1); i++) {
+        p.first = b->params.is_partial ? specs[i].first : 0;
+        p.last = b->params.is_partial ? specs[i].last : n_layer - 1;
+        all += td_forward_experts_bytes(&p);
+    }
     p.first = p.last = n_layer / 2;
     uint64_t one = td_forward_experts_bytes(&p) -
                    td_weights_layer_bytes(m, p.experts_dev, p.first, TD_SHARE_EXPERTS);
@@ -161,12 +164,13 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
     td_layout *l = b->layout;
     uint32_t n_layer = td_model_hparams(b->params.model)->n_layer;
     find_rooms(b);
-    if (!charge_experts(b, err) || !charge_draft(b, err))
+    if (!charge_experts(b, specs, err) || !charge_draft(b, err))
         return false;
     l->system_bytes = b->system_bytes;
     for (uint32_t i = 0; i < l->n_parts; i++)
         l->places[i] = describe_place(b, i, &specs[i], l->layer_bytes + (size_t)i * n_layer);
-    bool is_ok = td_place_layers(l->places, l->n_parts, n_layer, err);
+    bool is_ok = (b->params.is_partial ? td_place_some : td_place_layers)(l->places, l->n_parts,
+                                                                          n_layer, err);
     for (uint32_t i = 0; is_ok && i < l->n_parts; i++) {
         l->parts[i].first = l->places[i].first;
         l->parts[i].last = l->places[i].last;
@@ -259,6 +263,15 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
         td_layout_part *part = &b->layout->parts[i];
         if (!td_device_spec_parse(p->specs[i], &specs[i], err))
             return false;
+        if (specs[i].host[0])
+            return td_err_set(err, TD_E_USAGE,
+                              "device \"%.128s\" is on another machine; allowed here: devices of "
+                              "this one",
+                              p->specs[i]);
+        if (p->is_partial &&
+            (!specs[i].is_pinned || specs[i].last >= td_model_hparams(p->model)->n_layer))
+            return td_err_set(err, TD_E_USAGE, "device \"%.128s\": allowed: layers of 0..%u",
+                              p->specs[i], td_model_hparams(p->model)->n_layer - 1);
         memcpy(part->spec, specs[i].device, sizeof part->spec);
         part->dev = td_device_create(specs[i].device, err);
         if (!part->dev)

@@ -18,11 +18,23 @@
 
 typedef struct td_layout td_layout;
 
+/* Another machine that SPECs may name, with a `tandem stage` there. For target/ alone: a layout is
+ * of this machine. */
+typedef struct {
+    const char *name, *endpoint;
+} td_host;
+
 typedef struct {
     const td_model *model;
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
     const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
+    const td_host *hosts;
+    uint32_t n_hosts;
+    /* Other layers are on other machines: specs are pinned and may leave gaps. The first stage here
+     * is so many-th of the target. */
+    bool is_partial;
+    uint32_t first_stage;
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */

@@ -32,9 +32,23 @@ static bool parse_range(const char *text, const char *range, td_device_spec *out
     return true;
 }
 
+/* "strix2" of "strix2/vulkan:0"; 0 where none is named. A device's own name may hold a slash, but
+ * only behind a colon. */
+static size_t host_bytes(const char *text)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+    return text[n] == '/' ? n : 0;
+}
+
 bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err)
 {
     *out = (td_device_spec){0};
+    size_t n_host = host_bytes(text);
+    if (n_host >= sizeof out->host)
+        return td_err_set(err, TD_E_USAGE, "device \"%.64s\": a host's name has at most %zu bytes",
+                          text, sizeof out->host - 1);
+    memcpy(out->host, text, n_host);
+    text += n_host ? n_host + 1 : 0;
     const char *at = strrchr(text, '@');
     size_t n = at ? (size_t)(at - text) : strlen(text);
     if (n == 0 || n >= sizeof out->device)
@@ -197,7 +211,8 @@ static bool find_left(const td_place_device *devices, uint32_t n, uint32_t n_lay
                       (unsigned long long)(there >> 20));
 }
 
-bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)
+static bool place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers,
+                         bool is_whole, td_err *err)
 {
     uint32_t next = 0; /* first layer without a place */
     uint64_t budgets[TD_PLACE_DEVICES_MAX], left = 0;
@@ -217,7 +232,7 @@ bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_la
                 "device %u is pinned to layers %u..%u; allowed here: layers from %u on, "
                 "below %u, in order",
                 i + n_free, pin->first, pin->last, next, n_layers);
-        if (n_free == 0 && gap_end > next)
+        if (n_free == 0 && gap_end > next && is_whole)
             return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, gap_end - 1);
         if (n_free && gap_end == next)
             return td_err_set(err, TD_E_USAGE, "device %u is left without a layer", i);
@@ -237,7 +252,19 @@ bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_la
         }
         i += n_free + (pin != NULL);
     }
-    if (next < n_layers)
+    if (next < n_layers && is_whole)
         return td_err_set(err, TD_E_USAGE, "no device for layers %u..%u", next, n_layers - 1);
     return has_left || td_err_set(err, why.code, "%s", why.message);
+}
+
+bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)
+{
+    return place_layers(devices, n_devices, n_layers, true, err);
+}
+
+bool td_place_some(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err)
+{
+    for (uint32_t i = 0; i < n_devices; i++)
+        TD_ASSERT(devices[i].is_pinned);
+    return place_layers(devices, n_devices, n_layers, false, err);
 }

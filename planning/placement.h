@@ -9,9 +9,12 @@
 
 #define TD_PLACE_DEVICES_MAX 16u
 
-/* A parsed SPEC: "vulkan:0@8-11" pins layers 8..11. */
+#define TD_HOST_NAME_MAX 32u /* bytes with the terminating 0 */
+
+/* A parsed SPEC: "strix2/vulkan:0@8-11" pins layers 8..11 to a device of the machine strix2. */
 typedef struct {
-    char device[128]; /* without the range */
+    char host[TD_HOST_NAME_MAX]; /* "": this machine */
+    char device[128];            /* without host and range */
     bool is_pinned;
     uint32_t first, last;
 } td_device_spec;
@@ -44,5 +47,8 @@ static inline uint64_t td_place_system_bytes(const td_place_device *d, uint64_t 
  * even part of it, unless only another division has room for all. TD_E_USAGE: ranges that overlap,
  * leave a gap, are out of order, or too many devices; TD_E_NOMEM: bytes wanted and there. */
 bool td_place_layers(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err);
+/* The same where the rest of the layers is on other machines: all devices are pinned, and there may
+ * be gaps. */
+bool td_place_some(td_place_device *devices, uint32_t n_devices, uint32_t n_layers, td_err *err);
 
 #endif

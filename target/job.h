@@ -40,6 +40,8 @@ typedef struct micro_batch {
     bool is_in_flight;        /* the calling thread's: submitted and not finished */
     atomic_bool is_cancelled; /* set by the calling thread at any time */
     bool is_skipped;          /* a stage saw that, and no later one does anything */
+    bool is_sent;             /* to stages elsewhere, which answer */
+    bool is_cancel_sent;
 } micro_batch;
 
 #endif

@@ -1,11 +1,15 @@
 /* Performs jobs. Rows of a cancelled batch that this stage had not begun are missing in its cache
  * from then on, and in those of all later stages: their sequences have a hole until they are
  * truncated or opened anew. Rows behind a hole are dead by the caller's word, but may share a batch
- * with live rows of other sequences; they are taken out of it. */
+ * with live rows of other sequences; they are taken out of it.
+ *
+ * Of jobs from another machine nothing is taken on trust: what a cache or a sampler would hold for a
+ * bug of ours is held against the caches as they are, and fails the stage. */
 #include "target/stage.h"
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "transport/stage_wire.h"
 
 #include <string.h>
 
@@ -68,7 +72,45 @@ static bool take_out_dead(stage *s, micro_batch *b)
     return n > 0;
 }
 
-static void add_busy(td_stage_info *info, const micro_batch *b, uint64_t busy_us)
+/* Whether the rows can be run: each where its sequence ends, of sequences that were opened. */
+static bool check_rows(const stage *s, const micro_batch *b, td_err *err)
+{
+    const td_cache *cache = td_forward_cache(s->forward);
+    uint32_t next[TD_STAGE_SLOTS_MAX];
+    for (uint32_t i = 0; i < s->n_slots; i++)
+        next[i] = td_cache_length(cache, i);
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        const td_forward_row *r = &b->rows[i];
+        uint32_t committed = td_cache_committed(cache, r->slot);
+        bool is_near = b->mode == TD_MODE_PREFILL || !td_cache_forgets(cache) ||
+                       r->position < committed + TD_TARGET_FLIGHT_MAX;
+        if (r->position != next[r->slot]++ || !s->slots[r->slot].is_open || !is_near)
+            return td_err_set(
+                err, TD_E_DATA,
+                "a row of slot %u at position %u; allowed: %u, of a sequence that was "
+                "opened, with %u committed",
+                r->slot, r->position, next[r->slot] - 1, committed);
+    }
+    return true;
+}
+
+/* Whether a job other than a batch can be done. */
+static bool check_job(const stage *s, const job *j, td_err *err)
+{
+    const td_cache *cache = td_forward_cache(s->forward);
+    uint32_t there = td_cache_committed(cache, j->kind == JOB_OPEN ? j->from_slot : j->slot);
+    bool is_ok = true;
+    if (j->kind == JOB_OPEN && j->length)
+        is_ok =
+            !td_cache_forgets(cache) && j->length % TD_PAGE_POSITIONS == 0 && j->length <= there;
+    else if (j->kind == JOB_TRUNCATE)
+        is_ok = j->length >= there;
+    return is_ok ||
+           td_err_set(err, TD_E_DATA, "a sequence is %s with %u positions, where %u are committed",
+                      j->kind == JOB_OPEN ? "opened" : "truncated", j->length, there);
+}
+
+void td_stage_add_busy(td_stage_info *info, const micro_batch *b, uint64_t busy_us)
 {
     if (b->mode == TD_MODE_PREFILL) {
         info->busy_prefill_us += busy_us;
@@ -95,6 +137,10 @@ static void run_batch(stage *s, micro_batch *b)
     b->err = s->failure;
     if (b->err.code != TD_OK)
         return;
+    if (s->is_serving && !check_rows(s, b, &b->err)) {
+        s->failure = b->err;
+        return;
+    }
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
     bool is_last = td_forward_is_last(s->forward);
@@ -110,7 +156,7 @@ static void run_batch(stage *s, micro_batch *b)
                (size_t)b->n_rows * s->n_embd * sizeof(float));
     uint64_t end = td_clock_now_us(&clock);
     b->spans[s->index].end_us = end;
-    add_busy(&s->info, b, end - start);
+    td_stage_add_busy(&s->info, b, end - start);
 }
 
 static void open_slot(stage *s, const job *j)
@@ -130,6 +176,7 @@ static void open_slot(stage *s, const job *j)
     if (length && is_other && to->tokens)
         memcpy(to->tokens, s->slots[j->from_slot].tokens, length * sizeof *to->tokens);
     to->has_hole = false;
+    to->is_open = true;
     to->stream = j->stream;
     to->sampling = j->sampling;
 }
@@ -137,6 +184,8 @@ static void open_slot(stage *s, const job *j)
 static void perform(stage *s, job *j)
 {
     td_cache *cache = td_forward_cache(s->forward);
+    if (s->is_serving && !check_job(s, j, &s->failure))
+        return;
     switch (j->kind) {
     case JOB_FORWARD:
         run_batch(s, j->batch);
@@ -172,9 +221,9 @@ static void *stage_main(void *arg)
         job *j = (job *)td_queue_pop(&s->in);
         perform(s, j);
         is_stopped = j->kind == JOB_STOP;
-        bool is_result = j->kind == JOB_FORWARD;
+        bool is_awaited = j->kind == JOB_FORWARD || is_stopped;
         td_queue_push(s->out, &j->item); /* the job is another's from here on */
-        if (s->wake && is_result)
+        if (s->wake && is_awaited)
             s->wake(s->user);
     }
     return NULL;

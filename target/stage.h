@@ -14,7 +14,9 @@ typedef struct stage {
     td_queue *out;            /* the next stage's, or the target's done queue */
     void (*wake)(void *user); /* after a result on the done queue; NULL for others */
     void *user;
-    uint32_t index, n_embd, n_vocab, n_slots;
+    uint32_t index; /* among all stages of the target */
+    uint32_t n_embd, n_vocab, n_slots;
+    bool is_serving; /* jobs come from another machine, whose word is not taken for anything */
     /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */
     td_sampler *sampler;
     struct stage_slot {
@@ -22,11 +24,14 @@ typedef struct stage {
         td_sampling_params sampling;
         uint32_t *tokens; /* [n_ctx + 1] */
         bool has_hole;    /* a cancelled batch's rows are missing: what follows them is dead */
+        bool is_open;     /* it has been, once */
     } * slots;            /* [n_slots] */
     pthread_t thread;
     bool is_running;
 } stage;
 
+/* Counts a batch that took so long. */
+void td_stage_add_busy(td_stage_info *info, const micro_batch *b, uint64_t busy_us);
 bool td_stage_start(stage *s, td_err *err);
 void td_stage_stop(stage *s); /* joins; the queue holds a JOB_STOP or gets one */
 

@@ -1,10 +1,16 @@
 /* Builds the chain (devices, placement, parts, threads) and feeds it. Jobs and batches come from
- * fixed pools and return to them when the last stage is done, so nothing is allocated per round. */
+ * fixed pools and return to them when the last stage is done, so nothing is allocated per round.
+ *
+ * Stages on other machines stand in the same row: where a stage's neighbour is elsewhere, its jobs
+ * go to the queue of a run of remote stages (remote.h) and come back from there. */
 #include "target/target.h"
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/remote.h"
+#include "target/ring.h"
+#include "target/split.h"
 #include "target/stage.h"
 
 #include <errno.h>
@@ -13,16 +19,27 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define N_JOBS    512u                        /* in the chain at once */
-#define N_BATCHES (TD_TARGET_BATCHES_MAX + 1) /* one more is in the caller's hands */
+#define N_JOBS 512u /* in the chain at once */
+/* Of a worker: small jobs do not wait for an answer where they come from, so all that a full set of
+ * batches may have between them has room. */
+#define N_JOBS_SERVING (8u * N_JOBS)
+#define N_BATCHES      (TD_TARGET_BATCHES_MAX + 1) /* one more is in the caller's hands */
 
 struct td_target {
-    td_chain *chain;
-    uint32_t n_stages, n_slots;
-    stage stages[TD_STAGES_MAX];
+    td_layout_params params;
+    td_split *split;   /* where stages are; NULL: all here, by the layout */
+    td_layout *layout; /* of the stages here, until the chain has it; NULL: none is here */
+    td_chain *chain;   /* of the stages here; or NULL */
+    td_remotes *remotes;
+    uint32_t n_stages, n_local, n_slots, n_ctx, n_pages, n_jobs;
+    bool forgets, is_started;
+    stage stages[TD_STAGES_MAX];               /* here, [n_local] */
+    td_queue runs[TD_STAGES_MAX];              /* of remote runs, into which their jobs go */
+    td_stage_info remote_infos[TD_STAGES_MAX]; /* by stage */
+    td_queue *first;                           /* where jobs go in */
     td_queue done;
     int fd;
-    job *jobs;            /* [N_JOBS] */
+    job *jobs;            /* [n_jobs] */
     job *free_jobs;       /* owned by the calling thread */
     micro_batch *batches; /* [N_BATCHES] */
     micro_batch *free_batches;
@@ -66,15 +83,24 @@ static void take_all_back(td_target *t)
         take_back(t, j);
 }
 
+bool td_ring_push(td_target *t, const job *what)
+{
+    job *j = t->free_jobs;
+    if (!j)
+        return false;
+    t->free_jobs = (job *)j->item.next;
+    *j = *what;
+    td_queue_push(t->first, &j->item);
+    return true;
+}
+
 static void submit(td_target *t, const job *what)
 {
     take_all_back(t);
-    while (!t->free_jobs)
+    while (!td_ring_push(t, what))
         take_back(t, (job *)td_queue_pop(&t->done));
-    job *j = t->free_jobs;
-    t->free_jobs = (job *)j->item.next;
-    *j = *what;
-    td_queue_push(&t->stages[0].in, &j->item);
+    if (t->first == &t->runs[0] && (what->kind == JOB_FORWARD || what->kind == JOB_STOP))
+        td_remotes_wake(t->remotes);
 }
 
 void td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot, uint32_t length,
@@ -121,7 +147,7 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     b->n_bad = 0;
     b->err.code = TD_OK;
     b->is_in_flight = true;
-    b->is_skipped = false;
+    b->is_skipped = b->is_sent = b->is_cancel_sent = false;
     atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
     memcpy(b->rows, rows, n_rows * sizeof *rows);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -133,11 +159,72 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
 }
 
 /* Those that are finished are left as they are: the mark would come too late. */
+bool td_ring_cancel(td_target *t, uint64_t id)
+{
+    bool is_there = false;
+    for (uint32_t i = 0; i < N_BATCHES; i++)
+        if (t->batches[i].is_in_flight && t->batches[i].id == id) {
+            atomic_store_explicit(&t->batches[i].is_cancelled, true, memory_order_release);
+            is_there = true;
+        }
+    return is_there;
+}
+
 void td_target_cancel(td_target *t, uint64_t id)
 {
-    for (uint32_t i = 0; i < N_BATCHES; i++)
-        if (t->batches[i].is_in_flight && t->batches[i].id == id)
-            atomic_store_explicit(&t->batches[i].is_cancelled, true, memory_order_release);
+    if (td_ring_cancel(t, id) && t->remotes)
+        td_remotes_wake(t->remotes);
+}
+
+/* -- for a worker ------------------------------------------------------------------------------ */
+
+micro_batch *td_ring_take_batch(td_target *t)
+{
+    micro_batch *b = t->free_batches;
+    if (!b)
+        return NULL;
+    t->free_batches = b->next;
+    b->n_bad = 0;
+    b->err.code = TD_OK;
+    b->is_in_flight = true;
+    memset(b->chosen, 0, sizeof b->chosen);
+    memset(b->spans, 0, sizeof b->spans);
+    atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
+    return b;
+}
+
+job *td_ring_next(td_target *t)
+{
+    uint64_t count;
+    job *j = (job *)td_queue_try_pop(&t->done);
+    if (j || read(t->fd, &count, sizeof count) < 0)
+        return j;
+    return (job *)td_queue_try_pop(&t->done); /* one that came before the descriptor was emptied */
+}
+
+void td_ring_give_back(td_target *t, job *j)
+{
+    if (j->kind == JOB_FORWARD) {
+        j->batch->is_in_flight = false;
+        free_batch(t, j->batch);
+    }
+    j->kind = JOB_STOP; /* no batch to take back with it */
+    take_back(t, j);
+}
+
+void td_ring_set_pages(td_target *t, uint32_t n_pages)
+{
+    if (n_pages && (!t->n_pages || n_pages < t->n_pages))
+        t->n_pages = t->layout->n_pages = n_pages;
+}
+
+const td_model *td_target_model(const td_target *t) { return t->params.model; }
+const td_layout *td_ring_layout(const td_target *t) { return t->layout; }
+
+void td_ring_drop(td_target *t)
+{
+    for (uint32_t i = 0; t->batches && i < N_BATCHES; i++)
+        atomic_store_explicit(&t->batches[i].is_cancelled, true, memory_order_release);
 }
 
 int td_target_fd(const td_target *t) { return t->fd; }
@@ -172,6 +259,8 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
+        if (us && t->split && t->split->stages[i].is_remote)
+            td_stage_add_busy(&t->remote_infos[i], b, us);
         out->sum_us += us;
         out->max_us = us > out->max_us ? us : out->max_us;
     }
@@ -180,15 +269,36 @@ bool td_target_poll(td_target *t, td_target_result *out)
 
 /* -- building ------------------------------------------------------------------------------ */
 
-static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *err)
+/* Whatever comes after stage i - 1: stage i's queue, its run's, or that of what is done. */
+static td_queue *queue_of(td_target *t, uint32_t i)
 {
-    stage *s = &t->stages[i];
-    const td_layout_part *part = &t->chain->layout->parts[i];
-    s->forward = t->chain->forwards[i];
-    s->index = i;
+    if (i == t->n_stages)
+        return &t->done;
+    if (!t->split)
+        return &t->stages[i].in;
+    const td_split_stage *s = &t->split->stages[i];
+    return s->is_remote ? &t->runs[s->run] : &t->stages[s->local].in;
+}
+
+static void (*wake_of(td_target *t, uint32_t i, void **user))(void *)
+{
+    bool is_end = i == t->n_stages;
+    bool is_remote = !is_end && t->split && t->split->stages[i].is_remote;
+    *user = is_end ? (void *)t : (void *)t->remotes;
+    return is_end ? wake : is_remote ? td_remotes_wake : NULL;
+}
+
+static bool build_stage(td_target *t, uint32_t k, const td_hparams *h, td_err *err)
+{
+    stage *s = &t->stages[k];
+    const td_layout_part *part = &t->chain->layout->parts[k];
+    uint32_t i = t->split ? td_split_stage_of(t->split, k) : k; /* among all */
+    s->forward = t->chain->forwards[k];
+    s->index = t->params.first_stage + i;
     s->n_embd = h->n_embd;
     s->n_vocab = h->n_vocab;
     s->n_slots = t->n_slots;
+    s->is_serving = t->params.is_partial || t->split;
     s->info.first = part->first;
     s->info.last = part->last;
     s->info.n_bytes = part->n_bytes;
@@ -205,35 +315,34 @@ static bool build_stage(td_target *t, uint32_t i, const td_hparams *h, td_err *e
     s->slots = td_alloc(s->n_slots, sizeof *s->slots, err);
     if (!s->slots)
         return false;
-    bool is_last = i + 1 == t->n_stages;
-    if (is_last) {
+    if (td_forward_is_last(s->forward)) {
         s->sampler = td_sampler_create(h->n_vocab, err);
         if (!s->sampler)
             return false;
-        for (uint32_t k = 0; k < s->n_slots; k++)
-            if (!(s->slots[k].tokens =
-                      td_alloc((size_t)t->chain->layout->n_ctx + 1, sizeof(uint32_t), err)))
+        for (uint32_t n = 0; n < s->n_slots; n++)
+            if (!(s->slots[n].tokens = td_alloc((size_t)t->n_ctx + 1, sizeof(uint32_t), err)))
                 return false;
-        s->wake = wake;
-        s->user = t;
     }
-    s->out = is_last ? &t->done : &t->stages[i + 1].in;
+    s->out = queue_of(t, i + 1);
+    s->wake = wake_of(t, i + 1, &s->user);
     return true;
 }
 
 static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
 {
-    t->jobs = td_alloc(N_JOBS, sizeof *t->jobs, err);
+    bool has_activations = t->n_stages > 1 || t->params.is_partial;
+    t->n_jobs = t->params.is_partial ? N_JOBS_SERVING : N_JOBS;
+    t->jobs = td_alloc(t->n_jobs, sizeof *t->jobs, err);
     t->batches = td_alloc(N_BATCHES, sizeof *t->batches, err);
     if (!t->jobs || !t->batches)
         return false;
-    for (uint32_t i = 0; i < N_JOBS; i++) {
+    for (uint32_t i = 0; i < t->n_jobs; i++) {
         t->jobs[i].kind = JOB_STOP; /* no batch to take back with it */
         take_back(t, &t->jobs[i]);
     }
     for (uint32_t i = 0; i < N_BATCHES; i++) {
         micro_batch *b = &t->batches[i];
-        if (t->n_stages > 1 &&
+        if (has_activations &&
             !(b->activations = td_alloc((size_t)TD_PREFILL_ROWS_MAX * n_embd, sizeof(float), err)))
             return false;
         free_batch(t, b);
@@ -241,44 +350,155 @@ static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
     return true;
 }
 
-td_target *td_target_create(const td_layout_params *params, td_err *err)
+/* What is known of the stages elsewhere. */
+static void describe_remote(td_target *t)
+{
+    for (uint32_t i = 0; i < t->n_stages; i++) {
+        const td_split_stage *s = &t->split->stages[i];
+        if (!s->is_remote)
+            continue;
+        const td_stage_ready *ready = td_remotes_ready(t->remotes, s->worker);
+        uint32_t k = i - t->split->workers[s->worker].first_stage;
+        t->forgets |= ready->forgets;
+        td_stage_info *info = &t->remote_infos[i];
+        *info = (td_stage_info){.device = &s->device_info,
+                                .host = t->split->workers[s->worker].host.name,
+                                .first = s->spec.first,
+                                .last = s->spec.last,
+                                .n_bytes = s->n_bytes,
+                                .n_usable_bytes = s->n_usable_bytes,
+                                .n_experts_bytes = s->n_experts_bytes,
+                                .n_file_bytes = ready->parts[k].file_bytes,
+                                .load_us = ready->parts[k].load_us};
+        snprintf(info->spec, sizeof info->spec, "%.31s/%.90s", info->host, s->device_info.spec);
+        memcpy(info->name, s->device_info.name, sizeof info->name);
+    }
+}
+
+/* Where all is here: the layout. Else the stages elsewhere are asked as well. */
+static bool lay_out(td_target *t, td_err *err)
+{
+    td_layout_params *p = &t->params;
+    if (!td_split_create(p, &t->split, err))
+        return false;
+    if (t->split) {
+        td_host hosts[TD_STAGES_MAX];
+        for (uint32_t i = 0; i < t->split->n_workers; i++)
+            hosts[i] = t->split->workers[i].host;
+        t->remotes = td_remotes_create(hosts, t->split->n_workers, err);
+        td_split_plan plan;
+        if (!t->remotes || !td_split_lay_out(t->split, p, t->remotes, &plan, err))
+            return false;
+        t->layout = plan.layout;
+        t->n_ctx = plan.n_ctx;
+        t->n_pages = plan.n_pages;
+        t->n_stages = t->split->n_stages;
+        t->n_local = t->layout ? t->layout->n_parts : 0;
+        return true;
+    }
+    if (p->made) {
+        t->layout = *p->made;
+        *p->made = NULL;
+    } else {
+        t->layout = td_layout_create(p, err);
+    }
+    if (!t->layout)
+        return false;
+    t->n_ctx = t->layout->n_ctx;
+    t->n_pages = t->layout->n_pages;
+    t->n_stages = t->n_local = t->layout->n_parts;
+    return true;
+}
+
+td_target *td_target_open(const td_layout_params *params, td_err *err)
 {
     td_target *t = td_alloc(1, sizeof *t, err);
     if (!t)
         return NULL;
     TD_ASSERT(params->n_slots >= 1 && params->n_slots <= 64);
-    td_layout_params chain_params = *params;
-    chain_params.is_choosing = true;
-    const td_hparams *h = td_model_hparams(params->model);
+    t->params = *params;
+    t->params.is_choosing = true;
     t->n_slots = params->n_slots;
-    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++) {
         td_queue_init(&t->stages[i].in);
+        td_queue_init(&t->runs[i]);
+    }
     td_queue_init(&t->done);
     t->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (t->fd < 0)
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
-    else
-        t->chain = td_chain_create(&chain_params, err);
-    if (!t->chain)
+    if (t->fd < 0 || !lay_out(t, err)) {
+        td_err_prepend(err, "target");
+        td_target_destroy(&t);
+    }
+    return t;
+}
+
+/* Here and elsewhere at the same time. */
+static bool load_stages(td_target *t, td_err *err)
+{
+    td_layout_params p = t->params;
+    td_remote_run runs[TD_STAGES_MAX];
+    if (t->split) {
+        for (uint32_t k = 0; k < t->split->n_runs; k++) {
+            const td_split_run *r = &t->split->runs[k];
+            runs[k] = (td_remote_run){.first = r->first_worker,
+                                      .n = r->n_workers,
+                                      .in = &t->runs[k],
+                                      .out = queue_of(t, r->end_stage)};
+            runs[k].wake = wake_of(t, r->end_stage, &runs[k].user);
+        }
+        const td_hparams *h = td_model_hparams(p.model);
+        td_stage_limits limits = {
+            .n_slots = t->n_slots, .n_ctx = t->n_ctx, .n_vocab = h->n_vocab, .n_embd = h->n_embd};
+        if (!td_remotes_load(t->remotes, t->n_ctx, t->n_pages, runs, t->split->n_runs, &limits,
+                             t->n_stages, err))
+            return false;
+    }
+    if (t->layout) {
+        p.made = &t->layout;
+        t->chain = td_chain_create(&p, err);
+        t->forgets |= t->chain && td_chain_forgets(t->chain);
+        if (!t->chain)
+            return false;
+    }
+    if (t->split && !td_remotes_wait(t->remotes, p.progress, p.user, err))
+        return false;
+    if (t->split)
+        describe_remote(t);
+    return true;
+}
+
+bool td_target_load(td_target *t, td_err *err)
+{
+    const td_hparams *h = td_model_hparams(t->params.model);
+    if (!load_stages(t, err))
         goto fail;
-    t->n_stages = t->chain->layout->n_parts;
     /* A GPU's stage only waits for its GPU, which may share its power with the CPU. */
-    for (uint32_t i = 0; i < t->n_stages && t->n_stages > 1; i++)
+    for (uint32_t i = 0; i < t->n_local && t->n_stages > 1; i++)
         if (td_device_get_info(t->chain->layout->parts[i].dev)->kind == TD_DEVICE_HOST)
             td_queue_stay_awake(&t->stages[i].in);
-    for (uint32_t i = 0; i < t->n_stages; i++)
+    for (uint32_t i = 0; i < t->n_local; i++)
         if (!build_stage(t, i, h, err))
             goto fail;
+    t->first = queue_of(t, 0);
     if (!build_pools(t, h->n_embd, err))
         goto fail;
-    for (uint32_t i = 0; i < t->n_stages; i++)
+    for (uint32_t i = 0; i < t->n_local; i++)
         if (!td_stage_start(&t->stages[i], err))
             goto fail;
-    return t;
+    t->is_started = true;
+    return true;
 fail:
-    td_err_prepend(err, "target");
-    td_target_destroy(&t);
-    return NULL;
+    return td_err_prepend(err, "target");
+}
+
+td_target *td_target_create(const td_layout_params *params, td_err *err)
+{
+    td_target *t = td_target_open(params, err);
+    if (t && !td_target_load(t, err))
+        td_target_destroy(&t);
+    return t;
 }
 
 void td_target_destroy(td_target **target)
@@ -286,11 +506,12 @@ void td_target_destroy(td_target **target)
     td_target *t = *target;
     if (!t)
         return;
-    if (t->stages[0].is_running) /* a started prefix of the chain passes the stop along */
+    if (t->is_started || t->stages[0].is_running) /* a started prefix passes the stop along */
         submit(t, &(job){.kind = JOB_STOP});
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
         td_stage_stop(&t->stages[i]);
-    for (uint32_t i = 0; i < t->n_stages; i++) {
+    td_remotes_destroy(&t->remotes);
+    for (uint32_t i = 0; i < t->n_local; i++) {
         stage *s = &t->stages[i];
         td_sampler_destroy(&s->sampler);
         if (s->slots)
@@ -299,13 +520,17 @@ void td_target_destroy(td_target **target)
         td_free(s->slots);
     }
     td_chain_destroy(&t->chain);
+    td_layout_destroy(&t->layout);
+    td_split_destroy(&t->split);
     if (t->batches)
         for (uint32_t i = 0; i < N_BATCHES; i++)
             td_free(t->batches[i].activations);
     td_free(t->batches);
     td_free(t->jobs);
-    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++) {
         td_queue_destroy(&t->stages[i].in);
+        td_queue_destroy(&t->runs[i]);
+    }
     td_queue_destroy(&t->done);
     if (t->fd >= 0)
         close(t->fd);
@@ -313,15 +538,23 @@ void td_target_destroy(td_target **target)
     *target = NULL;
 }
 
-uint32_t td_target_n_ctx(const td_target *t) { return t->chain->layout->n_ctx; }
-uint32_t td_target_n_pages(const td_target *t) { return t->chain->layout->n_pages; }
+uint32_t td_target_n_ctx(const td_target *t) { return t->n_ctx; }
+uint32_t td_target_n_pages(const td_target *t) { return t->n_pages; }
 uint32_t td_target_n_stages(const td_target *t) { return t->n_stages; }
-bool td_target_forgets(const td_target *t) { return td_chain_forgets(t->chain); }
-
-void td_target_get_stage_info(const td_target *t, uint32_t stage_index, td_stage_info *out)
+bool td_target_forgets(const td_target *t) { return t->forgets; }
+uint64_t td_target_draft_bytes(const td_target *t)
 {
-    TD_ASSERT(stage_index < t->n_stages);
-    *out = t->stages[stage_index].info;
+    const td_layout *l = t->layout ? t->layout : t->chain ? t->chain->layout : NULL;
+    return l ? l->draft_bytes : 0;
+}
+
+void td_target_get_stage_info(const td_target *t, uint32_t i, td_stage_info *out)
+{
+    TD_ASSERT(i < t->n_stages);
+    if (t->split && t->split->stages[i].is_remote)
+        *out = t->remote_infos[i];
+    else
+        *out = t->stages[t->split ? t->split->stages[i].local : i].info;
 }
 
 void td_target_add_figures(td_target *t, uint32_t stage_index, const td_stage_info *before)

@@ -14,11 +14,15 @@
  * begun a cancelled batch passes it on empty; other batches may hold more rows of those sequences,
  * and stages leave these out too, since the rows before them are missing there.
  *
+ * A stage may be on another machine, where a `tandem stage` serves it: "strix2/vulkan:0@8-15", with
+ * strix2 among params->hosts. Its jobs go over a link in the same order; neighbouring workers pass
+ * them on among themselves.
+ *
  * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
  * pass between stages in the job's host buffer.
  *
  * Errors: td_target_create's are those of forward.h and placement.h; a result carries the error of
- * its batch. */
+ * its batch: TD_E_UNAVAILABLE when a stage elsewhere was lost. */
 #ifndef TD_TARGET_H
 #define TD_TARGET_H
 
@@ -35,8 +39,9 @@
 typedef struct td_target td_target;
 
 typedef struct {
-    char spec[128];                                /* "host:1", without the range */
-    char name[256];                                /* the device's */
+    const char *host; /* NULL: this machine */
+    char spec[128];   /* "host:1" or "strix2/host:1", without the range */
+    char name[256];   /* the device's */
     const td_device_info *device, *experts_device; /* NULL: none of their own; the target's */
     uint32_t first, last;
     uint64_t n_bytes;               /* weights, cache and activations */
@@ -69,7 +74,12 @@ typedef struct {
     uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;
 
+/* In one, or in two: open lays it out (and asks the machines that params->specs name), so that n_ctx,
+ * n_pages and draft_bytes are known; load loads it. What params point to lives as long. */
 td_target *td_target_create(const td_layout_params *params, td_err *err);
+td_target *td_target_open(const td_layout_params *params, td_err *err);
+bool td_target_load(td_target *t, td_err *err);     /* destroy it when it fails */
+uint64_t td_target_draft_bytes(const td_target *t); /* for which room was kept */
 void td_target_destroy(td_target **t);
 
 uint32_t td_target_n_ctx(const td_target *t);

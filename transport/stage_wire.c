@@ -156,7 +156,6 @@ static void write_planned(td_cursor_out *c, const td_stage_planned *p)
 {
     td_cursor_write_u32(c, p->n_ctx);
     td_cursor_write_u32(c, p->n_pages);
-    td_cursor_write_u8(c, p->forgets);
     td_cursor_write_u8(c, p->n_parts);
     for (uint32_t i = 0; i < p->n_parts; i++) {
         td_cursor_write_u64(c, p->parts[i].n_bytes);
@@ -167,6 +166,7 @@ static void write_planned(td_cursor_out *c, const td_stage_planned *p)
 
 static void write_ready(td_cursor_out *c, const td_stage_ready *r)
 {
+    td_cursor_write_u8(c, r->forgets);
     td_cursor_write_u8(c, r->n_parts);
     for (uint32_t i = 0; i < r->n_parts; i++) {
         td_cursor_write_u64(c, r->parts[i].file_bytes);
@@ -313,7 +313,6 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
 static bool read_planned(td_cursor *c, td_stage_planned *p)
 {
     bool ok = td_cursor_read_u32(c, &p->n_ctx) && td_cursor_read_u32(c, &p->n_pages) &&
-              read_bool(c, &p->forgets) &&
               read_count(c, "n_parts", &p->n_parts, TD_STAGE_PARTS_MAX);
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u64(c, &p->parts[i].n_bytes) &&
@@ -324,7 +323,8 @@ static bool read_planned(td_cursor *c, td_stage_planned *p)
 
 static bool read_ready(td_cursor *c, td_stage_ready *r)
 {
-    bool ok = read_count(c, "n_parts", &r->n_parts, TD_STAGE_PARTS_MAX);
+    bool ok =
+        read_bool(c, &r->forgets) && read_count(c, "n_parts", &r->n_parts, TD_STAGE_PARTS_MAX);
     for (uint32_t i = 0; ok && i < r->n_parts; i++)
         ok = td_cursor_read_u64(c, &r->parts[i].file_bytes) &&
              td_cursor_read_u64(c, &r->parts[i].load_us);

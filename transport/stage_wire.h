@@ -104,7 +104,6 @@ typedef struct {
 
 typedef struct {
     uint32_t n_ctx, n_pages; /* n_pages 0: enough for all */
-    bool forgets;            /* some cache does */
     uint8_t n_parts;
     struct {
         uint64_t n_bytes, budget_bytes, experts_bytes;
@@ -123,6 +122,7 @@ typedef struct {
 } td_stage_loading;
 
 typedef struct {
+    bool forgets; /* some cache does */
     uint8_t n_parts;
     struct {
         uint64_t file_bytes, load_us;

@@ -1,0 +1,49 @@
+/* The coordinator's end of stages on other machines: a session with each worker, and for each run of
+ * neighbouring workers a queue like a stage's, whose jobs go to the first of them and come back from
+ * the last. One thread owns all links (remotes_main); before it is started the caller's does.
+ *
+ * Order is kept as between threads: jobs wait in transit until the batches before them have come
+ * back, then go on to the next stage here. When a worker is lost, everything in transit and
+ * everything that comes fails with TD_E_UNAVAILABLE, at once.
+ *
+ * Private to target/. Errors: TD_E_UNAVAILABLE for a worker that is not there, refuses or is lost. */
+#ifndef TD_TARGET_REMOTE_H
+#define TD_TARGET_REMOTE_H
+
+#include "planning/layout.h"
+#include "target/job.h"
+#include "transport/link.h"
+#include "transport/stage_wire.h"
+
+typedef struct td_remotes td_remotes;
+
+/* Connects to the hosts' workers and waits until all have said who they are. */
+td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, td_err *err);
+void td_remotes_destroy(td_remotes **remotes); /* says goodbye; stops the thread */
+const td_stage_hello_ok *td_remotes_hello(const td_remotes *r, uint32_t worker);
+
+/* Asks all workers at the same time and waits for the answers; plans[n_hosts]. */
+bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, td_stage_planned *out, td_err *err);
+
+/* A run: n neighbouring workers from `first` on, its queue, and where its jobs go on. */
+typedef struct {
+    uint32_t first, n;
+    td_queue *in, *out;
+    void (*wake)(void *user); /* after a batch on `out` */
+    void *user;
+} td_remote_run;
+
+/* Has the workers load what was planned last, and the thread serve them from now on. */
+bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_remote_run *runs,
+                     uint32_t n_runs, const td_stage_limits *limits, uint32_t n_stages,
+                     td_err *err);
+/* Waits until all have; bytes loaded so far to `progress`, if any. */
+bool td_remotes_wait(td_remotes *r, void (*progress)(void *user, uint64_t done, uint64_t total),
+                     void *user, td_err *err);
+const td_stage_ready *td_remotes_ready(const td_remotes *r, uint32_t worker);
+void td_remotes_stop(td_remotes *r); /* after a JOB_STOP in every run's queue: joins */
+
+/* Tells the thread that a queue has a batch, or that one was cancelled. Any thread. */
+void td_remotes_wake(void *remotes);
+
+#endif

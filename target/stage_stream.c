@@ -1,0 +1,257 @@
+/* Jobs become records and records jobs. */
+#include "target/stage_stream.h"
+
+#include "base/check.h"
+
+#include <string.h>
+
+_Static_assert(TD_STAGES_MAX == TD_STAGE_PARTS_MAX, "spans");
+_Static_assert(TD_PREFILL_ROWS_MAX == TD_STAGE_ROWS_MAX, "rows of a chunk");
+_Static_assert(TD_VERIFY_ROWS_MAX == TD_STAGE_OUT_MAX, "rows of a verification");
+
+bool td_stage_way_send(td_stage_way *way, td_stage_msg *msg, td_err *err)
+{
+    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    size_t n_bytes;
+    msg->session = way->session;
+    msg->seq = way->n_sent + 1;
+    if (!td_stage_encode(msg, bytes, sizeof bytes, &n_bytes, err) ||
+        !td_link_send(way->link, way->route, bytes, n_bytes, err))
+        return false;
+    way->n_sent++;
+    return true;
+}
+
+/* -- out ------------------------------------------------------------------------------------- */
+
+void td_stage_out_begin(td_stage_out *out, td_stage_way *way)
+{
+    *out = (td_stage_out){.way = way};
+    td_stage_writer_begin(&out->writer, out->bytes, NULL);
+}
+
+/* A batch as the wire has it. */
+static void describe(const micro_batch *b, const td_stage_form *form, td_stage_batch *out)
+{
+    out->id = b->id;
+    out->is_prefill = b->mode == TD_MODE_PREFILL;
+    out->is_skipped = b->is_skipped;
+    out->is_cancelled = atomic_load_explicit(&b->is_cancelled, memory_order_acquire);
+    out->n_rows = (uint16_t)b->n_rows;
+    out->n_out = (uint16_t)b->n_out;
+    out->n_spans = (uint8_t)form->n_spans;
+    for (uint32_t i = 0; i < form->n_spans; i++)
+        out->spans[i] = (td_stage_span){b->spans[i].start_us, b->spans[i].end_us};
+    out->n_bytes = out->n_here = out->n_bad = 0;
+    if (form->is_result) {
+        out->n_bad = (uint16_t)b->n_bad;
+        memcpy(out->chosen, b->chosen, b->n_out * sizeof *b->chosen);
+        memcpy(out->bad, b->bad, b->n_bad * sizeof *b->bad);
+        return;
+    }
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        out->rows[i] = (td_stage_row){.slot = (uint8_t)b->rows[i].slot,
+                                      .is_output = b->rows[i].is_output,
+                                      .i_out = b->rows[i].is_output ? b->i_out[i] : 0,
+                                      .sequence = b->rows[i].sequence,
+                                      .position = b->rows[i].position,
+                                      .token = b->rows[i].token};
+    out->n_bytes = b->is_skipped ? 0 : b->n_rows * form->n_embd * (uint32_t)sizeof(float);
+    out->bytes = (const uint8_t *)b->activations;
+}
+
+static td_stage_record record_of(td_stage_out *out, const job *j, const td_stage_form *form)
+{
+    static const td_record_kind kinds[] = {[JOB_FORWARD] = TD_RECORD_BATCH,
+                                           [JOB_OPEN] = TD_RECORD_OPEN,
+                                           [JOB_TRUNCATE] = TD_RECORD_TRUNCATE,
+                                           [JOB_COMMIT] = TD_RECORD_COMMIT,
+                                           [JOB_CLOSE] = TD_RECORD_CLOSE};
+    td_stage_record r = {.kind = kinds[j->kind],
+                         .slot = (uint8_t)j->slot,
+                         .from_slot = (uint8_t)j->from_slot,
+                         .length = j->length,
+                         .batch = &out->batch};
+    if (j->kind == JOB_OPEN)
+        r.open = (td_wire_open){.stream = j->stream,
+                                .temperature = j->sampling.temperature,
+                                .top_k = j->sampling.top_k,
+                                .top_p = j->sampling.top_p,
+                                .min_p = j->sampling.min_p,
+                                .repeat_penalty = j->sampling.repeat_penalty,
+                                .repeat_last_n = j->sampling.repeat_last_n};
+    if (j->kind == JOB_FORWARD) {
+        r.kind = form->is_result ? TD_RECORD_RESULT : TD_RECORD_BATCH;
+        describe(j->batch, form, &out->batch);
+    }
+    return r;
+}
+
+bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form)
+{
+    TD_ASSERT(j->kind != JOB_STOP);
+    if (out->is_due || out->b)
+        return false;
+    td_stage_record r = record_of(out, j, form);
+    if (!td_stage_writer_put(&out->writer, &r)) {
+        out->is_due = true; /* full */
+        return false;
+    }
+    if (j->kind == JOB_FORWARD) {
+        out->is_due = true;
+        out->b = j->batch;
+        out->n_done = out->batch.n_here;
+        out->n_bytes = out->batch.n_bytes;
+    }
+    return true;
+}
+
+/* False with TD_E_AGAIN: the link is full. */
+static bool send_due(td_stage_out *out, td_err *err)
+{
+    td_stage_way *way = out->way;
+    size_t n_bytes;
+    td_stage_writer_end(&out->writer, way->session, way->n_sent + 1, &n_bytes);
+    if (!td_link_send(way->link, way->route, out->bytes, n_bytes, err))
+        return false;
+    way->n_sent++;
+    out->is_due = false;
+    td_stage_writer_begin(&out->writer, out->bytes, NULL);
+    return true;
+}
+
+static bool send_piece(td_stage_out *out, td_err *err)
+{
+    uint32_t left = out->n_bytes - out->n_done;
+    td_stage_msg m = {.type = TD_STAGE_PIECE,
+                      .piece = {.batch = out->b->id,
+                                .offset = out->n_done,
+                                .n = td_min_u32(left, TD_STAGE_PIECE_MAX),
+                                .bytes = (const uint8_t *)out->b->activations + out->n_done}};
+    if (!td_stage_way_send(out->way, &m, err))
+        return false;
+    out->n_done += m.piece.n;
+    return true;
+}
+
+bool td_stage_out_flush(td_stage_out *out, td_err *err)
+{
+    td_err why = {0};
+    bool is_ok = true;
+    if (out->is_due)
+        is_ok = send_due(out, &why);
+    while (is_ok && out->b && out->n_done < out->n_bytes)
+        is_ok = send_piece(out, &why);
+    if (is_ok)
+        out->b = NULL;
+    return is_ok || why.code == TD_E_AGAIN || td_err_set(err, why.code, "%s", why.message);
+}
+
+bool td_stage_out_is_idle(const td_stage_out *out) { return !out->is_due && !out->b; }
+
+/* -- in -------------------------------------------------------------------------------------- */
+
+/* A job of a record that is no batch. */
+static job job_of(const td_stage_record *r)
+{
+    static const job_kind kinds[TD_RECORD_END] = {
+        [TD_RECORD_OPEN] = JOB_OPEN,     [TD_RECORD_TRUNCATE] = JOB_TRUNCATE,
+        [TD_RECORD_COMMIT] = JOB_COMMIT, [TD_RECORD_CLOSE] = JOB_CLOSE,
+        [TD_RECORD_BATCH] = JOB_FORWARD, [TD_RECORD_RESULT] = JOB_FORWARD};
+    return (job){.kind = kinds[r->kind],
+                 .slot = r->slot,
+                 .from_slot = r->from_slot,
+                 .length = r->length,
+                 .stream = r->open.stream,
+                 .sampling = {.temperature = r->open.temperature,
+                              .top_k = r->open.top_k,
+                              .top_p = r->open.top_p,
+                              .min_p = r->open.min_p,
+                              .repeat_penalty = r->open.repeat_penalty,
+                              .repeat_last_n = r->open.repeat_last_n}};
+}
+
+/* What was told of a batch, but for its spans, which the caller takes. */
+static void fill(micro_batch *b, const td_stage_batch *from, bool is_result)
+{
+    b->id = from->id;
+    b->mode = from->is_prefill ? TD_MODE_PREFILL : TD_MODE_VERIFY;
+    b->is_skipped = from->is_skipped;
+    b->n_rows = from->n_rows;
+    b->n_out = from->n_out;
+    if (is_result) {
+        b->n_bad = from->n_bad;
+        memcpy(b->chosen, from->chosen, from->n_out * sizeof *b->chosen);
+        memcpy(b->bad, from->bad, from->n_bad * sizeof *b->bad);
+        return;
+    }
+    for (uint32_t i = 0; i < from->n_rows; i++) {
+        const td_stage_row *r = &from->rows[i];
+        b->rows[i] = (td_forward_row){.slot = r->slot,
+                                      .position = r->position,
+                                      .sequence = r->sequence,
+                                      .token = r->token,
+                                      .is_output = r->is_output};
+        b->i_out[i] = r->i_out;
+    }
+}
+
+static bool end_batch(td_stage_in *in, td_err *err)
+{
+    job j = {.kind = JOB_FORWARD, .batch = in->b};
+    in->b = NULL;
+    return in->done(in->user, &j, err);
+}
+
+static bool add_bytes(td_stage_in *in, const uint8_t *bytes, uint32_t n, td_err *err)
+{
+    if (n)
+        memcpy((uint8_t *)in->b->activations + in->n_there, bytes, n);
+    in->n_there += n;
+    return in->n_there < in->n_bytes || end_batch(in, err);
+}
+
+static bool take_record(td_stage_in *in, const td_stage_record *r, td_err *err)
+{
+    if (r->kind != TD_RECORD_BATCH && r->kind != TD_RECORD_RESULT) {
+        job j = job_of(r);
+        return in->done(in->user, &j, err);
+    }
+    if (in->is_of_results != (r->kind == TD_RECORD_RESULT))
+        return td_err_set(err, TD_E_DATA, "a batch where a result is due, or the other way round");
+    in->b = in->begin(in->user, r->batch, err);
+    if (!in->b)
+        return false;
+    bool is_result = r->kind == TD_RECORD_RESULT;
+    fill(in->b, r->batch, is_result);
+    in->n_there = 0;
+    in->n_bytes = is_result ? 0 : r->batch->n_bytes;
+    if (in->n_bytes && !in->b->activations)
+        return td_err_set(err, TD_E_DATA, "activations, where none are taken");
+    return is_result ? end_batch(in, err) : add_bytes(in, r->batch->bytes, r->batch->n_here, err);
+}
+
+bool td_stage_in_take(td_stage_in *in, const td_stage_msg *msg, td_err *err)
+{
+    if (msg->type == TD_STAGE_PIECE) {
+        const td_stage_piece *p = &msg->piece;
+        if (!in->b || p->batch != in->batch.id || p->offset != in->n_there ||
+            p->n > in->n_bytes - in->n_there)
+            return td_err_set(err, TD_E_DATA,
+                              "a piece of batch %llu, %u bytes at %u; allowed: what is missing of "
+                              "the last batch",
+                              (unsigned long long)p->batch, p->n, p->offset);
+        return add_bytes(in, p->bytes, p->n, err);
+    }
+    if (in->b)
+        return td_err_set(err, TD_E_DATA, "a batch is not complete when another record comes");
+    td_cursor c = td_cursor_begin("STREAM", msg->stream.bytes, msg->stream.n, err);
+    while (td_cursor_left(&c) > 0) {
+        td_stage_record r = {.batch = &in->batch};
+        if (in->b)
+            return td_err_set(err, TD_E_DATA, "records behind a batch that is not complete");
+        if (!td_stage_read_record(&c, &in->limits, &r) || !take_record(in, &r, err))
+            return false;
+    }
+    return true;
+}

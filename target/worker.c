@@ -1,0 +1,632 @@
+/* The worker's link thread: a state machine of one session. Layers are planned and loaded by a
+ * helper thread, one task at a time, so that pings are answered meanwhile; a session that ends
+ * during a task is cleaned up when the task is done, and nobody else is served until then. */
+#include "target/worker.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "target/models.h"
+#include "target/ring.h"
+#include "target/stage_stream.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define SILENT_US   5000000u /* without a word: the coordinator is lost, */
+#define CUT_US      2000000u /* sooner where some connection broke */
+#define TELL_US     200000u  /* between two words on how far loading is */
+#define N_CANCELLED 64u      /* batches that were cancelled before they came */
+
+typedef enum { FREE, GREETED, PLANNING, PLANNED, LOADING, READY } worker_state;
+
+typedef struct {
+    const td_stage_worker_params *params;
+    td_clock clock;
+    td_link *link;
+    td_models *models;
+    td_stage_hello_ok hello;
+    worker_state state;
+    /* The session. */
+    td_stage_way way; /* to the coordinator */
+    uint64_t n_seen, heard_us, told_us;
+    bool is_cut, is_over; /* is_over: it ends when the helper is done */
+    td_stage_plan plan;
+    td_stage_load load;
+    td_target *target;
+    /* The streams. */
+    td_route from_route; /* of the worker before, once it is attached; */
+    uint64_t n_from_seen;
+    td_link *next; /* to the worker behind; or NULL */
+    td_stage_way next_way;
+    td_stage_in in;
+    td_stage_out out;
+    td_stage_form form;
+    job *sending; /* out of the ring, not given back; or NULL */
+    bool is_put;
+    uint64_t cancelled[N_CANCELLED];
+    uint32_t n_cancelled;
+    uint64_t n_taken, n_done; /* batches */
+    /* The helper. */
+    pthread_t thread;
+    bool is_thread;
+    int fd;
+    atomic_bool is_done;
+    _Atomic uint64_t loaded, total;
+    td_err task_err;
+    td_stage_fail_code task_code;
+    char specs[TD_STAGES_MAX][192];
+    const char *spec_texts[TD_STAGES_MAX];
+    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+} worker;
+
+static uint64_t now_us(const worker *w) { return td_clock_now_us(&w->clock); }
+
+/* -- the helper -------------------------------------------------------------------------------- */
+
+static void on_progress(void *user, uint64_t done, uint64_t total)
+{
+    worker *w = user;
+    atomic_store(&w->loaded, done);
+    atomic_store(&w->total, total);
+}
+
+static td_layout_params params_of(worker *w, const td_model *model, char *place, size_t n_place)
+{
+    const td_stage_plan *p = &w->plan;
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        snprintf(w->specs[i], sizeof w->specs[i], "%.127s@%u-%u",
+                 w->params->specs[p->parts[i].device], p->parts[i].first, p->parts[i].last);
+        w->spec_texts[i] = w->specs[i];
+    }
+    if (p->experts_device != TD_STAGE_ANY)
+        snprintf(place, n_place, "experts=%.127s", w->params->specs[p->experts_device]);
+    return (td_layout_params){.model = model,
+                              .specs = w->spec_texts,
+                              .n_specs = p->n_parts,
+                              .place = p->experts_device != TD_STAGE_ANY ? place : NULL,
+                              .is_partial = true,
+                              .first_stage = p->first_stage,
+                              .type_k = td_type_find(p->type_k),
+                              .type_v = td_type_find(p->type_v),
+                              .n_slots = p->n_slots,
+                              .n_ctx = p->n_ctx,
+                              .progress = on_progress,
+                              .user = w};
+}
+
+/* What the wire could not know. */
+static bool check_plan(const worker *w, td_err *err)
+{
+    const td_stage_plan *p = &w->plan;
+    const td_type_info *k = td_type_find(p->type_k), *v = td_type_find(p->type_v);
+    bool is_ok = k && v && k->is_cache_type && v->is_cache_type &&
+                 (p->experts_device == TD_STAGE_ANY || p->experts_device < w->hello.n_devices);
+    for (uint32_t i = 0; i < p->n_parts; i++)
+        is_ok &= p->parts[i].device < w->hello.n_devices;
+    return is_ok || td_err_set(err, TD_E_DATA, "a plan with a device or a cache type that is none");
+}
+
+static char place_text[160]; /* lives as long as the target that was opened with it */
+
+static void do_plan(worker *w)
+{
+    td_err *err = &w->task_err;
+    td_target_destroy(&w->target);
+    w->task_code = TD_STAGE_FAIL_PROTOCOL;
+    if (!check_plan(w, err))
+        return;
+    w->task_code = TD_STAGE_FAIL_MODEL;
+    const td_model *model =
+        td_models_open(w->models, w->plan.hash, w->plan.model_name, w->plan.model_bytes, err);
+    if (!model)
+        return;
+    w->task_code = TD_STAGE_FAIL_MEMORY;
+    td_layout_params p = params_of(w, model, place_text, sizeof place_text);
+    w->target = td_target_open(&p, err);
+}
+
+static void do_load(worker *w)
+{
+    w->task_code = TD_STAGE_FAIL_DEVICE;
+    if (w->load.n_ctx != td_target_n_ctx(w->target))
+        td_err_set(&w->task_err, TD_E_DATA, "a context of %u was planned, not %u",
+                   td_target_n_ctx(w->target), w->load.n_ctx);
+    else
+        td_target_load(w->target, &w->task_err);
+}
+
+static void *helper_main(void *arg)
+{
+    worker *w = arg;
+    uint64_t one = 1;
+    if (w->state == PLANNING)
+        do_plan(w);
+    else
+        do_load(w);
+    atomic_store(&w->is_done, true);
+    ssize_t n = write(w->fd, &one, sizeof one);
+    (void)n;
+    return NULL;
+}
+
+static void begin_task(worker *w, worker_state state)
+{
+    sigset_t signals, before; /* those are the main thread's */
+    w->state = state;
+    w->task_err = (td_err){0};
+    atomic_store(&w->is_done, false);
+    sigfillset(&signals);
+    pthread_sigmask(SIG_SETMASK, &signals, &before);
+    w->is_thread = pthread_create(&w->thread, NULL, helper_main, w) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!w->is_thread)
+        helper_main(w); /* slower to answer, that is all */
+}
+
+/* -- sessions ---------------------------------------------------------------------------------- */
+
+static bool tell(worker *w, td_stage_msg *m)
+{
+    td_err err = {0};
+    if (td_stage_way_send(&w->way, m, &err))
+        return true;
+    td_log_debug("stage worker: %s", err.message);
+    return false;
+}
+
+static void make_printable(char *text)
+{
+    for (; *text; text++)
+        if (*text < 0x20 || *text > 0x7e)
+            *text = '?';
+}
+
+static void send_fail(td_stage_way *way, td_stage_fail_code code, const char *reason)
+{
+    td_stage_msg m = {.type = TD_STAGE_FAIL, .fail.code = code};
+    snprintf(m.fail.reason, sizeof m.fail.reason, "%s", reason);
+    make_printable(m.fail.reason);
+    td_stage_way_send(way, &m, NULL);
+}
+
+/* Frees what the session held; not while the helper works on it. */
+static void clean_up(worker *w)
+{
+    if (w->target)
+        td_ring_drop(w->target);
+    td_target_destroy(&w->target);
+    td_link_close(&w->next, true);
+    w->sending = NULL;
+    w->state = FREE;
+    w->is_over = false;
+}
+
+static void end_session(worker *w, td_stage_fail_code code, const char *reason, bool is_told)
+{
+    if (w->state == FREE || w->is_over)
+        return;
+    td_log_info("stage worker: the session ended: %s", reason);
+    if (is_told)
+        send_fail(&w->way, code, reason);
+    w->is_over = true;
+    if (w->state != PLANNING && w->state != LOADING)
+        clean_up(w);
+}
+
+static void begin_session(worker *w, const td_stage_msg *m, td_route route)
+{
+    td_stage_way way = {.link = w->link, .route = route, .session = m->session};
+    char why[160];
+    if (w->state != FREE) {
+        send_fail(&way, TD_STAGE_FAIL_BUSY, "another coordinator is being served");
+        return;
+    }
+    if (m->hello.protocol != TD_STAGE_PROTOCOL) {
+        snprintf(why, sizeof why, "this worker speaks protocol %u of stages, not %u",
+                 TD_STAGE_PROTOCOL, m->hello.protocol);
+        send_fail(&way, TD_STAGE_FAIL_PROTOCOL, why);
+        return;
+    }
+    w->way = way;
+    w->n_seen = m->seq;
+    w->heard_us = now_us(w);
+    w->is_cut = false;
+    w->state = GREETED;
+    tell(w, &(td_stage_msg){.type = TD_STAGE_HELLO_OK, .hello_ok = w->hello});
+    td_log_info("stage worker: a coordinator joined (%s)", m->hello.build);
+}
+
+/* -- streams ----------------------------------------------------------------------------------- */
+
+static micro_batch *begin_batch(void *user, const td_stage_batch *told, td_err *err)
+{
+    worker *w = user;
+    micro_batch *b = NULL;
+    if (told->n_spans != w->plan.first_stage)
+        td_err_set(err, TD_E_DATA, "a batch with spans of %u stages; allowed: %u", told->n_spans,
+                   w->plan.first_stage);
+    else if (!(b = td_ring_take_batch(w->target)))
+        td_err_set(err, TD_E_DATA, "more than %u batches at once", TD_TARGET_BATCHES_MAX + 1);
+    if (!b)
+        return NULL;
+    for (uint32_t i = 0; i < told->n_spans; i++)
+        b->spans[i] = (td_target_span){told->spans[i].start_us, told->spans[i].end_us};
+    bool is_cancelled = told->is_cancelled;
+    for (uint32_t i = 0; i < w->n_cancelled && i < N_CANCELLED; i++)
+        is_cancelled |= w->cancelled[i] == told->id;
+    atomic_store_explicit(&b->is_cancelled, is_cancelled, memory_order_release);
+    return b;
+}
+
+static bool take_job(void *user, const job *j, td_err *err)
+{
+    worker *w = user;
+    w->n_taken += j->kind == JOB_FORWARD;
+    return td_ring_push(w->target, j) ||
+           td_err_set(err, TD_E_DATA, "more jobs than batches can need");
+}
+
+static bool begin_streams(worker *w, td_err *err)
+{
+    const td_hparams *h = td_model_hparams(td_target_model(w->target));
+    const td_stage_plan *p = &w->plan;
+    bool is_first = p->parts[0].first == 0;
+    w->in = (td_stage_in){.limits = {.n_slots = p->n_slots,
+                                     .n_ctx = td_target_n_ctx(w->target),
+                                     .n_vocab = h->n_vocab,
+                                     .n_embd = is_first ? 0 : h->n_embd},
+                          .begin = begin_batch,
+                          .done = take_job,
+                          .user = w};
+    w->form = (td_stage_form){.n_embd = h->n_embd,
+                              .n_spans = (uint32_t)p->first_stage + p->n_parts,
+                              .is_result = p->parts[p->n_parts - 1].last + 1u == h->n_layer};
+    w->from_route = 0;
+    w->n_from_seen = 0;
+    w->n_cancelled = 0;
+    w->n_taken = w->n_done = 0;
+    w->sending = NULL;
+    td_stage_out_begin(&w->out, w->load.next[0] ? &w->next_way : &w->way);
+    if (!w->load.next[0])
+        return true;
+    /* A path from the wire would be one that a peer chooses: only beside our own socket. */
+    const char *slash = strrchr(w->params->endpoint, '/');
+    size_t n_folder = slash ? (size_t)(slash + 1 - w->params->endpoint) : 0;
+    bool is_near = !strncmp(w->load.next, w->params->endpoint, n_folder) &&
+                   !strchr(w->load.next + n_folder, '/');
+    if (strncmp(w->load.next, "tcp://", 6) != 0 && !is_near)
+        return td_err_set(err, TD_E_DATA,
+                          "the next worker is at \"%.100s\"; allowed: tcp://, or a socket beside "
+                          "this worker's",
+                          w->load.next);
+    w->next = td_link_open(w->params->transport, w->load.next, TD_LINK_CONNECT, err);
+    w->next_way = (td_stage_way){.link = w->next, .session = w->load.next_ticket};
+    return w->next &&
+           td_stage_way_send(&w->next_way, &(td_stage_msg){.type = TD_STAGE_ATTACH}, err);
+}
+
+/* Sends finished jobs on, as far as the link takes them. */
+static void send_finished(worker *w)
+{
+    td_err err = {0};
+    while (w->state == READY && !w->is_over) {
+        if (!w->sending) {
+            w->sending = td_ring_next(w->target);
+            w->is_put = false;
+        }
+        job *j = w->sending;
+        bool is_batch = j && j->kind == JOB_FORWARD;
+        if (is_batch && j->batch->err.code != TD_OK) {
+            bool is_theirs = j->batch->err.code == TD_E_DATA;
+            if (j->batch->err.code == TD_E_DEVICE_LOST)
+                w->task_err = j->batch->err;
+            end_session(w, is_theirs ? TD_STAGE_FAIL_PROTOCOL : TD_STAGE_FAIL_DEVICE,
+                        j->batch->err.message, true);
+            return;
+        }
+        if (j && !w->is_put)
+            w->is_put = (!is_batch && !w->next) || td_stage_out_put(&w->out, j, &w->form);
+        if (!td_stage_out_flush(&w->out, &err)) {
+            end_session(w, TD_STAGE_FAIL_DEVICE, err.message, true);
+            return;
+        }
+        if (!j || !td_stage_out_is_idle(&w->out))
+            return;
+        if (!w->is_put)
+            continue; /* there is room now */
+        w->n_done += is_batch;
+        td_ring_give_back(w->target, j);
+        w->sending = NULL;
+    }
+}
+
+/* -- messages ---------------------------------------------------------------------------------- */
+
+static void take_plan(worker *w, const td_stage_plan *p)
+{
+    if (w->state != GREETED && w->state != PLANNED) {
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a PLAN at the wrong time", true);
+        return;
+    }
+    w->plan = *p;
+    begin_task(w, PLANNING);
+}
+
+static void take_load(worker *w, const td_stage_load *l)
+{
+    if (w->state != PLANNED) {
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a LOAD at the wrong time", true);
+        return;
+    }
+    w->load = *l;
+    td_ring_set_pages(w->target, l->n_pages);
+    begin_task(w, LOADING);
+}
+
+static void take_cancel(worker *w, uint64_t batch)
+{
+    if (w->state == READY && !td_ring_cancel(w->target, batch))
+        w->cancelled[w->n_cancelled++ % N_CANCELLED] = batch;
+}
+
+static void take_stream(worker *w, const td_stage_msg *m)
+{
+    td_err err = {0};
+    if (w->state != READY || !td_stage_in_take(&w->in, m, &err))
+        end_session(w, TD_STAGE_FAIL_PROTOCOL,
+                    err.code != TD_OK ? err.message : "a stream at the wrong time", true);
+}
+
+static void take_message(worker *w, const td_stage_msg *m)
+{
+    switch (m->type) {
+    case TD_STAGE_PLAN:
+        take_plan(w, &m->plan);
+        break;
+    case TD_STAGE_LOAD:
+        take_load(w, &m->load);
+        break;
+    case TD_STAGE_STREAM:
+    case TD_STAGE_PIECE:
+        if (w->load.ticket)
+            end_session(w, TD_STAGE_FAIL_PROTOCOL, "two streams", true);
+        else
+            take_stream(w, m);
+        break;
+    case TD_STAGE_CANCEL:
+        take_cancel(w, m->cancel);
+        break;
+    case TD_STAGE_PING:
+        tell(w, &(td_stage_msg){.type = TD_STAGE_PONG,
+                                .ping = {.echo_us = m->ping.echo_us,
+                                         .now_us = now_us(w),
+                                         .progress = w->n_done,
+                                         .n_pending = (uint32_t)(w->n_taken - w->n_done)}});
+        break;
+    case TD_STAGE_BYE:
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is done", false);
+        break;
+    default:
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a message that a coordinator does not send", true);
+    }
+}
+
+/* Of the worker before this one. */
+static void take_neighbour(worker *w, const td_stage_msg *m, td_route route)
+{
+    bool is_new = m->type == TD_STAGE_ATTACH && m->seq == 1 && !w->n_from_seen;
+    if (is_new)
+        w->from_route = route;
+    if (route != w->from_route)
+        return;
+    bool is_next = m->seq == w->n_from_seen + 1;
+    w->n_from_seen = m->seq;
+    if (!is_next)
+        end_session(w, TD_STAGE_FAIL_DEVICE, "messages of the worker before were lost", true);
+    else if (m->type == TD_STAGE_STREAM || m->type == TD_STAGE_PIECE)
+        take_stream(w, m);
+    else if (!is_new)
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a message that a worker does not send", true);
+}
+
+static void handle(worker *w, const td_stage_msg *m, td_route route)
+{
+    bool is_served = w->state != FREE && !w->is_over;
+    if (is_served && m->session == w->way.session && route == w->way.route) {
+        bool is_next = m->seq == w->n_seen + 1;
+        w->n_seen = m->seq;
+        w->heard_us = now_us(w);
+        if (is_next)
+            take_message(w, m);
+        else
+            end_session(w, TD_STAGE_FAIL_PROTOCOL, "messages were lost", true);
+    } else if (is_served && w->state == READY && w->load.ticket && m->session == w->load.ticket) {
+        take_neighbour(w, m, route);
+    } else if (m->type == TD_STAGE_HELLO) {
+        begin_session(w, m, route);
+    }
+}
+
+/* Messages that cannot be read, and those of strangers, are dropped. */
+static bool receive(worker *w, td_err *err)
+{
+    w->is_cut |= td_link_was_cut(w->link);
+    for (uint32_t n = 0; n < 256; n++) {
+        size_t n_bytes;
+        td_route route;
+        td_stage_msg m;
+        if (!td_link_recv(w->link, w->bytes, &n_bytes, &route, err))
+            return false;
+        if (!n_bytes)
+            return true;
+        if (td_stage_decode(w->bytes, n_bytes, &m, NULL))
+            handle(w, &m, route);
+    }
+    return true;
+}
+
+/* -- tasks done, time -------------------------------------------------------------------------- */
+
+static void tell_planned(worker *w)
+{
+    const td_layout *l = td_ring_layout(w->target);
+    td_stage_msg m = {
+        .type = TD_STAGE_PLANNED,
+        .planned = {.n_ctx = l->n_ctx, .n_pages = l->n_pages, .n_parts = (uint8_t)l->n_parts}};
+    for (uint32_t i = 0; i < l->n_parts; i++) {
+        m.planned.parts[i].n_bytes = l->parts[i].n_bytes;
+        m.planned.parts[i].budget_bytes = l->parts[i].budget_bytes;
+        m.planned.parts[i].experts_bytes = l->parts[i].experts_bytes;
+    }
+    tell(w, &m);
+}
+
+static void tell_ready(worker *w)
+{
+    td_stage_msg m = {
+        .type = TD_STAGE_READY,
+        .ready = {.forgets = td_target_forgets(w->target), .n_parts = w->plan.n_parts}};
+    for (uint32_t i = 0; i < w->plan.n_parts; i++) {
+        td_stage_info info;
+        td_target_get_stage_info(w->target, i, &info);
+        m.ready.parts[i].file_bytes = info.n_file_bytes;
+        m.ready.parts[i].load_us = info.load_us;
+        td_log_info("stage worker: layers %u..%u of %s on %s, %.1f MiB", info.first, info.last,
+                    w->plan.model_name, info.spec, (double)info.n_bytes / (1 << 20));
+    }
+    tell(w, &m);
+}
+
+static void end_task(worker *w)
+{
+    if (w->is_thread)
+        pthread_join(w->thread, NULL);
+    w->is_thread = false;
+    bool was_planning = w->state == PLANNING;
+    atomic_store(&w->is_done, false);
+    w->state = was_planning ? PLANNED : READY;
+    if (w->is_over) {
+        clean_up(w);
+        return;
+    }
+    if (w->task_err.code == TD_OK && !was_planning)
+        begin_streams(w, &w->task_err);
+    if (w->task_err.code != TD_OK) {
+        end_session(w, w->task_code, w->task_err.message, true);
+        return;
+    }
+    if (was_planning)
+        tell_planned(w);
+    else
+        tell_ready(w);
+}
+
+static void mind_time(worker *w)
+{
+    uint64_t now = now_us(w);
+    uint64_t most = w->is_cut ? CUT_US : SILENT_US;
+    if (w->state != FREE && !w->is_over && now - w->heard_us > most)
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is silent", true);
+    if (w->next && td_link_was_cut(w->next))
+        end_session(w, TD_STAGE_FAIL_DEVICE, "the connection to the next worker broke", true);
+    if (w->state == LOADING && !w->is_over && now - w->told_us > TELL_US) {
+        w->told_us = now;
+        tell(w, &(td_stage_msg){.type = TD_STAGE_LOADING,
+                                .loading = {atomic_load(&w->loaded), atomic_load(&w->total)}});
+    }
+}
+
+static bool serve(worker *w, td_err *err)
+{
+    while (true) {
+        bool is_ready = w->state == READY;
+        bool is_due = is_ready && !td_stage_out_is_idle(&w->out);
+        td_link_poll_item items[5] = {{.link = w->link}, {.fd = w->params->stop_fd}, {.fd = w->fd}};
+        size_t n = 3;
+        if (is_ready)
+            items[n++] = (td_link_poll_item){.fd = td_target_fd(w->target)};
+        if (is_ready && w->next)
+            items[n++] = (td_link_poll_item){.link = w->next};
+        if (!td_link_poll(items, n, is_due ? 200 : 100000, err))
+            return false;
+        if (items[1].is_readable)
+            return true;
+        uint64_t count;
+        if (items[2].is_readable && read(w->fd, &count, sizeof count) < 0 && errno != EAGAIN)
+            return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
+        if (atomic_load(&w->is_done))
+            end_task(w);
+        if (!receive(w, err))
+            return false;
+        send_finished(w);
+        mind_time(w);
+        if (w->task_err.code == TD_E_DEVICE_LOST)
+            return td_err_set(err, w->task_err.code, "%s", w->task_err.message);
+    }
+}
+
+/* -- start and end ----------------------------------------------------------------------------- */
+
+static bool describe_devices(worker *w, td_err *err)
+{
+    const td_stage_worker_params *p = w->params;
+    TD_ASSERT(p->n_specs >= 1 && p->n_specs <= TD_STAGE_DEVICES_MAX);
+    w->hello = (td_stage_hello_ok){.protocol = TD_STAGE_PROTOCOL, .n_devices = (uint8_t)p->n_specs};
+    snprintf(w->hello.build, sizeof w->hello.build, "tandem " TD_VERSION);
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        td_stage_device *d = &w->hello.devices[i];
+        td_device_info info;
+        if (!td_device_find(p->specs[i], &info, err))
+            return false;
+        d->kind = (uint8_t)info.kind;
+        d->n_threads = info.n_threads;
+        d->usable_bytes = info.capacity.usable_bytes;
+        d->total_bytes = info.capacity.total_bytes;
+        snprintf(d->spec, sizeof d->spec, "%s", p->specs[i]);
+        snprintf(d->id, sizeof d->id, "%s", info.id);
+        snprintf(d->name, sizeof d->name, "%.127s", info.name);
+        snprintf(d->driver, sizeof d->driver, "%.127s", info.driver);
+        make_printable(d->spec);
+        make_printable(d->name);
+        make_printable(d->driver);
+        td_log_info("stage worker: %s is %s", d->spec, d->name);
+    }
+    return true;
+}
+
+bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err)
+{
+    worker *w = td_alloc(1, sizeof *w, err);
+    if (!w)
+        return false;
+    w->params = params;
+    w->clock = td_clock_real();
+    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    w->models = td_models_create(params->models, params->model, err);
+    bool is_ok = w->models && w->fd >= 0 && describe_devices(w, err);
+    if (is_ok)
+        w->link = td_link_open(params->transport, params->endpoint, TD_LINK_BIND, err);
+    if (w->link) {
+        td_log_info("stage worker: at %s", params->endpoint);
+        is_ok = serve(w, err);
+        bool is_served = w->state != FREE && !w->is_over;
+        if (is_served && is_ok)
+            tell(w, &(td_stage_msg){.type = TD_STAGE_BYE});
+    }
+    is_ok = is_ok && w->link;
+    if (w->is_thread)
+        pthread_join(w->thread, NULL);
+    clean_up(w);
+    td_link_close(&w->link, true);
+    td_models_destroy(&w->models);
+    if (w->fd >= 0)
+        close(w->fd);
+    td_free(w);
+    return is_ok;
+}

@@ -1,0 +1,31 @@
+/* The stage worker (`tandem stage`): holds layers of a target for one coordinator at a time, and is
+ * free for the next when that leaves or is lost. It holds nothing that the coordinator cannot
+ * rebuild.
+ *
+ * One thread owns the links and answers at once; another opens and loads; each stage computes in its
+ * own (target.h). What a peer says is checked before it is used: stage_wire.h what a message may
+ * hold, stage.c what a cache can do.
+ *
+ * Errors: what link.h lists, and TD_E_DEVICE_LOST, after which the process must be started anew. */
+#ifndef TD_TARGET_WORKER_H
+#define TD_TARGET_WORKER_H
+
+#include "base/err.h"
+#include "transport/link.h"
+
+#include <stdint.h>
+
+typedef struct {
+    const char *const *specs; /* devices that coordinators may use, without layers */
+    uint32_t n_specs;         /* 1..TD_STAGE_DEVICES_MAX */
+    const char *models;       /* a folder of model files, or NULL */
+    const char *model;        /* a model file, or NULL */
+    td_transport *transport;
+    const char *endpoint; /* bound */
+    int stop_fd;          /* readable: stop */
+} td_stage_worker_params;
+
+/* Serves until stop_fd is readable. */
+bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err);
+
+#endif
