@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "run/run.h"
+#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 
 typedef struct {
     td_run_params run;
-    option_list devices, stops;
+    option_list devices, hosts, stops;
     const char *config, *use;
     bool is_no_measure;
 } fields;
@@ -28,6 +29,9 @@ static const option options[] = {
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
      "host[:threads[:cpus]] or vulkan:INDEX|amd|nvidia|intel|pci:ADDRESS|uuid:ID|NAME, each with "
      "@a-b for layers a..b; several make a split in order (default: GPUs found, else host)"},
+    {"--host", "target.hosts", OPT_LIST, AT(hosts), 0, 0, "NAME=EP",
+     "another machine, whose devices are NAME/SPEC then: the `tandem stage` at ipc://PATH, "
+     "tcp://127.0.0.1:PORT or tcp://HOST:PORT,KEY with its public key, a name or file"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",
@@ -139,6 +143,11 @@ static bool check(fields *f, td_err *err)
     r->measure = f->is_no_measure ? TD_MEASURE_NEVER : TD_MEASURE_MISSING;
     r->n_specs = f->devices.n;
     memcpy(r->specs, f->devices.items, sizeof r->specs);
+    r->n_hosts = f->hosts.n;
+    for (uint32_t i = 0; i < f->hosts.n; i++)
+        if (!td_host_parse(f->hosts.items[i], &r->hosts[i], err) ||
+            !td_link_check(r->hosts[i].endpoint, TD_LINK_CONNECT, r->key, err))
+            return td_err_prepend(err, "--host");
     r->n_stops = f->stops.n;
     for (uint32_t i = 0; i < f->stops.n; i++) {
         size_t n = strlen(f->stops.items[i]);

@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
     {"generate", td_command_generate, "generate text: one prompt or a JSONL file of them"},
     {"draft", td_command_draft, "serve a draft model to a generate elsewhere"},
+    {"stage", td_command_stage, "serve layers of a target to a generate elsewhere"},
     {"keys", td_command_keys, "make and list the keys for workers on other machines"},
     {"devices", td_command_devices, "list the devices that can run a model"},
     {"inspect", td_command_inspect, "show what a GGUF file holds"},

@@ -18,19 +18,16 @@
 
 typedef struct td_layout td_layout;
 
-/* Another machine that SPECs may name, with a `tandem stage` there. For target/ alone: a layout is
- * of this machine. */
-typedef struct {
-    const char *name, *endpoint;
-} td_host;
-
 typedef struct {
     const td_model *model;
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
     const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
+    /* Other machines that specs may name, for target/ alone: a layout is of this one. And our own
+     * pair of keys, shown there; NULL: the only one. */
     const td_host *hosts;
     uint32_t n_hosts;
+    const char *host_key;
     /* Other layers are on other machines: specs are pinned and may leave gaps. The first stage here
      * is so many-th of the target. */
     bool is_partial;

@@ -32,12 +32,28 @@ static bool parse_range(const char *text, const char *range, td_device_spec *out
     return true;
 }
 
+#define HOST_BYTES "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
 /* "strix2" of "strix2/vulkan:0"; 0 where none is named. A device's own name may hold a slash, but
  * only behind a colon. */
 static size_t host_bytes(const char *text)
 {
-    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+    size_t n = strspn(text, HOST_BYTES);
     return text[n] == '/' ? n : 0;
+}
+
+bool td_host_parse(const char *text, td_host *out, td_err *err)
+{
+    size_t n = strspn(text, HOST_BYTES);
+    if (n == 0 || n >= sizeof out->name || text[n] != '=' || !text[n + 1])
+        return td_err_set(err, TD_E_USAGE,
+                          "host \"%.100s\"; allowed: NAME=ENDPOINT, a name of 1..%zu letters, "
+                          "digits, '.', '_', '-'",
+                          text, sizeof out->name - 1);
+    memcpy(out->name, text, n);
+    out->name[n] = 0;
+    out->endpoint = text + n + 1;
+    return true;
 }
 
 bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err)

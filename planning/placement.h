@@ -19,6 +19,15 @@ typedef struct {
     uint32_t first, last;
 } td_device_spec;
 
+/* Another machine, with a `tandem stage` there. */
+typedef struct {
+    char name[TD_HOST_NAME_MAX];
+    const char *endpoint; /* "tcp://10.0.0.2:5555,KEY" */
+} td_host;
+
+/* "NAME=ENDPOINT"; the endpoint points into the text. */
+bool td_host_parse(const char *text, td_host *out, td_err *err);
+
 bool td_device_spec_parse(const char *text, td_device_spec *out, td_err *err);
 
 typedef struct {

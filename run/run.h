@@ -29,7 +29,9 @@ typedef struct {
     bool is_ngram;              /* guesses from the texts of the run, too or alone */
     bool is_turns;              /* draft and target take turns; for comparison */
     const char *specs[TD_RUN_SPECS_MAX];
-    uint32_t n_specs;   /* 0: chosen */
+    uint32_t n_specs;                /* 0: chosen */
+    td_host hosts[TD_RUN_SPECS_MAX]; /* other machines that specs may name */
+    uint32_t n_hosts;
     const char *place;  /* td_layout_params; NULL: none */
     td_measure measure; /* whether devices are measured to place the layers (planning/costs.h) */
     td_use use;         /* what the placement shall be good for (planning/speed.h) */

@@ -14,8 +14,12 @@
 static bool is_same_device(const td_device_spec *a, const td_device_spec *b)
 {
     td_device_info info_a, info_b;
+    if (strcmp(a->host, b->host) != 0)
+        return false;
     if (!strcmp(a->device, b->device))
         return true;
+    if (a->host[0])
+        return false;
     return td_device_find(a->device, &info_a, NULL) && info_a.kind != TD_DEVICE_HOST &&
            td_device_find(b->device, &info_b, NULL) && !strcmp(info_a.id, info_b.id);
 }
@@ -30,10 +34,21 @@ static bool find_given(const td_run_params *params, const char *recorded,
     for (uint32_t i = 0; i < params->n_specs; i++)
         if (td_device_spec_parse(params->specs[i], &given, NULL) &&
             is_same_device(&there, &given)) {
-            snprintf(out, TD_PLAN_SPEC_MAX, "%s@%u-%u", given.device, there.first, there.last);
+            snprintf(out, TD_PLAN_SPEC_MAX, "%.31s%s%.90s@%u-%u", given.host,
+                     given.host[0] ? "/" : "", given.device, there.first, there.last);
             return true;
         }
     return false;
+}
+
+/* Whether a device is on another machine: there nothing is measured. */
+static bool is_elsewhere(const td_run_params *params)
+{
+    bool is_so = false;
+    td_device_spec spec;
+    for (uint32_t i = 0; i < params->n_specs; i++)
+        is_so |= td_device_spec_parse(params->specs[i], &spec, NULL) && spec.host[0];
+    return is_so;
 }
 
 static bool is_pinned(const td_run_params *params)
@@ -127,7 +142,7 @@ bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const t
         is_on_gpu |= strncmp(params->specs[i], "host", 4) != 0;
     bool is_open = (params->n_specs > 1 && !is_pinned(params)) ||
                    (params->draft_path && !params->draft_spec && is_on_gpu);
-    return params->measure == TD_MEASURE_NEVER || !is_open ||
+    return params->measure == TD_MEASURE_NEVER || !is_open || is_elsewhere(params) ||
            plan(p, params, model, is_default, err);
 }
 
@@ -144,7 +159,8 @@ void td_run_placement_write(const td_target *target, char *out, size_t n_bytes)
     for (uint32_t i = 0; i < td_target_n_stages(target) && n < n_bytes; i++) {
         td_stage_info info;
         td_target_get_stage_info(target, i, &info);
-        bool is_host = info.device->kind == TD_DEVICE_HOST; /* whose SPEC may name CPUs */
+        /* Of the host, whose SPEC may name CPUs; and of another machine, by its name. */
+        bool is_host = info.device->kind == TD_DEVICE_HOST || info.host;
         n += (size_t)snprintf(out + n, n_bytes - n, "%s%s@%u-%u", i ? SEPARATOR : "",
                               is_host ? info.spec : info.device->id, info.first, info.last);
     }

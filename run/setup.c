@@ -29,6 +29,8 @@ bool td_setup_is_one_unit(const session *r)
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info info;
         td_target_get_stage_info(r->target, i, &info);
+        if (info.host)
+            continue;
         if (is_host ? is_bound && !strcmp(info.spec, spec) : td_chips_is_one(info.device, draft))
             return true;
         n_threads += info.device->kind == TD_DEVICE_HOST ? info.device->n_threads : 0;
@@ -72,8 +74,11 @@ static bool choose_draft_device(session *r, td_err *err)
     uint32_t n_used = 0;
     for (uint32_t i = 0; i < p->n_specs + (experts != NULL); i++) {
         td_device_spec spec;
-        if (!td_device_spec_parse(i < p->n_specs ? p->specs[i] : experts + 1, &spec, err) ||
-            !td_device_find(spec.device, &used[n_used], err))
+        if (!td_device_spec_parse(i < p->n_specs ? p->specs[i] : experts + 1, &spec, err))
+            return false;
+        if (spec.host[0])
+            continue;
+        if (!td_device_find(spec.device, &used[n_used], err))
             return false;
         is_host_used |= used[n_used++].kind == TD_DEVICE_HOST;
     }
@@ -128,6 +133,9 @@ td_layout_params td_setup_layout_params(const session *r)
                               .specs = p->specs,
                               .n_specs = p->n_specs,
                               .place = p->place,
+                              .hosts = p->hosts,
+                              .n_hosts = p->n_hosts,
+                              .host_key = p->key,
                               .type_k = p->type_k,
                               .type_v = p->type_v,
                               .n_slots = p->n_parallel,
@@ -140,7 +148,6 @@ td_layout_params td_setup_layout_params(const session *r)
 static bool load_both(session *r, td_err *err)
 {
     const td_run_params *p = &r->opened;
-    td_layout *layout = NULL;
     loading l = {.clock = r->clock, .start_us = td_clock_now_us(&r->clock)};
     td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
     if (p->draft_path && !draft)
@@ -150,20 +157,20 @@ static bool load_both(session *r, td_err *err)
     params.draft_spec = p->draft_spec;
     params.progress = show_loading;
     params.user = &l;
-    params.made = &layout;
-    layout = td_layout_create(&params, err);
-    if (!layout)
-        td_err_prepend(err, "target");
-    else if (p->draft_path || p->draft_endpoint)
-        r->drafting = td_draft_client_create(p, r->model, layout->n_ctx, err);
-    r->draft_bytes = layout ? layout->draft_bytes : 0;
+    r->target = td_target_open(&params, err);
+    bool is_ok = r->target;
+    if (is_ok && (p->draft_path || p->draft_endpoint)) {
+        r->drafting = td_draft_client_create(p, r->model, td_target_n_ctx(r->target), err);
+        is_ok = r->drafting;
+    }
+    r->draft_bytes = r->target ? td_target_draft_bytes(r->target) : 0;
     l.start_us = td_clock_now_us(&r->clock);
-    if (layout && (r->drafting || !(p->draft_path || p->draft_endpoint)))
-        r->target = td_target_create(&params, err);
+    is_ok = is_ok && td_target_load(r->target, err);
     td_log_progress_end();
-    td_layout_destroy(&layout);
     td_model_close(&draft);
-    return r->target;
+    if (!is_ok)
+        td_target_destroy(&r->target);
+    return is_ok;
 }
 
 /* Parses the chat templates, so that what is wrong with one is said at the start. */
@@ -195,9 +202,12 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
 {
     if (p->is_trusting)
         return true;
-    for (uint32_t i = 0; i < p->n_specs; i++)
-        if (!td_verdict_ask_spec(p->specs[i], err))
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        td_device_spec spec; /* a worker asks of its own devices itself */
+        if (!td_device_spec_parse(p->specs[i], &spec, err) ||
+            (!spec.host[0] && !td_verdict_ask_spec(p->specs[i], err)))
             return false;
+    }
     const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
     return (!experts || td_verdict_ask_spec(experts + 1, err)) &&
            (!p->draft_spec || td_verdict_ask_spec(p->draft_spec, err));

@@ -518,7 +518,7 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
 
 /* -- from outside ------------------------------------------------------------------------------ */
 
-td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, td_err *err)
+td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err)
 {
     TD_ASSERT(n_hosts >= 1 && n_hosts <= TD_STAGES_MAX);
     td_remotes *r = td_alloc(1, sizeof *r, err);
@@ -532,6 +532,8 @@ td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, td_err *er
     if (r->fd < 0)
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
     bool is_ok = r->transport && r->fd >= 0;
+    if (is_ok)
+        td_transport_set_key(r->transport, key);
     for (uint32_t i = 0; is_ok && i < n_hosts; i++) {
         session *s = &r->sessions[i];
         snprintf(s->name, sizeof s->name, "%s", hosts[i].name);

@@ -18,7 +18,7 @@
 typedef struct td_remotes td_remotes;
 
 /* Connects to the hosts' workers and waits until all have said who they are. */
-td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, td_err *err);
+td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err);
 void td_remotes_destroy(td_remotes **remotes); /* says goodbye; stops the thread */
 const td_stage_hello_ok *td_remotes_hello(const td_remotes *r, uint32_t worker);
 

@@ -385,7 +385,7 @@ static bool lay_out(td_target *t, td_err *err)
         td_host hosts[TD_STAGES_MAX];
         for (uint32_t i = 0; i < t->split->n_workers; i++)
             hosts[i] = t->split->workers[i].host;
-        t->remotes = td_remotes_create(hosts, t->split->n_workers, err);
+        t->remotes = td_remotes_create(hosts, t->split->n_workers, p->host_key, err);
         td_split_plan plan;
         if (!t->remotes || !td_split_lay_out(t->split, p, t->remotes, &plan, err))
             return false;
@@ -548,19 +548,22 @@ uint64_t td_target_draft_bytes(const td_target *t)
     return l ? l->draft_bytes : 0;
 }
 
-void td_target_get_stage_info(const td_target *t, uint32_t i, td_stage_info *out)
+static td_stage_info *info_of(td_target *t, uint32_t i)
 {
     TD_ASSERT(i < t->n_stages);
     if (t->split && t->split->stages[i].is_remote)
-        *out = t->remote_infos[i];
-    else
-        *out = t->stages[t->split ? t->split->stages[i].local : i].info;
+        return &t->remote_infos[i];
+    return &t->stages[t->split ? t->split->stages[i].local : i].info;
+}
+
+void td_target_get_stage_info(const td_target *t, uint32_t i, td_stage_info *out)
+{
+    *out = *info_of((td_target *)(uintptr_t)t, i);
 }
 
 void td_target_add_figures(td_target *t, uint32_t stage_index, const td_stage_info *before)
 {
-    TD_ASSERT(stage_index < t->n_stages);
-    td_stage_info *info = &t->stages[stage_index].info;
+    td_stage_info *info = info_of(t, stage_index);
     info->busy_prefill_us += before->busy_prefill_us;
     info->busy_verify_us += before->busy_verify_us;
     info->n_prefill_rows += before->n_prefill_rows;

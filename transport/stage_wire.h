@@ -32,7 +32,7 @@
 #define TD_STAGE_OUT_MAX      64u  /* rows of a batch that are outputs, and of one to verify */
 #define TD_STAGE_PAGES_MAX    (1u << 26)
 #define TD_STAGE_TEXT_MAX     128u
-#define TD_STAGE_ENDPOINT_MAX 127u
+#define TD_STAGE_ENDPOINT_MAX 319u
 #define TD_STAGE_HASH_BYTES   32u
 #define TD_STAGE_ANY          255u /* no device */
 #define TD_STAGE_PIECE_MAX    (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES - 12u)
