@@ -1,8 +1,8 @@
 /* Sessions with stage workers, and the streams through them.
  *
- * A worker's session goes from greeting to planning, loading and streaming; each step is asked for by
- * the target's caller and answered by a message. Before streaming, waiting is done by stepping the
- * links in the caller's own thread; from load on a thread does it. */
+ * A worker's session goes from greeting to planning, loading and streaming; each step is asked for
+ * by the target's caller and answered by a message. Before streaming, waiting is done by stepping
+ * the links in the caller's own thread; from load on a thread does it. */
 #include "target/remote.h"
 
 #include "base/check.h"

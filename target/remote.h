@@ -1,12 +1,13 @@
-/* The coordinator's end of stages on other machines: a session with each worker, and for each run of
- * neighbouring workers a queue like a stage's, whose jobs go to the first of them and come back from
- * the last. One thread owns all links (remotes_main); before it is started the caller's does.
+/* The coordinator's end of stages on other machines: a session with each worker, and for each run
+ * of neighbouring workers a queue like a stage's, whose jobs go to the first of them and come back
+ * from the last. One thread owns all links (remotes_main); before it is started the caller's does.
  *
  * Order is kept as between threads: jobs wait in transit until the batches before them have come
  * back, then go on to the next stage here. When a worker is lost, everything in transit and
  * everything that comes fails with TD_E_UNAVAILABLE, at once.
  *
- * Private to target/. Errors: TD_E_UNAVAILABLE for a worker that is not there, refuses or is lost. */
+ * Private to target/. Errors: TD_E_UNAVAILABLE for a worker that is not there, refuses or is
+ * lost. */
 #ifndef TD_TARGET_REMOTE_H
 #define TD_TARGET_REMOTE_H
 

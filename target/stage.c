@@ -3,8 +3,8 @@
  * truncated or opened anew. Rows behind a hole are dead by the caller's word, but may share a batch
  * with live rows of other sequences; they are taken out of it.
  *
- * Of jobs from another machine nothing is taken on trust: what a cache or a sampler would hold for a
- * bug of ours is held against the caches as they are, and fails the stage. */
+ * Of jobs from another machine nothing is taken on trust: what a cache or a sampler would hold for
+ * a bug of ours is held against the caches as they are, and fails the stage. */
 #include "target/stage.h"
 
 #include "base/check.h"

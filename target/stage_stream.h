@@ -1,8 +1,9 @@
 /* The ordered stream of jobs over a link: what one end puts comes out at the other in that order. A
- * batch takes as many messages as its activations need; what the link will not take yet is sent by a
- * later flush, so nobody blocks. Private to target/. One thread at a time.
+ * batch takes as many messages as its activations need; what the link will not take yet is sent by
+ * a later flush, so nobody blocks. Private to target/. One thread at a time.
  *
- * Errors: TD_E_DATA for a stream that makes no sense (its session is over then), those of link.h. */
+ * Errors: TD_E_DATA for a stream that makes no sense (its session is over then), those of
+ * link.h. */
 #ifndef TD_TARGET_STAGE_STREAM_H
 #define TD_TARGET_STAGE_STREAM_H
 

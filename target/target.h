@@ -74,8 +74,8 @@ typedef struct {
     uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;
 
-/* In one, or in two: open lays it out (and asks the machines that params->specs name), so that n_ctx,
- * n_pages and draft_bytes are known; load loads it. What params point to lives as long. */
+/* In one, or in two: open lays it out (and asks the machines that params->specs name), so that
+ * n_ctx, n_pages and draft_bytes are known; load loads it. What params point to lives as long. */
 td_target *td_target_create(const td_layout_params *params, td_err *err);
 td_target *td_target_open(const td_layout_params *params, td_err *err);
 bool td_target_load(td_target *t, td_err *err);     /* destroy it when it fails */

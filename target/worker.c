@@ -307,8 +307,7 @@ static bool begin_streams(worker *w, td_err *err)
                           w->load.next);
     w->next = td_link_open(w->params->transport, w->load.next, TD_LINK_CONNECT, err);
     w->next_way = (td_stage_way){.link = w->next, .session = w->load.next_ticket};
-    return w->next &&
-           td_stage_way_send(&w->next_way, &(td_stage_msg){.type = TD_STAGE_ATTACH}, err);
+    return w->next != NULL;
 }
 
 /* Sends finished jobs on, as far as the link takes them. */
@@ -322,6 +321,9 @@ static void send_finished(worker *w)
         }
         job *j = w->sending;
         bool is_batch = j && j->kind == JOB_FORWARD;
+        /* Not before there is work: then all workers have loaded, and expect it. */
+        if (j && w->next && !w->next_way.n_sent)
+            td_stage_way_send(&w->next_way, &(td_stage_msg){.type = TD_STAGE_ATTACH}, NULL);
         if (is_batch && j->batch->err.code != TD_OK) {
             bool is_theirs = j->batch->err.code == TD_E_DATA;
             if (j->batch->err.code == TD_E_DEVICE_LOST)

@@ -2,9 +2,9 @@
  * free for the next when that leaves or is lost. It holds nothing that the coordinator cannot
  * rebuild.
  *
- * One thread owns the links and answers at once; another opens and loads; each stage computes in its
- * own (target.h). What a peer says is checked before it is used: stage_wire.h what a message may
- * hold, stage.c what a cache can do.
+ * One thread owns the links and answers at once; another opens and loads; each stage computes in
+ * its own (target.h). What a peer says is checked before it is used: stage_wire.h what a message
+ * may hold, stage.c what a cache can do.
  *
  * Errors: what link.h lists, and TD_E_DEVICE_LOST, after which the process must be started anew. */
 #ifndef TD_TARGET_WORKER_H

@@ -1,6 +1,6 @@
 /* CRC-32C (Castagnoli polynomial 0x1edc6f41, reflected; RFC 3720 appendix B.4): by the CPU's own
- * instruction where it has one, eight bytes at a time, for activations are megabytes; else four bits
- * at a time by a table of 16 words that a reader can check by hand. */
+ * instruction where it has one, eight bytes at a time, for activations are megabytes; else four
+ * bits at a time by a table of 16 words that a reader can check by hand. */
 #include "transport/wire.h"
 
 #include <string.h>

@@ -10,11 +10,12 @@
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
  * message is ATTACH. A batch is one record; what of its activations does not fit behind the record
- * follows in PIECEs, before any other record. CANCEL alone goes beside the stream, and acts at once.
+ * follows in PIECEs, before any other record. CANCEL alone goes beside the stream, and acts at
+ * once.
  *
- * Activations are f32 rows [n_rows][n_embd], little-endian as they lie in memory (checked at build),
- * so a split over machines has the bits of one on a machine. No path, no address, no shape is on the
- * wire: rows are as wide as the model that both ends opened by themselves.
+ * Activations are f32 rows [n_rows][n_embd], little-endian as they lie in memory (checked at
+ * build), so a split over machines has the bits of one on a machine. No path, no address, no shape
+ * is on the wire: rows are as wide as the model that both ends opened by themselves.
  *
  * Memory: nothing is allocated. Pointers of what was decoded point into the message. Any thread. */
 #ifndef TD_TRANSPORT_STAGE_WIRE_H
@@ -177,7 +178,8 @@ bool td_stage_encode(const td_stage_msg *msg, void *buffer, size_t capacity_byte
                      td_err *err);
 bool td_stage_decode(const void *bytes, size_t n_bytes, td_stage_msg *msg, td_err *err);
 
-/* -- records of the stream ---------------------------------------------------------------------- */
+/* -- records of the stream
+ * ---------------------------------------------------------------------- */
 
 typedef enum {
     TD_RECORD_OPEN = 1,
@@ -209,7 +211,8 @@ typedef struct {
     td_stage_row rows[TD_STAGE_ROWS_MAX];
     uint8_t n_spans; /* of the stages 0..n-1 */
     td_stage_span spans[TD_STAGE_PARTS_MAX];
-    /* Of activations, [n_rows][n_embd] f32: how many there are in all, and those behind the record. */
+    /* Of activations, [n_rows][n_embd] f32: how many there are in all, and those behind the
+     * record. */
     uint32_t n_bytes, n_here;
     const uint8_t *bytes; /* [n_here] */
     /* Of a result: */

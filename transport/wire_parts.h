@@ -1,5 +1,5 @@
-/* What the two wires share, that of drafts (wire.c) and that of stages (stage_wire.c): the header of
- * 32 bytes, checks of fields, texts. For the files of the wires alone. Errors as wire.h. */
+/* What the two wires share, that of drafts (wire.c) and that of stages (stage_wire.c): the header
+ * of 32 bytes, checks of fields, texts. For the files of the wires alone. Errors as wire.h. */
 #ifndef TD_TRANSPORT_WIRE_PARTS_H
 #define TD_TRANSPORT_WIRE_PARTS_H
 
@@ -18,8 +18,8 @@ typedef struct {
     size_t (*max_bytes)(uint8_t type); /* of a message with its header */
 } td_wire_types;
 
-/* The framing: everything that must hold before the payload is looked at. The cursor holds the whole
- * message and stands behind the header then. */
+/* The framing: everything that must hold before the payload is looked at. The cursor holds the
+ * whole message and stands behind the header then. */
 bool td_wire_read_head(td_cursor *c, const td_wire_types *types, td_wire_head *out);
 
 /* Leaves room for the header, which end fills in once the payload is known. end is false when the

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Stages on other machines (law 1 over machines): a split over workers gives the text of the same
+split in one process, whatever is drafted, and a worker that is lost or wrong ends in a clear error.
+
+usage: e2e_stage.py TANDEM   (run from the source root; standard library only)"""
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
+TARGET = 'configs/tales/tales-target.q8_0.gguf'
+DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
+PROMPTS = ['Once upon a time', 'The fox said', 'A king had three sons, and',
+           ' '.join(['There was a house in the wood.'] * 40)]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class Stage(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.workers = []
+        self.prompts = os.path.join(self.dir.name, 'prompts.jsonl')
+        with open(self.prompts, 'w') as f:
+            for i, prompt in enumerate(PROMPTS):
+                for temp in (0, 0.8):
+                    f.write(json.dumps({'id': '%d-%g' % (i, temp), 'prompt': prompt, 'temp': temp, 'seed': i,
+                                        'repeat_penalty': 1.1 if i == 1 else 1}) + '\n')
+
+    def tearDown(self):
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+            worker.stderr.close()
+        self.dir.cleanup()
+
+    def start(self, endpoint, *args):
+        worker = subprocess.Popen([TANDEM, 'stage', '--bind', endpoint, *(args or ('--models', 'configs/tales',
+                                                                                 '--device', 'host:1'))],
+                                  stderr=subprocess.PIPE, text=True)
+        self.workers.append(worker)
+        for line in worker.stderr:
+            if ': at ' in line:
+                return worker
+        self.fail('the worker did not start')
+
+    def ipc(self, name):
+        return 'ipc://%s/%s.sock' % (self.dir.name, name)
+
+    def command(self, *args, n=40):
+        return [TANDEM, 'generate', '--target', TARGET, '--in', self.prompts, '-n', str(n), '--ctx', '1024', *args]
+
+    def generate(self, *args, code=0, n=40):
+        r = subprocess.run(self.command(*args, n=n), capture_output=True, text=True, timeout=40)
+        self.assertEqual(r.returncode, code, r.stderr)
+        if code:
+            return r.stderr
+        lines = {line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}
+        self.assertEqual(len(lines), 2 * len(PROMPTS))
+        return lines
+
+    def test_a_split_over_machines_gives_the_text_of_one(self):
+        a, b = ('tcp://127.0.0.1:%d' % free_port() for _ in range(2))
+        self.start(a)
+        self.start(b)
+        hosts = ['--host', 'a=' + a, '--host', 'b=' + b]
+        splits = [['a/host:1', 'host:1'], ['host:1', 'a/host:1'], ['a/host:1', 'b/host:1'],
+                  ['host:1', 'a/host:1', 'host:1'], ['host:1@0-2', 'b/host:1@3-4', 'a/host@5-6', 'host:1@7-9'],
+                  ['a/host:1', 'a/host:1', 'host:1', 'b/host:1']]
+        ways = [['--parallel', '4'], ['--parallel', '4', '--draft', DRAFT, '--draft-device', 'host:1'],
+                ['--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '5'],
+                ['--parallel', '3', '--kv-k', 'q8_0', '--kv-v', 'q8_0', '--draft-ngram']]
+        wanted = {}
+        for i, way in enumerate(ways):
+            cache = tuple(x for x in way if x == 'q8_0')
+            if cache not in wanted:
+                wanted[cache] = self.generate('--device', 'host:1', '--device', 'host:1', *way[:6])
+            for split in splits if i < 2 else splits[2 + i % 2:4 + i % 2]:
+                devices = [x for spec in split for x in ('--device', spec)]
+                self.assertEqual(self.generate(*hosts, *devices, *way), wanted[cache], (split, way))
+
+    def test_what_is_not_there_is_said(self):
+        a = self.ipc('a')
+        text = self.generate('--device', 'a/host:1', code=2)
+        self.assertIn('no host "a" is known', text)
+        text = self.generate('--host', 'a=' + a, '--device', 'a/host:1', code=69)
+        self.assertIn('no answer', text)
+        self.start(a, '--model', DRAFT, '--device', 'host:1')
+        text = self.generate('--host', 'a=' + a, '--device', 'a/host:1', code=69)
+        self.assertIn('no model file there is Tales target 9M', text)
+        text = self.generate('--host', 'a=' + a, '--device', 'a/vulkan:9', code=2)
+        self.assertIn('that host has: host:1', text)
+        text = self.generate('--host', 'a=' + a, '--device', 'a/host', '--device', 'host:1', '--device', 'a/host',
+                             code=2)
+        self.assertIn('stand apart', text)
+
+    def test_garbage_does_no_harm(self):
+        port = free_port()
+        endpoint = 'tcp://127.0.0.1:%d' % port
+        worker = self.start(endpoint)
+        rng = random.Random(1)
+        for i in range(40):
+            with contextlib.suppress(ConnectionError), socket.create_connection(('127.0.0.1', port)) as s:
+                if i % 2:  # a greeting of the transport first, so that what follows is taken for messages
+                    s.sendall(bytes.fromhex('ff00000000000000017f03004e554c4c') + bytes(48))
+                    s.sendall(b'\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER')
+                    for _ in range(8):
+                        body = bytearray(rng.randbytes(rng.randrange(1, 200)))
+                        if rng.random() < 0.7:
+                            body[:8] = b'TTDM\x01\x00' + bytes([rng.randrange(30, 50), 0])
+                        s.sendall(bytes([0, len(body)]) + body)
+                else:
+                    s.sendall(rng.randbytes(rng.randrange(1, 4000)))
+        self.generate('--host', 'a=' + endpoint, '--device', 'a/host:1', n=4)
+        self.assertIsNone(worker.poll())
+
+    def test_a_worker_is_free_again_when_its_coordinator_was_killed(self):
+        a = self.ipc('a')
+        self.start(a)
+        args = ['--host', 'a=' + a, '--device', 'host:1', '--device', 'a/host:1']
+        p = subprocess.Popen(self.command(*args, n=400), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(1.5)
+        p.kill()
+        p.communicate()
+        self.generate(*args, n=4)
+
+
+if __name__ == '__main__':
+    unittest.main()
