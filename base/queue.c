@@ -84,6 +84,16 @@ td_queue_item *td_queue_pop(td_queue *q)
     return item;
 }
 
+const td_queue_item *td_queue_find(td_queue *q, bool (*is_wanted)(const td_queue_item *item))
+{
+    pthread_mutex_lock(&q->lock);
+    const td_queue_item *item = q->head;
+    while (item && !is_wanted(item))
+        item = item->next;
+    pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
 td_queue_item *td_queue_try_pop(td_queue *q)
 {
     pthread_mutex_lock(&q->lock);

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct td_queue_item {
@@ -27,7 +28,10 @@ void td_queue_init(td_queue *q);
 void td_queue_stay_awake(td_queue *q);
 void td_queue_destroy(td_queue *q);
 void td_queue_push(td_queue *q, td_queue_item *item);
-td_queue_item *td_queue_pop(td_queue *q);     /* waits: looks for a moment, then sleeps */
+td_queue_item *td_queue_pop(td_queue *q); /* waits: looks for a moment, then sleeps */
+/* The first item that is wanted, left in its place; NULL where there is none. For who pops: to
+ * others it may be gone by then. */
+const td_queue_item *td_queue_find(td_queue *q, bool (*is_wanted)(const td_queue_item *item));
 td_queue_item *td_queue_try_pop(td_queue *q); /* NULL when empty */
 
 #endif

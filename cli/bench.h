@@ -77,6 +77,7 @@ typedef struct {
     double n_tokens; /* of a run; of a verification: its rows; of a pair: generated */
     bench_samples seconds;
     bench_samples host_us; /* of GPUs: what this thread worked itself, a pass and part */
+    td_device_counts made; /* by its runs, the one that warms up too */
     double c;              /* verification: time / time of one row; else NaN */
     double n_experts;      /* asked by a pass, of a layer that has any; or NaN */
     double n_bytes;        /* a run reads at least, or NaN */

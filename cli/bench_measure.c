@@ -210,7 +210,11 @@ static void run_round(lane *l, bool is_warm_up)
         bench_test *t = &l->tests[i];
         if (l->energy)
             td_energy_read(l->energy, before);
+        td_device_counts made = td_chain_device_counts(l->chain);
+        td_device_counts_add(&t->made, &made, -1);
         run_in_crew(l, t, &seconds, &us);
+        made = td_chain_device_counts(l->chain);
+        td_device_counts_add(&t->made, &made, 1);
         if (l->energy)
             td_energy_read(l->energy, after);
         if (is_warm_up)

@@ -190,6 +190,8 @@ static void add_model_test(row *r, const bench_output *o, const bench_test *t)
     add_times(r, o, t);
     add_number(r, "c", "c(n)", t->c);
     add_number(r, "host_us", "host, us", td_bench_summarize(&t->host_us).median);
+    add_count(r, "recordings", NULL, (double)t->made.n_recordings);
+    add_count(r, "recorded_ahead", NULL, (double)t->made.n_recorded_ahead);
     add_number(r, "experts", "experts", t->n_experts);
     add_number(r, "bytes_per_token", NULL, t->n_bytes / t->n_tokens);
     add_number(r, "gb_per_s", "GB/s", t->n_bytes / seconds * 1e-9);

@@ -130,6 +130,7 @@ struct td_device {
     const td_backend *backend;
     td_device_info info;
     uint64_t used_bytes, budget_bytes;
+    td_device_counts counts;
     struct { /* sabotage.h; of devices that it names, else 0 */
         td_op_kind kind;
         td_spoil how;
@@ -194,6 +195,7 @@ struct td_backend {
     bool (*program_run)(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
     /* All calls in one go; NULL: one after another by program_run. */
     bool (*programs_run)(const td_program_call *calls, uint32_t n_calls, td_err *err);
+    void (*program_expect)(td_program *p, uint32_t n_rows, uint32_t n_out); /* may be NULL */
     /* Rows of a tensor that the host cannot see. */
     const void *(*tensor_read)(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
     void (*program_free)(td_program *p);

@@ -135,6 +135,18 @@ void td_device_memory(const td_device *dev, uint64_t *used_bytes, uint64_t *budg
     *budget_bytes = dev->budget_bytes;
 }
 
+void td_device_get_counts(const td_device *dev, td_device_counts *out) { *out = dev->counts; }
+
+void td_device_counts_add(td_device_counts *sum, const td_device_counts *n, int factor)
+{
+    const uint64_t f = (uint64_t)(int64_t)factor;
+    sum->n_submissions += f * n->n_submissions;
+    sum->n_waits += f * n->n_waits;
+    sum->n_recordings += f * n->n_recordings;
+    sum->n_recorded_ahead += f * n->n_recorded_ahead;
+    sum->n_sets_written += f * n->n_sets_written;
+}
+
 bool td_device_measure_bandwidth(td_device *dev, double *bytes_per_s, td_err *err)
 {
     return dev->backend->measure_bandwidth(dev, bytes_per_s, err);
@@ -402,6 +414,13 @@ bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err
             if (!td_program_run(calls[i].p, calls[i].n_rows, calls[i].n_out, err))
                 return false;
     return true;
+}
+
+void td_program_expect(td_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    check_call(&(td_program_call){p, n_rows, n_out, 1});
+    if (p->dev->backend->program_expect)
+        p->dev->backend->program_expect(p, n_rows, n_out);
 }
 
 bool td_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err)

@@ -237,6 +237,23 @@ typedef struct {
  * once: on Vulkan one submission (more where they take long) and one wait. */
 bool td_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err);
 
+/* A hint: a run of these row counts will come soon. Vulkan records it while the device works on
+ * another run, if it is not recorded yet, and so, unasked, verifications of a row more and a row
+ * less. The last hint counts. It cannot fail: what did not work is done by the run itself. */
+void td_program_expect(td_program *p, uint32_t n_rows, uint32_t n_out);
+
+/* What a device did besides its ops' work, since it was opened. Vulkan; 0 on others. A run whose
+ * row counts are recorded is one submission (more where it takes long) and one wait. */
+typedef struct {
+    uint64_t n_submissions, n_waits; /* of runs and uploads */
+    uint64_t n_recordings;           /* of a program for row counts */
+    uint64_t n_recorded_ahead;       /* of those, while the device worked on a run */
+    uint64_t n_sets_written;         /* of descriptors */
+} td_device_counts;
+void td_device_get_counts(const td_device *dev, td_device_counts *out);
+/* sum += factor * n, for sums (1) and differences (-1). */
+void td_device_counts_add(td_device_counts *sum, const td_device_counts *n, int factor);
+
 /* -- where the time goes -------------------------------------------------------------------- */
 
 #define TD_OP_NAMES_MAX 128u /* entries that hold the ops of any model */

@@ -449,6 +449,13 @@ static void hand_over(td_tensor *from, td_tensor *to, uint32_t n_rows)
            (size_t)n_rows * td_tensor_get_params(from)->n_cols * 4);
 }
 
+void td_forward_expect(td_forward *f, td_mode mode, uint32_t n_rows, uint32_t n_out)
+{
+    f->expected = mode == TD_MODE_VERIFY ? &f->verify : &f->prefill;
+    f->n_expected_rows = n_rows;
+    f->n_expected_out = is_last(&f->params) ? n_out : 0;
+}
+
 static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err *err)
 {
     for (uint32_t i = 0; i < pass->n; i++) {
@@ -459,9 +466,12 @@ static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err
         } else if (i) {
             hand_over(f->far_out, f->returned, n_rows);
         }
+        if (f->expected)
+            td_program_expect(f->expected->items[i], f->n_expected_rows, f->n_expected_out);
         if (!td_program_run(pass->items[i], n_rows, f->n_out, err))
             return false;
     }
+    f->expected = NULL;
     return true;
 }
 

@@ -89,6 +89,10 @@ void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows);
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err);
 
+/* A hint: a run of so many rows, so many of them outputs, comes after the next one. Devices prepare
+ * for it while they work on that (device.h). */
+void td_forward_expect(td_forward *f, td_mode mode, uint32_t n_rows, uint32_t n_out);
+
 /* The token after output i of the last run, whose row was `row`: what td_sample would choose of its
  * logits. Mostly the device has said enough to tell (shortlist.h); else the logits are read.
  * *is_finite (may be NULL): they all are. */

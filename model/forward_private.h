@@ -56,6 +56,8 @@ struct td_forward {
     td_tensor *far_factor;                          /* as expert_factor */
     td_tensor *far_out;                             /* as returned */
     td_pass verify, prefill;
+    const td_pass *expected; /* and its rows, of the run after the next; or NULL */
+    uint32_t n_expected_rows, n_expected_out;
     /* Choosing tokens. */
     td_tensor *draws, *picks; /* I32 [outs][..], host-visible: td_draw, td_pick */
     td_tensor *parts;         /* I32 [outs][..] */

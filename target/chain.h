@@ -31,6 +31,8 @@ bool td_chain_forgets(const td_chain *chain);
 /* device.h's profile over all parts: times of ops of one name add up, of both programs. */
 bool td_chain_profile(td_chain *chain, bool is_on, td_err *err);
 uint32_t td_chain_op_times(const td_chain *chain, td_op_time *out, uint32_t max);
+/* Sums over the devices, each counted once. */
+td_device_counts td_chain_device_counts(const td_chain *chain);
 /* Sums over the parts, of verify runs and of prefill runs. */
 void td_chain_get_counts(const td_chain *chain, td_program_counts *verify,
                          td_program_counts *prefill);

@@ -123,6 +123,20 @@ void td_stage_add_busy(td_stage_info *info, const micro_batch *b, uint64_t busy_
     }
 }
 
+static bool is_forward(const td_queue_item *item)
+{
+    return ((const job *)item)->kind == JOB_FORWARD;
+}
+
+/* The next batch, if it waits here already, is prepared for while this one runs. */
+static void expect_next(stage *s)
+{
+    const job *next = (const job *)td_queue_find(&s->in, is_forward);
+    const micro_batch *b = next ? next->batch : NULL;
+    if (b && b->n_rows)
+        td_forward_expect(s->forward, b->mode, b->n_rows, td_min_u32(b->n_out, b->n_rows));
+}
+
 static void run_batch(stage *s, micro_batch *b)
 {
     const td_clock clock = td_clock_real();
@@ -143,6 +157,7 @@ static void run_batch(stage *s, micro_batch *b)
     }
     if (!td_forward_is_first(s->forward))
         td_forward_copy_input(s->forward, b->activations, b->n_rows);
+    expect_next(s);
     bool is_last = td_forward_is_last(s->forward);
     if (is_last)
         prepare_rows(s, b);

@@ -479,6 +479,88 @@ static void test_programs_run_together(void **state)
     td_device_destroy(&dev);
 }
 
+static td_device_counts counts_of(const td_device *dev)
+{
+    td_device_counts c;
+    td_device_get_counts(dev, &c);
+    return c;
+}
+
+/* One submission and one wait; nothing is made: no command buffer, no descriptors, no memory. */
+static void test_a_replayed_run_only_submits_and_waits(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 100, TD_MODE_VERIFY);
+    for (uint32_t i = 0; i < 8; i++) /* the first ones learn how the program is cut */
+        run_and_check(&f, 3);
+    for (uint32_t i = 0; i < 70; i++) { /* and one in 64 */
+        td_device_counts before = counts_of(dev);
+        uint64_t n_allocations = td_alloc_count();
+        run_and_check(&f, 3);
+        td_device_counts after = counts_of(dev);
+        assert_int_equal(td_alloc_count(), n_allocations);
+        assert_int_equal(after.n_submissions - before.n_submissions, 1);
+        assert_int_equal(after.n_waits - before.n_waits, 1);
+        assert_int_equal(after.n_recordings, before.n_recordings);
+        assert_int_equal(after.n_sets_written, before.n_sets_written);
+    }
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+}
+
+/* What is expected next is recorded between the submission of a run and the end of it: then the
+ * next run makes nothing, and computes the same. */
+static void test_the_next_run_is_recorded_while_one_runs(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 300, TD_MODE_PREFILL); /* of which no neighbours are guessed */
+    for (uint32_t i = 0; i < 8; i++) /* the first ones learn how the program is cut */
+        run_and_check(&f, 40);
+    td_device_counts before = counts_of(dev);
+    td_program_expect(f.p, 9, 0);
+    assert_int_equal(counts_of(dev).n_recordings, before.n_recordings); /* not in the hint */
+    run_and_check(&f, 40);
+    td_device_counts ahead = counts_of(dev);
+    assert_int_equal(ahead.n_recordings - before.n_recordings, 1);
+    assert_int_equal(ahead.n_recorded_ahead - before.n_recorded_ahead, 1);
+    assert_int_equal(ahead.n_waits - before.n_waits, 1);
+    run_and_check(&f, 9);
+    assert_int_equal(counts_of(dev).n_recordings, ahead.n_recordings);
+    td_program_expect(f.p, 9, 0); /* there it is: nothing to do */
+    run_and_check(&f, 40);
+    assert_int_equal(counts_of(dev).n_recordings, ahead.n_recordings);
+    destroy_fixture(&f);
+    /* A program that goes takes its hint along. */
+    f = make_fixture(dev, 30, TD_MODE_PREFILL);
+    fixture g = make_fixture(dev, 30, TD_MODE_PREFILL);
+    td_program_expect(f.p, 9, 0);
+    destroy_fixture(&f);
+    before = counts_of(dev);
+    run_and_check(&g, 2);
+    assert_int_equal(counts_of(dev).n_recordings - before.n_recordings, 1);
+    destroy_fixture(&g);
+    td_device_destroy(&dev);
+}
+
+/* A draft that grows or shrinks by a token finds its verification recorded. */
+static void test_rows_more_and_less_are_recorded_ahead(void **state)
+{
+    (void)state;
+    td_device *dev = open_device();
+    fixture f = make_fixture(dev, 3000, TD_MODE_VERIFY);
+    for (uint32_t n = 1; n <= 8; n++) /* on a software driver only what needs no other pipeline */
+        run_and_check(&f, n);
+    td_device_counts before = counts_of(dev);
+    for (uint32_t i = 0; i < 20 && counts_of(dev).n_recordings == before.n_recordings; i++)
+        run_and_check(&f, 8 - i % 8); /* until one takes longer than the host to look */
+    run_and_check(&f, 64);
+    assert_true(counts_of(dev).n_recorded_ahead > 0);
+    destroy_fixture(&f);
+    td_device_destroy(&dev);
+}
+
 static void test_tensors_the_host_cannot_see_are_read(void **state)
 {
     (void)state;
@@ -778,6 +860,9 @@ int main(void)
         cmocka_unit_test(test_long_programs_are_cut_into_submissions),
         cmocka_unit_test(test_barriers_only_where_data_flows),
         cmocka_unit_test(test_programs_run_together),
+        cmocka_unit_test(test_a_replayed_run_only_submits_and_waits),
+        cmocka_unit_test(test_the_next_run_is_recorded_while_one_runs),
+        cmocka_unit_test(test_rows_more_and_less_are_recorded_ahead),
         cmocka_unit_test(test_tensors_the_host_cannot_see_are_read),
         cmocka_unit_test(test_hazard_tracker_sees_every_kind),
         cmocka_unit_test(test_steps_are_ordered_by_what_they_wait_for),

@@ -80,6 +80,16 @@ static void correct(td_vk_program *p, const td_vk_recording *r, uint32_t first, 
             p->steps[r->parts[i].i_step].us_per_work *= factor;
 }
 
+static bool is_due(const td_vk_recording *r)
+{
+    return r->n_uses < LEARN_RUNS || r->n_uses % LEARN_EVERY == 0;
+}
+
+bool td_vk_learns(const td_vk_recording *r, double run_us)
+{
+    return is_due(r) || run_us > TD_VK_CHUNK_MAX_US;
+}
+
 void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us)
 {
     double total = 0;
@@ -95,7 +105,7 @@ void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_
     }
     bool is_short = r->n_chunks > 1 && total < 0.35 * TD_VK_CHUNK_US * (r->n_chunks - 1);
     r->is_stale = (is_long && can_cut) || is_short;
-    if (!r->is_stale && r->n_uses >= LEARN_RUNS && r->n_uses % LEARN_EVERY)
+    if (!r->is_stale && !is_due(r))
         return;
     if (n_us == r->n_chunks)
         for (uint32_t i = 0; i < n_us; i++)

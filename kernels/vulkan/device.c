@@ -219,6 +219,7 @@ static const td_backend backend = {
     .program_compile = td_vk_program_compile,
     .program_run = td_vk_program_run,
     .programs_run = td_vk_programs_run,
+    .program_expect = td_vk_program_expect,
     .tensor_read = td_vk_tensor_read,
     .program_free = td_vk_program_free,
     .program_profile = td_vk_program_profile,

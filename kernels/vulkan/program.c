@@ -61,6 +61,7 @@ static bool write_set(td_vk_program *p, td_vk_step *s, td_err *err)
         };
     }
     vkUpdateDescriptorSets(d->handle, s->key.n_bindings, writes, 0, NULL);
+    d->head.counts.n_sets_written++;
     return true;
 fail:
     return false;
@@ -158,6 +159,8 @@ void td_vk_program_free(td_program *program)
 {
     td_vk_program *p = (td_vk_program *)program;
     td_vk_device *d = (td_vk_device *)program->dev;
+    if (d->expected.p == p)
+        d->expected.p = NULL;
     for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++)
         td_vk_recording_free(p, &p->recordings[i]);
     if (!d->is_hung)
@@ -166,30 +169,103 @@ void td_vk_program_free(td_program *program)
     td_free(p->steps);
 }
 
-/* The recording for the row counts: one there is, or a new one in the slot unused for longest. */
-static td_vk_recording *find_recording(td_vk_program *p, uint32_t n_rows, uint32_t n_out,
-                                       bool is_repeated, td_err *err)
+/* The recording for the row counts, or the slot unused for longest. */
+static td_vk_recording *find_slot(td_vk_program *p, uint32_t n_rows, uint32_t n_out)
 {
     td_vk_recording *slot = &p->recordings[0];
-    for (uint32_t i = 0; i < TD_VK_RECORDINGS_MAX; i++) {
+    for (uint32_t i = 0; i < p->n_recordings; i++) {
         td_vk_recording *r = &p->recordings[i];
-        if (r->n_rows == n_rows && r->n_out == n_out) {
-            slot = r;
-            break;
-        }
+        if (r->n_rows == n_rows && r->n_out == n_out)
+            return r;
         if (r->last_use < slot->last_use)
             slot = r;
     }
+    return p->n_recordings < TD_VK_RECORDINGS_MAX ? &p->recordings[p->n_recordings] : slot;
+}
+
+static bool make_recording(td_vk_program *p, td_vk_recording *slot, uint32_t n_rows, uint32_t n_out,
+                           bool is_repeatable, td_err *err)
+{
+    td_vk_recording_free(p, slot);
+    p->n_recordings = td_max_u32(p->n_recordings, (uint32_t)(slot - p->recordings) + 1);
+    if (!td_vk_record(p, n_rows, n_out, is_repeatable, slot, err))
+        return false;
+    slot->last_use = p->n_runs;
+    return true;
+}
+
+/* The recording to run. */
+static td_vk_recording *find_recording(td_vk_program *p, uint32_t n_rows, uint32_t n_out,
+                                       bool is_repeated, td_err *err)
+{
+    td_vk_recording *slot = find_slot(p, n_rows, n_out);
     bool is_repeatable = is_repeated || (slot->n_rows == n_rows && slot->is_repeatable);
     if (slot->n_rows != n_rows || slot->n_out != n_out || slot->is_stale ||
-        is_repeatable != slot->is_repeatable) {
-        td_vk_recording_free(p, slot);
-        if (!td_vk_record(p, n_rows, n_out, is_repeatable, slot, err))
+        is_repeatable != slot->is_repeatable)
+        if (!make_recording(p, slot, n_rows, n_out, is_repeatable, err))
             return NULL;
-    }
     slot->last_use = ++p->n_runs;
     slot->n_uses++;
     return slot;
+}
+
+/* -- recording ahead ---------------------------------------------------------------------------
+ * Between a submission and its end the host has nothing to do. What the next run was said to be is
+ * recorded then; else what it may well be: a verification grows or shrinks by a row when a draft
+ * does. A guess takes neither a place that another recording has nor a pipeline that would have to
+ * be compiled (on a software driver), and none begins when the run has ended. */
+
+static bool has_pipelines(const td_vk_program *p, uint32_t n_rows, uint32_t n_out)
+{
+    for (uint32_t i = 0; i < p->n_steps; i++) {
+        const td_vk_step *s = &p->steps[i];
+        uint32_t rows = td_op_rows(s->op, n_rows, n_out);
+        if (rows && rows >= s->n_rows_min && !td_vk_step_dispatch(s, rows).pipeline->handle)
+            return false;
+    }
+    return true;
+}
+
+/* What fails is left to the run that needs it, which says so. */
+static void record_expected(td_vk_device *d)
+{
+    td_vk_program *p = d->expected.p;
+    d->expected.p = NULL;
+    if (!p)
+        return;
+    td_vk_recording *slot = find_slot(p, d->expected.n_rows, d->expected.n_out);
+    bool is_there = slot->n_rows == d->expected.n_rows && slot->n_out == d->expected.n_out;
+    /* The slot unused for longest is none of the run's: those are the last used, and few. */
+    if (!is_there)
+        make_recording(p, slot, d->expected.n_rows, d->expected.n_out, false, NULL);
+}
+
+static void record_guesses(td_vk_device *d, const td_program_call *run)
+{
+    td_vk_program *p = (td_vk_program *)run->p;
+    const td_program_params *params = &p->head.params;
+    if (params->mode != TD_MODE_VERIFY || p->head.is_profiled)
+        return;
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t n_rows = i ? run->n_rows - 1 : run->n_rows + 1;
+        uint32_t n_out =
+            run->n_out == run->n_rows ? td_min_u32(n_rows, params->n_out_max) : run->n_out;
+        if (n_rows < 1 || n_rows > params->n_rows_max ||
+            n_out > td_min_u32(n_rows, params->n_out_max))
+            continue;
+        td_vk_recording *slot = find_slot(p, n_rows, n_out);
+        if (!slot->n_rows && has_pipelines(p, n_rows, n_out) &&
+            vkGetFenceStatus(d->handle, d->fence) == VK_NOT_READY)
+            make_recording(p, slot, n_rows, n_out, run->n_times > 1, NULL);
+    }
+}
+
+void td_vk_program_expect(td_program *program, uint32_t n_rows, uint32_t n_out)
+{
+    td_vk_device *d = (td_vk_device *)program->dev;
+    d->expected.p = (td_vk_program *)program;
+    d->expected.n_rows = n_rows;
+    d->expected.n_out = n_out;
 }
 
 double td_vk_seconds(const td_vk_device *d, uint64_t from_ticks, uint64_t to_ticks)
@@ -295,12 +371,21 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
     uint64_t start_ns = td_clock_real_ns();
     if (!td_vk_submit(d, work, n_heads + n_calls, err))
         return false;
-    double us = (double)(td_clock_real_ns() - start_ns) * 1e-3 / calls[0].n_times;
+    if (d->is_running) {
+        record_expected(d);
+        if (td_vk_learns(recordings[0], 0)) /* not each time: the answer seldom changes */
+            record_guesses(d, &calls[0]);
+    }
+    if (!td_vk_finish(d, err))
+        return false;
+    double run_us = (double)(td_clock_real_ns() - start_ns) * 1e-3;
+    double us = run_us / calls[0].n_times;
     for (uint32_t i = 0; i < n_calls; i++) {
         td_vk_recording *r = recordings[i];
         if (r->is_profiled && r->n_parts)
             count_parts((td_vk_program *)calls[i].p, r);
-        learn((td_vk_program *)calls[i].p, r, n_calls == 1 ? &us : NULL);
+        if (td_vk_learns(r, run_us))
+            learn((td_vk_program *)calls[i].p, r, n_calls == 1 ? &us : NULL);
     }
     return true;
 }

@@ -205,6 +205,9 @@ bool td_vk_record(td_vk_program *p, uint32_t n_rows, uint32_t n_out, bool is_rep
                            .is_profiled = p->head.is_profiled,
                            .is_repeatable = is_repeatable,
                            .chunk_us = TD_VK_CHUNK_US};
+    td_vk_device *d = (td_vk_device *)p->head.dev;
+    d->head.counts.n_recordings++;
+    d->head.counts.n_recorded_ahead += d->is_running;
     r->n_parts = td_vk_plan(p, n_rows, n_out, p->plan);
     for (uint32_t i = 0; i < r->n_parts; i++)
         r->n_chunks += p->plan[i].begins_chunk;

@@ -1,8 +1,8 @@
 /* The queue. Command buffers are submitted together as long as they take little time, so that the
  * driver's watchdog sees short jobs; the last of a run signals the device's fence. (Not a timeline
  * semaphore: the GPU-assisted validation of layers 1.3.239 reports false timeouts with them.)
- * Waiting goes in slices and ends at a deadline: work that takes that long will not come back, and
- * the device is given up as lost and hung.
+ * Waiting ends at a deadline: work that takes that long will not come back, and the device is given
+ * up as lost and hung. It goes in slices, long ones: some drivers work for each.
  *
  * Test hook: TD_VK_LOSE_AFTER=n makes submission n + 1 and all later ones fail as a lost device. */
 #include "kernels/vulkan/vk.h"
@@ -44,6 +44,7 @@ bool td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *c
         infos[i] = (VkCommandBufferSubmitInfo){
             .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO, .commandBuffer = commands[i]};
     d->n_submissions++;
+    d->head.counts.n_submissions++;
     if (d->lose_after && d->n_submissions > d->lose_after)
         return td_vk_fail(d, VK_ERROR_DEVICE_LOST, "vkQueueSubmit2", err);
     VkSemaphoreSubmitInfo before = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO,
@@ -70,6 +71,7 @@ fail:
 bool td_vk_wait(td_vk_device *d, VkFence fence, td_err *err)
 {
     VkResult result = VK_TIMEOUT;
+    d->head.counts.n_waits++;
     /* A software driver shares its processor: on a busy machine it is slow, not lost. */
     const uint64_t deadline_ns =
         TD_VK_DEADLINE_NS * (d->head.info.kind == TD_DEVICE_SOFTWARE ? 10 : 1);
@@ -135,12 +137,21 @@ bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_e
         return true;
     if (!flush(d, &g, d->fence, err))
         goto fail;
-    return td_vk_wait(d, d->fence, err);
+    d->is_running = true;
+    return true;
 fail:
     /* What was submitted before may be running, and its objects must outlive it. */
     if (vkQueueSubmit2(d->queue, 0, NULL, d->fence) == VK_SUCCESS)
         td_vk_wait(d, d->fence, NULL);
     return false;
+}
+
+bool td_vk_finish(td_vk_device *d, td_err *err)
+{
+    if (!d->is_running) /* there was nothing to do */
+        return true;
+    d->is_running = false;
+    return td_vk_wait(d, d->fence, err);
 }
 
 bool td_vk_once_begin(td_vk_device *d, td_err *err)
@@ -164,7 +175,7 @@ bool td_vk_submit_once(td_vk_device *d, td_err *err)
 {
     VK_TRY(d, vkEndCommandBuffer(d->once));
     const td_vk_chunk chunk = {.commands = d->once};
-    return td_vk_submit(d, &(td_vk_work){&chunk, 1, 1, 0}, 1, err);
+    return td_vk_submit(d, &(td_vk_work){&chunk, 1, 1, 0}, 1, err) && td_vk_finish(d, err);
 fail:
     return false;
 }

@@ -37,7 +37,7 @@
 #define TD_VK_CACHE_PATH_MAX 4096u
 #define TD_VK_COMPILERS_MAX  16u /* threads */
 #define TD_VK_BATCH_MAX      64u /* command buffers of a submission */
-#define TD_VK_WAIT_SLICE_NS  100000000ull
+#define TD_VK_WAIT_SLICE_NS  10000000000ull
 #define TD_VK_DEADLINE_NS    60000000000ull
 
 /* `call` is one Vulkan function's: errors name it. */
@@ -178,6 +178,11 @@ typedef struct {
     VkSemaphore uploaded; /* signaled on the transfer queue, waited for by the next submission */
     bool has_uploads;     /* since it was signaled */
     bool is_signaled;     /* and not yet waited for */
+    bool is_running;      /* a run was submitted and is not waited for yet */
+    struct {              /* of the next run, as far as it was told */
+        struct td_vk_program *p; /* NULL: nothing was */
+        uint32_t n_rows, n_out;
+    } expected;
     bool is_lost;
     bool is_hung;                       /* work may still be running: nothing can be destroyed */
     uint64_t n_submissions, lose_after; /* lose_after 0: never */
@@ -409,7 +414,7 @@ typedef struct {
     bool is_stale;                   /* its chunks are too long or too short: record it anew */
 } td_vk_recording;
 
-typedef struct {
+typedef struct td_vk_program {
     td_program head;
     td_vk_step *steps;
     uint32_t n_steps;
@@ -417,6 +422,7 @@ typedef struct {
     td_vk_hazard hazard;
     td_vk_part *plan; /* scratch, [n_steps + TD_VK_CHUNKS_MAX] */
     td_vk_recording recordings[TD_VK_RECORDINGS_MAX];
+    uint32_t n_recordings; /* slots ever used: those behind are empty, and not looked at */
     uint64_t n_runs;
 } td_vk_program;
 
@@ -424,12 +430,16 @@ bool td_vk_program_compile(td_program *p, td_err *err);
 bool td_vk_program_run(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
 bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *err);
 void td_vk_program_free(td_program *p);
+void td_vk_program_expect(td_program *p, uint32_t n_rows, uint32_t n_out);
 bool td_vk_program_profile(td_program *p, bool is_on, td_err *err);
 
 /* chunks.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts;
  * returns the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured
- * times of the chunks (or of all, where n_us is 1) and says when the plan should be made anew. */
+ * times of the chunks (or of all, where n_us is 1) and says when the plan should be made anew.
+ * td_vk_learns: whether there is anything to learn of a run that took so long by the host's clock;
+ * asking a device for its times may take as long as a submission. */
 uint32_t td_vk_plan(td_vk_program *p, uint32_t n_rows, uint32_t n_out, td_vk_part *out);
+bool td_vk_learns(const td_vk_recording *r, double run_us);
 void td_vk_learn(td_vk_program *p, td_vk_recording *r, const double *us, uint32_t n_us);
 
 /* record.c: command buffers of a plan. The barrier orders all memory that `from` wrote or read
@@ -447,8 +457,10 @@ typedef struct { /* command buffers to run in order, all of them n_times over */
     double chunk_us; /* what each takes, about */
 } td_vk_work;
 
-/* Submits it all in order, as few submissions of about TD_VK_CHUNK_US, and waits for the last. */
+/* Submits it all in order, as few submissions of about TD_VK_CHUNK_US; td_vk_finish waits for the
+ * last. In between the host may record, but free nothing that was submitted. */
 bool td_vk_submit(td_vk_device *d, const td_vk_work *work, uint32_t n_work, td_err *err);
+bool td_vk_finish(td_vk_device *d, td_err *err);
 /* One submission; null handles are left out. Every submission goes through here. */
 bool td_vk_queue_submit(td_vk_device *d, VkQueue queue, const VkCommandBuffer *commands,
                         uint32_t n_commands, VkSemaphore wait_for, VkSemaphore signal,
