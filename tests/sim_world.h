@@ -55,7 +55,7 @@ typedef struct {
 
 typedef struct {
     uint64_t at_us, order;
-    bool is_verified;
+    bool is_verified, is_prefill;
     uint64_t batch;
     uint32_t sequence, epoch, position, n;
     uint32_t ids[TD_BATCH_ROWS_MAX];
@@ -175,6 +175,7 @@ static void forward(world *w, const td_action *a)
     event *e = push_event(w, pass_stages(w, a->n_rows) - w->now_us);
     e->is_verified = true;
     e->batch = a->batch;
+    e->is_prefill = a->is_prefill;
     for (uint32_t i = 0; i < a->n_rows; ++i) {
         const td_row *row = &a->rows[i];
         CHECK(w, row->slot < w->params.n_slots);
@@ -219,8 +220,11 @@ static void open_cache(world *w, const td_action *a)
 
 static void control(world *w, const td_action *a)
 {
-    if (a->kind == TD_ACT_CANCEL)
+    if (a->kind == TD_ACT_CANCEL) { /* never a prompt's chunk: others may have taken it over */
+        for (uint32_t i = 0; i < w->n_events; ++i)
+            CHECK(w, w->events[i].batch != a->batch || !w->events[i].is_prefill);
         return;
+    }
     CHECK(w, a->slot < w->params.n_slots);
     toy_cache *cache = &w->target[a->slot];
     if (a->kind == TD_ACT_OPEN) {

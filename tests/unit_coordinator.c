@@ -417,6 +417,56 @@ static void test_coordinator_keeps_the_prefix_that_ended_last(void **state)
     }
 }
 
+/* A prompt that is cancelled while chunks of it are under way, at every place where that can be: what
+ * is taken over of it has been sent to the target, is never cancelled there, and is committed
+ * before it is taken over, in the order of the one queue. */
+static void test_coordinator_shares_of_a_cancelled_prompt_only_what_is_computed(void **state)
+{
+    (void)state;
+    uint32_t ids[13] = {0}, n_shared_most = 0;
+    for (uint32_t n_actions = 1; n_actions <= 8; ++n_actions) {
+        td_coordinator_params params = params_of(2, 0);
+        params.can_share = true;
+        params.page_positions = 4;
+        params.n_batches_max = 3;
+        td_coordinator *c = create(&params);
+        td_sequence_params begun = {.prompt = ids, .n_prompt = TD_COUNT(ids), .n_predict = 5};
+        uint64_t in_flight[3];
+        uint32_t q[2], n_in_flight = 0, n_sent = 0, n_committed = 0;
+        td_action a = {0};
+        assert_true(td_coordinator_add(c, &begun, 0, &q[0], NULL));
+        for (uint32_t i = 0;; ++i) {
+            if (i == n_actions) {
+                td_coordinator_cancel(c, q[0], 0);
+                assert_true(td_coordinator_add(c, &begun, 0, &q[1], NULL));
+            }
+            if (!td_coordinator_next(c, &a)) { /* the oldest batch is answered */
+                assert_true(n_in_flight > 0);
+                td_coordinator_on_verified(c, in_flight[0], (uint32_t[]){7}, NULL, 0);
+                memmove(in_flight, in_flight + 1, --n_in_flight * sizeof *in_flight);
+                continue;
+            }
+            assert_int_not_equal(a.kind, TD_ACT_CANCEL);
+            assert_false(a.kind == TD_ACT_CLOSE && n_sent > 0);
+            if (a.kind == TD_ACT_OPEN && i >= n_actions)
+                break;
+            if (a.kind == TD_ACT_FORWARD) {
+                in_flight[n_in_flight++] = a.batch;
+                n_sent = a.rows[a.n_rows - 1].position + 1;
+            } else if (a.kind == TD_ACT_COMMIT) {
+                assert_true(a.length <= n_sent);
+                n_committed = a.length;
+            }
+        }
+        assert_int_equal(a.sequence, q[1]);
+        assert_true(a.length <= n_committed);
+        assert_true(a.length == 0 || a.from_slot != a.slot);
+        n_shared_most = td_max_u32(n_shared_most, a.length);
+        td_coordinator_destroy(&c);
+    }
+    assert_int_equal(n_shared_most, 12); /* of 13, the last of which is always run */
+}
+
 static void test_coordinator_alternates_prompts_and_rounds(void **state)
 {
     (void)state;
@@ -700,6 +750,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_serves_those_who_waited_first),
         cmocka_unit_test(test_coordinator_cancel_before_open_says_nothing_to_the_target),
         cmocka_unit_test(test_coordinator_keeps_the_prefix_that_ended_last),
+        cmocka_unit_test(test_coordinator_shares_of_a_cancelled_prompt_only_what_is_computed),
         cmocka_unit_test(test_coordinator_alternates_prompts_and_rounds),
         cmocka_unit_test(test_coordinator_begins_in_silence),
         cmocka_unit_test(test_coordinator_feeds_long_prompts_in_pieces),

@@ -385,6 +385,41 @@ static void test_send_to_a_peer_that_has_gone(void **state)
     td_transport_destroy(&t);
 }
 
+/* More than is taken at a time waits when the peer dies, and nobody reads for longer than any timer of
+ * the library's: libzmq 4.3 with heartbeats of its own ends the process in that state. */
+static void test_a_peer_may_die_while_nobody_reads(void **state)
+{
+    (void)state;
+    enum { MESSAGES = 64 };
+    socket_dir d;
+    socket_dir_make(&d);
+    td_transport *t = td_transport_create(NULL);
+    td_link *links[2] = {must_open(t, d.endpoint, TD_LINK_BIND)};
+    td_route route;
+    uint32_t n_read = 0;
+    links[1] = must_open(t, d.endpoint, TD_LINK_CONNECT);
+    must_send(links[1], 0, "hello", 5);
+    must_recv(links[0], rx, &route);
+    for (uint32_t i = 0; i < MESSAGES; i++)
+        must_send(links[1], 0, &i, sizeof i);
+    usleep(200000); /* they are on their way */
+    td_link_close(&links[1], false);
+    usleep(1300000);
+    for (size_t n = 1; n > 0; n_read += n > 0) {
+        td_link_poll_item item = {.link = links[0]};
+        assert_true(td_link_poll(&item, 1, 100000, NULL));
+        assert_true(td_link_recv(links[0], rx, &n, &route, NULL));
+    }
+    assert_in_range(n_read, 16, MESSAGES);
+    links[1] = must_open(t, d.endpoint, TD_LINK_CONNECT);
+    must_send(links[1], 0, "again", 5);
+    assert_int_equal(must_recv(links[0], rx, &route), 5);
+    td_link_close(&links[1], false);
+    td_link_close(&links[0], false);
+    td_transport_destroy(&t);
+    socket_dir_remove(&d);
+}
+
 static void test_poll_wakes_for_links_and_descriptors(void **state)
 {
     (void)state;
@@ -542,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_second_bind_is_refused_and_does_no_harm),
         cmocka_unit_test(test_slow_peer_gets_everything_in_order),
         cmocka_unit_test(test_send_to_a_peer_that_has_gone),
+        cmocka_unit_test(test_a_peer_may_die_while_nobody_reads),
         cmocka_unit_test(test_poll_wakes_for_links_and_descriptors),
         cmocka_unit_test(test_memory_link_keeps_order_without_faults),
         cmocka_unit_test(test_memory_link_replays_from_its_seed),

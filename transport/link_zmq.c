@@ -8,7 +8,11 @@
  *
  * High-water marks are small (16 messages), so that a slow peer is felt soon; a burst, such as
  * a long prompt in FEED messages, waits in a byte ring of our own. The ring keeps the order per
- * link: as long as it holds anything, later messages join its end. */
+ * link: as long as it holds anything, later messages join its end.
+ *
+ * The library's own heartbeats are off. Where a peer dies while more than the mark lies unread, their
+ * timer meets a connection that is half gone, and libzmq (4.3.4 and later) ends the process. The
+ * kernel finds dead cables as well, and peer.h pings by itself. */
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -125,13 +129,14 @@ static bool set_options(const zmq_link *l, td_err *err)
     static const struct {
         int option, value;
     } options[] = {
-        {ZMQ_LINGER, 0},               /* td_link_close raises it for a clean end */
-        {ZMQ_SNDHWM, 16},              /* messages */
-        {ZMQ_RCVHWM, 16},              /* messages */
-        {ZMQ_HANDSHAKE_IVL, 5000},     /* ms; a silent stranger is hung up on */
-        {ZMQ_HEARTBEAT_IVL, 1000},     /* ms; finds a dead cable, not hung work: see peer.h */
-        {ZMQ_HEARTBEAT_TIMEOUT, 3000}, /* ms */
-        {ZMQ_HEARTBEAT_TTL, 3000},     /* ms */
+        {ZMQ_LINGER, 0},           /* td_link_close raises it for a clean end */
+        {ZMQ_SNDHWM, 16},          /* messages */
+        {ZMQ_RCVHWM, 16},          /* messages */
+        {ZMQ_HANDSHAKE_IVL, 5000}, /* ms; a silent stranger is hung up on */
+        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE_IDLE, 5},  /* s; finds a dead cable, not hung work: see peer.h */
+        {ZMQ_TCP_KEEPALIVE_INTVL, 2}, /* s */
+        {ZMQ_TCP_KEEPALIVE_CNT, 3},
         {ZMQ_IMMEDIATE, 1},            /* nothing is queued towards a peer that is not there */
         {ZMQ_RECONNECT_IVL, 100},      /* ms */
         {ZMQ_RECONNECT_IVL_MAX, 5000}, /* ms */
