@@ -190,7 +190,7 @@ void td_op_gather(td_program *p, td_view x, td_tensor *rows, td_view y);
 #define TD_TOP_WINDOW     0x1p-8f /* of scores, below; far above what they err by */
 #define TD_TOP_LIST       256u    /* of the largest logits of a row, at most */
 #define TD_TOP_RECENT     64u     /* tokens that are penalized, at most */
-#define TD_TOP_MASS_ERROR 0x1p-12 /* relative, of td_pick.mass; far above what it errs by */
+#define TD_TOP_MASS_ERROR 0x1p-10 /* relative, of td_pick.mass; far above what it errs by */
 #define TD_DRAW_WORDS     80u
 #define TD_PART_WORDS     532u
 #define TD_PICK_WORDS     592u
@@ -227,8 +227,9 @@ typedef struct {
 
 /* The result of a row. n <= TD_TOP_CANDIDATES: the winner over all tokens that are not recent is
  * among the candidates, and only the caller's own arithmetic tells which (one candidate needs
- * none). Above: that is not known. list: the n_list largest logits in descending order, ties to the
- * lower id, -0 as 0; as many as are wanted, or all; or none, where too many are alike. */
+ * none). Above: that is not known. Those that min-p or top-p is known to take away need not take
+ * part. list: the n_list largest logits in descending order, ties to the lower id, -0 as 0; as many
+ * as are wanted, or all, or as many as end min-p or top-p; or none, where too many are alike. */
 typedef struct {
     uint32_t n;
     uint32_t is_finite; /* no logit is NaN or infinite, recent ones included */
@@ -250,8 +251,9 @@ void td_draw_push(td_draw *d, uint32_t token);
  * s = log2(e) (x - max) / T - log2 E is within TD_TOP_WINDOW of the chunk's best; the chunk's mass,
  * and the largest of each eight logits. Scores are f32 and err by less than a quarter of the
  * window: among those that can win (within 38 of the largest, as 2^-33 <= E < 23) each of about ten
- * roundings is below 2^-18, and Vulkan allows log2 3 ulp. The mass errs by less than 2^-14: terms
- * below 2^-40 do not count, and of the others the exponent errs by 2^-17, exp2 by 83 ulp. logits:
+ * roundings is below 2^-18, and Vulkan allows log2 3 ulp. The mass errs by less than 2^-11: terms
+ * below 2^-40 do not count, of the others the exponent errs by 2^-17, exp2 by 83 ulp, and each 16 of
+ * them are rounded to 2^-19 (of a chunk's mass, which is 1 at least, 256 roundings). logits:
  * ROWS_OUT; draws: I32 [n_out][TD_DRAW_WORDS]; parts: I32 [n_out][chunks * TD_PART_WORDS], of
  * private layout. */
 void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts);

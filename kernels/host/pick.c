@@ -12,6 +12,8 @@
 #include <string.h>
 
 #define ENTRIES_MAX (TD_TOP_LIST + TD_TOP_RECENT)
+#define FEW         64u   /* of the list, tried first */
+#define SLACK       0.001 /* above what masses err by */
 
 typedef struct {
     double score; /* log2 of its weight relative to the largest logit that is not recent */
@@ -133,9 +135,9 @@ static int32_t first_bound(const td_part *part, uint32_t n)
 }
 
 static void pick_largest(const td_part *parts, uint32_t n_parts, const float *x, uint32_t n_cols,
-                         const td_draw *draw, td_pick *pick)
+                         const td_draw *draw, uint32_t n_max, td_pick *pick)
 {
-    heap h = {.n_max = td_min_u32(draw->n_list, TD_TOP_LIST)};
+    heap h = {.n_max = n_max};
     int32_t bound = first_bound(&parts[0], h.n_max);
     for (uint32_t i = 0; i < n_parts; i++) {
         for (uint32_t k = 0; k < TD_TOP_GROUPS && parts[i].key_max >= bound; k++)
@@ -199,6 +201,35 @@ static uint32_t merge(const td_pick *pick, entry *recent, uint32_t n_recent, ent
         out[at] = recent[i];
     }
     return n;
+}
+
+/* Do top-p and min-p end within the list, told by more than masses err? */
+static bool is_enough(const td_draw *draw, const td_pick *pick, uint32_t n_cols)
+{
+    entry recent[TD_TOP_RECENT];
+    double total = (double)pick->mass, listed = 0, w = 0;
+    uint32_t n_recent = add_recent(draw, pick, n_cols, recent);
+    for (uint32_t i = 0; i < n_recent; i++)
+        total += exp2((recent[i].x - (double)pick->max) * (double)draw->scale);
+    for (uint32_t i = 0; i < pick->n_list; i++) {
+        w = exp2(((double)pick->list[i].logit - (double)pick->max) * (double)draw->scale);
+        listed += w;
+    }
+    bool is_by_p = draw->has_mass && listed * (1 - SLACK) > (double)draw->top_p * total;
+    return is_by_p || w < (double)draw->min_p * (1 - SLACK);
+}
+
+/* The list; a few first, where the chain may end before them. */
+static void find_list(const td_part *parts, uint32_t n_parts, const float *x, uint32_t n_cols,
+                      const td_draw *draw, td_pick *pick)
+{
+    uint32_t n = td_min_u32(draw->n_list, TD_TOP_LIST);
+    if (n > FEW && !draw->top_k && (draw->top_p == 1 || draw->has_mass)) {
+        pick_largest(parts, n_parts, x, n_cols, draw, FEW, pick);
+        if (is_enough(draw, pick, n_cols))
+            return;
+    }
+    pick_largest(parts, n_parts, x, n_cols, draw, n, pick);
 }
 
 /* Of the merged entries, by top-k, top-p and min-p. Where the list ends before they do, the winner
@@ -297,7 +328,7 @@ void td_host_pick(const td_op *op, uint32_t row)
         if (parts[i].key_max != INT32_MIN)
             pick->mass += parts[i].mass * exp2f(offset_of(&parts[i], draw, pick));
     if (draw->n_list && key_max != INT32_MIN)
-        pick_largest(parts, n_parts, x, n_cols, draw, pick);
+        find_list(parts, n_parts, x, n_cols, draw, pick);
     choose(draw, n_cols, (double)best, pick);
 }
 

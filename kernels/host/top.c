@@ -17,6 +17,7 @@ typedef struct {
     uint32_t first, n;
     const td_draw *draw;
     double max;
+    double least; /* log2 of the weight, relative to max, below which a token need not race */
     int32_t keys[TD_TOP_CHUNK]; /* INT32_MIN: no number, a recent token, or behind the row's end */
 } chunk;
 
@@ -58,6 +59,14 @@ static void enter(const chunk *c, uint32_t id, double s, td_part *part)
     part->candidates[part->n++].logit = c->x[id - c->first];
 }
 
+/* What min-p or top-p takes away need not race. The row's largest weight is no less than the chunk's;
+ * of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind it. */
+static double least_logit(const td_draw *d, uint32_t n)
+{
+    double least = fmax((double)d->min_p, (1 - (double)d->top_p) / n);
+    return least > 0 ? log2(least) - SLACK : -HUGE_VAL;
+}
+
 /* The race of a chunk. Bounds as in model/sampling.c: what cannot reach the best costs no log. */
 static void race(const chunk *c, td_part *part)
 {
@@ -69,7 +78,7 @@ static void race(const chunk *c, td_part *part)
         for (uint32_t k = 0; k < n; k++) {
             double logit = ((double)c->x[i + k] - c->max) * (double)d->scale;
             double needed = (double)part->best - SLACK; /* -log2 E must be above needed - logit */
-            if (logit - NOISE_LOG2 < needed || c->keys[i + k] == INT32_MIN)
+            if (logit < c->least || logit - NOISE_LOG2 < needed || c->keys[i + k] == INT32_MIN)
                 continue;
             if (!has_bits) {
                 const uint32_t counter[4] = {(c->first + i) / 4, d->position[0], d->position[1], 0};
@@ -172,6 +181,7 @@ void td_host_top(const td_op *op, uint32_t row, uint32_t i_chunk, td_host_exp_ro
     if (part->key_max == INT32_MIN || !part->is_finite)
         return;
     c.max = (double)td_top_value(part->key_max);
+    c.least = least_logit(draw, op->in[0].n_cols);
     if (draw->kind == TD_DRAW_RACE)
         race(&c, part);
     if (draw->has_mass)

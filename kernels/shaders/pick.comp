@@ -5,7 +5,8 @@
  * these 2048 maxima, found by halving, is reached by at least n logits, and mostly by few more.
  * Those are fetched, group by group, and the rank of each is the number of those before it, so that
  * what is written does not depend on the order in which they came. The same loop adds up the mass
- * before each, which is all that top-p asks.
+ * before each, which is all that top-p asks. As it takes every pair, few are tried first where
+ * top-p or min-p may end before them.
  *
  * An entry is a logit of the list or, behind them, of a recent token, with its penalty. */
 #version 460
@@ -22,6 +23,7 @@ layout(set = 0, binding = 3) buffer pick_ints { int picks[]; };
 
 #define LANES    256u
 #define SETS     8u
+#define FEW      64u                  /* of the list, tried first */
 #define FOUND    1024u                /* entries of the list at first */
 #define ENTRIES  (FOUND + TOP_RECENT) /* and recent ones */
 #define OWN      5u                   /* ENTRIES / LANES, rounded up */
@@ -35,6 +37,7 @@ layout(set = 0, binding = 3) buffer pick_ints { int picks[]; };
 
 #define NO_ID    0xffffffffu
 #define ONE      1048576.0 /* weight of the first entry; a sum of all is below 2^31 */
+#define SLACK    0.001     /* above what masses and weights err by */
 
 shared int keys[ENTRIES];
 shared uint ids[ENTRIES];
@@ -42,6 +45,7 @@ shared uint weights[ENTRIES]; /* whole numbers: sums of no order; at first the g
 shared uint counts[3];
 shared uint n_odd, n_found, n_groups, n_entries, n_dropped;
 shared uint listed, recent; /* weights */
+shared uint least_weight;
 shared int least, first_key;
 shared struct {
     int key;
@@ -246,6 +250,58 @@ void complete(uint n, float largest, float scale)
     barrier();
 }
 
+/* Do top-p and min-p end within the n entries of the list, told by more than sums and masses err? */
+bool is_enough(uint n, float mass, float largest, float scale)
+{
+    for (uint i = t; i < n_entries; i += LANES) {
+        if (i >= n) {
+            atomicAdd(recent, weights[i]);
+            continue;
+        }
+        atomicAdd(listed, weights[i]);
+        atomicMin(least_weight, weights[i]);
+    }
+    barrier();
+    float total = mass * exp2((largest - top_value(first_key)) * scale) * ONE + float(recent);
+    float top_p = draw_float(DRAW_TOP_P), min_p = draw_float(DRAW_MIN_P);
+    bool is_by_p = top_p < 1.0 && float(listed) * (1.0 - SLACK) > top_p * total;
+    return is_by_p || float(least_weight) < min_p * (ONE * (1.0 - SLACK));
+}
+
+/* Entries of the list as many as are wanted, or as do; their number. */
+uint list(uint n_list, int key_max, float mass, float largest, float scale)
+{
+    uint n_recent = uint(draws[i_draw + DRAW_N_RECENT]), n = 0u;
+    bool is_whole = draw_float(DRAW_TOP_P) == 1.0 || draws[i_draw + DRAW_HAS_MASS] != 0;
+    bool is_tried = n_list > FEW && is_whole && draws[i_draw + DRAW_TOP_K] == 0;
+    for (uint n_wanted = is_tried ? FEW : n_list;; n_wanted = n_list) {
+        barrier();
+        if (t == 0u) {
+            n_found = 0u;
+            n_groups = 0u;
+            least = 0x7fffffff;
+            least_weight = 0xffffffffu;
+        }
+        if (t < 3u)
+            counts[t] = 0u;
+        barrier();
+        fetch(find_bound(n_wanted, key_max));
+        n = n_found > FOUND ? 0u : n_found;
+        if (n > 0u || n_recent > 0u)
+            complete(n, largest, scale);
+        if (n_wanted == n_list)
+            return n;
+        bool has_all = n > 0u && is_enough(n, mass, largest, scale);
+        barrier();
+        if (t == 0u) {
+            listed = 0u;
+            recent = 0u;
+        }
+        if (has_all)
+            return n;
+    }
+}
+
 /* The list is written in order. The device's own choice is the winner of those that top-k, top-p
  * and min-p keep; where the list ends before they do, it is the winner of all. */
 uint choose(uint n, float mass, float largest, float scale, float score, uint token)
@@ -319,14 +375,10 @@ void main()
     if (t == 0u) {
         n_odd = 0u;
         n_found = 0u;
-        n_groups = 0u;
         n_dropped = 0u;
         listed = 0u;
         recent = 0u;
-        least = 0x7fffffff;
     }
-    if (t < 3u)
-        counts[t] = 0u;
     if (t < 4u) {
         best[t].key = KEY_NONE;
         best[t].id = NO_ID;
@@ -358,17 +410,13 @@ void main()
     if (is_race)
         race(largest, scale, score, token);
     uint n_race = n_found;
-    barrier();
-    if (t == 0u)
-        n_found = 0u;
-    barrier();
     uint n = 0u, n_recent = uint(draws[i_draw + DRAW_N_RECENT]);
-    if (n_list > 0u && is_finite && has_key) {
-        fetch(find_bound(n_list, key));
-        n = n_found > FOUND ? 0u : n_found;
-    }
+    if (n_list > 0u && is_finite && has_key)
+        n = list(n_list, key, mass, largest, scale);
+    else if (is_finite && n_recent > 0u)
+        complete(0u, largest, scale);
     if (is_finite && (n > 0u || n_recent > 0u)) {
-        complete(n, largest, scale);
+        barrier();
         if (kind != KIND_GREEDY && kind != KIND_NONE) {
             token = choose(n, mass, largest, scale, score, token);
         } else {

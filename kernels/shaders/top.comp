@@ -18,15 +18,27 @@ layout(set = 0, binding = 2) buffer part_ints { int parts[]; };
 #define LANES    256u
 #define GROUPS   4u
 #define FAR_DOWN -1e30
+#define MASS_ONE 524288.0 /* 2^19 */
 
 /* Largest and least of all lanes come by atomics, which need a barrier each, not one a level. */
 shared int key_max, score_max;
-shared float sums[LANES];
+shared uint mass; /* in units, whose sum has no order; of TOP_CHUNK terms, none above 1 */
 shared uint marks[TOP_CHUNK / 32u]; /* recent tokens */
 shared uint id_max, n_odd, n_found;
 
 /* A score that cannot win: 2^-33 <= E < 23, and the chunk's largest logit scores above -5. */
 #define NO_CHANCE -40.0
+#define SLACK     0.0625 /* far above what scores and a logarithm err by */
+
+/* What min-p or top-p takes away need not race. The row's largest weight is no less than the chunk's;
+ * of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind it. */
+float least_logit(uint i_draw)
+{
+    float top_p = intBitsToFloat(draws[i_draw + DRAW_TOP_P]);
+    float min_p = intBitsToFloat(draws[i_draw + DRAW_MIN_P]);
+    float least = max(max(min_p, (1.0 - top_p) / float(p.n_cols)), exp2(NO_CHANCE));
+    return log2(least) - SLACK;
+}
 
 void main()
 {
@@ -42,6 +54,7 @@ void main()
     if (t == 0u) {
         n_odd = 0u;
         n_found = 0u;
+        mass = 0u;
         id_max = 0xffffffffu;
         key_max = KEY_NONE;
         score_max = KEY_NONE;
@@ -88,44 +101,40 @@ void main()
     bool is_race = draws[i_draw] == KIND_RACE && is_good;
     bool has_mass = draws[i_draw + DRAW_HAS_MASS] != 0 && is_good;
     float largest = top_value(key_max), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
-    float best = FAR_DOWN, sum = 0.0;
-    if (is_race || has_mass) {
-        uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
-        uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
-        for (uint g = 0u; g < GROUPS; g++) {
-            uint i = first + 4u * (t + LANES * g);
-            vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
-                              values[4u * g + 3u]);
-            logit = (logit - largest) * scale;
+    float best = FAR_DOWN, sum = 0.0, least = least_logit(i_draw);
+    uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
+    uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
+    /* Loops instead of branches: a software driver passes over these where no invocation enters. */
+    for (uint i = has_mass ? 0u : 4u * GROUPS; i < 4u * GROUPS; i++)
+        sum += (taking >> i & 1u) != 0u ? exp2((values[i] - largest) * scale) : 0.0;
+    for (uint g = is_race ? 0u : GROUPS; g < GROUPS; g++) {
+        uint i = first + 4u * (t + LANES * g);
+        vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
+                          values[4u * g + 3u]);
+        logit = (logit - largest) * scale;
+        for (uint k = 0u; k < 4u; k++)
+            logit[k] = (taking >> (4u * g + k) & 1u) != 0u ? logit[k] : FAR_DOWN;
+        vec4 score = vec4(FAR_DOWN);
+        for (uint n = any(greaterThan(logit, vec4(least))) ? 1u : 0u; n > 0u; n--) {
+            uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
             for (uint k = 0u; k < 4u; k++)
-                logit[k] = (taking >> (4u * g + k) & 1u) != 0u ? logit[k] : FAR_DOWN;
-            if (has_mass)
-                sum += (exp2(logit[0]) + exp2(logit[1])) + (exp2(logit[2]) + exp2(logit[3]));
-            vec4 score = vec4(FAR_DOWN);
-            if (is_race && any(greaterThan(logit, vec4(NO_CHANCE)))) {
-                uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
-                for (uint k = 0u; k < 4u; k++)
-                    if (logit[k] > NO_CHANCE)
-                        score[k] = logit[k] - top_log2_noise(bits[k]);
-            }
-            for (uint k = 0u; k < 4u; k++) {
-                best = max(best, score[k]);
-                values[4u * g + k] = score[k];
-            }
+                if (logit[k] > least)
+                    score[k] = logit[k] - top_log2_noise(bits[k]);
+        }
+        for (uint k = 0u; k < 4u; k++) {
+            best = max(best, score[k]);
+            values[4u * g + k] = score[k];
         }
     }
     if (is_race)
         atomicMax(score_max, top_key(best));
-    sums[t] = sum;
+    if (has_mass)
+        atomicAdd(mass, uint(sum * MASS_ONE + 0.5));
     barrier();
-    for (uint n = has_mass ? LANES / 2u : 0u; n > 0u; n >>= 1) {
-        if (t < n)
-            sums[t] += sums[t + n];
-        barrier();
-    }
+    float own = best;
     best = is_race ? top_value(score_max) : FAR_DOWN;
     if (is_race)
-        for (uint i = 0u; i < 4u * GROUPS; i++)
+        for (uint i = own >= best - TOP_WINDOW ? 0u : 4u * GROUPS; i < 4u * GROUPS; i++)
             if (values[i] > FAR_DOWN && values[i] >= best - TOP_WINDOW) {
                 uint token = first + 4u * (t + LANES * (i / 4u)) + i % 4u;
                 uint slot = atomicAdd(n_found, 1u);
@@ -143,6 +152,6 @@ void main()
         parts[i_part + PART_FINITE] = n_odd == 0u ? 1 : 0;
         parts[i_part + PART_N] = int(n_found);
         parts[i_part + PART_BEST] = floatBitsToInt(best);
-        parts[i_part + PART_MASS] = floatBitsToInt(sums[0]);
+        parts[i_part + PART_MASS] = floatBitsToInt(float(mass) / MASS_ONE);
     }
 }
