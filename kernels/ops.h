@@ -252,8 +252,8 @@ void td_draw_push(td_draw *d, uint32_t token);
  * and the largest of each eight logits. Scores are f32 and err by less than a quarter of the
  * window: among those that can win (within 38 of the largest, as 2^-33 <= E < 23) each of about ten
  * roundings is below 2^-18, and Vulkan allows log2 3 ulp. The mass errs by less than 2^-11: terms
- * below 2^-40 do not count, of the others the exponent errs by 2^-17, exp2 by 83 ulp, and each 16 of
- * them are rounded to 2^-19 (of a chunk's mass, which is 1 at least, 256 roundings). logits:
+ * below 2^-40 do not count, of the others the exponent errs by 2^-17, exp2 by 83 ulp, and 16 at a
+ * time are rounded to 2^-19 (256 roundings in a chunk, whose mass is 1 at least). logits:
  * ROWS_OUT; draws: I32 [n_out][TD_DRAW_WORDS]; parts: I32 [n_out][chunks * TD_PART_WORDS], of
  * private layout. */
 void td_op_top(td_program *p, td_view logits, td_tensor *draws, td_tensor *parts);

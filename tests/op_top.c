@@ -55,8 +55,8 @@ static bool is_recent(const sight *s, uint32_t id)
     return false;
 }
 
-/* Does top-p or min-p end with the last of the list? mass: of all that are not recent. Penalties are
- * left to the comparison of tokens. */
+/* Does top-p or min-p end with the last of the list? mass: of all that are not recent. Penalties
+ * are left to the comparison of tokens. */
 static bool ends_within(const sight *s, double mass)
 {
     const td_draw *d = s->draw;

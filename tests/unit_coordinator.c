@@ -417,8 +417,8 @@ static void test_coordinator_keeps_the_prefix_that_ended_last(void **state)
     }
 }
 
-/* A prompt that is cancelled while chunks of it are under way, at every place where that can be: what
- * is taken over of it has been sent to the target, is never cancelled there, and is committed
+/* A prompt that is cancelled while chunks of it are under way, at every place where that can be:
+ * what is taken over of it has been sent to the target, is never cancelled there, and is committed
  * before it is taken over, in the order of the one queue. */
 static void test_coordinator_shares_of_a_cancelled_prompt_only_what_is_computed(void **state)
 {

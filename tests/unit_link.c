@@ -385,8 +385,8 @@ static void test_send_to_a_peer_that_has_gone(void **state)
     td_transport_destroy(&t);
 }
 
-/* More than is taken at a time waits when the peer dies, and nobody reads for longer than any timer of
- * the library's: libzmq 4.3 with heartbeats of its own ends the process in that state. */
+/* More than is taken at a time waits when the peer dies, and nobody reads for longer than any timer
+ * of the library's: libzmq 4.3 with heartbeats of its own ends the process in that state. */
 static void test_a_peer_may_die_while_nobody_reads(void **state)
 {
     (void)state;

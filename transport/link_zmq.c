@@ -10,9 +10,9 @@
  * a long prompt in FEED messages, waits in a byte ring of our own. The ring keeps the order per
  * link: as long as it holds anything, later messages join its end.
  *
- * The library's own heartbeats are off. Where a peer dies while more than the mark lies unread, their
- * timer meets a connection that is half gone, and libzmq (4.3.4 and later) ends the process. The
- * kernel finds dead cables as well, and peer.h pings by itself. */
+ * The library's own heartbeats are off. Where a peer dies while more than the mark lies unread,
+ * their timer meets a connection that is half gone, and libzmq (4.3.4 and later) ends the process.
+ * The kernel finds dead cables as well, and peer.h pings by itself. */
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"

@@ -59,8 +59,9 @@ static void enter(const chunk *c, uint32_t id, double s, td_part *part)
     part->candidates[part->n++].logit = c->x[id - c->first];
 }
 
-/* What min-p or top-p takes away need not race. The row's largest weight is no less than the chunk's;
- * of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind it. */
+/* What min-p or top-p takes away need not race. The row's largest weight is no less than the
+ * chunk's; of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind
+ * it. */
 static double least_logit(const td_draw *d, uint32_t n)
 {
     double least = fmax((double)d->min_p, (1 - (double)d->top_p) / n);

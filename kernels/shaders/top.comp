@@ -30,8 +30,9 @@ shared uint id_max, n_odd, n_found;
 #define NO_CHANCE -40.0
 #define SLACK     0.0625 /* far above what scores and a logarithm err by */
 
-/* What min-p or top-p takes away need not race. The row's largest weight is no less than the chunk's;
- * of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind it. */
+/* What min-p or top-p takes away need not race. The row's largest weight is no less than the
+ * chunk's; of n tokens the last one that top-p keeps weighs at least an n-th of the 1 - p behind
+ * it. */
 float least_logit(uint i_draw)
 {
     float top_p = intBitsToFloat(draws[i_draw + DRAW_TOP_P]);
@@ -101,29 +102,31 @@ void main()
     bool is_race = draws[i_draw] == KIND_RACE && is_good;
     bool has_mass = draws[i_draw + DRAW_HAS_MASS] != 0 && is_good;
     float largest = top_value(key_max), scale = intBitsToFloat(draws[i_draw + DRAW_SCALE]);
-    float best = FAR_DOWN, sum = 0.0, least = least_logit(i_draw);
-    uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
-    uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
-    /* Loops instead of branches: a software driver passes over these where no invocation enters. */
-    for (uint i = has_mass ? 0u : 4u * GROUPS; i < 4u * GROUPS; i++)
-        sum += (taking >> i & 1u) != 0u ? exp2((values[i] - largest) * scale) : 0.0;
-    for (uint g = is_race ? 0u : GROUPS; g < GROUPS; g++) {
-        uint i = first + 4u * (t + LANES * g);
-        vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
-                          values[4u * g + 3u]);
-        logit = (logit - largest) * scale;
-        for (uint k = 0u; k < 4u; k++)
-            logit[k] = (taking >> (4u * g + k) & 1u) != 0u ? logit[k] : FAR_DOWN;
-        vec4 score = vec4(FAR_DOWN);
-        for (uint n = any(greaterThan(logit, vec4(least))) ? 1u : 0u; n > 0u; n--) {
-            uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
+    float best = FAR_DOWN, sum = 0.0;
+    if (is_race || has_mass) {
+        uvec2 stream = uvec2(draws[i_draw + DRAW_STREAM], draws[i_draw + DRAW_STREAM + 1u]);
+        uvec2 position = uvec2(draws[i_draw + DRAW_POSITION], draws[i_draw + DRAW_POSITION + 1u]);
+        float least = least_logit(i_draw);
+        for (uint g = 0u; g < GROUPS; g++) {
+            uint i = first + 4u * (t + LANES * g);
+            vec4 logit = vec4(values[4u * g], values[4u * g + 1u], values[4u * g + 2u],
+                              values[4u * g + 3u]);
+            logit = (logit - largest) * scale;
             for (uint k = 0u; k < 4u; k++)
-                if (logit[k] > least)
-                    score[k] = logit[k] - top_log2_noise(bits[k]);
-        }
-        for (uint k = 0u; k < 4u; k++) {
-            best = max(best, score[k]);
-            values[4u * g + k] = score[k];
+                logit[k] = (taking >> (4u * g + k) & 1u) != 0u ? logit[k] : FAR_DOWN;
+            if (has_mass)
+                sum += (exp2(logit[0]) + exp2(logit[1])) + (exp2(logit[2]) + exp2(logit[3]));
+            vec4 score = vec4(FAR_DOWN);
+            if (is_race && any(greaterThan(logit, vec4(least)))) {
+                uvec4 bits = top_noise(uvec4(i / 4u, position, 0u), stream);
+                for (uint k = 0u; k < 4u; k++)
+                    if (logit[k] > least)
+                        score[k] = logit[k] - top_log2_noise(bits[k]);
+            }
+            for (uint k = 0u; k < 4u; k++) {
+                best = max(best, score[k]);
+                values[4u * g + k] = score[k];
+            }
         }
     }
     if (is_race)
@@ -133,7 +136,7 @@ void main()
     barrier();
     float own = best;
     best = is_race ? top_value(score_max) : FAR_DOWN;
-    if (is_race)
+    if (is_race) /* a loop that most pass over, which no software driver does with a branch */
         for (uint i = own >= best - TOP_WINDOW ? 0u : 4u * GROUPS; i < 4u * GROUPS; i++)
             if (values[i] > FAR_DOWN && values[i] >= best - TOP_WINDOW) {
                 uint token = first + 4u * (t + LANES * (i / 4u)) + i % 4u;
