@@ -2,19 +2,25 @@
 # What AMD's compiler makes of the shaders: registers, spills, occupancy and instructions of every
 # variant, for GPUs that need not be there (RADV's null device).
 #
-#     scripts/shader_stats.sh [--update | --check] [TEST_UNIT_VULKAN_COMPILE]
+#     scripts/shader_stats.sh [--update | --check] [--reference DIR] [TEST_UNIT_VULKAN_COMPILE]
 #
 # Prints the tables; --update puts them into docs/shaders.md; --check fails where registers or
 # spills differ from that page's (with another version of Mesa it only says so, and exits 77).
+# With --reference it is one table instead: our products beside those of the llama.cpp checkout
+# DIR, compiled here by the same driver.
 # TD_RADV_ICD names RADV's ICD file where it is not in its usual place.
 set -eu
 cd "$(dirname "$0")/.."
 page=docs/shaders.md
-mode=print
-case ${1:-} in
---update | --check) mode=${1#--} && shift ;;
---help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
-esac
+mode=print reference=
+while :; do
+    case ${1:-} in
+    --update | --check) mode=${1#--} && shift ;;
+    --reference) reference=${2:?--reference wants a folder} && shift 2 ;;
+    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    *) break ;;
+    esac
+done
 program=${1:-build/default/tests/test_unit_vulkan_compile}
 icd=${TD_RADV_ICD:-/usr/share/vulkan/icd.d/radeon_icd.$(uname -m).json}
 if [ ! -e "$icd" ]; then
@@ -28,6 +34,7 @@ fi
 export VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd" TD_TABLE=1
 unset TD_VERBOSE TD_VK_VALIDATION TD_VK_LIMIT
 folder=$(mktemp -d)
+export MESA_SHADER_CACHE_DISABLE=1 XDG_CACHE_HOME=/dev/null # RADV fails with what it has kept
 trap 'rm -rf "$folder"' EXIT
 
 # Of the shaders with cache types, the usual ones with heads of 128; of products by expert and of
@@ -43,29 +50,38 @@ wanted='/^\| spoil / { next } # sabotage: no model runs it
             if (!/\.(F32|F16|BF16|Q4_0|Q8_0|Q4_K|Q5_K|Q6_K|MXFP4) / && / 16 512 /) next
         }
         { print }'
+# For the reference: products of plain weights of two types.
+[ -z "$reference" ] || wanted='/^\| mat_(vec|tile)\.(Q4_K|Q8_0) / && !/ 1 2 \| | 1 2 8 0 / && !/ (6|10|12) 512 /'
+
 for family in gfx1100 rembrandt; do
-    RADV_FORCE_FAMILY=$family "$program" 2>"$folder/log" | awk "$wanted" >"$folder/rows" || {
-        cat "$folder/log" >&2
-        exit 1
-    }
+    export RADV_FORCE_FAMILY=$family
+    "$program" >"$folder/rows" 2>"$folder/log" || { cat "$folder/log" >&2 && exit 1; }
     driver=$(sed -n 's/^[^,]*, \(.*\): [0-9]* pipelines.*/\1/p' "$folder/log")
-    printf '## %s (%s)\n\n' "$family" "$driver"
+    printf '%s %s (%s)\n\n' "${reference:+#}##" "$family" "$driver"
     echo '| shader | VGPRs | SGPRs | spills | subgroups a SIMD | LDS bytes | instructions | latency | inverse throughput | v_dot4 | 16-byte loads | instructions a weight | cycles a multiply-add |'
     echo '|---|---|---|---|---|---|---|---|---|---|---|---|---|'
-    cat "$folder/rows"
+    awk "$wanted" "$folder/rows"
+    [ -z "$reference" ] ||
+        scripts/shader_stats_reference.sh "$reference" "$program" "$family" "$folder/$family"
     echo
 done >"$folder/tables"
 
 begin='<!-- begin: scripts/shader_stats.sh --update -->'
+end='none'
+[ -z "$reference" ] || begin='<!-- begin: scripts/shader_stats.sh --reference DIR --update -->' end='<!-- end -->'
+between() { # the page's own tables
+    awk -v begin="$begin" '$0 == begin { is_on = 1 } is_on' "$1"
+}
 registers() { # family, shader, VGPRs, SGPRs, spills
     awk -F'|' '/^## / { f = $0 }
-               /^\| [a-z]/ && !/^\| shader/ { print f "|" $2 "|" $3 "|" $4 "|" $5 }' "$1"
+               /^\| [a-z]/ && !/^\| shader/ { print f "|" $2 "|" $3 "|" $4 "|" $5 }'
 }
 case $mode in
 print) cat "$folder/tables" ;;
 update)
     awk -v begin="$begin" '{ print } $0 == begin { exit }' "$page" >"$folder/page"
     { echo && cat "$folder/tables"; } | sed '$d' >>"$folder/page"
+    awk -v end="$end" '$0 == end { is_on = 1; print "" } is_on' "$page" >>"$folder/page"
     cp "$folder/page" "$page"
     ;;
 check)
@@ -73,8 +89,8 @@ check)
         echo "skipped: $page is of another driver than $driver"
         exit 77
     fi
-    registers "$page" >"$folder/old"
-    registers "$folder/tables" >"$folder/new"
+    between "$page" | registers >"$folder/old"
+    registers <"$folder/tables" >"$folder/new"
     if ! diff "$folder/old" "$folder/new"; then
         echo "registers or spills have changed (< $page, > now; VGPRs, SGPRs, spills)."
         echo "If that is meant: scripts/shader_stats.sh --update $program"

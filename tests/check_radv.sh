@@ -13,6 +13,7 @@ fi
 export VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd"
 unset TD_VK_VALIDATION TD_VK_LIMIT
 status=0
+export MESA_SHADER_CACHE_DISABLE=1 XDG_CACHE_HOME=/dev/null # RADV fails with what it has kept
 for family in "$@"; do
     RADV_FORCE_FAMILY=$family "$program" || status=1
 done

@@ -336,7 +336,9 @@ static inline void check_close(float got, double want, double tolerance, size_t 
 /* The host and the scalar device agree bit for bit. */
 static inline bool is_bit_equal_to_scalar(const td_device *dev) { return !is_vulkan(dev); }
 
+/* TD_TEST_FILTER: a pattern (*, ?) of the tests that run; unset: all. */
 #define TEST_MAIN(tests)                                                                           \
-    (open_devices() ? cmocka_run_group_tests(tests, NULL, close_devices) : TEST_SKIPPED)
+    (cmocka_set_test_filter(getenv("TD_TEST_FILTER")),                                             \
+     open_devices() ? cmocka_run_group_tests(tests, NULL, close_devices) : TEST_SKIPPED)
 
 #endif

@@ -92,7 +92,7 @@ void td_vulkan_set_cost(td_program *program, double us)
         td_vk_recording_free(p, &p->recordings[i]);
 }
 
-#define EXECUTABLES_MAX 4u
+#define MODULE_SPEC_MAX 16u
 #define STATISTICS_MAX  64u
 
 static uint32_t number(const VkPipelineExecutableStatisticKHR *s)
@@ -186,27 +186,36 @@ typedef struct {
     void *context;
 } compile_run;
 
+static VkPipelineCreateFlags capture_flags(const td_vk_device *d)
+{
+    return d->physical.limits.has_executable_info
+               ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR |
+                     VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR
+               : 0;
+}
+
+static void show(const compile_run *run, const char *name, VkPipeline pipeline)
+{
+    td_vulkan_pipeline_info info = {.shader = name};
+    char *assembly = NULL;
+    if (capture_flags(run->d)) {
+        info.assembly = assembly = new_assembly(run->d, pipeline);
+        read_statistics(run->d, pipeline, &info);
+    }
+    run->visit(&info, run->context);
+    td_free(assembly);
+}
+
 static bool compile_one(const compile_run *run, const td_vk_pipeline_key *key, td_err *err)
 {
     char name[128];
     int n = snprintf(name, sizeof name, "%s", key->shader);
     for (uint32_t i = 0; i < key->n_spec; i++)
         n += snprintf(name + n, sizeof name - (size_t)n, " %u", key->spec[i]);
-    VkPipelineCreateFlags flags =
-        run->d->physical.limits.has_executable_info
-            ? VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR |
-                  VK_PIPELINE_CREATE_CAPTURE_INTERNAL_REPRESENTATIONS_BIT_KHR
-            : 0;
-    const td_vk_pipeline *pipeline = td_vk_pipeline_find(run->d, key, flags, err);
+    const td_vk_pipeline *pipeline = td_vk_pipeline_find(run->d, key, capture_flags(run->d), err);
     if (!pipeline)
         return td_err_prepend(err, "%s", name);
-    td_vulkan_pipeline_info info = {.shader = name};
-    char *assembly = flags ? new_assembly(run->d, pipeline->handle) : NULL;
-    info.assembly = assembly;
-    if (flags)
-        read_statistics(run->d, pipeline->handle, &info);
-    run->visit(&info, run->context);
-    td_free(assembly);
+    show(run, name, pipeline->handle);
     return true;
 }
 
@@ -312,5 +321,59 @@ bool td_vulkan_compile_all(const char *which,
     for (uint32_t i = 0; i < n && is_ok; i++)
         is_ok = compile_shader(&run, &shaders[i], err);
     td_vk_device_close(run.d);
+    return is_ok;
+}
+
+static bool compile_module(const compile_run *run, const td_vulkan_module *m, td_err *err)
+{
+    td_vk_device *d = run->d;
+    VkShaderModule module = VK_NULL_HANDLE;
+    VkPipeline pipeline = VK_NULL_HANDLE;
+    VkSpecializationMapEntry entries[MODULE_SPEC_MAX];
+    TD_ASSERT(m->n_spec <= MODULE_SPEC_MAX);
+    for (uint32_t i = 0; i < m->n_spec; i++)
+        entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof *m->spec, sizeof *m->spec};
+    VkShaderModuleCreateInfo code = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+                                     .codeSize = m->n_words * sizeof *m->words,
+                                     .pCode = m->words};
+    VkSpecializationInfo spec = {.mapEntryCount = m->n_spec,
+                                 .pMapEntries = entries,
+                                 .dataSize = m->n_spec * sizeof *m->spec,
+                                 .pData = m->spec};
+    VkPipelineShaderStageRequiredSubgroupSizeCreateInfo lanes = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = m->subgroup};
+    VK_TRY(d, vkCreateShaderModule(d->handle, &code, NULL, &module));
+    VkComputePipelineCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .flags = capture_flags(d),
+        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                  .pNext = m->subgroup ? &lanes : NULL,
+                  .flags =
+                      m->subgroup ? VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT : 0,
+                  .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                  .module = module,
+                  .pName = "main",
+                  .pSpecializationInfo = &spec},
+        .layout = d->layouts[TD_VK_BINDINGS_MAX],
+    };
+    VK_TRY(d, vkCreateComputePipelines(d->handle, VK_NULL_HANDLE, 1, &info, NULL, &pipeline));
+    show(run, m->name, pipeline);
+    vkDestroyPipeline(d->handle, pipeline, NULL);
+    vkDestroyShaderModule(d->handle, module, NULL);
+    return true;
+fail:
+    vkDestroyShaderModule(d->handle, module, NULL);
+    return td_err_prepend(err, "%s", m->name);
+}
+
+bool td_vulkan_compile_module(const char *which, const td_vulkan_module *m,
+                              void (*visit)(const td_vulkan_pipeline_info *info, void *context),
+                              void *context, td_err *err)
+{
+    compile_run run = {td_vk_device_open(which, true, err), visit, context};
+    bool is_ok = run.d && compile_module(&run, m, err);
+    if (run.d)
+        td_vk_device_close(run.d);
     return is_ok;
 }

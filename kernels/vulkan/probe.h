@@ -44,4 +44,20 @@ bool td_vulkan_compile_all(const char *which,
                            void (*visit)(const td_vulkan_pipeline_info *info, void *context),
                            void *context, td_err *err);
 
+/* A compute shader that is not tandem's. */
+typedef struct {
+    const char *name;
+    const uint32_t *words; /* SPIR-V */
+    size_t n_words;
+    const uint32_t *spec; /* constant_id 0.. */
+    uint32_t n_spec;
+    uint32_t subgroup; /* lanes, all full; 0: as the driver likes */
+} td_vulkan_module;
+
+/* Compiles it as td_vulkan_compile_all does ours. Up to TD_VK_BINDINGS_MAX storage buffers in set 0
+ * and the push constants Vulkan promises are there. */
+bool td_vulkan_compile_module(const char *which, const td_vulkan_module *m,
+                              void (*visit)(const td_vulkan_pipeline_info *info, void *context),
+                              void *context, td_err *err);
+
 #endif
