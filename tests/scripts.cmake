@@ -38,6 +38,10 @@ td_c_test(op_embed_slabs_vulkan test_op_embed op TD_TEST_DEVICES=vulkan
 td_c_test(op_embed_staged_vulkan test_op_embed op TD_TEST_DEVICES=vulkan
           TD_VK_LIMIT=directWriteBytes=1)
 
+# Attention as GPUs run it, which a software driver's own variant would hide.
+td_c_test(op_attention_gpu_vulkan test_op_attention op TD_TEST_DEVICES=vulkan
+          TD_VK_LIMIT=loadsByLane=0 TD_TEST_FILTER=*stand_together*)
+
 # Chat templates: what tandem makes of them against Python's jinja2, our own and any that are here.
 td_script_test(unit_chat_truth unit python3 ${CMAKE_CURRENT_SOURCE_DIR}/chat_truth.py
                $<TARGET_FILE:test_unit_jinja>)
