@@ -10,6 +10,7 @@
 
 #define N_SEQUENCES 2u
 #define ATTENTION   3e-5 /* scores of f32 through exp */
+#define ATTENTION_Q 0x1p-12 /* of quantized keys or values: the scalar device rounds to 15 bits */
 #define CACHED      1e-6 /* of a window of one position: the value itself */
 #define RECURRENT   5e-5
 
@@ -105,7 +106,10 @@ bool td_build_attention(td_rig *r, td_device *dev, const td_case *c, td_err *err
     if (!r->is_ok)
         return false;
     td_rig_input_of(r, td_all(q), qs);
-    td_rig_output_of(r, td_columns(y, 1, n_head * c->n[3]), ATTENTION);
+    bool is_quantized = td_type_find_name(c->type)->block_elements > 1 ||
+                        td_type_find_name(c->type_v)->block_elements > 1;
+    td_rig_output_of(r, td_columns(y, 1, n_head * c->n[3]),
+                     is_quantized ? ATTENTION_Q : ATTENTION);
     td_op_attention(r->p, kv, td_all(q), td_columns(y, 1, n_head * c->n[3]), &params, &batch);
     return td_rig_end(r);
 }

@@ -49,7 +49,16 @@
  *   m' = max(m, visible s); a NaN is passed over here and comes in below; c = exp(m - m')
  *   p[j] = exp(s[j] - m'), 0 where j is not visible
  *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j
- * ascending y = acc * (1 / sum).
+ *   ascending
+ * y = acc * (1 / sum).
+ * Keys in blocks of 32 with a scale (Q8_0, Q4_0) meet q quantized to 15 bits by the same blocks,
+ * the head filled up with zeros: amax = max |q|; where one is Inf or NaN, d = NaN and the quants 0;
+ * amax < 2^-100: both 0; else d = amax / 32767, quants q * (32767 / amax) rounded half to even.
+ * s = fma(scale * isum, d, s), isum exact as f32, by ascending blocks from 0.
+ * Such values, by blocks, take weights of 15 bits: t = exp(max visible s - m'), g = 1 / t, or 0 for
+ * t < 2^-100; D = max visible |scale|, D and what is not finite as amax above;
+ *   w[j] = (p[j] * g) * (scale[j] * (32767 / D)) rounded half to even, visible j
+ *   acc = fma(isum of w v, t * (D / 32767), acc * c)
  * A sink z: m' = max(m, z), c = exp(m - m'); sum = fma(sum, c, exp(z - m')), acc = acc * c.
  *
  * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting
@@ -67,6 +76,9 @@
 
 #define TD_ACT_BLOCK    32u
 #define TD_ACT_AMAX_MIN 0x1p-120f
+
+#define TD_WIDE_MAX      32767.0f
+#define TD_WIDE_AMAX_MIN 0x1p-100f
 
 #define TD_EXP_MIN    (-105.0f)
 #define TD_EXP_MAX    89.0f

@@ -6,7 +6,7 @@
 #ifndef TD_KERNELS_HOST_BODY_ATTENTION_H
 #define TD_KERNELS_HOST_BODY_ATTENTION_H
 
-#include "kernels/host/body_attention_many.h"
+#include "kernels/host/body_attention_ints.h"
 
 /* Scales and caps the scores, hides those outside [begin, end) and returns the largest. */
 static float finish_scores(float *s, uint32_t begin, uint32_t end, float scale, float softcap)
@@ -51,6 +51,8 @@ static float exp_scores(float *s, float m)
     return v16_sum(sum);
 }
 
+INLINE bool is_quantized(const td_type_info *type) { return type->block_elements > 1; }
+
 /* Where the head begins in page `in_cache` of the cache, in heads. */
 static size_t head_at(const td_host_attention *a, uint32_t in_cache)
 {
@@ -65,7 +67,7 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     uint32_t n_pages = kv->base.params.n_pages, page0 = page * POSITIONS;
     uint32_t in_cache = (uint32_t)a->pages[page];
     uint32_t next = is_last ? n_pages : (uint32_t)a->pages[page + 1]; /* if anyone sees it */
-    float c[TD_HOST_QUERIES_MAX] = {0};
+    float c[TD_HOST_QUERIES_MAX] = {0}, top[TD_HOST_QUERIES_MAX] = {0};
     TD_ASSERT(in_cache < n_pages);
     const uint8_t *k = kv->k + head_at(a, in_cache) * kv->head_bytes_k;
     bool is_latent = kv->base.params.is_latent;
@@ -74,7 +76,9 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     if (next < n_pages)
         next_keys =
             (fetch){kv->k + head_at(a, next) * kv->head_bytes_k, kv->head_bytes_k / LINE_BYTES, 0};
-    if (n > QUERIES)
+    if (is_quantized(kv->base.params.type_k))
+        score_ints(kv, k, qs, n, &values);
+    else if (n > QUERIES)
         score_many(kv, k, qs, n, &values);
     else
         score_any(kv, k, qs, n);
@@ -85,15 +89,21 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
         float largest = finish_scores(q->s, q->begin, q->end, a->params->scale, a->params->softcap);
         float m = largest > q->m ? largest : q->m;
         c[i] = q->m - m;
+        top[i] = largest - m;
         q->m = m;
     }
-    for (uint32_t i = 0; i < n; i += VL)
+    for (uint32_t i = 0; i < n; i += VL) {
         vf_store(c + i, vf_exp(vf_load(c + i)));
+        vf_store(top + i, vf_exp(vf_load(top + i)));
+    }
     for (uint32_t i = 0; i < n; i++) {
         qs[i]->c = c[i];
+        qs[i]->top = top[i];
         qs[i]->sum = fmaf(qs[i]->sum, c[i], exp_scores(qs[i]->s, qs[i]->m));
     }
-    if (n > QUERIES || is_latent)
+    if (is_quantized(kv->base.params.type_v))
+        add_ints(kv, v, qs, n, &next_keys);
+    else if (n > QUERIES || is_latent)
         add_many(kv, v, qs, n, &next_keys);
     else
         add_page(kv, v, qs, n);
@@ -111,10 +121,14 @@ static void attention(const td_host_attention *a)
 {
     uint32_t n_v = a->kv->base.params.head_dim_v, first = UINT32_MAX, last = 0;
     query queries[TD_HOST_QUERIES_MAX];
+    wide_query wide[TD_HOST_QUERIES_MAX];
     for (uint32_t i = 0; i < a->n_queries; i++) {
         query *q = &queries[i];
         q->q = a->queries[i].q;
         q->y = a->queries[i].y;
+        q->wide = &wide[i];
+        if (is_quantized(a->kv->base.params.type_k))
+            quantize_query(q->q, a->kv->base.params.head_dim_k, q->wide);
         q->last = a->queries[i].position;
         q->first = td_first_visible(a->params, q->last);
         q->m = -INFINITY;

@@ -1,5 +1,5 @@
-/* Attention of many queries over one page: its keys, then its values, are decoded in pieces of
- * D_CHUNK elements into a scratch that stays in the first level cache, and tiles of up to
+/* Attention of many queries over one page of F32 or F16: its keys, then its values, are decoded in
+ * pieces of D_CHUNK elements into a scratch that stays in the first level cache, and tiles of up to
  * TILE_QUERIES queries run over that as products of matrices do. A query's sums are those of
  * body_attention_few.h, in the same order: between two pieces they lie in its scores and its
  * output. */
@@ -19,129 +19,82 @@ typedef struct {
     _Alignas(64) float x[D_CHUNK * POSITIONS];
 } scratch;
 
-INLINE void decode_keys_of(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                           scratch *to, const td_type type)
+INLINE void decode_keys_of(const uint8_t *k, uint32_t d0, uint32_t n_d, scratch *to,
+                           const bool is_f16)
 {
-    const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
-    const bool is_quantized = type == TD_TYPE_Q8_0 || type == TD_TYPE_Q4_0;
     float *x = to->x;
     for (uint32_t lane = 0; lane < POSITIONS; lane += TILE_LANES)
-        for (uint32_t d = d0; d < d0 + n_d;) {
-            vf scale[TILE_CHAINS];
-            UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++) scale[c] =
-                is_quantized ? vf_load_f16(scales + d / 32 * POSITIONS + lane + c * VL) : vf_zero();
-            for (uint32_t end = td_min_u32(d0 + n_d, d + 32); d < end; d++, x += TILE_LANES)
-                UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
-                    vf_store(x + c * VL, load_key(k, d, lane + c * VL, scale[c], type));
-        }
+        for (uint32_t d = d0; d < d0 + n_d; d++, x += TILE_LANES)
+            UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
+                vf_store(x + c * VL, load_key(k, d, lane + c * VL, is_f16));
+}
+
+static void decode_keys(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
+                        scratch *to)
+{
+    if (kv->base.params.type_k->id == TD_TYPE_F16)
+        decode_keys_of(k, d0, n_d, to, true);
+    else
+        decode_keys_of(k, d0, n_d, to, false);
 }
 
 INLINE void decode_values_of(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
-                             scratch *to, const td_type type)
+                             scratch *to, const bool is_f16)
 {
     for (uint32_t j = 0; j < POSITIONS; j++) {
         const uint8_t *row = v + j * kv->row_bytes_v;
         for (uint32_t d = 0; d < n_d; d += VL)
             vf_store(to->x + d / TILE_LANES * TILE_LANES * POSITIONS + j * TILE_LANES +
                          d % TILE_LANES,
-                     load_value(row, d0 + d, lanes_left(n_d, d), type));
+                     load_value(row, d0 + d, lanes_left(n_d, d), is_f16));
     }
 }
 
-static void decode_keys(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                        scratch *to)
+/* Four by four words, from rows of n_from to rows of n_to. */
+INLINE void transpose(const void *from, uint32_t n_from, void *to, uint32_t n_to)
 {
-    switch (kv->base.params.type_k->id) {
-    case TD_TYPE_F32:
-        decode_keys_of(kv, k, d0, n_d, to, TD_TYPE_F32);
-        break;
-    case TD_TYPE_F16:
-        decode_keys_of(kv, k, d0, n_d, to, TD_TYPE_F16);
-        break;
-    case TD_TYPE_Q8_0:
-        decode_keys_of(kv, k, d0, n_d, to, TD_TYPE_Q8_0);
-        break;
-    default:
-        decode_keys_of(kv, k, d0, n_d, to, TD_TYPE_Q4_0);
-    }
-}
-
-/* Four by four, from rows of POSITIONS to rows of TILE_LANES. */
-INLINE void transpose(const float *from, float *to)
-{
-    typedef float quad __attribute__((vector_size(16), aligned(4)));
-    quad a = *(const quad *)from, b = *(const quad *)(from + POSITIONS);
-    quad c = *(const quad *)(from + 2 * POSITIONS), d = *(const quad *)(from + 3 * POSITIONS);
+    typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+    const float *x = from;
+    float *y = to;
+    quad a = *(const quad *)x, b = *(const quad *)(x + n_from);
+    quad c = *(const quad *)(x + 2 * n_from), d = *(const quad *)(x + 3 * n_from);
     typedef int order __attribute__((vector_size(16)));
     const order low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, lows = {0, 1, 4, 5}, highs = {2, 3, 6, 7};
     quad ab0 = __builtin_shuffle(a, b, low), ab1 = __builtin_shuffle(a, b, high);
     quad cd0 = __builtin_shuffle(c, d, low), cd1 = __builtin_shuffle(c, d, high);
-    *(quad *)to = __builtin_shuffle(ab0, cd0, lows);
-    *(quad *)(to + TILE_LANES) = __builtin_shuffle(ab0, cd0, highs);
-    *(quad *)(to + 2 * TILE_LANES) = __builtin_shuffle(ab1, cd1, lows);
-    *(quad *)(to + 3 * TILE_LANES) = __builtin_shuffle(ab1, cd1, highs);
+    *(quad *)y = __builtin_shuffle(ab0, cd0, lows);
+    *(quad *)(y + n_to) = __builtin_shuffle(ab0, cd0, highs);
+    *(quad *)(y + 2 * n_to) = __builtin_shuffle(ab1, cd1, lows);
+    *(quad *)(y + 3 * n_to) = __builtin_shuffle(ab1, cd1, highs);
 }
 
 /* The values of a latent cache, which are columns of its keys. */
-INLINE void decode_latents_of(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                              scratch *to, const td_type type)
+static void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
+                           scratch *to)
 {
-    const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
-    const bool is_quantized = type == TD_TYPE_Q8_0 || type == TD_TYPE_Q4_0;
+    bool is_f16 = kv->base.params.type_k->id == TD_TYPE_F16;
     _Alignas(64) float four[4 * POSITIONS]; /* columns */
     for (uint32_t d = 0; d < n_d; d += 4) {
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t column = td_min_u32(d0 + d + i, kv->base.params.head_dim_k - 1);
-            for (uint32_t lane = 0; lane < POSITIONS; lane += VL) {
-                vf scale =
-                    is_quantized ? vf_load_f16(scales + column / 32 * POSITIONS + lane) : vf_zero();
-                vf_store(four + i * POSITIONS + lane, load_key(k, column, lane, scale, type));
-            }
+            for (uint32_t lane = 0; lane < POSITIONS; lane += VL)
+                vf_store(four + i * POSITIONS + lane, load_key(k, column, lane, is_f16));
         }
         float *x = to->x + d / TILE_LANES * TILE_LANES * POSITIONS + d % TILE_LANES;
         for (uint32_t j = 0; j < POSITIONS; j += 4)
-            transpose(four + j, x + j * TILE_LANES);
-    }
-}
-
-static void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                           scratch *to)
-{
-    switch (kv->base.params.type_k->id) {
-    case TD_TYPE_F32:
-        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_F32);
-        break;
-    case TD_TYPE_F16:
-        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_F16);
-        break;
-    case TD_TYPE_Q8_0:
-        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_Q8_0);
-        break;
-    default:
-        decode_latents_of(kv, k, d0, n_d, to, TD_TYPE_Q4_0);
+            transpose(four + j, POSITIONS, x + j * TILE_LANES, TILE_LANES);
     }
 }
 
 static void decode_values(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
                           scratch *to)
 {
-    if (kv->base.params.is_latent) {
+    if (kv->base.params.is_latent)
         decode_latents(kv, v, d0, n_d, to);
-        return;
-    }
-    switch (kv->base.params.type_v->id) {
-    case TD_TYPE_F32:
-        decode_values_of(kv, v, d0, n_d, to, TD_TYPE_F32);
-        break;
-    case TD_TYPE_F16:
-        decode_values_of(kv, v, d0, n_d, to, TD_TYPE_F16);
-        break;
-    case TD_TYPE_Q8_0:
-        decode_values_of(kv, v, d0, n_d, to, TD_TYPE_Q8_0);
-        break;
-    default:
-        decode_values_of(kv, v, d0, n_d, to, TD_TYPE_Q4_0);
-    }
+    else if (kv->base.params.type_v->id == TD_TYPE_F16)
+        decode_values_of(kv, v, d0, n_d, to, true);
+    else
+        decode_values_of(kv, v, d0, n_d, to, false);
 }
 
 #define EACH_TILE_CHAIN UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
@@ -207,52 +160,42 @@ INLINE void add_tile(query *const *qs, const float *x, uint32_t d0, uint32_t n_d
     }
 }
 
+/* tile(n) with n constant, from 1 to TILE_QUERIES. */
+#define EACH_TILE_SIZE(n, tile)                                                                    \
+    switch (n) {                                                                                   \
+    case 1:                                                                                        \
+        tile(1);                                                                                   \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        tile(2);                                                                                   \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        tile(3);                                                                                   \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        tile(4);                                                                                   \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        tile(5);                                                                                   \
+        break;                                                                                     \
+    default:                                                                                       \
+        tile(6);                                                                                   \
+    }
+
 static void score_tile_any(query *const *qs, const float *x, uint32_t d0, uint32_t n_d,
                            uint32_t lane, uint32_t n)
 {
-    switch (n) {
-    case 1:
-        score_tile(qs, x, d0, n_d, lane, 1);
-        break;
-    case 2:
-        score_tile(qs, x, d0, n_d, lane, 2);
-        break;
-    case 3:
-        score_tile(qs, x, d0, n_d, lane, 3);
-        break;
-    case 4:
-        score_tile(qs, x, d0, n_d, lane, 4);
-        break;
-    case 5:
-        score_tile(qs, x, d0, n_d, lane, 5);
-        break;
-    default:
-        score_tile(qs, x, d0, n_d, lane, 6);
-    }
+#define TILE(n) score_tile(qs, x, d0, n_d, lane, n)
+    EACH_TILE_SIZE(n, TILE)
+#undef TILE
 }
 
 static void add_tile_any(query *const *qs, const float *x, uint32_t d0, uint32_t n_d,
                          uint32_t begin, uint32_t end, bool is_first, uint32_t n)
 {
-    switch (n) {
-    case 1:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 1);
-        break;
-    case 2:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 2);
-        break;
-    case 3:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 3);
-        break;
-    case 4:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 4);
-        break;
-    case 5:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 5);
-        break;
-    default:
-        add_tile(qs, x, d0, n_d, begin, end, is_first, 6);
-    }
+#define TILE(n) add_tile(qs, x, d0, n_d, begin, end, is_first, n)
+    EACH_TILE_SIZE(n, TILE)
+#undef TILE
 }
 
 /* Queries in tiles of nearly equal size. */
@@ -260,9 +203,9 @@ typedef struct {
     uint32_t begin, n, i, n_tiles;
 } query_tiles;
 
-static query_tiles first_tile(uint32_t n)
+static query_tiles first_tile(uint32_t n, uint32_t n_most)
 {
-    uint32_t n_tiles = td_div_up(n, TILE_QUERIES);
+    uint32_t n_tiles = td_div_up(n, n_most);
     return (query_tiles){0, n / n_tiles, 0, n_tiles};
 }
 
@@ -286,7 +229,8 @@ static void score_many(const td_host_kv *kv, const uint8_t *k, query *const *qs,
         uint32_t n_d = td_min_u32(n_k - d0, D_CHUNK);
         decode_keys(kv, k, d0, n_d, &keys);
         for (uint32_t lane = 0; lane < POSITIONS; lane += TILE_LANES)
-            for (query_tiles t = first_tile(n); t.i < t.n_tiles; next_query_tile(&t, n)) {
+            for (query_tiles t = first_tile(n, TILE_QUERIES); t.i < t.n_tiles;
+                 next_query_tile(&t, n)) {
                 fetch_piece(ahead);
                 score_tile_any(qs + t.begin, keys.x + lane * n_d, d0, n_d, lane, t.n);
             }
@@ -329,7 +273,8 @@ static void add_many(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
         uint32_t n_chunk = td_min_u32(n_v - d0, D_CHUNK);
         decode_values(kv, v, d0, n_chunk, &values);
         for (uint32_t d = 0; d < n_chunk; d += TILE_LANES)
-            for (query_tiles t = first_tile(n); t.i < t.n_tiles; next_query_tile(&t, n)) {
+            for (query_tiles t = first_tile(n, TILE_QUERIES); t.i < t.n_tiles;
+                 next_query_tile(&t, n)) {
                 fetch_piece(ahead);
                 add_visible(qs + t.begin, values.x + d * POSITIONS, d0 + d,
                             td_min_u32(n_chunk - d, TILE_LANES), t.n);

@@ -105,7 +105,8 @@ typedef struct {
     uint32_t n_rows, panel_begin, panel_end;
 } td_host_mat_mul;
 
-#define TD_HOST_QUERIES_MAX 32u
+#define TD_HOST_QUERIES_MAX  32u
+#define TD_HOST_HEAD_DIM_MAX 1024u /* of keys that are quantized */
 
 /* Query heads, of one row or of several, that read the same kv head of the same sequence. */
 typedef struct {

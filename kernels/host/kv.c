@@ -40,6 +40,7 @@ uint64_t td_host_kv_bytes(const td_device *dev, const td_kv_params *params)
 bool td_host_kv_init(td_kv *base, td_err *err)
 {
     td_host_kv *kv = (td_host_kv *)base;
+    TD_ASSERT(base->params.head_dim_k <= TD_HOST_HEAD_DIM_MAX);
     uint64_t head_k, head_v, n_bytes = td_host_kv_bytes(base->dev, &base->params);
     head_sizes(&base->params, kv, &head_k, &head_v);
     if (!td_host_reserve(base->dev, n_bytes, err))

@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     td_program base;
     float *head;         /* one padded head of the largest cache */
-    td_scalar_quants *x; /* [blocks of the widest mat_mul input] */
+    td_scalar_quants *x; /* [blocks of the widest mat_mul input or query] */
 } scalar_program;
 
 static uint64_t weight_bytes(const td_device *dev, const td_weight_params *params)
@@ -242,22 +242,73 @@ static void kv_store(const td_op *op, uint32_t r, float *scratch)
     }
 }
 
-/* s of one position, scaled and capped; `key` is scratch of the padded head. */
-static float score(const td_op *op, const float *q, size_t i_row, float *key)
+/* s of one position, scaled and capped. `quants` are q's, for a quantized cache. */
+static float score(const td_op *op, const float *q, const td_scalar_quants *quants, size_t i_row)
 {
     const scalar_kv *kv = (const scalar_kv *)op->kv;
-    const td_kv_params *p = &op->kv->params;
+    const td_type_info *type = op->kv->params.type_k;
     const td_attention_params *a = &op->u.attention;
-    p->type_k->dequantize(kv->k + i_row * kv->row_bytes_k, key,
-                          td_round_up(p->head_dim_k, p->type_k->block_elements));
+    const uint8_t *block = kv->k + i_row * kv->row_bytes_k;
     float s = 0;
-    for (uint32_t d = 0; d < p->head_dim_k; d++)
-        s = fmaf(q[d], key[d], s);
+    for (uint32_t d = 0; d < op->kv->params.head_dim_k; d += type->block_elements) {
+        s = td_scalar_fold(type, s, block, q + d, quants + d / BLOCK);
+        block += type->block_bytes;
+    }
     s *= a->scale;
     return a->softcap != 0 ? a->softcap * td_arith_tanh(s / a->softcap) : s;
 }
 
-static void attend_head(const td_op *op, uint32_t r, uint32_t h, float *scratch)
+static void fold_values(const td_op *op, const td_scalar_page *page, float c, float *y)
+{
+    const td_type_info *type = op->kv->params.type_v;
+    uint32_t n = op->kv->params.head_dim_v;
+    for (uint32_t d = 0; d < n; d++)
+        y[d] *= c;
+    if (type->block_elements > 1) {
+        td_scalar_fold_values(type, page, n, y);
+        return;
+    }
+    for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++)
+        for (uint32_t d = 0; page->rows[j] && d < n; d++) {
+            float v;
+            type->dequantize(page->rows[j] + d * type->block_bytes, &v, 1);
+            y[d] = fmaf(page->p[j], v, y[d]);
+        }
+}
+
+/* What a query has seen so far. */
+typedef struct {
+    float m, sum;
+} softmax_state;
+
+/* A page of scores s, -INFINITY where nothing is visible, of which `largest` is not NaN. */
+static void fold_page(const td_op *op, softmax_state *state, float largest, td_scalar_page *page,
+                      float *y)
+{
+    float lane[16] = {0};
+    float m = largest > state->m ? largest : state->m, c = td_arith_exp(state->m - m);
+    for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++) {
+        page->p[j] = td_arith_exp(page->p[j] - m);
+        lane[j % 16] += page->p[j];
+    }
+    for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    page->p_max = td_arith_exp(largest - m);
+    *state = (softmax_state){m, fmaf(state->sum, c, lane[0])};
+    fold_values(op, page, c, y);
+}
+
+static void quantize_query(const float *q, uint32_t n, td_scalar_quants *quants)
+{
+    for (uint32_t d = 0; d < n; d += BLOCK) {
+        float block[BLOCK] = {0};
+        memcpy(block, q + d, td_min_u32(n - d, BLOCK) * sizeof *q);
+        quants[d / BLOCK] = td_scalar_quantize_wide(block);
+    }
+}
+
+static void attend_head(const td_op *op, uint32_t r, uint32_t h, td_scalar_quants *quants)
 {
     const scalar_kv *kv = (const scalar_kv *)op->kv;
     const td_kv_params *p = &op->kv->params;
@@ -265,46 +316,32 @@ static void attend_head(const td_op *op, uint32_t r, uint32_t h, float *scratch)
     uint32_t h_kv = h / (a->n_head / p->n_head_kv), last = row_position(op, r);
     const float *q = td_host_row(op->in[0], r) + h * p->head_dim_k;
     float *y = td_host_row(op->out, r) + h * p->head_dim_v;
-    float m = -INFINITY, sum = 0;
+    softmax_state state = {-INFINITY, 0};
+    if (p->type_k->block_elements > 1)
+        quantize_query(q, p->head_dim_k, quants);
     memset(y, 0, p->head_dim_v * sizeof *y);
     for (uint32_t page0 = 0; page0 <= last; page0 += TD_PAGE_POSITIONS) {
-        float s[TD_PAGE_POSITIONS], largest = -INFINITY, lane[16] = {0};
-        bool is_visible[TD_PAGE_POSITIONS], is_any_visible = false;
+        td_scalar_page page;
+        float largest = -INFINITY;
+        bool is_any_visible = false;
         for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++) {
             uint32_t position = page0 + j;
-            is_visible[j] = position <= last && (!a->window || last - position < a->window) &&
-                            (!a->chunk || last / a->chunk == position / a->chunk);
-            s[j] = -INFINITY;
-            if (!is_visible[j])
+            bool is_visible = position <= last && (!a->window || last - position < a->window) &&
+                              (!a->chunk || last / a->chunk == position / a->chunk);
+            page.p[j] = -INFINITY;
+            page.rows[j] = NULL;
+            if (!is_visible)
                 continue;
             is_any_visible = true;
-            s[j] = score(op, q, cache_row(op, r, position, h_kv), scratch);
-            largest = s[j] > largest ? s[j] : largest;
+            size_t i = cache_row(op, r, position, h_kv);
+            page.rows[j] = kv->v + i * kv->row_bytes_v;
+            page.p[j] = score(op, q, quants, i);
+            largest = page.p[j] > largest ? page.p[j] : largest;
         }
-        if (!is_any_visible)
-            continue;
-        float m_new = largest > m ? largest : m, c = td_arith_exp(m - m_new);
-        for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++) {
-            s[j] = td_arith_exp(s[j] - m_new);
-            lane[j % 16] += s[j];
-        }
-        for (int half = 8; half; half /= 2)
-            for (int j = 0; j < half; j++)
-                lane[j] += lane[j + half];
-        sum = fmaf(sum, c, lane[0]);
-        for (uint32_t d = 0; d < p->head_dim_v; d++)
-            y[d] *= c;
-        for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++) {
-            if (!is_visible[j])
-                continue;
-            size_t i = cache_row(op, r, page0 + j, h_kv);
-            p->type_v->dequantize(kv->v + i * kv->row_bytes_v, scratch,
-                                  td_round_up(p->head_dim_v, p->type_v->block_elements));
-            for (uint32_t d = 0; d < p->head_dim_v; d++)
-                y[d] = fmaf(s[j], scratch[d], y[d]);
-        }
-        m = m_new;
+        if (is_any_visible)
+            fold_page(op, &state, largest, &page, y);
     }
+    float m = state.m, sum = state.sum;
     if (a->sinks) {
         float sink = vector_of(a->sinks)[h], m_new = sink > m ? sink : m;
         float c = td_arith_exp(m - m_new);
@@ -468,7 +505,7 @@ static void run_row(const scalar_program *p, const td_op *op, uint32_t r, uint32
         break;
     case TD_OP_ATTENTION:
         for (uint32_t h = 0; h < op->u.attention.n_head; h++)
-            attend_head(op, r, h, p->head);
+            attend_head(op, r, h, p->x);
         break;
     case TD_OP_GLU:
         glu(op, r);
@@ -518,6 +555,8 @@ static bool program_compile(td_program *base, td_err *err)
     uint32_t n_head = 0, n_blocks = 0;
     for (uint32_t i = 0; i < base->n_ops; i++) {
         const td_op *op = &base->ops[i];
+        if (op->kind == TD_OP_ATTENTION)
+            n_blocks = td_max_u32(n_blocks, td_div_up(op->kv->params.head_dim_k, BLOCK));
         if (op->kv)
             n_head = td_max_u32(n_head,
                                 td_max_u32(op->kv->params.head_dim_k, op->kv->params.head_dim_v));

@@ -144,6 +144,13 @@ INLINE void v32_store_i8(int8_t *p, const vi *a)
     _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(mixed, order));
 }
 
+INLINE void v16_store_i16(int16_t *p, const vi *a)
+{
+    __m256i mixed = _mm256_packs_epi32(a[0], a[1]);
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+INLINE vi vi_dot2(vi acc, vi a, vi b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+
 typedef __m256i q4;
 INLINE q4 q4_load(const int8_t *q)
 {

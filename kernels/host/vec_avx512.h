@@ -111,6 +111,12 @@ INLINE void v32_store_i8(int8_t *p, const vi *a)
     _mm_storeu_si128((__m128i *)(p + 16), _mm512_cvtepi32_epi8(a[1]));
 }
 
+INLINE void v16_store_i16(int16_t *p, const vi *a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(a[0]));
+}
+INLINE vi vi_dot2(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
+
 typedef int32_t unaligned_i32 __attribute__((may_alias, aligned(1)));
 
 INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }

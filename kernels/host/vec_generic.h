@@ -267,6 +267,15 @@ INLINE int32_t v16_max_i(const vi *a)
 }
 INLINE void v32_store_i8(int8_t *p, const vi *a) { EACH(i, 32) p[i] = (int8_t)a[i / 16].v[i % 16]; }
 
+INLINE void v16_store_i16(int16_t *p, const vi *a) { EACH(i, 16) p[i] = (int16_t)a->v[i]; }
+/* acc and the products of both int16 halves of each lane */
+INLINE vi vi_dot2(vi acc, vi a, vi b)
+{
+    EACH(i, 16)
+    acc.v[i] += (int16_t)a.v[i] * (int16_t)b.v[i] + (a.v[i] >> 16) * (b.v[i] >> 16);
+    return acc;
+}
+
 INLINE vb vb_load(const uint8_t *p)
 {
     vb r;
