@@ -44,10 +44,11 @@ typedef enum { TD_LINK_CONNECT, TD_LINK_BIND } td_link_side;
 
 typedef struct {
     uint64_t n_sent, n_received;
-    uint64_t n_multipart;  /* dropped: a message of several parts */
-    uint64_t n_bad_size;   /* dropped: empty or too long */
-    uint64_t n_unroutable; /* dropped: the receiver had gone, or a sender's name was too long */
-    size_t n_queued_bytes; /* waiting for a slow peer now */
+    uint64_t n_multipart;   /* dropped: a message of several parts */
+    uint64_t n_bad_size;    /* dropped: empty or too long */
+    uint64_t n_unroutable;  /* dropped: the receiver had gone, or a sender's name was too long */
+    uint64_t n_turned_away; /* hung up on: too many that had not shown a key, or too many at all */
+    size_t n_queued_bytes;  /* waiting for a slow peer now */
 } td_link_stats;
 
 td_transport *td_transport_create(td_err *err);

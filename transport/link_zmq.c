@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "transport/auth.h"
 #include "transport/endpoint.h"
+#include "transport/link_gate.h"
 #include "transport/link_impl.h"
 #include "transport/link_watch.h"
 #include "transport/wire.h"
@@ -52,8 +53,9 @@ typedef struct {
     td_link base;
     td_transport *transport;
     void *socket;
-    void *watch; /* tells of connections that broke; NULL: nobody does */
-    bool is_router, is_ipv6, is_inproc;
+    void *watch;  /* tells of connections that broke; NULL: nobody does */
+    td_gate gate; /* of a bound tcp socket */
+    bool is_router, is_ipv6, is_inproc, is_tcp;
     bool is_secure;  /* by CURVE, with: */
     td_key_pair own; /* wiped at close */
     char server_key[TD_KEY_TEXT];
@@ -161,6 +163,9 @@ static void watch_socket(zmq_link *l)
     if (!l->is_router)
         events |= ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
                   ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    else if (l->is_tcp)
+        events |= ZMQ_EVENT_ACCEPTED;
+    td_gate_open(&l->gate, l->is_secure);
     if (!l->is_inproc)
         l->watch = td_watch_open(l->transport->context, l->socket,
                                  atomic_fetch_add(&l->transport->n_watches, 1), events);
@@ -430,7 +435,11 @@ static bool zmq_link_was_cut(td_link *base)
     td_watch_event e;
     while (l->watch && td_watch_read(l->watch, &e)) {
         was_cut |= e.event == ZMQ_EVENT_DISCONNECTED;
-        if (e.event == ZMQ_EVENT_DISCONNECTED)
+        if (e.event == ZMQ_EVENT_ACCEPTED)
+            base->stats.n_turned_away += td_gate_accepted(&l->gate, (int)e.value);
+        else if (e.event == ZMQ_EVENT_DISCONNECTED)
+            td_gate_gone(&l->gate, (int)e.value);
+        if (l->is_router || e.event == ZMQ_EVENT_DISCONNECTED)
             continue;
         if (e.event != ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
             l->is_refused = true;
@@ -570,6 +579,7 @@ td_link *td_link_open(td_transport *t, const char *endpoint, td_link_side side, 
     l->is_router = is_bound;
     l->is_ipv6 = e.is_ipv6;
     l->is_inproc = e.kind == TD_ENDPOINT_INPROC;
+    l->is_tcp = e.kind == TD_ENDPOINT_TCP;
     memcpy(l->address, e.address, sizeof l->address);
     l->ring = td_alloc(TD_LINK_QUEUE_BYTES, 1, err);
     if (!l->ring ||
