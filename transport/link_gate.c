@@ -1,6 +1,7 @@
-/* The oldest goes first, as a client that means well is through in a moment: it would take a limit's
- * worth of newcomers within that moment to keep it out. What tells a handshake under way from one
- * that is done is how many bytes have come (TCP_INFO): the library does not say whose was done.
+/* The oldest goes first, as a client that means well is through in a moment: it would take a
+ * limit's worth of newcomers within that moment to keep it out. What tells a handshake under way
+ * from one that is done is how many bytes have come (TCP_INFO): the library does not say whose was
+ * done.
  *
  * The descriptors are the library's. So nothing is read, written or closed here; hanging up is
  * shutdown(2), which its own thread sees as an end, after a look whether it is still that
