@@ -1,0 +1,528 @@
+/* Stages on other machines: what is said comes out as it was said, what is broken is refused, and a
+ * worker lives through a peer that says nonsense in good form, and serves the next one. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "target/models.h"
+#include "target/target.h"
+#include "target/worker.h"
+#include "transport/stage_wire.h"
+
+#include "toy_model.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define N_EMBD 32u
+
+static const td_stage_limits limits = {
+    .n_slots = 4, .n_ctx = 200, .n_vocab = 300, .n_embd = N_EMBD};
+
+/* -- the wire ---------------------------------------------------------------------------------- */
+
+static uint32_t make_samples(td_stage_msg *m)
+{
+    static const uint8_t bytes[100] = {1, 2, 3};
+    uint32_t n = 0;
+    m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "tandem 9"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO_OK,
+                            .hello_ok = {.protocol = TD_STAGE_PROTOCOL,
+                                         .build = "tandem 9",
+                                         .n_devices = 2,
+                                         .devices = {{.spec = "host:1", .name = "A CPU"},
+                                                     {.kind = 2, .spec = "vulkan:0"}}}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PLAN,
+                            .plan = {.hash = {7},
+                                     .model_bytes = 1ull << 40,
+                                     .model_name = "a model",
+                                     .first_stage = 1,
+                                     .n_parts = 2,
+                                     .experts_device = TD_STAGE_ANY,
+                                     .n_slots = 4,
+                                     .type_k = 1,
+                                     .type_v = 1,
+                                     .n_ctx = 100,
+                                     .parts = {{0, 2, 3}, {1, 4, 4}}}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PLANNED,
+                            .planned = {.n_ctx = 90, .n_pages = 4, .n_parts = 1}};
+    m[n++] = (td_stage_msg){
+        .type = TD_STAGE_LOAD,
+        .load = {.n_ctx = 90, .ticket = 3, .next_ticket = 4, .next = "tcp://127.0.0.1:5"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_LOADING, .loading = {1, 2}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_READY, .ready = {.forgets = true, .n_parts = 1}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_FAIL, .fail = {TD_STAGE_FAIL_MODEL, "no such file"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_ATTACH};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PIECE, .piece = {9, 64, sizeof bytes, bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_CANCEL, .cancel = 12};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PING, .ping = {.echo_us = 5}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PONG, .ping = {5, 6, 7, 8}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_BYE};
+    for (uint32_t i = 0; i < n; i++) {
+        m[i].session = 0x1122334455667788u;
+        m[i].seq = i + 1;
+    }
+    return n;
+}
+
+/* A STREAM message of every kind of record. */
+static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, bool is_result)
+{
+    static float activations[TD_STAGE_ROWS_MAX * N_EMBD];
+    static td_stage_batch b;
+    td_stage_writer w;
+    size_t n;
+    b = (td_stage_batch){.id = 77,
+                         .is_prefill = n_rows > TD_STAGE_OUT_MAX,
+                         .n_rows = (uint16_t)n_rows,
+                         .n_out = 2,
+                         .n_spans = 1,
+                         .spans = {{100, 250}},
+                         .n_bytes = is_result ? 0 : n_rows * N_EMBD * 4,
+                         .bytes = (const uint8_t *)activations,
+                         .chosen = {5, 299},
+                         .n_bad = 1,
+                         .bad = {3}};
+    for (uint32_t i = 0; i < n_rows; i++)
+        b.rows[i] = (td_stage_row){.slot = 3, .sequence = 9, .position = i % 200, .token = i};
+    b.rows[n_rows - 2].is_output = b.rows[n_rows - 1].is_output = true;
+    b.rows[n_rows - 1].i_out = 1;
+    const td_stage_record records[] = {
+        {.kind = TD_RECORD_OPEN,
+         .slot = 1,
+         .from_slot = 2,
+         .length = 64,
+         .open = {.stream = 4, .temperature = 0.5f, .top_p = 1, .repeat_penalty = 1}},
+        {.kind = TD_RECORD_TRUNCATE, .slot = 1, .length = 70},
+        {.kind = TD_RECORD_COMMIT, .slot = 1, .length = 69},
+        {.kind = TD_RECORD_CLOSE, .slot = 0},
+        {.kind = is_result ? TD_RECORD_RESULT : TD_RECORD_BATCH, .batch = &b},
+    };
+    td_stage_writer_begin(&w, bytes, NULL);
+    for (uint32_t i = 0; i < TD_COUNT(records); i++)
+        assert_true(td_stage_writer_put(&w, &records[i]));
+    td_stage_writer_end(&w, 1, 2, &n);
+    return n;
+}
+
+/* All records; false where one is refused. */
+static bool read_all(const td_stage_msg *m, td_stage_record *records, td_stage_batch *batch,
+                     uint32_t *n)
+{
+    td_err err = {0};
+    td_cursor c = td_cursor_begin("STREAM", m->stream.bytes, m->stream.n, &err);
+    for (*n = 0; td_cursor_left(&c) > 0 && *n < 8; ++*n) {
+        records[*n] = (td_stage_record){.batch = batch};
+        if (!td_stage_read_record(&c, &limits, &records[*n]))
+            return false;
+    }
+    return true;
+}
+
+/* From memory of just that size, for a sanitizer to see what is read beyond it. */
+static bool decode(const uint8_t *bytes, size_t n, td_stage_msg *m)
+{
+    td_err err = {0};
+    uint8_t *copy = td_alloc(n ? n : 1, 1, NULL);
+    memcpy(copy, bytes, n);
+    bool is_ok = td_stage_decode(copy, n, m, &err);
+    assert_true(is_ok || err.code == TD_E_DATA);
+    td_free(copy);
+    return is_ok;
+}
+
+static void test_messages_come_out_as_they_went_in(void **state)
+{
+    (void)state;
+    static td_stage_msg samples[32], out;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX], again[TD_WIRE_MESSAGE_MAX];
+    bool is_seen[TD_STAGE_END] = {[TD_STAGE_STREAM] = true};
+    uint32_t count = make_samples(samples);
+    for (uint32_t i = 0; i < count; i++) {
+        size_t n, n_again;
+        td_err err = {0};
+        is_seen[samples[i].type] = true;
+        if (!td_stage_encode(&samples[i], bytes, sizeof bytes, &n, &err) ||
+            !td_stage_decode(bytes, n, &out, &err) ||
+            !td_stage_encode(&out, again, sizeof again, &n_again, &err))
+            fail_msg("%s: %s", td_stage_type_name(samples[i].type), err.message);
+        assert_int_equal(n, n_again);
+        assert_memory_equal(bytes, again, n);
+    }
+    for (uint32_t i = TD_STAGE_HELLO; i < TD_STAGE_END; i++)
+        if (!is_seen[i])
+            fail_msg("no sample of %s", td_stage_type_name((td_stage_type)i));
+}
+
+static void test_records_come_out_as_they_went_in(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static td_stage_record r[8];
+    static td_stage_batch b;
+    td_stage_msg m;
+    uint32_t n;
+    size_t n_bytes = make_stream(bytes, 20, false);
+    assert_true(td_stage_decode(bytes, n_bytes, &m, NULL));
+    assert_true(read_all(&m, r, &b, &n));
+    assert_int_equal(n, 5);
+    assert_int_equal(r[0].open.stream, 4);
+    assert_int_equal(r[0].from_slot, 2);
+    assert_int_equal(r[1].length, 70);
+    assert_int_equal(b.id, 77);
+    assert_int_equal(b.n_rows, 20);
+    assert_int_equal(b.spans[0].end_us, 250);
+    assert_int_equal(b.rows[19].i_out, 1);
+    assert_int_equal(b.n_here, 20 * N_EMBD * 4);
+    /* A chunk whose activations do not fit: as much as there is room for, and no more. */
+    n_bytes = make_stream(bytes, 256, false);
+    assert_int_equal(n_bytes,
+                     256 * N_EMBD * 4 + 4096 < TD_WIRE_MESSAGE_MAX ? n_bytes : TD_WIRE_MESSAGE_MAX);
+    n_bytes = make_stream(bytes, 20, true);
+    assert_true(td_stage_decode(bytes, n_bytes, &m, NULL) && read_all(&m, r, &b, &n));
+    assert_int_equal(r[4].kind, TD_RECORD_RESULT);
+    assert_int_equal(b.chosen[1], 299);
+    assert_int_equal(b.bad[0], 3);
+}
+
+/* One row of a sequence and hop: what the issue of the network allows. */
+static void test_a_token_takes_few_bytes(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static const float row[N_EMBD];
+    td_stage_batch b = {.n_rows = 1,
+                        .n_out = 1,
+                        .rows = {{.is_output = true}},
+                        .n_spans = 2,
+                        .n_bytes = sizeof row,
+                        .bytes = (const uint8_t *)row};
+    td_stage_writer w;
+    size_t n;
+    td_stage_writer_begin(&w, bytes, NULL);
+    assert_true(td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_COMMIT}));
+    assert_true(td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_BATCH, .batch = &b}));
+    td_stage_writer_end(&w, 1, 1, &n);
+    assert_true(n <= sizeof row + 128);
+}
+
+static void test_broken_bytes_are_refused(void **state)
+{
+    (void)state;
+    static td_stage_msg samples[32], out;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    uint32_t count = make_samples(samples);
+    for (uint32_t i = 0; i <= count; i++) {
+        size_t n;
+        if (i < count)
+            assert_true(td_stage_encode(&samples[i], bytes, sizeof bytes, &n, NULL));
+        else
+            n = make_stream(bytes, 4, false);
+        for (size_t k = 0; k < n; k++)
+            assert_false(decode(bytes, k, &out));
+        for (size_t k = 0; k < 8 * n; k++) {
+            bytes[k / 8] ^= (uint8_t)(1 << k % 8);
+            assert_false(decode(bytes, n, &out));
+            bytes[k / 8] ^= (uint8_t)(1 << k % 8);
+        }
+    }
+}
+
+/* Behind a checksum that is right: records are refused or within the limits. */
+static void test_wild_records_are_refused_or_in_bounds(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static td_stage_record r[8];
+    static td_stage_batch b;
+    uint32_t n_taken = 0;
+    for (uint32_t round = 0; round < 20000; round++) {
+        size_t n_bytes = make_stream(bytes, 3, round % 2);
+        td_stage_msg m = {.stream = {bytes + TD_WIRE_HEADER_BYTES, n_bytes - TD_WIRE_HEADER_BYTES}};
+        for (uint32_t k = 0; k <= round % 3; k++)
+            bytes[TD_WIRE_HEADER_BYTES + td_noise_bits(1, round, 2 * k) % m.stream.n] =
+                (uint8_t)td_noise_bits(1, round, 2 * k + 1);
+        uint32_t n;
+        bool is_taken = read_all(&m, r, &b, &n);
+        n_taken += is_taken;
+        for (uint32_t i = 0; i < n; i++)
+            assert_true(r[i].slot < limits.n_slots && r[i].from_slot < limits.n_slots &&
+                        r[i].length <= limits.n_ctx);
+        assert_true(!is_taken || (b.n_rows <= TD_STAGE_ROWS_MAX && b.n_out <= TD_STAGE_OUT_MAX));
+    }
+    assert_in_range(n_taken, 100, 19900); /* both happen */
+}
+
+/* -- a worker ---------------------------------------------------------------------------------- */
+
+static char folder[64], endpoint[96];
+static td_model *model;
+static int stop_fd;
+static pthread_t thread;
+static td_transport *transport;
+
+static void *worker_main(void *arg)
+{
+    static const char *const specs[] = {"host:1"};
+    td_err err = {0};
+    (void)arg;
+    bool is_ok = td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
+                                                               .n_specs = 1,
+                                                               .models = folder,
+                                                               .transport = transport,
+                                                               .endpoint = endpoint,
+                                                               .stop_fd = stop_fd},
+                                     &err);
+    if (!is_ok)
+        print_error("worker: %s\n", err.message);
+    return NULL;
+}
+
+typedef struct {
+    td_link *link;
+    uint64_t session, n_sent;
+    td_stage_type last; /* that came */
+} peer;
+
+static void say(peer *p, td_stage_msg m)
+{
+    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    size_t n;
+    m.session = p->session;
+    m.seq = ++p->n_sent;
+    if (td_stage_encode(&m, bytes, sizeof bytes, &n, NULL))
+        td_link_send(p->link, 0, bytes, n, NULL);
+}
+
+/* Takes what comes, until it is of that type or a FAIL, or for some milliseconds. */
+static void hear(peer *p, td_stage_type type, int ms)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    for (int waited = 0; waited < ms && p->last != type && p->last != TD_STAGE_FAIL; waited += 5) {
+        td_link_poll_item item = {.link = p->link};
+        td_link_poll(&item, 1, 5000, NULL);
+        size_t n = 1;
+        td_route route;
+        td_stage_msg m;
+        while (n && td_link_recv(p->link, bytes, &n, &route, NULL) && n)
+            if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session)
+                p->last = m.type;
+    }
+}
+
+static void join(peer *p, uint64_t session, uint32_t n_parts)
+{
+    td_stage_plan plan = {.model_name = "toy",
+                          .n_parts = (uint8_t)n_parts,
+                          .experts_device = TD_STAGE_ANY,
+                          .n_slots = 4,
+                          .type_k = TD_TYPE_F16,
+                          .type_v = TD_TYPE_F16,
+                          .n_ctx = 200,
+                          .parts = {{0, 0, n_parts == 1 ? 3 : 1}, {0, 2, 3}}};
+    td_models_id(model, plan.hash);
+    *p = (peer){.session = session};
+    p->link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
+    assert_non_null(p->link);
+    say(p, (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "a test"}});
+    hear(p, TD_STAGE_HELLO_OK, 5000);
+    assert_int_equal(p->last, TD_STAGE_HELLO_OK);
+    say(p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+    hear(p, TD_STAGE_PLANNED, 5000);
+    assert_int_equal(p->last, TD_STAGE_PLANNED);
+    say(p, (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = 200}});
+    hear(p, TD_STAGE_READY, 5000);
+    assert_int_equal(p->last, TD_STAGE_READY);
+}
+
+/* Jobs drawn so that many are possible, and the others nearly so. */
+static void say_anything(peer *p, uint64_t draw, uint32_t *lengths)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static td_stage_batch b;
+    td_stage_writer w;
+    size_t n;
+    td_stage_writer_begin(&w, bytes, NULL);
+    uint32_t n_records = 1 + td_noise_bits(draw, 0, 0) % 6;
+    for (uint32_t i = 1; i <= n_records; i++) {
+        uint32_t slot = (uint32_t)td_noise_bits(draw, i, 0) % 4;
+        uint32_t wild = td_noise_bits(draw, i, 1) % 12 == 0;
+        td_stage_record r = {.kind = (td_record_kind)(1 + td_noise_bits(draw, i, 2) % 5),
+                             .slot = (uint8_t)slot,
+                             .from_slot = (uint8_t)(td_noise_bits(draw, i, 3) % 4),
+                             .length = wild ? td_noise_bits(draw, i, 4) % 201 : lengths[slot],
+                             .open = {.top_p = 1, .repeat_penalty = 1},
+                             .batch = &b};
+        if (r.kind == TD_RECORD_OPEN) {
+            r.length = wild ? 64 : 0;
+            lengths[slot] = 0;
+        }
+        if (r.kind == TD_RECORD_BATCH) {
+            b = (td_stage_batch){.id = draw * 8 + i,
+                                 .is_prefill = td_noise_bits(draw, i, 5) % 2,
+                                 .n_rows = (uint16_t)(1 + td_noise_bits(draw, i, 6) % 9),
+                                 .n_out = 1};
+            for (uint32_t k = 0; k < b.n_rows; k++)
+                b.rows[k] = (td_stage_row){.slot = (uint8_t)slot,
+                                           .position = lengths[slot]++ + wild * (k % 3),
+                                           .token = k,
+                                           .is_output = k + 1u == b.n_rows};
+        }
+        td_stage_writer_put(&w, &r);
+        lengths[slot] = lengths[slot] > 180 ? 180 : lengths[slot];
+    }
+    td_stage_writer_end(&w, p->session, ++p->n_sent, &n);
+    td_link_send(p->link, 0, bytes, n, NULL);
+    if (td_noise_bits(draw, 0, 1) % 4 == 0)
+        say(p, (td_stage_msg){.type = TD_STAGE_CANCEL, .cancel = draw * 8 + 1});
+}
+
+static void test_a_worker_lives_through_nonsense(void **state)
+{
+    (void)state;
+    for (uint32_t round = 0; round < 60; round++) {
+        peer p;
+        uint32_t lengths[4] = {0};
+        join(&p, 1000 + round, 1 + round % 2);
+        for (uint32_t slot = 0; slot < 4 && round % 3;
+             slot++) { /* else: rows of none that is open */
+            uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+            size_t n;
+            td_stage_writer w;
+            td_stage_writer_begin(&w, bytes, NULL);
+            td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_OPEN,
+                                                       .slot = (uint8_t)slot,
+                                                       .open = {.top_p = 1, .repeat_penalty = 1}});
+            td_stage_writer_end(&w, p.session, ++p.n_sent, &n);
+            td_link_send(p.link, 0, bytes, n, NULL);
+        }
+        p.last = TD_STAGE_HELLO;
+        for (uint32_t i = 0; i < 30 && p.last != TD_STAGE_FAIL; i++) {
+            say_anything(&p, round * 64ull + i, lengths);
+            hear(&p, TD_STAGE_FAIL, 5);
+        }
+        say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+        td_link_close(&p.link, true);
+    }
+}
+
+static void run_rows(td_target *t, uint32_t n, bool is_prefill, uint32_t position, uint32_t *chosen)
+{
+    td_forward_row rows[TD_VERIFY_ROWS_MAX];
+    td_target_result result;
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (td_forward_row){
+            .position = position + i, .token = 3 + (position + i) % 200, .is_output = true};
+    td_target_forward(t, position + 1, is_prefill, rows, n);
+    while (!td_target_poll(t, &result)) {
+        struct pollfd p = {.fd = td_target_fd(t), .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 20000), 1);
+    }
+    if (result.err.code != TD_OK)
+        fail_msg("%s", result.err.message);
+    memcpy(chosen, result.chosen, n * sizeof *chosen);
+}
+
+/* The tokens that a target chooses after some rows. */
+static void run_target(const char *const *specs, uint32_t n_specs, uint32_t *chosen)
+{
+    td_host host = {.name = "w", .endpoint = endpoint};
+    const td_type_info *f16 = td_type_find(TD_TYPE_F16);
+    td_layout_params params = {.model = model,
+                               .specs = specs,
+                               .n_specs = n_specs,
+                               .hosts = &host,
+                               .n_hosts = 1,
+                               .type_k = f16,
+                               .type_v = f16,
+                               .n_slots = 2,
+                               .n_ctx = 200};
+    td_err err = {0};
+    td_target *t = td_target_create(&params, &err);
+    if (!t)
+        fail_msg("%s", err.message);
+    td_sampling_params sampling = {.temperature = 0.8f, .top_p = 1, .repeat_penalty = 1};
+    td_target_open_sequence(t, 0, 0, 0, 1, &sampling);
+    run_rows(t, 60, true, 0, chosen);
+    td_target_commit(t, 0, 60);
+    run_rows(t, 20, false, 60, chosen + 60);
+    td_target_truncate(t, 0, 65);
+    run_rows(t, 20, false, 65, chosen + 80);
+    td_target_destroy(&t);
+}
+
+static void test_and_serves_the_next_one(void **state)
+{
+    (void)state;
+    static const char *const here[] = {"host:1"};
+    static const char *const there[] = {"w/host:1"};
+    static const char *const mixed[] = {"host:1", "w/host:1", "w/host:1", "host:1"};
+    uint32_t wanted[100], got[100];
+    run_target(here, 1, wanted);
+    run_target(there, 1, got);
+    assert_memory_equal(wanted, got, sizeof wanted);
+    run_target(mixed, 4, got);
+    assert_memory_equal(wanted, got, sizeof wanted);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    toy t = toy_begin("llama", TOY_SHAPE);
+    char path[96];
+    td_err err = {0};
+    snprintf(folder, sizeof folder, "/tmp/tandem-stage-XXXXXX");
+    if (!mkdtemp(folder))
+        return -1;
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/w.sock", folder);
+    snprintf(path, sizeof path, "%s/any.gguf", folder);
+    gw w = toy_write(&t);
+    gw_save(&w, path);
+    gw_free(&w);
+    if (!(model = td_model_open(path, &err))) {
+        print_error("%s\n", err.message);
+        return -1;
+    }
+    stop_fd = eventfd(0, EFD_CLOEXEC);
+    transport = td_transport_create(&err);
+    return pthread_create(&thread, NULL, worker_main, NULL);
+}
+
+static int end(void **state)
+{
+    (void)state;
+    char path[96];
+    uint64_t one = 1;
+    if (write(stop_fd, &one, sizeof one) != sizeof one)
+        return -1;
+    pthread_join(thread, NULL);
+    close(stop_fd);
+    td_transport_destroy(&transport);
+    td_model_close(&model);
+    snprintf(path, sizeof path, "%s/any.gguf", folder);
+    unlink(path);
+    return rmdir(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest wire[] = {
+        cmocka_unit_test(test_messages_come_out_as_they_went_in),
+        cmocka_unit_test(test_records_come_out_as_they_went_in),
+        cmocka_unit_test(test_a_token_takes_few_bytes),
+        cmocka_unit_test(test_broken_bytes_are_refused),
+        cmocka_unit_test(test_wild_records_are_refused_or_in_bounds),
+    };
+    const struct CMUnitTest worker[] = {
+        cmocka_unit_test(test_a_worker_lives_through_nonsense),
+        cmocka_unit_test(test_and_serves_the_next_one),
+    };
+    return cmocka_run_group_tests(wire, NULL, NULL) || cmocka_run_group_tests(worker, begin, end);
+}
