@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SUFFIX_BYTES 20 /* of "-00001-of-00005.gguf" */
@@ -265,3 +266,17 @@ void td_gguf_drop(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint
 }
 
 uint64_t td_gguf_hash(const td_gguf *g) { return g->hash; }
+
+uint64_t td_gguf_stamp(const td_gguf *g)
+{
+    uint64_t stamp = g->n_shards;
+    for (uint32_t i = 0; i < g->n_shards; i++) {
+        struct stat st;
+        if (fstat(g->shards[i].fd, &st) != 0)
+            st = (struct stat){.st_ino = i};
+        uint64_t parts[] = {(uint64_t)st.st_dev, (uint64_t)st.st_ino, (uint64_t)st.st_size,
+                            (uint64_t)st.st_mtim.tv_sec, (uint64_t)st.st_mtim.tv_nsec};
+        stamp = td_hash64(stamp, parts, sizeof parts);
+    }
+    return stamp;
+}

@@ -123,4 +123,7 @@ void td_gguf_drop(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint
 /* A hash of the metadata and the tensor directory of all shards (sizes, offsets), for results. */
 uint64_t td_gguf_hash(const td_gguf *g);
 
+/* Another number when a file is written to or replaced: inodes, sizes, times. */
+uint64_t td_gguf_stamp(const td_gguf *g);
+
 #endif

@@ -18,7 +18,7 @@ void td_models_destroy(td_models **models);
 const td_model *td_models_open(td_models *models, const uint8_t id[TD_STAGE_HASH_BYTES],
                                const char *name, uint64_t n_bytes, td_err *err);
 
-/* What a model is known by. */
-void td_models_id(const td_model *model, uint8_t out[TD_STAGE_HASH_BYTES]);
+/* What a model is known by, whatever its file is called. Reads all of it the first time. */
+bool td_models_id(const td_model *model, uint8_t out[TD_STAGE_HASH_BYTES], td_err *err);
 
 #endif

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "target/stage_stream.h"
+#include "transport/keys.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -20,9 +21,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define JOIN_US   10000000u  /* until all workers have greeted */
-#define RETRY_US  1000000u   /* between greetings */
-#define PLAN_US   120000000u /* to open devices and count */
+#define JOIN_US   10000000u   /* until all workers have greeted */
+#define RETRY_US  1000000u    /* between greetings */
+#define PLAN_US   3600000000u /* to open devices and count, and once to read the model's file */
 #define PING_US   1000000u
 #define SILENT_US 4000000u /* without a word: lost */
 #define STEP_US   100000u
@@ -604,6 +605,22 @@ bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, td_stage_planned
     return true;
 }
 
+/* Where a worker's neighbour finds it: with the key itself where we have a name or a file for it,
+ * which mean nothing there. */
+static bool write_next(const session *s, char out[TD_STAGE_ENDPOINT_MAX + 1], td_err *err)
+{
+    const char *comma = !strncmp(s->endpoint, "tcp://", 6) ? strchr(s->endpoint, ',') : NULL;
+    int n = comma ? (int)(comma - s->endpoint) : (int)strlen(s->endpoint);
+    char key[TD_KEY_TEXT] = "";
+    if (comma && !td_keys_read_public(comma + 1, key, err))
+        return false;
+    n = snprintf(out, TD_STAGE_ENDPOINT_MAX + 1, "%.*s%s%s", n, s->endpoint, comma ? ",=" : "",
+                 key);
+    return n <= (int)TD_STAGE_ENDPOINT_MAX ||
+           td_err_set(err, TD_E_USAGE, "its endpoint has %d bytes; allowed: %u", n,
+                      TD_STAGE_ENDPOINT_MAX);
+}
+
 /* Where the session's stream comes from and goes: neighbours in a run talk to each other. */
 static bool send_load(td_remotes *r, const run *at, uint32_t i, uint32_t n_ctx, uint32_t n_pages,
                       uint64_t *ticket, td_err *err)
@@ -616,7 +633,8 @@ static bool send_load(td_remotes *r, const run *at, uint32_t i, uint32_t n_ctx, 
         if (!draw(ticket, err))
             return false;
         m.load.next_ticket = *ticket;
-        snprintf(m.load.next, sizeof m.load.next, "%s", s[1].endpoint);
+        if (!write_next(&s[1], m.load.next, err))
+            return td_err_prepend(err, "host %s", s[1].name);
     }
     s->state = SESSION_LOADING;
     return td_stage_way_send(&s->way, &m, err) || td_err_prepend(err, "host %s", s->name);

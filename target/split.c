@@ -78,6 +78,8 @@ bool td_split_create(const td_layout_params *p, td_split **out, td_err *err)
         else
             s->stages[i].local = n_local++;
     }
+    /* Before anybody is connected to, for it may take a while. */
+    is_ok = is_ok && (!s->n_workers || td_models_id(p->model, s->model_id, err));
     if (is_ok && s->n_workers)
         *out = s;
     else
@@ -233,7 +235,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .type_k = (uint8_t)p->type_k->id,
                                 .type_v = (uint8_t)p->type_v->id,
                                 .n_ctx = n_ctx};
-        td_models_id(p->model, plan->hash);
+        memcpy(plan->hash, s->model_id, sizeof plan->hash);
         snprintf(plan->model_name, sizeof plan->model_name, "%s", td_model_name(p->model));
         for (char *c = plan->model_name; *c; c++)
             *c = *c < 0x20 || *c > 0x7e ? '?' : *c;

@@ -29,6 +29,7 @@ typedef struct {
         uint32_t first_stage, n_stages;
     } workers[TD_STAGES_MAX];
     char texts[TD_STAGES_MAX][192]; /* pinned SPECs of the stages here */
+    uint8_t model_id[TD_STAGE_HASH_BYTES];
 } td_split;
 
 /* *out stays NULL where all SPECs are of this machine. */

@@ -272,6 +272,23 @@ static bool take_job(void *user, const job *j, td_err *err)
            td_err_set(err, TD_E_DATA, "more jobs than batches can need");
 }
 
+/* A path from the wire would be one that a peer chooses: none but of a socket beside our own, and a
+ * key only itself. */
+static bool check_next(const worker *w, td_err *err)
+{
+    const char *next = w->load.next, *own = w->params->endpoint, *slash = strrchr(own, '/');
+    const char *comma = strchr(next, ',');
+    size_t n_folder = slash ? (size_t)(slash + 1 - own) : 0;
+    bool is_tcp = !strncmp(next, "tcp://", 6) && (!comma || comma[1] == '=');
+    bool is_near = n_folder && !strncmp(own, "ipc://", 6) && !strncmp(next, own, n_folder) &&
+                   !strchr(next + n_folder, '/');
+    return is_tcp || is_near ||
+           td_err_set(err, TD_E_DATA,
+                      "the next worker is at \"%.100s\"; allowed: tcp://, or a socket beside this "
+                      "worker's",
+                      next);
+}
+
 static bool begin_streams(worker *w, td_err *err)
 {
     const td_hparams *h = td_model_hparams(td_target_model(w->target));
@@ -295,16 +312,8 @@ static bool begin_streams(worker *w, td_err *err)
     td_stage_out_begin(&w->out, w->load.next[0] ? &w->next_way : &w->way);
     if (!w->load.next[0])
         return true;
-    /* A path from the wire would be one that a peer chooses: only beside our own socket. */
-    const char *slash = strrchr(w->params->endpoint, '/');
-    size_t n_folder = slash ? (size_t)(slash + 1 - w->params->endpoint) : 0;
-    bool is_near = !strncmp(w->load.next, w->params->endpoint, n_folder) &&
-                   !strchr(w->load.next + n_folder, '/');
-    if (strncmp(w->load.next, "tcp://", 6) != 0 && !is_near)
-        return td_err_set(err, TD_E_DATA,
-                          "the next worker is at \"%.100s\"; allowed: tcp://, or a socket beside "
-                          "this worker's",
-                          w->load.next);
+    if (!check_next(w, err))
+        return false;
     w->next = td_link_open(w->params->transport, w->load.next, TD_LINK_CONNECT, err);
     w->next_way = (td_stage_way){.link = w->next, .session = w->load.next_ticket};
     return w->next != NULL;

@@ -327,7 +327,7 @@ static void join(peer *p, uint64_t session, uint32_t n_parts)
                           .type_v = TD_TYPE_F16,
                           .n_ctx = 200,
                           .parts = {{0, 0, n_parts == 1 ? 3 : 1}, {0, 2, 3}}};
-    td_models_id(model, plan.hash);
+    assert_true(td_models_id(model, plan.hash, NULL));
     *p = (peer){.session = session};
     p->link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
     assert_non_null(p->link);

@@ -380,6 +380,12 @@ bool td_keys_read_public(const char *name_or_file, char key[TD_KEY_TEXT], td_err
 {
     char path[PATH_MAX];
     bool is_there;
+    if (name_or_file[0] == '=') {
+        if (!td_key_check(name_or_file + 1, err))
+            return false;
+        memcpy(key, name_or_file + 1, TD_KEY_TEXT);
+        return true;
+    }
     if (strchr(name_or_file, '/')) {
         if (!read_public_file(name_or_file, false, key, &is_there, err))
             return false;

@@ -48,7 +48,8 @@ bool td_keys_allow(const char *name, const char *key, td_err *err);
 bool td_keys_read_own(const char *name, td_key_pair *pair, td_err *err);
 void td_key_wipe(td_key_pair *pair);
 
-/* The public key behind a name, somebody's before our own, or in a file, whose path has a '/'. */
+/* The public key behind a name, somebody's before our own, or in a file, whose path has a '/'; or
+ * the key itself behind a '='. */
 bool td_keys_read_public(const char *name_or_file, char key[TD_KEY_TEXT], td_err *err);
 
 /* Every name in the folder, sorted; none where it is missing. */
