@@ -21,12 +21,14 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define JOIN_US   10000000u   /* until all workers have greeted */
+#define JOIN_US   5000000u    /* until all workers have greeted */
 #define RETRY_US  1000000u    /* between greetings */
 #define PLAN_US   3600000000u /* to open devices and count, and once to read the model's file */
 #define PING_US   1000000u
 #define SILENT_US 4000000u /* without a word: lost */
 #define STEP_US   100000u
+#define ASTRAY_US 30000000u  /* a batch is under way, and no worker has any */
+#define HUNG_US   300000000u /* a worker has one, and does not get on */
 
 typedef enum {
     SESSION_GREETING,
@@ -50,7 +52,9 @@ typedef struct {
     td_stage_loading loading;
     int64_t clock_us; /* its clock less ours, by the quickest ping so far */
     uint64_t trip_us; /* which took so long; 0: none yet */
-    td_err err;       /* of a lost one */
+    uint64_t progress;
+    uint32_t n_pending; /* by its last word: batches done, and held */
+    td_err err;         /* of a lost one */
 } session;
 
 typedef struct {
@@ -58,6 +62,7 @@ typedef struct {
     uint32_t first_stage, end_stage;
     bool is_first, is_last; /* of the model's layers */
     job *head, *tail;       /* in transit, in order */
+    uint64_t moved_us;      /* when something last got on, or nothing was in transit */
     job *unsent;            /* of those the first that the stream did not take yet; or NULL */
     td_stage_out out;
     td_stage_in in;
@@ -147,9 +152,13 @@ static void take_hello(td_remotes *r, session *s, const td_stage_hello_ok *h)
     s->next_us = now_us(r);
 }
 
-static void take_pong(const td_remotes *r, session *s, const td_stage_ping *p)
+static void take_pong(td_remotes *r, session *s, const td_stage_ping *p)
 {
     uint64_t now = now_us(r);
+    for (uint32_t k = 0; k < r->n_runs && p->progress != s->progress; k++)
+        r->runs[k].moved_us = now;
+    s->progress = p->progress;
+    s->n_pending = p->n_pending;
     if (p->echo_us > now)
         return;
     uint64_t trip = now - p->echo_us;
@@ -359,9 +368,11 @@ static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *e
 
 static bool end_back(void *user, const job *j, td_err *err)
 {
+    run *at = user;
     if (j->kind != JOB_FORWARD)
         return td_err_set(err, TD_E_DATA, "it sends a job; allowed: answers");
-    pass_run(user, j->batch);
+    at->moved_us = now_us(at->all);
+    pass_run(at, j->batch);
     return true;
 }
 
@@ -448,6 +459,22 @@ static void mind_time(td_remotes *r, session *s)
     s->next_us = now + PING_US;
 }
 
+/* The transport may stand, and pings be answered, and a batch be lost or a device hang all the
+ * same. */
+static void mind_progress(run *at)
+{
+    td_remotes *r = at->all;
+    uint64_t now = now_us(r);
+    bool is_any_pending = false;
+    for (uint32_t i = 0; i < at->at.n; i++)
+        is_any_pending |= r->sessions[at->at.first + i].n_pending > 0;
+    if (!at->head || is_lost(at))
+        at->moved_us = now;
+    else if (now - at->moved_us > (is_any_pending ? HUNG_US : ASTRAY_US))
+        lose(r, &r->sessions[at->at.first],
+             is_any_pending ? "a worker does not get on" : "a batch was lost on its way");
+}
+
 /* Waits for whatever comes first, and takes it. */
 static bool step(td_remotes *r, td_err *err)
 {
@@ -477,6 +504,7 @@ static bool step(td_remotes *r, td_err *err)
     for (uint32_t i = 0; i < r->n_runs; i++) {
         take_jobs(&r->runs[i]);
         send_cancels(&r->runs[i]);
+        mind_progress(&r->runs[i]);
     }
     return true;
 }

@@ -46,10 +46,10 @@ class Stage(unittest.TestCase):
             worker.stderr.close()
         self.dir.cleanup()
 
-    def start(self, endpoint, *args):
+    def start(self, endpoint, *args, env=None):
         worker = subprocess.Popen([TANDEM, 'stage', '--bind', endpoint, *(args or ('--models', 'configs/tales',
                                                                                  '--device', 'host:1'))],
-                                  stderr=subprocess.PIPE, text=True)
+                                  stderr=subprocess.PIPE, text=True, env=env)
         self.workers.append(worker)
         for line in worker.stderr:
             if ': at ' in line:
@@ -135,6 +135,46 @@ class Stage(unittest.TestCase):
         p.kill()
         p.communicate()
         self.generate(*args, n=4)
+
+    def test_a_worker_that_is_started_again_goes_on(self):
+        ends = [self.ipc('a'), self.ipc('b')]
+        workers = [self.start(end) for end in ends]
+        args = ['--host', 'a=' + ends[0], '--host', 'b=' + ends[1], '--device', 'a/host:1', '--device', 'host:1',
+                '--device', 'b/host:1', '--parallel', '4']
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', '--device', 'host:1', n=400)
+        stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
+        p = subprocess.Popen(self.command(*args, '--stats', stats, '--out', out, n=400), stderr=subprocess.PIPE, text=True)
+        time.sleep(1)
+        for i in range(2):
+            workers[i].kill()
+            workers[i].wait()
+            self.start(ends[i])
+            time.sleep(1.5)
+        _, text = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 0, text)
+        with open(out) as f:
+            self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
+        with open(stats) as f:
+            self.assertGreaterEqual(json.load(f)['totals']['target_losses'], 1, text)
+
+    def test_neighbours_show_each_other_keys(self):
+        keys = {name: {**os.environ, 'TANDEM_KEYS_DIR': os.path.join(self.dir.name, name)} for name in ('desk', 'a', 'b')}
+        public = {}
+        for name, environment in keys.items():
+            public[name] = subprocess.run([TANDEM, 'keys', 'new', name], env=environment, check=True,
+                                          capture_output=True, text=True).stdout
+        for own, other in (('a', 'desk'), ('b', 'desk'), ('desk', 'a'), ('desk', 'b'), ('b', 'a')):
+            subprocess.run([TANDEM, 'keys', 'allow', other, '-'], env=keys[own], check=True, input=public[other],
+                           text=True, capture_output=True)
+        ends = {name: 'tcp://127.0.0.1:%d' % free_port() for name in 'ab'}
+        for name, end in ends.items():
+            self.start(end, '--models', 'configs/tales', '--device', 'host:1', '--key', name, env=keys[name])
+        args = [x for name, end in ends.items() for x in ('--host', '%s=%s,%s' % (name, end, name))]
+        r = subprocess.run(self.command(*args, '--device', 'a/host:1', '--device', 'b/host:1', n=8), env=keys['desk'],
+                           capture_output=True, text=True, timeout=60)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=8)
+        self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}, wanted)
 
 
 if __name__ == '__main__':

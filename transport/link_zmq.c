@@ -39,6 +39,7 @@
 #define REFUSED_US      1000000u /* until the next try: our key may have been allowed meanwhile */
 #define ROUTE_NAME_MAX  7
 #define DROPS_PER_RECV  64 /* what one recv may pass over before its caller gets a say again */
+#define SEALED_BYTES    33 /* what CURVE adds to a message: name, nonce, flags, authenticator */
 #define RECORD_BYTES    12 /* before each queued message: route u64, length u32, host order */
 
 struct td_transport {
@@ -97,7 +98,7 @@ td_transport *td_transport_create(td_err *err)
     }
     pthread_mutex_init(&t->lock, NULL);
     zmq_ctx_set(t->context, ZMQ_MAX_SOCKETS, 64);
-    zmq_ctx_set(t->context, ZMQ_MAX_MSGSZ, (int)TD_WIRE_MESSAGE_MAX);
+    zmq_ctx_set(t->context, ZMQ_MAX_MSGSZ, (int)(TD_WIRE_MESSAGE_MAX + SEALED_BYTES));
     return t;
 }
 
@@ -147,8 +148,8 @@ static bool set_options(const zmq_link *l, td_err *err)
     for (size_t i = 0; i < TD_COUNT(options); i++)
         if (!set_option(l->socket, options[i].option, options[i].value, err))
             return false;
-    /* Per part, and not applied to inproc; recv checks again. */
-    int64_t max_bytes = TD_WIRE_MESSAGE_MAX;
+    /* Per part, and not applied to inproc; recv checks again. Encrypted ones are longer. */
+    int64_t max_bytes = TD_WIRE_MESSAGE_MAX + (l->is_secure ? SEALED_BYTES : 0);
     if (zmq_setsockopt(l->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) != 0)
         return td_err_set(err, TD_E_IO, "ZeroMQ message limit: %s", zmq_strerror(errno));
     if (l->is_router && !set_option(l->socket, ZMQ_ROUTER_MANDATORY, 1, err))
