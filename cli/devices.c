@@ -6,12 +6,15 @@
 #include "base/check.h"
 #include "base/json_writer.h"
 #include "kernels/device.h"
+#include "target/target.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 typedef struct {
+    option_list hosts;
+    const char *key;
     bool is_json, is_measured;
 } fields;
 
@@ -19,9 +22,13 @@ static const option options[] = {
     {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
     {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL,
      "read bandwidth of each too (a second or two)"},
+    {"--host", NULL, OPT_LIST, offsetof(fields, hosts), 0, 0, "NAME=EP",
+     "of another machine instead: the `tandem stage` at EP (as of `generate`), while it is free"},
+    {"--key", NULL, OPT_TEXT, offsetof(fields, key), 0, 0, "NAME",
+     "our own pair of `tandem keys`, shown there (default: the only one)"},
 };
 static const command_help help = {
-    "devices", "tandem devices [--json] [--measure]",
+    "devices", "tandem devices [--json] [--measure | --host NAME=EP]",
     "Lists devices: what --device takes, name, driver, memory by heap and limits.", options,
     TD_COUNT(options)};
 
@@ -54,7 +61,8 @@ static void print_memory(const td_device_info *d)
     const double gib = 1 << 30;
     if (!c->total_bytes)
         return;
-    printf("  memory: %.1f GiB can be used: %s\n", (double)c->usable_bytes / gib, c->reason);
+    printf("  memory: %.1f GiB can be used%s%s\n", (double)c->usable_bytes / gib,
+           c->reason[0] ? ": " : "", c->reason);
     if (c->hint[0])
         printf("  to have more: %s\n", c->hint);
     for (uint32_t i = 0; i < d->memory.n_heaps && d->kind != TD_DEVICE_HOST; i++)
@@ -75,8 +83,8 @@ static const td_device_info *find(const list *devices, const char *spec)
 
 void td_devices_print(const td_device_info *d, const td_device_info *preferred)
 {
-    printf("%s: %s (%s)\n  vendor %s, driver %s\n", d->spec, d->name, kind_name(d->kind), d->vendor,
-           d->driver);
+    printf("%s: %s (%s)\n  %s%s%sdriver %s\n", d->spec, d->name, kind_name(d->kind),
+           d->vendor[0] ? "vendor " : "", d->vendor, d->vendor[0] ? ", " : "", d->driver);
     if (strcmp(d->id, d->spec) != 0)
         printf("  also %s\n", d->id);
     if (d->same_as[0] && preferred)
@@ -143,43 +151,80 @@ void td_devices_write(td_json_writer *w, const td_device_info *d)
     td_json_put_string(w, "quirks", d->quirks);
 }
 
+static bool list_here(list *l)
+{
+    l->n = td_device_list(l->infos, TD_DEVICES_MAX);
+    return true;
+}
+
+static void print_list(const fields *f, const char *host, const list *l)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        const td_device_info *d = &l->infos[i];
+        printf("%s%s", host, host[0] ? "/" : "");
+        td_devices_print(d, d->same_as[0] ? find(l, d->same_as) : NULL);
+        if (f->is_measured && d->is_usable)
+            printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
+    }
+}
+
+static void write_list(td_json_writer *w, const fields *f, const char *host, const list *l)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        td_json_begin_object(w);
+        td_json_put_u64(w, "index", i);
+        td_json_put_string(w, "host", host[0] ? host : NULL);
+        td_devices_write(w, &l->infos[i]);
+        if (f->is_measured)
+            td_json_put_double(w, "bandwidth_bytes_per_s", measure(&l->infos[i]));
+        td_json_end_object(w);
+    }
+}
+
+/* Of this machine, or of each host that was named. */
+static bool show(const fields *f, td_json_writer *w, td_err *err)
+{
+    list l;
+    for (uint32_t i = 0; i < (f->hosts.n ? f->hosts.n : 1); i++) {
+        td_host host = {.name = ""};
+        if (f->hosts.n && !td_host_parse(f->hosts.items[i], &host, err))
+            return false;
+        if (!(f->hosts.n ? td_target_host_devices(&host, f->key, l.infos, &l.n, err)
+                         : list_here(&l)))
+            return false;
+        if (w)
+            write_list(w, f, host.name, &l);
+        else
+            print_list(f, host.name, &l);
+    }
+    return true;
+}
+
 int td_command_devices(int argc, char **argv, td_err *err)
 {
     fields f = {0};
     bool is_help;
+    const char *text;
+    size_t n_bytes;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
         td_options_print_help(&help);
         return 0;
     }
-    list devices;
-    devices.n = td_device_list(devices.infos, TD_DEVICES_MAX);
-    if (!f.is_json) {
-        for (uint32_t i = 0; i < devices.n; i++) {
-            const td_device_info *d = &devices.infos[i];
-            td_devices_print(d, d->same_as[0] ? find(&devices, d->same_as) : NULL);
-            if (f.is_measured && d->is_usable)
-                printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
-        }
+    if (f.hosts.n && f.is_measured) {
+        td_err_set(err, TD_E_USAGE, "--measure is of this machine; start it on the host itself");
         return 0;
     }
-    td_json_writer *w = td_json_writer_create(true, err);
-    if (!w)
+    td_json_writer *w = f.is_json ? td_json_writer_create(true, err) : NULL;
+    if (f.is_json && !w)
         return 0;
-    td_json_begin_array(w);
-    for (uint32_t i = 0; i < devices.n; i++) {
-        td_json_begin_object(w);
-        td_json_put_u64(w, "index", i);
-        td_devices_write(w, &devices.infos[i]);
-        if (f.is_measured)
-            td_json_put_double(w, "bandwidth_bytes_per_s", measure(&devices.infos[i]));
-        td_json_end_object(w);
-    }
-    td_json_end_array(w);
-    const char *text;
-    size_t n_bytes;
-    if (td_json_writer_end(w, &text, &n_bytes, err))
+    if (w)
+        td_json_begin_array(w);
+    bool is_ok = show(&f, w, err);
+    if (w)
+        td_json_end_array(w);
+    if (w && is_ok && td_json_writer_end(w, &text, &n_bytes, err))
         puts(text);
     td_json_writer_destroy(&w);
     return 0;

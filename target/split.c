@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "target/models.h"
+#include "target/target.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,6 +149,20 @@ static td_device_info info_of(const td_stage_device *d)
     snprintf(info.name, sizeof info.name, "%s", d->name);
     snprintf(info.driver, sizeof info.driver, "%s", d->driver);
     return info;
+}
+
+bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
+                            td_err *err)
+{
+    td_remotes *r = td_remotes_create(host, 1, key, err);
+    if (!r)
+        return false;
+    const td_stage_hello_ok *hello = td_remotes_hello(r, 0);
+    *n = td_min_u32(hello->n_devices, TD_DEVICES_MAX);
+    for (uint32_t i = 0; i < *n; i++)
+        out[i] = info_of(&hello->devices[i]);
+    td_remotes_destroy(&r);
+    return true;
 }
 
 static bool find_devices(td_split *s, const td_remotes *remotes, td_err *err)

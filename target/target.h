@@ -74,6 +74,11 @@ typedef struct {
     uint64_t sum_us, max_us;     /* of the spans' lengths */
 } td_target_result;
 
+/* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].
+ * Only while it is free. */
+bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
+                            td_err *err);
+
 /* In one, or in two: open lays it out (and asks the machines that params->specs name), so that
  * n_ctx, n_pages and draft_bytes are known; load loads it. What params point to lives as long. */
 td_target *td_target_create(const td_layout_params *params, td_err *err);
