@@ -492,6 +492,15 @@ bool td_json_has(const td_json_object *object, const char *key)
     return find_value(object, key, ~0u, NULL) != NULL;
 }
 
+size_t td_json_list_keys(const td_json_object *object, const char **keys, size_t max)
+{
+    json_t *node = (json_t *)(uintptr_t)object->node;
+    size_t n = 0;
+    for (void *it = json_object_iter(node); it && n < max; it = json_object_iter_next(node, it))
+        keys[n++] = json_object_iter_key(it);
+    return n;
+}
+
 bool td_json_get_bool(const td_json_object *object, const char *key, bool fallback)
 {
     const json_t *node = find_value(object, key, TYPE_BIT(TD_JSON_BOOL), NULL);

@@ -113,6 +113,8 @@ bool td_json_read_element(const td_json_object *object, const char *key, size_t 
 
 /* Is the key there (and not a null that counts as absent)? */
 bool td_json_has(const td_json_object *object, const char *key);
+/* The keys of an object that names its members itself, in the order of the text: at most max. */
+size_t td_json_list_keys(const td_json_object *object, const char **keys, size_t max);
 
 /* The value, or `fallback` where the key is absent. */
 bool td_json_get_bool(const td_json_object *object, const char *key, bool fallback);

@@ -13,7 +13,7 @@
 #include <string.h>
 
 typedef struct {
-    option_list hosts;
+    option_hosts hosts;
     const char *key;
     bool is_json, is_measured;
 } fields;
@@ -22,7 +22,7 @@ static const option options[] = {
     {"--json", NULL, OPT_FLAG, offsetof(fields, is_json), 0, 0, NULL, "as JSON"},
     {"--measure", NULL, OPT_FLAG, offsetof(fields, is_measured), 0, 0, NULL,
      "read bandwidth of each too (a second or two)"},
-    {"--host", NULL, OPT_LIST, offsetof(fields, hosts), 0, 0, "NAME=EP",
+    {"--host", NULL, OPT_HOSTS, offsetof(fields, hosts), 0, 0, "NAME=EP",
      "of another machine instead: the `tandem stage` at EP (as of `generate`), while it is free"},
     {"--key", NULL, OPT_TEXT, offsetof(fields, key), 0, 0, "NAME",
      "our own pair of `tandem keys`, shown there (default: the only one)"},

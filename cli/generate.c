@@ -14,7 +14,8 @@
 
 typedef struct {
     td_run_params run;
-    option_list devices, hosts, stops;
+    option_list devices, stops;
+    option_hosts hosts;
     const char *config, *use;
     bool is_no_measure;
 } fields;
@@ -29,7 +30,7 @@ static const option options[] = {
     {"--device", "target.devices", OPT_LIST, AT(devices), 0, 0, "SPEC",
      "host[:threads[:cpus]] or vulkan:INDEX|amd|nvidia|intel|pci:ADDRESS|uuid:ID|NAME, each with "
      "@a-b for layers a..b; several make a split in order (default: GPUs found, else host)"},
-    {"--host", "target.hosts", OPT_LIST, AT(hosts), 0, 0, "NAME=EP",
+    {"--host", "hosts", OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
      "another machine, whose devices are NAME/SPEC then: the `tandem stage` at ipc://PATH, "
      "tcp://127.0.0.1:PORT or tcp://HOST:PORT,KEY with its public key, a name or file"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",

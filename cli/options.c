@@ -59,6 +59,16 @@ static bool add_to_list(const option *o, void *fields, const char *text, td_err 
     return true;
 }
 
+static bool add_host(const option *o, void *fields, const char *text, td_err *err)
+{
+    option_hosts *hosts = field_of(o, fields);
+    if (hosts->n == TD_OPTION_LIST_MAX || strlen(text) >= TD_OPTION_HOST_BYTES)
+        return td_err_set(err, TD_E_USAGE, "%s: more than %u of them, or one of %u bytes", o->flag,
+                          TD_OPTION_LIST_MAX, TD_OPTION_HOST_BYTES);
+    strcpy(hosts->items[hosts->n++], text);
+    return true;
+}
+
 static bool set_option(const option *o, void *fields, const char *text, td_err *err)
 {
     switch (o->kind) {
@@ -76,6 +86,8 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
         return true;
     case OPT_LIST:
         return add_to_list(o, fields, text, err);
+    case OPT_HOSTS:
+        return add_host(o, fields, text, err);
     case OPT_CACHE_TYPE:
         return set_cache_type(o, fields, text, err);
     }
@@ -154,10 +166,11 @@ bool td_options_parse(const command_help *help, int argc, char **argv, void *fie
         }
         /* Flags win over the file: the first of a list replaces what came from there. */
         size_t index = (size_t)(o - help->options);
-        if (o->kind == OPT_LIST && !is_list_begun[index]) {
+        if (o->kind == OPT_LIST && !is_list_begun[index])
             ((option_list *)field_of(o, fields))->n = 0;
-            is_list_begun[index] = true;
-        }
+        if (o->kind == OPT_HOSTS && !is_list_begun[index])
+            ((option_hosts *)field_of(o, fields))->n = 0;
+        is_list_begun[index] = true;
         if (!set_option(o, fields, value, err))
             return false;
     }
@@ -205,6 +218,9 @@ static td_json_field json_field(const option *o, const char *key)
         f.min = 1;
         f.max = PATH_MAX_BYTES;
         f.n_max = TD_OPTION_LIST_MAX;
+        break;
+    case OPT_HOSTS: /* read_hosts */
+        f.type = TD_JSON_OBJECT;
         break;
     case OPT_CACHE_TYPE:
         f.type = TD_JSON_ENUM;
@@ -269,6 +285,8 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
             if (!add_to_list(o, fields, td_json_get_string_at(object, key, i), err))
                 return false;
         return true;
+    case OPT_HOSTS:
+        return true; /* read_hosts */
     case OPT_CACHE_TYPE: {
         static const char *const names[] = {"f32", "f16", "q8_0", "q4_0"};
         return set_cache_type(o, fields, names[td_json_get_enum(object, key, 1)], err);
@@ -277,17 +295,56 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
     return false;
 }
 
+/* {"strix2": {"endpoint": "tcp://10.0.0.2:5556", "key": "strix2"}, ...} */
+static bool read_hosts(const option *o, const td_json_object *root, void *fields, td_err *err)
+{
+    static const td_json_field host_fields[] = {
+        {.key = "endpoint", .type = TD_JSON_STRING, .required = true, .min = 1, .max = 319},
+        {.key = "key", .type = TD_JSON_STRING, .min = 1, .max = 100},
+    };
+    static const td_json_schema host_schema = {host_fields, TD_COUNT(host_fields), false};
+    const td_json_schema any = {NULL, 0, true};
+    const char *names[TD_OPTION_LIST_MAX + 1];
+    td_json_field members[TD_OPTION_LIST_MAX + 1];
+    td_json_object hosts, host;
+    if (!td_json_read_member(root, o->config, &any, &hosts, err))
+        return false;
+    size_t n = td_json_list_keys(&hosts, names, TD_COUNT(names));
+    for (size_t i = 0; i < n; i++)
+        members[i] = (td_json_field){.key = names[i], .type = TD_JSON_OBJECT};
+    const td_json_schema named = {members, n, false};
+    if (!td_json_read_member(root, o->config, &named, &hosts, err))
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        char text[2 * TD_OPTION_HOST_BYTES];
+        if (!td_json_read_member(&hosts, names[i], &host_schema, &host, err))
+            return false;
+        const char *key = td_json_get_string(&host, "key", NULL);
+        snprintf(text, sizeof text, "%.100s=%s%s%s", names[i],
+                 td_json_get_string(&host, "endpoint", ""), key ? "," : "", key ? key : "");
+        if (!add_host(o, fields, text, err))
+            return false;
+    }
+    return true;
+}
+
 bool td_options_read_config(const command_help *help, const char *path, void *fields,
                             td_json **document, td_err *err)
 {
     section sections[SECTIONS_MAX];
-    td_json_field roots[SECTIONS_MAX];
+    td_json_field roots[SECTIONS_MAX + 1];
     size_t n = build_sections(help, sections);
     for (size_t i = 0; i < n; i++) {
         sections[i].schema = (td_json_schema){sections[i].fields, sections[i].n_fields, false};
         roots[i] = (td_json_field){.key = sections[i].name, .type = TD_JSON_OBJECT};
     }
-    td_json_schema root_schema = {roots, n, false};
+    const option *hosts = NULL;
+    for (size_t i = 0; i < help->n_options; i++)
+        hosts = help->options[i].kind == OPT_HOSTS ? &help->options[i] : hosts;
+    size_t n_roots = n;
+    if (hosts && hosts->config)
+        roots[n_roots++] = (td_json_field){.key = hosts->config, .type = TD_JSON_OBJECT};
+    td_json_schema root_schema = {roots, n_roots, false};
     td_json_object root, object;
     *document = td_json_read_file(path, err);
     if (!*document || !td_json_read_root(*document, &root_schema, &root, err))
@@ -302,6 +359,8 @@ bool td_options_read_config(const command_help *help, const char *path, void *fi
                              err))
                 return false;
     }
+    if (n_roots > n && td_json_has(&root, hosts->config))
+        return read_hosts(hosts, &root, fields, err);
     return true;
 }
 

@@ -26,6 +26,7 @@ typedef enum {
     OPT_READ,       /* the same: a file that is read, "-" for standard input */
     OPT_WRITE,      /* a file that is written, "-" for standard output */
     OPT_LIST,       /* option_list: given several times on the command line, a list in the file */
+    OPT_HOSTS,      /* option_hosts: NAME=EP each; in a file an object of a name's own keys */
     OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
 } option_kind;
 
@@ -33,6 +34,13 @@ typedef struct {
     uint32_t n;
     const char *items[TD_OPTION_LIST_MAX];
 } option_list;
+
+#define TD_OPTION_HOST_BYTES 448u
+
+typedef struct {
+    uint32_t n;
+    char items[TD_OPTION_LIST_MAX][TD_OPTION_HOST_BYTES]; /* "NAME=EP" or "NAME=EP,KEY" */
+} option_hosts;
 
 typedef struct {
     const char *flag;   /* "--temp" or "-n" */

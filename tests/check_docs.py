@@ -35,7 +35,7 @@ def read_help(command):
         right = right or line.split(None, 2)[2]
         if left[0] != "-h,":
             options.append((left[0], left[1] if len(left) > 1 else "", right.strip()))
-    return options, dict(re.findall(r"^  ([a-z]+\.[a-z_]+) +(\S+)$", keys, re.MULTILINE))
+    return options, dict(re.findall(r"^  ([a-z]+(?:\.[a-z_]+)?) +(\S+)$", keys, re.MULTILINE))
 
 
 def plain(text):
@@ -87,7 +87,8 @@ def check_command(command, page, problems):
 def check_config(problems):
     """Each key of docs/config.md with the flag, the range and the default of --help."""
     page = read("docs/config.md")
-    for command, title in (("generate", "## For `tandem generate`"), ("draft", "## For `tandem draft`")):
+    for command, title in (("generate", "## For `tandem generate`"), ("draft", "## For `tandem draft`"),
+                           ("stage", "## For `tandem stage`")):
         options, keys = read_help(command)
         helps = {flag: text for flag, _, text in options}
         section = page.partition(title)[2].partition("\n## ")[0]

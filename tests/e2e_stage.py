@@ -106,6 +106,20 @@ class Stage(unittest.TestCase):
                              code=2)
         self.assertIn('stand apart', text)
 
+    def test_hosts_of_a_configuration(self):
+        a, path = self.ipc('a'), os.path.join(self.dir.name, 'config.json')
+        worker = self.start(a, '--models', 'configs/tales', '--device', 'host:1', '--device', 'host:2')
+        listed = subprocess.run([TANDEM, 'devices', '--json', '--host', 'strix=' + a], capture_output=True, text=True,
+                                timeout=30, check=True)
+        self.assertEqual([(d['host'], d['device'], d['kind']) for d in json.loads(listed.stdout)],
+                         [('strix', 'host:1', 'host'), ('strix', 'host:2', 'host')])
+        for hosts, code in (({'strix': {'endpoint': a}}, 0), ({'strix': {'end': a}}, 65), ({'strix': a}, 65),
+                            ({'st rix': {'endpoint': a}}, 2), ({'strix': {'endpoint': 'tcp://0.0.0.0:1'}}, 2)):
+            with open(path, 'w') as f:
+                json.dump({'hosts': hosts, 'target': {'devices': ['strix/host:2', 'host:1']}}, f)
+            self.generate('--config', path, n=2, code=code)
+        self.assertIsNone(worker.poll())
+
     def test_garbage_does_no_harm(self):
         port = free_port()
         endpoint = 'tcp://127.0.0.1:%d' % port
