@@ -62,6 +62,7 @@ typedef struct {
     td_stage_fail_code task_code;
     char specs[TD_STAGES_MAX][192];
     const char *spec_texts[TD_STAGES_MAX];
+    char place[160];
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 } worker;
 
@@ -76,7 +77,7 @@ static void on_progress(void *user, uint64_t done, uint64_t total)
     atomic_store(&w->total, total);
 }
 
-static td_layout_params params_of(worker *w, const td_model *model, char *place, size_t n_place)
+static td_layout_params params_of(worker *w, const td_model *model)
 {
     const td_stage_plan *p = &w->plan;
     for (uint32_t i = 0; i < p->n_parts; i++) {
@@ -85,11 +86,11 @@ static td_layout_params params_of(worker *w, const td_model *model, char *place,
         w->spec_texts[i] = w->specs[i];
     }
     if (p->experts_device != TD_STAGE_ANY)
-        snprintf(place, n_place, "experts=%.127s", w->params->specs[p->experts_device]);
+        snprintf(w->place, sizeof w->place, "experts=%.127s", w->params->specs[p->experts_device]);
     return (td_layout_params){.model = model,
                               .specs = w->spec_texts,
                               .n_specs = p->n_parts,
-                              .place = p->experts_device != TD_STAGE_ANY ? place : NULL,
+                              .place = p->experts_device != TD_STAGE_ANY ? w->place : NULL,
                               .is_partial = true,
                               .first_stage = p->first_stage,
                               .type_k = td_type_find(p->type_k),
@@ -112,8 +113,6 @@ static bool check_plan(const worker *w, td_err *err)
     return is_ok || td_err_set(err, TD_E_DATA, "a plan with a device or a cache type that is none");
 }
 
-static char place_text[160]; /* lives as long as the target that was opened with it */
-
 static void do_plan(worker *w)
 {
     td_err *err = &w->task_err;
@@ -127,7 +126,7 @@ static void do_plan(worker *w)
     if (!model)
         return;
     w->task_code = TD_STAGE_FAIL_MEMORY;
-    td_layout_params p = params_of(w, model, place_text, sizeof place_text);
+    td_layout_params p = params_of(w, model);
     w->target = td_target_open(&p, err);
 }
 

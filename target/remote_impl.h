@@ -1,0 +1,88 @@
+/* What the halves of the coordinator's end share: sessions (remote.c) and runs (remote_run.c). For
+ * target/remote*.c alone. All of it is the thread's, under the lock; others look under the lock. */
+#ifndef TD_TARGET_REMOTE_IMPL_H
+#define TD_TARGET_REMOTE_IMPL_H
+
+#include "target/remote.h"
+
+#include "base/clock.h"
+#include "target/stage_stream.h"
+
+#include <pthread.h>
+
+typedef enum {
+    SESSION_GREETING,
+    SESSION_IDLE,
+    SESSION_PLANNING,
+    SESSION_PLANNED,
+    SESSION_LOADING,
+    SESSION_READY,
+    SESSION_LOST
+} session_state;
+
+typedef struct {
+    char name[TD_HOST_NAME_MAX], endpoint[TD_STAGE_ENDPOINT_MAX + 1];
+    td_link *link;
+    td_stage_way way;
+    uint64_t n_seen, heard_us, next_us; /* next_us: the next greeting or ping */
+    session_state state;
+    td_stage_msg due; /* a PLAN or LOAD to be sent, */
+    bool is_due;      /* if so */
+    bool is_busy;     /* it serves another, by its last word */
+    td_stage_hello_ok hello;
+    td_stage_plan plan;
+    td_stage_planned planned;
+    td_stage_ready ready;
+    td_stage_loading loading;
+    int64_t clock_us; /* its clock less ours, by the quickest ping so far */
+    uint64_t trip_us; /* which took so long; 0: none yet */
+    uint64_t progress;
+    uint32_t n_pending; /* by its last word: batches done, and held */
+    td_err err;         /* of a lost one */
+} session;
+
+typedef struct {
+    td_remote_run at;
+    uint32_t first_stage, end_stage;
+    bool is_first, is_last; /* of the model's layers */
+    job *head, *tail;       /* in transit, in order */
+    job *unsent;            /* of those the first that the stream did not take yet; or NULL */
+    uint64_t moved_us;      /* when something last got on, or nothing was in transit */
+    td_stage_out out;
+    td_stage_in in;
+    td_remotes *all;
+} run;
+
+struct td_remotes {
+    td_transport *transport;
+    td_clock clock;
+    int fd; /* wakes the thread */
+    pthread_t thread;
+    bool is_thread;
+    atomic_bool is_stopping;
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* what is below did */
+    uint32_t n_sessions, n_runs;
+    session sessions[TD_STAGES_MAX];
+    run *runs;  /* [n_runs] */
+    td_err err; /* of the first that was lost */
+    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+};
+
+static inline uint64_t td_remote_now_us(const td_remotes *r) { return td_clock_now_us(&r->clock); }
+
+/* A session is over; everything under way fails with the reason. */
+void td_remote_lose(td_remotes *r, session *s, const char *reason);
+
+/* Sets up a run whose sessions have been planned. */
+void td_remote_begin_run(td_remotes *r, run *at, const td_remote_run *params,
+                         const td_stage_limits *limits, uint32_t n_stages);
+/* Takes and sends jobs and cancels, and minds that it gets on. */
+void td_remote_step_run(run *at);
+/* Gives the next stages what nothing waits for any more. */
+void td_remote_pass_on(td_remotes *r);
+/* Takes a STREAM or PIECE of the run's last worker. */
+void td_remote_take_stream(td_remotes *r, session *s, const td_stage_msg *m);
+bool td_remote_is_sending(const run *at); /* its link had no room */
+
+#endif
