@@ -181,13 +181,16 @@ INLINE void q8_0_tile(const tile *t, const int n_vectors, const int n_rows, tile
     }
 }
 
-/* sum[v][r] += nibbles of a block * q; `quants` by vector. */
+/* sum[v][r] += nibbles of a block * q; `quants` by vector. Where 16 bits are to be widened, they are
+ * summed apart. */
 INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
                         const int n_vectors, const int n_rows, tile_sums sum)
 {
-    tile_sums dots;
+    tile_sums narrow;
+    vi(*dots)[ROWS_MAX] = VF_HAS_NARROW ? narrow : sum;
     vi other[ROWS_MAX];
-    EACH_VECTOR EACH_ROW dots[v][r] = vi_set1(0);
+    if (VF_HAS_NARROW)
+        EACH_VECTOR EACH_ROW narrow[v][r] = vi_set1(0);
     EACH_ROW other[r] = vi_set1(0);
     UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS / 2; g++)
     {
@@ -213,7 +216,8 @@ INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
                 EACH_VECTOR dots[v][r] = vi_dot4_narrow(dots[v][r], high[v], q);
         }
     }
-    EACH_VECTOR EACH_ROW sum[v][r] = vi_add(sum[v][r], vi_widen(dots[v][r]));
+    if (VF_HAS_NARROW)
+        EACH_VECTOR EACH_ROW sum[v][r] = vi_add(sum[v][r], vi_widen(narrow[v][r]));
     join_chains(n_vectors, n_rows, sum, other);
 }
 
@@ -382,11 +386,13 @@ INLINE void quant_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
 }
 
 /* Several vectors of outputs at once share the loads of the activations, one at a time takes more
- * rows: where that saves a pass, it is better. */
+ * rows: where that saves a pass, it is better. For one row there is nothing to share, and memory
+ * gives more where a panel is read as one stream: so a panel at a time, whatever its vectors. */
 INLINE void mat_mul_quant(const td_host_mat_mul *m, const td_type type)
 {
     uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
-    if (m->n_rows <= VF_ROWS_INT || m->n_rows > VF_ROWS_ALONE)
+    bool is_shared = m->n_rows > 1 || VF_VECTORS_INT == VECTORS;
+    if (is_shared && (m->n_rows <= VF_ROWS_INT || m->n_rows > VF_ROWS_ALONE))
         for (; g + VF_VECTORS_INT <= end; g += VF_VECTORS_INT)
             quant_rows(m, g, type, VF_VECTORS_INT);
     for (; g < end; g++)

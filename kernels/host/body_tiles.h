@@ -10,11 +10,14 @@
 #define AHEAD_BYTES_MAX 131072u /* a share of the second level cache */
 
 /* The weights are one stream, but a tile of many rows is too much code between two loads of it for
- * the CPU to look ahead by itself; with one row it does, and to look further only disturbs it. Past
- * the end nothing is loaded and nothing faults. */
+ * the CPU to look ahead by itself; with one row it does, and to look far only disturbs it: how far
+ * is best there is the level's (VF_AHEAD_ONE, 0: not at all). Past the end nothing is loaded and
+ * nothing faults. */
 INLINE void prefetch(const uint8_t *at, const int n_rows)
 {
-    __builtin_prefetch((const void *)((uintptr_t)at + (n_rows == 1 ? 1024 : 4096)));
+    const uint32_t ahead = n_rows == 1 ? VF_AHEAD_ONE : 4096;
+    if (ahead)
+        __builtin_prefetch((const void *)((uintptr_t)at + ahead));
 }
 
 /* Where the outputs of a tile are: the weights of vector g (VL outputs) of w. */

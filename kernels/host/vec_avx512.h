@@ -4,7 +4,8 @@
 #define VF_VECTORS_INT 2
 #define VF_ROWS_ALONE  8
 #define VF_ROWS_PARTS  8
-#define VF_ROWS_DIRECT 64
+#define VF_ROWS_DIRECT UINT32_MAX
+#define VF_AHEAD_ONE   0
 #define VF_ROWS_FLOAT  6
 #define VF_FLOATS      4
 #define VF_HAS_NARROW  0

@@ -10,6 +10,7 @@
 #define VF_ROWS_ALONE  2 /* or with one vector */
 #define VF_ROWS_PARTS  2 /* rows of a tile of body_parts.h, */
 #define VF_ROWS_DIRECT 2 /* which takes over from more rows than these */
+#define VF_AHEAD_ONE   0 /* bytes to fetch ahead in the weights of one row */
 #define VF_ROWS_FLOAT  2
 #define VF_FLOATS      4 /* vectors of outputs of a float tile */
 #define VF_HAS_NARROW  0 /* dots of small weights are first summed in 16 bits */
