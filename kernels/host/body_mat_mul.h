@@ -181,8 +181,8 @@ INLINE void q8_0_tile(const tile *t, const int n_vectors, const int n_rows, tile
     }
 }
 
-/* sum[v][r] += nibbles of a block * q; `quants` by vector. Where 16 bits are to be widened, they are
- * summed apart. */
+/* sum[v][r] += nibbles of a block * q; `quants` by vector. Where 16 bits are to be widened, they
+ * are summed apart. */
 INLINE void dot_nibbles(const tile *t, uint32_t b, const uint8_t *const *quants,
                         const int n_vectors, const int n_rows, tile_sums sum)
 {
