@@ -6,6 +6,8 @@
 #include "base/check.h"
 #include "tests/auth_common.h"
 
+#include <errno.h>
+
 static uint8_t rx[TD_WIRE_MESSAGE_MAX];
 
 typedef struct {
@@ -189,6 +191,66 @@ static void test_a_key_is_let_in_once_it_is_allowed_and_no_more_when_removed(voi
     bench_close(&b);
 }
 
+/* --- Crowds --------------------------------------------------------------------------------- */
+
+#define CROWD 200
+
+static void wait_in_line(const bench *b, int fds[CROWD], int kind)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)b->ring.port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    static const uint8_t greeting[] = {0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 0, 'C', 'U'};
+    for (int i = 0; i < CROWD; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_true(fds[i] >= 0);
+        assert_int_equal(connect(fds[i], (struct sockaddr *)&a, sizeof a), 0);
+        ssize_t n =
+            kind == 0 ? 0
+                      : send(fds[i], kind == 1 ? greeting : rx, kind == 1 ? 14 : 300, MSG_NOSIGNAL);
+        (void)n;                    /* it may have hung up on us already */
+        td_link_was_cut(b->worker); /* as a peer does at each step */
+    }
+}
+
+static int count_open(const int fds[CROWD])
+{
+    int n = 0;
+    for (int i = 0; i < CROWD; i++) {
+        char greeting[64];
+        ssize_t got;
+        while ((got = recv(fds[i], greeting, sizeof greeting, MSG_DONTWAIT)) > 0)
+            ;
+        n += got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+    }
+    return n;
+}
+
+/* Connections that say nothing, the beginning of a greeting, or rubbish: so many may stand there
+ * and no more, and a client comes in between them. */
+static void test_a_crowd_is_thinned_and_a_client_comes_in(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        bench b;
+        int fds[CROWD], n_open = CROWD;
+        bench_open(&b);
+        wait_in_line(&b, fds, kind);
+        for (int i = 0; i < PATIENCE_US / 1000 && n_open > 64; i++) {
+            td_link_was_cut(b.worker);
+            n_open = count_open(fds);
+            usleep(1000);
+        }
+        assert_in_range(n_open, 0, 64);
+        must_serve_a_clean_client(&b);
+        printf("%d connections: %d stand there, %llu were hung up on, a client was served\n", CROWD,
+               n_open, (unsigned long long)td_link_get_stats(b.worker).n_turned_away);
+        for (int i = 0; i < CROWD; i++)
+            close(fds[i]);
+        bench_close(&b);
+    }
+}
+
 /* --- Impostors ------------------------------------------------------------------------------ */
 
 /* Somebody sits at the worker's address and lets everybody in: nothing is told to him. */
@@ -292,6 +354,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_strangers_are_refused),
         cmocka_unit_test(test_a_key_is_let_in_once_it_is_allowed_and_no_more_when_removed),
+        cmocka_unit_test(test_a_crowd_is_thinned_and_a_client_comes_in),
         cmocka_unit_test(test_a_client_tells_an_impostor_nothing),
         cmocka_unit_test(test_a_worker_that_lets_everybody_in_does_not_start),
         cmocka_unit_test(test_off_loopback_there_is_nothing_without_keys),
