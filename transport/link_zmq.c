@@ -143,7 +143,8 @@ static bool set_options(const zmq_link *l, td_err *err)
         {ZMQ_IMMEDIATE, 1},            /* nothing is queued towards a peer that is not there */
         {ZMQ_RECONNECT_IVL, 100},      /* ms */
         {ZMQ_RECONNECT_IVL_MAX, 5000}, /* ms */
-        {ZMQ_BACKLOG, 16},
+        {ZMQ_BACKLOG,
+         64}, /* a full one makes the next wait a second; link_gate.h bounds the rest */
     };
     for (size_t i = 0; i < TD_COUNT(options); i++)
         if (!set_option(l->socket, options[i].option, options[i].value, err))
