@@ -25,12 +25,12 @@ GREETING = bytes([0xff] + [0] * 8 + [0x7f, 3, 1]) + b'CURVE'.ljust(20, b'\0') + 
 
 
 class Crowd(threading.Thread):
-    """Keeps N connections to a port, each doing what its kind does; a new one for each that is hung up
-    on, at most so many in all."""
+    """Keeps n connections to a port, each doing what its kind does; a new one for each that is hung up
+    on, so many a second at most."""
 
-    def __init__(self, port, kind, n, n_max):
+    def __init__(self, port, kind, n, per_second):
         super().__init__(daemon=True)
-        self.address, self.kind, self.n, self.n_max = ('127.0.0.1', port), kind, n, n_max
+        self.address, self.kind, self.n, self.per_second = ('127.0.0.1', port), kind, n, per_second
         self.n_made = self.n_ended = 0
         self.is_stopping = False
         self.random = random.Random(kind)
@@ -51,9 +51,10 @@ class Crowd(threading.Thread):
 
     def run(self):
         self.held, self.selector = {}, selectors.DefaultSelector()
-        last = 0
+        last, start = 0, time.monotonic()
         while not self.is_stopping:
-            while len(self.held) < self.n and self.n_made < self.n_max:
+            n_max = self.n + self.per_second * (time.monotonic() - start)
+            while len(self.held) < self.n and self.n_made < n_max:
                 self.connect()
             for key, events in self.selector.select(0.05):
                 s = key.fileobj
@@ -111,6 +112,56 @@ def lines_of(n):
     return ''.join('{"id": "%d", "prompt": "Once upon a time"}\n' % i for i in range(n))
 
 
+class Worker:
+    """A worker on strix, with few descriptors; its log with the time of each line."""
+
+    def __init__(self, machine, *args):
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.port = s.getsockname()[1]
+        self.endpoint = 'tcp://127.0.0.1:%d' % self.port
+        self.process = subprocess.Popen([TANDEM, *args, '--bind', self.endpoint, '--key', 'strix'],
+                                        env=machine.environment, stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=limit_descriptors)
+        self.pid = self.process.pid
+        while self.endpoint not in self.process.stderr.readline():
+            assert self.process.poll() is None, 'the worker did not start'
+        self.log = []
+        threading.Thread(target=lambda: self.log.extend((time.monotonic(), x) for x in self.process.stderr),
+                         daemon=True).start()
+        self.n_idle = len(os.listdir('/proc/%d/fd' % self.pid))
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def trial(worker, what, kind, run, wanted):
+    """Runs among a crowd until a client has joined twice. True if all was as it should be."""
+    crowd = Crowd(worker.port, kind, 0 if kind == 'none' else N, N / 4)
+    cpu = cpu_seconds(worker.pid)
+    crowd.start()
+    time.sleep(0 if kind == 'none' else 1)  # all there are by then
+    joins, n_runs, n_most, n_accepted, is_same = [], 0, 0, 0, True
+    end = time.monotonic() + 240
+    while len(joins) < 2 and time.monotonic() < end:  # a run may be over before the draft has joined
+        start, n_log = time.monotonic(), len(worker.log)
+        got = run()
+        is_same &= {id: x['tokens'] for id, x in got.items()} == wanted
+        n_accepted += sum(x['accepted'] for x in got.values())
+        joins += [t - start for t, x in worker.log[n_log:] if 'coordinator joined' in x]
+        n_most = max(n_most, count_descriptors(worker.pid))
+        n_runs += 1
+    crowd.is_stopping = True
+    crowd.join()
+    print('%s, %-8s %5d connections, %4d hung up on; worker: at most %3d descriptors (%d idle), %.2f s CPU; %d runs '
+          'joined %d times, after %s s; %d tokens accepted; text %s' %
+          (what, kind + ':', crowd.n_made, crowd.n_ended, n_most, worker.n_idle, cpu_seconds(worker.pid) - cpu,
+           n_runs, len(joins), ', '.join('%.2f' % x for x in joins) or '-', n_accepted,
+           'the same' if is_same else 'DIFFERS'), flush=True)
+    return is_same and len(joins) >= 2 and n_most < FD_LIMIT and worker.process.poll() is None
+
+
 def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < N + 100:
@@ -121,51 +172,21 @@ def main():
     strix, desk = Machine(dir.name, 'strix'), Machine(dir.name, 'desk')
     strix.keys('allow', 'desk', desk.key)
     desk.keys('allow', 'strix', strix.key)
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    worker = subprocess.Popen([TANDEM, 'draft', '--model', DRAFT, '--bind', 'tcp://127.0.0.1:%d' % port, '--key',
-                               'strix'], env=strix.environment, stderr=subprocess.PIPE, text=True,
-                              preexec_fn=limit_descriptors)
-    assert 'draft worker' in worker.stderr.readline()
-    log = []
-    threading.Thread(target=lambda: log.extend((time.monotonic(), x) for x in worker.stderr), daemon=True).start()
-    lines = lines_of(10)
+    lines = lines_of(6)
+    is_ok = True
+    draft = Worker(strix, 'draft', '--model', DRAFT)
     wanted = {id: x['tokens'] for id, x in desk.generate(lines).items()}
-    endpoint = ['--draft-endpoint', 'tcp://127.0.0.1:%d,strix' % port, '--draft-fixed', '2']
-    n_idle = count_descriptors(worker.pid)
-    failed = False
     for kind in ['none', 'garbage', 'slow', 'silent']:
-        crowd = Crowd(port, kind, 0 if kind == 'none' else N, 2 * N)
-        cpu = cpu_seconds(worker.pid)
-        crowd.start()
-        time.sleep(0 if kind == 'none' else 1)  # all there are by then
-        joins, accepted, n_most = [], 0, 0
-        for i in range(8):
-            start = time.monotonic()
-            n_log = len(log)
-            got = desk.generate(lines, *endpoint)
-            failed |= {id: x['tokens'] for id, x in got.items()} != wanted
-            accepted += sum(x['accepted'] for x in got.values())
-            joins += [t - start for t, x in log[n_log:] if 'coordinator joined' in x]
-            n_most = max(n_most, count_descriptors(worker.pid))
-            if len(joins) >= 2:
-                break
-        # However short the runs are: a client that waits gets in.
-        while not joins and time.monotonic() - start < 120:
-            got = desk.generate(lines, *endpoint)
-            joins += [t - start for t, x in log[n_log:] if 'coordinator joined' in x]
-        crowd.is_stopping = True
-        crowd.join()
-        print('%-8s %5d connections, %4d hung up on; worker: at most %3d descriptors (%d idle), %.2f s CPU; %d runs '
-              'joined %d times, after %s s; %d tokens accepted; text %s' %
-              (kind, crowd.n_made, crowd.n_ended, n_most, n_idle, cpu_seconds(worker.pid) - cpu, i + 1, len(joins),
-               ', '.join('%.2f' % x for x in joins) or '-', accepted, 'DIFFERS' if failed else 'the same'), flush=True)
-        failed |= not joins or n_most > FD_LIMIT
-        failed |= worker.poll() is not None
-    worker.terminate()
-    worker.wait(60)
-    return 1 if failed else 0
+        is_ok &= trial(draft, 'draft', kind, lambda: desk.generate(
+            lines, '--draft-endpoint', draft.endpoint + ',strix', '--draft-fixed', '2'), wanted)
+    draft.end()
+    stage = Worker(strix, 'stage', '--device', 'host:1', '--model', TARGET)
+    lines = lines_of(3)
+    wanted = {id: x['tokens'] for id, x in desk.generate(lines, '--device', 'host:1').items()}
+    is_ok &= trial(stage, 'stage', 'slow', lambda: desk.generate(
+        lines, '--host', 'strix=' + stage.endpoint + ',strix', '--device', 'strix/host:1'), wanted)
+    stage.end()
+    return 0 if is_ok else 1
 
 
 if __name__ == '__main__':
