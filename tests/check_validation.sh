@@ -13,7 +13,7 @@ if [ -z "$found" ]; then
     echo "skipped: no validation layers; on Debian: apt-get install vulkan-validationlayers"
     exit 77
 fi
-# The op tests need not run on the host here, and few weight types will do: the layers see buffers and
-# barriers, which are those of all the types that have the same inputs.
-export TD_TEST_TYPES=F32,F16,Q4_K,IQ2_XS TANDEM_CACHE_DIR=
+# The op tests need not run on the host here, and few weight types and cases will do: the layers see
+# buffers and barriers, which are those of all the types that have the same inputs.
+export TD_TEST_TYPES=F32,F16,Q4_K,IQ2_XS TD_TEST_BRIEF=1 TANDEM_CACHE_DIR=
 TD_TEST_DEVICES=${TD_TEST_DEVICES:-vulkan} TD_VK_VALIDATION=$mode exec "$program"

@@ -31,9 +31,9 @@ set_property(TEST validation_core_unit_vulkan_swiftshader APPEND PROPERTY ENVIRO
 # Both drivers in one process, a target split over them.
 set(td_both_drivers VK_ADD_DRIVER_FILES=${TD_SWIFTSHADER} TD_TEST_BRIEF=1)
 set(td_one_order vulkan:swiftshader+vulkan:llvmpipe)
-set(td_either_order ${td_one_order},vulkan:llvmpipe+vulkan:swiftshader)
+set(td_other_order vulkan:llvmpipe+vulkan:swiftshader)
 td_c_test(golden_models_drivers_swiftshader test_golden_models golden TD_GOLDEN=${td_golden}
-          ${td_both_drivers} TD_TEST_DEVICES=${td_either_order}
+          ${td_both_drivers} TD_TEST_DEVICES=${td_other_order}
           TD_TEST_MODELS=llama,qwen35,deepseek2,gpt-oss)
 td_c_test(golden_law1_drivers_swiftshader test_golden_law1 golden TD_GOLDEN=${td_golden}
           ${td_both_drivers} TD_TEST_DEVICES=${td_one_order}

@@ -3,13 +3,15 @@
  * have random weights, so that their drafts are seldom right but when the draft is the target. */
 #include "tests/e2e_law1.h"
 
-/* One of each architecture at least. */
+/* One of each architecture at least. The last N_ALIKE have the ops of others before them, with
+ * other weights or numbers; a software GPU, which mostly compiles, leaves them out. */
+enum { N_ALIKE = 7 };
 static const char *const row_cases[] = {
-    "llama",    "llama-f16",  "llama-q8_0",     "llama-q4_k_m",    "llama-yarn",       "qwen2",
-    "qwen3",    "qwen35",     "qwen35moe",      "qwen3moe",        "llama-moe",        "llama4",
-    "gpt-oss",  "deepseek2",  "deepseek2-lite", "minimax-m2",      "deepseek2-legacy", "glm4moe",
-    "gemma2",   "gemma3",     "phi3",           "qwen35moe-fused", "qwen2moe",         "qwen3next",
-    "mistral3", "stories260k"};
+    "llama",           "llama-q8_0", "qwen2",        "qwen3",      "qwen35",     "qwen35moe",
+    "qwen3moe",        "llama4",     "gpt-oss",      "deepseek2",  "minimax-m2", "deepseek2-legacy",
+    "glm4moe",         "gemma2",     "gemma3",       "phi3",       "qwen2moe",   "qwen3next",
+    "qwen35moe-fused", "llama-f16",  "llama-q4_k_m", "llama-yarn", "llama-moe",  "mistral3",
+    "deepseek2-lite",  "stories260k"};
 
 /* Each caller's buffer holds the path as long as it is used. */
 static const char *model_path(char path[static 640], const char *name)
@@ -38,14 +40,17 @@ static void test_rows_do_not_depend_on_their_batch(void **state)
             fail_msg("%s", err.message);
         for (size_t k = 0; k < n_placements; k++) {
             const placement *p = &placements[k];
+            if (!p->is_host && i + N_ALIKE >= TD_COUNT(row_cases))
+                continue;
             /* The first model with every type and on the splits, the others with a type in turn.
-             * A software GPU is slow: there the others have two widths and short prompts. In brief
-             * all have a type in turn, wherever. */
-            bool is_first = i == 0 && !wants_brief(), is_brief = !p->is_host && !is_first;
+             * A software GPU is slow: there all but the first model with the first type have two
+             * widths and short prompts. In brief all have a type in turn, wherever. */
+            bool is_first = i == 0 && !wants_brief();
             for (size_t t = 0; t < TD_COUNT(types); t++)
                 if (is_first ? t < (p->n_specs > 1 ? 1 : TD_COUNT(types))
                              : t == i % TD_COUNT(types) && (p->n_specs == 1 || wants_brief()))
-                    check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2, is_brief);
+                    check_rows(row_cases[i], model, p, types[t], p->is_host ? 8 : 2,
+                               !p->is_host && !(is_first && t == 0));
         }
         td_model_close(&model);
     }

@@ -13,7 +13,7 @@ endfunction()
 td_script_test(unit_shaders_valid unit ${CMAKE_CURRENT_SOURCE_DIR}/check_shaders.sh
                ${TD_SHADER_DIR} ${TD_SPIRV_VAL})
 td_script_test(unit_shaders_radv unit ${CMAKE_CURRENT_SOURCE_DIR}/check_radv.sh
-               $<TARGET_FILE:test_unit_vulkan_compile>)
+               $<TARGET_FILE:test_unit_vulkan_compile> navi21 vega10) # unit_shader_stats has two more
 td_script_test(unit_shader_stats unit ${CMAKE_SOURCE_DIR}/scripts/shader_stats.sh --check
                $<TARGET_FILE:test_unit_vulkan_compile>)
 foreach(source ${test_sources})
