@@ -105,7 +105,7 @@ bool td_recover_target(session *r, const td_err *loss, td_err *err)
         r->target = load_again(r, &before, &last);
     }
     if (!r->target)
-        return td_err_set(err, last.code, "target: lost (%s), and not to be had again: %s",
+        return td_err_set(err, TD_E_AGAIN, "target: lost (%s), and not to be had again: %s",
                           loss->message, last.message);
     uint64_t now_us = td_clock_now_us(&r->clock);
     td_coordinator_on_target_lost(r->coordinator, now_us);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define LOADING_REDRAW_US 200000u
+#define LOAD_TRIES        4u
 
 bool td_setup_is_one_unit(const session *r)
 {
@@ -145,6 +146,25 @@ td_layout_params td_setup_layout_params(const session *r)
 
 /* Where layers go is settled before anything is loaded, with room for the draft, which is counted
  * just so. Then comes the draft, with the context that was found, and the target last. */
+static bool load_once(session *r, td_layout_params *params, loading *l, td_err *err)
+{
+    const td_run_params *p = &r->opened;
+    r->target = td_target_open(params, err);
+    bool is_ok = r->target;
+    if (is_ok && !r->drafting && (p->draft_path || p->draft_endpoint)) {
+        r->drafting = td_draft_client_create(p, r->model, td_target_n_ctx(r->target), err);
+        is_ok = r->drafting;
+    }
+    r->draft_bytes = r->target ? td_target_draft_bytes(r->target) : 0;
+    l->start_us = td_clock_now_us(&r->clock);
+    is_ok = is_ok && td_target_load(r->target, err);
+    td_log_progress_end();
+    if (!is_ok)
+        td_target_destroy(&r->target);
+    return is_ok;
+}
+
+/* A worker may be lost while it loads, as later. */
 static bool load_both(session *r, td_err *err)
 {
     const td_run_params *p = &r->opened;
@@ -157,20 +177,17 @@ static bool load_both(session *r, td_err *err)
     params.draft_spec = p->draft_spec;
     params.progress = show_loading;
     params.user = &l;
-    r->target = td_target_open(&params, err);
-    bool is_ok = r->target;
-    if (is_ok && (p->draft_path || p->draft_endpoint)) {
-        r->drafting = td_draft_client_create(p, r->model, td_target_n_ctx(r->target), err);
-        is_ok = r->drafting;
+    td_err lost = {0};
+    bool is_ok = load_once(r, &params, &l, &lost);
+    for (uint32_t i = 1; !is_ok && i < LOAD_TRIES; i++) {
+        if (!p->n_hosts || lost.code != TD_E_DEVICE_LOST || td_signals_pending())
+            break;
+        td_log_warn("%s; loading it again", lost.message);
+        td_err_clear(&lost);
+        is_ok = load_once(r, &params, &l, &lost);
     }
-    r->draft_bytes = r->target ? td_target_draft_bytes(r->target) : 0;
-    l.start_us = td_clock_now_us(&r->clock);
-    is_ok = is_ok && td_target_load(r->target, err);
-    td_log_progress_end();
     td_model_close(&draft);
-    if (!is_ok)
-        td_target_destroy(&r->target);
-    return is_ok;
+    return is_ok || td_err_set(err, lost.code, "%s", lost.message);
 }
 
 /* Parses the chat templates, so that what is wrong with one is said at the start. */

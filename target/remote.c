@@ -53,8 +53,9 @@ void td_remote_lose(td_remotes *r, session *s, const char *reason)
 {
     if (s->state == SESSION_LOST)
         return;
+    td_err_set(&s->err, s->state > SESSION_GREETING ? TD_E_DEVICE_LOST : TD_E_UNAVAILABLE,
+               "host %s (%s): %s", s->name, s->endpoint, reason);
     s->state = SESSION_LOST;
-    td_err_set(&s->err, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint, reason);
     td_err_set(&r->err, s->err.code, "%s", s->err.message);
     pthread_cond_broadcast(&r->changed);
     td_remote_pass_on(r);
@@ -127,6 +128,9 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
         s->is_busy = m->fail.code == TD_STAGE_FAIL_BUSY;
         if (s->state == SESSION_GREETING && s->is_busy)
             break; /* it may be free soon: the next greeting */
+        if (m->fail.code == TD_STAGE_FAIL_MODEL || m->fail.code == TD_STAGE_FAIL_MEMORY)
+            td_err_set(&s->err, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
+                       m->fail.reason); /* asking again would not help */
         td_remote_lose(r, s, m->fail.reason);
         break;
     case TD_STAGE_PLANNED:

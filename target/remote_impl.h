@@ -71,7 +71,8 @@ struct td_remotes {
 
 static inline uint64_t td_remote_now_us(const td_remotes *r) { return td_clock_now_us(&r->clock); }
 
-/* A session is over; everything under way fails with the reason. */
+/* A session is over; everything under way fails with the reason: TD_E_DEVICE_LOST where the worker
+ * had greeted and may be there again, TD_E_UNAVAILABLE where it is not there or refuses. */
 void td_remote_lose(td_remotes *r, session *s, const char *reason);
 
 /* Sets up a run whose sessions have been planned. */
