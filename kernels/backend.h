@@ -140,7 +140,15 @@ struct td_device {
 struct td_tensor {
     td_device *dev;
     td_tensor_params params; /* name is owned */
-    void *data;              /* host-visible memory or NULL */
+    void *data;              /* host-visible memory or NULL; of its home, if it has one */
+    td_home *home;
+    uint64_t home_offset;
+    void *own; /* `data` without a home */
+};
+struct td_home {
+    td_device *dev;
+    uint8_t *data;
+    uint64_t n_bytes;
 };
 struct td_weight {
     td_device *dev;
@@ -169,10 +177,14 @@ struct td_program {
 /* Sizes are of the backend's own structs; the front allocates them zeroed, fills the head, calls
  * *_init, and on failure *_free, which must accept half-built objects. */
 struct td_backend {
-    size_t tensor_size, weight_size, kv_size, state_size, program_size;
+    size_t tensor_size, weight_size, kv_size, state_size, program_size, home_size;
     void (*device_destroy)(td_device *dev); /* frees the device struct too */
     bool (*tensor_init)(td_tensor *t, td_err *err);
     void (*tensor_free)(td_tensor *t);
+    /* Optional: NULL where `data`, the process's memory so far, is the home's. free: false as
+     * td_home_destroy. */
+    bool (*home_init)(td_home *home, td_err *err);
+    bool (*home_free)(td_home *home);
     bool (*weight_init)(td_weight *w, td_err *err);
     void (*weight_free)(td_weight *w);
     bool (*weight_write)(td_weight *w, uint32_t row0, uint32_t n_rows, const void *rows,

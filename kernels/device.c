@@ -178,6 +178,7 @@ void td_tensor_destroy(td_tensor **t)
 {
     if (!*t)
         return;
+    td_tensor_place(*t, NULL, 0);
     (*t)->dev->backend->tensor_free(*t);
     td_free((void *)(uintptr_t)(*t)->params.name);
     td_free(*t);
@@ -185,6 +186,46 @@ void td_tensor_destroy(td_tensor **t)
 }
 
 const td_tensor_params *td_tensor_get_params(const td_tensor *t) { return &t->params; }
+
+td_home *td_home_create(td_device *dev, void *memory, uint64_t n_bytes, td_err *err)
+{
+    TD_ASSERT((uintptr_t)memory % TD_HOME_ALIGNMENT == 0 && n_bytes % TD_HOME_ALIGNMENT == 0);
+    size_t size = dev->backend->home_size ? dev->backend->home_size : sizeof(td_home);
+    td_home *home = td_alloc(1, size, err);
+    if (!home)
+        return NULL;
+    *home = (td_home){.dev = dev, .data = memory, .n_bytes = n_bytes};
+    if (dev->backend->home_init && !dev->backend->home_init(home, err)) {
+        td_err_prepend(err, "memory between devices");
+        td_home_destroy(&home);
+    }
+    return home;
+}
+
+bool td_home_destroy(td_home **home)
+{
+    bool is_left = true;
+    if (*home && (*home)->dev->backend->home_free)
+        is_left = (*home)->dev->backend->home_free(*home);
+    td_free(*home);
+    *home = NULL;
+    return is_left;
+}
+
+void *td_home_data(td_home *home) { return home->data; }
+
+void td_tensor_place(td_tensor *t, td_home *home, uint64_t offset)
+{
+    if (!t->home)
+        t->own = t->data;
+    t->home = home;
+    t->home_offset = offset;
+    t->data = home ? home->data + offset : t->own;
+    if (!home)
+        return;
+    TD_ASSERT(home->dev == t->dev && t->params.host != TD_HOST_NONE);
+    TD_ASSERT(offset + 4ull * t->params.n_rows * t->params.n_cols <= home->n_bytes);
+}
 
 void *td_tensor_data(td_tensor *t) { return t->params.host != TD_HOST_NONE ? t->data : NULL; }
 

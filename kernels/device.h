@@ -48,6 +48,7 @@ typedef struct td_weight td_weight;
 typedef struct td_kv td_kv;
 typedef struct td_state td_state;
 typedef struct td_program td_program;
+typedef struct td_home td_home;
 
 typedef struct {
     char spec[32];  /* "host", "vulkan:0": what --device takes */
@@ -68,6 +69,7 @@ typedef struct {
     uint32_t subgroup_size;    /* Vulkan; 0 on the host */
     uint32_t n_threads;        /* host; 0 on Vulkan */
     bool has_f16, has_int8_dot, has_coopmat; /* arithmetic the device accelerates */
+    bool has_host_import;                    /* it reaches memory of the process (td_home) */
     char quirks[256];                        /* driver quirks in force, comma-separated, or "" */
 } td_device_info;
 
@@ -139,6 +141,23 @@ void *td_tensor_data(td_tensor *t);
 /* Rows row0..row0+n_rows-1 of any tensor, [n_rows][n_cols], valid until the next such call or run
  * on the device; NULL with err set. Slow on a GPU, where what the host cannot see is copied. */
 const void *td_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
+
+/* -- homes: memory where activations lie between two devices ---------------------------------- */
+
+#define TD_HOME_ALIGNMENT 65536u /* of a home's memory and its size, as devices may ask for */
+
+/* `memory` as the device reaches it, zero or more tensors' worth; borrowed. Where it cannot
+ * (td_device_info.has_host_import), the home is other memory, its own, which the host reaches.
+ * NULL: there is no room for that either. */
+td_home *td_home_create(td_device *dev, void *memory, uint64_t n_bytes, td_err *err);
+/* False: the device hangs and may write to `memory` until the process ends. */
+bool td_home_destroy(td_home **home);
+void *td_home_data(td_home *home); /* `memory`, or what is in its place */
+/* From the next run on a tensor that the host may access lies at `offset` of a home, and so says
+ * td_tensor_data; NULL: in its own memory again. Nothing is copied now: a program that reads the
+ * tensor takes its rows from there, one that writes it leaves them there, with no work of the
+ * host's. */
+void td_tensor_place(td_tensor *t, td_home *home, uint64_t offset);
 
 /* -- weights: matrices and vectors of the model --------------------------------------------- */
 

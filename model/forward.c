@@ -344,6 +344,14 @@ void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows)
     memcpy(td_forward_input(f), x, (size_t)n_rows * f->h->n_embd * sizeof *x);
 }
 
+void td_forward_place(td_forward *f, td_home *in, td_home *out, uint64_t offset)
+{
+    if (!is_first(&f->params))
+        td_tensor_place(f->x_in, in, offset);
+    if (!is_last(&f->params))
+        td_tensor_place(f->x_out, out, offset);
+}
+
 const float *td_forward_output(td_forward *f)
 {
     return td_tensor_data(is_last(&f->params) ? f->logits : f->x_out);

@@ -84,6 +84,11 @@ float *td_forward_input(td_forward *f);
 /* Copies x[n_rows][n_embd] there. */
 void td_forward_copy_input(td_forward *f, const float *x, uint32_t n_rows);
 
+/* From the next run on a part that is not the first takes its input from `offset` of a home
+ * (device.h), and one that is not the last leaves its output there; NULL: in memory of its own.
+ * td_forward_input and td_forward_output say where. Both may be the same. */
+void td_forward_place(td_forward *f, td_home *in, td_home *out, uint64_t offset);
+
 /* Runs rows[n_rows] (verify: 1..64 of any sequences; prefill: 1..256 of one sequence). A sequence's
  * rows ascend in position and follow its cache's length; the cache grows by them. */
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,

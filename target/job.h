@@ -29,7 +29,10 @@ typedef struct micro_batch {
     td_mode mode;
     uint32_t n_rows, n_out;
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
-    float *activations; /* [n_rows][n_embd], written by one stage and read by the next */
+    /* [n_rows][n_embd], written by one stage and read by the next: at first where the batch has
+     * room for them, then where the stage has its home (stage.h), at home_offset. */
+    float *activations, *room;
+    uint64_t home_offset;
     /* Stages leave out dead rows (stage.c), and n_rows and rows become less; this says where the
      * token of a row that is left belongs. */
     uint16_t i_out[TD_PREFILL_ROWS_MAX];

@@ -137,6 +137,30 @@ static void expect_next(stage *s)
         td_forward_expect(s->forward, b->mode, b->n_rows, td_min_u32(b->n_out, b->n_rows));
 }
 
+/* Has the part read the activations where they lie, if its device reaches that, and write its own
+ * where the next one may. */
+static void take_activations(stage *s, micro_batch *b)
+{
+    const char *home = s->home ? td_home_data(s->home) : NULL;
+    bool is_there = home && (const char *)b->activations == home + b->home_offset;
+    td_forward_place(s->forward, is_there ? s->home : NULL, s->home, b->home_offset);
+    if (is_there || td_forward_is_first(s->forward))
+        return;
+    td_forward_copy_input(s->forward, b->activations, b->n_rows);
+    s->info.n_copied_bytes += 4ull * b->n_rows * s->n_embd;
+}
+
+static void hand_on_activations(stage *s, micro_batch *b)
+{
+    if (s->home) {
+        b->activations = (float *)(void *)((char *)td_home_data(s->home) + b->home_offset);
+        return;
+    }
+    memcpy(b->activations, td_forward_output(s->forward),
+           (size_t)b->n_rows * s->n_embd * sizeof(float));
+    s->info.n_copied_bytes += 4ull * b->n_rows * s->n_embd;
+}
+
 static void run_batch(stage *s, micro_batch *b)
 {
     const td_clock clock = td_clock_real();
@@ -155,8 +179,7 @@ static void run_batch(stage *s, micro_batch *b)
         s->failure = b->err;
         return;
     }
-    if (!td_forward_is_first(s->forward))
-        td_forward_copy_input(s->forward, b->activations, b->n_rows);
+    take_activations(s, b);
     expect_next(s);
     bool is_last = td_forward_is_last(s->forward);
     if (is_last)
@@ -167,8 +190,7 @@ static void run_batch(stage *s, micro_batch *b)
         return;
     }
     if (!is_last)
-        memcpy(b->activations, td_forward_output(s->forward),
-               (size_t)b->n_rows * s->n_embd * sizeof(float));
+        hand_on_activations(s, b);
     uint64_t end = td_clock_now_us(&clock);
     b->spans[s->index].end_us = end;
     td_stage_add_busy(&s->info, b, end - start);

@@ -14,6 +14,7 @@ typedef struct stage {
     td_queue *out;            /* the next stage's, or the target's done queue */
     void (*wake)(void *user); /* after a result on the done queue; NULL for others */
     void *user;
+    td_home *home;  /* the batches' room, as the device reaches it, or its own; NULL: copy */
     uint32_t index; /* among all stages of the target */
     uint32_t n_embd, n_vocab, n_slots;
     bool is_serving; /* jobs come from another machine, whose word is not taken for anything */

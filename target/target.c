@@ -42,6 +42,7 @@ struct td_target {
     job *jobs;            /* [n_jobs] */
     job *free_jobs;       /* owned by the calling thread */
     micro_batch *batches; /* [N_BATCHES] */
+    void *room;           /* for their activations, in it what stages' homes are made of */
     micro_batch *free_batches;
     micro_batch *results, *last_result; /* finished, not yet polled */
     micro_batch *polled;                /* handed out, freed by the next poll */
@@ -147,6 +148,7 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     b->n_bad = 0;
     b->err.code = TD_OK;
     b->is_in_flight = true;
+    b->activations = b->room;
     b->is_skipped = b->is_sent = b->is_cancel_sent = false;
     atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
     memcpy(b->rows, rows, n_rows * sizeof *rows);
@@ -187,6 +189,7 @@ micro_batch *td_ring_take_batch(td_target *t)
     b->n_bad = 0;
     b->err.code = TD_OK;
     b->is_in_flight = true;
+    b->activations = b->room;
     memset(b->chosen, 0, sizeof b->chosen);
     memset(b->spans, 0, sizeof b->spans);
     atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
@@ -328,9 +331,29 @@ static bool build_stage(td_target *t, uint32_t k, const td_hparams *h, td_err *e
     return true;
 }
 
+/* Room for the activations of all batches, and the stages' homes there. One that cannot be is done
+ * without: then the stage copies. */
+static bool build_rooms(td_target *t, uint32_t n_embd, td_err *err)
+{
+    if (t->n_stages == 1 && !t->params.is_partial)
+        return true;
+    const uint64_t mask = TD_HOME_ALIGNMENT - 1, batch = 4ull * TD_PREFILL_ROWS_MAX * n_embd;
+    uint64_t n_bytes = (N_BATCHES * batch + mask) & ~mask;
+    t->room = td_alloc(n_bytes + TD_HOME_ALIGNMENT, 1, err);
+    if (!t->room)
+        return false;
+    char *first = (char *)t->room + (-(uintptr_t)t->room & mask);
+    for (uint32_t i = 0; i < N_BATCHES; i++) {
+        t->batches[i].home_offset = i * batch;
+        t->batches[i].room = (float *)(void *)(first + i * batch);
+    }
+    for (uint32_t i = 0; i < t->n_local; i++)
+        t->stages[i].home = td_home_create(t->chain->layout->parts[i].dev, first, n_bytes, NULL);
+    return true;
+}
+
 static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
 {
-    bool has_activations = t->n_stages > 1 || t->params.is_partial;
     t->n_jobs = t->params.is_partial ? N_JOBS_SERVING : N_JOBS;
     t->jobs = td_alloc(t->n_jobs, sizeof *t->jobs, err);
     t->batches = td_alloc(N_BATCHES, sizeof *t->batches, err);
@@ -340,14 +363,9 @@ static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
         t->jobs[i].kind = JOB_STOP; /* no batch to take back with it */
         take_back(t, &t->jobs[i]);
     }
-    for (uint32_t i = 0; i < N_BATCHES; i++) {
-        micro_batch *b = &t->batches[i];
-        if (has_activations &&
-            !(b->activations = td_alloc((size_t)TD_PREFILL_ROWS_MAX * n_embd, sizeof(float), err)))
-            return false;
-        free_batch(t, b);
-    }
-    return true;
+    for (uint32_t i = 0; i < N_BATCHES; i++)
+        free_batch(t, &t->batches[i]);
+    return build_rooms(t, n_embd, err);
 }
 
 /* What is known of the stages elsewhere. */
@@ -511,8 +529,10 @@ void td_target_destroy(td_target **target)
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
         td_stage_stop(&t->stages[i]);
     td_remotes_destroy(&t->remotes);
+    bool is_left = true; /* by devices */
     for (uint32_t i = 0; i < t->n_local; i++) {
         stage *s = &t->stages[i];
+        is_left &= td_home_destroy(&s->home);
         td_sampler_destroy(&s->sampler);
         if (s->slots)
             for (uint32_t k = 0; k < s->n_slots; k++)
@@ -522,9 +542,8 @@ void td_target_destroy(td_target **target)
     td_chain_destroy(&t->chain);
     td_layout_destroy(&t->layout);
     td_split_destroy(&t->split);
-    if (t->batches)
-        for (uint32_t i = 0; i < N_BATCHES; i++)
-            td_free(t->batches[i].activations);
+    if (is_left)
+        td_free(t->room);
     td_free(t->batches);
     td_free(t->jobs);
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++) {
@@ -570,4 +589,5 @@ void td_target_add_figures(td_target *t, uint32_t stage_index, const td_stage_in
     info->n_verify_rows += before->n_verify_rows;
     info->n_prefills += before->n_prefills;
     info->n_verifies += before->n_verifies;
+    info->n_copied_bytes += before->n_copied_bytes;
 }

@@ -19,7 +19,9 @@
  * them on among themselves.
  *
  * Owns devices, weights, caches and threads; borrows the model. Called from one thread. Activations
- * pass between stages in the job's host buffer.
+ * pass between stages in the job's room, memory of the process that GPUs import where their driver
+ * lets them: then the host copies nothing. Of a GPU that cannot they lie in its own memory that the
+ * host sees, from where the next stage copies them.
  *
  * Errors: td_target_create's are those of forward.h and placement.h; a result carries the error of
  * its batch: TD_E_UNAVAILABLE when a stage elsewhere was lost. */
@@ -51,6 +53,7 @@ typedef struct {
     uint64_t n_file_bytes, load_us; /* weights in the file, and loading them */
     uint64_t busy_prefill_us, busy_verify_us;
     uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;
+    uint64_t n_copied_bytes; /* of activations, by the host, on their way here and on */
 } td_stage_info;
 
 /* When a stage began and finished a batch, by the real clock (base/clock.h). Equal: it did nothing

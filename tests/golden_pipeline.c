@@ -2,7 +2,9 @@
  * before the first of them is answered, guesses fail, batches are cancelled, sequences end and
  * begin with another's positions, all while others are in the same batches. Every token is the one
  * that a single stage chooses, a row at a time; with models of every kind of cache. Of a split that
- * TD_TEST_DEVICES names, GPUs in it, every token is the one that it chooses a row at a time. */
+ * TD_TEST_DEVICES names, GPUs in it, every token is the one that it chooses a row at a time, with
+ * no GPU that imports memory of the process: then the host copies activations once on their way
+ * from stage to stage, else not at all. */
 #include "tests/e2e_common.h"
 
 #include "base/rng.h"
@@ -91,10 +93,30 @@ static uint32_t choose(td_target *t, bool is_prefill, uint32_t slot, const uint3
     return wait_for(t).chosen[0];
 }
 
+/* What the host copied of the activations that went from stage to stage. */
+static void check_copies(const td_target *t, uint32_t n_embd)
+{
+    td_stage_info stages[PLACEMENT_SPECS];
+    bool is_shared = true;
+    uint32_t n = td_target_n_stages(t);
+    for (uint32_t i = 0; i < n; i++) {
+        td_target_get_stage_info(t, i, &stages[i]);
+        const td_device_info *device = stages[i].device;
+        is_shared &= device->kind == TD_DEVICE_HOST || device->has_host_import;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t n_rows = i ? stages[i].n_verify_rows + stages[i].n_prefill_rows : 0;
+        assert_int_equal(stages[i].n_copied_bytes, is_shared ? 0 : 4 * n_rows * n_embd);
+        assert_true(!i || n_rows > 0);
+    }
+}
+
 static void find_truth(world *w, const td_model *model, const placement *p)
 {
     static const char *const one[] = {"host:1"}; /* any cut of the host's layers gives its bits */
+    setenv("TD_VK_LIMIT", "hostImport=0", 1);
     td_target *t = p->is_host ? create(model, one, 1) : create(model, p->specs, p->n_specs);
+    unsetenv("TD_VK_LIMIT");
     for (uint32_t slot = 0; slot < N_SLOTS; slot++) {
         sequence *s = &w->sequences[slot];
         s->n_prompt = PROMPT(slot);
@@ -111,6 +133,7 @@ static void find_truth(world *w, const td_model *model, const placement *p)
         for (; end + 1 < s->n_prompt + N_TEXT; end++)
             s->truth[end + 1] = choose(t, false, slot, s->truth, end, 1);
     }
+    check_copies(t, td_model_hparams(model)->n_embd);
     td_target_destroy(&t);
 }
 
@@ -282,6 +305,7 @@ static void run_pipeline(world *w, const td_model *model, const placement *p)
     }
     while (w->first_id < w->next_id)
         take_result(w);
+    check_copies(w->target, td_model_hparams(model)->n_embd);
     td_target_destroy(&w->target);
 }
 

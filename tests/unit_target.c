@@ -422,6 +422,66 @@ static void test_a_lost_device_is_the_error_of_its_batches(void **state)
     td_target_destroy(&t);
 }
 
+/* Tokens of a prompt and verifications of a split, and what the host copied on the way. */
+static uint64_t run_split(const char *const *specs, uint32_t n, uint32_t tokens[20])
+{
+    td_target *t = create(specs, n, 2);
+    td_sampling_params sampling = TD_SAMPLING_DEFAULTS;
+    sampling.temperature = 1.5f; /* a token hangs on all logits */
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    td_target_open_sequence(t, 0, 0, 0, 1, &sampling);
+    td_target_forward(t, 0, true, rows, make_rows(rows, 0, 0, 200, false));
+    td_target_commit(t, 0, 200);
+    for (uint32_t i = 0; i < 9; i++) /* all under way at once */
+        td_target_forward(t, 1 + i, false, rows, make_rows(rows, 0, 200 + 2 * i, 2, true));
+    for (uint32_t i = 0, n_tokens = 0; i < 10; i++) {
+        td_target_result result = wait_for(t);
+        if (result.err.code != TD_OK)
+            fail_msg("%s", result.err.message);
+        for (uint32_t k = 0; k < result.n_out; k++)
+            tokens[n_tokens++] = result.chosen[k];
+    }
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        td_stage_info info;
+        td_target_get_stage_info(t, i, &info);
+        sum += info.n_copied_bytes;
+    }
+    td_target_destroy(&t);
+    return sum;
+}
+
+/* GPUs import the memory where activations lie between stages; one that does not costs one copy. */
+static void test_the_host_copies_no_activations(void **state)
+{
+    (void)state;
+    td_device_info infos[TD_DEVICES_MAX];
+    uint32_t n = td_device_list(infos, TD_DEVICES_MAX);
+    const char *gpus[TD_DEVICES_MAX];
+    uint32_t n_gpus = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (infos[i].is_usable && infos[i].has_host_import)
+            gpus[n_gpus++] = infos[i].spec;
+    const char *first = n_gpus ? gpus[0] : "host:1", *last = n_gpus ? gpus[n_gpus - 1] : "host:1";
+    const char *const of[][3] = {{first, last, NULL},
+                                 {last, first, NULL},
+                                 {"host:1", last, NULL},
+                                 {first, "host:2", NULL},
+                                 {last, "host:1", first}};
+    const uint64_t hop = 4ull * (200 + 18) * TOY_SHAPE.n_embd;
+    for (size_t i = 0; i < TD_COUNT(of); i++) {
+        uint32_t want[20] = {0}, got[20] = {0}, n_stages = of[i][2] ? 3 : 2;
+        assert_int_equal(run_split(of[i], n_stages, got), 0);
+        setenv("TD_VK_LIMIT", "hostImport=0", 1);
+        uint64_t n_copied = run_split(of[i], n_stages, want);
+        unsetenv("TD_VK_LIMIT");
+        assert_int_equal(n_copied, n_gpus ? (n_stages - 1) * hop : 0);
+        assert_memory_equal(got, want, sizeof want);
+    }
+    if (!n_gpus)
+        print_message("no Vulkan device that imports memory: hosts alone\n");
+}
+
 /* Logits that are not finite are told by sequence: by the time the answer comes, the slot may be
  * another's. */
 static void test_bad_logits_are_the_sequences_not_the_slots(void **state)
@@ -575,6 +635,7 @@ int main(void)
         cmocka_unit_test(test_batches_in_flight_are_bounded),
         cmocka_unit_test(test_after_a_failed_batch_all_fail_with_its_error),
         cmocka_unit_test(test_a_lost_device_is_the_error_of_its_batches),
+        cmocka_unit_test(test_the_host_copies_no_activations),
         cmocka_unit_test(test_bad_logits_are_the_sequences_not_the_slots),
         cmocka_unit_test(test_create_survives_every_failing_allocation),
     };

@@ -24,10 +24,12 @@ void td_vk_set_name(td_vk_device *d, VkObjectType type, uint64_t handle, const c
 
 static bool create_logical(td_vk_device *d, bool is_compile_only, td_err *err)
 {
-    const char *extensions[2];
+    const char *extensions[3];
     uint32_t n_extensions = 0;
     if (d->physical.limits.has_memory_budget)
         extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    if (!is_compile_only && d->physical.limits.host_import)
+        extensions[n_extensions++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
     if (is_compile_only && d->physical.limits.has_executable_info)
         extensions[n_extensions++] = VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME;
     VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR executables = {
@@ -84,6 +86,8 @@ static bool create_queue_objects(td_vk_device *d, td_err *err)
                                         .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                         .commandBufferCount = 1};
     VK_TRY(d, vkAllocateCommandBuffers(d->handle, &once, &d->once));
+    for (uint32_t i = 0; i < TD_COUNT(d->hops); i++)
+        VK_TRY(d, vkAllocateCommandBuffers(d->handle, &once, &d->hops[i]));
     return td_vk_upload_open(d, err) &&
            td_vk_buffer_create(d, 256, TD_VK_USE_DEVICE, "dummy", &d->dummy, err) &&
            td_vk_buffer_clear(d, &d->dummy, err);
@@ -198,9 +202,12 @@ static const td_backend backend = {
     .kv_size = sizeof(td_vk_kv),
     .state_size = sizeof(td_vk_state),
     .program_size = sizeof(td_vk_program),
+    .home_size = sizeof(td_vk_home),
     .device_destroy = destroy,
     .tensor_init = td_vk_tensor_init,
     .tensor_free = td_vk_tensor_free,
+    .home_init = td_vk_home_init,
+    .home_free = td_vk_home_free,
     .weight_init = td_vk_weight_init,
     .weight_free = td_vk_weight_free,
     .weight_write = td_vk_weight_write,

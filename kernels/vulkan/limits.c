@@ -37,6 +37,7 @@ static const limit table[] = {
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
     {"fusedOps", LIMIT(fused_ops), 0, NULL},
     {"loadsByLane", LIMIT(loads_by_lane), 0, NULL},
+    {"hostImport", LIMIT(host_import), 0, NULL},
     {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[1]", LIMIT(groups_y), TD_PREFILL_ROWS_MAX, "rows of a chunk"},
     {"maxComputeWorkGroupCount[2]", LIMIT(groups_z), TD_VK_LIST_EXPERTS, "experts of mat_vec"},
@@ -113,7 +114,7 @@ static bool not_understood(const char *item, const char *end, td_err *err)
     }
     return td_err_set(err, TD_E_USAGE,
                       "TD_VK_LIMIT: \"%.*s\" is not understood; allowed are %sheapBudget = a "
-                      "number above 0; computeFullSubgroups and loadsByLane = 0",
+                      "number above 0; computeFullSubgroups, loadsByLane and hostImport = 0",
                       (int)(end - item < 64 ? end - item : 64), item, names);
 }
 
@@ -132,7 +133,8 @@ static bool lower(td_vk_physical *p, const char *item, const char *end, uint64_t
     if (!value || equals[1] < '0' || equals[1] > '9')
         return false;
     uint64_t wanted = strtoull(equals + 1, &stop, 10);
-    bool can_be_0 = value == &p->limits.has_full_subgroups || value == &p->limits.loads_by_lane;
+    bool can_be_0 = value == &p->limits.has_full_subgroups || value == &p->limits.loads_by_lane ||
+                    value == &p->limits.host_import;
     if (stop != end || (!wanted && !can_be_0))
         return false;
     *value = wanted < *value ? wanted : *value;
@@ -149,6 +151,7 @@ bool td_vk_limits_lower(td_vk_physical *p, const char *text, td_err *err)
         item = end + (*end == ',');
     }
     p->limits.storage_range_bytes &= ~15ull;
+    p->info.has_host_import = p->limits.host_import;
     if (p->limits.timestamp_bits < TIMESTAMP_BITS_MIN)
         p->limits.timestamp_ns = 0;
     td_memory_facts *f = &p->info.memory;

@@ -42,6 +42,7 @@ static void find_extensions(td_vk_physical *p, bool *has_coopmat, bool *has_pci)
         const char *name = extensions[i].extensionName;
         p->limits.has_memory_budget |= !strcmp(name, budget);
         p->limits.has_executable_info |= !strcmp(name, executables);
+        p->limits.host_import |= !strcmp(name, VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
         *has_coopmat |= !strcmp(name, "VK_KHR_cooperative_matrix");
         *has_pci |= !strcmp(name, VK_EXT_PCI_BUS_INFO_EXTENSION_NAME);
     }
@@ -186,6 +187,8 @@ static void describe(td_vk_physical *p, uint32_t index)
     td_vk_limits_read(p, basic, &v11, &v13);
     limits->quirks = td_vk_quirks_find(basic->vendorID, v12.driverID, basic->driverVersion,
                                        info->quirks, sizeof info->quirks);
+    if (limits->host_import && !(limits->quirks & TD_VK_QUIRK_IMPORTS))
+        limits->host_import = info->memory.n_heaps && td_vk_can_import(p); /* no null device */
     info->has_coopmat &= !(limits->quirks & TD_VK_QUIRK_NO_COOPMAT);
     const char *reason = why_not(p, basic->apiVersion, has_compute, &v11);
     snprintf(info->why_not, sizeof info->why_not, "%s", reason);

@@ -152,7 +152,7 @@ bool td_vk_program_compile(td_program *program, td_err *err)
     if (!td_vk_pipelines_compile(d, err))
         return false;
     td_vk_cache_save(d);
-    return order_steps(p, err) && create_sets(p, err);
+    return order_steps(p, err) && create_sets(p, err) && td_vk_find_visitors(p, err);
 }
 
 void td_vk_program_free(td_program *program)
@@ -166,6 +166,7 @@ void td_vk_program_free(td_program *program)
     if (!d->is_hung)
         vkDestroyDescriptorPool(d->handle, p->sets, NULL);
     td_free(p->plan);
+    td_free(p->visitors);
     td_free(p->steps);
 }
 
@@ -351,8 +352,10 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
 {
     td_vk_device *d = (td_vk_device *)calls[0].p->dev;
     td_vk_recording *recordings[TD_CALLS_MAX];
-    td_vk_work work[2 * TD_CALLS_MAX];
-    uint32_t n_heads = 0;
+    td_vk_work work[2 * TD_CALLS_MAX + 2];
+    td_vk_chunk hops[2] = {{0}};
+    VkCommandBuffer commands[2];
+    uint32_t n_work = 0;
     if (!td_vk_check(d, err))
         return false;
     for (uint32_t i = 0; i < n_calls; i++) {
@@ -363,13 +366,21 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
             return false;
         recordings[i] = r;
         if (r->head.commands)
-            work[n_heads++] = (td_vk_work){&r->head, 1, 1, 0};
+            work[n_work++] = (td_vk_work){&r->head, 1, 1, 0};
     }
+    if (!td_vk_record_hops(d, calls, n_calls, commands, err))
+        return false;
+    hops[0].commands = commands[0];
+    hops[1].commands = commands[1];
+    if (commands[0])
+        work[n_work++] = (td_vk_work){&hops[0], 1, 1, 0};
     for (uint32_t i = 0; i < n_calls; i++) /* what a call writes the next may read: copies first */
-        work[n_heads + i] = (td_vk_work){recordings[i]->chunks, recordings[i]->n_chunks,
-                                         calls[i].n_times, recordings[i]->chunk_us};
+        work[n_work++] = (td_vk_work){recordings[i]->chunks, recordings[i]->n_chunks,
+                                      calls[i].n_times, recordings[i]->chunk_us};
+    if (commands[1])
+        work[n_work++] = (td_vk_work){&hops[1], 1, 1, 0};
     uint64_t start_ns = td_clock_real_ns();
-    if (!td_vk_submit(d, work, n_heads + n_calls, err))
+    if (!td_vk_submit(d, work, n_work, err))
         return false;
     if (d->is_running) {
         record_expected(d);

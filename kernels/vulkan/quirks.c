@@ -21,6 +21,9 @@ static const struct {
      "https://github.com/ggml-org/llama.cpp, ggml_vk_khr_cooperative_matrix_support"},
     {0x1002, VK_DRIVER_ID_AMD_OPEN_SOURCE, 0, ANY_VERSION, TD_VK_QUIRK_NO_COOPMAT, "no-coopmat",
      "https://github.com/ggml-org/llama.cpp, ggml_vk_khr_cooperative_matrix_support"},
+    /* It has VK_EXT_external_memory_host, but says of no buffer that it imports. */
+    {0x1ae0, VK_DRIVER_ID_GOOGLE_SWIFTSHADER, 0, ANY_VERSION, TD_VK_QUIRK_IMPORTS, "imports",
+     "https://swiftshader.googlesource.com/SwiftShader, VkDeviceMemoryExternalHost.hpp"},
 };
 
 uint32_t td_vk_quirks_find(uint32_t vendor, VkDriverId driver, uint32_t version, char *names,

@@ -74,6 +74,7 @@ void td_vk_keep_loaded(void);
 /* Driver quirks; quirks.c says which driver has which. */
 enum {
     TD_VK_QUIRK_NO_COOPMAT = 1u << 0, /* cooperative matrices are reported but not to be trusted */
+    TD_VK_QUIRK_IMPORTS = 1u << 1,    /* it imports memory of the process, but denies it */
 };
 
 typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
@@ -87,6 +88,7 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t has_full_subgroups; /* 1: workgroups can be asked to be whole subgroups */
     uint64_t fused_ops;          /* that a dispatch does at most */
     uint64_t loads_by_lane;      /* 1: a software driver, whose lanes load one after another */
+    uint64_t host_import;        /* 1: it imports memory of the process */
     double timestamp_ns;         /* a tick; 0: no timestamps */
     uint64_t timestamp_bits;     /* above them a timestamp wraps around */
     uint32_t quirks;
@@ -156,9 +158,10 @@ typedef struct {
     td_vk_physical physical;
     VkDevice handle;
     VkQueue queue;
-    VkCommandPool pool;   /* of recordings and of once */
-    VkCommandBuffer once; /* uploads and fills */
-    VkFence fence;        /* of the last submission of a run; unsignaled between runs */
+    VkCommandPool pool;      /* of recordings and of once */
+    VkCommandBuffer once;    /* uploads and fills */
+    VkCommandBuffer hops[2]; /* home.c: before a run, and after it */
+    VkFence fence;           /* of the last submission of a run; unsignaled between runs */
     VkPipelineCache cache;
     char cache_path[TD_VK_CACHE_PATH_MAX]; /* its file, or "" */
     bool is_cache_read;                    /* from the file */
@@ -259,6 +262,13 @@ typedef struct {
     td_state head;
     td_vk_buffer s, counts, ring; /* inc/push.glsl */
 } td_vk_state;
+
+typedef struct {
+    td_home head;
+    VkBuffer handle; /* of what was imported */
+    VkDeviceMemory memory;
+    td_vk_buffer own; /* where nothing was */
+} td_vk_home;
 
 bool td_vk_tensor_init(td_tensor *t, td_err *err);
 void td_vk_tensor_free(td_tensor *t);
@@ -419,6 +429,11 @@ typedef struct td_vk_program {
     td_vk_step *steps;
     uint32_t n_steps;
     VkDescriptorPool sets;
+    struct td_vk_visitor { /* a tensor that may have a home */
+        td_tensor *t;
+        bool is_read, is_written;
+    } * visitors; /* [n_visitors] */
+    uint32_t n_visitors;
     td_vk_hazard hazard;
     td_vk_part *plan; /* scratch, [n_steps + TD_VK_CHUNKS_MAX] */
     td_vk_recording recordings[TD_VK_RECORDINGS_MAX];
@@ -432,6 +447,16 @@ bool td_vk_programs_run(const td_program_call *calls, uint32_t n_calls, td_err *
 void td_vk_program_free(td_program *p);
 void td_vk_program_expect(td_program *p, uint32_t n_rows, uint32_t n_out);
 bool td_vk_program_profile(td_program *p, bool is_on, td_err *err);
+
+/* home.c: memory between devices. What of a program may have a home is found when it ends. The
+ * copies of a run that begin and end it; null where there are none. */
+/* Whether a driver that has the extension imports buffers' memory. */
+bool td_vk_can_import(const td_vk_physical *p);
+bool td_vk_home_init(td_home *home, td_err *err);
+bool td_vk_home_free(td_home *home);
+bool td_vk_find_visitors(td_vk_program *p, td_err *err);
+bool td_vk_record_hops(td_vk_device *d, const td_program_call *calls, uint32_t n_calls,
+                       VkCommandBuffer hops[2], td_err *err);
 
 /* chunks.c: cuts the steps into parts and chunks of about TD_VK_CHUNK_US for the row counts;
  * returns the number of parts. After a run, td_vk_learn corrects the steps' costs by the measured
