@@ -58,7 +58,8 @@ typedef struct {
     int fd;
     atomic_bool is_done;
     _Atomic uint64_t loaded, total;
-    td_err task_err;
+    td_err task_err; /* the helper's until it is done */
+    td_err lost;     /* a device: the worker ends */
     td_stage_fail_code task_code;
     char specs[TD_STAGES_MAX][192];
     const char *spec_texts[TD_STAGES_MAX];
@@ -335,7 +336,7 @@ static void send_finished(worker *w)
         if (is_batch && j->batch->err.code != TD_OK) {
             bool is_theirs = j->batch->err.code == TD_E_DATA;
             if (j->batch->err.code == TD_E_DEVICE_LOST)
-                w->task_err = j->batch->err;
+                w->lost = j->batch->err;
             end_session(w, is_theirs ? TD_STAGE_FAIL_PROTOCOL : TD_STAGE_FAIL_DEVICE,
                         j->batch->err.message, true);
             return;
@@ -527,6 +528,8 @@ static void end_task(worker *w)
     }
     if (w->task_err.code == TD_OK && !was_planning)
         begin_streams(w, &w->task_err);
+    if (w->task_err.code == TD_E_DEVICE_LOST)
+        w->lost = w->task_err;
     if (w->task_err.code != TD_OK) {
         end_session(w, w->task_code, w->task_err.message, true);
         return;
@@ -576,8 +579,8 @@ static bool serve(worker *w, td_err *err)
             return false;
         send_finished(w);
         mind_time(w);
-        if (w->task_err.code == TD_E_DEVICE_LOST)
-            return td_err_set(err, w->task_err.code, "%s", w->task_err.message);
+        if (w->lost.code != TD_OK)
+            return td_err_set(err, w->lost.code, "%s", w->lost.message);
     }
 }
 
