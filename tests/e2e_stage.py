@@ -91,6 +91,18 @@ class Stage(unittest.TestCase):
                 devices = [x for spec in split for x in ('--device', spec)]
                 self.assertEqual(self.generate(*hosts, *devices, *way), wanted[cache], (split, way))
 
+    def test_every_kind_of_layer(self):
+        for family in ('qwen3next', 'gemma3', 'gpt-oss', 'deepseek2', 'llama-moe'):
+            model, end = 'tests/data/golden/models/%s/model.gguf' % family, self.ipc(family)
+            worker = self.start(end, '--model', model, '--device', 'host:1')
+            texts = [subprocess.run([TANDEM, 'generate', '--target', model, '--prompt', 'Once upon a time', '-n', '40',
+                                     '--temp', '0.9', '--ignore-eos', '--draft-ngram', '--quiet', '--no-measure',
+                                     '--host', 's=' + end, '--device', first, '--device', second],
+                                    capture_output=True, timeout=60, check=True).stdout
+                     for first, second in (('host:1', 'host:1'), ('host:1', 's/host'), ('s/host', 's/host'))]
+            self.assertEqual(set(texts), {texts[0]}, family)
+            worker.kill()
+
     def test_what_is_not_there_is_said(self):
         a = self.ipc('a')
         text = self.generate('--device', 'a/host:1', code=2)
