@@ -13,6 +13,7 @@
 typedef struct {
     option_list devices;
     const char *config, *models, *model, *bind, *key;
+    float cache_gb;
     bool is_trusting;
 } fields;
 
@@ -29,6 +30,9 @@ static const option options[] = {
     {"--models", "stage.models", OPT_TEXT, AT(models), 0, 0, "DIR",
      "a folder of model files, found by what is in them whatever they are called"},
     {"--model", "stage.model", OPT_READ, AT(model), 0, 0, "M.gguf", "one model file"},
+    {"--cache-size", "stage.cache_size", OPT_FLOAT, AT(cache_gb), 0, 1048576, "GB",
+     "bytes on the disk, in units of 10^9, for weights that coordinators send of models that are "
+     "not there; 0: none are taken (default: 100)"},
     {"--key", "stage.key", OPT_TEXT, AT(key), 0, 0, "NAME",
      "our own pair of `tandem keys`, for tcp (default: the only one, where the endpoint is off "
      "loopback)"},
@@ -36,7 +40,7 @@ static const option options[] = {
      "go on with devices that have failed `tandem check`"},
 };
 static const command_help help = {
-    "stage", "tandem stage --bind EP (--models DIR | --model M.gguf) [options]",
+    "stage", "tandem stage --bind EP [--models DIR | --model M.gguf] [options]",
     "Serves layers of a target to one `tandem generate --host NAME=EP` at a time, until a signal "
     "stops it.",
     options, TD_COUNT(options)};
@@ -48,6 +52,7 @@ static bool serve(const fields *f, td_err *err)
                                      .n_specs = f->devices.n,
                                      .models = f->models,
                                      .model = f->model,
+                                     .cache_bytes = (uint64_t)((double)f->cache_gb * 1e9),
                                      .endpoint = f->bind};
     if (!f->devices.n) {
         td_layout_default_specs(&defaults);
@@ -73,7 +78,7 @@ static bool serve(const fields *f, td_err *err)
 
 int td_command_stage(int argc, char **argv, td_err *err)
 {
-    fields f = {0};
+    fields f = {.cache_gb = 100};
     td_json *document = NULL;
     bool is_help = false;
     const char *config = td_options_find_config(&help, argc, argv);
@@ -82,10 +87,10 @@ int td_command_stage(int argc, char **argv, td_err *err)
         td_options_parse(&help, argc, argv, &f, &is_help, err)) {
         if (is_help)
             td_options_print_help(&help);
-        else if (!f.bind || (!f.models && !f.model))
+        else if (!f.bind || (!f.models && !f.model && f.cache_gb <= 0))
             td_err_set(err, TD_E_USAGE,
-                       "--bind EP and --models DIR or --model M.gguf are needed; see `tandem stage "
-                       "--help`");
+                       "--bind EP is needed, and with --cache-size 0 --models DIR or --model "
+                       "M.gguf; see `tandem stage --help`");
         else if (serve(&f, err))
             code = 128 + td_signals_pending(); /* only a signal ends it */
     }

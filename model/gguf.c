@@ -226,28 +226,54 @@ const td_gguf_tensor *td_gguf_find_tensor(const td_gguf *g, const char *name)
     return i == UINT32_MAX ? NULL : &g->tensors[i];
 }
 
-bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes,
-                  void *dst, td_err *err)
+uint64_t td_gguf_shard_bytes(const td_gguf *g, uint32_t shard)
 {
-    TD_ASSERT(from <= t->n_bytes && n_bytes <= t->n_bytes - from);
-    const td_gguf_shard *s = &g->shards[t->shard];
-    uint64_t at = t->offset + from;
+    TD_ASSERT(shard < g->n_shards);
+    return g->shards[shard].n_file_bytes;
+}
+
+uint32_t td_gguf_head_bytes(const td_gguf *g, uint32_t shard)
+{
+    TD_ASSERT(shard < g->n_shards);
+    return g->shards[shard].n_bytes;
+}
+
+static bool read_at(const td_gguf_shard *s, uint64_t at, uint64_t n_bytes, void *dst, td_err *err)
+{
     for (uint64_t n_read = 0; n_read < n_bytes;) {
         ssize_t n =
             pread(s->fd, (char *)dst + n_read, (size_t)(n_bytes - n_read), (off_t)(at + n_read));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return td_err_set(err, TD_E_IO, "%s: tensor '%s': reading at byte %" PRIu64 ": %s",
-                              s->path, t->name, at + n_read, strerror(errno));
+            return td_err_set(err, TD_E_IO, "reading at byte %" PRIu64 ": %s", at + n_read,
+                              strerror(errno));
         if (n == 0)
             return td_err_set(err, TD_E_IO,
-                              "%s: tensor '%s': the file ends at byte %" PRIu64 ", but had %" PRIu64
+                              "the file ends at byte %" PRIu64 ", but had %" PRIu64
                               " bytes when it was opened",
-                              s->path, t->name, at + n_read, s->n_file_bytes);
+                              at + n_read, s->n_file_bytes);
         n_read += (uint64_t)n;
     }
     return true;
+}
+
+bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes,
+                  void *dst, td_err *err)
+{
+    TD_ASSERT(from <= t->n_bytes && n_bytes <= t->n_bytes - from);
+    const td_gguf_shard *s = &g->shards[t->shard];
+    return read_at(s, t->offset + from, n_bytes, dst, err) ||
+           td_err_prepend(err, "%s: tensor '%s'", s->path, t->name);
+}
+
+bool td_gguf_read_shard(const td_gguf *g, uint32_t shard, uint64_t from, uint64_t n_bytes,
+                        void *dst, td_err *err)
+{
+    TD_ASSERT(shard < g->n_shards);
+    const td_gguf_shard *s = &g->shards[shard];
+    TD_ASSERT(from <= s->n_file_bytes && n_bytes <= s->n_file_bytes - from);
+    return read_at(s, from, n_bytes, dst, err) || td_err_prepend(err, "%s", s->path);
 }
 
 void td_gguf_prefetch(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes)

@@ -115,6 +115,12 @@ const td_gguf_tensor *td_gguf_find_tensor(const td_gguf *g, const char *name); /
 /* Reads n_bytes of a tensor from byte `from` of its data into dst. */
 bool td_gguf_read(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes,
                   void *dst, td_err *err);
+/* The files as they are, to be copied elsewhere: the bytes of one, those of them that come before
+ * the tensors, and some of them. */
+uint64_t td_gguf_shard_bytes(const td_gguf *g, uint32_t shard);
+uint32_t td_gguf_head_bytes(const td_gguf *g, uint32_t shard);
+bool td_gguf_read_shard(const td_gguf *g, uint32_t shard, uint64_t from, uint64_t n_bytes,
+                        void *dst, td_err *err);
 /* Has the kernel read these bytes ahead, while others are worked on; and tells it that they will
  * not be read again (page cache). Advice: no errors. */
 void td_gguf_prefetch(const td_gguf *g, const td_gguf_tensor *t, uint64_t from, uint64_t n_bytes);

@@ -369,3 +369,24 @@ bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_d
     }
     return true;
 }
+
+static void mark(const td_model *m, const td_gguf_tensor *t, bool *is_read)
+{
+    if (t)
+        is_read[t - td_gguf_tensor_at(m->gguf, 0)] = true;
+}
+
+void td_weights_mark_read(const td_model *m, uint32_t first, uint32_t last, bool *is_read)
+{
+    td_wanted wanted[TD_WANTED_MAX];
+    for (uint32_t layer = first; layer <= last + 1; layer++) { /* at last + 1: the ends */
+        bool is_end = layer == last + 1;
+        uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
+        for (uint32_t i = 0; i < n; i++) {
+            if (is_end && !needs_end(m, wanted[i].slot, first, last))
+                continue;
+            mark(m, wanted[i].tensor, is_read);
+            mark(m, wanted[i].factor, is_read);
+        }
+    }
+}

@@ -70,6 +70,7 @@ static void greet(td_remotes *r, session *s)
     s->next_us = now_us(r) + RETRY_US;
     td_link_reset(s->link, NULL); /* what was said before is another session's */
     s->way = (td_stage_way){.link = s->link};
+    s->lend.n = 0;
     s->n_seen = 0;
     if (draw(&s->way.session, NULL))
         td_stage_way_send(&s->way, &m, NULL); /* not there yet: the next one */
@@ -116,6 +117,15 @@ static void set_state(td_remotes *r, session *s, session_state from, session_sta
     pthread_cond_broadcast(&r->changed);
 }
 
+static void take_want(td_remotes *r, session *s, const td_stage_data *want)
+{
+    td_err err = {0};
+    if (s->state != SESSION_PLANNING)
+        td_remote_lose(r, s, "it wants weights at the wrong time");
+    else if (!td_lend_take(&s->lend, r->gguf, want, &err))
+        td_remote_lose(r, s, err.message);
+}
+
 static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
 {
     uint32_t n_parts = s->plan.n_parts;
@@ -139,6 +149,9 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
             set_state(r, s, SESSION_PLANNING, SESSION_PLANNED);
         else
             td_remote_lose(r, s, "it plans other parts than it was asked");
+        break;
+    case TD_STAGE_WANT:
+        take_want(r, s, &m->data);
         break;
     case TD_STAGE_LOADING:
         s->loading = m->loading;
@@ -225,6 +238,13 @@ static void mind_time(td_remotes *r, session *s)
     s->next_us = now + PING_US;
 }
 
+static void lend(td_remotes *r, session *s)
+{
+    td_err err = {0};
+    if (s->state == SESSION_PLANNING && !td_lend_send(&s->lend, r->gguf, &s->way, &err))
+        td_remote_lose(r, s, err.message);
+}
+
 /* What to wait for, and how long. */
 static int64_t look(const td_remotes *r, td_link_poll_item *items)
 {
@@ -237,6 +257,8 @@ static int64_t look(const td_remotes *r, td_link_poll_item *items)
             is_lost ? (td_link_poll_item){.fd = -1} : (td_link_poll_item){.link = s->link};
         if (!is_lost && s->next_us < next)
             next = s->next_us;
+        if (!is_lost && s->lend.n && now + FULL_US < next)
+            next = now + FULL_US;
     }
     int64_t wait_us = next > now ? (int64_t)(next - now) : 0;
     for (uint32_t i = 0; i < r->n_runs; i++)
@@ -262,6 +284,7 @@ static bool step(td_remotes *r, td_err *err)
         if (items[i + 1].is_readable)
             receive(r, &r->sessions[i]);
         mind_time(r, &r->sessions[i]);
+        lend(r, &r->sessions[i]);
     }
     for (uint32_t i = 0; i < r->n_runs; i++)
         td_remote_step_run(&r->runs[i]);
@@ -303,13 +326,12 @@ typedef struct {
     void *user;
 } teller;
 
-/* Under the lock: waits until all are in a state, for at most so long. */
+/* Under the lock: waits until all are in a state, for at most so long since bytes last came. */
 static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const char *what,
                      teller t, td_err *err)
 {
-    struct timespec end;
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += (time_t)(most_us / 1000000);
+    struct timespec end = {0};
+    uint64_t before = UINT64_MAX;
     for (int rc = 0;;) {
         const session *slow = NULL;
         uint64_t done = 0, total = 0;
@@ -323,6 +345,12 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
         }
         if (t.progress && total)
             t.progress(t.user, done, total);
+        if (done != before) {
+            clock_gettime(CLOCK_REALTIME, &end);
+            end.tv_sec += (time_t)(most_us / 1000000);
+            before = done;
+            rc = 0;
+        }
         if (!slow)
             return true;
         if (rc == ETIMEDOUT)
@@ -408,19 +436,23 @@ const td_stage_ready *td_remotes_ready(const td_remotes *r, uint32_t worker)
     return &r->sessions[worker].ready;
 }
 
-bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, td_stage_planned *out, td_err *err)
+bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, const td_layout_params *params,
+                     td_stage_planned *out, td_err *err)
 {
+    const teller t = {params->progress, params->user};
     pthread_mutex_lock(&r->lock);
     for (uint32_t i = 0; i < r->n_sessions; i++) {
         session *s = &r->sessions[i];
         s->plan = plans[i];
+        s->loading = (td_stage_loading){0};
         s->due = (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plans[i]};
         s->is_due = true;
         if (s->state != SESSION_LOST)
             s->state = SESSION_PLANNING;
     }
+    r->gguf = td_model_gguf(params->model);
     td_remotes_wake(r);
-    bool is_ok = wait_for(r, SESSION_PLANNED, PLAN_US, "no plan", (teller){0}, err);
+    bool is_ok = wait_for(r, SESSION_PLANNED, PLAN_US, "no plan", t, err);
     for (uint32_t i = 0; i < r->n_sessions; i++)
         out[i] = r->sessions[i].planned;
     pthread_mutex_unlock(&r->lock);
@@ -475,6 +507,7 @@ bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_r
                 (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = n_ctx, .n_pages = n_pages}};
             is_ok = make_load(r, &runs[k], i, &ticket, &s->due.load, err);
             s->is_due = is_ok;
+            s->loading = (td_stage_loading){0};
             if (s->state != SESSION_LOST)
                 s->state = SESSION_LOADING;
         }

@@ -23,8 +23,11 @@ td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char
 void td_remotes_destroy(td_remotes **remotes); /* says goodbye; stops the thread */
 const td_stage_hello_ok *td_remotes_hello(const td_remotes *r, uint32_t worker);
 
-/* Asks all workers at the same time and waits for the answers; plans[n_hosts]. */
-bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, td_stage_planned *out, td_err *err);
+/* Asks all workers at the same time and waits for the answers; plans[n_hosts]. Those that have not
+ * the model (borrowed until td_remotes_destroy) are sent what they need of it, which the progress
+ * of params is told. */
+bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, const td_layout_params *params,
+                     td_stage_planned *out, td_err *err);
 
 /* A run: n neighbouring workers from `first` on, its queue, and where its jobs go on. */
 typedef struct {

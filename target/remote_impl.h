@@ -6,6 +6,7 @@
 #include "target/remote.h"
 
 #include "base/clock.h"
+#include "target/fetch.h"
 #include "target/stage_stream.h"
 
 #include <pthread.h>
@@ -34,6 +35,7 @@ typedef struct {
     td_stage_planned planned;
     td_stage_ready ready;
     td_stage_loading loading;
+    td_lend lend;
     int64_t clock_us; /* its clock less ours, by the quickest ping so far */
     uint64_t trip_us; /* which took so long; 0: none yet */
     uint64_t progress;
@@ -64,8 +66,9 @@ struct td_remotes {
     pthread_cond_t changed; /* what is below did */
     uint32_t n_sessions, n_runs;
     session sessions[TD_STAGES_MAX];
-    run *runs;  /* [n_runs] */
-    td_err err; /* of the first that was lost */
+    run *runs;           /* [n_runs] */
+    const td_gguf *gguf; /* of the model: lent to workers that have not got it */
+    td_err err;          /* of the first that was lost */
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 };
 

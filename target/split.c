@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "target/fetch.h"
 #include "target/models.h"
 #include "target/target.h"
 
@@ -251,6 +252,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .type_v = (uint8_t)p->type_v->id,
                                 .n_ctx = n_ctx};
         memcpy(plan->hash, s->model_id, sizeof plan->hash);
+        td_lend_describe(td_model_gguf(p->model), plan);
         snprintf(plan->model_name, sizeof plan->model_name, "%s", td_model_name(p->model));
         for (char *c = plan->model_name; *c; c++)
             *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
@@ -325,7 +327,7 @@ bool td_split_lay_out(td_split *s, const td_layout_params *p, td_remotes *remote
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {
         out->n_pages = 0;
         if (!lay_out_here(s, p, n_ctx, out, err) || !make_plans(s, p, n_ctx, remotes, plans, err) ||
-            !td_remotes_plan(remotes, plans, planned, err))
+            !td_remotes_plan(remotes, plans, p, planned, err))
             break;
         take_planned(s, planned, out);
         if (n_ctx == out->n_ctx) {

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/fetch.h"
 #include "target/models.h"
 #include "target/ring.h"
 #include "target/stage_stream.h"
@@ -23,13 +24,16 @@
 #define TELL_US     200000u  /* between two words on how far loading is */
 #define N_CANCELLED 64u      /* batches that were cancelled before they came */
 
-typedef enum { FREE, GREETED, PLANNING, PLANNED, LOADING, READY } worker_state;
+/* From PLANNING to FETCHING and back, until all weights are there. */
+typedef enum { FREE, GREETED, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
 
 typedef struct {
     const td_stage_worker_params *params;
     td_clock clock;
     td_link *link;
     td_models *models;
+    td_kept *kept; /* or NULL */
+    td_fetch fetch;
     td_stage_hello_ok hello;
     worker_state state;
     /* The session. */
@@ -56,7 +60,7 @@ typedef struct {
     pthread_t thread;
     bool is_thread;
     int fd;
-    atomic_bool is_done;
+    atomic_bool is_done, is_stopped; /* is_stopped: nobody wants what it plans */
     _Atomic uint64_t loaded, total;
     td_err task_err; /* the helper's until it is done */
     td_err lost;     /* a device: the worker ends */
@@ -114,6 +118,25 @@ static bool check_plan(const worker *w, td_err *err)
     return is_ok || td_err_set(err, TD_E_DATA, "a plan with a device or a cache type that is none");
 }
 
+/* A file of our own, or what was sent. NULL without an error: something is to be fetched. */
+static const td_model *find_model(worker *w, td_err *err)
+{
+    const td_stage_plan *p = &w->plan;
+    if (!w->kept || !td_kept_is(w->kept, p->hash)) {
+        td_err own = {0};
+        const td_model *model =
+            td_models_open(w->models, p->hash, p->model_name, p->model_bytes, &own);
+        if (model)
+            return model;
+        if (!w->kept || !p->n_files) {
+            td_err_set(err, own.code, "%s; and none is sent: %s", own.message,
+                       w->kept ? "it has too many files" : "--cache-size 0");
+            return NULL;
+        }
+    }
+    return td_kept_open(w->kept, p, &w->is_stopped, err) ? td_kept_model(w->kept) : NULL;
+}
+
 static void do_plan(worker *w)
 {
     td_err *err = &w->task_err;
@@ -122,8 +145,7 @@ static void do_plan(worker *w)
     if (!check_plan(w, err))
         return;
     w->task_code = TD_STAGE_FAIL_MODEL;
-    const td_model *model =
-        td_models_open(w->models, w->plan.hash, w->plan.model_name, w->plan.model_bytes, err);
+    const td_model *model = find_model(w, err);
     if (!model)
         return;
     w->task_code = TD_STAGE_FAIL_MEMORY;
@@ -161,6 +183,7 @@ static void begin_task(worker *w, worker_state state)
     w->state = state;
     w->task_err = (td_err){0};
     atomic_store(&w->is_done, false);
+    atomic_store(&w->is_stopped, false);
     sigfillset(&signals);
     pthread_sigmask(SIG_SETMASK, &signals, &before);
     w->is_thread = pthread_create(&w->thread, NULL, helper_main, w) == 0;
@@ -202,6 +225,8 @@ static void clean_up(worker *w)
         td_ring_drop(w->target);
     td_target_destroy(&w->target);
     td_link_close(&w->next, true);
+    if (w->kept)
+        td_kept_release(w->kept, NULL);
     w->sending = NULL;
     w->state = FREE;
     w->is_over = false;
@@ -215,6 +240,7 @@ static void end_session(worker *w, td_stage_fail_code code, const char *reason, 
     if (is_told)
         send_fail(&w->way, code, reason);
     w->is_over = true;
+    atomic_store(&w->is_stopped, true);
     if (w->state != PLANNING && w->state != LOADING)
         clean_up(w);
 }
@@ -380,6 +406,31 @@ static void take_load(worker *w, const td_stage_load *l)
     begin_task(w, LOADING);
 }
 
+/* Asks for more, and plans again when all is there. */
+static void go_on_fetching(worker *w)
+{
+    td_err err = {0};
+    if (w->state != FETCHING || w->is_over)
+        return;
+    atomic_store(&w->loaded, w->fetch.done);
+    atomic_store(&w->total, w->fetch.total);
+    if (!td_fetch_ask(&w->fetch, &err))
+        end_session(w, TD_STAGE_FAIL_DEVICE, err.message, true);
+    else if (td_fetch_is_done(&w->fetch))
+        begin_task(w, PLANNING);
+}
+
+static void take_data(worker *w, const td_stage_data *data)
+{
+    td_err err = {0};
+    if (w->state != FETCHING)
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "weights at the wrong time", true);
+    else if (!td_fetch_take(&w->fetch, data, &err))
+        end_session(w, err.code == TD_E_DATA ? TD_STAGE_FAIL_PROTOCOL : TD_STAGE_FAIL_MODEL,
+                    err.message, true);
+    go_on_fetching(w);
+}
+
 static void take_cancel(worker *w, uint64_t batch)
 {
     if (w->state == READY && !td_ring_cancel(w->target, batch))
@@ -412,6 +463,9 @@ static void take_message(worker *w, const td_stage_msg *m)
         break;
     case TD_STAGE_CANCEL:
         take_cancel(w, m->cancel);
+        break;
+    case TD_STAGE_DATA:
+        take_data(w, &m->data);
         break;
     case TD_STAGE_PING:
         tell(w, &(td_stage_msg){.type = TD_STAGE_PONG,
@@ -534,10 +588,15 @@ static void end_task(worker *w)
         end_session(w, w->task_code, w->task_err.message, true);
         return;
     }
-    if (was_planning)
-        tell_planned(w);
-    else
+    if (!was_planning) {
         tell_ready(w);
+    } else if (w->target) {
+        tell_planned(w);
+    } else {
+        w->state = FETCHING;
+        td_fetch_begin(&w->fetch, w->kept, &w->way);
+        go_on_fetching(w);
+    }
 }
 
 static void mind_time(worker *w)
@@ -548,7 +607,8 @@ static void mind_time(worker *w)
         end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is silent", true);
     if (w->next && td_link_was_cut(w->next))
         end_session(w, TD_STAGE_FAIL_DEVICE, "the connection to the next worker broke", true);
-    if (w->state == LOADING && !w->is_over && now - w->told_us > TELL_US) {
+    bool is_told = w->state == LOADING || w->state == FETCHING;
+    if (is_told && !w->is_over && now - w->told_us > TELL_US) {
         w->told_us = now;
         tell(w, &(td_stage_msg){.type = TD_STAGE_LOADING,
                                 .loading = {atomic_load(&w->loaded), atomic_load(&w->total)}});
@@ -578,6 +638,7 @@ static bool serve(worker *w, td_err *err)
         if (!receive(w, err))
             return false;
         send_finished(w);
+        go_on_fetching(w);
         mind_time(w);
         if (w->lost.code != TD_OK)
             return td_err_set(err, w->lost.code, "%s", w->lost.message);
@@ -622,7 +683,10 @@ bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err)
     w->clock = td_clock_real();
     w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->models = td_models_create(params->models, params->model, err);
-    bool is_ok = w->models && w->fd >= 0 && describe_devices(w, err);
+    if (params->cache_bytes)
+        w->kept = td_kept_create(params->cache_bytes, err);
+    bool is_ok =
+        w->models && w->fd >= 0 && (w->kept || !params->cache_bytes) && describe_devices(w, err);
     if (is_ok)
         w->link = td_link_open(params->transport, params->endpoint, TD_LINK_BIND, err);
     if (w->link) {
@@ -633,11 +697,13 @@ bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err)
             tell(w, &(td_stage_msg){.type = TD_STAGE_BYE});
     }
     is_ok = is_ok && w->link;
+    atomic_store(&w->is_stopped, true);
     if (w->is_thread)
         pthread_join(w->thread, NULL);
     clean_up(w);
     td_link_close(&w->link, true);
     td_models_destroy(&w->models);
+    td_kept_destroy(&w->kept);
     if (w->fd >= 0)
         close(w->fd);
     td_free(w);

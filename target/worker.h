@@ -20,6 +20,7 @@ typedef struct {
     uint32_t n_specs;         /* 1..TD_STAGE_DEVICES_MAX */
     const char *models;       /* a folder of model files, or NULL */
     const char *model;        /* a model file, or NULL */
+    uint64_t cache_bytes;     /* of weights that are sent, kept on the disk; 0: none are taken */
     td_transport *transport;
     const char *endpoint; /* bound */
     int stop_fd;          /* readable: stop */

@@ -27,13 +27,15 @@ def free_port():
         return s.getsockname()[1]
 
 
-class Stage(unittest.TestCase):
+class Case(unittest.TestCase):
+    texts = PROMPTS
+
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
         self.workers = []
         self.prompts = os.path.join(self.dir.name, 'prompts.jsonl')
         with open(self.prompts, 'w') as f:
-            for i, prompt in enumerate(PROMPTS):
+            for i, prompt in enumerate(self.texts):
                 for temp in (0, 0.8):
                     f.write(json.dumps({'id': '%d-%g' % (i, temp), 'prompt': prompt, 'temp': temp, 'seed': i,
                                         'repeat_penalty': 1.1 if i == 1 else 1}) + '\n')
@@ -68,9 +70,11 @@ class Stage(unittest.TestCase):
         if code:
             return r.stderr
         lines = {line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}
-        self.assertEqual(len(lines), 2 * len(PROMPTS))
+        self.assertEqual(len(lines), 2 * len(self.texts))
         return lines
 
+
+class Stage(Case):
     def test_a_split_over_machines_gives_the_text_of_one(self):
         a, b = ('tcp://127.0.0.1:%d' % free_port() for _ in range(2))
         self.start(a)
@@ -109,7 +113,7 @@ class Stage(unittest.TestCase):
         self.assertIn('no host "a" is known', text)
         text = self.generate('--host', 'a=' + a, '--device', 'a/host:1', code=69)
         self.assertIn('no answer', text)
-        self.start(a, '--model', DRAFT, '--device', 'host:1')
+        self.start(a, '--model', DRAFT, '--device', 'host:1', '--cache-size', '0')
         text = self.generate('--host', 'a=' + a, '--device', 'a/host:1', code=69)
         self.assertIn('no model file there is Tales target 9M', text)
         text = self.generate('--host', 'a=' + a, '--device', 'a/vulkan:9', code=2)

@@ -50,7 +50,9 @@ static uint32_t make_samples(td_stage_msg *m)
                                      .type_k = 1,
                                      .type_v = 1,
                                      .n_ctx = 100,
-                                     .parts = {{0, 2, 3}, {1, 4, 4}}}};
+                                     .parts = {{0, 2, 3}, {1, 4, 4}},
+                                     .n_files = 2,
+                                     .files = {{5000, 100}, {1ull << 40, 5000}}}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_PLANNED,
                             .planned = {.n_ctx = 90, .n_pages = 4, .n_parts = 1}};
     m[n++] = (td_stage_msg){
@@ -65,6 +67,10 @@ static uint32_t make_samples(td_stage_msg *m)
     m[n++] = (td_stage_msg){.type = TD_STAGE_PING, .ping = {.echo_us = 5}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_PONG, .ping = {5, 6, 7, 8}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_BYE};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_WANT,
+                            .data = {.file = 63, .n = TD_STAGE_DATA_MAX, .offset = 1ull << 40}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_DATA,
+                            .data = {.file = 1, .n = sizeof bytes, .offset = 77, .bytes = bytes}};
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;

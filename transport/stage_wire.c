@@ -9,10 +9,11 @@
 #include <string.h>
 
 #define HELLO_OK_MAX 16384u /* bytes with the header */
+#define PLAN_MAX     2048u
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
-    "HELLO",  "HELLO_OK", "PLAN",  "PLANNED", "LOAD", "LOADING", "READY", "FAIL",
-    "ATTACH", "STREAM",   "PIECE", "CANCEL",  "PING", "PONG",    "BYE",
+    "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD", "LOADING", "READY", "FAIL", "ATTACH",
+    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG", "BYE",     "WANT",  "DATA",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -25,8 +26,11 @@ static size_t max_bytes(uint8_t type)
     switch (type) {
     case TD_STAGE_HELLO_OK:
         return HELLO_OK_MAX;
+    case TD_STAGE_PLAN:
+        return PLAN_MAX;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
+    case TD_STAGE_DATA:
         return TD_WIRE_MESSAGE_MAX;
     default:
         return TD_WIRE_HELLO_MAX;
@@ -69,7 +73,26 @@ static bool check_plan(const td_stage_plan *p, td_err *err)
              td_wire_check_u32("first", p->parts[i].first, 0, p->parts[i].last, err) &&
              (i == 0 || td_wire_check_u32("first", p->parts[i].first, p->parts[i - 1].last + 1u,
                                           p->parts[i - 1].last + 1u, err));
+    ok = ok && td_wire_check_u32("n_files", p->n_files, 0, TD_STAGE_FILES_MAX, err);
+    for (uint32_t i = 0; ok && i < p->n_files; i++) {
+        uint64_t n = p->files[i].n_bytes;
+        ok = n >= 1 && n <= TD_STAGE_FILE_MAX;
+        if (!ok)
+            td_err_set(err, TD_E_DATA, "a file of %" PRIu64 " bytes; allowed: 1..%" PRIu64, n,
+                       (uint64_t)TD_STAGE_FILE_MAX);
+        uint32_t most = n < TD_STAGE_HEAD_MAX ? (uint32_t)n : TD_STAGE_HEAD_MAX;
+        ok = ok && td_wire_check_u32("head_bytes", p->files[i].head_bytes, 1, most, err);
+    }
     return ok;
+}
+
+static bool check_data(const td_stage_data *d, td_err *err)
+{
+    return td_wire_check_u32("file", d->file, 0, TD_STAGE_FILES_MAX - 1, err) &&
+           td_wire_check_u32("n", d->n, 1, TD_STAGE_DATA_MAX, err) &&
+           (d->offset < TD_STAGE_FILE_MAX ||
+            td_err_set(err, TD_E_DATA, "offset is %" PRIu64 "; allowed: 0..%" PRIu64, d->offset,
+                       (uint64_t)TD_STAGE_FILE_MAX - 1));
 }
 
 static bool check_payload(const td_stage_msg *m, td_err *err)
@@ -97,6 +120,9 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
                td_wire_check_text("reason", m->fail.reason, TD_WIRE_REASON_MAX, err);
     case TD_STAGE_PIECE:
         return td_wire_check_u32("n", m->piece.n, 1, TD_STAGE_PIECE_MAX, err);
+    case TD_STAGE_WANT:
+    case TD_STAGE_DATA:
+        return check_data(&m->data, err);
     default:
         return true;
     }
@@ -150,6 +176,11 @@ static void write_plan(td_cursor_out *c, const td_stage_plan *p)
         td_cursor_write_u16(c, p->parts[i].first);
         td_cursor_write_u16(c, p->parts[i].last);
     }
+    td_cursor_write_u8(c, p->n_files);
+    for (uint32_t i = 0; i < p->n_files; i++) {
+        td_cursor_write_u64(c, p->files[i].n_bytes);
+        td_cursor_write_u32(c, p->files[i].head_bytes);
+    }
 }
 
 static void write_planned(td_cursor_out *c, const td_stage_planned *p)
@@ -172,6 +203,16 @@ static void write_ready(td_cursor_out *c, const td_stage_ready *r)
         td_cursor_write_u64(c, r->parts[i].file_bytes);
         td_cursor_write_u64(c, r->parts[i].load_us);
     }
+}
+
+static void write_data(td_cursor_out *c, const td_stage_msg *m)
+{
+    td_cursor_write_u8(c, m->data.file);
+    td_cursor_write_u64(c, m->data.offset);
+    if (m->type == TD_STAGE_WANT)
+        td_cursor_write_u32(c, m->data.n);
+    else
+        td_cursor_write_bytes(c, m->data.bytes, m->data.n);
 }
 
 static void write_payload(td_cursor_out *c, const td_stage_msg *m)
@@ -223,6 +264,10 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
         td_cursor_write_u64(c, m->ping.now_us);
         td_cursor_write_u64(c, m->ping.progress);
         td_cursor_write_u32(c, m->ping.n_pending);
+        break;
+    case TD_STAGE_WANT:
+    case TD_STAGE_DATA:
+        write_data(c, m);
         break;
     case TD_STAGE_ATTACH:
     case TD_STAGE_STREAM:
@@ -307,6 +352,10 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u8(c, &p->parts[i].device) &&
              td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);
+    ok = ok && read_count(c, "n_files", &p->n_files, TD_STAGE_FILES_MAX);
+    for (uint32_t i = 0; ok && i < p->n_files; i++)
+        ok = td_cursor_read_u64(c, &p->files[i].n_bytes) &&
+             td_cursor_read_u32(c, &p->files[i].head_bytes);
     return ok;
 }
 
@@ -338,6 +387,17 @@ static bool read_piece(td_cursor *c, td_stage_piece *p)
     p->n = (uint32_t)td_cursor_left(c); /* the message's length has a limit */
     p->bytes = td_cursor_take(c, p->n);
     return p->bytes != NULL;
+}
+
+static bool read_data(td_cursor *c, td_stage_type type, td_stage_data *d)
+{
+    if (!td_cursor_read_u8(c, &d->file) || !td_cursor_read_u64(c, &d->offset))
+        return false;
+    if (type == TD_STAGE_WANT)
+        return td_cursor_read_u32(c, &d->n);
+    d->n = (uint32_t)td_cursor_left(c); /* the message's length has a limit */
+    d->bytes = td_cursor_take(c, d->n);
+    return d->bytes != NULL;
 }
 
 static bool read_payload(td_cursor *c, td_stage_msg *m)
@@ -379,6 +439,9 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
         return td_cursor_read_u64(c, &m->ping.echo_us) && td_cursor_read_u64(c, &m->ping.now_us) &&
                td_cursor_read_u64(c, &m->ping.progress) &&
                td_cursor_read_u32(c, &m->ping.n_pending);
+    case TD_STAGE_WANT:
+    case TD_STAGE_DATA:
+        return read_data(c, m->type, &m->data);
     case TD_STAGE_ATTACH:
     case TD_STAGE_BYE:
         return true;

@@ -4,7 +4,8 @@
  *
  * A session: HELLO, HELLO_OK (the worker's devices); PLAN, PLANNED (what layers take there), as
  * often as need be; LOAD, PROGRESS..., READY; then STREAM. All messages of a session are numbered
- * from 1, each way. FAIL ends it with a reason, BYE as planned.
+ * from 1, each way. FAIL ends it with a reason, BYE as planned. A worker that has not the model
+ * WANTs bytes of its files before it says PLANNED, and gets them as DATA in that order.
  *
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
@@ -24,7 +25,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     1u
+#define TD_STAGE_PROTOCOL     2u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -37,6 +38,11 @@
 #define TD_STAGE_HASH_BYTES   32u
 #define TD_STAGE_ANY          255u /* no device */
 #define TD_STAGE_PIECE_MAX    (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES - 12u)
+#define TD_STAGE_FILES_MAX    64u          /* of a model that is sent */
+#define TD_STAGE_FILE_MAX     (1ull << 44) /* bytes */
+#define TD_STAGE_HEAD_MAX     (512u << 20) /* bytes before the tensors, of a file */
+#define TD_STAGE_DATA_MAX     (60u << 10)  /* bytes of one DATA */
+#define TD_STAGE_WANTS_MAX    32u          /* that are not answered */
 
 typedef enum {
     TD_STAGE_HELLO = 32, /* coordinator: who I am */
@@ -54,6 +60,8 @@ typedef enum {
     TD_STAGE_PING,
     TD_STAGE_PONG,
     TD_STAGE_BYE,
+    TD_STAGE_WANT, /* worker: send me these bytes of the model */
+    TD_STAGE_DATA,
     TD_STAGE_END /* one past the last */
 } td_stage_type;
 
@@ -101,6 +109,11 @@ typedef struct {
         uint8_t device; /* by HELLO_OK */
         uint16_t first, last;
     } parts[TD_STAGE_PARTS_MAX];
+    uint8_t n_files; /* of the model; 0: it is not sent */
+    struct {
+        uint64_t n_bytes;
+        uint32_t head_bytes; /* before its tensors */
+    } files[TD_STAGE_FILES_MAX];
 } td_stage_plan;
 
 typedef struct {
@@ -143,6 +156,13 @@ typedef struct {
 } td_stage_piece;
 
 typedef struct {
+    uint8_t file; /* WANT: below the n_files of the PLAN */
+    uint32_t n;   /* 1..TD_STAGE_DATA_MAX */
+    uint64_t offset;
+    const uint8_t *bytes; /* [n], of DATA */
+} td_stage_data;
+
+typedef struct {
     uint64_t echo_us;  /* PING: the sender's clock; PONG: the same again */
     uint64_t now_us;   /* PONG: the worker's clock */
     uint64_t progress; /* PONG: grows with every piece of work done */
@@ -162,6 +182,7 @@ typedef struct {
         td_stage_ready ready;
         td_stage_fail fail;
         td_stage_piece piece;
+        td_stage_data data; /* of WANT too */
         td_stage_ping ping;
         uint64_t cancel; /* the batch */
         struct {
