@@ -434,15 +434,16 @@ static bool experts(block *b)
     td_op_route(b->p, logits, w[TD_W_ROUTER_CHOICE], &h->route, f->experts, f->expert_weights);
     const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate_up,
                                  f->gated,  f->expert_out, f->delta,          f->expert_factor};
+    static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
+    if (h->n_ff_shared) /* first, so that what is left to add stands together */
+        feed_forward(b, of, f->shared_gate_up, h->n_ff_shared, td_all(f->shared));
     if (!f->params.experts_dev)
         run_experts(b, &near);
     else if (!run_far_experts(b))
         return false;
     if (!h->n_ff_shared)
         return true;
-    static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
     td_view shared = td_all(f->shared), gate = td_columns(f->router, h->n_expert, 1);
-    feed_forward(b, of, f->shared_gate_up, h->n_ff_shared, shared);
     if (w[TD_W_SH_ROUTER] || td_weight_get_params(w[TD_W_ROUTER])->n_rows > h->n_expert)
         td_op_glu(b->p, TD_GLU_SIGMOID, gate, shared, NULL, shared);
     td_op_add(b->p, delta, shared, delta);

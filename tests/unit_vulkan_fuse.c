@@ -13,7 +13,9 @@
 typedef struct {
     const char *name, *weights, *cache;
     uint32_t n_head, n_head_kv, dim, n_ff;
-    bool has_norms, has_experts;
+    bool has_norms, has_experts, has_shared; /* shared expert, with a gate */
+    bool is_gated,
+        is_last; /* attention's heads are normed and gated; nothing is normed at the end */
     td_rope_kind rope;
     uint32_t n_rot, col0;         /* of a head */
     uint32_t n_pages;             /* columns of the table; 32 and more: strands */
@@ -21,7 +23,7 @@ typedef struct {
     uint32_t n_alone;             /* dispatches of the ops by themselves, at least */
 } layer_case;
 
-enum { X, NORMED, QKV, ATTENDED, DELTA, GATE_UP, ROUTER, CHOSEN, SHARES, PARTS, N_KEPT };
+enum { X, NORMED, QKV, ATTENDED, DELTA, GATE_UP, ROUTER, CHOSEN, SHARES, PARTS, SHARED, N_KEPT };
 
 typedef struct {
     bench b;
@@ -65,7 +67,12 @@ static void record_attention(layer *l, const layer_case *c)
     td_op_kv_store(p, l->kv, k, v, &batch);
     td_op_attention(p, l->kv, q, td_all(l->t[ATTENDED]),
                     &(td_attention_params){.n_head = c->n_head, .scale = 0.2f}, &batch);
-    td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 7), NULL, td_all(l->t[ATTENDED]),
+    td_view attended = td_all(l->t[ATTENDED]);
+    if (c->is_gated) {
+        td_op_rms_norm(p, attended, weight(l, "F32", 1, c->dim, 0, 13), c->n_head, 1e-5f, attended);
+        td_op_glu(p, TD_GLU_SILU, q, attended, NULL, attended);
+    }
+    td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 7), NULL, attended,
                   td_all(l->t[DELTA]));
 }
 
@@ -81,10 +88,13 @@ static void record_feed_forward(layer *l, const layer_case *c)
     td_op_rms_norm(p, x, weight(l, "F32", 1, n_embd, 0, 8), 1, 1e-5f, normed);
     if (c->has_experts) {
         uint32_t n_all = N_EXPERT * c->n_ff;
-        td_op_mat_mul(p, weight(l, "F32", N_EXPERT, n_embd, 0, 9), NULL, normed,
+        td_op_mat_mul(p, weight(l, "F32", N_EXPERT + 1, n_embd, 0, 9), NULL, normed,
                       td_all(l->t[ROUTER]));
-        td_op_route(p, td_all(l->t[ROUTER]), NULL, &(td_route_params){.scale = 1}, l->t[CHOSEN],
-                    l->t[SHARES]);
+        if (c->has_shared)
+            td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 14), NULL, normed,
+                          td_all(l->t[SHARED]));
+        td_op_route(p, td_columns(l->t[ROUTER], 0, N_EXPERT), NULL, &(td_route_params){.scale = 1},
+                    l->t[CHOSEN], l->t[SHARES]);
         td_op_mat_mul_experts(p, weight(l, c->weights, n_all, n_embd, N_EXPERT, 10), NULL,
                               l->t[CHOSEN], normed, gate);
         td_op_mat_mul_experts(p, weight(l, c->weights, n_all, n_embd, N_EXPERT, 11), NULL,
@@ -93,6 +103,12 @@ static void record_feed_forward(layer *l, const layer_case *c)
         td_op_mat_mul_experts(p, weight(l, c->weights, N_EXPERT * n_embd, c->n_ff, N_EXPERT, 12),
                               NULL, l->t[CHOSEN], gate, td_all(l->t[PARTS]));
         td_op_experts_sum(p, td_all(l->t[PARTS]), l->t[SHARES], delta);
+        if (c->has_shared) {
+            td_view shared = td_all(l->t[SHARED]);
+            td_op_glu(p, TD_GLU_SIGMOID, td_columns(l->t[ROUTER], N_EXPERT, 1), shared, NULL,
+                      shared);
+            td_op_add(p, delta, shared, delta);
+        }
     } else {
         td_op_mat_mul(p, weight(l, c->weights, 2 * c->n_ff, n_embd, 0, 10), NULL, normed,
                       td_all(l->t[GATE_UP]));
@@ -100,7 +116,8 @@ static void record_feed_forward(layer *l, const layer_case *c)
         td_op_mat_mul(p, weight(l, c->weights, n_embd, c->n_ff, 0, 12), NULL, gate, delta);
     }
     td_op_add(p, x, delta, x);
-    td_op_rms_norm(p, x, NULL, 1, 1e-5f, normed);
+    if (!c->is_last)
+        td_op_rms_norm(p, x, NULL, 1, 1e-5f, normed);
 }
 
 static layer begin_layer(td_device *dev, const layer_case *c)
@@ -108,10 +125,16 @@ static layer begin_layer(td_device *dev, const layer_case *c)
     layer l = {.b = bench_begin(dev, TD_MODE_VERIFY, ROWS, 0)};
     uint32_t n_embd = c->n_head * c->dim, n_used = c->has_experts ? N_USED : 1;
     const td_type_info *type = td_type_find_name(c->cache);
-    const uint32_t n_cols[N_KEPT] = {
-        [X] = n_embd,        [NORMED] = n_embd, [QKV] = (c->n_head + 2 * c->n_head_kv) * c->dim,
-        [ATTENDED] = n_embd, [DELTA] = n_embd,  [GATE_UP] = 2 * n_used * c->n_ff,
-        [ROUTER] = N_EXPERT, [SHARES] = N_USED, [PARTS] = N_USED * n_embd};
+    const uint32_t n_cols[N_KEPT] = {[X] = n_embd,
+                                     [NORMED] = n_embd,
+                                     [QKV] = (c->n_head + 2 * c->n_head_kv) * c->dim,
+                                     [ATTENDED] = n_embd,
+                                     [DELTA] = n_embd,
+                                     [GATE_UP] = 2 * n_used * c->n_ff,
+                                     [ROUTER] = N_EXPERT + 1,
+                                     [SHARED] = n_embd,
+                                     [SHARES] = N_USED,
+                                     [PARTS] = N_USED * n_embd};
     for (uint32_t i = 0; i < N_KEPT; i++)
         if (i == CHOSEN)
             l.t[i] = bench_tensor(&l.b, TD_ELEM_I32, TD_ROWS_BATCH, ROWS, N_USED);
@@ -263,8 +286,41 @@ static const layer_case cases[] = {
      .n_rot = 192,
      .n_pages = 33,
      .n_alone = 26,
+     .n_steps = 16,
+     .n_barriers = 13},
+    {.name = "a shared expert, heads gated",
+     .weights = "Q8_0",
+     .cache = "F16",
+     .n_head = 4,
+     .n_head_kv = 2,
+     .dim = 64,
+     .n_ff = 96,
+     .has_experts = true,
+     .has_shared = true,
+     .is_gated = true,
+     .rope = TD_ROPE_NEOX,
+     .n_rot = 64,
+     .n_pages = 4,
+     .n_alone = 29,
      .n_steps = 17,
-     .n_barriers = 14},
+     .n_barriers = 13},
+    {.name = "the last layer, unquantized",
+     .weights = "F32",
+     .cache = "F16",
+     .n_head = 2,
+     .n_head_kv = 1,
+     .dim = 20,
+     .n_ff = 36,
+     .has_experts = true,
+     .has_shared = true,
+     .is_gated = true,
+     .is_last = true,
+     .rope = TD_ROPE_NORM,
+     .n_rot = 20,
+     .n_pages = 4,
+     .n_alone = 24,
+     .n_steps = 17,
+     .n_barriers = 13},
     {.name = "unquantized",
      .weights = "F16",
      .cache = "F32",

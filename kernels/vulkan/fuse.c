@@ -2,7 +2,10 @@
  * small op's work, and a layer has a dozen of those. Ops stay one verb each; here neighbours are
  * recognised by what they read and write:
  *
- *     add, rms_norm                      the sum is normed as it is made
+ *     [experts_sum, [[glu,] add,]] add [, rms_norm]
+ *                                        the stream, with what experts add to it, is normed as it
+ *                                        is made
+ *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
  *     anything | mat_mul                 rms_norm, glu and attention's join quantize what a product
  *                                        reads of them
@@ -37,16 +40,73 @@ static bool has_same_rows(const td_op *a, const td_op *b)
            a->out.t->params.n_rows == b->out.t->params.n_rows;
 }
 
-static bool is_add_norm(const td_program *p, uint32_t i)
+/* A norm of the sum that `add` makes, in place of nothing that others still read. */
+static bool is_norm_of(const td_op *add, const td_op *norm)
 {
-    if (!is_kind(p, i, TD_OP_ADD) || !is_kind(p, i + 1, TD_OP_RMS_NORM))
-        return false;
-    const td_op *add = &p->ops[i], *norm = add + 1;
-    /* A norm in the place of what is added would be written while others still read that. */
     bool is_apart =
         norm->out.t != add->out.t && norm->out.t != add->in[0].t && norm->out.t != add->in[1].t;
     return is_same(add->out, norm->in[0]) && norm->u.rms_norm.n_groups == 1 && is_apart &&
            has_same_rows(add, norm);
+}
+
+/* One column for all of the shared expert's. */
+static bool is_shared_gate(const td_op *glu)
+{
+    return glu->u.glu.kind == TD_GLU_SIGMOID && glu->in[0].n_cols == 1 && glu->out.n_cols > 1 &&
+           is_same(glu->in[1], glu->out) && glu->in[0].t != glu->out.t;
+}
+
+/* From op i on; the kind says whether there are experts at all. */
+td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i)
+{
+    td_vk_addition a = {0}, none = {0};
+    uint32_t begin = i;
+    if (is_kind(p, i, TD_OP_EXPERTS_SUM)) {
+        a.experts = &p->ops[i++];
+        if (is_kind(p, i, TD_OP_GLU) && is_shared_gate(&p->ops[i]))
+            a.gate = &p->ops[i++];
+        /* The shared expert's, where two adds follow. */
+        if (is_kind(p, i, TD_OP_ADD) && is_kind(p, i + 1, TD_OP_ADD))
+            a.shared = &p->ops[i++];
+    }
+    if (!is_kind(p, i, TD_OP_ADD))
+        return none;
+    a.add = &p->ops[i++];
+    a.norm = is_kind(p, i, TD_OP_RMS_NORM) && is_norm_of(a.add, &p->ops[i]) ? &p->ops[i++] : NULL;
+    a.n_ops = i - begin;
+    if (!a.experts)
+        return a.norm ? a : none;
+    td_view sum = a.experts->out;
+    bool is_one = is_same(a.add->in[1], sum) && a.add->in[0].t != sum.t && a.add->out.t != sum.t &&
+                  has_same_rows(a.experts, a.add) && a.experts->in[0].t != a.add->out.t &&
+                  (a.gate == NULL || a.shared != NULL);
+    if (a.shared)
+        is_one = is_one && is_same(a.shared->in[0], sum) && is_same(a.shared->out, sum) &&
+                 a.shared->in[1].t != sum.t && a.shared->in[1].t != a.add->out.t &&
+                 a.shared->in[1].t != a.add->in[0].t && has_same_rows(a.shared, a.add);
+    if (a.gate)
+        is_one = is_one && is_same(a.gate->out, a.shared->in[1]) &&
+                 a.gate->in[0].t != a.add->out.t && a.gate->in[0].t != sum.t;
+    if (a.norm) { /* others still read all of these */
+        const td_tensor *y = a.norm->out.t;
+        is_one = is_one && y != a.experts->in[0].t && y != a.experts->in[1].t &&
+                 !(a.shared && y == a.shared->in[1].t) && !(a.gate && y == a.gate->in[0].t);
+    }
+    return is_one ? a : none;
+}
+
+/* Heads that are normed, then gated by columns of another tensor. */
+static bool is_norm_gate(const td_program *p, uint32_t i)
+{
+    if (!is_kind(p, i, TD_OP_RMS_NORM) || !is_kind(p, i + 1, TD_OP_GLU))
+        return false;
+    const td_op *norm = &p->ops[i], *glu = norm + 1, *reader = td_vk_quantizes_for(p, i + 1);
+    bool is_whole = !reader || (reader->weight->params.n_cols == norm->out.n_cols &&
+                                norm->out.n_cols / norm->u.rms_norm.n_groups % 32 == 0);
+    return glu->u.glu.kind == TD_GLU_SILU && !glu->u.glu.n_scales && glu->u.glu.n_groups == 1 &&
+           is_same(norm->out, glu->in[1]) && is_same(glu->in[1], glu->out) &&
+           is_same(norm->in[0], norm->out) && glu->in[0].t != glu->out.t &&
+           has_same_rows(norm, glu) && is_whole;
 }
 
 /* Norms of heads, of q or k, that rope then rotates. */
@@ -89,8 +149,11 @@ static bool is_rope_store(const td_program *p, uint32_t i, bool has_norms)
 td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
 {
     uint64_t n_most = fused_ops(p);
-    if (n_most >= 2 && is_add_norm(p, i_op))
-        return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, 2};
+    uint32_t n_added = td_vk_find_addition(p, i_op).n_ops;
+    if (n_added && n_most >= n_added)
+        return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, n_added};
+    if (n_most >= 2 && is_norm_gate(p, i_op))
+        return (td_vk_fusion){TD_VK_FUSE_NORM_GATE, 2};
     if (n_most >= 5 && is_rope_store(p, i_op, true))
         return (td_vk_fusion){TD_VK_FUSE_NORM_ROPE_STORE, 5};
     if (n_most >= 3 && is_rope_store(p, i_op, false))

@@ -74,45 +74,75 @@ static bool bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_er
     return int8 || !reader;
 }
 
-static bool lower_rms_norm(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
+/* A view that there may be, or the dummy; and where it lies. */
+static void bind_optional(td_vk_device *d, td_vk_step *s, td_view v, bool is_written,
+                          uint32_t *col0, uint32_t *row)
+{
+    if (!v.t)
+        bind(s, &d->dummy);
+    else if (is_written)
+        bind_view_out(s, v);
+    else
+        bind_view_in(s, v);
+    *col0 = v.col0;
+    *row = v.t ? stride(v) : 0;
+}
+
+/* The experts of a norm's step, bindings 6 to 9. */
+static void bind_experts(td_vk_device *d, td_vk_step *s, const td_vk_addition *a,
+                         struct push_rms_norm *push)
+{
+    td_view none = {0}, shares = a->experts ? a->experts->in[1] : none;
+    uint32_t col0, row; /* of shares, which have a tensor of their own */
+    bind_optional(d, s, a->experts ? a->experts->in[0] : none, false, &push->parts_col0,
+                  &push->parts_stride);
+    bind_optional(d, s, shares, false, &col0, &row);
+    /* it is read too, but being written orders it with both */
+    bind_optional(d, s, a->shared ? a->shared->in[1] : none, true, &push->shared_col0,
+                  &push->shared_stride);
+    bind_optional(d, s, a->gate ? a->gate->in[0] : none, false, &push->gate_col0,
+                  &push->gate_stride);
+    push->n_used = shares.n_cols;
+}
+
+/* Of what is added, or of a norm alone; glu: what gates it. */
+static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op *glu,
+                       td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->dev;
-    const td_op *add = p->ops[i_op].kind == TD_OP_ADD ? &p->ops[i_op++] : NULL;
-    const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
-    td_view x = add ? add->in[0] : op->in[0], none = {0};
-    td_view b = add ? add->in[1] : none, sum = add ? add->out : none;
+    const td_op *norm = a->norm, *last = glu ? glu : norm;
+    const td_op *reader = last ? td_vk_quantizes_for(p, (uint32_t)(last - p->ops)) : NULL;
+    td_view none = {0}, x = a->add ? a->add->in[0] : norm->in[0], y = norm ? norm->out : none;
+    td_view sum = a->add ? a->add->out : none;
+    td_view b = glu ? glu->in[0] : a->experts ? a->experts->out : a->add ? a->add->in[1] : none;
     s->key.shader = "rms_norm";
-    s->key.n_spec = 2;
-    s->key.spec[0] = add != NULL;
+    s->key.n_spec = 3;
+    s->key.spec[0] = a->gate      ? TD_VK_NORM_GATED
+                     : a->shared  ? TD_VK_NORM_SHARED
+                     : a->experts ? TD_VK_NORM_EXPERTS
+                     : a->add     ? TD_VK_NORM_SUM
+                                  : TD_VK_NORM_X;
     s->key.spec[1] = reader != NULL;
+    s->key.spec[2] = glu ? TD_VK_NORM_SILU : norm ? TD_VK_NORM_PLAIN : TD_VK_NORM_NONE;
     bind_view_in(s, x);
-    bind_vector(d, s, op->weight);
-    bind_view_out(s, op->out);
-    if (add) {
-        bind_view_in(s, b);
-        bind_view_out(s, sum);
-    } else {
-        bind(s, &d->dummy);
-        bind(s, &d->dummy);
-    }
-    if (!bind_int8(d, s, reader, err))
-        return false;
+    bind_vector(d, s, norm ? norm->weight : NULL);
     struct push_rms_norm push = {
-        .n_groups = op->u.rms_norm.n_groups,
-        .group_cols = op->in[0].n_cols / op->u.rms_norm.n_groups,
-        .has_weight = op->weight != NULL,
-        .eps = op->u.rms_norm.eps,
+        .n_groups = norm ? norm->u.rms_norm.n_groups : 1,
+        .has_weight = norm && norm->weight,
+        .eps = norm ? norm->u.rms_norm.eps : 0,
         VIEW(x, x),
-        VIEW(y, op->out),
-        .b_col0 = b.col0,
-        .b_stride = add ? stride(b) : 0,
-        .sum_col0 = sum.col0,
-        .sum_stride = add ? stride(sum) : 0,
         .n_blocks = reader ? td_vk_int8_blocks(reader) : 0,
     };
+    push.group_cols = x.n_cols / push.n_groups;
+    bind_optional(d, s, y, true, &push.y_col0, &push.y_stride);
+    bind_optional(d, s, b, a->experts != NULL, &push.b_col0, &push.b_stride);
+    bind_optional(d, s, sum, true, &push.sum_col0, &push.sum_stride);
+    if (!bind_int8(d, s, reader, err))
+        return false;
+    bind_experts(d, s, a, &push);
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_groups;
-    s->work_per_row = TD_VK_WORK_PER_ELEMENT * op->in[0].n_cols;
+    s->work_per_row = TD_VK_WORK_PER_ELEMENT * x.n_cols * td_max_u32(push.n_used, 1);
     return true;
 }
 
@@ -375,8 +405,12 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     td_vk_device *d = (td_vk_device *)p->dev;
     *s = (td_vk_step){.op = op, .groups_z = 1};
     switch (td_vk_fuse(p, i_op).kind) {
-    case TD_VK_FUSE_ADD_NORM:
-        return lower_rms_norm(p, i_op, s, err);
+    case TD_VK_FUSE_ADD_NORM: {
+        td_vk_addition a = td_vk_find_addition(p, i_op);
+        return lower_norm(p, &a, NULL, s, err);
+    }
+    case TD_VK_FUSE_NORM_GATE:
+        return lower_norm(p, &(td_vk_addition){.norm = op}, op + 1, s, err);
     case TD_VK_FUSE_ROPE_STORE:
         td_vk_lower_rope_store(p, i_op, false, s);
         return true;
@@ -391,7 +425,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         lower_embed(op, i, s);
         break;
     case TD_OP_RMS_NORM:
-        return lower_rms_norm(p, i_op, s, err);
+        return lower_norm(p, &(td_vk_addition){.norm = op}, NULL, s, err);
     case TD_OP_MAT_MUL:
         return td_vk_lower_mat_mul(p, i_op, i, s, err);
     case TD_OP_ROPE:

@@ -8,6 +8,7 @@
 #define TD_KERNELS_VULKAN_LOWER_H
 
 #include "base/check.h"
+#include "kernels/vulkan/fuse.h"
 #include "kernels/vulkan/vk.h"
 
 #include <string.h>
@@ -102,21 +103,6 @@ const char *td_vk_variant(const char *shader, const td_type_info *type);
 /* The first of the buffers beside a tensor that is large enough, made where there is none. */
 td_vk_buffer *td_vk_side_buffer(td_tensor *t, td_vk_buffer sides[TD_VK_SIDES_MAX], uint64_t n_bytes,
                                 td_err *err);
-
-/* fuse.c: what the steps of an op do: that op, or several from it on. */
-typedef enum {
-    TD_VK_FUSE_NONE,
-    TD_VK_FUSE_ADD_NORM,
-    TD_VK_FUSE_ROPE_STORE,
-    TD_VK_FUSE_NORM_ROPE_STORE,
-} td_vk_fuse_kind;
-typedef struct {
-    td_vk_fuse_kind kind;
-    uint32_t n_ops;
-} td_vk_fusion;
-td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op);
-/* The product that op i's step quantizes its output for; NULL: none. */
-const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op);
 
 /* lower_mat_mul.c: whether an op is a product that reads int8; then of its input the blocks of 32 a
  * row has for each of its groups, the groups, and the buffer they lie in. */

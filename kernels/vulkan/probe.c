@@ -279,12 +279,17 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
     /* The plain ones, which follow, do one op; these do what is done with it (fuse.c). */
     static const struct {
         const char *name;
-        uint32_t spec[2], n_spec;
-    } fused[] = {{"rms_norm", {1, 1}, 2}, {"glu", {0, 1}, 2}, {"attention_join", {1}, 1}};
+        uint32_t spec[3], n_spec;
+    } fused[] = {{"rms_norm", {TD_VK_NORM_SUM, 1}, 2},
+                 {"rms_norm", {TD_VK_NORM_GATED, 1, TD_VK_NORM_PLAIN}, 3},
+                 {"rms_norm", {TD_VK_NORM_GATED, 0, TD_VK_NORM_NONE}, 3},
+                 {"rms_norm", {TD_VK_NORM_X, 1, TD_VK_NORM_SILU}, 3},
+                 {"glu", {0, 1}, 2},
+                 {"attention_join", {1}, 1}};
     for (size_t i = 0; i < TD_COUNT(fused); i++) {
         td_vk_pipeline_key k = {.shader = shader->name,
                                 .n_bindings = TD_VK_BINDINGS_MAX,
-                                .spec = {fused[i].spec[0], fused[i].spec[1]},
+                                .spec = {fused[i].spec[0], fused[i].spec[1], fused[i].spec[2]},
                                 .n_spec = fused[i].n_spec};
         if (!strcmp(shader->name, fused[i].name) && !compile_one(run, &k, err))
             return false;

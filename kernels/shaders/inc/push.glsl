@@ -8,7 +8,8 @@
  * read-only; an absent bias or norm weight is bound to a dummy, and has_bias or has_weight is 0):
  *
  *     embed      0 ids   1 weight            2 y
- *     rms_norm   0 x, a  1 weight            2 y  3 b  4 sum  5 q
+ *     rms_norm   0 x, a  1 weight            2 y  3 b, gate  4 sum  5 q  6 parts  7 shares
+ *                8 shared  9 its gate
  *     quantize   0 x     1 q
  *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists
  *     list_experts  0 experts  1 lists
@@ -106,7 +107,16 @@ struct push_embed {
     uint y_col0, y_stride;
 };
 
-/* One workgroup per group (x) and row (y). */
+/* One workgroup per group (x) and row (y). Specialization constants: 0 what is normed, 1 whether it
+ * quantizes, 2 what is made of the norm. */
+#define TD_VK_NORM_X       0u
+#define TD_VK_NORM_SUM     1u
+#define TD_VK_NORM_EXPERTS 2u /* x, and what experts add to it, */
+#define TD_VK_NORM_SHARED  3u /* the shared one as well, */
+#define TD_VK_NORM_GATED   4u /* by its gate */
+#define TD_VK_NORM_PLAIN 0u
+#define TD_VK_NORM_NONE  1u /* there is no norm */
+#define TD_VK_NORM_SILU  2u /* y = glu(b, norm) */
 struct push_rms_norm {
     uint n_rows;
     uint n_groups, group_cols;
@@ -117,6 +127,10 @@ struct push_rms_norm {
     uint b_col0, b_stride;
     uint sum_col0, sum_stride;
     uint n_blocks; /* of quants in a row */
+    uint n_used;   /* experts of a row */
+    uint parts_col0, parts_stride;
+    uint shared_col0, shared_stride;
+    uint gate_col0, gate_stride;
 };
 
 /* One workgroup per head (x) and row (y). */

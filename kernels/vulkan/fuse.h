@@ -1,0 +1,29 @@
+/* Which ops a step does together (fuse.c). Private to lower*.c and program.c. One thread; no errors. */
+#ifndef TD_KERNELS_VULKAN_FUSE_H
+#define TD_KERNELS_VULKAN_FUSE_H
+
+#include "kernels/backend.h"
+
+/* What the steps of an op do: that op, or several from it on. */
+typedef enum {
+    TD_VK_FUSE_NONE,
+    TD_VK_FUSE_ADD_NORM,
+    TD_VK_FUSE_NORM_GATE,
+    TD_VK_FUSE_ROPE_STORE,
+    TD_VK_FUSE_NORM_ROPE_STORE,
+} td_vk_fuse_kind;
+typedef struct {
+    td_vk_fuse_kind kind;
+    uint32_t n_ops;
+} td_vk_fusion;
+td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op);
+/* What is added to the stream, and its norm: ops that stand together, NULL those there are not. */
+typedef struct {
+    const td_op *experts, *gate, *shared, *add, *norm;
+    uint32_t n_ops; /* 0: there is no such thing at op i */
+} td_vk_addition;
+td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i_op);
+/* The product that op i's step quantizes its output for; NULL: none. */
+const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op);
+
+#endif
