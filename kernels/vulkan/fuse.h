@@ -1,4 +1,5 @@
-/* Which ops a step does together (fuse.c). Private to lower*.c and program.c. One thread; no errors. */
+/* Which ops a step does together (fuse.c). Private to lower*.c and program.c. One thread; nothing
+ * fails. */
 #ifndef TD_KERNELS_VULKAN_FUSE_H
 #define TD_KERNELS_VULKAN_FUSE_H
 
