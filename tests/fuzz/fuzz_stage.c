@@ -128,7 +128,9 @@ static td_stage_msg sample(td_stage_type type)
                                  .n_slots = 4,
                                  .type_k = 1,
                                  .type_v = 1,
-                                 .parts = {{0, 2, 3}, {1, 4, 9}}};
+                                 .parts = {{0, 2, 3}, {1, 4, 9}},
+                                 .n_files = 2,
+                                 .files = {{1000, 100}, {5000, 200}}};
         break;
     case TD_STAGE_PLANNED:
         m.planned = (td_stage_planned){.n_ctx = 64, .n_parts = 1, .parts = {{1, 2, 3}}};
@@ -144,6 +146,10 @@ static td_stage_msg sample(td_stage_type type)
         break;
     case TD_STAGE_PIECE:
         m.piece = (td_stage_piece){.batch = 5, .offset = 8, .n = sizeof piece, .bytes = piece};
+        break;
+    case TD_STAGE_WANT:
+    case TD_STAGE_DATA:
+        m.data = (td_stage_data){.file = 1, .offset = 4096, .n = sizeof piece, .bytes = piece};
         break;
     default:
         break;
