@@ -65,7 +65,7 @@ class Case(unittest.TestCase):
         return [TANDEM, 'generate', '--target', TARGET, '--in', self.prompts, '-n', str(n), '--ctx', '1024', *args]
 
     def generate(self, *args, code=0, n=40):
-        r = subprocess.run(self.command(*args, n=n), capture_output=True, text=True, timeout=40)
+        r = subprocess.run(self.command(*args, n=n), capture_output=True, text=True, timeout=120)
         self.assertEqual(r.returncode, code, r.stderr)
         if code:
             return r.stderr
@@ -180,7 +180,7 @@ class Stage(Case):
             workers[i].wait()
             self.start(ends[i])
             time.sleep(1.5)
-        _, text = p.communicate(timeout=60)
+        _, text = p.communicate(timeout=180)
         self.assertEqual(p.returncode, 0, text)
         with open(out) as f:
             self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
