@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "target/fetch.h"
 #include "target/models.h"
 #include "target/target.h"
 #include "target/worker.h"
@@ -269,6 +270,7 @@ static void test_wild_records_are_refused_or_in_bounds(void **state)
 /* -- a worker ---------------------------------------------------------------------------------- */
 
 static char folder[64], endpoint[96];
+static bool is_sent; /* the worker has no model */
 static td_model *model;
 static int stop_fd;
 static pthread_t thread;
@@ -281,7 +283,8 @@ static void *worker_main(void *arg)
     (void)arg;
     bool is_ok = td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
                                                                .n_specs = 1,
-                                                               .models = folder,
+                                                               .models = is_sent ? NULL : folder,
+                                                               .cache_bytes = is_sent << 20,
                                                                .transport = transport,
                                                                .endpoint = endpoint,
                                                                .stop_fd = stop_fd},
@@ -323,7 +326,7 @@ static void hear(peer *p, td_stage_type type, int ms)
     }
 }
 
-static void join(peer *p, uint64_t session, uint32_t n_parts)
+static td_stage_plan greet(peer *p, uint64_t session, uint32_t n_parts)
 {
     td_stage_plan plan = {.model_name = "toy",
                           .n_parts = (uint8_t)n_parts,
@@ -337,9 +340,19 @@ static void join(peer *p, uint64_t session, uint32_t n_parts)
     *p = (peer){.session = session};
     p->link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
     assert_non_null(p->link);
-    say(p, (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "a test"}});
-    hear(p, TD_STAGE_HELLO_OK, 5000);
+    for (uint32_t i = 0; i < 200 && p->last != TD_STAGE_HELLO_OK; i++) {
+        usleep(i ? 20000 : 0); /* it still sees the one before out */
+        *p = (peer){.link = p->link, .session = session + 1000000 * i};
+        say(p, (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "a test"}});
+        hear(p, TD_STAGE_HELLO_OK, 5000);
+    }
     assert_int_equal(p->last, TD_STAGE_HELLO_OK);
+    return plan;
+}
+
+static void join(peer *p, uint64_t session, uint32_t n_parts)
+{
+    td_stage_plan plan = greet(p, session, n_parts);
     say(p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
     hear(p, TD_STAGE_PLANNED, 5000);
     assert_int_equal(p->last, TD_STAGE_PLANNED);
@@ -478,6 +491,86 @@ static void test_and_serves_the_next_one(void **state)
     assert_memory_equal(wanted, got, sizeof wanted);
 }
 
+/* -- weights that are sent --------------------------------------------------------------------- */
+
+enum { RIGHT, OTHER_PLACE, OTHER_FILE, TOO_FEW, TWICE, OTHER_BYTES, OTHER_SIZE, NONE, N_WAYS };
+
+/* Answers what the worker wants, the first of it in some wrong way. */
+static void answer(peer *p, uint32_t way)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX], data[TD_STAGE_DATA_MAX];
+    const td_gguf *g = td_model_gguf(model);
+    uint32_t n_wants = 0;
+    for (int waited = 0; waited < 20000 && p->last != TD_STAGE_PLANNED && p->last != TD_STAGE_FAIL;
+         waited += 5) {
+        td_link_poll_item item = {.link = p->link};
+        td_link_poll(&item, 1, 5000, NULL);
+        size_t n = 1;
+        td_route route;
+        td_stage_msg m;
+        while (td_link_recv(p->link, bytes, &n, &route, NULL) && n) {
+            if (!td_stage_decode(bytes, n, &m, NULL) || m.session != p->session)
+                continue;
+            p->last = m.type;
+            if (m.type != TD_STAGE_WANT)
+                continue;
+            if (way == NONE)
+                return;
+            uint32_t now = n_wants++ == 0 ? way : RIGHT;
+            m.type = TD_STAGE_DATA;
+            m.data.bytes = data;
+            assert_true(td_gguf_read_shard(g, m.data.file, m.data.offset, m.data.n, data, NULL));
+            m.data.offset += now == OTHER_PLACE;
+            m.data.file = (uint8_t)(m.data.file + (now == OTHER_FILE));
+            m.data.n -= now == TOO_FEW;
+            data[m.data.n / 2] ^= now == OTHER_BYTES;
+            say(p, m);
+            if (now == TWICE)
+                say(p, m);
+        }
+    }
+}
+
+static void test_weights_are_taken_as_they_were_asked_for(void **state)
+{
+    (void)state;
+    for (uint32_t round = 0; round < 2 * N_WAYS; round++) {
+        peer p;
+        uint32_t way = N_WAYS - 1 - round % N_WAYS; /* the right one comes last */
+        bool is_wrong = way != RIGHT && round < N_WAYS;
+        td_stage_plan plan = greet(&p, 5000 + round, 1);
+        td_lend_describe(td_model_gguf(model), &plan);
+        assert_int_equal(plan.n_files, 1);
+        plan.files[0].n_bytes += is_wrong && way == OTHER_SIZE;
+        plan.hash[31] = (uint8_t)(plan.hash[31] + is_wrong); /* nothing is kept of that one */
+        say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        answer(&p, way);
+        if (!is_wrong) /* the second time nothing is wanted */
+            assert_int_equal(p.last, TD_STAGE_PLANNED);
+        else
+            assert_int_equal(p.last, way == NONE ? TD_STAGE_WANT : TD_STAGE_FAIL);
+        say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+        td_link_close(&p.link, true);
+    }
+}
+
+static void test_weights_are_lent_within_the_files(void **state)
+{
+    (void)state;
+    const td_gguf *g = td_model_gguf(model);
+    uint64_t n = td_gguf_shard_bytes(g, 0);
+    static td_lend lend;
+    const td_stage_data wrong[] = {{.file = 1, .n = 1},
+                                   {.offset = n, .n = 1},
+                                   {.offset = n - 1, .n = 2},
+                                   {.offset = UINT64_MAX, .n = 2}};
+    for (uint32_t i = 0; i < TD_COUNT(wrong); i++)
+        assert_false(td_lend_take(&lend, g, &wrong[i], NULL));
+    for (uint32_t i = 0; i < TD_STAGE_WANTS_MAX; i++)
+        assert_true(td_lend_take(&lend, g, &(td_stage_data){.offset = n - 1, .n = 1}, NULL));
+    assert_false(td_lend_take(&lend, g, &(td_stage_data){.n = 1}, NULL));
+}
+
 static int begin(void **state)
 {
     (void)state;
@@ -496,6 +589,8 @@ static int begin(void **state)
         print_error("%s\n", err.message);
         return -1;
     }
+    snprintf(path, sizeof path, "%s/cache", folder);
+    setenv("TANDEM_CACHE_DIR", path, 1);
     stop_fd = eventfd(0, EFD_CLOEXEC);
     transport = td_transport_create(&err);
     return pthread_create(&thread, NULL, worker_main, NULL);
@@ -514,7 +609,14 @@ static int end(void **state)
     td_model_close(&model);
     snprintf(path, sizeof path, "%s/any.gguf", folder);
     unlink(path);
-    return rmdir(folder);
+    snprintf(path, sizeof path, "rm -rf '%s'", folder);
+    return system(path);
+}
+
+static int begin_sent(void **state)
+{
+    is_sent = true;
+    return begin(state);
 }
 
 int main(void)
@@ -530,5 +632,11 @@ int main(void)
         cmocka_unit_test(test_a_worker_lives_through_nonsense),
         cmocka_unit_test(test_and_serves_the_next_one),
     };
-    return cmocka_run_group_tests(wire, NULL, NULL) || cmocka_run_group_tests(worker, begin, end);
+    const struct CMUnitTest sent[] = {
+        cmocka_unit_test(test_weights_are_taken_as_they_were_asked_for),
+        cmocka_unit_test(test_weights_are_lent_within_the_files),
+        cmocka_unit_test(test_and_serves_the_next_one),
+    };
+    return cmocka_run_group_tests(wire, NULL, NULL) || cmocka_run_group_tests(worker, begin, end) ||
+           cmocka_run_group_tests(sent, begin_sent, end);
 }
