@@ -41,13 +41,14 @@ typedef struct { /* an op, or another part of a check */
 typedef struct {
     const char *only;  /* one op or part alone; NULL: all */
     bool is_quick;     /* small shapes and 20 repeats */
-    double budget_s;   /* of the ops: after it large shapes are left out, and on a software device
-                        * after twice that all but one case of each op; 0: none */
+    double budget_s;   /* of all parts together; 0: none. What has begun is ended */
     void (*progress)(const char *op, const char *shape); /* may be NULL */
 } td_check_params;
 
 typedef struct {
     td_device_info info;
+    uint64_t start_ns;
+    double budget_s; /* a software device has twice the time, but in a quick look */
     bool is_small; /* shapes cut, as software devices and quick looks have them */
     td_check_item ops[TD_CHECK_OPS_MAX];
     uint32_t n_ops;
@@ -60,6 +61,10 @@ typedef struct {
 
 /* Whether a part is to be tried. */
 bool td_check_wants(const td_check_params *params, const char *part);
+/* Whether this share of the budget is spent. The ops then leave out large shapes, and of a software
+ * device all but one case of each; of the other parts each is left out that would begin too late,
+ * all but the first model, and says so. */
+bool td_check_is_late(const td_check_report *report, double share);
 
 /* Every op of the device. False where nothing could be tried at all: the device does not open
  * (err), or `only` is neither op nor part (TD_E_USAGE). */

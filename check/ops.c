@@ -13,13 +13,13 @@
 #define REPEATS       100u
 #define REPEATS_QUICK 20u
 #define SOFTWARE_TIMES 2.0
-#define OP_SHARE      0.4 /* of the time there is: for the large shapes of one op */
+#define OPS_SHARE     0.6 /* of the budget: the ops */
+#define OP_SHARE      0.4 /* of that: the large shapes of one op */
 
 typedef struct {
     td_device *dev, *scalar;
     const td_check_params *params;
     td_check_report *report;
-    uint64_t start_ns;
 } tour;
 
 static td_check_item *find_op(td_check_report *report, const char *name)
@@ -30,9 +30,10 @@ static td_check_item *find_op(td_check_report *report, const char *name)
     return NULL;
 }
 
-static double seconds_since(uint64_t start_ns)
+bool td_check_is_late(const td_check_report *report, double share)
 {
-    return 1e-9 * (double)(td_clock_real_ns() - start_ns);
+    double spent_s = 1e-9 * (double)(td_clock_real_ns() - report->start_ns);
+    return report->budget_s > 0 && spent_s > share * report->budget_s;
 }
 
 /* With one op asked for, those that its cases need are tried too: else its own tell nothing. */
@@ -53,11 +54,11 @@ static bool is_wanted(const tour *t, const td_case *c)
 static bool is_late(const tour *t, const td_case *c, const td_check_item *op)
 {
     bool is_software = t->report->info.kind == TD_DEVICE_SOFTWARE;
-    double budget_s = t->params->budget_s * (is_software ? SOFTWARE_TIMES : 1);
+    double ops_s = OPS_SHARE * t->report->budget_s;
     if (!c->is_large && !(is_software && (op->parts & c->parts) == c->parts))
         return false;
-    return budget_s > 0 &&
-           (seconds_since(t->start_ns) > budget_s || op->seconds > OP_SHARE * budget_s);
+    return ops_s > 0 &&
+           (td_check_is_late(t->report, OPS_SHARE) || op->seconds > OP_SHARE * ops_s);
 }
 
 static void note(td_check_item *op, const td_case *c, const td_trial *result)
@@ -140,12 +141,15 @@ bool td_check_ops(const char *spec, const td_check_params *params, td_check_repo
                                   i + 1 < TD_COUNT(parts) ? ", " : "");
         return td_err_set(err, TD_E_USAGE, "--only: %.64s; allowed: %s", params->only, names);
     }
-    tour t = {.params = params, .report = report, .start_ns = td_clock_real_ns()};
+    tour t = {.params = params, .report = report};
+    report->start_ns = td_clock_real_ns();
     t.dev = td_device_create(spec, err);
     t.scalar = t.dev ? td_device_create("scalar", err) : NULL;
     if (t.scalar) {
         report->info = *td_device_get_info(t.dev);
         td_clocks_read(&report->info, &report->clocks);
+        bool is_long = report->info.kind == TD_DEVICE_SOFTWARE && !params->is_quick;
+        report->budget_s = params->budget_s * (is_long ? SOFTWARE_TIMES : 1);
         report->is_small = params->is_quick || report->info.kind == TD_DEVICE_SOFTWARE;
         td_cases_visit(report->is_small, visit, &t);
     }

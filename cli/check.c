@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define OPS_BUDGET_S 75.0 /* of a device's two minutes */
+#define BUDGET_S 120.0 /* of a device */
 
 typedef struct {
     option_list devices;
@@ -70,7 +70,7 @@ static bool check_one(const fields *f, session *s, uint32_t i, td_err *err)
     const char *spec = s->specs[i];
     const td_check_params params = {.only = f->only,
                                     .is_quick = f->is_quick,
-                                    .budget_s = OPS_BUDGET_S,
+                                    .budget_s = BUDGET_S,
                                     .progress = s->is_shown ? show_progress : NULL};
     bool is_ok = td_check_ops(spec, &params, report, err);
     if (is_ok && s->is_shown)

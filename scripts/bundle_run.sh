@@ -5,6 +5,7 @@
 #
 #   --quick      a minute instead of ten: small shapes, short texts
 #   --all        software drivers too, where there is a GPU
+#                (each further device may take five minutes more)
 #   --model M    measure a model of yours as well (not sent: only its name and speed)
 #   --out DIR    where to write (default: report-DATE-TIME here)
 #
@@ -44,6 +45,8 @@ tandem() { "$here/bin/tandem" "$@"; }
 
 start=$(date +%s)
 total=600
+n_cut=0 # parts that were made smaller or left out for time
+cut() { n_cut=$((n_cut + 1)) && say "$@"; }
 left() { echo $((total - $(date +%s) + start)); }
 say() { echo "$@" && echo "$@" >>"$out/log.txt"; }
 # limited SECONDS COMMAND...: cut off after so long (exit code 124), where there is a timeout.
@@ -77,6 +80,8 @@ gpus=$(awk '/"device":/ { gsub(/[",]/, ""); spec = $2 } /"kind":/ { gsub(/[",]/,
 hard=$(echo "$gpus" | sed -n '/ software$/d; s/ .*//p')
 [ -n "$hard" ] && [ -z "$all" ] || hard=$(echo "$gpus" | sed 's/ .*//')
 wrong=0
+n_devices=$(echo "$hard" | grep -c .)
+[ "$n_devices" -lt 2 ] || total=$((600 + 300 * (n_devices - 1)))
 if [ -z "$hard" ]; then
     say "There is no GPU that tandem can use; devices.txt says why. The host is tried alone."
     wrong=3
@@ -85,24 +90,31 @@ fi
 # -- check --------------------------------------------------------------------------------------
 verdict="left out: this tandem has no check"
 if tandem check --help >/dev/null 2>&1; then
-    say "checking (up to five minutes)"
+    say "checking (up to $((total / 2)) s)"
     set --
     for gpu in $hard; do set -- "$@" --device "$gpu"; done
     # Software drivers, and the host alone, would take longer than there is.
-    [ -z "$quick" ] && echo "$gpus" | grep -qv -e ' software$' -e '^$' || set -- "$@" --quick
-    limited 330 "$here/bin/tandem" check "$@" --report "$out/check.json" >"$out/check.txt" 2>&1
+    if [ -n "$quick" ]; then
+        set -- "$@" --quick
+    elif ! echo "$gpus" | grep -qv -e ' software$' -e '^$'; then
+        cut "no GPU but a software driver: the check takes small shapes, 20 repeats, no speeds"
+        set -- "$@" --quick
+    fi
+    limited $((total * 55 / 100)) "$here/bin/tandem" check "$@" --report "$out/check.json" >"$out/check.txt" 2>&1
     code=$?
     case $code in
     0) verdict="passed" ;;
-    124 | 137) verdict="cut off after 330 s" && wrong=1 ;;
+    124 | 137) verdict="cut off after $((total * 55 / 100)) s" && wrong=1 ;;
     *) verdict="FAILED (exit code $code)" && wrong=1 ;;
     esac
 fi
 say "check: $verdict"
 
 # -- law 1: the same texts with any draft and with none ------------------------------------------
-n=48
-[ -z "$quick" ] || n=12
+# What the benches at the end may take; law 1 has the time between.
+bench_s=120
+[ -z "$quick" ] || bench_s=30
+n=8
 cat >"$work/prompts.jsonl" <<LINES
 {"id": "greedy", "prompt": "Once upon a time there was a king who", "temp": 0}
 {"id": "drawn", "prompt": "The old woman said to the fox", "temp": 0.8, "seed": 1}
@@ -116,36 +128,47 @@ texts() {
     to=$1 target=$2 devices=$3
     shift 3
     for device in $devices; do set -- "$@" --device "$device"; done
-    limited 200 "$here/bin/tandem" generate --target "$target" --in "$work/prompts.jsonl" -n $n \
-        --ctx 256 --ignore-eos --trust --quiet "$@" >"$work/lines" 2>"$work/err" || return 1
+    limit=$(($(left) - bench_s))
+    [ "$limit" -gt 10 ] || limit=10
+    limited $limit "$here/bin/tandem" generate --target "$target" --in "$work/prompts.jsonl" -n $n \
+        --ctx 256 --ignore-eos --trust --quiet "$@" >"$work/lines" 2>"$work/err" || return
     sed 's/.*"id": *"\([^"]*\)".*"tokens": *\(\[[^]]*\]\).*/\1 \2/' "$work/lines" | sort >"$to"
     accepted=$((accepted + $(sed 's/.*"accepted": *\([0-9]*\).*/+ \1/' "$work/lines" | tr -d '\n' | sed 's/^/0 /')))
     [ "$(grep -c '\[[0-9]' "$to")" -eq 5 ]
+}
+# failed CODE TEXT...: a run that did not end well; one that was cut off has only taken too long.
+failed() {
+    code=$1
+    shift
+    case $code in
+    124 | 137) is_cut=1 && cut "cut off, time was up: $*" ;;
+    *) is_held=0 && say "FAILED: $*: $(tail -n 1 "$work/err")" ;;
+    esac
 }
 # law1 TARGET DRAFT DEVICES DRAFT-DEVICE...: one run without a draft, then one with it on each.
 law1() {
     target=$1 draft=$2 devices=$3
     shift 3
-    what="$(basename "$target" .gguf) on $(echo $devices | tr ' ' '+')"
-    if [ "$(left)" -lt 60 ]; then
-        say "left out, time was up: $what"
+    what="$(basename "$target" .gguf) on $(echo "$devices" | tr ' ' '+')"
+    if [ "$(left)" -lt $((bench_s + 20)) ]; then
+        cut "left out, time was up: $what"
         return
     fi
-    n_runs=$((n_runs + 1))
-    if ! texts "$work/plain" "$target" "$devices" --draft none; then
-        say "FAILED: $what: $(tail -n 1 "$work/err")"
-        wrong=1
-        return
-    fi
-    is_held=1 accepted=0
+    is_held=1 is_cut= n_compared=0 accepted=0
+    texts "$work/plain" "$target" "$devices" --draft none
+    code=$?
+    [ $code -eq 0 ] || failed $code "$what"
     for draft_device in "$@"; do
         for drafting in "--draft-fixed 4 --parallel 1" "--draft-fixed 16 --parallel 4"; do
+            [ $code -eq 0 ] && [ -z "$is_cut" ] || continue
             with="$what, draft on $draft_device, $drafting"
             # shellcheck disable=SC2086 # options
-            if ! texts "$work/drafted" "$target" "$devices" --draft "$draft" \
-                --draft-device "$draft_device" $drafting; then
-                say "FAILED: $with: $(tail -n 1 "$work/err")"
-                is_held=0
+            texts "$work/drafted" "$target" "$devices" --draft "$draft" \
+                --draft-device "$draft_device" $drafting
+            drafted_code=$?
+            n_compared=$((n_compared + (drafted_code == 0)))
+            if [ $drafted_code -ne 0 ]; then
+                failed $drafted_code "$with"
             elif ! cmp -s "$work/plain" "$work/drafted"; then
                 say "BROKEN: $with"
                 { echo "== $with" && diff "$work/plain" "$work/drafted"; } >>"$out/broken.txt"
@@ -153,11 +176,33 @@ law1() {
             fi
         done
     done
+    [ $is_held -eq 1 ] || wrong=1
+    [ $n_compared -gt 0 ] || [ $is_held -eq 0 ] || return # cut off before there was anything
+    n_runs=$((n_runs + 1))
     n_held=$((n_held + is_held))
-    [ $is_held -eq 1 ] && say "held: $what ($accepted tokens of drafts accepted)" || wrong=1
+    [ $is_held -eq 0 ] || say "held: $what, $n tokens ($accepted tokens of drafts accepted)"
 }
 tales=models/tales-target.q8_0.gguf
 tales_draft=models/tales-draft.q8_0.gguf
+# How fast are they? Eight tokens of five texts a device, shaders compiled before.
+[ -z "$quick" ] || n=12
+pace=0
+for device in ${hard:-host:1}; do
+    [ -z "$quick" ] || break
+    texts "$work/plain" $tales "$device" --draft none
+    from=$(date +%s)
+    texts "$work/plain" $tales "$device" --draft none || say "FAILED: $device: $(tail -n 1 "$work/err")"
+    spent=$(($(date +%s) - from))
+    [ "$spent" -le "$pace" ] || pace=$spent
+done
+small=$quick
+if [ -z "$quick" ] && [ "$pace" -le 4 ]; then
+    n=48
+elif [ -z "$quick" ]; then
+    n=12
+    small=1
+    cut "slow: 8 tokens of five texts took $pace s; texts have $n tokens instead of 48, benches are small"
+fi
 for device in ${hard:-host:1}; do
     law1 $tales $tales_draft "$device" "$device" host:1
     for tiny in models/tiny-*.gguf; do
@@ -175,25 +220,43 @@ for device in $hard; do # splits: with the host, and of each GPU with the one be
     first=$device
 done
 law="held in $n_held of $n_runs"
+[ $n_runs -gt 0 ] || wrong=1
 say "law 1: $law"
 [ $n_held -eq $n_runs ] || wrong=1
 
 # -- speeds -------------------------------------------------------------------------------------
+# bench SECONDS OPTIONS...
 bench() {
-    limited "$(($(left) > 30 ? $(left) : 30))" "$here/bin/tandem" bench "$@" >>"$out/bench.md" 2>>"$out/log.txt" ||
-        say "bench failed or was cut off: $*"
+    limit=$1
+    shift
+    limited "$limit" "$here/bin/tandem" bench "$@" >>"$out/bench.md" 2>>"$out/log.txt"
+    code=$?
+    case $code in
+    0) ;;
+    124 | 137) cut "bench cut off after $limit s: $*" ;;
+    *) wrong=1 && say "bench FAILED: $*" ;;
+    esac
+}
+# share PARTS: an equal part of the time that is left, for one of so many.
+share() {
+    seconds=$((($(left) - 10) / $1))
+    echo $((seconds > 15 ? seconds : 15))
 }
 say "measuring"
+n_left=$((3 * (n_devices > 0 ? n_devices : 1)))
 for device in ${hard:-host}; do
-    if [ -n "$quick" ]; then
-        bench --model $tales --device "$device" --pp 32 --tg 4 --widths 1,4 --repeat 1
-        continue
+    if [ -n "$small" ]; then
+        bench "$(share $n_left)" --model $tales --device "$device" --pp 32 --tg 4 --widths 1,4 --repeat 1
+    else
+        bench "$(share $n_left)" --model $tales --device "$device" --widths 1,2,4,8,16,32,64 --ops
+        bench "$(share $((n_left - 1)))" --model $tales --draft $tales_draft --device "$device"
     fi
-    bench --model $tales --device "$device" --widths 1,2,4,8,16,32,64 --ops
-    bench --model $tales --draft $tales_draft --device "$device"
-    echo "$models" | while IFS= read -r model; do
-        [ -z "$model" ] || bench --model "$model" --device "$device" --depth 0,4096 --measure
-    done
+    n_left=$((n_left - 2))
+    echo "$models" | grep . >"$work/models"
+    while IFS= read -r model; do
+        bench "$(share $n_left)" --model "$model" --device "$device" --depth 0,4096 --measure
+    done <"$work/models"
+    n_left=$((n_left - 1))
 done
 
 # -- the page -----------------------------------------------------------------------------------
@@ -203,6 +266,7 @@ done
     echo
     echo "- check: $verdict"
     echo "- law 1: $law"
+    echo "- cut short or left out for time: $n_cut parts, each a line in log.txt"
     echo "- took $((total - $(left))) s${quick:+ (quick)}"
     for part in machine.txt log.txt devices.txt check.txt bench.md broken.txt; do
         [ -s "$out/$part" ] || continue

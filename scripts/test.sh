@@ -63,7 +63,7 @@ if [ -z "$quick" ]; then
         "${caches[@]}"
     UBSAN_OPTIONS=print_stacktrace=1 \
         suite "address and undefined-behaviour sanitizers" build/asan -L '^(unit|hostile|sim)$' \
-        -E '^unit_shaders?_(valid|radv|stats)'
+        -E '^unit_(shaders?_(valid|radv|stats)|vulkan_compile)$'
 fi
 
 for name in "${names[@]}"; do

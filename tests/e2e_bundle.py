@@ -4,6 +4,7 @@ that law 1 held, with nothing in the environment but a path and the software dri
 
 usage: e2e_bundle.py TANDEM   (run from the source root; standard library only)"""
 import glob
+import json
 import os
 import re
 import subprocess
@@ -67,10 +68,21 @@ class Bundle(unittest.TestCase):
         self.assertEqual(held[1], held[2])
         self.assertGreaterEqual(int(held[1]), 3)
         self.assertIn('- check: passed', page)
+        self.check_is_whole(os.path.join(self.folder.name, 'report', 'check.json'))
         self.assertIn('llvmpipe', page)
         self.assertRegex(page, r'verify4 \| [0-9.]+')
         self.assertNotIn(self.folder.name, page)
         self.assertTrue(os.path.exists(os.path.join(self.folder.name, 'report.tar.gz')))
+
+    def check_is_whole(self, path):
+        with open(path, encoding='utf-8') as file:
+            [d] = json.load(file)['devices']
+        self.assertEqual([x for x in d['ops'] + d['parts'] if x['state'] != 'passed'
+                          and 'left out' not in (x['reason'] or '')], [])
+        self.assertGreaterEqual(len(d['ops']), 19)  # the last is a layer
+        names = [p['name'] for p in d['parts']]
+        self.assertEqual(names[-2:], ['beside ' + d['device'], 'loss'])
+        self.assertEqual([n.split()[0] for n in names[:-2]], ['model'] * 5)
 
     def test_a_machine_without_a_gpu_is_told_so(self):
         ran = self.bare(os.path.join(self.top, 'run.sh'), '--quick', '--out', 'hostonly',
