@@ -243,20 +243,24 @@ share() {
     echo $((seconds > 15 ? seconds : 15))
 }
 say "measuring"
-n_left=$((3 * (n_devices > 0 ? n_devices : 1)))
+echo "$models" | grep . >"$work/models"
+n_left=$(((2 + $(wc -l <"$work/models")) * (n_devices > 0 ? n_devices : 1)))
+if [ -z "$small" ] && [ "$(share $n_left)" -lt 50 ]; then
+    small=1
+    cut "benches are small: there are $(share $n_left) s for each"
+fi
 for device in ${hard:-host}; do
     if [ -n "$small" ]; then
-        bench "$(share $n_left)" --model $tales --device "$device" --pp 32 --tg 4 --widths 1,4 --repeat 1
+        bench "$(share $((n_left - 1)))" --model $tales --device "$device" --pp 32 --tg 4 --widths 1,4 --repeat 1
     else
         bench "$(share $n_left)" --model $tales --device "$device" --widths 1,2,4,8,16,32,64 --ops
         bench "$(share $((n_left - 1)))" --model $tales --draft $tales_draft --device "$device"
     fi
     n_left=$((n_left - 2))
-    echo "$models" | grep . >"$work/models"
     while IFS= read -r model; do
         bench "$(share $n_left)" --model "$model" --device "$device" --depth 0,4096 --measure
+        n_left=$((n_left - 1))
     done <"$work/models"
-    n_left=$((n_left - 1))
 done
 
 # -- the page -----------------------------------------------------------------------------------

@@ -590,6 +590,8 @@ static void test_keys_and_values_are_read_once_for_a_tile(void **state)
         {4, 1, 64, 300, TD_MODE_VERIFY, 1.0},    {8, 4, 256, 0, TD_MODE_PREFILL, 16.0},
         {8, 4, 100, 1000, TD_MODE_PREFILL, 7.0},
     };
+    if (wants_brief()) /* the counting is the host's: one driver is enough */
+        return;
     for (size_t i = 0; i < n_test_devices; i++)
         for (size_t k = 0; is_vulkan(test_devices[i]) && k < TD_COUNT(cases); k++) {
             const att_case c = {.type_k = "F16",
