@@ -242,6 +242,10 @@ int td_command_generate(int argc, char **argv, td_err *err)
         print_summary(&f.run, &totals);
     if (is_ok)
         code = signal ? 128 + signal : totals.n_error || totals.n_old_errors ? 1 : 0;
+    else if (signal && err->code == TD_E_AGAIN) { /* while it was being loaded */
+        td_err_clear(err);
+        code = 128 + signal;
+    }
 done:
     td_json_destroy(&document);
     return code;

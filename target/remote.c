@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/signals.h"
 #include "target/remote_impl.h"
 #include "transport/keys.h"
 
@@ -26,7 +27,8 @@
 #define PING_US   1000000u
 #define SILENT_US 4000000u /* without a word: lost */
 #define STEP_US   100000u
-#define FULL_US   200 /* a link had no room: when to try again */
+#define FULL_US   200    /* a link had no room: when to try again */
+#define LOOK_US   200000 /* between two looks at whether a signal came */
 
 static uint64_t now_us(const td_remotes *r) { return td_clock_now_us(&r->clock); }
 
@@ -326,13 +328,23 @@ typedef struct {
     void *user;
 } teller;
 
-/* Under the lock: waits until all are in a state, for at most so long since bytes last came. */
+static struct timespec after(uint64_t us)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t ns = (uint64_t)t.tv_nsec + us % 1000000 * 1000;
+    t.tv_sec += (time_t)(us / 1000000 + ns / 1000000000);
+    t.tv_nsec = (long)(ns % 1000000000);
+    return t;
+}
+
+/* Under the lock: waits until all are in a state, for at most so long since bytes last came. A
+ * signal ends it (TD_E_AGAIN). */
 static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const char *what,
                      teller t, td_err *err)
 {
-    struct timespec end = {0};
-    uint64_t before = UINT64_MAX;
-    for (int rc = 0;;) {
+    uint64_t before = UINT64_MAX, end_us = 0;
+    for (;;) {
         const session *slow = NULL;
         uint64_t done = 0, total = 0;
         if (r->err.code != TD_OK)
@@ -346,18 +358,19 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
         if (t.progress && total)
             t.progress(t.user, done, total);
         if (done != before) {
-            clock_gettime(CLOCK_REALTIME, &end);
-            end.tv_sec += (time_t)(most_us / 1000000);
+            end_us = now_us(r) + most_us;
             before = done;
-            rc = 0;
         }
         if (!slow)
             return true;
-        if (rc == ETIMEDOUT)
+        if (td_signals_pending())
+            return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
+        if (now_us(r) > end_us)
             return td_err_set(err, TD_E_UNAVAILABLE, "host %s (%s): %s within %u s", slow->name,
                               slow->endpoint, slow->is_busy ? "it serves another, not free" : what,
                               (unsigned)(most_us / 1000000));
-        rc = pthread_cond_timedwait(&r->changed, &r->lock, &end);
+        struct timespec soon = after(LOOK_US);
+        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
     }
 }
 

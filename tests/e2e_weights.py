@@ -204,6 +204,19 @@ class Weights(e2e_stage.Case):
         self.assertLess(counts[0][1], size * 0.9, text)
         self.assertLess(relay.n_bytes, size * 1.5)
 
+    def test_a_signal_ends_a_fetch(self):
+        port = free_port()
+        worker = self.begin('tcp://127.0.0.1:%d' % port)
+        relay = Relay(port, os.path.getsize(TARGET) / 100)
+        p = subprocess.Popen(self.command('--host', 'a=tcp://127.0.0.1:%d' % relay.port, '--device', 'a/host:1'),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while relay.n_bytes < 100000 and p.poll() is None:
+            time.sleep(0.01)
+        p.terminate()
+        _, text = p.communicate(timeout=20)
+        self.assertEqual(p.returncode, 143, text)
+        self.stop(worker)
+
     def test_damage_is_noticed(self):
         a = self.ipc('a')
         wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=12)
