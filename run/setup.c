@@ -179,8 +179,11 @@ static bool load_both(session *r, td_err *err)
     params.user = &l;
     td_err lost = {0};
     bool is_ok = load_once(r, &params, &l, &lost);
-    for (uint32_t i = 1; !is_ok && i < LOAD_TRIES; i++) {
-        if (!p->n_hosts || lost.code != TD_E_DEVICE_LOST || td_signals_pending())
+    /* Once lost, it may be down for a moment, or not have noticed yet and be taken for busy. */
+    bool is_lost = p->n_hosts && lost.code == TD_E_DEVICE_LOST;
+    for (uint32_t i = 1; !is_ok && is_lost && i < LOAD_TRIES; i++) {
+        if (td_signals_pending() ||
+            (lost.code != TD_E_DEVICE_LOST && lost.code != TD_E_UNAVAILABLE))
             break;
         td_log_warn("%s; loading it again", lost.message);
         td_err_clear(&lost);
