@@ -71,13 +71,16 @@ class Drivers(unittest.TestCase):
             self.prompts = os.path.join(folder, 'prompts.jsonl')
             with open(self.prompts, 'w', encoding='utf-8') as file:
                 file.writelines(json.dumps(line) + '\n' for line in LINES)
-            for first, second in ((A, B), (B, A)):
+            n_accepted = 0
+            for first, second, draft in ((A, B, A), (B, A, 'host:1')):
                 wanted, _ = self.generate(first, second, '--parallel', '1')
                 self.assertTrue(all(len(tokens) == 20 for tokens in wanted.values()))
-                got, accepted = self.generate(first, second, '--draft', DRAFT, '--draft-device', first,
+                got, accepted = self.generate(first, second, '--draft', DRAFT, '--draft-device', draft,
                                               '--draft-fixed', '4', '--parallel', '3')
                 self.assertEqual(got, wanted, (first, second))
-                self.assertGreater(accepted, 0)
+                n_accepted += accepted
+            # One that still compiles when it is asked has nothing to say: that of the host has.
+            self.assertGreater(n_accepted, 0)
 
 
 if __name__ == '__main__':
