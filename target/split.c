@@ -296,11 +296,10 @@ static bool lay_out_here(td_split *s, const td_layout_params *p, uint32_t n_ctx,
     here.specs = specs;
     here.is_partial = true;
     for (uint32_t i = 0; i < s->n_stages; i++) {
-        const td_device_spec *spec = &s->stages[i].spec;
+        const td_device_spec spec = s->stages[i].spec;
         if (s->stages[i].is_remote)
             continue;
-        snprintf(s->texts[i], sizeof s->texts[i], "%s@%u-%u", spec->device, spec->first,
-                 spec->last);
+        snprintf(s->texts[i], sizeof s->texts[i], "%s@%u-%u", spec.device, spec.first, spec.last);
         specs[here.n_specs++] = s->texts[i];
     }
     out->n_ctx = n_ctx ? n_ctx : td_model_hparams(p->model)->n_ctx_train;
