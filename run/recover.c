@@ -47,9 +47,10 @@ static void note_standing(const td_target *t, standing *s)
     s->n_ctx = td_target_n_ctx(t);
     s->n_pages = td_target_n_pages(t);
     for (uint32_t i = 0; i < s->n_stages; i++) {
-        const td_stage_info *info = &s->stages[i];
-        td_target_get_stage_info(t, i, &s->stages[i]);
-        snprintf(s->specs[i], sizeof s->specs[i], "%s@%u-%u", info->spec, info->first, info->last);
+        td_stage_info info;
+        td_target_get_stage_info(t, i, &info);
+        snprintf(s->specs[i], sizeof s->specs[i], "%s@%u-%u", info.spec, info.first, info.last);
+        s->stages[i] = info;
     }
 }
 

@@ -281,14 +281,15 @@ static void *worker_main(void *arg)
     static const char *const specs[] = {"host:1"};
     td_err err = {0};
     (void)arg;
-    bool is_ok = td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
-                                                               .n_specs = 1,
-                                                               .models = is_sent ? NULL : folder,
-                                                               .cache_bytes = is_sent << 20,
-                                                               .transport = transport,
-                                                               .endpoint = endpoint,
-                                                               .stop_fd = stop_fd},
-                                     &err);
+    bool is_ok =
+        td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
+                                                      .n_specs = 1,
+                                                      .models = is_sent ? NULL : folder,
+                                                      .cache_bytes = is_sent ? 1u << 20 : 0,
+                                                      .transport = transport,
+                                                      .endpoint = endpoint,
+                                                      .stop_fd = stop_fd},
+                            &err);
     if (!is_ok)
         print_error("worker: %s\n", err.message);
     return NULL;
