@@ -224,7 +224,7 @@ static int compare_all(const void *a, const void *b)
 static entry *find(const td_kept *k, const td_kept_piece *p)
 {
     entry key = {.r = {.file = p->file, .offset = p->offset, .n_bytes = p->n_bytes}};
-    entry *e = bsearch(&key, k->entries, k->n_sorted, sizeof key, compare);
+    entry *e = k->n_sorted ? bsearch(&key, k->entries, k->n_sorted, sizeof key, compare) : NULL;
     while (e && e + 1 < k->entries + k->n_sorted && !compare(e, e + 1))
         e++;
     return e;
@@ -351,7 +351,8 @@ static bool find_missing(td_kept *k, const td_stage_plan *p, td_err *err)
     char path[PATH_MAX + 32];
     k->n_missing = 0;
     k->missing_bytes = k->needed_bytes = 0;
-    qsort(k->entries, k->n_entries, sizeof *k->entries, compare_all);
+    if (k->n_entries)
+        qsort(k->entries, k->n_entries, sizeof *k->entries, compare_all);
     k->n_sorted = k->n_entries;
     if (!need_heads(k, p, err))
         return false;
