@@ -174,7 +174,8 @@ class Stage(Case):
         wanted = self.generate('--device', 'host:1', '--device', 'host:1', '--device', 'host:1', n=400)
         stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
         p = subprocess.Popen(self.command(*args, '--stats', stats, '--out', out, n=400), stderr=subprocess.PIPE, text=True)
-        time.sleep(1)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)  # until it is under way
         for i in range(2):
             workers[i].kill()
             workers[i].wait()

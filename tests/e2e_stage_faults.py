@@ -23,7 +23,7 @@ TARGET = 'configs/tales/tales-target.q8_0.gguf'
 DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
 N_RUNS = int(os.environ.get('FAULT_RUNS') or 4)
 SEED = int(os.environ.get('FAULT_SEED') or 1)
-N_TOKENS = 300
+N_TOKENS = 600
 
 SPLITS = [['a/host:1', 'b/host:1'], ['host:1', 'a/host:1', 'b/host:1'], ['a/host:1', 'host:1', 'b/host:1'],
           ['a/host:1', 'host:1']]
@@ -110,7 +110,7 @@ class Faults(unittest.TestCase):
             p = subprocess.Popen(self.command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             done = []
             for _ in range(rng.randrange(1, 4)):
-                time.sleep(rng.random() * 2)
+                time.sleep(0.2 + rng.random())
                 if p.poll() is None:
                     done.append(rng.choice(INCIDENTS))
                     workers[rng.choice(list(workers))].suffer(done[-1], rng)
