@@ -74,8 +74,8 @@ class Bench:
             for i, line in enumerate(lines):
                 f.write(json.dumps({'id': str(i), 'prompt': line}) + '\n')
         subprocess.run([self.args.tandem, 'generate', '--target', self.args.model, '--in', path, '--quiet', '--temp', '0', '-n',
-                        str(n), '--ignore-eos', '--ctx', '2304', '--parallel', str(parallel), '--stats', stats, '--force', '--out',
-                        os.path.join(self.dir, 'out.jsonl'), *more], env=self.keys, check=True, stdout=subprocess.DEVNULL)
+                        str(n), '--ignore-eos', '--ctx', '2304', '--parallel', str(parallel), '--stats', stats, *more],
+                       env=self.keys, check=True, stdout=subprocess.DEVNULL)
         with open(stats) as f:
             s = json.load(f)
         return s
@@ -143,7 +143,9 @@ def measure(args, bench):
         bench.stop()
     for name, kinds in table.items():
         m = {kind: statistics.median(values) for kind, values in kinds.items()}
-        text = f'{name}: one {m["one"]:.1f}, two {m["two"]:.1f}: {m["two"] / m["one"]:.2f}x'
+        text = f'{name}: one {m["one"]:.1f}, two {m["two"]:.1f}'
+        if m['one'] > 0:
+            text += f': {m["two"] / m["one"]:.2f}x'
         if 'RPC one' in m:
             text += f'; llama.cpp RPC one {m["RPC one"]:.1f}, two {m["RPC two"]:.1f}: {m["RPC two"] / m["RPC one"]:.2f}x'
         print(text, flush=True)
