@@ -51,13 +51,19 @@ static void write_open(td_cursor_out *c, const td_stage_record *r)
     td_cursor_write_u32(c, r->open.repeat_last_n);
 }
 
-static void write_batch(td_cursor_out *c, const td_stage_batch *b)
+/* What a batch on its way and a result begin with. */
+static void write_head(td_cursor_out *c, const td_stage_batch *b)
 {
     td_cursor_write_u64(c, b->id);
     td_cursor_write_u8(c, flags_of(b));
     td_cursor_write_u16(c, b->n_rows);
     td_cursor_write_u16(c, b->n_out);
     write_spans(c, b);
+}
+
+static void write_batch(td_cursor_out *c, const td_stage_batch *b)
+{
+    write_head(c, b);
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const td_stage_row *r = &b->rows[i];
         td_cursor_write_u8(c, r->slot);
@@ -72,11 +78,7 @@ static void write_batch(td_cursor_out *c, const td_stage_batch *b)
 
 static void write_result(td_cursor_out *c, const td_stage_batch *b)
 {
-    td_cursor_write_u64(c, b->id);
-    td_cursor_write_u8(c, flags_of(b));
-    td_cursor_write_u16(c, b->n_rows);
-    td_cursor_write_u16(c, b->n_out);
-    write_spans(c, b);
+    write_head(c, b);
     for (uint32_t i = 0; i < b->n_out; i++)
         td_cursor_write_u32(c, b->chosen[i]);
     td_cursor_write_u16(c, b->n_bad);
