@@ -46,6 +46,7 @@ static inline bool td_pad_u64(uint64_t a, uint64_t alignment, uint64_t *out)
 static inline uint32_t td_div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 static inline uint32_t td_round_up(uint32_t a, uint32_t b) { return td_div_up(a, b) * b; }
 static inline uint32_t td_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static inline uint64_t td_min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint32_t td_max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 #define TD_COUNT(array) (sizeof(array) / sizeof((array)[0]))

@@ -14,7 +14,7 @@
 
 typedef struct {
     td_run_params run;
-    option_list devices, stops;
+    option_list devices, spares, stops;
     option_hosts hosts;
     const char *config, *use;
     bool is_no_measure;
@@ -33,6 +33,9 @@ static const option options[] = {
     {"--host", "hosts", OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
      "another machine, whose devices are NAME/SPEC then: the `tandem stage` at ipc://PATH, "
      "tcp://127.0.0.1:PORT or tcp://HOST:PORT,KEY with its public key, a name or file"},
+    {"--spare", "target.spares", OPT_LIST, AT(spares), 0, 0, "NAME/SPEC",
+     "takes the layers of a stage elsewhere that is lost and not back in 2 s: a device of the same "
+     "kind; may be given up to 16 times"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",
@@ -144,6 +147,8 @@ static bool check(fields *f, td_err *err)
     r->measure = f->is_no_measure ? TD_MEASURE_NEVER : TD_MEASURE_MISSING;
     r->n_specs = f->devices.n;
     memcpy(r->specs, f->devices.items, sizeof r->specs);
+    r->n_spares = f->spares.n;
+    memcpy(r->spares, f->spares.items, sizeof r->spares);
     r->n_hosts = f->hosts.n;
     for (uint32_t i = 0; i < f->hosts.n; i++)
         if (!td_host_parse(f->hosts.items[i], &r->hosts[i], err) ||

@@ -346,6 +346,19 @@ void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us)
         start_over(c, &c->sequences[i]);
 }
 
+void td_coordinator_set_pages(td_coordinator *c, uint32_t n_pages)
+{
+    TD_ASSERT(!n_pages || n_pages >= td_div_up(c->params.n_ctx, c->params.page_positions));
+    TD_ASSERT(c->n_in_flight == 0);
+    c->params.n_pages = n_pages;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) { /* nobody has been promised any of them */
+        sequence *s = &c->sequences[i];
+        TD_ASSERT(!s->slot.is_held);
+        if (s->phase == PHASE_PREFILL && !s->is_begun)
+            s->phase = PHASE_QUEUED;
+    }
+}
+
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us) { advance_clock(c, now_us); }
 
 uint64_t td_coordinator_deadline_us(const td_coordinator *c)

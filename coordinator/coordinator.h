@@ -186,6 +186,9 @@ void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_
 /* The target was lost and is there again, its caches empty. Batches in flight are not answered; no
  * action handed out before counts any more. */
 void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us);
+/* Right after that: it came back with so many pages (at least a context's; 0: enough for all).
+ * Sequences wait for room where it has less than before. */
+void td_coordinator_set_pages(td_coordinator *c, uint32_t n_pages);
 void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us);
 
 /* When on_tick is wanted next; UINT64_MAX for never. */

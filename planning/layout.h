@@ -40,7 +40,8 @@ typedef struct {
      * and context) on device draft_spec, for which room is kept; NULL: none. */
     const td_model *draft;
     const char *draft_spec;
-    void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; may be NULL */
+    /* Of loading; may be NULL. False ends it (TD_E_AGAIN). */
+    bool (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
     /* To load (target/chain.h): what td_layout_create gave for the same params before other things
      * were loaded, which is taken from there; NULL: it is made now. */

@@ -30,8 +30,8 @@ static void add_number(char *text, const char *key, uint32_t value)
     add(text, number);
 }
 
-/* What rounds alike: the host at any SIMD level and any number of threads; a GPU with a driver. */
-static void write_kind(const td_device_info *d, char *out, size_t n_bytes)
+/* The host at any SIMD level and any number of threads; a GPU with a driver. */
+void td_identity_kind(const td_device_info *d, char *out, size_t n_bytes)
 {
     if (d->kind != TD_DEVICE_HOST)
         snprintf(out, n_bytes, "%s (%s)", d->name, d->driver);
@@ -47,10 +47,10 @@ static void add_layers(char *text, const td_target *target)
     for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
         td_stage_info info;
         td_target_get_stage_info(target, i, &info);
-        write_kind(info.device, kind, sizeof kind);
+        td_identity_kind(info.device, kind, sizeof kind);
         if (info.experts_device) {
             size_t n = strlen(kind);
-            write_kind(info.experts_device, place, sizeof place);
+            td_identity_kind(info.experts_device, place, sizeof place);
             snprintf(kind + n, sizeof kind - n, " with experts on %s", place);
         }
         snprintf(first, sizeof first, "%s%u on ", i ? ", " : "", info.first);

@@ -13,6 +13,7 @@
 #include "target/target.h"
 
 #define TD_IDENTITY_BYTES (512u + TD_STAGES_MAX * 640u)
+#define TD_KIND_BYTES     600u
 
 typedef struct {
     char text[TD_IDENTITY_BYTES];
@@ -22,6 +23,9 @@ typedef struct {
 
 void td_identity_write(const td_run_params *params, const td_model *model, const td_target *target,
                        uint32_t prefill_rows, td_identity *out);
+
+/* Devices of one kind round alike: of what kind is this one? TD_KIND_BYTES hold any. */
+void td_identity_kind(const td_device_info *device, char *out, size_t n_bytes);
 
 /* What differs between two texts: "cache is q8_0,q8_0 there and f16,f16 now, ..."; "" for nothing
  * that can be named. */

@@ -272,6 +272,7 @@ static bool take_verified(session *r, td_err *err)
         td_coordinator_on_verified(
             r->coordinator, result.batch, result.chosen,
             &(td_batch_times){.sum_us = result.sum_us, .max_us = result.max_us}, now_us(r));
+        td_recover_note(r);
         if (!perform_all(r, err))
             return false;
     }

@@ -150,7 +150,8 @@ static bool go(session *r, td_err *err)
         t->n_proposed -= before.n_proposed;
         t->loop_cpu_us -= before.loop_cpu_us;
         for (uint32_t i = 0; i < TD_RUN_SPECS_MAX; i++)
-            t->stage_us[i] -= before.stage_us[i];
+            t->stage_us[i] -=
+                td_min_u64(t->stage_us[i], before.stage_us[i]); /* fewer, after a loss */
         for (uint32_t i = 0; i < td_energy_count(r->energy); i++)
             t->joules[i] -= before.joules[i];
         td_show_end(r->show);
@@ -194,6 +195,7 @@ static bool end(session *r, td_err *err)
     td_show_destroy(&r->show);
     r->is_input_done = r->has_said_who_waits = r->is_draft_silent = false;
     r->n_missed = r->n_committed_at_loss = r->n_in_vain = 0;
+    r->is_token_due = false;
     return is_ok;
 }
 

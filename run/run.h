@@ -16,6 +16,7 @@
 #include "planning/speed.h"
 
 #define TD_RUN_SPECS_MAX     16u
+#define TD_RUN_LOSSES_MAX    16u
 #define TD_DRAFT_DEADLINE_US 2000000u /* a round waits no longer for a draft */
 
 typedef struct {
@@ -32,6 +33,8 @@ typedef struct {
     uint32_t n_specs;                /* 0: chosen */
     td_host hosts[TD_RUN_SPECS_MAX]; /* other machines that specs may name */
     uint32_t n_hosts;
+    const char *spares[TD_RUN_SPECS_MAX]; /* SPECs that take a lost stage's layers (recover.h) */
+    uint32_t n_spares;
     const char *place;  /* td_layout_params; NULL: none */
     td_measure measure; /* whether devices are measured to place the layers (planning/costs.h) */
     td_use use;         /* what the placement shall be good for (planning/speed.h) */
@@ -67,6 +70,17 @@ typedef struct {
     void *user;
 } td_run_params;
 
+typedef enum { TD_BACK_SAME, TD_BACK_SPARE, TD_BACK_REST } td_run_back;
+
+/* A loss of the target that the run went on from. */
+typedef struct {
+    td_run_back back;                /* the same devices; with a spare; on what was left */
+    uint64_t at_us;                  /* from the run's start */
+    uint64_t away_us, next_token_us; /* until it was loaded again; until a token was chosen, or 0 */
+    uint64_t n_replayed;             /* positions computed again */
+    char reason[160];
+} td_run_loss;
+
 /* Sums over the finished sequences of a run. */
 typedef struct {
     uint64_t n_ok, n_error, n_skipped; /* skipped: results were there already */
@@ -78,6 +92,7 @@ typedef struct {
     uint64_t start_us, end_us, ttft_sum_us;
     uint64_t n_draft_joins, n_draft_losses;
     uint64_t n_target_losses, target_away_us; /* until it was loaded again */
+    td_run_loss losses[TD_RUN_LOSSES_MAX];    /* the first of them */
     /* Where the time went: busy times of all stages, and of a draft in this process. */
     uint64_t prefill_us, verify_us, draft_us;
     uint64_t stage_us[TD_RUN_SPECS_MAX]; /* of each stage, prefill and verify */

@@ -24,21 +24,25 @@ static bool is_same_device(const td_device_spec *a, const td_device_spec *b)
            td_device_find(b->device, &info_b, NULL) && !strcmp(info_a.id, info_b.id);
 }
 
-/* The SPEC of the params that means a recorded device, with the recorded layers. */
-static bool find_given(const td_run_params *params, const char *recorded,
-                       char out[TD_PLAN_SPEC_MAX])
+/* The SPEC of the params that means the n-th recorded device, with the recorded layers. In the
+ * place of one on another machine may be any: that is how a machine that was lost is replaced. */
+static bool find_given(const td_run_params *params, uint32_t n, uint32_t n_recorded,
+                       const char *recorded, char out[TD_PLAN_SPEC_MAX])
 {
     td_device_spec there, given;
     if (!td_device_spec_parse(recorded, &there, NULL) || !there.is_pinned)
         return false;
-    for (uint32_t i = 0; i < params->n_specs; i++)
-        if (td_device_spec_parse(params->specs[i], &given, NULL) &&
-            is_same_device(&there, &given)) {
-            snprintf(out, TD_PLAN_SPEC_MAX, "%.31s%s%.90s@%u-%u", given.host,
-                     given.host[0] ? "/" : "", given.device, there.first, there.last);
-            return true;
-        }
-    return false;
+    uint32_t i = 0;
+    while (i < params->n_specs && !(td_device_spec_parse(params->specs[i], &given, NULL) &&
+                                    is_same_device(&there, &given)))
+        i++;
+    bool is_replaced = i == params->n_specs && there.host[0] && n_recorded == params->n_specs;
+    if ((i == params->n_specs && !is_replaced) ||
+        (is_replaced && !td_device_spec_parse(params->specs[n], &given, NULL)))
+        return false;
+    snprintf(out, TD_PLAN_SPEC_MAX, "%.31s%s%.90s@%u-%u", given.host, given.host[0] ? "/" : "",
+             given.device, there.first, there.last);
+    return true;
 }
 
 /* Whether a device is on another machine: there nothing is measured. */
@@ -62,7 +66,9 @@ static bool is_pinned(const td_run_params *params)
 /* False where it names a device that is not among those given: then it was another set-up's. */
 static bool take_recorded(td_run_placement *p, td_run_params *params, const char *recorded)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, n_recorded = 1;
+    for (const char *at = recorded; (at = strstr(at, SEPARATOR)); at += strlen(SEPARATOR))
+        n_recorded++;
     for (const char *at = recorded; *at && n < TD_STAGES_MAX; n++) {
         const char *end = strstr(at, SEPARATOR);
         size_t n_bytes = end ? (size_t)(end - at) : strlen(at);
@@ -71,7 +77,7 @@ static bool take_recorded(td_run_placement *p, td_run_params *params, const char
             return false;
         memcpy(spec, at, n_bytes);
         spec[n_bytes] = 0;
-        if (!find_given(params, spec, p->specs[n]))
+        if (!find_given(params, n, n_recorded, spec, p->specs[n]))
             return false;
         at += n_bytes + (end ? strlen(SEPARATOR) : 0);
     }

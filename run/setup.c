@@ -7,6 +7,7 @@
 #include "base/signals.h"
 #include "check/verdict.h"
 #include "kernels/chips.h"
+#include "run/recover.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -114,17 +115,18 @@ typedef struct {
 } loading;
 
 /* One line on a terminal: how much, how fast, how long yet. */
-static void show_loading(void *user, uint64_t done, uint64_t total)
+static bool show_loading(void *user, uint64_t done, uint64_t total)
 {
     loading *l = user;
     uint64_t now = td_clock_now_us(&l->clock);
     if (l->drawn_us && now - l->drawn_us < LOADING_REDRAW_US)
-        return;
+        return true;
     l->drawn_us = now;
     double seconds = (double)(now - l->start_us) * 1e-6, per_s = (double)done / (seconds + 1e-6);
     td_log_progress("loading: %.2f of %.2f GB, %.2f GB/s, %.0f s left", (double)done * 1e-9,
                     (double)total * 1e-9, per_s * 1e-9,
                     per_s > 0 ? (double)(total - done) / per_s : 0);
+    return true;
 }
 
 td_layout_params td_setup_layout_params(const session *r)
@@ -250,7 +252,7 @@ bool td_setup_load(session *r, td_err *err)
         return false;
     if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
         return false;
-    if (!ask_verdicts(p, err)) /* of what was chosen */
+    if (!ask_verdicts(p, err) /* of what was chosen */ || !td_recover_check_spares(r, err))
         return false;
     if (!load_both(r, err))
         return false;

@@ -56,6 +56,7 @@ typedef struct td_run_session {
     uint64_t heard_us, probe_us;  /* when it last answered; when a silent one is asked again */
     uint64_t n_missed;            /* deadlines so far */
     uint64_t n_committed_at_loss; /* tokens, when the target was lost last */
+    bool is_token_due;            /* none was chosen since */
     uint32_t n_in_vain;           /* losses in a row with nothing committed between */
     bool is_draft_due;            /* its link has something, or wants to say something */
     uint64_t rejoin_us;           /* when to offer an unsendable draft again; 0: not waiting */

@@ -63,6 +63,25 @@ static void put_idle(td_json_writer *w, const td_run_totals *t, uint64_t busy_us
     td_json_put_double(w, "idle", us > busy_us ? 1.0 - (double)busy_us / (double)us : 0);
 }
 
+static void write_losses(td_json_writer *w, const td_run_totals *t)
+{
+    static const char *const backs[] = {"same", "spare", "rest"};
+    td_json_write_key(w, "losses");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < t->n_target_losses && i < TD_RUN_LOSSES_MAX; i++) {
+        const td_run_loss *l = &t->losses[i];
+        td_json_begin_object(w);
+        td_json_put_string(w, "reason", l->reason);
+        td_json_put_string(w, "back", backs[l->back]);
+        td_json_put_double(w, "at_ms", (double)l->at_us * 1e-3);
+        td_json_put_double(w, "away_ms", (double)l->away_us * 1e-3);
+        td_json_put_double(w, "next_token_ms", (double)l->next_token_us * 1e-3);
+        td_json_put_u64(w, "replayed_positions", l->n_replayed);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
 static void write_totals(td_json_writer *w, const td_run_totals *t)
 {
     double seconds = (double)(t->end_us - t->start_us) * 1e-6;
@@ -94,6 +113,7 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     td_json_put_u64(w, "target_losses", t->n_target_losses);
     td_json_put_double(w, "target_away_ms", (double)t->target_away_us * 1e-3);
     td_json_end_object(w);
+    write_losses(w, t);
     td_json_write_key(w, "acceptance_by_position");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < TD_DRAFT_MAX && t->drafted_at[i]; i++) {

@@ -46,7 +46,8 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
     l->done += done - part->done;
     part->done = done;
     if (goes_on && l->params->progress)
-        l->params->progress(l->params->user, l->done < l->total ? l->done : l->total, l->total);
+        goes_on =
+            l->params->progress(l->params->user, l->done < l->total ? l->done : l->total, l->total);
     pthread_mutex_unlock(&l->lock);
     return goes_on;
 }

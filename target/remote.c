@@ -22,6 +22,7 @@
 
 #define JOIN_US   5000000u    /* until all workers have greeted */
 #define RETRY_US  1000000u    /* between greetings */
+#define BUSY_US   200000u     /* after one that it answered, and was not free */
 #define PLAN_US   3600000000u /* to open devices and count, and once to read the model's file */
 #define LOAD_US   86400000000ull
 #define PING_US   1000000u
@@ -138,8 +139,10 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
         break;
     case TD_STAGE_FAIL:
         s->is_busy = m->fail.code == TD_STAGE_FAIL_BUSY;
-        if (s->state == SESSION_GREETING && s->is_busy)
-            break; /* it may be free soon: the next greeting */
+        if (s->state == SESSION_GREETING && s->is_busy) {
+            s->next_us = now_us(r) + BUSY_US; /* it may be free soon: the next greeting */
+            break;
+        }
         if (m->fail.code == TD_STAGE_FAIL_MODEL || m->fail.code == TD_STAGE_FAIL_MEMORY)
             td_err_set(&s->err, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
                        m->fail.reason); /* asking again would not help */
@@ -324,7 +327,7 @@ static bool start_thread(td_remotes *r, td_err *err)
 /* -- from outside ------------------------------------------------------------------------------ */
 
 typedef struct {
-    void (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; or NULL */
+    bool (*progress)(void *user, uint64_t done, uint64_t total); /* of loading; or NULL */
     void *user;
 } teller;
 
@@ -355,8 +358,8 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
             done += s->loading.done;
             total += s->loading.total;
         }
-        if (t.progress && total)
-            t.progress(t.user, done, total);
+        if (t.progress && total && !t.progress(t.user, done, total))
+            return td_err_set(err, TD_E_AGAIN, "loading was stopped");
         if (done != before) {
             end_us = now_us(r) + most_us;
             before = done;
@@ -401,15 +404,48 @@ td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char
         r->n_sessions++;
     }
     is_ok = is_ok && start_thread(r, err);
-    if (is_ok) {
-        pthread_mutex_lock(&r->lock);
-        is_ok = wait_for(r, SESSION_IDLE, JOIN_US, "no answer (is `tandem stage` there?)",
-                         (teller){0}, err);
-        pthread_mutex_unlock(&r->lock);
-    }
     if (!is_ok)
         td_remotes_destroy(&r);
     return r;
+}
+
+bool td_remotes_join(td_remotes *r, td_err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    bool is_ok = wait_for(r, SESSION_IDLE, JOIN_US, "no answer (is `tandem stage` there?)",
+                          (teller){0}, err);
+    pthread_mutex_unlock(&r->lock);
+    return is_ok;
+}
+
+void td_remotes_await(td_remotes *r, uint32_t n_needed, uint64_t within_us)
+{
+    uint64_t end_us = now_us(r) + within_us;
+    pthread_mutex_lock(&r->lock);
+    for (uint64_t now; !td_signals_pending() && (now = now_us(r)) < end_us;) {
+        uint32_t n_there = 0;
+        for (uint32_t i = 0; i < n_needed; i++)
+            n_there += r->sessions[i].state == SESSION_IDLE;
+        if (n_there == n_needed)
+            break;
+        struct timespec soon = after(end_us - now < LOOK_US ? end_us - now : LOOK_US);
+        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+const td_stage_hello_ok *td_remotes_find(td_remotes *r, uint32_t worker, td_err *why)
+{
+    pthread_mutex_lock(&r->lock);
+    const session *s = &r->sessions[worker];
+    bool is_there = s->state != SESSION_GREETING && s->state != SESSION_LOST;
+    if (s->state == SESSION_LOST)
+        td_err_set(why, s->err.code, "%s", s->err.message);
+    else if (!is_there)
+        td_err_set(why, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
+                   s->is_busy ? "it serves another, not free" : "no answer");
+    pthread_mutex_unlock(&r->lock);
+    return is_there ? &s->hello : NULL;
 }
 
 void td_remotes_destroy(td_remotes **remotes)
@@ -532,7 +568,7 @@ bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_r
     return is_ok;
 }
 
-bool td_remotes_wait(td_remotes *r, void (*progress)(void *user, uint64_t done, uint64_t total),
+bool td_remotes_wait(td_remotes *r, bool (*progress)(void *user, uint64_t done, uint64_t total),
                      void *user, td_err *err)
 {
     pthread_mutex_lock(&r->lock);

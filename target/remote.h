@@ -18,8 +18,14 @@
 
 typedef struct td_remotes td_remotes;
 
-/* Connects to the hosts' workers and waits until all have said who they are. */
+/* Begins to greet the hosts' workers. */
 td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err);
+/* Waits until all have said who they are; an error after 5 s. */
+bool td_remotes_join(td_remotes *r, td_err *err);
+/* Waits until the first n_needed have, but no longer than so. */
+void td_remotes_await(td_remotes *r, uint32_t n_needed, uint64_t within_us);
+/* What a worker said that is there and free; NULL: why not. */
+const td_stage_hello_ok *td_remotes_find(td_remotes *r, uint32_t worker, td_err *why);
 void td_remotes_destroy(td_remotes **remotes); /* says goodbye; stops the thread */
 const td_stage_hello_ok *td_remotes_hello(const td_remotes *r, uint32_t worker);
 
@@ -42,7 +48,7 @@ bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_r
                      uint32_t n_runs, const td_stage_limits *limits, uint32_t n_stages,
                      td_err *err);
 /* Waits until all have; bytes loaded so far to `progress`, if any. */
-bool td_remotes_wait(td_remotes *r, void (*progress)(void *user, uint64_t done, uint64_t total),
+bool td_remotes_wait(td_remotes *r, bool (*progress)(void *user, uint64_t done, uint64_t total),
                      void *user, td_err *err);
 const td_stage_ready *td_remotes_ready(const td_remotes *r, uint32_t worker);
 void td_remotes_stop(td_remotes *r); /* after a JOB_STOP in every run's queue: joins */

@@ -156,12 +156,74 @@ bool td_target_host_devices(const td_host *host, const char *key, td_device_info
                             td_err *err)
 {
     td_remotes *r = td_remotes_create(host, 1, key, err);
-    if (!r)
-        return false;
-    const td_stage_hello_ok *hello = td_remotes_hello(r, 0);
-    *n = td_min_u32(hello->n_devices, TD_DEVICES_MAX);
+    bool is_ok = r && td_remotes_join(r, err);
+    const td_stage_hello_ok *hello = is_ok ? td_remotes_hello(r, 0) : NULL;
+    *n = is_ok ? td_min_u32(hello->n_devices, TD_DEVICES_MAX) : 0;
     for (uint32_t i = 0; i < *n; i++)
         out[i] = info_of(&hello->devices[i]);
+    td_remotes_destroy(&r);
+    return is_ok;
+}
+
+/* The hosts that the SPECs name, each once, those of the first SPECs first. */
+static bool list_hosts(const td_layout_params *p, const td_target_look *looks, uint32_t n,
+                       td_host *hosts, uint32_t *n_hosts, td_err *err)
+{
+    *n_hosts = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        td_device_spec spec;
+        uint32_t k = 0;
+        if (!td_device_spec_parse(looks[i].spec, &spec, err))
+            return false;
+        while (k < *n_hosts && strcmp(hosts[k].name, spec.host) != 0)
+            k++;
+        if (!spec.host[0] || k < *n_hosts)
+            continue;
+        if (k == TD_STAGES_MAX)
+            return td_err_set(err, TD_E_USAGE, "more than %u other machines", TD_STAGES_MAX);
+        if (!find_host(p, spec.host, &hosts[(*n_hosts)++], err))
+            return false;
+    }
+    return true;
+}
+
+static void look_at(td_target_look *look, td_remotes *r, const td_host *hosts)
+{
+    td_device_spec spec;
+    uint32_t k = 0;
+    uint8_t device;
+    look->why = (td_err){0};
+    if (!td_device_spec_parse(look->spec, &spec, &look->why))
+        return;
+    if (!spec.host[0]) {
+        look->is_there = td_device_find(spec.device, &look->info, &look->why);
+        return;
+    }
+    while (strcmp(hosts[k].name, spec.host) != 0)
+        k++;
+    const td_stage_hello_ok *hello = td_remotes_find(r, k, &look->why);
+    look->is_there = hello && find_device(spec.host, spec.device, hello, &device, &look->why);
+    if (look->is_there)
+        look->info = info_of(&hello->devices[device]);
+}
+
+bool td_target_look_for(const td_layout_params *p, td_target_look *looks, uint32_t n,
+                        uint32_t n_needed, uint64_t within_us, td_err *err)
+{
+    td_host hosts[TD_STAGES_MAX];
+    uint32_t n_hosts, n_first;
+    td_remotes *r = NULL;
+    if (!list_hosts(p, looks, n_needed, hosts, &n_first, err) ||
+        !list_hosts(p, looks, n, hosts, &n_hosts, err))
+        return false;
+    if (n_hosts) {
+        r = td_remotes_create(hosts, n_hosts, p->host_key, err);
+        if (!r)
+            return false;
+        td_remotes_await(r, n_first, within_us);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        look_at(&looks[i], r, hosts);
     td_remotes_destroy(&r);
     return true;
 }

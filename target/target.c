@@ -405,7 +405,8 @@ static bool lay_out(td_target *t, td_err *err)
             hosts[i] = t->split->workers[i].host;
         t->remotes = td_remotes_create(hosts, t->split->n_workers, p->host_key, err);
         td_split_plan plan;
-        if (!t->remotes || !td_split_lay_out(t->split, p, t->remotes, &plan, err))
+        if (!t->remotes || !td_remotes_join(t->remotes, err) ||
+            !td_split_lay_out(t->split, p, t->remotes, &plan, err))
             return false;
         t->layout = plan.layout;
         t->n_ctx = plan.n_ctx;

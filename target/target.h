@@ -82,6 +82,18 @@ typedef struct {
 bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
                             td_err *err);
 
+typedef struct {
+    char spec[160];      /* in: a SPEC, here or elsewhere; its layers do not matter */
+    bool is_there;       /* and free */
+    td_device_info info; /* if so; by the names of its machine */
+    td_err why;          /* if not */
+} td_target_look;
+
+/* Looks for devices: waits until the machines of the first n_needed have answered, but no longer
+ * than so. Errors: of a SPEC, a host that is not known, or the transport. */
+bool td_target_look_for(const td_layout_params *params, td_target_look *looks, uint32_t n,
+                        uint32_t n_needed, uint64_t within_us, td_err *err);
+
 /* In one, or in two: open lays it out (and asks the machines that params->specs name), so that
  * n_ctx, n_pages and draft_bytes are known; load loads it. What params point to lives as long. */
 td_target *td_target_create(const td_layout_params *params, td_err *err);

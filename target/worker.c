@@ -60,7 +60,7 @@ typedef struct {
     pthread_t thread;
     bool is_thread;
     int fd;
-    atomic_bool is_done, is_stopped; /* is_stopped: nobody wants what it plans */
+    atomic_bool is_done, is_stopped; /* is_stopped: nobody wants what it plans or loads */
     _Atomic uint64_t loaded, total;
     td_err task_err; /* the helper's until it is done */
     td_err lost;     /* a device: the worker ends */
@@ -75,11 +75,12 @@ static uint64_t now_us(const worker *w) { return td_clock_now_us(&w->clock); }
 
 /* -- the helper -------------------------------------------------------------------------------- */
 
-static void on_progress(void *user, uint64_t done, uint64_t total)
+static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
     worker *w = user;
     atomic_store(&w->loaded, done);
     atomic_store(&w->total, total);
+    return !atomic_load(&w->is_stopped);
 }
 
 static td_layout_params params_of(worker *w, const td_model *model)

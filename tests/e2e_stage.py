@@ -64,13 +64,13 @@ class Case(unittest.TestCase):
     def command(self, *args, n=40):
         return [TANDEM, 'generate', '--target', TARGET, '--in', self.prompts, '-n', str(n), '--ctx', '1024', *args]
 
-    def generate(self, *args, code=0, n=40):
+    def generate(self, *args, code=0, n=40, n_lines=None):
         r = subprocess.run(self.command(*args, n=n), capture_output=True, text=True, timeout=120)
         self.assertEqual(r.returncode, code, r.stderr)
         if code:
             return r.stderr
         lines = {line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}
-        self.assertEqual(len(lines), 2 * len(self.texts))
+        self.assertEqual(len(lines), 2 * len(self.texts) if n_lines is None else n_lines)
         return lines
 
 
@@ -187,6 +187,73 @@ class Stage(Case):
             self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
         with open(stats) as f:
             self.assertGreaterEqual(json.load(f)['totals']['target_losses'], 1, text)
+
+    def lose(self, devices, *args, code=0):
+        """A run whose worker b is killed for good: its error text, or lines and statistics."""
+        ends = {name: self.ipc(name) for name in 'abc'}
+        workers = {name: self.start(end) for name, end in ends.items()}
+        hosts = [x for name, end in ends.items() for x in ('--host', '%s=%s' % (name, end))]
+        stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
+        args = [*hosts, *(x for spec in devices for x in ('--device', spec)), *args, '--parallel', '4', '--out', out]
+        p = subprocess.Popen(self.command(*args, '--stats', stats, n=400), stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)  # until it is under way
+        workers['b'].kill()
+        _, text = p.communicate(timeout=180)
+        self.assertEqual(p.returncode, code, text)
+        if code:
+            self.start(ends['b'])  # and what was finished is resumed
+            self.generate(*args, n=400, code=0, n_lines=0)
+        with open(out) as f:
+            lines = {line['id']: line['tokens'] for line in map(json.loads, f)}
+        self.assertEqual(lines, self.generate('--device', 'host:1', '--device', 'host:1', n=400))
+        if code:
+            return text
+        with open(stats) as f:
+            s = json.load(f)
+        self.assertEqual(s['totals']['target_losses'], 1)
+        loss = s['losses'][0]
+        self.assertLess(0, loss['away_ms'])
+        self.assertLess(loss['away_ms'], loss['next_token_ms'])
+        self.assertEqual(loss['replayed_positions'], s['coordinator']['replayed_positions'])
+        return [stage['device'] for stage in s['stages']], loss['back']
+
+    def test_a_spare_takes_the_layers_of_a_lost_worker(self):
+        self.assertEqual(self.lose(['a/host:1', 'b/host:1', 'host:1'], '--spare', 'c/host'),
+                         (['a/host:1', 'c/host:1', 'host:1'], 'spare'))
+
+    def test_layers_are_shared_out_anew_over_what_is_left(self):
+        self.assertEqual(self.lose(['a/host:1', 'b/host:1', 'host:1']), (['a/host:1', 'host:1'], 'rest'))
+
+    def test_a_worker_lost_for_good_ends_the_run_in_the_end(self):
+        text = self.lose(['b/host:1'], code=75)
+        self.assertIn('nothing is left', text)
+        self.assertIn('no answer', text)
+
+    def test_a_machine_is_replaced_when_a_run_is_resumed(self):
+        for name, device in (('a', 'host:1'), ('b', 'host:2'), ('c', 'scalar')):
+            self.start(self.ipc(name), '--models', 'configs/tales', '--device', device)
+        hosts = [x for name in 'abc' for x in ('--host', '%s=%s' % (name, self.ipc(name)))]
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        args = ['--out', out, *hosts]
+        self.generate(*args, '--device', 'a/host@0-3', '--device', 'c/scalar@4-9', n=4, n_lines=0)
+        self.generate(*args, '--device', 'b/host', '--device', 'c/scalar', n=4, n_lines=0)  # nothing is left to do
+        with open(out) as f:
+            self.assertEqual({json.loads(line)['placement'] for line in f}, {'a/host:1@0-3 + c/scalar@4-9'})
+        text = self.generate(*args, '--device', 'c/scalar', '--device', 'b/host', n=4, code=65)
+        self.assertIn('is of another configuration', text)
+
+    def test_a_spare_of_another_kind_is_refused(self):
+        for name, device in (('a', 'host:1'), ('c', 'scalar')):
+            self.start(self.ipc(name), '--models', 'configs/tales', '--device', device)
+        hosts = [x for name in 'ac' for x in ('--host', '%s=%s' % (name, self.ipc(name)))]
+        for devices, spare, said in ((['a/host:1'], 'c/scalar', 'would choose other tokens'),
+                                     (['a/host:1'], 'c/vulkan:7', 'that host has: scalar'),
+                                     (['a/host:1'], 'd/host:1', 'no host "d" is known'),
+                                     (['a/host:1'], 'c/scalar@0-3', 'without @a-b'),
+                                     (['host:1'], 'c/scalar', 'no stage is on another machine')):
+            text = self.generate(*hosts, *(x for spec in devices for x in ('--device', spec)), '--spare', spare, code=2)
+            self.assertIn(said, text)
 
     def test_neighbours_show_each_other_keys(self):
         keys = {name: {**os.environ, 'TANDEM_KEYS_DIR': os.path.join(self.dir.name, name)} for name in ('desk', 'a', 'b')}

@@ -417,6 +417,50 @@ static void test_coordinator_keeps_the_prefix_that_ended_last(void **state)
     }
 }
 
+/* Three sequences of 65 positions, and room for one and a half of them once the target was lost:
+ * one after another gets the tokens that were still wanted. A token is its position's number. */
+static void test_coordinator_goes_on_with_fewer_pages(void **state)
+{
+    (void)state;
+    td_coordinator_params params = params_of(3, 0);
+    params.page_positions = 4;
+    td_coordinator *c = create(&params);
+    uint32_t n_tokens[3] = {0}, n_open = 0, n_finished = 0;
+    bool is_lost = false;
+    td_action a;
+    for (uint32_t i = 0; i < 3; ++i)
+        add(c, 60, 0);
+    while (n_finished < 3) {
+        assert_true(td_coordinator_next(c, &a));
+        n_open += a.kind == TD_ACT_OPEN;
+        if (a.kind == TD_ACT_CLOSE)
+            --n_open;
+        assert_true(!is_lost || n_open <= 1);
+        if (a.kind == TD_ACT_TOKENS)
+            for (uint32_t i = 0; i < a.n_tokens; ++i, ++n_tokens[a.sequence])
+                assert_int_equal(a.tokens[i], 5 + n_tokens[a.sequence]);
+        n_finished += a.kind == TD_ACT_FINISH;
+        if (a.kind != TD_ACT_FORWARD)
+            continue;
+        if (!is_lost && n_tokens[0] > 20) {
+            td_coordinator_on_target_lost(c, 0);
+            td_coordinator_set_pages(c, 25);
+            is_lost = true;
+            n_open = 0;
+            continue;
+        }
+        uint32_t chosen[8], n = 0;
+        for (uint32_t i = 0; i < a.n_rows; ++i)
+            if (a.rows[i].is_output)
+                chosen[n++] = a.rows[i].position + 1;
+        td_coordinator_on_verified(c, a.batch, chosen, NULL, 0);
+    }
+    for (uint32_t i = 0; i < 3; ++i)
+        assert_int_equal(n_tokens[i], 60);
+    assert_int_equal(td_coordinator_get_stats(c)->n_waits, 2);
+    td_coordinator_destroy(&c);
+}
+
 /* A prompt that is cancelled while chunks of it are under way, at every place where that can be:
  * what is taken over of it has been sent to the target, is never cancelled there, and is committed
  * before it is taken over, in the order of the one queue. */
@@ -750,6 +794,7 @@ int main(void)
         cmocka_unit_test(test_coordinator_serves_those_who_waited_first),
         cmocka_unit_test(test_coordinator_cancel_before_open_says_nothing_to_the_target),
         cmocka_unit_test(test_coordinator_keeps_the_prefix_that_ended_last),
+        cmocka_unit_test(test_coordinator_goes_on_with_fewer_pages),
         cmocka_unit_test(test_coordinator_shares_of_a_cancelled_prompt_only_what_is_computed),
         cmocka_unit_test(test_coordinator_alternates_prompts_and_rounds),
         cmocka_unit_test(test_coordinator_begins_in_silence),

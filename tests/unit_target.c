@@ -544,9 +544,10 @@ typedef struct {
     uint64_t done, total;
     pthread_t threads[8];
     uint32_t n_threads, n_calls;
+    uint32_t n_most; /* calls, then it is enough; 0: no end */
 } told;
 
-static void on_load(void *user, uint64_t done, uint64_t total)
+static bool on_load(void *user, uint64_t done, uint64_t total)
 {
     told *p = user;
     bool is_known = false;
@@ -558,6 +559,7 @@ static void on_load(void *user, uint64_t done, uint64_t total)
         is_known |= pthread_equal(p->threads[i], pthread_self()) != 0;
     if (!is_known && p->n_threads < TD_COUNT(p->threads))
         p->threads[p->n_threads++] = pthread_self();
+    return !p->n_most || p->n_calls < p->n_most;
 }
 
 static void test_devices_load_each_by_a_thread(void **state)
@@ -575,6 +577,22 @@ static void test_devices_load_each_by_a_thread(void **state)
         assert_int_equal(p.n_threads, splits[i].n);
         assert_true(p.done > p.total / 2 && p.n_calls > splits[i].n);
         td_chain_destroy(&c);
+    }
+}
+
+static void test_loading_ends_when_nobody_wants_it(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(splits); i++) {
+        td_err err = {0};
+        told p = {.n_most = 3};
+        td_layout_params params = params_of(splits[i].specs, splits[i].n, 1);
+        params.progress = on_load;
+        params.user = &p;
+        assert_null(td_target_create(&params, &err));
+        assert_int_equal(err.code, TD_E_AGAIN);
+        assert_non_null(strstr(err.message, "loading was stopped"));
+        assert_int_equal(p.n_calls, 3);
     }
 }
 
@@ -624,6 +642,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_split_gives_the_same_logits),
         cmocka_unit_test(test_devices_load_each_by_a_thread),
+        cmocka_unit_test(test_loading_ends_when_nobody_wants_it),
         cmocka_unit_test(test_one_error_ends_all_loading),
         cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
         cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
