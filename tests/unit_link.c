@@ -413,7 +413,7 @@ static void test_a_peer_may_die_while_nobody_reads(void **state)
     assert_in_range(n_read, 16, MESSAGES);
     links[1] = must_open(t, d.endpoint, TD_LINK_CONNECT);
     must_send(links[1], 0, "again", 5);
-    /* On a busy machine some of the dead peer's come only now: they are before it, and no others. */
+    /* On a busy machine some of the dead peer's come only now: before it, and no others. */
     while (must_recv(links[0], rx, &route) != 5)
         assert_in_range(++n_read, 1, MESSAGES);
     td_link_close(&links[1], false);
