@@ -15,6 +15,7 @@ int td_command_plan(int argc, char **argv, td_err *err);
 int td_command_check(int argc, char **argv, td_err *err);
 int td_command_draft(int argc, char **argv, td_err *err);
 int td_command_stage(int argc, char **argv, td_err *err);
+int td_command_job(int argc, char **argv, td_err *err);
 int td_command_keys(int argc, char **argv, td_err *err);
 
 #endif

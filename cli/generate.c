@@ -2,9 +2,11 @@
 #include "cli/generate.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/text_rows.h"
 
 #include "base/check.h"
 #include "base/log.h"
+#include "job/db.h"
 #include "run/run.h"
 #include "transport/link.h"
 
@@ -17,6 +19,7 @@ typedef struct {
     option_list devices, spares, stops;
     option_hosts hosts;
     const char *config, *use;
+    float lease_s, drain_s;
     bool is_no_measure;
 } fields;
 
@@ -64,30 +67,20 @@ static const option options[] = {
      "one prompt; prompt and text go to stdout"},
     {"--in", "run.in", OPT_READ, AT(run.in_path), 0, 0, "FILE.jsonl",
      "prompts, one JSON object a line; - for stdin"},
+    {"--job", "run.job", OPT_TEXT, AT(run.job), 0, 0, "URL",
+     "work off a job of `tandem job`, sqlite:FILE or postgresql://..., beside any other worker"},
+    {"--lease", "run.lease", OPT_FLOAT, AT(lease_s), 1, 86400, "S",
+     "with --job: a line goes to another worker so long after this one was lost (default: 60)"},
+    {"--drain", "run.drain", OPT_FLOAT, AT(drain_s), 0, 86400, "S",
+     "with --job: after a signal, finish what can be finished in S seconds; the rest is given back "
+     "(default: 0)"},
     {"--special", NULL, OPT_FLAG, AT(run.is_special), 0, 0, NULL,
      "control tokens in the text of --prompt are such, not text"},
     {"--chat-template", "run.chat_template", OPT_READ, AT(run.chat_template), 0, 0,
      "FILE.jinja|NAME", "of `messages` (default: the one that the target's file has)"},
     {"--out", "run.out", OPT_WRITE, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},
-    {"-n", "run.n", OPT_U32, AT(run.n_predict), 1, 1 << 24, "N",
-     "tokens to generate at most (default: 256)"},
-    {"--temp", "sampling.temp", OPT_FLOAT, AT(run.sampling.temperature), 0, 100, "T",
-     "temperature; 0 is greedy (default: 0.8)"},
-    {"--top-k", "sampling.top_k", OPT_U32, AT(run.sampling.top_k), 0, 1 << 20, "K",
-     "keep the K most probable; 0 is all (default: 0)"},
-    {"--top-p", "sampling.top_p", OPT_FLOAT, AT(run.sampling.top_p), 0, 1, "P",
-     "keep the smallest set of mass P, which is above 0 (default: 1)"},
-    {"--min-p", "sampling.min_p", OPT_FLOAT, AT(run.sampling.min_p), 0, 1, "P",
-     "drop what is below P times the largest; P is below 1 (default: 0)"},
-    {"--repeat-penalty", "sampling.repeat_penalty", OPT_FLOAT, AT(run.sampling.repeat_penalty),
-     0.01, 100, "R", "penalty of the last 64 tokens; 1 is none (default: 1)"},
-    {"--seed", "sampling.seed", OPT_U64, AT(run.seed), 0, 9223372036854774784.0, "S",
-     "of the run (default: 0)"},
-    {"--stop", "sampling.stop", OPT_LIST, AT(stops), 0, 0, "TEXT",
-     "end a text where TEXT appears, which is cut off; may be given up to 16 times"},
-    {"--ignore-eos", "run.ignore_eos", OPT_FLAG, AT(run.ignore_eos), 0, 0, NULL,
-     "go on past end-of-text tokens"},
+    TEXT_ROWS,
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.type_k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.type_v), 0, 0, "TYPE",
@@ -113,10 +106,27 @@ static const option options[] = {
 };
 static const command_help help = {
     "generate",
-    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl) [options]",
+    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl | --job URL) [options]",
     "Generates text. A draft model only makes it faster: the text is the same with any draft and "
     "with none.",
     options, TD_COUNT(options)};
+
+bool td_generate_check_texts(td_run_params *r, const option_list *stops, td_err *err)
+{
+    if (!(r->sampling.top_p > 0))
+        return td_err_set(err, TD_E_USAGE, "--top-p: 0; allowed: above 0, up to 1");
+    if (!(r->sampling.min_p < 1))
+        return td_err_set(err, TD_E_USAGE, "--min-p: 1; allowed: 0 up to below 1");
+    r->n_stops = stops->n;
+    for (uint32_t i = 0; i < stops->n; i++) {
+        size_t n = strlen(stops->items[i]);
+        if (n < 1 || n > TD_STOP_BYTES_MAX)
+            return td_err_set(err, TD_E_USAGE, "--stop: %zu bytes; allowed: 1..%u", n,
+                              TD_STOP_BYTES_MAX);
+        r->stops[i] = stops->items[i];
+    }
+    return true;
+}
 
 static bool check(fields *f, td_err *err)
 {
@@ -126,8 +136,18 @@ static bool check(fields *f, td_err *err)
     if (!r->target_path)
         return td_err_set(err, TD_E_USAGE,
                           "--target M.gguf is needed; see `tandem generate --help`");
-    if (!r->prompt == !r->in_path)
-        return td_err_set(err, TD_E_USAGE, "give either --prompt TEXT or --in FILE.jsonl");
+    if (!r->prompt + !r->in_path + !r->job != 2)
+        return td_err_set(err, TD_E_USAGE,
+                          "give one of --prompt TEXT, --in FILE.jsonl and --job URL");
+    if (r->job && (r->out_path || r->is_force || r->is_retry_errors))
+        return td_err_set(err, TD_E_USAGE,
+                          "%s does not go with --job: results lie in the job (`tandem job export`, "
+                          "`tandem job retry`)",
+                          r->out_path ? "--out" : r->is_force ? "--force" : "--retry-errors");
+    if (r->job && !td_db_check_url(r->job, err))
+        return td_err_prepend(err, "--job");
+    r->lease_s = f->lease_s;
+    r->drain_s = f->drain_s;
     if (r->is_special && !r->prompt)
         return td_err_set(err, TD_E_USAGE,
                           "--special goes with --prompt TEXT; lines of --in say \"special\": true");
@@ -136,10 +156,6 @@ static bool check(fields *f, td_err *err)
                           "give either --draft D.gguf or --draft-endpoint EP, not both");
     if (r->draft_spec && !r->draft_path)
         return td_err_set(err, TD_E_USAGE, "--draft-device needs --draft D.gguf");
-    if (!(r->sampling.top_p > 0))
-        return td_err_set(err, TD_E_USAGE, "--top-p: 0; allowed: above 0, up to 1");
-    if (!(r->sampling.min_p < 1))
-        return td_err_set(err, TD_E_USAGE, "--min-p: 1; allowed: 0 up to below 1");
     if (f->use && strcmp(f->use, "stream") && strcmp(f->use, "batch"))
         return td_err_set(err, TD_E_USAGE, "--for: %.64s; allowed: stream, batch", f->use);
     bool is_batch = f->use ? !strcmp(f->use, "batch") : r->n_parallel > 1;
@@ -154,15 +170,7 @@ static bool check(fields *f, td_err *err)
         if (!td_host_parse(f->hosts.items[i], &r->hosts[i], err) ||
             !td_link_check(r->hosts[i].endpoint, TD_LINK_CONNECT, r->key, err))
             return td_err_prepend(err, "--host");
-    r->n_stops = f->stops.n;
-    for (uint32_t i = 0; i < f->stops.n; i++) {
-        size_t n = strlen(f->stops.items[i]);
-        if (n < 1 || n > TD_STOP_BYTES_MAX)
-            return td_err_set(err, TD_E_USAGE, "--stop: %zu bytes; allowed: 1..%u", n,
-                              TD_STOP_BYTES_MAX);
-        r->stops[i] = f->stops.items[i];
-    }
-    return true;
+    return td_generate_check_texts(r, &f->stops, err);
 }
 
 static void print_summary(const td_run_params *p, const td_run_totals *t)
@@ -199,8 +207,9 @@ static void print_summary(const td_run_params *p, const td_run_totals *t)
 
 static fields defaults(void)
 {
-    return (fields){.run = {.draft_max = 8,
-                            .n_predict = 256,
+    return (fields){.lease_s = 60,
+                    .run = {.draft_max = 8,
+                            .n_predict = TD_N_PREDICT_DEFAULT,
                             .sampling = TD_SAMPLING_DEFAULTS,
                             .type_k = td_type_find(TD_TYPE_F16),
                             .type_v = td_type_find(TD_TYPE_F16),
@@ -233,13 +242,13 @@ int td_command_generate(int argc, char **argv, td_err *err)
     const char *config_in = f.run.in_path;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         goto done;
-    if (f.run.prompt && f.run.in_path == config_in) /* flags win over the file's prompts too */
+    if ((f.run.prompt || f.run.job) && f.run.in_path == config_in) /* flags win over the file's too */
         f.run.in_path = NULL;
     if (is_help) {
         td_options_print_help(&help);
         goto done;
     }
-    bool is_printing = !f.run.out_path;
+    bool is_printing = !f.run.out_path && !f.run.job;
     if (!check(&f, err) || !td_options_check_files(&help, &f, NULL, is_printing, err))
         goto done;
     bool is_ok = td_run(&f.run, &totals, &signal, err);

@@ -17,4 +17,7 @@ typedef struct {
 bool td_generate_read_config(const char *path, td_generate_config *out, td_json **document,
                              td_err *err);
 
+/* What the table of TEXT_ROWS cannot say; the stops get into run. TD_E_USAGE. */
+bool td_generate_check_texts(td_run_params *run, const option_list *stops, td_err *err);
+
 #endif

@@ -16,6 +16,7 @@ static const struct {
     {"generate", td_command_generate, "generate text: one prompt or a JSONL file of them"},
     {"draft", td_command_draft, "serve a draft model to a generate elsewhere"},
     {"stage", td_command_stage, "serve layers of a target to a generate elsewhere"},
+    {"job", td_command_job, "keep a batch in a database, for any number of workers"},
     {"keys", td_command_keys, "make and list the keys for workers on other machines"},
     {"devices", td_command_devices, "list the devices that can run a model"},
     {"inspect", td_command_inspect, "show what a GGUF file holds"},

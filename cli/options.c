@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define SECTIONS_MAX   8u
-#define FIELDS_MAX     56u
+#define FIELDS_MAX     64u
 #define PATH_MAX_BYTES 4095
 
 #define HELP_COLUMN     29   /* where the help of an option begins, */

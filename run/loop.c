@@ -82,6 +82,22 @@ static bool admit(session *r, td_err *err)
     return failure.code == TD_OK || td_err_set(err, failure.code, "%s", failure.message);
 }
 
+/* A job's lines that are not finished are given back after a signal, at once or in a while. */
+static void drain(session *r)
+{
+    if (!r->job || !td_signals_pending())
+        return;
+    if (!r->drain_at_us)
+        r->drain_at_us = now_us(r) + (uint64_t)(r->params->drain_s * 1e6) + 1;
+    if (now_us(r) < r->drain_at_us)
+        return;
+    for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
+        if (r->actives[i].prompt && !r->actives[i].is_given_back) {
+            r->actives[i].is_given_back = true;
+            td_coordinator_cancel(r->coordinator, r->actives[i].sequence, now_us(r));
+        }
+}
+
 /* -- actions ----------------------------------------------------------------------------------- */
 
 static uint64_t draft_deadline(const session *r)
@@ -339,6 +355,8 @@ static bool wait_for_events(session *r, td_err *err)
         next = td_draft_client_next_us(r->drafting);
     if (r->rejoin_us && r->rejoin_us < next)
         next = r->rejoin_us;
+    if (r->drain_at_us > now && r->drain_at_us < next)
+        next = r->drain_at_us;
     td_link_poll_item items[5] = {{.fd = td_target_fd(r->target)}};
     size_t n = 1;
     if (!td_signals_pending()) /* its descriptor stays readable after the first */
@@ -377,6 +395,7 @@ bool td_loop_wait_for_draft(session *r, td_err *err)
 bool td_loop_run(session *r, td_err *err)
 {
     while (true) {
+        drain(r);
         if (!admit(r, err) || !perform_all(r, err))
             return false;
         td_show_progress(r->show, r->totals, now_us(r));

@@ -13,7 +13,10 @@
 
 struct td_prompts {
     const td_run_params *params;
-    td_jsonl_reader *reader;               /* NULL: the one prompt */
+    td_jsonl_reader *reader;               /* NULL: a job, or the one prompt */
+    td_worker *job;                        /* borrowed; NULL: none */
+    int stop_fd;
+    td_jsonl_line line; /* the last one read */
     const char *chat_identity, *chat_date; /* borrowed; "": the file's own, no day */
     bool is_done;
 };
@@ -65,14 +68,16 @@ static uint64_t count_lines(const char *path)
     return n + is_line_begun;
 }
 
-td_prompts *td_prompts_open(const td_run_params *params, td_err *err)
+td_prompts *td_prompts_open(const td_run_params *params, td_worker *job, td_err *err)
 {
     td_prompts *p = td_alloc(1, sizeof *p, err);
     if (!p)
         return NULL;
     p->params = params;
+    p->job = job;
+    p->stop_fd = -1;
     p->chat_identity = p->chat_date = "";
-    if (params->in_path) {
+    if (params->in_path && !job) {
         p->reader = td_jsonl_reader_open(params->in_path, TD_JSONL_LINE_MAX, err);
         if (!p->reader)
             td_prompts_close(&p);
@@ -91,6 +96,7 @@ void td_prompts_close(td_prompts **p)
 
 void td_prompts_stop_at(td_prompts *p, int fd)
 {
+    p->stop_fd = fd;
     if (p->reader)
         td_jsonl_reader_stop_at(p->reader, fd);
 }
@@ -103,7 +109,7 @@ void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date)
 
 uint64_t td_prompts_count(const td_prompts *p)
 {
-    return p->params->in_path ? count_lines(p->params->in_path) : 1;
+    return p->job ? 0 : p->params->in_path ? count_lines(p->params->in_path) : 1;
 }
 
 void td_prompt_destroy(td_prompt **prompt)
@@ -254,37 +260,68 @@ static td_prompt *next_argument(td_prompts *p, td_err *err)
     return q;
 }
 
+/* What a line says. bad: why it cannot be used, if that is known already. */
+static td_prompt *read_line(td_prompts *p, const td_jsonl_line *line, const td_err *bad,
+                            td_err *err)
+{
+    td_prompt *q = td_alloc(1, sizeof *q, err);
+    if (!q)
+        return NULL;
+    q->line = line->number;
+    q->n_bytes = line->n_bytes;
+    q->err = *bad;
+    name_line(q, line);
+    if (!apply_defaults(q, p->params, err)) {
+        td_prompt_destroy(&q);
+        return NULL;
+    }
+    char name[300];
+    snprintf(name, sizeof name, "%.255s:%llu", p->job ? "the job" : p->params->in_path,
+             (unsigned long long)line->number);
+    if (q->err.code == TD_OK)
+        parse_line(q, line, name, p->params, &q->err);
+    if (q->err.code == TD_OK)
+        hash_input(q, p);
+    return q;
+}
+
+/* A line of a job has the name that it got when it was added, whatever it says. */
+static td_prompt *next_of_job(td_prompts *p, td_err *err)
+{
+    td_job_line line;
+    td_err bad = {0};
+    if (!td_worker_next(p->job, &line, p->stop_fd, err)) {
+        p->is_done = true;
+        return NULL;
+    }
+    if (line.problem)
+        td_err_set(&bad, TD_E_DATA, "%s", line.problem);
+    td_jsonl_line text = {line.input ? line.input : "", line.n_bytes, line.number};
+    td_prompt *q = read_line(p, &text, &bad, err);
+    if (q)
+        snprintf(q->id, sizeof q->id, "%s", line.id);
+    td_job_line_free(&line);
+    return q;
+}
+
+td_jsonl_line td_prompts_line(const td_prompts *p) { return p->line; }
+
 td_prompt *td_prompts_next(td_prompts *p, td_err *err)
 {
     if (p->is_done)
         return NULL;
+    if (p->job)
+        return next_of_job(p, err);
     if (!p->reader)
         return next_argument(p, err);
-    td_jsonl_line line = {0};
     td_err bad = {0};
-    td_jsonl_status status = td_jsonl_read(p->reader, &line, &bad);
+    p->line = (td_jsonl_line){0};
+    td_jsonl_status status = td_jsonl_read(p->reader, &p->line, &bad);
     if (status == TD_JSONL_END || status == TD_JSONL_FAILED) {
         p->is_done = true;
         if (status == TD_JSONL_FAILED)
             td_err_set(err, bad.code, "%s", bad.message);
         return NULL;
     }
-    td_prompt *q = td_alloc(1, sizeof *q, err);
-    if (!q)
-        return NULL;
-    q->line = line.number;
-    q->n_bytes = line.n_bytes;
-    q->err = bad;
-    name_line(q, &line);
-    if (!apply_defaults(q, p->params, err)) {
-        td_prompt_destroy(&q);
-        return NULL;
-    }
-    char name[300];
-    snprintf(name, sizeof name, "%.255s:%llu", p->params->in_path, (unsigned long long)line.number);
-    if (q->err.code == TD_OK)
-        parse_line(q, &line, name, p->params, &q->err);
-    if (q->err.code == TD_OK)
-        hash_input(q, p);
-    return q;
+    return read_line(p, &p->line, &bad, err);
 }

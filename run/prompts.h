@@ -5,8 +5,11 @@
 #ifndef TD_RUN_PROMPTS_H
 #define TD_RUN_PROMPTS_H
 
+#include "job/worker.h"
 #include "run/chat_input.h"
 #include "run/run.h"
+
+#include "base/jsonl.h"
 
 #define TD_PROMPT_ID_MAX 256u /* bytes */
 #define TD_SHA_HEX       16u  /* hex digits of the hashes in results */
@@ -32,8 +35,8 @@ typedef struct {
 
 typedef struct td_prompts td_prompts;
 
-/* From params->in_path, or the one params->prompt. */
-td_prompts *td_prompts_open(const td_run_params *params, td_err *err);
+/* From a job, or (NULL) params->in_path, or the one params->prompt. */
+td_prompts *td_prompts_open(const td_run_params *params, td_worker *job, td_err *err);
 void td_prompts_close(td_prompts **p);
 /* Lines in all, if they can be counted (of a regular file, which is read for it; or one prompt);
  * 0 if not. */
@@ -44,6 +47,8 @@ void td_prompts_set_chat(td_prompts *p, const char *identity, const char *date);
 void td_prompts_stop_at(td_prompts *p, int fd);
 /* The next prompt (to be freed by td_prompt_destroy); NULL at the end (err TD_OK) or on failure. */
 td_prompt *td_prompts_next(td_prompts *p, td_err *err);
+/* The line of the file that the last one came of, until the next. */
+td_jsonl_line td_prompts_line(const td_prompts *p);
 void td_prompt_destroy(td_prompt **prompt);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/line_writer.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/sha256.h"
 #include "run/identity.h"
 #include "run/run_placement.h"
 
@@ -28,6 +29,7 @@ typedef struct {
 /* Known ids: open addressing, grown at half full. */
 struct td_results {
     td_line_writer *writer;
+    td_worker *job; /* borrowed; NULL: none */
     td_json_writer *json; /* of the thread that writes results */
     entry *entries;       /* of the one that claims them */
     size_t capacity, n_entries;
@@ -138,13 +140,17 @@ static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t 
     return verdict;
 }
 
-td_results *td_results_open(const td_run_params *params, td_err *err)
+td_results *td_results_open(const td_run_params *params, td_worker *job, td_err *err)
 {
     td_results *r = td_alloc(1, sizeof *r, err);
     if (!r)
         return NULL;
-    const char *path = params->out_path ? params->out_path : params->in_path ? "-" : NULL;
-    bool is_ok = path || params->on_finish || td_io_check_standard(STDOUT_FILENO, err);
+    const char *path = job                ? NULL
+                       : params->out_path ? params->out_path
+                       : params->in_path  ? "-"
+                                          : NULL;
+    r->job = job;
+    bool is_ok = path || job || params->on_finish || td_io_check_standard(STDOUT_FILENO, err);
     r->json = is_ok ? td_json_writer_create(false, err) : NULL;
     if (r->json && path)
         r->writer = td_line_writer_open(&(td_jsonl_writer_params){.path = path,
@@ -166,6 +172,11 @@ const char *td_results_placement(const td_results *r)
 }
 
 const char *td_results_date(const td_results *r) { return r->date[0] ? r->date : NULL; }
+
+void td_results_set_date(td_results *r, const char *date)
+{
+    snprintf(r->date, sizeof r->date, "%s", date);
+}
 
 void td_results_set_identity(td_results *r, const char *text)
 {
@@ -191,7 +202,7 @@ bool td_results_close(td_results **r, td_err *err)
 td_result_state td_results_claim(td_results *r, const char *id, const char *input_sha,
                                  const char *config_sha, char *why, size_t why_bytes, td_err *err)
 {
-    entry *e = find_or_add(r, id, err);
+    entry *e = r->job ? NULL : find_or_add(r, id, err);
     if (!e)
         return TD_RESULT_NONE;
     if (e->is_used)
@@ -254,25 +265,55 @@ static void write_line(td_json_writer *w, const td_result *t, const char *identi
     td_json_end_object(w);
 }
 
+/* What two who ran a line by one arithmetic must agree in. */
+static void hash_answer(const td_result *t, char hex[TD_SHA_HEX + 1])
+{
+    td_sha256 s;
+    uint8_t digest[32];
+    td_sha256_begin(&s);
+    td_sha256_add(&s, t->input_sha, strlen(t->input_sha) + 1);
+    td_sha256_add(&s, t->tokens, t->n_tokens * sizeof *t->tokens);
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, hex, TD_SHA_HEX);
+}
+
+static bool put_into_job(td_results *r, const td_result *t, const char *line, td_err *err)
+{
+    char answer[TD_SHA_HEX + 1];
+    hash_answer(t, answer);
+    return td_worker_put(r->job, t->id,
+                         &(td_job_result){.result = line,
+                                          .config_sha = t->config_sha,
+                                          .answer_sha = answer,
+                                          .is_ok = t->is_ok,
+                                          .n_tokens = t->n_tokens},
+                         err);
+}
+
 bool td_results_write(td_results *r, const td_result *result, td_err *err)
 {
-    if (!r->writer)
+    if (!r->writer && !r->job)
         return true; /* text goes to stdout, no JSON is wanted */
     write_line(r->json, result, r->identity);
     const char *line;
     size_t n_bytes;
     return td_json_writer_end(r->json, &line, &n_bytes, err) &&
-           td_line_writer_put(r->writer, line, n_bytes, err);
+           (r->job ? put_into_job(r, result, line, err)
+                   : td_line_writer_put(r->writer, line, n_bytes, err));
 }
 
 bool td_results_poll(td_results *r, td_err *err)
 {
-    return !r->writer || td_line_writer_poll(r->writer, err);
+    return r->job ? td_worker_poll(r->job, err)
+                  : !r->writer || td_line_writer_poll(r->writer, err);
 }
 
-int td_results_fd(const td_results *r) { return r->writer ? td_line_writer_fd(r->writer) : -1; }
+int td_results_fd(const td_results *r)
+{
+    return r->job ? td_worker_fd(r->job) : r->writer ? td_line_writer_fd(r->writer) : -1;
+}
 
 bool td_results_has_room(const td_results *r)
 {
-    return !r->writer || td_line_writer_has_room(r->writer);
+    return r->job ? td_worker_has_room(r->job) : !r->writer || td_line_writer_has_room(r->writer);
 }

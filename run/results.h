@@ -34,12 +34,15 @@ typedef enum {
     TD_RESULT_TWICE, /* the id was used by an earlier line of this run */
 } td_result_state;
 
-/* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. */
-td_results *td_results_open(const td_run_params *params, td_err *err);
+/* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. Of a
+ * job (else NULL) they go there, and what is known of an id is known there. */
+td_results *td_results_open(const td_run_params *params, td_worker *job, td_err *err);
 /* Where the layers were for the last line of the file, or NULL. */
 const char *td_results_placement(const td_results *r);
 /* The day of its first line that has one, or NULL. */
 const char *td_results_date(const td_results *r);
+/* The day that a job says. */
+void td_results_set_date(td_results *r, const char *date);
 /* What the run is (identity.h), for the lines to come and for messages; NULL: not said. Copied. */
 void td_results_set_identity(td_results *r, const char *text);
 bool td_results_close(td_results **r, td_err *err);

@@ -6,12 +6,15 @@
 #include "base/files.h"
 #include "base/mem.h"
 #include "base/signals.h"
+#include "run/job_config.h"
 #include "run/loop.h"
 #include "run/stats.h"
 #include "transport/link.h"
 
 #include <string.h>
 #include <unistd.h>
+
+#define JOB_PATIENCE_S 10.0 /* for results of a job at the end, while its database is away */
 
 static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
 
@@ -34,6 +37,29 @@ static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint3
     return td_ngram_lookup(r->ngram, slot, tokens, n_tokens, NULL, 0, ids, max, n_match);
 }
 
+/* What the job says of its lines is said by nobody else. */
+static bool open_job(session *r, td_err *err)
+{
+    td_run_params *p = &r->opened;
+    r->job = td_worker_open(&(td_worker_params){.url = p->job,
+                                                .n_hold = 2 * p->n_parallel,
+                                                .lease_s = p->lease_s},
+                            err);
+    return r->job && td_job_config_read(td_worker_settings(r->job)->config, p, &r->job_date,
+                                        &r->job_config, err);
+}
+
+/* From here on lines are taken. */
+static bool begin_job(session *r, td_err *err)
+{
+    char demanded[TD_IDENTITY_BYTES], what[600] = "";
+    if (td_worker_begin(r->job, r->identity.sha, r->identity.text, demanded, sizeof demanded, err))
+        return true;
+    if (*demanded)
+        td_identity_compare(demanded, r->identity.text, what, sizeof what);
+    return *what ? td_err_prepend(err, "%s", what) : false;
+}
+
 /* Before anything is loaded: a results file in use, or prompts that are not
  * there, end it at once. */
 static bool open_files(session *r, td_err *err)
@@ -45,8 +71,12 @@ static bool open_files(session *r, td_err *err)
     for (size_t i = 0; i < TD_COUNT(late); i++)
         if (late[i] && !td_files_check_writable(late[i], err))
             return false;
-    r->results = td_results_open(r->params, err);
-    r->prompts = r->results ? td_prompts_open(r->params, err) : NULL;
+    if (p->job && !open_job(r, err))
+        return false;
+    r->results = td_results_open(r->params, r->job, err);
+    r->prompts = r->results ? td_prompts_open(r->params, r->job, err) : NULL;
+    if (r->prompts && r->job)
+        td_results_set_date(r->results, r->job_date);
     return r->prompts;
 }
 
@@ -87,6 +117,8 @@ static bool begin(session *r, td_err *err)
         td_loop_join_draft(r);
     td_setup_choose_date(r);
     td_results_set_identity(r->results, r->identity.text);
+    if (r->job && !begin_job(r, err))
+        return false;
     r->input = r->coordinator ? td_input_create(&(td_input_params){.prompts = r->prompts,
                                                                    .results = r->results,
                                                                    .model = r->model,
@@ -183,6 +215,7 @@ static bool end(session *r, td_err *err)
 {
     td_input_destroy(&r->input); /* it asks the results of what was there */
     bool is_ok = td_results_close(&r->results, err);
+    is_ok = td_worker_close(&r->job, JOB_PATIENCE_S, is_ok ? err : NULL) && is_ok;
     if (r->coordinator && r->target) /* only this coordinator knows what the slots have kept */
         for (uint32_t i = 0; i < r->opened.n_parallel; i++)
             td_target_close_sequence(r->target, i);
@@ -192,6 +225,7 @@ static bool end(session *r, td_err *err)
     for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
         td_prompt_destroy(&r->actives[i].prompt);
     td_prompts_close(&r->prompts);
+    td_json_destroy(&r->job_config);
     td_show_destroy(&r->show);
     r->is_input_done = r->has_said_who_waits = r->is_draft_silent = false;
     r->n_missed = r->n_committed_at_loss = r->n_in_vain = 0;

@@ -17,6 +17,7 @@
 
 #define TD_RUN_SPECS_MAX     16u
 #define TD_RUN_LOSSES_MAX    16u
+#define TD_N_PREDICT_DEFAULT 256u
 #define TD_DRAFT_DEADLINE_US 2000000u /* a round waits no longer for a draft */
 
 typedef struct {
@@ -41,6 +42,9 @@ typedef struct {
 
     const char *prompt;        /* one prompt from the command line, or NULL */
     const char *in_path;       /* JSONL of prompts, "-" for stdin, or NULL */
+    const char *job;           /* a job in a database to take lines from (job/job.h), or NULL */
+    double lease_s, drain_s;   /* job: how long a line is held unless renewed; how long what was
+                                * begun may go on after a signal */
     const char *out_path;      /* JSONL of results; NULL: text to stdout */
     const char *stats_path;    /* NULL: none */
     const char *trace_path;    /* Chrome trace JSON; NULL: none */

@@ -16,7 +16,7 @@ typedef struct {
     td_prompt *prompt; /* NULL: free */
     uint32_t sequence;
     uint32_t slot; /* of the target, from TD_ACT_OPEN on; UINT32_MAX before */
-    bool has_bad_logits;
+    bool has_bad_logits, is_given_back;
     bool is_asked; /* a proposal, last of this epoch and position */
     uint32_t asked_epoch, asked_position;
 } active;
@@ -42,6 +42,10 @@ typedef struct td_run_session {
     const td_run_params *params;
     td_run_totals *totals;
     td_coordinator *coordinator;
+    td_worker *job;       /* NULL: none */
+    td_json *job_config;  /* what the stops of `opened` point into; NULL: no job */
+    const char *job_date;
+    uint64_t drain_at_us; /* when what is begun is given back to the job; 0: no signal yet */
     td_prompts *prompts;
     td_input *input;
     td_results *results;

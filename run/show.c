@@ -30,7 +30,7 @@ td_show *td_show_create(const td_run_params *params, const td_tokenizer *tokeniz
     s->params = params;
     s->tokenizer = tokenizer;
     s->n_lines = n_lines;
-    s->is_text = !params->in_path && !params->out_path;
+    s->is_text = !params->in_path && !params->out_path && !params->job;
     s->is_streamed = s->is_text && !params->n_stops;
     s->is_coloured = s->is_streamed && (params->is_marked || isatty(STDOUT_FILENO));
     s->detokenizer.is_begun = true; /* the text goes on from the prompt: its first space counts */

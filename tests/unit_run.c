@@ -50,7 +50,7 @@ static uint32_t read_all(const td_run_params *params, const char *text, size_t n
 {
     write_file(in_path, text, n_bytes);
     td_err err = {0};
-    td_prompts *p = td_prompts_open(params, &err);
+    td_prompts *p = td_prompts_open(params, NULL, &err);
     if (!p)
         fail_msg("%s", err.message);
     uint32_t n = 0;
@@ -119,7 +119,7 @@ static void test_a_prompt_keeps_the_runs_settings(void **state)
     td_prompt_destroy(&q);
     params.in_path = NULL;
     params.prompt = "from the command line";
-    td_prompts *p = td_prompts_open(&params, NULL);
+    td_prompts *p = td_prompts_open(&params, NULL, NULL);
     assert_int_equal(td_prompts_count(p), 1);
     q = td_prompts_next(p, NULL);
     assert_string_equal(q->id, "prompt");
@@ -329,7 +329,7 @@ static void test_line_ends_marks_and_blanks_are_passed_over(void **state)
         assert_int_equal(q[i]->text[0], 'a' + (int)i);
         td_prompt_destroy(&q[i]);
     }
-    td_prompts *p = td_prompts_open(&params, NULL);
+    td_prompts *p = td_prompts_open(&params, NULL, NULL);
     assert_int_equal(td_prompts_count(p), 3); /* for the progress line */
     td_prompts_close(&p);
     write_file(in_path, "", 0);
@@ -372,12 +372,12 @@ static void test_files_that_cannot_be_read_are_errors(void **state)
     td_run_params params = defaults();
     td_err err = {0};
     params.in_path = "/nonexistent/prompts.jsonl";
-    assert_null(td_prompts_open(&params, &err));
+    assert_null(td_prompts_open(&params, NULL, &err));
     assert_int_equal(err.code, TD_E_IO);
     assert_non_null(strstr(err.message, "/nonexistent/prompts.jsonl"));
     td_err_clear(&err);
     params.in_path = "/";
-    assert_null(td_prompts_open(&params, &err));
+    assert_null(td_prompts_open(&params, NULL, &err));
     assert_int_equal(err.code, TD_E_DATA);
 }
 
@@ -443,7 +443,7 @@ static void test_prompts_survive_every_failing_allocation(void **state)
         td_err err = {0};
         bool is_short = false;
         td_alloc_fail_at(++n);
-        td_prompts *p = td_prompts_open(&params, &err);
+        td_prompts *p = td_prompts_open(&params, NULL, &err);
         for (td_prompt *q; p && (q = td_prompts_next(p, &err)); td_prompt_destroy(&q))
             is_short |= q->err.code == TD_E_NOMEM; /* told of a line instead */
         td_alloc_fail_at(0);
@@ -461,7 +461,7 @@ static td_results *open_results(void)
 {
     td_run_params params = defaults();
     td_err err = {0};
-    td_results *r = td_results_open(&params, &err);
+    td_results *r = td_results_open(&params, NULL, &err);
     if (!r)
         fail_msg("%s", err.message);
     return r;
@@ -650,7 +650,7 @@ static void test_files_that_hold_no_results_are_refused(void **state)
     for (size_t i = 0; i < TD_COUNT(cases); i++) {
         write_file(out_path, cases[i].text, strlen(cases[i].text));
         td_err err = {0};
-        td_results *r = td_results_open(&params, &err);
+        td_results *r = td_results_open(&params, NULL, &err);
         if (r)
             fail_msg("taken: %s", cases[i].text);
         assert_int_equal(err.code, TD_E_DATA);
@@ -668,11 +668,11 @@ static void test_a_second_run_on_the_file_is_refused(void **state)
     td_results *r = open_results();
     td_run_params params = defaults();
     td_err err = {0};
-    assert_null(td_results_open(&params, &err));
+    assert_null(td_results_open(&params, NULL, &err));
     assert_int_equal(err.code, TD_E_AGAIN);
     assert_true(td_results_close(&r, NULL));
     params.out_path = params.in_path = NULL; /* one prompt's text goes to stdout: no JSON */
-    r = td_results_open(&params, &err);
+    r = td_results_open(&params, NULL, &err);
     assert_non_null(r);
     write_result(r, "a", NULL, "t", 1);
     assert_int_equal(claim(r, "b", "s", "c", ""), TD_RESULT_NONE);
