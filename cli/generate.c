@@ -106,7 +106,8 @@ static const option options[] = {
 };
 static const command_help help = {
     "generate",
-    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl | --job URL) [options]",
+    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl | --job "
+    "URL) [options]",
     "Generates text. A draft model only makes it faster: the text is the same with any draft and "
     "with none.",
     options, TD_COUNT(options)};
@@ -143,7 +144,9 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "%s does not go with --job: results lie in the job (`tandem job export`, "
                           "`tandem job retry`)",
-                          r->out_path ? "--out" : r->is_force ? "--force" : "--retry-errors");
+                          r->out_path   ? "--out"
+                          : r->is_force ? "--force"
+                                        : "--retry-errors");
     if (r->job && !td_db_check_url(r->job, err))
         return td_err_prepend(err, "--job");
     r->lease_s = f->lease_s;
@@ -242,7 +245,8 @@ int td_command_generate(int argc, char **argv, td_err *err)
     const char *config_in = f.run.in_path;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         goto done;
-    if ((f.run.prompt || f.run.job) && f.run.in_path == config_in) /* flags win over the file's too */
+    if ((f.run.prompt || f.run.job) &&
+        f.run.in_path == config_in) /* flags win over the file's too */
         f.run.in_path = NULL;
     if (is_help) {
         td_options_print_help(&help);

@@ -39,13 +39,13 @@ static const option options[] = {
      "create: what follows here from a file; a worker brings its own models and devices"},
     TEXT_ROWS,
     {"--same-arithmetic", NULL, OPT_FLAG, AT(is_same_arithmetic), 0, 0, NULL,
-     "create: all lines by one kind of device and settings, the first worker's; others are refused"},
+     "create: all lines by one kind of device and settings, the first worker's; others are "
+     "refused"},
     {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE.jsonl",
      "export: results in the order of the input (default: stdout)"},
     {"--follow", NULL, OPT_FLAG, AT(is_following), 0, 0, NULL,
      "export: go on until all lines have ended"},
-    {"--force", NULL, OPT_FLAG, AT(is_force), 0, 0, NULL,
-     "export: over a file that is there"},
+    {"--force", NULL, OPT_FLAG, AT(is_force), 0, 0, NULL, "export: over a file that is there"},
     {"--worker", NULL, OPT_TEXT, AT(worker), 0, 0, "NAME",
      "requeue: of which the lines go to others now, without waiting for the lease"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "status: as JSON"},
@@ -53,8 +53,7 @@ static const option options[] = {
      "status: again and again until all lines have ended"},
 };
 static const command_help help = {
-    "job",
-    "tandem job create|add|status|export|retry|requeue|cancel|drop URL [options]",
+    "job", "tandem job create|add|status|export|retry|requeue|cancel|drop URL [options]",
     "A batch that lies in a database (URL: sqlite:FILE, or postgresql://... as libpq reads it) and "
     "is worked off by any number of `tandem generate --job URL`. `create` makes it, `add` adds "
     "lines, `status` tells how far it is, `export` writes the results, `retry` lets lines that are "
@@ -189,14 +188,15 @@ static const struct verb {
     const char *name;
     const char *flags; /* with a blank behind each; text_flags too where is_new */
     bool is_new;
-} verbs[] = {{"create", "--in --config --same-arithmetic ", true},
-             {"add", "--in ", false},
-             {"status", "--json --watch ", false},
-             {"export", "--out --follow --force ", false},
-             {"retry", "", false},
-             {"requeue", "--worker ", false},
-             {"cancel", "", false},
-             {"drop", "", false}};
+    const char *changed; /* what is said of the lines that it changed */
+} verbs[] = {{"create", "--in --config --same-arithmetic ", true, NULL},
+             {"add", "--in ", false, NULL},
+             {"status", "--json --watch ", false, NULL},
+             {"export", "--out --follow --force ", false, NULL},
+             {"retry", "", false, "wait again"},
+             {"requeue", "--worker ", false, "wait again"},
+             {"cancel", "", false, "are cancelled"},
+             {"drop", "", false, NULL}};
 
 static bool has_word(const char *list, const char *word)
 {
@@ -223,13 +223,6 @@ static bool check_flags(const struct verb *v, int argc, char **argv, td_err *err
     return true;
 }
 
-static bool say_changed(bool is_ok, uint64_t n, const char *what)
-{
-    if (is_ok)
-        td_log_info("%llu lines %s", (unsigned long long)n, what);
-    return is_ok;
-}
-
 static bool do_verb(const struct verb *v, const char *url, fields *f, int *code, td_err *err)
 {
     uint64_t n = 0;
@@ -237,8 +230,9 @@ static bool do_verb(const struct verb *v, const char *url, fields *f, int *code,
     if (needs_in && !f->in)
         return td_err_set(err, TD_E_USAGE, "`tandem job %s` needs --in FILE.jsonl", v->name);
     if (!strcmp(v->name, "requeue") && !f->worker)
-        return td_err_set(err, TD_E_USAGE, "`tandem job requeue` needs --worker NAME; `tandem job "
-                                           "status` has the names");
+        return td_err_set(err, TD_E_USAGE,
+                          "`tandem job requeue` needs --worker NAME; `tandem job "
+                          "status` has the names");
     if (!td_signals_open(err))
         return false;
     td_db *db = td_db_open(url, v->is_new, err);
@@ -259,14 +253,16 @@ static bool do_verb(const struct verb *v, const char *url, fields *f, int *code,
     else if (!strcmp(v->name, "export"))
         is_ok = export_results(db, f, err);
     else if (!strcmp(v->name, "retry"))
-        is_ok = say_changed(td_job_retry(db, &n, err), n, "wait again");
+        is_ok = td_job_retry(db, &n, err);
     else if (!strcmp(v->name, "requeue"))
-        is_ok = say_changed(td_job_requeue(db, f->worker, &n, err), n, "wait again");
+        is_ok = td_job_requeue(db, f->worker, &n, err);
     else if (!strcmp(v->name, "cancel"))
-        is_ok = say_changed(td_job_cancel(db, &n, err), n, "are cancelled");
+        is_ok = td_job_cancel(db, &n, err);
     else
         is_ok = td_job_drop(db, err);
     td_db_close(&db);
+    if (is_ok && v->changed)
+        td_log_info("%llu lines %s", (unsigned long long)n, v->changed);
     if (td_signals_pending())
         *code = 128 + td_signals_pending();
     return is_ok;

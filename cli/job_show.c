@@ -41,7 +41,8 @@ static bool show_worker(void *user, const td_job_worker_status *w, td_err *err)
 
 static void show_table(showing *s, const td_job_status *t)
 {
-    printf("%llu ok, %llu failed, %llu running, %llu waiting", (unsigned long long)t->n_lines[TD_LINE_OK],
+    printf("%llu ok, %llu failed, %llu running, %llu waiting",
+           (unsigned long long)t->n_lines[TD_LINE_OK],
            (unsigned long long)t->n_lines[TD_LINE_ERROR],
            (unsigned long long)t->n_lines[TD_LINE_TAKEN],
            (unsigned long long)t->n_lines[TD_LINE_WAITING]);

@@ -50,7 +50,7 @@ struct td_worker {
     td_spool *spool;
     uint64_t retry_at_us, retry_us, renew_at_us, look_at_us, prefix;
     uint32_t n_prefix;
-    bool has_told; /* that the database is gone */
+    bool has_told, has_told_disk; /* that the database is gone, and results cannot be kept */
     pthread_mutex_t lock;
     pthread_cond_t to_thread, to_reader;
     /* Under the lock: */
@@ -225,7 +225,9 @@ static void keep_results(td_worker *w)
     while (q) {
         td_err err = {0};
         if (!q->is_kept && !td_spool_add(w->spool, &q->r, &err)) {
-            td_log_warn("%s; results wait in memory alone", err.message);
+            if (!w->has_told_disk)
+                td_log_warn("%s; results wait in memory alone", err.message);
+            w->has_told_disk = true;
             return;
         }
         q->is_kept = true;

@@ -13,10 +13,10 @@
 
 struct td_prompts {
     const td_run_params *params;
-    td_jsonl_reader *reader;               /* NULL: a job, or the one prompt */
-    td_worker *job;                        /* borrowed; NULL: none */
+    td_jsonl_reader *reader; /* NULL: a job, or the one prompt */
+    td_worker *job;          /* borrowed; NULL: none */
     int stop_fd;
-    td_jsonl_line line; /* the last one read */
+    td_jsonl_line line;                    /* the last one read */
     const char *chat_identity, *chat_date; /* borrowed; "": the file's own, no day */
     bool is_done;
 };

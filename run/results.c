@@ -29,7 +29,7 @@ typedef struct {
 /* Known ids: open addressing, grown at half full. */
 struct td_results {
     td_line_writer *writer;
-    td_worker *job; /* borrowed; NULL: none */
+    td_worker *job;       /* borrowed; NULL: none */
     td_json_writer *json; /* of the thread that writes results */
     entry *entries;       /* of the one that claims them */
     size_t capacity, n_entries;
@@ -304,8 +304,7 @@ bool td_results_write(td_results *r, const td_result *result, td_err *err)
 
 bool td_results_poll(td_results *r, td_err *err)
 {
-    return r->job ? td_worker_poll(r->job, err)
-                  : !r->writer || td_line_writer_poll(r->writer, err);
+    return r->job ? td_worker_poll(r->job, err) : !r->writer || td_line_writer_poll(r->writer, err);
 }
 
 int td_results_fd(const td_results *r)

@@ -41,10 +41,9 @@ static uint32_t look_up(void *user, uint32_t slot, const uint32_t *tokens, uint3
 static bool open_job(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
-    r->job = td_worker_open(&(td_worker_params){.url = p->job,
-                                                .n_hold = 2 * p->n_parallel,
-                                                .lease_s = p->lease_s},
-                            err);
+    r->job = td_worker_open(
+        &(td_worker_params){.url = p->job, .n_hold = 2 * p->n_parallel, .lease_s = p->lease_s},
+        err);
     return r->job && td_job_config_read(td_worker_settings(r->job)->config, p, &r->job_date,
                                         &r->job_config, err);
 }

@@ -42,8 +42,8 @@ typedef struct td_run_session {
     const td_run_params *params;
     td_run_totals *totals;
     td_coordinator *coordinator;
-    td_worker *job;       /* NULL: none */
-    td_json *job_config;  /* what the stops of `opened` point into; NULL: no job */
+    td_worker *job;      /* NULL: none */
+    td_json *job_config; /* what the stops of `opened` point into; NULL: no job */
     const char *job_date;
     uint64_t drain_at_us; /* when what is begun is given back to the job; 0: no signal yet */
     td_prompts *prompts;

@@ -26,7 +26,8 @@ while [ $# -gt 0 ]; do
 done
 archive=${archive:-build/tandem-bundle.tar.gz}
 if [ -z "$program" ]; then
-    ./scripts/build.sh build/release -DCMAKE_BUILD_TYPE=Release -DTD_TESTS=OFF
+    ./scripts/build.sh build/release -DCMAKE_BUILD_TYPE=Release -DTD_TESTS=OFF \
+        -DTD_POSTGRES=OFF
     program=build/release/tandem
 fi
 mkdir -p "$(dirname "$archive")"

@@ -18,18 +18,18 @@ cmake_wanted=$(sed -n 's/^cmake_minimum_required(VERSION \([0-9.]*\)).*/\1/p' "$
 # (scripts/fetch_swiftshader.sh).
 declare -A build_packages=(
     [debian]="build-essential cmake ninja-build pkg-config libvulkan-dev glslang-tools spirv-tools
-        libzmq3-dev libjansson-dev libutf8proc-dev python3"
+        libzmq3-dev libjansson-dev libutf8proc-dev libsqlite3-dev libpq-dev python3"
     [fedora]="gcc cmake ninja-build pkgconf-pkg-config vulkan-headers vulkan-loader-devel glslang
-        spirv-tools zeromq-devel jansson-devel utf8proc-devel python3"
+        spirv-tools zeromq-devel jansson-devel utf8proc-devel sqlite-devel libpq-devel python3"
     [arch]="base-devel cmake ninja vulkan-headers vulkan-icd-loader glslang spirv-tools zeromq jansson
-        libutf8proc python"
+        libutf8proc sqlite postgresql-libs python"
 )
 declare -A test_packages=(
     [debian]="libcmocka-dev mesa-vulkan-drivers vulkan-validationlayers clang-format
-        python3-jinja2"
+        python3-jinja2 postgresql"
     [fedora]="libcmocka-devel mesa-vulkan-drivers vulkan-validation-layers clang-tools-extra
-        python3-jinja2"
-    [arch]="cmocka vulkan-swrast vulkan-validation-layers clang python-jinja"
+        python3-jinja2 postgresql-server"
+    [arch]="cmocka vulkan-swrast vulkan-validation-layers clang python-jinja postgresql"
 )
 declare -A install_command=(
     [debian]="env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends"

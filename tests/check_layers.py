@@ -22,6 +22,7 @@ LAYERS = {
     "planning": {"base", "kernels", "model"},
     "target": {"base", "kernels", "model", "transport", "planning"},
     "check": {"base", "kernels", "model", "planning", "target"},
+    "job": {"base"},
 }
 ALL = set(LAYERS)
 LAYERS["run"] = set(ALL)
@@ -32,6 +33,8 @@ FOREIGN = {
     r"vulkan/.*": r"kernels/vulkan/[^/]+",
     r"zmq\.h": r"transport/(link[^/]*|auth|keys)\.c",
     r"jansson\.h": r"base/json[^/]*\.c",
+    r"sqlite3\.h": r"job/db_sqlite\.c",
+    r"libpq-fe\.h": r"job/db_postgres\.c",
     r"utf8proc\.h": r"model/unicode[^/]*\.c",
 }
 # The two kinds of devices do not know each other, nor does what is above know them.

@@ -59,6 +59,7 @@ td_script_test(style_docs style python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_docs.p
 # The program as a user meets it.
 td_script_test(e2e_cli e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_cli.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_keys e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_keys.py $<TARGET_FILE:tandem>)
+td_script_test(e2e_job e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_job.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_strangers e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_strangers.py
                $<TARGET_FILE:tandem>)
 td_script_test(e2e_io e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_io.py $<TARGET_FILE:tandem>)
