@@ -4,8 +4,8 @@
 
 #include "job/job.h"
 
-/* Prints how far the job is, and its workers; is_watching: until all lines have ended. *code: 1 where
- * lines are errors. */
+/* Prints how far the job is, and its workers; is_watching: until all lines have ended. *code is 1
+ * where lines are errors. */
 bool td_job_show(td_db *db, bool is_json, bool is_watching, int *code, td_err *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* The options that decide texts beside the prompts, for tables whose struct has `run` (td_run_params)
- * and `stops` (option_list) and whose offsets are AT(name). Private to cli/. */
+/* The options that decide texts beside the prompts, for tables whose struct has `run` and `stops`
+ * (td_run_params, option_list) and whose offsets are AT(name). Private to cli/. */
 #ifndef TD_CLI_TEXT_ROWS_H
 #define TD_CLI_TEXT_ROWS_H
 

@@ -43,8 +43,8 @@ typedef struct td_db td_db;
 /* Called for each row; false with err set ends the statement. */
 typedef bool (*td_db_row)(void *user, const td_db_value *columns, td_err *err);
 
-/* What a column is read as; a value of another kind is TD_E_DATA. A statement that is asked for rows
- * says their columns: "iit" is two integers and a text, "r" a number; each may have no value. */
+/* A statement that is asked for rows says what their columns are read as, "iit" for two integers
+ * and a text, "r" for a number; each may have no value, another kind is TD_E_DATA. */
 typedef struct {
     const char *text;
     const char *columns; /* NULL: no rows */

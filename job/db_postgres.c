@@ -1,4 +1,4 @@
-/* Every call waits for the server; the thread that calls has nothing else to do (worker.c). A server
+/* Every call waits for the server; the thread that calls has nothing else to do (worker.c). One
  * that is gone without a word is noticed after CONNECT_S or SILENT_MS. */
 #include "job/db_backend.h"
 

@@ -64,7 +64,7 @@ bool td_job_create(td_db *db, const td_job_settings *settings, td_job_lines line
                    td_job_added *added, td_err *err);
 /* A line that is there already, with the same id and the same text, is passed over. */
 bool td_job_add(td_db *db, td_job_lines lines, void *user, td_job_added *added, td_err *err);
-/* Looks whether there is a job of this version. settings->config to be freed by td_job_settings_free. */
+/* Looks whether there is a job of this version. To be freed by td_job_settings_free. */
 bool td_job_open(td_db *db, td_job_settings *settings, td_err *err);
 void td_job_settings_free(td_job_settings *settings);
 

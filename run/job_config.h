@@ -10,7 +10,7 @@
 /* From n_predict, sampling, seed, ignore_eos and stops; date: the day that chat templates are told.
  * *text to be freed by td_free. */
 bool td_job_config_write(const td_run_params *params, const char *date, char **text, td_err *err);
-/* Into the same params, which must not say otherwise already (TD_E_USAGE). The stops and *date point
+/* Into the same params, which must not say otherwise already (TD_E_USAGE). Stops and *date point
  * into *document. */
 bool td_job_config_read(const char *text, td_run_params *params, const char **date,
                         td_json **document, td_err *err);

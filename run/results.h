@@ -34,8 +34,8 @@ typedef enum {
     TD_RESULT_TWICE, /* the id was used by an earlier line of this run */
 } td_result_state;
 
-/* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. Of a
- * job (else NULL) they go there, and what is known of an id is known there. */
+/* Opens (and resumes) params->out_path; without one, JSON goes to stdout if there is an in_path. Of
+ * a job (else NULL) they go there, and what is known of an id is known there. */
 td_results *td_results_open(const td_run_params *params, td_worker *job, td_err *err);
 /* Where the layers were for the last line of the file, or NULL. */
 const char *td_results_placement(const td_results *r);
