@@ -48,8 +48,9 @@ static const option options[] = {
     {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|none",
      "a small model that proposes tokens, of the target's vocabulary or near it (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
-     "where the draft runs (default: the fastest device where devices were measured; else a GPU "
-     "that has no layers of the target; else host, or host:1 where the target is there too)"},
+     "where the draft runs, on another machine HOST/SPEC (default: the fastest device where "
+     "devices were measured; else a GPU that has no layers of the target; else host, or host:1 "
+     "where the target is there too)"},
     {"--draft-endpoint", "draft.endpoint", OPT_TEXT, AT(run.draft_endpoint), 0, 0, "EP",
      "a `tandem draft` worker instead: ipc://PATH, tcp://127.0.0.1:PORT, or on another machine "
      "tcp://HOST:PORT,KEY with its public key, a name or file"},

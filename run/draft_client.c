@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "draft/drafter.h"
 #include "draft/worker.h"
+#include "target/remote_draft.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,6 +17,7 @@
 
 #define INPROC_ENDPOINT "inproc://tandem-draft"
 #define HERE_RETRY_US   2000u /* a thread of this process answers at once */
+#define THERE_RETRY_US  400000u
 
 struct td_draft_client {
     const td_run_params *params;
@@ -23,8 +25,10 @@ struct td_draft_client {
     td_link *link;
     td_peer *peer;
     td_peer_event event;
-    /* A draft in this process. */
+    td_remote_draft *remote; /* on one of the hosts; NULL: here, or a worker of its own */
+    /* A draft whose file we have. */
     td_model *model;
+    /* In this process. */
     td_vocab_map *map; /* NULL: one vocabulary */
     td_drafter *drafter;
     int stop_fd;
@@ -92,17 +96,63 @@ static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t 
     return d->is_thread || td_err_set(err, TD_E_NOMEM, "draft: no thread");
 }
 
+bool td_draft_client_is_on_host(const td_run_params *params)
+{
+    td_device_spec spec;
+    return params->draft_path && params->draft_spec &&
+           td_device_spec_parse(params->draft_spec, &spec, NULL) && spec.host[0];
+}
+
+/* Has the draft model loaded by a stage worker. */
+static bool start_there(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx, td_err *err)
+{
+    const td_run_params *params = d->params;
+    d->model = td_model_open(params->draft_path, err);
+    if (!d->model)
+        return false;
+    if (!td_vocab_is_same(target, td_model_tokenizer(d->model)))
+        return td_err_set(err, TD_E_USAGE,
+                          "%s has another vocabulary than the target; allowed on %s: the same "
+                          "(`tandem draft --vocab-of` there translates)",
+                          params->draft_path, params->draft_spec);
+    uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
+    d->remote =
+        td_remote_draft_create(&(td_remote_draft_params){.model = d->model,
+                                                         .spec = params->draft_spec,
+                                                         .hosts = params->hosts,
+                                                         .n_hosts = params->n_hosts,
+                                                         .key = params->key,
+                                                         .type_k = params->type_k,
+                                                         .type_v = params->type_v,
+                                                         .n_slots = params->n_parallel,
+                                                         .n_ctx = td_min_u32(n_ctx, n_train)},
+                               err);
+    return d->remote;
+}
+
+static const char *endpoint_of(const td_draft_client *d)
+{
+    return d->remote                   ? td_remote_draft_endpoint(d->remote)
+           : d->params->draft_endpoint ? d->params->draft_endpoint
+                                       : INPROC_ENDPOINT;
+}
+
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err)
 {
+    const td_tokenizer *tokenizer = td_model_tokenizer(target);
     td_draft_client *d = td_alloc(1, sizeof *d, err);
     if (!d)
         return NULL;
     d->params = params;
     d->stop_fd = -1;
     d->transport = td_transport_create(err);
-    if (!d->transport ||
-        (!params->draft_endpoint && !start_here(d, td_model_tokenizer(target), n_ctx, err))) {
+    bool is_ok = d->transport != NULL;
+    if (is_ok && td_draft_client_is_on_host(params))
+        is_ok = start_there(d, tokenizer, n_ctx, err);
+    else if (is_ok && !params->draft_endpoint)
+        is_ok = start_here(d, tokenizer, n_ctx, err);
+    if (!is_ok) {
         td_err_prepend(err, "draft");
         td_draft_client_destroy(&d);
     }
@@ -112,10 +162,10 @@ td_draft_client *td_draft_client_create(const td_run_params *params, const td_mo
 bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_t n_ctx,
                              const td_clock *clock, td_err *err)
 {
-    const char *endpoint = d->params->draft_endpoint ? d->params->draft_endpoint : INPROC_ENDPOINT;
+    bool is_here = d->is_thread;
     const td_tokenizer *tokenizer = td_model_tokenizer(target);
     td_transport_set_key(d->transport, d->params->key);
-    d->link = td_link_open(d->transport, endpoint, TD_LINK_CONNECT, err);
+    d->link = td_link_open(d->transport, endpoint_of(d), TD_LINK_CONNECT, err);
     if (d->link)
         d->peer = td_peer_create(
             &(td_peer_params){.n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
@@ -124,8 +174,11 @@ bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_
                               .build = "tandem " TD_VERSION,
                               .hash = td_draft_vocab_hash,
                               .hash_user = (void *)(uintptr_t)tokenizer,
-                              .ping_us = d->params->draft_endpoint ? 0 : TD_WIRE_PING_MAX_US,
-                              .retry_min_us = d->params->draft_endpoint ? 0 : HERE_RETRY_US},
+                              .seed = d->remote ? td_remote_draft_seed(d->remote) : 0,
+                              .ping_us = is_here ? TD_WIRE_PING_MAX_US : 0,
+                              .retry_min_us = is_here ? HERE_RETRY_US : 0,
+                              /* A stage worker is silent until the draft is loaded again. */
+                              .retry_max_us = d->remote ? THERE_RETRY_US : 0},
             d->link, clock, err);
     return d->peer || td_err_prepend(err, "draft");
 }
@@ -147,6 +200,7 @@ void td_draft_client_destroy(td_draft_client **drafting)
     }
     if (d->stop_fd >= 0)
         close(d->stop_fd);
+    td_remote_draft_destroy(&d->remote);
     td_drafter_destroy(&d->drafter);
     td_vocab_map_destroy(&d->map);
     td_model_close(&d->model);
@@ -275,7 +329,9 @@ bool td_draft_client_send(td_draft_client *d, const td_action *a)
 
 const char *td_draft_client_device(const td_draft_client *d)
 {
-    return d->drafter ? td_drafter_device(d->drafter)->spec : "";
+    return d->remote    ? td_remote_draft_device(d->remote)
+           : d->drafter ? td_drafter_device(d->drafter)->spec
+                        : "";
 }
 
 const td_device_info *td_draft_client_get_device(const td_draft_client *d)

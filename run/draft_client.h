@@ -32,7 +32,8 @@ typedef struct {
 } td_draft_client_event;
 
 /* Loads a draft of this process, with n_ctx positions or as many as it was trained for, and starts
- * its thread, or prepares for a worker elsewhere. target: the model whose vocabulary the draft
+ * its thread; has it loaded on a host, and waits until it is; or prepares for a worker elsewhere.
+ * target: the model whose vocabulary the draft
  * shares or translates; borrowed. */
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err);
@@ -56,10 +57,13 @@ bool td_draft_client_send(td_draft_client *d, const td_action *action);
 /* Is a position beyond the context of the session's draft? No proposal is to be sent for it. */
 bool td_draft_client_is_beyond(const td_draft_client *d, uint32_t position);
 
-/* Where the draft runs, for stats; "" when it is elsewhere. */
+/* Is the draft to run on one of the hosts, by a stage worker there? */
+bool td_draft_client_is_on_host(const td_run_params *params);
+
+/* Where the draft runs, for stats: "host:1", "strix2/host:1"; "" at a worker of its own. */
 const char *td_draft_client_device(const td_draft_client *d);
 const td_device_info *td_draft_client_get_device(const td_draft_client *d); /* or NULL */
-/* Bytes of the file of a draft in this process; 0 when it is elsewhere. */
+/* Bytes of the draft's file; 0 when that is not known. */
 uint64_t td_draft_client_file_bytes(const td_draft_client *d);
 /* CPU time so far of the thread that holds the link's other end; 0 when it is elsewhere. */
 uint64_t td_draft_client_cpu_us(const td_draft_client *d);

@@ -23,7 +23,7 @@
 typedef struct {
     const char *target_path;
     const char *draft_path;     /* NULL: no draft model here */
-    const char *draft_spec;     /* device of a draft in this process; NULL: chosen */
+    const char *draft_spec;     /* its device, here or on one of the hosts; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */
     const char *key;            /* our own pair; NULL: the only one, where one is needed */
     uint32_t draft_max;         /* 1..TD_DRAFT_MAX; 0: none is used, though there is one */

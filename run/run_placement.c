@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "run/draft_client.h"
 #include "run/survey.h"
 
 #include <stdio.h>
@@ -95,7 +96,8 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
     if (n_at_once > params->n_parallel)
         n_at_once = params->n_parallel;
     td_model *draft = NULL;
-    if (params->draft_path && !(draft = td_model_open(params->draft_path, err)))
+    bool is_here = params->draft_path && !td_draft_client_is_on_host(params);
+    if (is_here && !(draft = td_model_open(params->draft_path, err)))
         return td_err_prepend(err, "draft");
     bool is_ok = td_plan_choose(
         &(td_plan_params){.layout = {.model = model,
@@ -112,8 +114,8 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
                           .measure = params->measure,
                           .n_predict = survey.n_predict ? survey.n_predict : params->n_predict,
                           .draft = draft,
-                          .draft_specs = params->draft_spec ? &params->draft_spec : NULL,
-                          .n_draft_specs = params->draft_spec ? 1 : 0,
+                          .draft_specs = is_here && params->draft_spec ? &params->draft_spec : NULL,
+                          .n_draft_specs = is_here && params->draft_spec ? 1 : 0,
                           .draft_max =
                               params->draft_fixed ? params->draft_fixed : params->draft_max,
                           .is_draft_fixed = params->draft_fixed > 0,

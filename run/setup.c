@@ -19,9 +19,22 @@
 #define LOADING_REDRAW_US 200000u
 #define LOAD_TRIES        4u
 
+static bool is_a_stage(const session *r, const char *spec)
+{
+    bool is_so = false;
+    for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(r->target, i, &info);
+        is_so |= !strcmp(info.spec, spec);
+    }
+    return is_so;
+}
+
 bool td_setup_is_one_unit(const session *r)
 {
     const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
+    if (r->drafting && td_draft_client_is_on_host(&r->opened))
+        return is_a_stage(r, td_draft_client_device(r->drafting));
     if (!draft)
         return false;
     bool is_host = draft->kind == TD_DEVICE_HOST;
@@ -175,8 +188,10 @@ static bool load_both(session *r, td_err *err)
     if (p->draft_path && !draft)
         return td_err_prepend(err, "draft");
     td_layout_params params = td_setup_layout_params(r);
-    params.draft = draft;
-    params.draft_spec = p->draft_spec;
+    if (!td_draft_client_is_on_host(p)) {
+        params.draft = draft;
+        params.draft_spec = p->draft_spec;
+    }
     params.progress = show_loading;
     params.user = &l;
     td_err lost = {0};
@@ -232,7 +247,8 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
     }
     const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
     return (!experts || td_verdict_ask_spec(experts + 1, err)) &&
-           (!p->draft_spec || td_verdict_ask_spec(p->draft_spec, err));
+           (!p->draft_spec || td_draft_client_is_on_host(p) ||
+            td_verdict_ask_spec(p->draft_spec, err));
 }
 
 bool td_setup_load(session *r, td_err *err)
@@ -294,6 +310,8 @@ void td_setup_show(const session *r)
     }
     if (p->draft_endpoint)
         fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
+    else if (r->drafting && td_draft_client_is_on_host(p))
+        fprintf(stderr, "  draft on %s  %s\n", td_draft_client_device(r->drafting), p->draft_path);
     else if (r->drafting)
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
     if (p->is_ngram)

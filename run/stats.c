@@ -189,12 +189,14 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
 static void write_draft(td_json_writer *w, const td_stats *s)
 {
     const td_run_totals *t = s->totals;
-    if (!s->draft && !s->params->draft_endpoint)
+    const char *device =
+        s->draft_device && *s->draft_device ? s->draft_device : s->params->draft_endpoint;
+    if (!device)
         return;
     uint64_t busy_us = s->draft ? t->draft_us : t->answers_us;
     td_json_write_key(w, "draft");
     td_json_begin_object(w);
-    td_json_put_string(w, "device", s->draft ? s->draft_device : s->params->draft_endpoint);
+    td_json_put_string(w, "device", device);
     td_json_put_double(w, "busy_ms", (double)busy_us * 1e-3);
     put_idle(w, t, busy_us);
     if (s->draft) {

@@ -68,7 +68,8 @@ void td_remote_lose(td_remotes *r, session *s, const char *reason)
 
 static void greet(td_remotes *r, session *s)
 {
-    td_stage_msg m = {.type = TD_STAGE_HELLO, .hello = {.protocol = TD_STAGE_PROTOCOL}};
+    td_stage_msg m = {.type = r->is_draft ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO,
+                      .hello = {.protocol = TD_STAGE_PROTOCOL}};
     snprintf(m.hello.build, sizeof m.hello.build, "tandem " TD_VERSION);
     s->next_us = now_us(r) + RETRY_US;
     td_link_reset(s->link, NULL); /* what was said before is another session's */
@@ -377,7 +378,8 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
     }
 }
 
-td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err)
+static td_remotes *create(const td_host *hosts, uint32_t n_hosts, bool is_draft, const char *key,
+                          td_err *err)
 {
     TD_ASSERT(n_hosts >= 1 && n_hosts <= TD_STAGES_MAX);
     td_remotes *r = td_alloc(1, sizeof *r, err);
@@ -386,6 +388,7 @@ td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     r->clock = td_clock_real();
+    r->is_draft = is_draft;
     r->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     r->transport = td_transport_create(err);
     if (r->fd < 0)
@@ -407,6 +410,16 @@ td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char
     if (!is_ok)
         td_remotes_destroy(&r);
     return r;
+}
+
+td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err)
+{
+    return create(hosts, n_hosts, false, key, err);
+}
+
+td_remotes *td_remotes_create_draft(const td_host *host, const char *key, td_err *err)
+{
+    return create(host, 1, true, key, err);
 }
 
 bool td_remotes_join(td_remotes *r, td_err *err)
@@ -566,6 +579,18 @@ bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_r
     pthread_mutex_unlock(&r->lock);
     td_remotes_wake(r);
     return is_ok;
+}
+
+void td_remotes_load_draft(td_remotes *r, uint32_t n_ctx, uint64_t ticket)
+{
+    session *s = &r->sessions[0];
+    pthread_mutex_lock(&r->lock);
+    s->due = (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = n_ctx, .ticket = ticket}};
+    s->is_due = true;
+    if (s->state != SESSION_LOST)
+        s->state = SESSION_LOADING;
+    pthread_mutex_unlock(&r->lock);
+    td_remotes_wake(r);
 }
 
 bool td_remotes_wait(td_remotes *r, bool (*progress)(void *user, uint64_t done, uint64_t total),

@@ -20,6 +20,8 @@ typedef struct td_remotes td_remotes;
 
 /* Begins to greet the hosts' workers. */
 td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err);
+/* The same with one host, for a draft model there. */
+td_remotes *td_remotes_create_draft(const td_host *host, const char *key, td_err *err);
 /* Waits until all have said who they are; an error after 5 s. */
 bool td_remotes_join(td_remotes *r, td_err *err);
 /* Waits until the first n_needed have, but no longer than so. */
@@ -47,6 +49,8 @@ typedef struct {
 bool td_remotes_load(td_remotes *r, uint32_t n_ctx, uint32_t n_pages, const td_remote_run *runs,
                      uint32_t n_runs, const td_stage_limits *limits, uint32_t n_stages,
                      td_err *err);
+/* Has a draft loaded that was planned last, for the connection that the ticket tells. */
+void td_remotes_load_draft(td_remotes *r, uint32_t n_ctx, uint64_t ticket);
 /* Waits until all have; bytes loaded so far to `progress`, if any. */
 bool td_remotes_wait(td_remotes *r, bool (*progress)(void *user, uint64_t done, uint64_t total),
                      void *user, td_err *err);

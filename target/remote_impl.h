@@ -64,6 +64,7 @@ struct td_remotes {
     atomic_bool is_stopping;
     pthread_mutex_t lock;
     pthread_cond_t changed; /* what is below did */
+    bool is_draft;          /* the one session is for a draft model */
     uint32_t n_sessions, n_runs;
     session sessions[TD_STAGES_MAX];
     run *runs;           /* [n_runs] */

@@ -18,7 +18,7 @@
 
 /* -- who is where ------------------------------------------------------------------------------ */
 
-static bool find_host(const td_layout_params *p, const char *name, td_host *out, td_err *err)
+bool td_split_find_host(const td_layout_params *p, const char *name, td_host *out, td_err *err)
 {
     for (uint32_t i = 0; i < p->n_hosts; i++)
         if (!strcmp(p->hosts[i].name, name)) {
@@ -48,7 +48,7 @@ static bool add_remote(td_split *s, const td_layout_params *p, uint32_t i, td_er
                                   "stages of host %s stand apart; allowed: one run of them",
                                   stage->spec.host);
         w = s->n_workers++;
-        if (!find_host(p, stage->spec.host, &s->workers[w].host, err))
+        if (!td_split_find_host(p, stage->spec.host, &s->workers[w].host, err))
             return false;
         s->workers[w].first_stage = i;
         s->workers[w].n_stages = 1;
@@ -152,6 +152,15 @@ static td_device_info info_of(const td_stage_device *d)
     return info;
 }
 
+bool td_split_find_device(const char *host, const char *spec, const td_stage_hello_ok *hello,
+                          td_device_info *info, uint8_t *out, td_err *err)
+{
+    if (!find_device(host, spec, hello, out, err))
+        return false;
+    *info = info_of(&hello->devices[*out]);
+    return true;
+}
+
 bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
                             td_err *err)
 {
@@ -181,7 +190,7 @@ static bool list_hosts(const td_layout_params *p, const td_target_look *looks, u
             continue;
         if (k == TD_STAGES_MAX)
             return td_err_set(err, TD_E_USAGE, "more than %u other machines", TD_STAGES_MAX);
-        if (!find_host(p, spec.host, &hosts[(*n_hosts)++], err))
+        if (!td_split_find_host(p, spec.host, &hosts[(*n_hosts)++], err))
             return false;
     }
     return true;

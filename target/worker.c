@@ -1,12 +1,13 @@
-/* The worker's link thread: a state machine of one session. Layers are planned and loaded by a
- * helper thread, one task at a time, so that pings are answered meanwhile; a session that ends
+/* A state machine of one session, on the link's thread. Layers or a draft are planned and loaded by
+ * a helper thread, one task at a time, so that pings are answered meanwhile; a session that ends
  * during a task is cleaned up when the task is done, and nobody else is served until then. */
-#include "target/worker.h"
+#include "target/worker_seat.h"
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/draft_seat.h"
 #include "target/fetch.h"
 #include "target/models.h"
 #include "target/ring.h"
@@ -27,14 +28,15 @@
 /* From PLANNING to FETCHING and back, until all weights are there. */
 typedef enum { FREE, GREETED, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
 
-typedef struct {
+struct td_worker_seat {
     const td_stage_worker_params *params;
+    bool is_draft;
     td_clock clock;
-    td_link *link;
+    td_link *link; /* the worker's */
     td_models *models;
     td_kept *kept; /* or NULL */
     td_fetch fetch;
-    td_stage_hello_ok hello;
+    const td_stage_hello_ok *hello;
     worker_state state;
     /* The session. */
     td_stage_way way; /* to the coordinator */
@@ -43,6 +45,8 @@ typedef struct {
     td_stage_plan plan;
     td_stage_load load;
     td_target *target;
+    const td_model *model; /* a draft's, and where it is served; or NULL */
+    td_draft_seat *draft;
     /* The streams. */
     td_route from_route; /* of the worker before, once it is attached; */
     uint64_t n_from_seen;
@@ -68,8 +72,9 @@ typedef struct {
     char specs[TD_STAGES_MAX][192];
     const char *spec_texts[TD_STAGES_MAX];
     char place[160];
-    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
-} worker;
+};
+
+typedef td_worker_seat worker;
 
 static uint64_t now_us(const worker *w) { return td_clock_now_us(&w->clock); }
 
@@ -113,9 +118,9 @@ static bool check_plan(const worker *w, td_err *err)
     const td_stage_plan *p = &w->plan;
     const td_type_info *k = td_type_find(p->type_k), *v = td_type_find(p->type_v);
     bool is_ok = k && v && k->is_cache_type && v->is_cache_type &&
-                 (p->experts_device == TD_STAGE_ANY || p->experts_device < w->hello.n_devices);
+                 (p->experts_device == TD_STAGE_ANY || p->experts_device < w->hello->n_devices);
     for (uint32_t i = 0; i < p->n_parts; i++)
-        is_ok &= p->parts[i].device < w->hello.n_devices;
+        is_ok &= p->parts[i].device < w->hello->n_devices;
     return is_ok || td_err_set(err, TD_E_DATA, "a plan with a device or a cache type that is none");
 }
 
@@ -142,6 +147,7 @@ static void do_plan(worker *w)
 {
     td_err *err = &w->task_err;
     td_target_destroy(&w->target);
+    w->model = NULL;
     w->task_code = TD_STAGE_FAIL_PROTOCOL;
     if (!check_plan(w, err))
         return;
@@ -149,6 +155,11 @@ static void do_plan(worker *w)
     const td_model *model = find_model(w, err);
     if (!model)
         return;
+    if (w->is_draft) {
+        w->task_code = TD_STAGE_FAIL_PROTOCOL;
+        w->model = td_draft_seat_check(&w->plan, model, err) ? model : NULL;
+        return;
+    }
     w->task_code = TD_STAGE_FAIL_MEMORY;
     td_layout_params p = params_of(w, model);
     w->target = td_target_open(&p, err);
@@ -157,7 +168,13 @@ static void do_plan(worker *w)
 static void do_load(worker *w)
 {
     w->task_code = TD_STAGE_FAIL_DEVICE;
-    if (w->load.n_ctx != td_target_n_ctx(w->target))
+    if (w->is_draft) {
+        w->draft = td_draft_seat_open(&w->plan, w->load.ticket, w->model,
+                                      w->params->specs[w->plan.parts[0].device],
+                                      w->params->transport, w->link, &w->task_err);
+        if (w->task_err.code == TD_E_NOMEM)
+            w->task_code = TD_STAGE_FAIL_MEMORY;
+    } else if (w->load.n_ctx != td_target_n_ctx(w->target))
         td_err_set(&w->task_err, TD_E_DATA, "a context of %u was planned, not %u",
                    td_target_n_ctx(w->target), w->load.n_ctx);
     else
@@ -224,6 +241,7 @@ static void clean_up(worker *w)
 {
     if (w->target)
         td_ring_drop(w->target);
+    td_draft_seat_close(&w->draft);
     td_target_destroy(&w->target);
     td_link_close(&w->next, true);
     if (w->kept)
@@ -265,8 +283,9 @@ static void begin_session(worker *w, const td_stage_msg *m, td_route route)
     w->heard_us = now_us(w);
     w->is_cut = false;
     w->state = GREETED;
-    tell(w, &(td_stage_msg){.type = TD_STAGE_HELLO_OK, .hello_ok = w->hello});
-    td_log_info("stage worker: a coordinator joined (%s)", m->hello.build);
+    tell(w, &(td_stage_msg){.type = TD_STAGE_HELLO_OK, .hello_ok = *w->hello});
+    td_log_info("stage worker: a coordinator joined%s (%s)", w->is_draft ? " for a draft" : "",
+                m->hello.build);
 }
 
 /* -- streams ----------------------------------------------------------------------------------- */
@@ -350,7 +369,7 @@ static bool begin_streams(worker *w, td_err *err)
 static void send_finished(worker *w)
 {
     td_err err = {0};
-    while (w->state == READY && !w->is_over) {
+    while (w->state == READY && w->target && !w->is_over) {
         if (!w->sending) {
             w->sending = td_ring_next(w->target);
             w->is_put = false;
@@ -403,7 +422,8 @@ static void take_load(worker *w, const td_stage_load *l)
         return;
     }
     w->load = *l;
-    td_ring_set_pages(w->target, l->n_pages);
+    if (w->target)
+        td_ring_set_pages(w->target, l->n_pages);
     begin_task(w, LOADING);
 }
 
@@ -434,14 +454,14 @@ static void take_data(worker *w, const td_stage_data *data)
 
 static void take_cancel(worker *w, uint64_t batch)
 {
-    if (w->state == READY && !td_ring_cancel(w->target, batch))
+    if (w->state == READY && w->target && !td_ring_cancel(w->target, batch))
         w->cancelled[w->n_cancelled++ % N_CANCELLED] = batch;
 }
 
 static void take_stream(worker *w, const td_stage_msg *m)
 {
     td_err err = {0};
-    if (w->state != READY || !td_stage_in_take(&w->in, m, &err))
+    if (w->state != READY || !w->target || !td_stage_in_take(&w->in, m, &err))
         end_session(w, TD_STAGE_FAIL_PROTOCOL,
                     err.code != TD_OK ? err.message : "a stream at the wrong time", true);
 }
@@ -512,35 +532,33 @@ static void handle(worker *w, const td_stage_msg *m, td_route route)
             take_message(w, m);
         else
             end_session(w, TD_STAGE_FAIL_PROTOCOL, "messages were lost", true);
-    } else if (is_served && w->state == READY && w->load.ticket && m->session == w->load.ticket) {
+    } else if (is_served && w->state == READY && w->target && w->load.ticket &&
+               m->session == w->load.ticket) {
         take_neighbour(w, m, route);
-    } else if (m->type == TD_STAGE_HELLO) {
+    } else if (m->type == (w->is_draft ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO)) {
         begin_session(w, m, route);
     }
 }
 
-/* Messages that cannot be read, and those of strangers, are dropped. */
-static bool receive(worker *w, td_err *err)
+static void serve_draft(worker *w)
 {
-    w->is_cut |= td_link_was_cut(w->link);
-    for (uint32_t n = 0; n < 256; n++) {
-        size_t n_bytes;
-        td_route route;
-        td_stage_msg m;
-        if (!td_link_recv(w->link, w->bytes, &n_bytes, &route, err))
-            return false;
-        if (!n_bytes)
-            return true;
-        if (td_stage_decode(w->bytes, n_bytes, &m, NULL))
-            handle(w, &m, route);
-    }
-    return true;
+    td_err err = {0};
+    if (w->state != READY || !w->draft || w->is_over || td_draft_seat_step(w->draft, &err))
+        return;
+    if (err.code == TD_E_DEVICE_LOST)
+        w->lost = err;
+    end_session(w, TD_STAGE_FAIL_DEVICE, err.message, true);
 }
 
 /* -- tasks done, time -------------------------------------------------------------------------- */
 
 static void tell_planned(worker *w)
 {
+    if (w->is_draft) { /* what it takes is seen when it is loaded */
+        tell(w, &(td_stage_msg){.type = TD_STAGE_PLANNED,
+                                .planned = {.n_ctx = w->plan.n_ctx, .n_parts = 1}});
+        return;
+    }
     const td_layout *l = td_ring_layout(w->target);
     td_stage_msg m = {
         .type = TD_STAGE_PLANNED,
@@ -555,6 +573,12 @@ static void tell_planned(worker *w)
 
 static void tell_ready(worker *w)
 {
+    if (w->is_draft) {
+        td_log_info("stage worker: a draft, %s, on %s", w->plan.model_name,
+                    w->params->specs[w->plan.parts[0].device]);
+        tell(w, &(td_stage_msg){.type = TD_STAGE_READY, .ready.n_parts = 1});
+        return;
+    }
     td_stage_msg m = {
         .type = TD_STAGE_READY,
         .ready = {.forgets = td_target_forgets(w->target), .n_parts = w->plan.n_parts}};
@@ -581,7 +605,7 @@ static void end_task(worker *w)
         clean_up(w);
         return;
     }
-    if (w->task_err.code == TD_OK && !was_planning)
+    if (w->task_err.code == TD_OK && w->target && !was_planning)
         begin_streams(w, &w->task_err);
     if (w->task_err.code == TD_E_DEVICE_LOST)
         w->lost = w->task_err;
@@ -591,7 +615,7 @@ static void end_task(worker *w)
     }
     if (!was_planning) {
         tell_ready(w);
-    } else if (w->target) {
+    } else if (w->target || w->model) {
         tell_planned(w);
     } else {
         w->state = FETCHING;
@@ -616,97 +640,95 @@ static void mind_time(worker *w)
     }
 }
 
-static bool serve(worker *w, td_err *err)
+/* -- from outside ------------------------------------------------------------------------------ */
+
+void td_worker_seat_open(td_worker_seat *w, td_link *link) { w->link = link; }
+void td_worker_seat_cut(td_worker_seat *w) { w->is_cut = true; }
+
+void td_worker_seat_take(td_worker_seat *w, const td_stage_msg *m, td_route route)
 {
-    while (true) {
-        bool is_ready = w->state == READY;
-        bool is_due = is_ready && !td_stage_out_is_idle(&w->out);
-        td_link_poll_item items[5] = {{.link = w->link}, {.fd = w->params->stop_fd}, {.fd = w->fd}};
-        size_t n = 3;
-        if (is_ready)
-            items[n++] = (td_link_poll_item){.fd = td_target_fd(w->target)};
-        if (is_ready && w->next)
-            items[n++] = (td_link_poll_item){.link = w->next};
-        if (!td_link_poll(items, n, is_due ? 200 : 100000, err))
-            return false;
-        if (items[1].is_readable)
-            return true;
-        uint64_t count;
-        if (items[2].is_readable && read(w->fd, &count, sizeof count) < 0 && errno != EAGAIN)
-            return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
-        if (atomic_load(&w->is_done))
-            end_task(w);
-        if (!receive(w, err))
-            return false;
-        send_finished(w);
-        go_on_fetching(w);
-        mind_time(w);
-        if (w->lost.code != TD_OK)
-            return td_err_set(err, w->lost.code, "%s", w->lost.message);
-    }
+    handle(w, m, route);
 }
 
-/* -- start and end ----------------------------------------------------------------------------- */
-
-static bool describe_devices(worker *w, td_err *err)
+void td_worker_seat_take_draft(td_worker_seat *w, const void *bytes, size_t n_bytes, td_route route)
 {
-    const td_stage_worker_params *p = w->params;
-    TD_ASSERT(p->n_specs >= 1 && p->n_specs <= TD_STAGE_DEVICES_MAX);
-    w->hello = (td_stage_hello_ok){.protocol = TD_STAGE_PROTOCOL, .n_devices = (uint8_t)p->n_specs};
-    snprintf(w->hello.build, sizeof w->hello.build, "tandem " TD_VERSION);
-    for (uint32_t i = 0; i < p->n_specs; i++) {
-        td_stage_device *d = &w->hello.devices[i];
-        td_device_info info;
-        if (!td_device_find(p->specs[i], &info, err))
-            return false;
-        d->kind = (uint8_t)info.kind;
-        d->n_threads = info.n_threads;
-        d->usable_bytes = info.capacity.usable_bytes;
-        d->total_bytes = info.capacity.total_bytes;
-        snprintf(d->spec, sizeof d->spec, "%s", p->specs[i]);
-        snprintf(d->id, sizeof d->id, "%s", info.id);
-        snprintf(d->name, sizeof d->name, "%.127s", info.name);
-        snprintf(d->driver, sizeof d->driver, "%.127s", info.driver);
-        make_printable(d->spec);
-        make_printable(d->name);
-        make_printable(d->driver);
-        td_log_info("stage worker: %s is %s", d->spec, d->name);
-    }
-    return true;
+    if (w->state == READY && w->draft && !w->is_over)
+        td_draft_seat_take(w->draft, bytes, n_bytes, route);
 }
 
-bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err)
+size_t td_worker_seat_look(const td_worker_seat *w, td_link_poll_item *items)
 {
-    worker *w = td_alloc(1, sizeof *w, err);
+    size_t n = 0;
+    items[n++] = (td_link_poll_item){.fd = w->fd};
+    if (w->state != READY)
+        return n;
+    if (w->target)
+        items[n++] = (td_link_poll_item){.fd = td_target_fd(w->target)};
+    if (w->draft)
+        items[n++] = (td_link_poll_item){.link = td_draft_seat_link(w->draft)};
+    if (w->next)
+        items[n++] = (td_link_poll_item){.link = w->next};
+    return n;
+}
+
+bool td_worker_seat_is_sending(const td_worker_seat *w)
+{
+    return w->state == READY && ((w->target && !td_stage_out_is_idle(&w->out)) ||
+                                 (w->draft && td_draft_seat_is_sending(w->draft)));
+}
+
+bool td_worker_seat_step(td_worker_seat *w, bool is_woken, td_err *err)
+{
+    uint64_t count;
+    if (is_woken && read(w->fd, &count, sizeof count) < 0 && errno != EAGAIN)
+        return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
+    if (atomic_load(&w->is_done))
+        end_task(w);
+    send_finished(w);
+    serve_draft(w);
+    go_on_fetching(w);
+    mind_time(w);
+    return w->lost.code == TD_OK || td_err_set(err, w->lost.code, "%s", w->lost.message);
+}
+
+void td_worker_seat_leave(td_worker_seat *w)
+{
+    if (w->state != FREE && !w->is_over)
+        tell(w, &(td_stage_msg){.type = TD_STAGE_BYE});
+}
+
+void td_worker_seat_destroy(td_worker_seat **seat)
+{
+    worker *w = *seat;
     if (!w)
-        return false;
-    w->params = params;
-    w->clock = td_clock_real();
-    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    w->models = td_models_create(params->models, params->model, err);
-    if (params->cache_bytes)
-        w->kept = td_kept_create(params->cache_bytes, err);
-    bool is_ok =
-        w->models && w->fd >= 0 && (w->kept || !params->cache_bytes) && describe_devices(w, err);
-    if (is_ok)
-        w->link = td_link_open(params->transport, params->endpoint, TD_LINK_BIND, err);
-    if (w->link) {
-        td_log_info("stage worker: at %s", params->endpoint);
-        is_ok = serve(w, err);
-        bool is_served = w->state != FREE && !w->is_over;
-        if (is_served && is_ok)
-            tell(w, &(td_stage_msg){.type = TD_STAGE_BYE});
-    }
-    is_ok = is_ok && w->link;
+        return;
     atomic_store(&w->is_stopped, true);
     if (w->is_thread)
         pthread_join(w->thread, NULL);
     clean_up(w);
-    td_link_close(&w->link, true);
     td_models_destroy(&w->models);
     td_kept_destroy(&w->kept);
     if (w->fd >= 0)
         close(w->fd);
     td_free(w);
-    return is_ok;
+    *seat = NULL;
+}
+
+td_worker_seat *td_worker_seat_create(const td_stage_worker_params *params,
+                                      const td_stage_hello_ok *hello, bool is_draft, td_err *err)
+{
+    worker *w = td_alloc(1, sizeof *w, err);
+    if (!w)
+        return NULL;
+    w->params = params;
+    w->hello = hello;
+    w->is_draft = is_draft;
+    w->clock = td_clock_real();
+    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    w->models = td_models_create(params->models, params->model, err);
+    if (params->cache_bytes)
+        w->kept = td_kept_create(params->cache_bytes, err);
+    if (!w->models || w->fd < 0 || (params->cache_bytes && !w->kept))
+        td_worker_seat_destroy(&w);
+    return w;
 }

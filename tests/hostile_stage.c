@@ -34,6 +34,7 @@ static uint32_t make_samples(td_stage_msg *m)
     static const uint8_t bytes[100] = {1, 2, 3};
     uint32_t n = 0;
     m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "tandem 9"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO_DRAFT, .hello = {TD_STAGE_PROTOCOL, "tandem"}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO_OK,
                             .hello_ok = {.protocol = TD_STAGE_PROTOCOL,
                                          .build = "tandem 9",

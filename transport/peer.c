@@ -17,13 +17,15 @@
 
 #define MESSAGES_PER_STEP 256 /* dropped ones, before the timers get a turn */
 
+uint64_t td_peer_name(uint64_t seed) { return td_hash64(seed, "node", 4); }
+
 static bool draw_node(td_peer *p, td_err *err)
 {
     uint64_t seed = p->params.seed;
     while (seed == 0)
         if (getrandom(&seed, sizeof seed, 0) != sizeof seed && errno != EINTR)
             return td_err_set(err, TD_E_IO, "no randomness from the system: %s", strerror(errno));
-    p->node = td_hash64(seed, "node", 4);
+    p->node = td_peer_name(seed);
     return true;
 }
 

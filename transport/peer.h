@@ -83,6 +83,9 @@ typedef struct {
     uint64_t n_sessions;   /* sessions that stood so far */
 } td_peer_info;
 
+/* The name of the node that a seed gives; its upper half is that of the client's sessions. */
+uint64_t td_peer_name(uint64_t seed);
+
 td_peer *td_peer_create(const td_peer_params *params, td_link *link, const td_clock *clock,
                         td_err *err);
 void td_peer_destroy(td_peer **peer); /* says nothing to the other end; the link stays open */

@@ -13,7 +13,7 @@
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
     "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD", "LOADING", "READY", "FAIL", "ATTACH",
-    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG", "BYE",     "WANT",  "DATA",
+    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG", "BYE",     "WANT",  "DATA", "HELLO_DRAFT",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -99,6 +99,7 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
 {
     switch (m->type) {
     case TD_STAGE_HELLO:
+    case TD_STAGE_HELLO_DRAFT:
         return m->hello.protocol != TD_STAGE_PROTOCOL ||
                td_wire_check_text("build", m->hello.build, TD_WIRE_BUILD_MAX, err);
     case TD_STAGE_HELLO_OK:
@@ -219,6 +220,7 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
 {
     switch (m->type) {
     case TD_STAGE_HELLO:
+    case TD_STAGE_HELLO_DRAFT:
         td_cursor_write_u32(c, m->hello.protocol);
         if (m->hello.protocol == TD_STAGE_PROTOCOL)
             td_wire_write_text(c, m->hello.build);
@@ -405,6 +407,7 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
     uint8_t code = 0;
     switch (m->type) {
     case TD_STAGE_HELLO:
+    case TD_STAGE_HELLO_DRAFT:
         return read_hello(c, &m->hello);
     case TD_STAGE_HELLO_OK:
         return read_hello_ok(c, &m->hello_ok);

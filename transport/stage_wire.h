@@ -7,6 +7,10 @@
  * from 1, each way. FAIL ends it with a reason, BYE as planned. A worker that has not the model
  * WANTs bytes of its files before it says PLANNED, and gets them as DATA in that order.
  *
+ * HELLO_DRAFT begins one for a draft model instead, beside that of layers: PLAN with one part, all
+ * layers, and LOAD with a ticket, whose upper half begins the session numbers of the connection
+ * that then speaks wire.h with the same worker. This session says when it is there, and keeps it.
+ *
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
@@ -62,7 +66,8 @@ typedef enum {
     TD_STAGE_BYE,
     TD_STAGE_WANT, /* worker: send me these bytes of the model */
     TD_STAGE_DATA,
-    TD_STAGE_END /* one past the last */
+    TD_STAGE_HELLO_DRAFT, /* coordinator: HELLO, for a draft model and not for layers */
+    TD_STAGE_END          /* one past the last */
 } td_stage_type;
 
 typedef enum {

@@ -348,6 +348,15 @@ static bool read_payload(td_cursor *c, td_wire_msg *m, uint32_t *ids)
     return td_cursor_fail(c, "message type %d does not exist", (int)m->type);
 }
 
+bool td_wire_peek(const void *bytes, size_t n_bytes, uint64_t *session)
+{
+    td_cursor c = td_cursor_begin("message", bytes, n_bytes, NULL);
+    td_wire_head head;
+    bool is_ours = n_bytes <= TD_WIRE_MESSAGE_MAX && td_wire_read_head(&c, &types, &head);
+    *session = is_ours ? head.session : 0;
+    return is_ours;
+}
+
 bool td_wire_decode(const void *bytes, size_t n_bytes, const td_wire_limits *limits,
                     uint32_t ids[TD_WIRE_IDS_MAX], td_wire_msg *msg, td_err *err)
 {

@@ -173,6 +173,9 @@ bool td_wire_encode(const td_wire_msg *msg, const td_wire_limits *limits, void *
 bool td_wire_decode(const void *bytes, size_t n_bytes, const td_wire_limits *limits,
                     uint32_t ids[TD_WIRE_IDS_MAX], td_wire_msg *msg, td_err *err);
 
+/* Is it a whole message of this wire? Then of which session; its payload is not looked at. */
+bool td_wire_peek(const void *bytes, size_t n_bytes, uint64_t *session);
+
 /* "HELLO", ...; "?" for a type that does not exist. */
 const char *td_wire_type_name(td_wire_type type);
 

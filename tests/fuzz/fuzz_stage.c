@@ -91,7 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
         read_stream(&m, &all_limits[bytes[0] >> 1 & 3]);
         return 0;
     }
-    bool is_foreign = (m.type == TD_STAGE_HELLO && m.hello.protocol != TD_STAGE_PROTOCOL) ||
+    bool is_foreign = ((m.type == TD_STAGE_HELLO || m.type == TD_STAGE_HELLO_DRAFT) &&
+                       m.hello.protocol != TD_STAGE_PROTOCOL) ||
                       (m.type == TD_STAGE_HELLO_OK && m.hello_ok.protocol != TD_STAGE_PROTOCOL);
     if (is_foreign)
         return 0; /* of which the rest is not read */
@@ -108,6 +109,7 @@ static td_stage_msg sample(td_stage_type type)
     td_stage_msg m = {.type = type, .session = 7, .seq = 3};
     switch (type) {
     case TD_STAGE_HELLO:
+    case TD_STAGE_HELLO_DRAFT:
         m.hello = (td_stage_hello){.protocol = TD_STAGE_PROTOCOL, .build = "tandem"};
         break;
     case TD_STAGE_HELLO_OK:

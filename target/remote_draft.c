@@ -1,0 +1,199 @@
+#include "target/remote_draft.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/signals.h"
+#include "target/fetch.h"
+#include "target/models.h"
+#include "target/split.h"
+#include "transport/peer.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define JOIN_US  5000000u /* until the worker has greeted, */
+#define LOOK_US  200000u  /* between two looks at whether somebody wants to stop, or it was lost */
+#define RETRY_US 500000u  /* between two tries to have it back */
+
+struct td_remote_draft {
+    td_remote_draft_params params;
+    td_host host;
+    td_device_spec spec;
+    uint64_t seed;
+    uint8_t model_id[TD_STAGE_HASH_BYTES];
+    char device[sizeof((td_device_spec *)0)->host + sizeof((td_device_info *)0)->spec];
+    td_device_info info;
+    td_remotes *remotes; /* the session; the thread's once that runs */
+    pthread_t thread;
+    bool is_thread;
+    atomic_bool is_stopping;
+};
+
+static bool show(void *user, uint64_t done, uint64_t total)
+{
+    const td_remote_draft *d = user;
+    return !atomic_load(&d->is_stopping) &&
+           (!d->params.progress || d->params.progress(d->params.user, done, total));
+}
+
+static void make_plan(const td_remote_draft *d, uint8_t device, td_stage_plan *p)
+{
+    const td_model *m = d->params.model;
+    *p = (td_stage_plan){.model_bytes = td_gguf_n_bytes(td_model_gguf(m)),
+                         .n_parts = 1,
+                         .experts_device = TD_STAGE_ANY,
+                         .n_slots = (uint8_t)d->params.n_slots,
+                         .type_k = (uint8_t)d->params.type_k->id,
+                         .type_v = (uint8_t)d->params.type_v->id,
+                         .n_ctx = d->params.n_ctx,
+                         .parts = {{device, 0, (uint16_t)(td_model_hparams(m)->n_layer - 1)}}};
+    memcpy(p->hash, d->model_id, sizeof p->hash);
+    td_lend_describe(td_model_gguf(m), p);
+    snprintf(p->model_name, sizeof p->model_name, "%s", td_model_name(m));
+    for (char *c = p->model_name; *c; c++)
+        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+}
+
+/* In pieces, so that a run that ends meanwhile does not wait. */
+static bool join(td_remote_draft *d, td_err *err)
+{
+    for (uint32_t us = 0; us < JOIN_US && !atomic_load(&d->is_stopping); us += LOOK_US) {
+        td_remotes_await(d->remotes, 1, LOOK_US);
+        if (td_signals_pending())
+            return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
+        td_err why = {0};
+        if (td_remotes_find(d->remotes, 0, &why))
+            return true;
+        bool is_last = us + LOOK_US >= JOIN_US;
+        if (is_last)
+            return td_err_set(err, TD_E_UNAVAILABLE, "%s within %u s (is `tandem stage` there?)",
+                              why.message, JOIN_US / 1000000);
+    }
+    return td_err_set(err, TD_E_AGAIN, "stopped");
+}
+
+/* A session with the draft loaded. */
+static bool load(td_remote_draft *d, td_err *err)
+{
+    td_stage_plan plan;
+    td_stage_planned planned;
+    td_device_info info;
+    uint8_t device;
+    const td_layout_params lent = {.model = d->params.model, .progress = show, .user = d};
+    d->remotes = td_remotes_create_draft(&d->host, d->params.key, err);
+    if (!d->remotes || !join(d, err) ||
+        !td_split_find_device(d->spec.host, d->spec.device, td_remotes_hello(d->remotes, 0), &info,
+                              &device, err))
+        return false;
+    if (!d->device[0]) { /* else others look at it by now */
+        d->info = info;
+        snprintf(d->device, sizeof d->device, "%s/%s", d->spec.host, info.spec);
+    }
+    make_plan(d, device, &plan);
+    if (!td_remotes_plan(d->remotes, &plan, &lent, &planned, err))
+        return false;
+    td_remotes_load_draft(d->remotes, planned.n_ctx, td_peer_name(d->seed));
+    return td_remotes_wait(d->remotes, show, d, err);
+}
+
+static void rest(uint64_t us)
+{
+    struct timespec t = {.tv_nsec = (long)us * 1000};
+    nanosleep(&t, NULL);
+}
+
+/* Watches the session, and begins another when it is lost. */
+static void *draft_main(void *arg)
+{
+    td_remote_draft *d = arg;
+    bool is_there = true, was_told = false;
+    while (!atomic_load(&d->is_stopping)) {
+        td_err why = {0};
+        if (is_there && td_remotes_find(d->remotes, 0, &why)) {
+            rest(LOOK_US);
+            continue;
+        }
+        td_remotes_destroy(&d->remotes);
+        td_err_clear(&why);
+        is_there = load(d, &why);
+        if (!is_there && !atomic_load(&d->is_stopping)) {
+            td_log_write(was_told ? TD_LOG_DEBUG : TD_LOG_WARN, "draft: %s; trying again",
+                         why.message);
+            was_told = true;
+            rest(RETRY_US);
+        }
+        was_told = was_told && !is_there;
+    }
+    return NULL;
+}
+
+static bool start(td_remote_draft *d, td_err *err)
+{
+    sigset_t signals, before; /* those are the main thread's */
+    sigfillset(&signals);
+    pthread_sigmask(SIG_SETMASK, &signals, &before);
+    int rc = pthread_create(&d->thread, NULL, draft_main, d);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    d->is_thread = rc == 0;
+    return d->is_thread || td_err_set(err, TD_E_NOMEM, "%s", strerror(rc));
+}
+
+static bool check_spec(const td_remote_draft *d, td_err *err)
+{
+    return !d->spec.is_pinned || td_err_set(err, TD_E_USAGE,
+                                            "%s: a draft is not split; allowed: %s/%s without "
+                                            "layers",
+                                            d->params.spec, d->spec.host, d->spec.device);
+}
+
+static bool draw(uint64_t *out, td_err *err)
+{
+    *out = 0;
+    while (*out == 0)
+        if (getrandom(out, sizeof *out, 0) != sizeof *out && errno != EINTR)
+            return td_err_set(err, TD_E_IO, "no randomness from the system: %s", strerror(errno));
+    return true;
+}
+
+td_remote_draft *td_remote_draft_create(const td_remote_draft_params *params, td_err *err)
+{
+    TD_ASSERT(params->n_ctx >= 1 && params->n_slots >= 1 && params->n_slots <= TD_STAGE_SLOTS_MAX);
+    td_remote_draft *d = td_alloc(1, sizeof *d, err);
+    if (!d)
+        return NULL;
+    d->params = *params;
+    const td_layout_params hosts = {.hosts = params->hosts, .n_hosts = params->n_hosts};
+    bool is_ok = td_device_spec_parse(params->spec, &d->spec, err) && check_spec(d, err) &&
+                 td_split_find_host(&hosts, d->spec.host, &d->host, err) && draw(&d->seed, err) &&
+                 td_models_id(params->model, d->model_id, err) && load(d, err);
+    d->params.progress = NULL; /* nobody looks any more */
+    if (!is_ok || !start(d, err))
+        td_remote_draft_destroy(&d);
+    return d;
+}
+
+void td_remote_draft_destroy(td_remote_draft **draft)
+{
+    td_remote_draft *d = *draft;
+    if (!d)
+        return;
+    atomic_store(&d->is_stopping, true);
+    if (d->is_thread)
+        pthread_join(d->thread, NULL);
+    td_remotes_destroy(&d->remotes);
+    td_free(d);
+    *draft = NULL;
+}
+
+const char *td_remote_draft_endpoint(const td_remote_draft *d) { return d->host.endpoint; }
+uint64_t td_remote_draft_seed(const td_remote_draft *d) { return d->seed; }
+const char *td_remote_draft_device(const td_remote_draft *d) { return d->device; }
+const td_device_info *td_remote_draft_info(const td_remote_draft *d) { return &d->info; }
