@@ -20,7 +20,7 @@ LAYERS = {
     "coordinator": {"base"},
     "draft": {"base", "kernels", "model", "transport"},
     "planning": {"base", "kernels", "model"},
-    "target": {"base", "kernels", "model", "transport", "planning"},
+    "target": {"base", "kernels", "model", "transport", "draft", "planning"},
     "check": {"base", "kernels", "model", "planning", "target"},
     "job": {"base"},
 }

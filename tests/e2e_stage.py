@@ -7,10 +7,13 @@ import contextlib
 import json
 import os
 import random
+import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -273,6 +276,130 @@ class Stage(Case):
         self.assertEqual(r.returncode, 0, r.stderr)
         wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=8)
         self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}, wanted)
+
+
+class Draft(Case):
+    """A draft model under the roof of a stage worker."""
+
+    def setUp(self):
+        super().setUp()
+        self.ends = {name: self.ipc(name) for name in 'ab'}
+        self.hosts = [x for name, end in self.ends.items() for x in ('--host', '%s=%s' % (name, end))]
+        self.stats = os.path.join(self.dir.name, 'stats.json')
+
+    def draft(self, spec, *args):
+        return [*self.hosts, '--draft', DRAFT, '--draft-device', spec, '--stats', self.stats, *args]
+
+    def read_stats(self):
+        with open(self.stats) as f:
+            return json.load(f)
+
+    def test_it_leaves_the_text_as_it_is(self):
+        for end in self.ends.values():
+            self.start(end)
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', '--parallel', '4')
+        for devices in (['host:1', 'host:1'], ['a/host:1', 'a/host:1'], ['a/host:1', 'b/host:1'],
+                        ['host:1', 'b/host:1']):
+            for way in (['--parallel', '4', '--draft-fixed', '4'], ['--draft-fixed', '3'],
+                        ['--parallel', '3', '--draft-fixed', '2', '--draft-ngram']):
+                split = [x for spec in devices for x in ('--device', spec)]
+                self.assertEqual(self.generate(*split, *self.draft('b/host', *way)), wanted, (devices, way))
+                s = self.read_stats()
+                self.assertEqual(s['draft']['device'], 'b/host:1')
+                self.assertGreater(s['totals']['drafted'], 100, (devices, way))
+                self.assertEqual(s['totals']['draft_losses'], 0)
+
+    def test_it_is_sent_once_where_it_is_not(self):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache')}
+        for i in range(2):
+            worker = self.start(self.ends['a'], '--device', 'host:1', env=env)
+            self.generate('--device', 'host:1', *self.draft('a/host:1', '--draft-fixed', '4'), n=8)
+            self.assertGreater(self.read_stats()['totals']['drafted'], 10)
+            worker.kill()
+            sent = re.findall('are needed, ([0-9]+) were sent', worker.stderr.read())
+            self.assertEqual(len(sent), 1)
+            self.assertEqual(int(sent[0]) > 1000000, i == 0, sent)
+
+    def lose(self, hit, losses=(1,)):
+        """A run whose draft is lost when it is under way: its statistics."""
+        worker = self.start(self.ends['a'])
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=400)
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        p = subprocess.Popen(self.command('--device', 'host:1', '--device', 'host:1', '--out', out,
+                                          *self.draft('a/host:1', '--draft-fixed', '4'), n=400),
+                             stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)
+        p.send_signal(signal.SIGSTOP)  # so that a fast machine is not done before
+        hit(worker)
+        p.send_signal(signal.SIGCONT)
+        _, text = p.communicate(timeout=180)
+        self.assertEqual(p.returncode, 0, text)
+        with open(out) as f:
+            self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
+        s = self.read_stats()
+        self.assertIn(s['totals']['draft_losses'], losses, text)
+        return s
+
+    def test_a_lost_one_is_done_without(self):
+        self.assertEqual(self.lose(lambda worker: worker.kill())['totals']['draft_joins'], 1)
+
+    def test_one_that_is_started_again_comes_back(self):
+        def hit(worker):
+            worker.kill()
+            worker.wait()
+            self.start(self.ends['a'])
+        self.assertEqual(self.lose(hit)['totals']['draft_joins'], 2)
+
+    def test_one_that_hangs_holds_nothing_up(self):
+        self.lose(lambda worker: worker.send_signal(signal.SIGSTOP), losses=(0, 1))
+
+    def test_its_device_may_have_layers_and_be_lost_with_them(self):
+        worker = self.start(self.ends['a'])
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=400)
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        p = subprocess.Popen(self.command('--device', 'host:1', '--device', 'a/host:1', '--out', out,
+                                          *self.draft('a/host:1', '--draft-fixed', '4'), n=400),
+                             stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)
+        worker.kill()
+        worker.wait()
+        self.start(self.ends['a'])
+        _, text = p.communicate(timeout=180)
+        self.assertEqual(p.returncode, 0, text)
+        with open(out) as f:
+            self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
+        s = self.read_stats()
+        self.assertEqual(s['totals']['target_losses'], 1)
+        self.assertLessEqual(1, s['totals']['draft_losses'], text)
+
+    def test_what_is_not_there_is_said(self):
+        target = ['--device', 'host:1']
+        self.assertIn('no host "c" is known', self.generate(*target, *self.draft('c/host:1'), code=2))
+        self.assertIn('host a (%s): no answer within 5 s (is `tandem stage` there?)' % self.ends['a'],
+                      self.generate(*target, *self.draft('a/host:1'), code=69))
+        self.start(self.ends['a'], '--model', TARGET, '--device', 'host:1', '--cache-size', '0')
+        self.start(self.ends['b'])
+        for spec, said, code in (('b/vulkan:9', 'that host has: host:1', 2), ('b/host:1@0-2', 'is not split', 2),
+                                 ('a/host:1', 'no model file there is Tales draft 0.9M', 69)):
+            self.assertIn(said, self.generate(*target, *self.draft(spec), code=code))
+        other = ['--draft', 'tests/data/golden/models/qwen3/model.gguf']
+        self.assertIn('has another vocabulary than the target',
+                      self.generate(*target, *self.draft('b/host', *other), code=2))
+
+    def test_a_worker_that_drafts_for_another_says_so(self):
+        self.start(self.ends['a'])
+        p = subprocess.Popen(self.command('--device', 'host:1', *self.draft('a/host:1'), n=1000), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+        p.stdout.readline()
+        p.send_signal(signal.SIGSTOP)  # for less than the 5 s after which it counts as lost
+        wait = self.draft('a/host:1')
+        threading.Timer(1, p.send_signal, [signal.SIGCONT]).start()
+        text = self.generate('--device', 'host:1', *wait, n=4, code=69)
+        p.kill()
+        p.communicate()
+        self.assertIn('it serves another', text)
 
 
 if __name__ == '__main__':
