@@ -328,7 +328,7 @@ static void hear(peer *p, td_stage_type type, int ms)
     }
 }
 
-static td_stage_plan greet(peer *p, uint64_t session, uint32_t n_parts)
+static td_stage_plan greet_as(peer *p, uint64_t session, uint32_t n_parts, td_stage_type type)
 {
     td_stage_plan plan = {.model_name = "toy",
                           .n_parts = (uint8_t)n_parts,
@@ -345,11 +345,16 @@ static td_stage_plan greet(peer *p, uint64_t session, uint32_t n_parts)
     for (uint32_t i = 0; i < 200 && p->last != TD_STAGE_HELLO_OK; i++) {
         usleep(i ? 20000 : 0); /* it still sees the one before out */
         *p = (peer){.link = p->link, .session = session + 1000000 * i};
-        say(p, (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "a test"}});
+        say(p, (td_stage_msg){.type = type, .hello = {TD_STAGE_PROTOCOL, "a test"}});
         hear(p, TD_STAGE_HELLO_OK, 5000);
     }
     assert_int_equal(p->last, TD_STAGE_HELLO_OK);
     return plan;
+}
+
+static td_stage_plan greet(peer *p, uint64_t session, uint32_t n_parts)
+{
+    return greet_as(p, session, n_parts, TD_STAGE_HELLO);
 }
 
 static void join(peer *p, uint64_t session, uint32_t n_parts)
@@ -432,6 +437,157 @@ static void test_a_worker_lives_through_nonsense(void **state)
         say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
         td_link_close(&p.link, true);
     }
+}
+
+/* -- a draft under its roof -------------------------------------------------------------------- */
+
+#define TICKET 0x1234567800000000u
+
+static void send_wire(peer *p, td_wire_msg m, uint64_t session, uint64_t seq, uint64_t flip)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    td_wire_limits widest = td_wire_limits_widest();
+    size_t n;
+    m.session = session;
+    m.seq = seq;
+    if (!td_wire_encode(&m, &widest, bytes, sizeof bytes, &n, NULL))
+        fail();
+    if (flip)
+        bytes[flip % n] ^= (uint8_t)(1u << (flip >> 20) % 8);
+    td_link_send(p->link, 0, bytes, n, NULL);
+}
+
+static td_wire_msg hello(void)
+{
+    const td_tokenizer *t = td_model_tokenizer(model);
+    uint32_t n = td_tokenizer_get_info(t)->n_vocab;
+    return (td_wire_msg){.type = TD_WIRE_HELLO,
+                         .hello = {.protocol = TD_WIRE_PROTOCOL,
+                                   .role = TD_WIRE_ROLE_COORDINATOR,
+                                   .node = TICKET,
+                                   .n_vocab = n,
+                                   .n_hashed = n,
+                                   .vocab_hash = td_tokenizer_hash(t, 0, n),
+                                   .n_ctx = 200,
+                                   .max_draft = 8,
+                                   .ping_us = 1000000}};
+}
+
+/* Waits for an answer of that type in a session of the ticket's; false: none came. */
+static bool hear_wire(peer *p, td_wire_type type, int ms)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static uint32_t ids[TD_WIRE_IDS_MAX];
+    td_wire_limits widest = td_wire_limits_widest();
+    for (int waited = 0; waited < ms; waited += 5) {
+        td_link_poll_item item = {.link = p->link};
+        td_link_poll(&item, 1, 5000, NULL);
+        size_t n = 1;
+        td_route route;
+        td_wire_msg m;
+        while (td_link_recv(p->link, bytes, &n, &route, NULL) && n)
+            if (td_wire_decode(bytes, n, &widest, ids, &m, NULL) && m.type == type &&
+                m.session >> 32 == TICKET >> 32)
+                return true;
+    }
+    return false;
+}
+
+/* As a client does: again, if it was lost among what else there was to say. */
+static void greet_draft(peer *p, uint32_t *n_hello)
+{
+    bool is_answered = false;
+    for (uint32_t i = 0; i < 50 && !is_answered; i++) {
+        send_wire(p, hello(), TICKET | ++*n_hello, 0, 0);
+        is_answered = hear_wire(p, TD_WIRE_HELLO_OK, 200);
+    }
+    assert_true(is_answered);
+}
+
+static void test_a_plan_for_a_draft_is_all_of_a_model(void **state)
+{
+    (void)state;
+    for (uint32_t way = 0; way < 7; way++) {
+        peer p;
+        td_stage_plan plan = greet_as(&p, 9000 + way, 1 + (way == 1), TD_STAGE_HELLO_DRAFT);
+        plan.parts[0].first = way == 2;
+        plan.parts[0].last = way == 1 ? 1 : way == 3 ? 2 : way == 4 ? 4 : 3;
+        plan.n_ctx = way == 5 ? 0 : 200;
+        plan.parts[0].device = way == 6;
+        say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        hear(&p, TD_STAGE_PLANNED, 5000);
+        assert_int_equal(p.last, way ? TD_STAGE_FAIL : TD_STAGE_PLANNED);
+        say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+        td_link_close(&p.link, true);
+    }
+}
+
+static void join_draft(peer *p, uint64_t session)
+{
+    td_stage_plan plan = greet_as(p, session, 1, TD_STAGE_HELLO_DRAFT);
+    say(p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+    hear(p, TD_STAGE_PLANNED, 5000);
+    say(p, (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = 200, .ticket = TICKET}});
+    hear(p, TD_STAGE_READY, 5000);
+    assert_int_equal(p->last, TD_STAGE_READY);
+}
+
+/* Messages of the draft's wire that are broken, of nobody, out of order or senseless; and a stream,
+ * which a draft has not. */
+static void test_a_draft_lives_through_nonsense(void **state)
+{
+    (void)state;
+    static const uint32_t ids[] = {3, 4, 299, 1u << 19};
+    for (uint32_t round = 0; round < 20; round++) {
+        peer p;
+        uint32_t lengths[4] = {0}, n_hello = 0;
+        join_draft(&p, 9100 + round);
+        greet_draft(&p, &n_hello);
+        for (uint32_t i = 1; i < 60; i++) {
+            uint64_t draw = round * 100ull + i;
+            td_wire_msg m = {.type = (td_wire_type)(TD_WIRE_OPEN + td_noise_bits(draw, 0, 0) % 3)};
+            uint32_t at = (uint32_t)td_noise_bits(draw, 0, 1) % 220;
+            if (m.type == TD_WIRE_OPEN)
+                m.open = (td_wire_open){.sequence = i % 6, .top_p = 1, .repeat_penalty = 1};
+            else if (m.type == TD_WIRE_FEED)
+                m.feed = (td_wire_feed){i % 6, 0, i % 3 ? 0 : at, 1 + i % 4, ids};
+            else
+                m.propose = (td_wire_propose){i % 6, 0, at, 1 + i % 200};
+            uint64_t session = i % 7 ? TICKET | n_hello : (uint64_t)i << 32;
+            uint64_t flip = i % 5 ? 0 : td_noise_bits(draw, 1, 0) | 1u;
+            send_wire(&p, m, session, round % 2 ? i : 1 + td_noise_bits(draw, 2, 0) % 9, flip);
+        }
+        if (round % 4 == 0) {
+            p.last = TD_STAGE_HELLO;
+            say_anything(&p, round, lengths);
+            hear(&p, TD_STAGE_FAIL, 5000);
+            assert_int_equal(p.last, TD_STAGE_FAIL);
+        } else { /* whose coordinator begins anew, as after messages that were lost */
+            greet_draft(&p, &n_hello);
+            say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+        }
+        td_link_close(&p.link, true);
+    }
+}
+
+/* Who has not its ticket is not heard, and does not get its answers. */
+static void test_a_draft_is_its_coordinators(void **state)
+{
+    (void)state;
+    peer p, other = {.session = 1};
+    uint32_t n_hello = 0;
+    join_draft(&p, 9300);
+    other.link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
+    assert_non_null(other.link);
+    greet_draft(&p, &n_hello);
+    send_wire(&other, hello(), (TICKET | n_hello) + (1ull << 32), 0, 0);
+    td_wire_msg ping = {.type = TD_WIRE_PING};
+    send_wire(&p, ping, TICKET | n_hello, 1, 0);
+    assert_true(hear_wire(&p, TD_WIRE_PONG, 5000));
+    assert_false(hear_wire(&other, TD_WIRE_HELLO_OK, 50));
+    td_link_close(&other.link, false);
+    say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+    td_link_close(&p.link, true);
 }
 
 static void run_rows(td_target *t, uint32_t n, bool is_prefill, uint32_t position, uint32_t *chosen)
@@ -632,6 +788,9 @@ int main(void)
     };
     const struct CMUnitTest worker[] = {
         cmocka_unit_test(test_a_worker_lives_through_nonsense),
+        cmocka_unit_test(test_a_plan_for_a_draft_is_all_of_a_model),
+        cmocka_unit_test(test_a_draft_lives_through_nonsense),
+        cmocka_unit_test(test_a_draft_is_its_coordinators),
         cmocka_unit_test(test_and_serves_the_next_one),
     };
     const struct CMUnitTest sent[] = {
