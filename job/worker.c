@@ -21,6 +21,8 @@
 #define RETRY_US_MIN  200000u   /* a database that is gone is tried again after so long */
 #define RETRY_US_MAX  10000000u /* growing to this */
 #define BATCH_RESULTS 64u
+#define BATCH_US      100000u /* results wait so long for others, to be handed in with them */
+#define LINES_MAX     32u  /* taken at once */
 #define PREFIX_RUN    256u   /* lines of one prefix in a row, before others have their turn */
 #define NEXT_WAIT_NS  50000000l /* how often a reader looks whether it is to stop */
 
@@ -28,6 +30,7 @@ typedef struct result {
     struct result *next;
     td_job_result r; /* its texts lie behind */
     bool is_kept;    /* on the disk too */
+    uint64_t put_us;
     size_t n_bytes;
     char texts[];
 } result;
@@ -60,6 +63,7 @@ struct td_worker {
     uint32_t n_ready;
     result *first, *last;
     size_t n_bytes; /* of results that wait */
+    uint32_t n_results;
     bool is_wanted, is_ended, is_stopping;
     uint64_t stop_at_us;
     td_err failure; /* latched */
@@ -141,6 +145,7 @@ static bool enqueue(td_worker *w, const td_job_result *r, td_err *err)
     char *at = q->texts;
     q->r = *r;
     q->n_bytes = n_bytes;
+    q->put_us = now_us(w);
     q->r.result = put_text(&at, r->result);
     q->r.config_sha = put_text(&at, r->config_sha);
     q->r.answer_sha = put_text(&at, r->answer_sha);
@@ -149,6 +154,7 @@ static bool enqueue(td_worker *w, const td_job_result *r, td_err *err)
     *(w->last ? &w->last->next : &w->first) = q;
     w->last = q;
     w->n_bytes += n_bytes;
+    w->n_results++;
     pthread_cond_signal(&w->to_thread);
     pthread_mutex_unlock(&w->lock);
     return true;
@@ -177,6 +183,7 @@ static void take_off(td_worker *w, uint32_t n)
         if (!w->first)
             w->last = NULL;
         w->n_bytes -= q->n_bytes;
+        w->n_results--;
         td_free(q);
     }
     if (!had_room && w->n_bytes < TD_WORKER_ROOM)
@@ -203,9 +210,22 @@ static bool hand_in(td_worker *w, result **results, uint32_t n, td_err *err)
     return true;
 }
 
+/* When results are to be handed in; UINT64_MAX: there are none. */
+static uint64_t hand_in_at(const td_worker *w)
+{
+    if (!w->first)
+        return UINT64_MAX;
+    return w->n_results >= BATCH_RESULTS || w->is_stopping ? 0 : w->first->put_us + BATCH_US;
+}
+
 static bool send_results(td_worker *w, bool *has_sent, td_err *err)
 {
     result *results[BATCH_RESULTS];
+    pthread_mutex_lock(&w->lock);
+    bool is_due = hand_in_at(w) <= now_us(w);
+    pthread_mutex_unlock(&w->lock);
+    if (!is_due)
+        return true;
     for (uint32_t n; (n = first_results(w, results)) > 0;) {
         if (!hand_in(w, results, n, err))
             return false;
@@ -270,23 +290,28 @@ static void remember_prefix(td_worker *w, const td_job_line *lines, uint32_t n)
         w->prefix = w->n_prefix = 0;
 }
 
+/* Several at a time: a quarter of what is held, so that there is always some ahead. */
+static bool is_taking(const td_worker *w)
+{
+    return w->is_wanted && w->n_ready == 0 && !w->is_stopping && !w->is_ended &&
+           w->n_held <= w->params.n_hold - (w->params.n_hold + 3) / 4;
+}
+
 static bool take_lines(td_worker *w, td_err *err)
 {
-    td_job_line lines[TD_DB_COLUMNS_MAX];
+    td_job_line lines[LINES_MAX];
     pthread_mutex_lock(&w->lock);
-    uint32_t room = w->is_wanted && w->n_ready == 0 && !w->is_stopping && !w->is_ended
-                        ? w->params.n_hold - w->n_held
-                        : 0;
+    uint32_t room = is_taking(w) ? w->params.n_hold - w->n_held : 0;
     pthread_mutex_unlock(&w->lock);
     if (!room || now_us(w) < w->look_at_us)
         return true;
-    room = room < TD_COUNT(lines) ? room : (uint32_t)TD_COUNT(lines);
+    room = room < LINES_MAX ? room : LINES_MAX;
     uint32_t n = 0;
     uint64_t n_open = 1;
     memset(lines, 0, sizeof lines);
     bool is_ok = td_job_claim(w->db, w->name, w->params.lease_s, w->prefix, lines, room, &n, err);
     if (!is_ok) {
-        for (uint32_t i = 0; i < TD_COUNT(lines); i++)
+        for (uint32_t i = 0; i < LINES_MAX; i++)
             td_job_line_free(&lines[i]);
         return false;
     }
@@ -345,12 +370,13 @@ static void wait_for_work(td_worker *w)
 {
     uint64_t next = w->retry_at_us ? w->retry_at_us : w->renew_at_us;
     pthread_mutex_lock(&w->lock);
-    bool is_taking = w->is_wanted && w->n_ready == 0 && w->n_held < w->params.n_hold && !w->is_ended;
-    if (!w->retry_at_us && is_taking && w->look_at_us < next)
+    if (!w->retry_at_us && is_taking(w) && w->look_at_us < next)
         next = w->look_at_us;
+    if (!w->retry_at_us && hand_in_at(w) < next)
+        next = hand_in_at(w);
     if (w->is_stopping && w->stop_at_us < next)
         next = w->stop_at_us;
-    bool is_due = (!w->retry_at_us && w->first) || next <= now_us(w);
+    bool is_due = next <= now_us(w);
     if (!is_due && !(w->is_stopping && !w->first)) {
         struct timespec until = {(time_t)(next / 1000000), (long)(next % 1000000) * 1000};
         pthread_cond_timedwait(&w->to_thread, &w->lock, &until);
