@@ -26,7 +26,7 @@
 typedef struct {
     td_run_params run;
     option_list stops;
-    const char *config, *in, *out, *worker;
+    const char *config, *in, *out, *order, *worker;
     bool is_same_arithmetic, is_json, is_watching, is_following, is_force;
 } fields;
 
@@ -42,7 +42,9 @@ static const option options[] = {
      "create: all lines by one kind of device and settings, the first worker's; others are "
      "refused"},
     {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE.jsonl",
-     "export: results in the order of the input (default: stdout)"},
+     "export: results, as `tandem generate --out` writes them (default: stdout)"},
+    {"--order", NULL, OPT_TEXT, AT(order), 0, 0, "input|finish",
+     "export: of the input, where --follow waits for each, or as they came (default: input)"},
     {"--follow", NULL, OPT_FLAG, AT(is_following), 0, 0, NULL,
      "export: go on until all lines have ended"},
     {"--force", NULL, OPT_FLAG, AT(is_force), 0, 0, NULL, "export: over a file that is there"},
@@ -129,9 +131,8 @@ static bool create(td_db *db, fields *f, td_err *err)
 
 /* -- results out ------------------------------------------------------------------------------- */
 
-static bool write_result(void *user, int64_t n, const char *result, size_t n_bytes, td_err *err)
+static bool write_result(void *user, const char *result, size_t n_bytes, td_err *err)
 {
-    (void)n;
     return td_jsonl_write(user, result, n_bytes, err);
 }
 
@@ -145,16 +146,16 @@ static bool wait_a_while(void)
 /* A result may come while the others are read, so it is asked first whether lines are open. */
 static bool export_all(td_db *db, const fields *f, td_jsonl_writer *w, td_err *err)
 {
-    int64_t last = 0, before;
+    td_job_reading at = {.is_finish_order = f->order && !strcmp(f->order, "finish"),
+                         .is_gapless = f->is_following};
     uint64_t n_open = 0;
     do {
         if (!td_job_count_open(db, &n_open, err))
             return false;
         do {
-            before = last;
-            if (!td_job_read_results(db, before, 256, f->is_following, &last, write_result, w, err))
+            if (!td_job_read_results(db, &at, write_result, w, err))
                 return false;
-        } while (last != before && !td_signals_pending());
+        } while (at.n_read && !td_signals_pending());
         if (!td_jsonl_writer_sync(w, err))
             return false;
     } while (f->is_following && n_open && wait_a_while());
@@ -192,7 +193,7 @@ static const struct verb {
 } verbs[] = {{"create", "--in --config --same-arithmetic ", true, NULL},
              {"add", "--in ", false, NULL},
              {"status", "--json --watch ", false, NULL},
-             {"export", "--out --follow --force ", false, NULL},
+             {"export", "--out --order --follow --force ", false, NULL},
              {"retry", "", false, "wait again"},
              {"requeue", "--worker ", false, "wait again"},
              {"cancel", "", false, "are cancelled"},
@@ -233,6 +234,8 @@ static bool do_verb(const struct verb *v, const char *url, fields *f, int *code,
         return td_err_set(err, TD_E_USAGE,
                           "`tandem job requeue` needs --worker NAME; `tandem job "
                           "status` has the names");
+    if (f->order && strcmp(f->order, "input") != 0 && strcmp(f->order, "finish") != 0)
+        return td_err_set(err, TD_E_USAGE, "--order: %.64s; allowed: input, finish", f->order);
     if (!td_signals_open(err))
         return false;
     td_db *db = td_db_open(url, v->is_new, err);

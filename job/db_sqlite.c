@@ -46,8 +46,8 @@ static void *connect_file(const char *url, bool is_new, char *name, td_err *err)
                                         : sqlite3_open_v2(path, &db, flags, NULL);
     if (code == SQLITE_OK)
         code = sqlite3_busy_timeout(db, BUSY_MS);
-    /* Readers and one writer at a time do not wait for each other. A power failure may take the last
-     * commits back, all of each: their lines are taken, or run, again. */
+    /* Readers and one writer at a time do not wait for each other. A power failure may take the
+     * last commits back, all of each: their lines are taken, or run, again. */
     if (code == SQLITE_OK)
         code = sqlite3_exec(db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;", NULL, NULL,
                             NULL);

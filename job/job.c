@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WORKING_S 120.0 /* a worker seen since then is at it */
+#define WORKING_S  120.0 /* a worker seen since then is at it */
+#define READ_LINES 256   /* results read at once */
+#define SETTLED_S  2.0   /* transactions that note results last less */
 
 static bool run(td_db *db, const char *text, const td_db_value *params, uint32_t n_params,
                 uint64_t *n_changed, td_err *err)
@@ -362,34 +364,43 @@ bool td_job_list_workers(td_db *db, td_job_on_worker on_worker, void *user, td_e
 }
 
 typedef struct {
+    td_job_reading *at;
     td_job_on_result on_result;
     void *user;
-    int64_t *last;
-    bool is_gapless, is_ended;
+    bool is_ended;
 } reading;
 
 static bool read_result(void *user, const td_db_value *c, td_err *err)
 {
     reading *r = user;
-    bool has_result = c[2].kind == TD_DB_TEXT;
     bool is_open = c[1].i == TD_LINE_WAITING || c[1].i == TD_LINE_TAKEN;
-    if (r->is_ended || (r->is_gapless && is_open)) {
-        r->is_ended = true;
+    r->is_ended |= r->at->is_gapless && is_open;
+    if (r->is_ended)
         return true;
-    }
-    *r->last = c[0].i;
-    return !has_result || r->on_result(r->user, c[0].i, c[2].text, c[2].n_bytes, err);
+    r->at->n = c[0].i;
+    r->at->finished = c[3].d;
+    r->at->n_read++;
+    return c[2].kind != TD_DB_TEXT || r->on_result(r->user, c[2].text, c[2].n_bytes, err);
 }
 
-bool td_job_read_results(td_db *db, int64_t after, uint32_t max, bool is_gapless, int64_t *last,
-                         td_job_on_result on_result, void *user, td_err *err)
+/* As they came: what a transaction that is under way notes as earlier may come later, so the last
+ * moments are left for the next time while lines are open. */
+bool td_job_read_results(td_db *db, td_job_reading *at, td_job_on_result on_result, void *user,
+                         td_err *err)
 {
-    td_db_value params[] = {td_db_int(after), td_db_int(max)};
-    reading r = {on_result, user, last, is_gapless, false};
-    *last = after;
+    td_db_value params[] = {td_db_int(at->n), td_db_real(at->finished), td_db_int(READ_LINES),
+                            td_db_real(SETTLED_S)};
+    reading r = {at, on_result, user, false};
+    at->n_read = 0;
     return read_rows(db,
-                     "SELECT n, state, result FROM tandem_line WHERE n > $1 ORDER BY n LIMIT $2",
-                     "iit", params, 2, read_result, &r, err);
+                     at->is_finish_order
+                         ? "SELECT n, state, result, finished FROM tandem_line WHERE state IN (2, 3) "
+                           "AND (finished > $2 OR (finished = $2 AND n > $1)) AND (finished < {now} - "
+                           "$4 OR (SELECT COUNT(*) FROM tandem_line WHERE state IN (0, 1)) = 0) ORDER "
+                           "BY finished, n LIMIT $3"
+                         : "SELECT n, state, result, finished FROM tandem_line WHERE n > $1 ORDER BY "
+                           "n LIMIT $3",
+                     "iitr", params, TD_COUNT(params), read_result, &r, err);
 }
 
 bool td_job_count_open(td_db *db, uint64_t *n, td_err *err)

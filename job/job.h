@@ -97,12 +97,18 @@ bool td_job_get_status(td_db *db, td_job_status *out, td_err *err);
 typedef bool (*td_job_on_worker)(void *user, const td_job_worker_status *worker, td_err *err);
 bool td_job_list_workers(td_db *db, td_job_on_worker on_worker, void *user, td_err *err);
 
-/* Results of lines n > after in the order of the input, up to the first that has none yet where
- * `is_gapless`; n of the last one is put into *last. */
-typedef bool (*td_job_on_result)(void *user, int64_t n, const char *result, size_t n_bytes,
-                                 td_err *err);
-bool td_job_read_results(td_db *db, int64_t after, uint32_t max, bool is_gapless, int64_t *last,
-                         td_job_on_result on_result, void *user, td_err *err);
+/* Where a reader of all results is; begins with all zero but for how it reads. */
+typedef struct {
+    bool is_finish_order; /* as they came, else in the order of the input */
+    bool is_gapless;      /* order of the input: not beyond a line that has none yet */
+    int64_t n;            /* the last line that was read */
+    double finished;
+    uint32_t n_read; /* by the last call */
+} td_job_reading;
+typedef bool (*td_job_on_result)(void *user, const char *result, size_t n_bytes, td_err *err);
+/* The next ones, each once. */
+bool td_job_read_results(td_db *db, td_job_reading *reading, td_job_on_result on_result, void *user,
+                         td_err *err);
 /* Lines that have neither a result nor were cancelled. */
 bool td_job_count_open(td_db *db, uint64_t *n, td_err *err);
 

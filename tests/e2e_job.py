@@ -212,6 +212,9 @@ class Cases:
         r = tandem('job', 'export', url)
         self.assertEqual(len(r.stdout.splitlines()), len(self.plain) + 1)
         self.assertIn('"id":"another"', r.stdout.splitlines()[-1])
+        finished = [json.loads(line)['id'] for line in tandem('job', 'export', url, '--order', 'finish').stdout.splitlines()]
+        self.assertEqual(sorted(finished), sorted([*self.plain, 'another']))
+        self.assertEqual(finished, self.db.sql('SELECT id FROM tandem_line ORDER BY finished, n').split())
         out = self.dir + '/there.jsonl'
         tandem('job', 'export', url, '--out', out)
         self.assertIn('--force', tandem('job', 'export', url, '--out', out, code=2).stderr)
@@ -223,7 +226,7 @@ class Cases:
         for arguments, code, words in [
                 (['job'], 2, 'usage'), (['job', 'make', url], 2, 'allowed: create, add'), (['job', 'create'], 2, 'usage'),
                 (['job', 'create', url], 2, '--in'), (['job', 'status', url, '--in', self.input], 2, 'does not go'),
-                (['job', 'requeue', url], 2, '--worker'), (['job', 'add', url, '--temp', '1'], 2, 'does not go'),
+                (['job', 'requeue', url], 2, '--worker'), (['job', 'export', url, '--order', 'x'], 2, 'input, finish'), (['job', 'add', url, '--temp', '1'], 2, 'does not go'),
                 (['job', 'status', 'mysql://x'], 2, 'allowed: sqlite:FILE'),
                 (['job', 'status', 'sqlite:'], 2, 'allowed: sqlite:FILE'),
                 (['job', 'status', 'sqlite:/no/such/job.db'], 69, '/no/such/job.db'),
@@ -325,6 +328,16 @@ class Cases:
         self.assertTrue(s['is_cancelled'])
         out = tandem('job', 'export', self.db.url).stdout.splitlines()
         self.assertEqual(len(out), s['ok'] + s['failed'])
+
+    def test_followed(self):
+        """Results are written as they come, in the order of the input and as they came."""
+        self.create()
+        exports = [subprocess.Popen([TANDEM, 'job', 'export', self.db.url, '--follow', '--order', order],
+                                    stdout=subprocess.PIPE, text=True) for order in ('input', 'finish')]
+        self.finish()
+        ids = [[json.loads(line)['id'] for line in e.communicate(timeout=120)[0].splitlines()] for e in exports]
+        self.assertEqual(ids[0], self.db.sql('SELECT id FROM tandem_line ORDER BY n').split())
+        self.assertEqual(sorted(ids[1]), sorted(ids[0]))
 
     def test_two_create(self):
         both = [subprocess.Popen([TANDEM, 'job', 'create', self.db.url, '--in', self.input], stderr=subprocess.PIPE,
