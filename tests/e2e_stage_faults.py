@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Losses of stages on other machines, by seed: workers that are killed and started again, stopped and
-continued, and connections through a relay that delays, stalls, cuts, resets and parts. Whatever
-happens, the run ends well and its text is that of an undisturbed one.
+continued, connections through a relay that delays, stalls, cuts, resets and parts, and links between
+network namespaces that are taken down. Whatever happens, the run ends well and its text is that of an
+undisturbed one.
 
 usage: e2e_stage_faults.py TANDEM   (run from the source root; standard library only)
-FAULT_RUNS seeds (4) from FAULT_SEED (1) on; a failure names the seed that replays it."""
+FAULT_RUNS seeds (4) from FAULT_SEED (1) on; a failure names the seed that replays it. Of the links' cases
+the first 3; all with FAULT_RUNS above 4."""
 import json
 import os
 import random
@@ -78,7 +80,7 @@ class Worker:
             self.relay.order(incident)
 
 
-class Faults(unittest.TestCase):
+class Base(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
@@ -99,6 +101,17 @@ class Faults(unittest.TestCase):
     def texts(lines):
         return {line['id']: (line['status'], line.get('tokens')) for line in map(json.loads, lines.splitlines())}
 
+    def show(self, what, stats):
+        with open(stats) as f:
+            s = json.load(f)
+        losses, away = s['totals']['target_losses'], s['totals']['target_away_ms']
+        backs = ['%s (next token after %.1f s)' % (loss['back'], loss['next_token_ms'] / 1000) for loss in s['losses']]
+        print('%s%d losses, %d positions again, %.1f s away; back by %s' %
+              (what, losses, s['coordinator']['replayed_positions'], away / 1000, ', '.join(backs) or 'nothing'), flush=True)
+        return losses
+
+
+class Faults(Base):
     def run_seed(self, seed):
         rng = random.Random(seed)
         split, way, (name, line) = SPLITS[seed % len(SPLITS)], rng.choice(WAYS), rng.choice(LINES)
@@ -121,17 +134,128 @@ class Faults(unittest.TestCase):
         what = 'seed %d: %s, %s, line %s, %s: ' % (seed, '+'.join(split), ' '.join(way), name, ', '.join(done) or 'nothing')
         self.assertEqual(p.returncode, 0, what + err)
         self.assertEqual(self.texts(out), self.wanted, what + err)
-        with open(stats) as f:
-            s = json.load(f)
-        losses, away = s['totals']['target_losses'], s['totals']['target_away_ms']
-        print('%s%d losses, %d positions again, %.1f s away' % (what, losses, s['coordinator']['replayed_positions'],
-                                                               away / 1000), flush=True)
-        return losses
+        return self.show(what, stats)
 
     def test_losses_change_no_text(self):
         losses = [self.run_seed(seed) for seed in range(SEED, SEED + N_RUNS)]
         print('%d runs, %d losses, in %d of the runs' % (N_RUNS, sum(losses), sum(n > 0 for n in losses)))
         self.assertGreater(sum(losses), 0)
+
+
+# What happens to worker b, for how many seconds, with a spare on a third machine?
+LINK_CASES = [('down', 1, False), ('half open', 6, False), ('down', 10, True),
+              ('stop', 7, False), ('down', 10, False), ('half open', 10, True), ('stop', 15, True), ('down', 60, True),
+              ('down', 60, False), ('down between', 10, True)]
+
+
+class Links(Base):
+    """Machines that are network namespaces on a bridge, with keys: nothing tells that a link is down."""
+
+    def net(self, line):
+        subprocess.run(['ip', *line.split()], check=True, capture_output=True, text=True)
+
+    def setUp(self):
+        super().setUp()
+        self.desk = 'td%dd' % os.getpid()
+        self.spaces = {'d': self.desk}
+        self.workers = {}
+        self.addCleanup(self.tear)
+        try:
+            self.net('netns add ' + self.desk)
+            self.net('-n %s link set lo up' % self.desk)
+            self.net('-n %s link add br0 type bridge' % self.desk)
+            self.net('-n %s addr add 10.99.0.1/24 dev br0' % self.desk)
+            self.net('-n %s link set br0 up' % self.desk)
+            for i, name in enumerate('abc'):
+                space = self.spaces[name] = 'td%d%s' % (os.getpid(), name)
+                self.net('netns add ' + space)
+                self.net('-n %s link set lo up' % space)
+                self.net('-n %s link add v%s type veth peer name eth0 netns %s' % (self.desk, name, space))
+                self.net('-n %s addr add 10.99.0.%d/24 dev eth0' % (space, 2 + i))
+                self.net('-n %s link set eth0 up' % space)
+                self.net('-n %s link set v%s master br0 up' % (self.desk, name))
+        except FileNotFoundError:
+            self.skipTest('no network namespaces: ip (iproute2) is not there')
+        except subprocess.CalledProcessError as e:
+            self.skipTest('no network namespaces: ' + e.stderr.strip())
+        self.env = {**os.environ, 'TANDEM_KEYS_DIR': os.path.join(self.dir.name, 'keys')}
+        public = subprocess.run([TANDEM, 'keys', 'new', 'lab'], env=self.env, check=True, capture_output=True).stdout
+        subprocess.run([TANDEM, 'keys', 'allow', 'lab', '-'], env=self.env, input=public, check=True, capture_output=True)
+
+    def tear(self):
+        for worker in self.workers.values():
+            worker.send_signal(signal.SIGCONT)
+            worker.kill()
+            worker.wait()
+        for space in self.spaces.values():
+            subprocess.run(['ip', 'netns', 'del', space], capture_output=True, check=False)
+
+    def endpoint(self, name):
+        return 'tcp://10.99.0.%d:5556' % (2 + 'abc'.index(name))
+
+    def start(self, name):
+        self.workers[name] = subprocess.Popen(
+            ['ip', 'netns', 'exec', self.spaces[name], TANDEM, 'stage', '--bind', self.endpoint(name), '--models',
+             'configs/tales', '--device', 'host:1'], env=self.env, stderr=subprocess.DEVNULL)
+
+    def kill(self, name):
+        self.workers[name].kill()
+        self.workers[name].wait()
+
+    def link(self, name, state):
+        self.net('-n %s link set v%s %s' % (self.desk, name, state))
+
+    def suffer(self, what, seconds):
+        if what == 'stop':
+            self.workers['b'].send_signal(signal.SIGSTOP)
+        elif what == 'down between':  # the desk reaches both, but they not each other
+            self.net('-n %s route add blackhole 10.99.0.3' % self.spaces['a'])
+        else:
+            self.link('b', 'down')
+        if what == 'half open':  # it ends while nobody can be told, and another begins
+            self.kill('b')
+            self.start('b')
+        time.sleep(seconds)
+        if what == 'stop':
+            self.workers['b'].send_signal(signal.SIGCONT)
+        elif what == 'down between':
+            self.net('-n %s route del blackhole 10.99.0.3' % self.spaces['a'])
+        else:
+            self.link('b', 'up')
+
+    def run_case(self, what, seconds, has_spare):
+        stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
+        if os.path.exists(out):
+            os.remove(out)
+        for name in 'abc':
+            self.start(name)
+        hosts = [x for name in 'abc' for x in ('--host', '%s=%s,lab' % (name, self.endpoint(name)))]
+        args = [*hosts, '--device', 'a/host:1', '--device', 'b/host:1', '--parallel', '4', '--stats', stats, '--out', out,
+                *(['--spare', 'c/host:1'] if has_spare else [])]
+        command = ['ip', 'netns', 'exec', self.desk, *self.command(*args)]
+        p = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self.env)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)  # until it is under way
+        self.suffer(what, seconds)
+        _, err = p.communicate(timeout=300)
+        what = '%s for %d s, %s: ' % (what, seconds, 'a spare' if has_spare else 'none')
+        is_ended = p.returncode == 75 and not has_spare
+        if is_ended:  # it has said why; what it finished is there
+            self.assertIn('not to be had again', err, what)
+            r = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=self.env, timeout=300, check=False)
+            self.assertEqual(r.returncode, 0, what + err + r.stderr)
+            what += 'ended and resumed; '
+        else:
+            self.assertEqual(p.returncode, 0, what + err)
+        with open(out) as f:
+            self.assertEqual(self.texts(f.read()), self.wanted, what + err)
+        for name in 'abc':
+            self.kill(name)
+        return self.show(what, stats) + is_ended
+
+    def test_links_that_go_down_change_no_text(self):
+        losses = [self.run_case(*case) for case in (LINK_CASES if N_RUNS > 4 else LINK_CASES[:3])]
+        self.assertGreater(sum(losses), 1)
 
 
 if __name__ == '__main__':
