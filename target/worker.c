@@ -22,6 +22,8 @@
 
 #define SILENT_US   5000000u /* without a word: the coordinator is lost, */
 #define CUT_US      2000000u /* sooner where some connection broke */
+#define PROBE_US    50000u   /* between two looks at whether that was the coordinator's, */
+#define LIVE_US     1500000u /* until which a live one has sent a ping */
 #define TELL_US     200000u  /* between two words on how far loading is */
 #define N_CANCELLED 64u      /* batches that were cancelled before they came */
 
@@ -40,7 +42,7 @@ struct td_worker_seat {
     worker_state state;
     /* The session. */
     td_stage_way way; /* to the coordinator */
-    uint64_t n_seen, heard_us, told_us;
+    uint64_t n_seen, heard_us, told_us, cut_us, probed_us;
     bool is_cut, is_over; /* is_over: it ends when the helper is done */
     td_stage_plan plan;
     td_stage_load load;
@@ -219,6 +221,15 @@ static bool tell(worker *w, td_stage_msg *m)
         return true;
     td_log_debug("stage worker: %s", err.message);
     return false;
+}
+
+static td_stage_msg make_pong(const worker *w, uint64_t echo_us)
+{
+    return (td_stage_msg){.type = TD_STAGE_PONG,
+                          .ping = {.echo_us = echo_us,
+                                   .now_us = now_us(w),
+                                   .progress = w->n_done,
+                                   .n_pending = (uint32_t)(w->n_taken - w->n_done)}};
 }
 
 static void make_printable(char *text)
@@ -488,13 +499,11 @@ static void take_message(worker *w, const td_stage_msg *m)
     case TD_STAGE_DATA:
         take_data(w, &m->data);
         break;
-    case TD_STAGE_PING:
-        tell(w, &(td_stage_msg){.type = TD_STAGE_PONG,
-                                .ping = {.echo_us = m->ping.echo_us,
-                                         .now_us = now_us(w),
-                                         .progress = w->n_done,
-                                         .n_pending = (uint32_t)(w->n_taken - w->n_done)}});
+    case TD_STAGE_PING: {
+        td_stage_msg pong = make_pong(w, m->ping.echo_us);
+        tell(w, &pong);
         break;
+    }
     case TD_STAGE_BYE:
         end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is done", false);
         break;
@@ -624,9 +633,25 @@ static void end_task(worker *w)
     }
 }
 
+/* Some connection broke. The coordinator's, if nothing can be sent to it; an answer to a ping that
+ * it did not send does it no harm. */
+static void probe(worker *w, uint64_t now)
+{
+    td_err err = {0};
+    if (!w->is_cut || w->state == FREE || w->is_over || now - w->probed_us < PROBE_US)
+        return;
+    w->probed_us = now;
+    td_stage_msg pong = make_pong(w, UINT64_MAX);
+    if (w->heard_us > w->cut_us + LIVE_US)
+        w->is_cut = false;
+    else if (!td_stage_way_send(&w->way, &pong, &err) && err.code == TD_E_UNAVAILABLE)
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "the connection to the coordinator broke", false);
+}
+
 static void mind_time(worker *w)
 {
     uint64_t now = now_us(w);
+    probe(w, now);
     uint64_t most = w->is_cut ? CUT_US : SILENT_US;
     if (w->state != FREE && !w->is_over && now - w->heard_us > most)
         end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is silent", true);
@@ -643,7 +668,12 @@ static void mind_time(worker *w)
 /* -- from outside ------------------------------------------------------------------------------ */
 
 void td_worker_seat_open(td_worker_seat *w, td_link *link) { w->link = link; }
-void td_worker_seat_cut(td_worker_seat *w) { w->is_cut = true; }
+
+void td_worker_seat_cut(td_worker_seat *w)
+{
+    w->is_cut = true;
+    w->cut_us = now_us(w);
+}
 
 void td_worker_seat_take(td_worker_seat *w, const td_stage_msg *m, td_route route)
 {

@@ -142,10 +142,11 @@ class Faults(Base):
         self.assertGreater(sum(losses), 0)
 
 
-# What happens to worker b, for how many seconds, with a spare on a third machine?
-LINK_CASES = [('down', 1, False), ('half open', 6, False), ('down', 10, True),
-              ('stop', 7, False), ('down', 10, False), ('half open', 10, True), ('stop', 15, True), ('down', 60, True),
-              ('down', 60, False), ('down between', 10, True)]
+# What happens to worker b, for how many seconds, and what else there is: a spare on a third machine, the
+# other stage, or nothing, for it was alone.
+LINK_CASES = [('down', 1, 'other'), ('half open', 6, 'other'), ('down', 10, 'spare'), ('stop', 7, 'other'),
+              ('down', 10, 'other'), ('half open', 10, 'spare'), ('stop', 15, 'spare'), ('down', 60, 'spare'),
+              ('down', 60, 'other'), ('down', 60, 'nothing'), ('down between', 10, 'spare')]
 
 
 class Links(Base):
@@ -223,24 +224,25 @@ class Links(Base):
         else:
             self.link('b', 'up')
 
-    def run_case(self, what, seconds, has_spare):
+    def run_case(self, what, seconds, else_there):
         stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
         if os.path.exists(out):
             os.remove(out)
         for name in 'abc':
             self.start(name)
         hosts = [x for name in 'abc' for x in ('--host', '%s=%s,lab' % (name, self.endpoint(name)))]
-        args = [*hosts, '--device', 'a/host:1', '--device', 'b/host:1', '--parallel', '4', '--stats', stats, '--out', out,
-                *(['--spare', 'c/host:1'] if has_spare else [])]
+        args = [*hosts, *([] if else_there == 'nothing' else ['--device', 'a/host:1']), '--device', 'b/host:1',
+                *(['--spare', 'c/host:1'] if else_there == 'spare' else []), '--parallel', '4', '--stats', stats, '--out', out]
         command = ['ip', 'netns', 'exec', self.desk, *self.command(*args)]
         p = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self.env)
         while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
             time.sleep(0.01)  # until it is under way
         self.suffer(what, seconds)
         _, err = p.communicate(timeout=300)
-        what = '%s for %d s, %s: ' % (what, seconds, 'a spare' if has_spare else 'none')
-        is_ended = p.returncode == 75 and not has_spare
+        what = '%s for %d s, %s else: ' % (what, seconds, else_there)
+        is_ended = else_there == 'nothing'
         if is_ended:  # it has said why; what it finished is there
+            self.assertEqual(p.returncode, 75, what + err)
             self.assertIn('not to be had again', err, what)
             r = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=self.env, timeout=300, check=False)
             self.assertEqual(r.returncode, 0, what + err + r.stderr)

@@ -54,7 +54,8 @@ class Relay:
         """'partition' SECONDS, 'reset', 'half_close': done by the relay's thread."""
         with self.lock:
             self.orders.append((what, *args))
-        self.wake_write.send(b'x')
+        with contextlib.suppress(OSError):  # it woke by itself, and has closed already
+            self.wake_write.send(b'x')
 
     def close(self):
         self.order('close')
