@@ -323,7 +323,8 @@ static void hear(peer *p, td_stage_type type, int ms)
         td_route route;
         td_stage_msg m;
         while (n && td_link_recv(p->link, bytes, &n, &route, NULL) && n)
-            if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session)
+            if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session &&
+                m.type != TD_STAGE_PONG) /* a worker may look whether we are there */
                 p->last = m.type;
     }
 }
