@@ -2,17 +2,22 @@
 """Two stage workers of one core each against one, in network namespaces joined by veth pairs.
 
 usage: scripts/bench_machines.py MODEL.gguf [--tandem PROGRAM] [--turns N]
-                                 [--rpc-server PROGRAM --rpc-bench PROGRAM]
+                                 [--rpc-server PROGRAM --rpc-bench PROGRAM | --draft D.gguf | --curve]
 
 Needs root and iproute2. Prints, as medians of N turns (3) of each in alternation, tokens/s of one host,
 of two, and their ratio: a prompt of 2,048 tokens, 32 sequences, one sequence. Everything is encrypted,
-as it is between machines. With llama.cpp's RPC server and llama-bench its rows stand beside."""
+as it is between machines. With llama.cpp's RPC server and llama-bench its rows stand beside.
+
+--draft: instead one sequence with a draft on another machine, behind tests/relay.py with round trips of
+0, 5 and 10 ms, and with none; lengths as they are chosen and 4 always. --curve: instead the first two rows
+of two workers on loopback, with keys and without."""
 import argparse
 import json
 import os
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -59,7 +64,7 @@ class Bench:
         self.prompt = ' '.join(words[i % 500] for i in range(low))
 
     def start(self, i, core, *command):
-        self.workers.append(subprocess.Popen(['ip', 'netns', 'exec', NAMES[i], 'taskset', '-c', str(core), *command],
+        self.workers.append(subprocess.Popen([*(['ip', 'netns', 'exec', NAMES[i]] if i is not None else []), 'taskset', '-c', str(core), *command],
                                              env=self.keys, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     def stop(self):
@@ -104,8 +109,18 @@ def main():
     p.add_argument('--turns', type=int, default=3)
     p.add_argument('--rpc-server')
     p.add_argument('--rpc-bench')
+    p.add_argument('--draft')
+    p.add_argument('--curve', action='store_true')
     args = p.parse_args()
     args.tandem = os.path.abspath(args.tandem)
+    if args.draft or args.curve:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(args, folder)
+            try:
+                (measure_draft if args.draft else measure_curve)(args, bench)
+            finally:
+                bench.stop()
+        return
     drop_namespaces()
     make_namespaces()
     try:
@@ -113,6 +128,49 @@ def main():
             measure(args, Bench(args, folder))
     finally:
         drop_namespaces()
+
+
+def measure_draft(args, bench):
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tests'))
+    from relay import Relay
+    bench.start(None, 1, args.tandem, 'stage', '--device', 'host:1', '--models', os.path.dirname(os.path.abspath(args.draft)),
+                '--bind', 'tcp://127.0.0.1:5599', '--key', 'lab')
+    relays = {ms: Relay(5600 + ms, 5599, delay=ms / 2000) for ms in (0, 5, 10)}
+    time.sleep(2)
+    table = {}
+    for _ in range(args.turns):
+        for way in ([], ['--draft-fixed', '4']):
+            for ms in relays:
+                t = bench.run(['Once upon a time'], 192, 1, '--device', 'host:1:0', '--draft', args.draft, '--draft-device', 'd/host:1',
+                              '--host', f'd=tcp://127.0.0.1:{5600 + ms},lab', *way)['totals']
+                table.setdefault((' '.join(way) or 'lengths chosen', f'{ms} ms'), []).append(t)
+        table.setdefault(('no draft', ''), []).append(bench.run(['Once upon a time'], 192, 1, '--device', 'host:1:0')['totals'])
+    for relay in relays.values():
+        relay.close()
+    for (way, ms), runs in table.items():
+        best = max(runs, key=lambda t: t['tokens_per_second'])
+        whole = max(t['tokens_per_second'] for t in table.get((way, '0 ms'), runs))
+        paired = statistics.median(t['tokens_per_second'] / b['tokens_per_second'] for t, b in zip(runs, table.get((way, '0 ms'), runs)))
+        print(f'{way:16} {ms:6} {best["tokens_per_second"]:7.1f} tokens/s, {best["tokens_per_second"] / whole:.2f} of the best at 0 ms, '
+              f'{paired:.2f} paired; accepted {best["accepted"]} of {best["drafted"]}')
+
+
+def measure_curve(args, bench):
+    folder, table = os.path.dirname(os.path.abspath(args.model)), {}
+    for i in range(2):
+        for key in (False, True):
+            bench.start(None, i, args.tandem, 'stage', '--device', 'host:1', '--models', folder, '--bind',
+                        f'tcp://127.0.0.1:{5580 + 2 * i + key}', *(['--key', 'lab'] if key else []))
+    time.sleep(2)
+    for _ in range(args.turns):
+        for key in (False, True):
+            hosts = [x for i in range(2) for x in ('--host', f'{"ab"[i]}=tcp://127.0.0.1:{5580 + 2 * i + key}' + (',lab' if key else ''))]
+            for name, value in bench.rows(*hosts, '--device', 'a/host:1', '--device', 'b/host:1').items():
+                table.setdefault(name, {}).setdefault(key, []).append(value)
+    for name, kinds in table.items():
+        paired = statistics.median(a / b for a, b in zip(kinds[True], kinds[False]))
+        print(f'{name:26} keys {max(kinds[True]):8.1f}, none {max(kinds[False]):8.1f}: {max(kinds[True]) / max(kinds[False]):.2f} of the '
+              f'best, {paired:.2f} paired')
 
 
 def measure(args, bench):

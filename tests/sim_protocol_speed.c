@@ -196,6 +196,30 @@ static void test_latency_is_hidden_in_the_overlap(void **state)
         }
 }
 
+/* With a draft that is right in some: exactly one round trip a miss, and none a hit, so that a
+ * draft 5 ms away is as good as one here within a twentieth where a verification takes 16 of
+ * them. */
+static void test_a_miss_pays_one_round_trip(void **state)
+{
+    (void)state;
+    static const uint64_t verify_us[] = {12000, 25000, 80000, 200000};
+    for (uint32_t i = 0; i < TD_COUNT(verify_us); i++)
+        for (uint32_t k = 2; k <= 6; k += 2) {
+            world_params params = make_params(0.8, k, 500, true), here = params;
+            uint32_t n_rounds, n_hits;
+            params.seed = here.seed = 7 + k;
+            params.stage_us = here.stage_us = verify_us[i];
+            params.link.delay_min_us = params.link.delay_max_us = 2500; /* each way */
+            double us = run(&params);
+            count_rounds(k, &n_rounds, &n_hits);
+            double tv = (double)verify_us[i], miss_us = tv + k * 500 + 5000;
+            check_near(&params, "its rounds", us, n_hits * tv + (n_rounds - n_hits) * miss_us,
+                       0.01);
+            if (verify_us[i] >= 80000)
+                assert_true(run(&here) > 0.95 * us);
+        }
+}
+
 /* m chunks of a prompt pass s stages in m + s - 1 steps. */
 static void test_chunks_pass_the_stages_one_behind_the_other(void **state)
 {
@@ -243,6 +267,7 @@ int main(void)
         cmocka_unit_test(test_ahead_hides_the_shorter_in_the_longer),
         cmocka_unit_test(test_chosen_lengths_are_near_the_best_fixed_one),
         cmocka_unit_test(test_latency_is_hidden_in_the_overlap),
+        cmocka_unit_test(test_a_miss_pays_one_round_trip),
         cmocka_unit_test(test_chunks_pass_the_stages_one_behind_the_other),
         cmocka_unit_test(test_groups_of_sequences_fill_the_stages),
     };
