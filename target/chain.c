@@ -15,9 +15,9 @@
 typedef struct {
     const td_layout_params *params;
     td_chain *chain;
-    pthread_mutex_t lock; /* of what follows, and held while progress is told */
-    uint64_t done, total; /* bytes of the file */
-    bool is_failed;
+    pthread_mutex_t lock;        /* of what follows, and held while progress is told */
+    uint64_t done, total;        /* bytes of the file */
+    bool is_failed, is_unwanted; /* a part could not be loaded; nobody wants them any more */
     td_err *err;
 } loading;
 
@@ -42,12 +42,13 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
     part_loading *part = user;
     loading *l = part->all;
     pthread_mutex_lock(&l->lock);
-    bool goes_on = !l->is_failed;
+    bool goes_on = !l->is_failed && !l->is_unwanted;
     l->done += done - part->done;
     part->done = done;
     if (goes_on && l->params->progress)
         goes_on =
             l->params->progress(l->params->user, l->done < l->total ? l->done : l->total, l->total);
+    l->is_unwanted |= !goes_on;
     pthread_mutex_unlock(&l->lock);
     return goes_on;
 }
