@@ -601,11 +601,12 @@ static void test_hazard_tracker_sees_every_kind(void **state)
     (void)state;
     static td_vk_hazard h;
     const char a = 0, b = 0, c = 0;
-    const td_vk_access read_a = {&a, 0, 9, false}, read_b = {&b, 0, 9, false};
-    const td_vk_access read_c = {&c, 0, 9, false}, write_b = {&b, 0, 9, true};
-    const td_vk_access in_place[] = {read_a, {&a, 0, 9, true}};
+    const td_vk_access read_a = {&a, 0, 9, false, 0, 0}, read_b = {&b, 0, 9, false, 0, 0};
+    const td_vk_access read_c = {&c, 0, 9, false, 0, 0}, write_b = {&b, 0, 9, true, 0, 0};
+    const td_vk_access in_place[] = {read_a, {&a, 0, 9, true, 0, 0}};
     assert_false(td_vk_hazard_add(&h, (td_vk_access[]){read_a, write_b}, 2));
-    assert_false(td_vk_hazard_add(&h, (td_vk_access[]){read_a, {&c, 0, 9, true}}, 2)); /* reads */
+    assert_false(
+        td_vk_hazard_add(&h, (td_vk_access[]){read_a, {&c, 0, 9, true, 0, 0}}, 2)); /* reads */
     assert_true(td_vk_hazard_add(&h, &read_b, 1));  /* read after write */
     assert_false(td_vk_hazard_add(&h, &read_c, 1)); /* the barrier covered c as well */
     assert_true(td_vk_hazard_add(&h, &write_b, 1)); /* write after read */
@@ -615,15 +616,24 @@ static void test_hazard_tracker_sees_every_kind(void **state)
     td_vk_hazard_reset(&h);
     assert_false(td_vk_hazard_add(&h, in_place, 2));
     /* Columns: beside each other, touching, and of another buffer. */
-    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 9, 12, true}, 1));
-    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&b, 0, 12, true}, 1));
-    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 12, 12, false}, 1)); /* nothing */
-    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 11, 13, false}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 9, 12, true, 0, 0}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&b, 0, 12, true, 0, 0}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 12, 12, false, 0, 0}, 1)); /* nothing */
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 11, 13, false, 0, 0}, 1));
+    /* Parts of heads: of 10 columns each the first 4, the last 6; 5 of those; heads of 5. */
+    td_vk_hazard_reset(&h);
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 3, 37, true, 10, 4}, 1));
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 7, 43, true, 10, 6}, 1));
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 8, 43, false, 10, 6}, 1)); /* wraps */
+    assert_false(td_vk_hazard_add(&h, &(td_vk_access){&a, 4, 43, true, 10, 4}, 1));
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 7, 43, false, 10, 5}, 1));
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 13, 43, true, 5, 1}, 1));
+    assert_true(td_vk_hazard_add(&h, &(td_vk_access){&a, 14, 43, true, 0, 0}, 1));
     /* More than are kept: one barrier too many, none too few. */
     td_vk_hazard_reset(&h);
     char many[TD_VK_HAZARDS_MAX + 1];
     for (uint32_t i = 0; i < TD_COUNT(many); i++)
-        assert_int_equal(td_vk_hazard_add(&h, &(td_vk_access){&many[i], 0, 1, true}, 1),
+        assert_int_equal(td_vk_hazard_add(&h, &(td_vk_access){&many[i], 0, 1, true, 0, 0}, 1),
                          i == TD_VK_HAZARDS_MAX);
 }
 
@@ -641,7 +651,7 @@ static void test_steps_are_ordered_by_what_they_wait_for(void **state)
     char buffers[N];
     for (uint32_t i = 0; i < N; i++) { /* one chain after another; then pairs, far apart */
         uint32_t which = i < 300 ? i / 100 : CHAINS + (i - 300) % 300;
-        accesses[i] = (td_vk_access){&buffers[which], 0, 1, i % 2 == 0 || i < 300};
+        accesses[i] = (td_vk_access){&buffers[which], 0, 1, i % 2 == 0 || i < 300, 0, 0};
         steps[i] = (td_vk_accesses){&accesses[i], 1};
     }
     static td_vk_hazard h;

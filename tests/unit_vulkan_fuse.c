@@ -14,6 +14,7 @@ typedef struct {
     const char *name, *weights, *cache;
     uint32_t n_head, n_head_kv, dim, n_ff;
     bool has_norms, has_experts, has_shared; /* shared expert, with a gate */
+    bool is_latent;                          /* col0 columns of a head are the latent */
     bool is_gated,
         is_last; /* attention's heads are normed and gated; nothing is normed at the end */
     td_rope_kind rope;
@@ -54,25 +55,31 @@ static void record_attention(layer *l, const layer_case *c)
     const td_batch_tensors batch = {l->positions, l->slots, l->pages, NULL};
     td_view normed = td_all(l->t[NORMED]), q = td_columns(l->t[QKV], 0, n_embd);
     td_view k = td_columns(l->t[QKV], n_embd, n_kv), v = td_columns(l->t[QKV], n_embd + n_kv, n_kv);
+    td_view attended = td_all(l->t[ATTENDED]);
+    if (c->is_latent) {
+        v = td_columns(l->t[QKV], n_embd, c->col0);
+        attended = td_columns(l->t[ATTENDED], 0, c->n_head * c->col0);
+    }
     td_view cos_sin = td_all(l->cos_sin);
     td_op_rms_norm(p, td_all(l->t[X]), weight(l, "F32", 1, n_embd, 0, 1), 1, 1e-5f, normed);
     td_op_mat_mul(p, weight(l, c->weights, n_embd + 2 * n_kv, n_embd, 0, 2), NULL, normed,
                   td_all(l->t[QKV]));
-    if (c->has_norms) {
+    if (c->has_norms && c->is_latent) {
+        td_op_rms_norm(p, v, weight(l, "F32", 1, c->col0, 0, 5), 1, 1e-5f, v);
+    } else if (c->has_norms) {
         td_op_rms_norm(p, q, weight(l, "F32", 1, c->dim, 0, 5), c->n_head, 1e-5f, q);
         td_op_rms_norm(p, k, weight(l, "F32", 1, c->dim, 0, 6), c->n_head_kv, 1e-5f, k);
     }
     td_op_rope(p, q, cos_sin, c->rope, c->dim, c->col0);
     td_op_rope(p, k, cos_sin, c->rope, c->dim, c->col0);
     td_op_kv_store(p, l->kv, k, v, &batch);
-    td_op_attention(p, l->kv, q, td_all(l->t[ATTENDED]),
+    td_op_attention(p, l->kv, q, attended,
                     &(td_attention_params){.n_head = c->n_head, .scale = 0.2f}, &batch);
-    td_view attended = td_all(l->t[ATTENDED]);
     if (c->is_gated) {
         td_op_rms_norm(p, attended, weight(l, "F32", 1, c->dim, 0, 13), c->n_head, 1e-5f, attended);
         td_op_glu(p, TD_GLU_SILU, q, attended, NULL, attended);
     }
-    td_op_mat_mul(p, weight(l, c->weights, n_embd, n_embd, 0, 7), NULL, attended,
+    td_op_mat_mul(p, weight(l, c->weights, n_embd, attended.n_cols, 0, 7), NULL, attended,
                   td_all(l->t[DELTA]));
 }
 
@@ -159,8 +166,9 @@ static layer begin_layer(td_device *dev, const layer_case *c)
     l.positions = inputs[1];
     l.slots = inputs[2];
     l.pages = inputs[3];
-    l.kv = bench_kv(&l.b,
-                    &(td_kv_params){type, type, c->n_head_kv, c->dim, c->dim, c->n_pages, false});
+    l.kv =
+        bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim,
+                                       c->is_latent ? c->col0 : c->dim, c->n_pages, c->is_latent});
     record_attention(&l, c);
     record_feed_forward(&l, c);
     bench_end(&l.b);
@@ -286,8 +294,8 @@ static const layer_case cases[] = {
      .n_rot = 192,
      .n_pages = 33,
      .n_alone = 26,
-     .n_steps = 16,
-     .n_barriers = 13},
+     .n_steps = 15,
+     .n_barriers = 12},
     {.name = "a shared expert, heads gated",
      .weights = "Q8_0",
      .cache = "F16",
@@ -302,8 +310,8 @@ static const layer_case cases[] = {
      .n_rot = 64,
      .n_pages = 4,
      .n_alone = 29,
-     .n_steps = 17,
-     .n_barriers = 13},
+     .n_steps = 16,
+     .n_barriers = 12},
     {.name = "the last layer, unquantized",
      .weights = "F32",
      .cache = "F16",
@@ -319,8 +327,40 @@ static const layer_case cases[] = {
      .n_rot = 20,
      .n_pages = 4,
      .n_alone = 24,
-     .n_steps = 17,
-     .n_barriers = 13},
+     .n_steps = 16,
+     .n_barriers = 12},
+    {.name = "latent attention",
+     .weights = "F32",
+     .cache = "F16",
+     .n_head = 3,
+     .n_head_kv = 1,
+     .dim = 352,
+     .n_ff = 32,
+     .has_norms = true,
+     .is_latent = true,
+     .rope = TD_ROPE_NORM,
+     .n_rot = 32,
+     .col0 = 320,
+     .n_pages = 4,
+     .n_alone = 15,
+     .n_steps = 11,
+     .n_barriers = 9},
+    {.name = "latent attention, a quantized cache",
+     .weights = "Q8_0",
+     .cache = "Q8_0",
+     .n_head = 2,
+     .n_head_kv = 1,
+     .dim = 96,
+     .n_ff = 32,
+     .has_experts = true,
+     .is_latent = true,
+     .rope = TD_ROPE_NEOX,
+     .n_rot = 32,
+     .col0 = 64,
+     .n_pages = 4,
+     .n_alone = 15,
+     .n_steps = 15,
+     .n_barriers = 12},
     {.name = "unquantized",
      .weights = "F16",
      .cache = "F32",

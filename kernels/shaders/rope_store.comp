@@ -1,9 +1,11 @@
-/* q, k and v of a row on their way to attention, in one step: heads of q and k are normed (rms_norm,
- * where HAS_NORM) and rotated (rope) in place, then k and v are stored (kv_store). What each of
- * these computes is what its own shader does, bit for bit.
+/* q, k and v of a row on their way to attention, in one step: heads of q and k are normed (rms_norm)
+ * and rotated (rope) in place, then k and v are stored (kv_store). What each of these computes is
+ * what its own shader does, bit for bit. A latent cache stores but keys, as kv_store does: k_words
+ * is 0, there are no heads of v, and what is normed is the latent, k's first columns.
  *
  * Grid: heads of q, then of k, then of v; rows. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K,
- * 3 HEAD_DIM_V, 4 HAS_NORM: of heads of at most 256.
+ * 3 HEAD_DIM_V, 4 N_NORM: columns of a head of k that are normed, or 0; where that is all of
+ * them, so are those of q.
  *
  * Law 1: rms_norm adds 256 sums as a balanced tree; of fewer columns most are zeros, and adding
  * those changes nothing. */
@@ -19,7 +21,7 @@ layout(constant_id = 0) const uint TYPE_K = TD_KV_F16;
 layout(constant_id = 1) const uint TYPE_V = TD_KV_F16;
 layout(constant_id = 2) const uint HEAD_DIM_K = 128u;
 layout(constant_id = 3) const uint HEAD_DIM_V = 128u;
-layout(constant_id = 4) const bool HAS_NORM = false;
+layout(constant_id = 4) const uint N_NORM = 0u;
 
 layout(local_size_x = 64) in;
 layout(push_constant) uniform push_block { push_rope_store p; };
@@ -48,21 +50,24 @@ shared float sums[256];
 void norm(uint t, bool is_q)
 {
     for (uint c = t; c < 256u; c += 64u) {
-        precise float x = c < HEAD_DIM_K ? row[c] : 0.0;
-        precise float sum = fma(x, x, 0.0);
+        precise float sum = 0.0;
+        for (uint i = c; i < N_NORM; i += 256u) {
+            precise float x = row[i];
+            sum = fma(x, x, sum);
+        }
         sums[c] = sum;
     }
     barrier();
-    for (uint n = HEAD_DIM_K > 128u ? 128u : 64u; n > 0u; n >>= 1) {
+    for (uint n = N_NORM > 128u ? 128u : 64u; n > 0u; n >>= 1) {
         for (uint c = t; c < n; c += 64u) {
             precise float both = sums[c] + sums[c + n];
             sums[c] = both;
         }
         barrier();
     }
-    precise float mean = sums[0] / float(HEAD_DIM_K);
+    precise float mean = sums[0] / float(N_NORM);
     precise float scale = 1.0 / sqrt(mean + p.eps);
-    for (uint c = t; c < HEAD_DIM_K; c += 64u) {
+    for (uint c = t; c < N_NORM; c += 64u) {
         precise float x = row[c] * scale;
         x *= is_q ? q_weight[c] : k_weight[c];
         row[c] = x;
@@ -109,13 +114,19 @@ void main()
     int position = positions[r], sequence = slots[r];
     if (is_q || is_k) {
         uint at = (is_q ? r * p.q_stride + p.q_col0 : r * p.k_stride + p.k_col0) + head * HEAD_DIM_K;
-        for (uint c = t; c < ROW; c += 64u)
-            row[c] = c < HEAD_DIM_K ? (is_q ? q[at + c] : k[at + c]) : 0.0;
+        bool has_norm = N_NORM != 0u && (!is_q || N_NORM == HEAD_DIM_K);
+        uint begin = has_norm ? 0u : p.col0, end = has_norm ? HEAD_DIM_K : p.col0 + p.n_rot;
+        for (uint c = t; c < ROW; c += 64u) {
+            row[c] = 0.0;
+            if (!is_q && c < HEAD_DIM_K)
+                row[c] = k[at + c];
+            else if (is_q && begin <= c && c < end) /* others may be writing beside it */
+                row[c] = q[at + c];
+        }
         barrier();
-        if (HAS_NORM)
+        if (has_norm)
             norm(t, is_q);
         rotate(t, r);
-        uint begin = HAS_NORM ? 0u : p.col0, end = HAS_NORM ? HEAD_DIM_K : p.col0 + p.n_rot;
         for (uint c = begin + t; c < end; c += 64u)
             if (is_q)
                 q[at + c] = row[c];
@@ -129,6 +140,7 @@ void main()
             row[c] = c < HEAD_DIM_V ? v[at + c] : 0.0;
         barrier();
     }
+    is_k = is_k && p.k_words != 0u;
     uint page = td_kv_page(position, sequence, p.n_slots, p.n_pages_max, p.n_pages);
     uint cell = td_kv_cell(page, p.n_head_kv, head, is_k ? p.k_words : p.v_words);
     uint slot = uint(position) % TD_KV_SLOTS;

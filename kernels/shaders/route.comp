@@ -2,7 +2,8 @@
  * the number of those before it, by score and then index; so is a group's.
  *
  * logits [n_rows][n_experts], bias [n_experts], experts and weights [n_rows][n_used]. Grid: x = 1,
- * y = row.
+ * y = row. Specialization: 0 HAS_LIST: of several rows the workgroup that is done last, by a count
+ * in word 1 of lists that is 0 before and after, lists who chose whom.
  *
  * Law 1: invocation t sums experts t, t + 256, ... in ascending order, and the 256 sums are added as
  * a balanced tree; sums of the chosen are in the order of their choice. */
@@ -15,8 +16,11 @@ layout(local_size_x = 256) in;
 layout(push_constant) uniform push_block { push_route p; };
 layout(set = 0, binding = 0) readonly buffer logit_floats { float logits[]; };
 layout(set = 0, binding = 1) readonly buffer bias_floats { float bias[]; };
-layout(set = 0, binding = 2) writeonly buffer expert_ints { int experts[]; };
+layout(set = 0, binding = 2) coherent buffer expert_ints { int experts[]; };
 layout(set = 0, binding = 3) writeonly buffer weight_floats { float weights[]; };
+layout(set = 0, binding = 4) coherent buffer list_uints { uint lists[]; };
+
+layout(constant_id = 0) const bool HAS_LIST = false;
 
 const uint LANES = 256u;
 const uint SOFTMAX = 0u, SIGMOID = 1u; /* gating; else of the selected */
@@ -27,6 +31,11 @@ shared int keys[TD_VK_LIST_EXPERTS];    /* of scores, in their order */
 shared int group_keys[TD_VK_LIST_EXPERTS];
 shared float tree[LANES];
 shared uint chosen[LANES];
+shared bool is_last;
+
+#define counts keys /* which are done with by then */
+#define sums group_keys
+#include "inc/list.glsl"
 
 int key_of(float score)
 {
@@ -110,9 +119,8 @@ void drop_groups(uint t)
     barrier();
 }
 
-void main()
+void choose(uint t, uint row)
 {
-    uint t = gl_LocalInvocationID.x, row = gl_WorkGroupID.y;
     score(t, row);
     if (p.n_groups > 1u)
         drop_groups(t);
@@ -124,8 +132,10 @@ void main()
             chosen[place] = e;
     }
     barrier();
-    if (t >= p.n_used)
-        return;
+}
+
+void weigh(uint t, uint row)
+{
     float top = probs[chosen[0]];
     for (uint i = 1u; i < p.n_used; i++)
         top = max(top, probs[chosen[i]]);
@@ -146,4 +156,25 @@ void main()
     weight *= p.scale;
     experts[row * p.n_used + t] = int(chosen[t]);
     weights[row * p.n_used + t] = weight;
+}
+
+void main()
+{
+    uint t = gl_LocalInvocationID.x, row = gl_WorkGroupID.y;
+    choose(t, row);
+    if (t < p.n_used)
+        weigh(t, row);
+    if (!HAS_LIST || p.n_rows < 2u)
+        return;
+    memoryBarrierBuffer();
+    barrier();
+    if (t == 0u)
+        is_last = atomicAdd(lists[1], 1u) + 1u == p.n_rows;
+    barrier();
+    if (!is_last)
+        return;
+    memoryBarrierBuffer();
+    list(t, p.n_rows * p.n_used);
+    if (t == 0u)
+        lists[1] = 0u;
 }

@@ -7,6 +7,8 @@
  *                                        is made
  *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
+ *     [rms_norm,] 2 rope, kv_store       the same of a latent, which is k's first columns
+ *     route | mat_mul by expert          the choice lists who chose whom
  *     anything | mat_mul                 rms_norm, glu and attention's join quantize what a product
  *                                        reads of them
  *
@@ -114,7 +116,15 @@ static bool is_head_norm(const td_op *norm, const td_op *rope)
 {
     return is_same(norm->out, rope->in[0]) && is_same(norm->in[0], norm->out) && norm->weight &&
            norm->u.rms_norm.n_groups == norm->out.n_cols / rope->u.rope.head_dim &&
-           rope->u.rope.head_dim <= 256;
+           has_same_rows(norm, rope);
+}
+
+/* The latent's, which a latent cache keeps with what is rotated behind it. */
+static bool is_latent_norm(const td_op *norm, const td_op *rope, const td_op *store)
+{
+    return is_same(norm->out, store->in[1]) && is_same(norm->in[0], norm->out) && norm->weight &&
+           norm->u.rms_norm.n_groups == 1 && norm->out.col0 == rope->out.col0 &&
+           norm->out.n_cols < rope->u.rope.head_dim && has_same_rows(norm, rope);
 }
 
 static bool is_overlapping(td_view a, td_view b)
@@ -122,27 +132,31 @@ static bool is_overlapping(td_view a, td_view b)
     return a.t == b.t && a.col0 < b.col0 + b.n_cols && b.col0 < a.col0 + a.n_cols;
 }
 
-/* q's rope is ops[0], after two norms if has_norms, whose eps is the same. */
-static bool is_rope_store(const td_program *p, uint32_t i, bool has_norms)
+/* q's rope comes after n_norms: two, whose eps is the same, of heads, or one of the latent. */
+static bool is_rope_store(const td_program *p, uint32_t i, uint32_t n_norms)
 {
-    uint32_t first = i + (has_norms ? 2 : 0);
+    uint32_t first = i + n_norms;
     if (!is_kind(p, first, TD_OP_ROPE) || !is_kind(p, first + 1, TD_OP_ROPE) ||
         !is_kind(p, first + 2, TD_OP_KV_STORE))
         return false;
     const td_op *q = &p->ops[first], *k = q + 1, *store = q + 2;
     const td_kv_params *kv = &store->kv->params;
-    bool is_one = !kv->is_latent && q->u.rope.kind == k->u.rope.kind &&
-                  q->u.rope.col0 == k->u.rope.col0 && is_same(q->in[1], k->in[1]) &&
-                  is_same(store->in[0], k->out) && q->u.rope.head_dim == kv->head_dim_k &&
-                  k->u.rope.head_dim == kv->head_dim_k && !is_overlapping(q->out, k->out) &&
-                  !is_overlapping(q->out, store->in[1]) && !is_overlapping(k->out, store->in[1]) &&
+    bool is_v_apart =
+        kv->is_latent ? store->in[1].t == k->out.t : !is_overlapping(k->out, store->in[1]);
+    bool is_one = q->u.rope.kind == k->u.rope.kind && q->u.rope.col0 == k->u.rope.col0 &&
+                  is_same(q->in[1], k->in[1]) && is_v_apart && is_same(store->in[0], k->out) &&
+                  q->u.rope.head_dim == kv->head_dim_k && k->u.rope.head_dim == kv->head_dim_k &&
+                  !is_overlapping(q->out, k->out) && !is_overlapping(q->out, store->in[1]) &&
                   has_same_rows(q, k) &&
                   td_max_u32(kv->head_dim_k, kv->head_dim_v) <= TD_VK_ROPE_DIM_MAX;
-    if (!is_one || !has_norms)
+    for (uint32_t k_op = i; k_op < first; k_op++)
+        is_one = is_one && is_kind(p, k_op, TD_OP_RMS_NORM);
+    if (!is_one || !n_norms)
         return is_one;
     const td_op *q_norm = &p->ops[i], *k_norm = q_norm + 1;
-    return is_kind(p, i, TD_OP_RMS_NORM) && is_kind(p, i + 1, TD_OP_RMS_NORM) &&
-           is_head_norm(q_norm, q) && is_head_norm(k_norm, k) &&
+    if (n_norms == 1)
+        return kv->is_latent && is_latent_norm(q_norm, k, store);
+    return !kv->is_latent && is_head_norm(q_norm, q) && is_head_norm(k_norm, k) &&
            memcmp(&q_norm->u.rms_norm.eps, &k_norm->u.rms_norm.eps, sizeof(float)) == 0;
 }
 
@@ -154,10 +168,9 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
         return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, n_added};
     if (n_most >= 2 && is_norm_gate(p, i_op))
         return (td_vk_fusion){TD_VK_FUSE_NORM_GATE, 2};
-    if (n_most >= 5 && is_rope_store(p, i_op, true))
-        return (td_vk_fusion){TD_VK_FUSE_NORM_ROPE_STORE, 5};
-    if (n_most >= 3 && is_rope_store(p, i_op, false))
-        return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3};
+    for (uint32_t n_norms = 0; n_norms <= 2; n_norms++)
+        if (n_most >= 3 + n_norms && is_rope_store(p, i_op, n_norms))
+            return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3 + n_norms};
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
 }
 
@@ -194,4 +207,15 @@ const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op)
             return NULL;
     }
     return NULL;
+}
+
+bool td_vk_lists_choices(const td_program *p, uint32_t i_op)
+{
+    const td_op *op = &p->ops[i_op];
+    if (op->kind != TD_OP_ROUTE || fused_ops(p) < 2 || p->params.n_rows_max < 2)
+        return false;
+    for (uint32_t i = i_op + 1; i < p->n_ops && !writes(&p->ops[i], op->writes[0]); i++)
+        if (td_vk_is_by_expert(&p->ops[i]) && p->ops[i].in[1].t == op->writes[0])
+            return true;
+    return false;
 }

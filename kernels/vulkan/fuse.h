@@ -10,8 +10,7 @@ typedef enum {
     TD_VK_FUSE_NONE,
     TD_VK_FUSE_ADD_NORM,
     TD_VK_FUSE_NORM_GATE,
-    TD_VK_FUSE_ROPE_STORE,
-    TD_VK_FUSE_NORM_ROPE_STORE,
+    TD_VK_FUSE_ROPE_STORE, /* after n_ops - 3 norms */
 } td_vk_fuse_kind;
 typedef struct {
     td_vk_fuse_kind kind;
@@ -26,5 +25,7 @@ typedef struct {
 td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i_op);
 /* The product that op i's step quantizes its output for; NULL: none. */
 const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op);
+/* Whether op i, a route, lists who chose whom for a product by expert. */
+bool td_vk_lists_choices(const td_program *p, uint32_t i_op);
 
 #endif

@@ -10,10 +10,20 @@
 
 #define WINDOW 256u /* steps looked back at; all before them are waited for */
 
+/* Parts of the same heads, beside each other. */
+static bool is_interleaved(const td_vk_access *a, const td_vk_access *b)
+{
+    uint32_t stride = a->stride;
+    if (!stride || b->stride != stride)
+        return false;
+    uint32_t gap = (b->begin % stride + stride - a->begin % stride) % stride;
+    return gap >= a->n_part && b->n_part <= stride - gap;
+}
+
 static bool meets(const td_vk_access *a, const td_vk_access *b)
 {
     return a->buffer == b->buffer && (a->is_write || b->is_write) && a->begin < b->end &&
-           b->begin < a->end;
+           b->begin < a->end && !is_interleaved(a, b);
 }
 
 bool td_vk_is_conflict(const td_vk_access *a, uint32_t n_a, const td_vk_access *b, uint32_t n_b)

@@ -19,6 +19,7 @@ typedef struct { /* columns begin..end-1 */
     const void *buffer;
     uint32_t begin, end;
     bool is_write;
+    uint32_t stride, n_part; /* of each `stride` columns only the first n_part; stride 0: all */
 } td_vk_access;
 
 typedef struct {

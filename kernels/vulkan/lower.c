@@ -149,9 +149,9 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
 static void lower_rope(const td_op *op, td_vk_step *s)
 {
     s->key.shader = "rope";
-    bind_view_in(s, op->in[0]);
+    bind_parts(s, op->in[0], op->u.rope.head_dim, op->u.rope.col0, op->u.rope.n_rot, false);
     bind_view_in(s, op->in[1]);
-    bind_view_out(s, op->out);
+    bind_parts(s, op->out, op->u.rope.head_dim, op->u.rope.col0, op->u.rope.n_rot, true);
     struct push_rope push = {
         .n_heads = op->in[0].n_cols / op->u.rope.head_dim,
         .head_dim = op->u.rope.head_dim,
@@ -254,14 +254,26 @@ static void lower_softcap(const td_op *op, td_vk_step *s)
     set_elements(s, push.n_cols);
 }
 
-static void lower_route(td_vk_device *d, const td_op *op, td_vk_step *s)
+static bool lower_route(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
 {
+    td_vk_device *d = (td_vk_device *)p->dev;
+    const td_op *op = &p->ops[i_op];
     const td_route_params *r = &op->u.route;
+    bool has_list = td_vk_lists_choices(p, i_op);
+    td_vk_buffer *lists = has_list ? td_vk_lists_of(op->writes[0], err) : NULL;
+    if (has_list && !lists)
+        return false;
     s->key.shader = "route";
+    s->key.n_spec = 1;
+    s->key.spec[0] = has_list;
     bind_view_in(s, op->in[0]);
     bind_vector(d, s, op->weight);
     bind_out(s, buffer_of(op->writes[0]));
     bind_view_out(s, op->out);
+    if (lists)
+        bind_out(s, lists);
+    else
+        bind(s, &d->dummy);
     struct push_route push = {
         .n_experts = op->in[0].n_cols,
         .n_used = op->out.n_cols,
@@ -276,6 +288,7 @@ static void lower_route(td_vk_device *d, const td_op *op, td_vk_step *s)
     set_push(s, &push, sizeof push);
     s->groups_x = 1;
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * push.n_experts;
+    return true;
 }
 
 static void lower_experts_sum(const td_op *op, td_vk_step *s)
@@ -404,7 +417,8 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     const td_op *op = &p->ops[i_op];
     td_vk_device *d = (td_vk_device *)p->dev;
     *s = (td_vk_step){.op = op, .groups_z = 1};
-    switch (td_vk_fuse(p, i_op).kind) {
+    td_vk_fusion fusion = td_vk_fuse(p, i_op);
+    switch (fusion.kind) {
     case TD_VK_FUSE_ADD_NORM: {
         td_vk_addition a = td_vk_find_addition(p, i_op);
         return lower_norm(p, &a, NULL, s, err);
@@ -412,10 +426,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     case TD_VK_FUSE_NORM_GATE:
         return lower_norm(p, &(td_vk_addition){.norm = op}, op + 1, s, err);
     case TD_VK_FUSE_ROPE_STORE:
-        td_vk_lower_rope_store(p, i_op, false, s);
-        return true;
-    case TD_VK_FUSE_NORM_ROPE_STORE:
-        td_vk_lower_rope_store(p, i_op, true, s);
+        td_vk_lower_rope_store(p, i_op, fusion.n_ops - 3, s);
         return true;
     case TD_VK_FUSE_NONE:
         break;
@@ -451,8 +462,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         lower_gather(op, s);
         break;
     case TD_OP_ROUTE:
-        lower_route(d, op, s);
-        break;
+        return lower_route(p, i_op, s, err);
     case TD_OP_EXPERTS_SUM:
         lower_experts_sum(op, s);
         break;

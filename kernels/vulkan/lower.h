@@ -28,7 +28,7 @@ static inline void bind(td_vk_step *s, const td_vk_buffer *buffer)
 static inline void access_columns(td_vk_step *s, const td_vk_buffer *buffer, uint32_t begin,
                                   uint32_t end, bool is_write)
 {
-    s->accesses[s->n_accesses++] = (td_vk_access){buffer, begin, end, is_write};
+    s->accesses[s->n_accesses++] = (td_vk_access){buffer, begin, end, is_write, 0, 0};
     bind(s, buffer);
 }
 
@@ -57,6 +57,15 @@ static inline void bind_view_out(td_vk_step *s, td_view v)
 static inline void bind_vector(td_vk_device *d, td_vk_step *s, td_weight *w)
 {
     bind(s, w ? &((td_vk_weight *)w)->slabs[0] : &d->dummy);
+}
+
+/* Of each `stride` columns of a view those from col0 on, n_part of them. */
+static inline void bind_parts(td_vk_step *s, td_view v, uint32_t stride, uint32_t col0,
+                              uint32_t n_part, bool is_write)
+{
+    access_columns(s, buffer_of(v.t), v.col0 + col0, v.col0 + v.n_cols, is_write);
+    s->accesses[s->n_accesses - 1].stride = stride;
+    s->accesses[s->n_accesses - 1].n_part = n_part;
 }
 
 static inline void bind_batch(td_vk_step *s, const td_batch_tensors *batch)
@@ -111,6 +120,11 @@ uint32_t td_vk_int8_blocks(const td_op *op);
 uint32_t td_vk_int8_groups(const td_op *op);
 td_vk_buffer *td_vk_int8_of(const td_op *op, td_err *err);
 
+/* lower_mat_mul.c: whether an op is a product by expert, and where the lists lie of who chose whom;
+ * NULL: no memory. */
+bool td_vk_is_by_expert(const td_op *op);
+td_vk_buffer *td_vk_lists_of(td_tensor *experts, td_err *err);
+
 /* lower_mat_mul.c: after the steps that prepare its inputs, one for each slab. */
 uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op);
 bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
@@ -127,8 +141,8 @@ td_vk_dispatch td_vk_attention_dispatch(const td_vk_step *s, uint32_t n_rows);
 
 /* lower_sequence.c: the other ops that know of sequences. */
 void td_vk_lower_kv_store(const td_op *op, td_vk_step *s);
-/* i_op is the first of them. */
-void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, bool has_norms, td_vk_step *s);
+/* i_op is the first of them: a norm, where there are any. */
+void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, uint32_t n_norms, td_vk_step *s);
 void td_vk_lower_delta_net(const td_op *op, td_vk_step *s);
 void td_vk_lower_state_keep(const td_op *op, td_vk_step *s);
 

@@ -31,7 +31,7 @@ static const variant software_variants[SOFTWARE_VARIANTS] = {
     {32, 8, 4, 4}, {40, 8, 5, 4}, {48, 8, 6, 4}, {64, 8, 8, 8}, {128, 8, 16, 8},
 };
 
-static bool is_by_expert(const td_op *op)
+bool td_vk_is_by_expert(const td_op *op)
 {
     return op->kind == TD_OP_MAT_MUL && op->u.mat_mul.is_by_expert;
 }
@@ -78,8 +78,8 @@ static bool is_listed(const td_program *p, uint32_t i)
     while (i-- > 0) {
         const td_op *op = &p->ops[i];
         if (writes(op, experts))
-            return false;
-        if (is_by_expert(op) && op->in[1].t == experts)
+            return td_vk_lists_choices(p, i);
+        if (td_vk_is_by_expert(op) && op->in[1].t == experts)
             return true;
     }
     return false;
@@ -138,7 +138,7 @@ static bool lower_quantize(const td_op *op, td_vk_step *s, td_err *err)
     return true;
 }
 
-static td_vk_buffer *lists_of(td_tensor *experts, td_err *err)
+td_vk_buffer *td_vk_lists_of(td_tensor *experts, td_err *err)
 {
     uint64_t n_choices = (uint64_t)experts->params.n_rows * experts->params.n_cols;
     return td_vk_side_buffer(experts, ((td_vk_tensor *)experts)->lists,
@@ -148,7 +148,7 @@ static td_vk_buffer *lists_of(td_tensor *experts, td_err *err)
 static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
 {
     td_tensor *experts = op->in[1].t;
-    td_vk_buffer *lists = lists_of(experts, err);
+    td_vk_buffer *lists = td_vk_lists_of(experts, err);
     if (!lists)
         return false;
     s->key.shader = "list_experts";
@@ -208,7 +208,7 @@ static void set_groups(const td_op *op, uint32_t i_slab, struct push_mat_mul *pu
     push->y_group = op->u.mat_mul.y_stride;
     s->groups_z = push->n_groups;
     s->key.spec[4] = TD_VK_MUL_GROUPS;
-    if (is_by_expert(op)) {
+    if (td_vk_is_by_expert(op)) {
         s->key.spec[4] = TD_VK_MUL_EXPERT;
         s->n_experts = w->head.params.n_groups;
         push->n_used = s->n_used = op->in[1].n_cols;
@@ -234,7 +234,7 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
     const td_vk_buffer *int8 = NULL, *lists = &d->dummy;
     if (td_vk_has_int8(op) && !(int8 = td_vk_int8_of(op, err)))
         return false;
-    if (is_by_expert(op) && !(lists = lists_of(op->in[1].t, err)))
+    if (td_vk_is_by_expert(op) && !(lists = td_vk_lists_of(op->in[1].t, err)))
         return false;
     if (int8)
         bind_in(s, int8);
@@ -242,8 +242,11 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
         bind_view_in(s, x);
     bind(s, &w->slabs[i_slab]);
     bind_vector(d, s, op->bias);
-    bind_view_out(s, op->u.mat_mul.n_groups ? op->out : slab_columns(op, i_slab));
-    bind_in(s, is_by_expert(op) ? buffer_of(op->in[1].t) : &d->dummy);
+    if (op->u.mat_mul.n_groups && !td_vk_is_by_expert(op))
+        bind_parts(s, op->out, op->u.mat_mul.y_stride, 0, td_group_rows(p), true);
+    else
+        bind_view_out(s, op->u.mat_mul.n_groups ? op->out : slab_columns(op, i_slab));
+    bind_in(s, td_vk_is_by_expert(op) ? buffer_of(op->in[1].t) : &d->dummy);
     bind_in(s, lists);
     struct push_mat_mul push = {
         .n_k = p->n_cols,
@@ -308,7 +311,7 @@ static bool needs_quantize(const td_program *p, uint32_t i_op)
 
 static bool needs_lists(const td_program *p, uint32_t i_op)
 {
-    return is_by_expert(&p->ops[i_op]) && p->params.n_rows_max > 1 && !is_listed(p, i_op);
+    return td_vk_is_by_expert(&p->ops[i_op]) && p->params.n_rows_max > 1 && !is_listed(p, i_op);
 }
 
 uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op)

@@ -41,9 +41,10 @@ void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
     s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (op->in[0].n_cols + op->in[1].n_cols);
 }
 
-void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, bool has_norms, td_vk_step *s)
+void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, uint32_t n_norms,
+                            td_vk_step *s)
 {
-    const td_op *first = &program->ops[i_op], *q = has_norms ? first + 2 : first;
+    const td_op *first = &program->ops[i_op], *q = first + n_norms;
     const td_op *rope_k = q + 1, *store = q + 2;
     const td_vk_kv *kv = (const td_vk_kv *)store->kv;
     const td_kv_params *p = &kv->head.params;
@@ -51,20 +52,27 @@ void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, bool has_n
     td_view k = rope_k->out, v = store->in[1], cos_sin = q->in[1];
     s->key.shader = "rope_store";
     set_cache_types(s, p);
-    s->key.spec[s->key.n_spec++] = has_norms;
+    if (p->is_latent)
+        s->key.spec[3] = p->head_dim_k;
+    s->key.spec[s->key.n_spec++] = n_norms == 1   ? first->out.n_cols
+                                   : n_norms == 2 ? p->head_dim_k
+                                                  : 0;
     bind_view_out(s, k); /* it is read too, but being written orders it with both */
     bind_view_in(s, v);
     bind_out(s, &kv->k);
-    bind_out(s, &kv->v);
+    bind_out(s, p->is_latent ? &kv->k : &kv->v);
     bind_batch(s, &store->batch);
     bind_view_in(s, cos_sin);
-    bind_view_out(s, q->out);
-    bind_vector(d, s, has_norms ? first->weight : NULL);
-    bind_vector(d, s, has_norms ? first[1].weight : NULL);
+    if (n_norms == 2)
+        bind_view_out(s, q->out);
+    else
+        bind_parts(s, q->out, p->head_dim_k, q->u.rope.col0, q->u.rope.n_rot, true);
+    bind_vector(d, s, n_norms ? first->weight : NULL);
+    bind_vector(d, s, n_norms ? q[-1].weight : NULL);
     struct push_rope_store push = {
         .n_head = q->out.n_cols / p->head_dim_k,
         .n_head_kv = p->n_head_kv,
-        .k_words = kv->k_words,
+        .k_words = p->is_latent ? 0 : kv->k_words,
         .v_words = kv->v_words,
         VIEW(q, q->out),
         VIEW(k, k),
@@ -76,10 +84,10 @@ void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, bool has_n
         .n_rot = q->u.rope.n_rot,
         .kind = q->u.rope.kind == TD_ROPE_NEOX,
         VIEW(cos_sin, cos_sin),
-        .eps = has_norms ? first->u.rms_norm.eps : 0,
+        .eps = n_norms ? first->u.rms_norm.eps : 0,
     };
     set_push(s, &push, sizeof push);
-    s->groups_x = push.n_head + 2 * push.n_head_kv;
+    s->groups_x = push.n_head + (p->is_latent ? 1 : 2) * push.n_head_kv;
     s->work_per_row = 2 * TD_VK_WORK_PER_ELEMENT * (q->out.n_cols + k.n_cols + v.n_cols);
 }
 

@@ -237,7 +237,8 @@ static bool compile_attention(const compile_run *run, const td_vk_pipeline_key *
     return true;
 }
 
-/* Cache types in every pair, with head sizes that are and are not multiples of the blocks. */
+/* Cache types in every pair, with head sizes that are and are not multiples of the blocks. The last
+ * constant is rope_store's: columns that are normed. */
 static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
     static const uint32_t types[] = {TD_TYPE_F32, TD_TYPE_F16, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
@@ -245,11 +246,11 @@ static bool compile_cache_shader(const compile_run *run, const td_shader *shader
     for (size_t k = 0; k < TD_COUNT(types); k++)
         for (size_t v = 0; v < TD_COUNT(types); v++)
             for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
-                td_vk_pipeline_key key = {.shader = shader->name,
-                                          .n_bindings = TD_VK_BINDINGS_MAX,
-                                          .spec = {types[k], types[v], head_dims[i][0],
-                                                   head_dims[i][1], true /* of rope_store */},
-                                          .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
+                td_vk_pipeline_key key = {
+                    .shader = shader->name,
+                    .n_bindings = TD_VK_BINDINGS_MAX,
+                    .spec = {types[k], types[v], head_dims[i][0], head_dims[i][1], head_dims[i][1]},
+                    .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
                 if (!strcmp(shader->name, "attention")
                         ? !compile_attention(run, &key, types[k] == types[v], err)
                         : !compile_one(run, &key, err))
@@ -285,6 +286,7 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
                  {"rms_norm", {TD_VK_NORM_GATED, 0, TD_VK_NORM_NONE}, 3},
                  {"rms_norm", {TD_VK_NORM_X, 1, TD_VK_NORM_SILU}, 3},
                  {"glu", {0, 1}, 2},
+                 {"route", {true}, 1},
                  {"attention_join", {1}, 1}};
     for (size_t i = 0; i < TD_COUNT(fused); i++) {
         td_vk_pipeline_key k = {.shader = shader->name,

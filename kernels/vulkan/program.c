@@ -126,7 +126,7 @@ static bool lower_op(td_vk_program *p, uint32_t i_op, td_err *err)
         s->us_per_work = 1 / first_speed(d->head.info.kind);
         for (uint32_t i = 0; d->instance.is_sync_checked && i < s->n_accesses; i++)
             s->accesses[i] =
-                (td_vk_access){s->accesses[i].buffer, 0, UINT32_MAX, s->accesses[i].is_write};
+                (td_vk_access){s->accesses[i].buffer, 0, UINT32_MAX, s->accesses[i].is_write, 0, 0};
         if (!want_pipelines(p, s, err))
             return false;
     }

@@ -24,7 +24,7 @@
  *     add        0 a     1 b                 2 y
  *     scale      0 x     1 factors           2 y
  *     softcap    0 x     1 y
- *     route      0 logits  1 bias  2 experts  3 weights
+ *     route      0 logits  1 bias  2 experts  3 weights  4 lists
  *     experts_sum  0 x   1 weights           2 y
  *     delta_net  0 x  1 conv  2 a  3 dt  4 positions  5 slots  6 spans  7 ring  8 S  9 counts  10 y
  *     state_keep 0 x  1 positions  2 slots   3 ring
@@ -78,7 +78,7 @@ struct push_mat_mul {
 /* Which rows chose which expert. lists: word 0 the number of experts touched; from word 4 on three
  * words for each of them: the expert, where its choices begin, and how many there are; from
  * TD_VK_LIST_WORDS on the choices, n_used * row + i. An expert that does not exist is in none. Made
- * for two rows and more. One workgroup. */
+ * for two rows and more. Word 1 is route's. One workgroup. */
 #define TD_VK_LIST_EXPERTS 1024u /* TD_EXPERTS_MAX */
 #define TD_VK_LIST_WORDS   (4u + 3u * TD_VK_LIST_EXPERTS)
 struct push_list_experts {
@@ -157,13 +157,13 @@ struct push_kv_store {
     uint n_pages;     /* pages of the cache */
 };
 
-/* Grid: x = heads of q, k and v, y = row. Specialization constants as kv_store has them; 4: whether
- * there are norms. */
+/* Grid: x = heads of q, k and v, y = row. Specialization constants as kv_store has them; 4: how many
+ * columns of a head are normed. */
 #define TD_VK_ROPE_DIM_MAX 1024u /* of heads, as they lie in shared memory */
 struct push_rope_store {
     uint n_rows;
     uint n_head, n_head_kv;
-    uint k_words, v_words; /* as of kv_store */
+    uint k_words, v_words; /* as of kv_store; k_words 0: a latent cache */
     uint q_col0, q_stride;
     uint k_col0, k_stride;
     uint v_col0, v_stride;
@@ -260,7 +260,7 @@ struct push_softcap {
     uint y_col0, y_stride;
 };
 
-/* One workgroup per row (y). */
+/* One workgroup per row (y). Specialization constant 0: whether it lists who chose whom. */
 struct push_route {
     uint n_rows;
     uint n_experts, n_used;
