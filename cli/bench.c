@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "coordinator/coordinator.h"
+#include "transport/link.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 typedef struct {
     bench_params p;
+    option_hosts hosts;
     const char *widths, *depths, *draft_max, *types_k, *types_v, *format;
     bool is_json;
 } fields;
@@ -28,6 +30,11 @@ static const option options[] = {
      "the model (required); several are measured one after another"},
     {"--device", NULL, OPT_LIST, AT(p.devices), 0, 0, "SPEC",
      "as in generate; several make a split"},
+    {"--host", NULL, OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
+     "another machine, as in generate; whatever it has layers of is measured as a run would use "
+     "it"},
+    {"--key", NULL, OPT_TEXT, AT(p.key), 0, 0, "NAME",
+     "our own pair of `tandem keys`, shown to workers (default: the only one)"},
     {"--place", NULL, OPT_TEXT, AT(p.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--each", NULL, OPT_FLAG, AT(p.is_each), 0, 0, NULL,
@@ -150,11 +157,25 @@ static bool check_combination(const fields *f, td_err *err)
     return true;
 }
 
+static bool read_hosts(fields *f, td_err *err)
+{
+    bench_params *p = &f->p;
+    p->n_hosts = f->hosts.n;
+    for (uint32_t i = 0; i < f->hosts.n; i++)
+        if (!td_host_parse(f->hosts.items[i], &p->hosts[i], err) ||
+            !td_link_check(p->hosts[i].endpoint, TD_LINK_CONNECT, p->key, err))
+            return td_err_prepend(err, "--host");
+    if (f->hosts.n && (p->is_ops || p->is_measure || p->is_each || p->is_together || p->draft))
+        return td_err_set(err, TD_E_USAGE,
+                          "--host: not with --ops, --measure, --each, --together or --draft");
+    return true;
+}
+
 static bool check(fields *f, td_err *err)
 {
     bench_params *p = &f->p;
     bool is_ok =
-        read_types("--kv-k", f->types_k, p->types_k, &p->n_types_k, err) &&
+        read_hosts(f, err) && read_types("--kv-k", f->types_k, p->types_k, &p->n_types_k, err) &&
         read_types("--kv-v", f->types_v, p->types_v, &p->n_types_v, err) &&
         td_read_numbers("--widths", f->widths, 1, TD_VERIFY_ROWS_MAX, p->widths.items,
                         BENCH_LIST_MAX, &p->widths.n, err) &&

@@ -26,7 +26,9 @@ typedef enum { BENCH_TABLE, BENCH_CSV, BENCH_JSON, BENCH_JSONL, BENCH_OBJECT } b
 /* The command line, read and checked. */
 typedef struct {
     option_list models, devices;
-    const char *place;
+    td_host hosts[TD_OPTION_LIST_MAX]; /* other machines that devices may name */
+    uint32_t n_hosts;
+    const char *place, *key;
     bench_list widths, depths, draft_max;
     uint32_t n_types_k, n_types_v;
     const td_type_info *types_k[BENCH_LIST_MAX], *types_v[BENCH_LIST_MAX];
@@ -117,6 +119,12 @@ void td_bench_output_end(bench_output *o);
 
 /* All models, devices and types of the command line, one after another. */
 bool td_bench_models(const bench_params *p, td_err *err);
+/* One model over devices of which some are elsewhere: by the target of a run, its links among what
+ * is measured (bench_remote.c). */
+bool td_bench_remote(const bench_params *p, const td_model *model, const td_type_info *type_k,
+                     const td_type_info *type_v, bench_output *out, td_err *err);
+/* Of measured tests: c(n) against a verification of one row, or a step of decoding. */
+void td_bench_compare_widths(bench_test *tests, uint32_t n_tests);
 /* Plain decoding and each k, turn by turn. *signal: of one that ended it early, else 0. */
 bool td_bench_pair(const bench_params *p, int *signal, td_err *err);
 

@@ -277,19 +277,19 @@ static void plan_tests(lane *l)
 }
 
 /* c(n) against a verification of one row; where none was asked for, a decode step is one. */
-static void compare_widths(lane *l)
+void td_bench_compare_widths(bench_test *tests, uint32_t n_tests)
 {
     double one = NAN;
-    for (uint32_t i = 0; i < l->n_tests; i++) {
-        const bench_test *t = &l->tests[i];
+    for (uint32_t i = 0; i < n_tests; i++) {
+        const bench_test *t = &tests[i];
         if (t->kind == BENCH_DECODE)
             one = td_bench_summarize(&t->seconds).median / t->n_tokens;
         if (t->kind == BENCH_VERIFY && t->n_tokens == 1)
             one = td_bench_summarize(&t->seconds).median;
     }
-    for (uint32_t i = 0; i < l->n_tests; i++)
-        if (l->tests[i].kind == BENCH_VERIFY)
-            l->tests[i].c = td_bench_summarize(&l->tests[i].seconds).median / one;
+    for (uint32_t i = 0; i < n_tests; i++)
+        if (tests[i].kind == BENCH_VERIFY)
+            tests[i].c = td_bench_summarize(&tests[i].seconds).median / one;
 }
 
 /* For who waits at a terminal; after the last round the line is taken away. */
@@ -315,7 +315,7 @@ static void measure_depth(lane *l)
         run_round(l, r == 0);
     }
     show_progress(l, UINT32_MAX);
-    compare_widths(l);
+    td_bench_compare_widths(l->tests, l->n_tests);
     for (uint32_t i = 0; i < l->n_tests && l->err.code == TD_OK; i++) {
         bench_test *t = &l->tests[i];
         count_bytes(l, l->what.depth + (t->kind == BENCH_PREFILL ? 0 : l->params->n_prefill), t);
@@ -477,6 +477,8 @@ static bool bench_devices(const bench_job *j, td_err *err)
 {
     const bench_params *p = j->params;
     td_default_specs defaults;
+    if (p->n_hosts)
+        return td_bench_remote(p, j->model, j->type_k, j->type_v, j->out, err);
     td_layout_default_specs(&defaults);
     const char *const *specs = p->devices.n ? p->devices.items : defaults.specs;
     uint32_t n = p->devices.n ? p->devices.n : defaults.n;

@@ -110,6 +110,28 @@ class Stage(Case):
             self.assertEqual(set(texts), {texts[0]}, family)
             worker.kill()
 
+    def test_what_a_run_over_machines_takes(self):
+        bench = [TANDEM, 'bench', '--pp', '40', '--tg', '4', '--widths', '1,5', '--repeat', '2', '--json']
+        for family in ('llama', 'qwen3next'): # one whose cache forgets too
+            model, end = 'tests/data/golden/models/%s/model.gguf' % family, self.ipc('b' + family)
+            self.start(end, '--model', model, '--device', 'host:1')
+            for devices in (['a/host:1'], ['host:1', 'a/host:1']):
+                r = subprocess.run([*bench, '--model', model, '--host', 'a=' + end, '--depth', '0,100',
+                                    *(x for d in devices for x in ('--device', d))],
+                                   capture_output=True, text=True, timeout=120)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                for line, depth in zip(r.stdout.splitlines(), (0, 100)):
+                    found = json.loads(line)
+                    self.assertEqual((found['device'], found['depth']), ('+'.join(devices), depth))
+                    self.assertTrue(found['pp40'] > 0 and found['tg4'] > 0 and found['verify']['5']['ms'] > 0)
+                    self.assertEqual(found['verify']['1']['c'], 1)
+        for more, words in ((['--ops'], '--host: not with'), ([], 'cannot be reached')):
+            r = subprocess.run([*bench, '--model', TARGET, '--host', 'a=' + self.ipc('none'), '--device', 'a/host:1', *more],
+                               capture_output=True, text=True, timeout=120)
+            self.assertEqual(r.returncode, 2 if more else 69, r.stderr)
+            if more:
+                self.assertIn(words, r.stderr)
+
     def test_what_is_not_there_is_said(self):
         a = self.ipc('a')
         text = self.generate('--device', 'a/host:1', code=2)
