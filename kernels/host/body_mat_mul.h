@@ -429,8 +429,8 @@ static void mat_mul(const td_host_mat_mul *m)
         return;
     }
     const td_type_info *type = m->w->base.params.type;
-    if (m->n_rows > VF_ROWS_DIRECT &&
-        (type->id == TD_TYPE_Q4_0 || type->id == TD_TYPE_Q4_K || type->id == TD_TYPE_Q6_K)) {
+    /* Not Q4_0: to take it apart again for each tile costs less than to store and load parts. */
+    if (m->n_rows > VF_ROWS_DIRECT && (type->id == TD_TYPE_Q4_K || type->id == TD_TYPE_Q6_K)) {
         mat_mul_parts(m);
         return;
     }

@@ -6,7 +6,7 @@
 #define VF_ROWS_ALONE  4
 #define VF_ROWS_PARTS  4
 #define VF_ROWS_DIRECT 4
-#define VF_AHEAD_ONE   512
+#define VF_AHEAD_ONE   4096
 #define VF_ROWS_FLOAT  6
 #define VF_FLOATS      2
 #ifdef VEC_DPBUSD
