@@ -39,6 +39,30 @@ def read(path):
         return f.read()
 
 
+class Pages(unittest.TestCase):
+    """What is made of --help: every command and every option has its place, and bash completes them."""
+
+    def test_pages_and_completions(self):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, 'scripts/make_pages.py', TANDEM, folder], check=True)
+            said = subprocess.run([TANDEM, '--help'], capture_output=True, text=True, check=True).stdout
+            names = [line.split()[0] for line in said.split('commands:\n')[1].split('\n\n')[0].splitlines()]
+            self.assertIn('generate', names)
+            self.assertEqual(sorted(os.listdir(folder + '/man1')), sorted(['tandem.1', *('tandem-%s.1' % n for n in names)]))
+            for name in names:
+                rows = subprocess.run([TANDEM, name, '--help'], capture_output=True, text=True, check=True).stdout
+                flags = {line.split()[0].rstrip(',') for line in rows.splitlines() if line.startswith('  -')}
+                page = read('%s/man1/tandem-%s.1' % (folder, name)).replace('\\-', '-')
+                for shell in ('zsh/_tandem', 'fish/tandem.fish'):
+                    self.assertIn(name, read('%s/%s' % (folder, shell)))
+                done = subprocess.run(['bash', '-c', 'source "$1"; COMP_WORDS=(tandem "$2" -); COMP_CWORD=2; _tandem; '
+                                       'echo "${COMPREPLY[@]}"', '-', folder + '/bash/tandem', name],
+                                      capture_output=True, text=True, check=True).stdout.split()
+                self.assertEqual(set(done), flags)
+                for flag in flags:
+                    self.assertIn('\\fB%s\\fR' % flag, page)
+
+
 class Scripts(unittest.TestCase):
     def setUp(self):
         directory = tempfile.TemporaryDirectory()
