@@ -50,7 +50,7 @@ static const option options[] = {
     {"--depth", NULL, OPT_TEXT, AT(depths), 0, 0, "0,4096",
      "tokens in the cache before each test begins (default: 0)"},
     {"--repeat", NULL, OPT_U32, AT(p.n_repeats), 1, BENCH_REPEATS_MAX, "N",
-     "repeats of each test (default: 5)"},
+     "repeats of each test (default: 5; with --prompts 1)"},
     {"--kv-k", NULL, OPT_TEXT, AT(types_k), 0, 0, "TYPE,..",
      "types of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
     {"--kv-v", NULL, OPT_TEXT, AT(types_v), 0, 0, "TYPE,..",
@@ -61,14 +61,18 @@ static const option options[] = {
      "also how near each test comes to the device's bandwidth (a second or two)"},
     {"--draft", NULL, OPT_READ, AT(p.draft), 0, 0, "D.gguf",
      "measure the pair instead: plain decoding and drafts of each length"},
+    {"--prompts", NULL, OPT_FLAG, AT(p.is_prompts), 0, 0, NULL,
+     "instead, by prompt, of nine that are built in: plain decoding, the draft if there is one, "
+     "and n-grams"},
     {"--draft-device", NULL, OPT_TEXT, AT(p.draft_device), 0, 0, "SPEC",
      "where the draft runs (default: as in generate)"},
     {"--draft-max", NULL, OPT_TEXT, AT(draft_max), 0, 0, "1,2,4",
-     "draft lengths, 1..63 each (default: 1,2,4,8)"},
+     "draft lengths, 1..63 each (default: 1,2,4,8; with --prompts only chosen ones, up to 8)"},
     {"--in", NULL, OPT_READ, AT(p.in_path), 0, 0, "FILE.jsonl",
      "prompts of the pair (default: four built in)"},
     {"-n", NULL, OPT_U32, AT(p.n_predict), 1, 65536, "N",
-     "tokens of each prompt, past end-of-text tokens (default: 64)"},
+     "tokens of each prompt, past end-of-text tokens (default: 64; with --prompts 192 at most, up "
+     "to the end of text)"},
     {"--temp", NULL, OPT_FLOAT, AT(p.temperature), 0, 100, "T",
      "temperature of the pair (default: 0, greedy)"},
     {"--seed", NULL, OPT_U64, AT(p.seed), 0, 9223372036854774784.0, "S",
@@ -84,7 +88,7 @@ static const option options[] = {
 static const command_help help = {
     "bench", "tandem bench --model M.gguf [--device SPEC]... [options]",
     "Measures tokens/s of prefill and decode, and c(n) = time of n rows / time of one; or, with\n"
-    "--draft, a pair.",
+    "--draft, a pair; or, with --prompts, what guessing gives for nine prompts.",
     options, TD_COUNT(options)};
 
 static bool read_types(const char *flag, const char *text, const td_type_info **out, uint32_t *n,
@@ -138,22 +142,27 @@ static bool check_combination(const fields *f, td_err *err)
     if (p->is_ops && (p->format == BENCH_CSV || p->is_together))
         return td_err_set(err, TD_E_USAGE, "--ops: not with %s",
                           p->is_together ? "--together" : "--format csv; use json");
-    if (!p->draft && (p->draft_device || f->draft_max || p->in_path || p->accept >= 0 ||
-                      p->n_predict || p->n_parallel || p->temperature >= 0))
+    if (!p->draft && (p->draft_device || p->in_path || p->accept >= 0 || p->n_parallel))
         return td_err_set(err, TD_E_USAGE,
-                          "--draft-device, --draft-max, --in, -n, --temp, --parallel and --accept "
-                          "need --draft D.gguf");
+                          "--draft-device, --in, --parallel and --accept need --draft D.gguf");
+    if (!p->draft && !p->is_prompts && (f->draft_max || p->n_predict || p->temperature >= 0))
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft-max, -n and --temp need --draft D.gguf or --prompts");
+    if (p->is_prompts && (p->in_path || p->accept >= 0 || p->n_parallel))
+        return td_err_set(err, TD_E_USAGE, "--prompts: not with --in, --accept or --parallel");
     struct stat st;
     if (p->in_path &&
         (!strcmp(p->in_path, "-") || (stat(p->in_path, &st) == 0 && !S_ISREG(st.st_mode))))
         return td_err_set(err, TD_E_USAGE,
                           "--in %s: is read again for every run; a regular file is wanted",
                           p->in_path);
-    if (p->draft && (p->models.n > 1 || p->is_each || p->is_together || p->is_ops ||
-                     p->is_measure || f->depths || p->n_types_k * p->n_types_v > 1))
+    if ((p->draft || p->is_prompts) &&
+        (p->models.n > 1 || p->is_each || p->is_together || p->is_ops || p->is_measure ||
+         f->depths || p->n_types_k * p->n_types_v > 1))
         return td_err_set(err, TD_E_USAGE,
-                          "--draft: one model and one type of keys and of values; no --each, "
-                          "--together, --ops, --measure or --depth");
+                          "%s: one model and one type of keys and of values; no --each, "
+                          "--together, --ops, --measure or --depth",
+                          p->draft ? "--draft" : "--prompts");
     return true;
 }
 
@@ -165,9 +174,11 @@ static bool read_hosts(fields *f, td_err *err)
         if (!td_host_parse(f->hosts.items[i], &p->hosts[i], err) ||
             !td_link_check(p->hosts[i].endpoint, TD_LINK_CONNECT, p->key, err))
             return td_err_prepend(err, "--host");
-    if (f->hosts.n && (p->is_ops || p->is_measure || p->is_each || p->is_together || p->draft))
+    if (f->hosts.n &&
+        (p->is_ops || p->is_measure || p->is_each || p->is_together || p->draft || p->is_prompts))
         return td_err_set(err, TD_E_USAGE,
-                          "--host: not with --ops, --measure, --each, --together or --draft");
+                          "--host: not with --ops, --measure, --each, --together, --draft or "
+                          "--prompts");
     return true;
 }
 
@@ -184,7 +195,10 @@ static bool check(fields *f, td_err *err)
         td_read_numbers("--draft-max", f->draft_max ? f->draft_max : "1,2,4,8", 1, TD_DRAFT_MAX,
                         p->draft_max.items, BENCH_LIST_MAX, &p->draft_max.n, err) &&
         read_format(f, err) && check_combination(f, err);
-    p->n_predict = p->n_predict ? p->n_predict : 64;
+    if (p->is_prompts && !f->draft_max)
+        p->draft_max.n = 0; /* only what is chosen */
+    p->n_predict = p->n_predict ? p->n_predict : p->is_prompts ? 192 : 64;
+    p->n_repeats = p->n_repeats ? p->n_repeats : p->is_prompts ? 1 : 5;
     p->n_parallel = p->n_parallel ? p->n_parallel : 1;
     p->temperature = p->temperature > 0 ? p->temperature : 0;
     return is_ok;
@@ -217,7 +231,6 @@ int td_command_bench(int argc, char **argv, td_err *err)
                 .types_v = "f16",
                 .p = {.n_prefill = 128,
                       .n_decode = 32,
-                      .n_repeats = 5,
                       .temperature = -1, /* not given, like zeros of what is not named here */
                       .accept = -1}};
     bool is_help;
@@ -228,6 +241,7 @@ int td_command_bench(int argc, char **argv, td_err *err)
         td_options_print_help(&help);
     else if (check(&f, err) && td_options_check_files(
                                    &help, &f, f.p.models.n ? f.p.models.items[0] : NULL, true, err))
-        (void)(f.p.draft ? td_bench_pair(&f.p, &signal, err) : td_bench_models(&f.p, err));
+        (void)(f.p.draft || f.p.is_prompts ? td_bench_pair(&f.p, &signal, err)
+                                           : td_bench_models(&f.p, err));
     return signal ? 128 + signal : 0;
 }

@@ -6,6 +6,7 @@
 #include "base/energy.h"
 #include "base/err.h"
 #include "cli/options.h"
+#include "coordinator/coordinator.h"
 #include "target/chain.h"
 
 #include <stdbool.h>
@@ -33,7 +34,7 @@ typedef struct {
     uint32_t n_types_k, n_types_v;
     const td_type_info *types_k[BENCH_LIST_MAX], *types_v[BENCH_LIST_MAX];
     uint32_t n_prefill, n_decode, n_repeats;
-    bool is_each, is_together, is_ops, is_measure;
+    bool is_each, is_together, is_ops, is_measure, is_prompts;
     bench_format format;
     /* A pair. */
     const char *draft, *draft_device, *in_path;
@@ -65,18 +66,20 @@ typedef struct {
     const char *beside;            /* other devices that ran at the same time; NULL: none */
     char type_k[8], type_v[8];     /* as the command line has them: "f16" */
     uint32_t depth;
+    const char *chat; /* --prompts: how they are written (td_chat_describe) */
 } bench_case;
 
 /* Fills in what comes from the model and the types. */
 void td_bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
                        const td_type_info *type_v);
 
-typedef enum { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_PAIR } bench_kind;
+typedef enum { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_PAIR, BENCH_PROMPT } bench_kind;
 
 /* One test. Times in seconds, a sample is a whole run of n_tokens tokens. */
 typedef struct {
     bench_kind kind;
-    double n_tokens; /* of a run; of a verification: its rows; of a pair: generated */
+    double n_tokens;  /* of a run; of a verification: its rows; of a pair, a prompt: generated */
+    double n_untimed; /* of them, what the seconds do not cover: the first one of a prompt */
     bench_samples seconds;
     bench_samples host_us; /* of GPUs: what this thread worked itself, a pass and part */
     td_device_counts made; /* by its runs, the one that warms up too */
@@ -92,11 +95,14 @@ typedef struct {
     td_program_counts counts; /* of the same runs */
     /* A pair. */
     uint32_t k;     /* 0: plain */
+    bool is_ngram;  /* drafts are found in the texts */
     bool is_chosen; /* k is the most; how many is chosen each round */
     uint64_t n_drafted, n_accepted, n_rounds, n_proposed; /* of all runs */
     uint64_t prefill_us, verify_us, draft_us;             /* busy times of all runs */
     bench_samples speedups;                               /* over the plain run of the same round */
     bool is_same_text;                                    /* as the plain run's */
+    const char *prompt;                                   /* of a prompt: its name, or "all" */
+    double n_prompt_tokens;
 } bench_test;
 
 /* -- what is shown ----------------------------------------------------------------------------- */
@@ -125,7 +131,20 @@ bool td_bench_remote(const bench_params *p, const td_model *model, const td_type
                      const td_type_info *type_v, bench_output *out, td_err *err);
 /* Of measured tests: c(n) against a verification of one row, or a step of decoding. */
 void td_bench_compare_widths(bench_test *tests, uint32_t n_tests);
-/* Plain decoding and each k, turn by turn. *signal: of one that ended it early, else 0. */
+/* The prompts of --prompts (bench_prompts.c): their number, their names, which one has a name, and
+ * JSONL of those whose bit of left_out is 0, as messages or as they are. */
+uint32_t td_bench_n_prompts(void);
+const char *td_bench_prompt_name(uint32_t i);
+uint32_t td_bench_find_prompt(const char *name);
+bool td_bench_write_prompts(int fd, bool is_chat, uint32_t left_out, td_err *err);
+/* rows: [n_prompts + 1][n_modes], those of all prompts last. A text of a mode is added to its row;
+ * at the end speed-ups and the last rows are made of the others, and those of prompts that gave no
+ * text go: the number of rows left. */
+void td_bench_add_prompt(bench_test *rows, uint32_t n_modes, uint32_t i_mode, const char *name,
+                         const td_sequence_info *info);
+uint32_t td_bench_sum_prompts(bench_test *rows, uint32_t n_modes);
+/* Plain decoding and each k, turn by turn; or plain decoding, the draft and what is found in the
+ * texts, prompt by prompt. *signal: of one that ended it early, else 0. */
 bool td_bench_pair(const bench_params *p, int *signal, td_err *err);
 
 #endif

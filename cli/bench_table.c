@@ -69,7 +69,7 @@ static bench_samples rates_of(const bench_test *t)
 {
     bench_samples rates = {.n = t->seconds.n};
     for (uint32_t i = 0; i < rates.n; i++)
-        rates.values[i] = t->n_tokens / t->seconds.values[i];
+        rates.values[i] = (t->n_tokens - t->n_untimed) / t->seconds.values[i];
     return rates;
 }
 
@@ -114,7 +114,13 @@ static const char *base_name(const char *path)
 static void test_name(const bench_test *t, char *out, size_t n_bytes)
 {
     static const char *const formats[] = {"pp%.0f", "tg%.0f", "verify%.0f"};
-    if (t->kind == BENCH_PAIR && t->is_chosen)
+    if (t->kind == BENCH_PROMPT)
+        snprintf(out, n_bytes, t->k && !t->is_chosen ? "%s k=%u" : "%s",
+                 t->is_ngram ? "n-gram"
+                 : t->k      ? "draft"
+                             : "plain",
+                 t->k);
+    else if (t->kind == BENCH_PAIR && t->is_chosen)
         snprintf(out, n_bytes, "draft k chosen");
     else if (t->kind == BENCH_PAIR && t->k)
         snprintf(out, n_bytes, "draft k=%u", t->k);
@@ -126,14 +132,15 @@ static void test_name(const bench_test *t, char *out, size_t n_bytes)
 
 static void add_case(row *r, const bench_output *o, const bench_case *c)
 {
+    bool is_prompts = o->params->is_prompts; /* their table has a line above it instead */
     add_text(r, "tandem", NULL, TD_VERSION);
     add_text(r, "model_filename", NULL, c->model);
-    add_text(r, NULL, "model", base_name(c->model));
+    add_text(r, NULL, is_prompts ? NULL : "model", base_name(c->model));
     add_count(r, "model_size", NULL, (double)c->model_bytes);
-    add_text(r, "device", "device", c->device);
+    add_text(r, "device", is_prompts ? NULL : "device", c->device);
     add_text(r, "beside", o->params->is_together ? "beside" : NULL, c->beside);
-    add_text(r, "type_k", "K", c->type_k);
-    add_text(r, "type_v", "V", c->type_v);
+    add_text(r, "type_k", is_prompts ? NULL : "K", c->type_k);
+    add_text(r, "type_v", is_prompts ? NULL : "V", c->type_v);
     if (!o->is_pair)
         add_count(r, "n_depth", "depth", c->depth);
 }
@@ -166,7 +173,8 @@ static void add_times(row *r, const bench_output *o, const bench_test *t)
     add_number(r, "max_ts", NULL, rate.max);
     write_short(low, sizeof low, rate.min);
     write_short(high, sizeof high, rate.max);
-    snprintf(add(r, NULL, "min..max", CELL_TEXT)->text, sizeof r->cells->text, "%s..%s", low, high);
+    snprintf(add(r, NULL, "min..max", CELL_TEXT)->text, sizeof r->cells->text,
+             t->seconds.n ? "%s..%s" : "", low, high);
     if (!o->is_pair)
         add_number(r, NULL, "ms", s.median * 1e3);
 }
@@ -178,7 +186,7 @@ static void add_samples(row *r, const bench_test *t)
     ns->list_scale = 1e9;
     cell *ts = add(r, "samples_ts", NULL, CELL_LIST);
     ts->list = &t->seconds;
-    ts->list_scale = -t->n_tokens;
+    ts->list_scale = -(t->n_tokens - t->n_untimed);
 }
 
 static void add_model_test(row *r, const bench_output *o, const bench_test *t)
@@ -235,12 +243,40 @@ static void add_pair_test(row *r, const bench_output *o, const bench_case *c, co
     add(r, "same_text", NULL, CELL_FLAG)->number = is_plain ? NAN : t->is_same_text;
 }
 
+/* Drafted and accepted are those of one run; how many are drafted is chosen by times, which differ
+ * from run to run. */
+static void add_prompt_test(row *r, const bench_output *o, const bench_case *c, const bench_test *t)
+{
+    bool is_plain = t->k == 0, is_drafted = !is_plain && !t->is_ngram;
+    double n_runs = o->params->n_repeats, n_drafted = (double)t->n_drafted;
+    bench_summary speedup = td_bench_summarize(&t->speedups);
+    add_text(r, "chat_template", NULL, c->chat);
+    add_text(r, "draft_filename", NULL, is_drafted ? o->params->draft : NULL);
+    add_text(r, "draft_device", NULL, is_drafted ? c->draft_device : NULL);
+    add_count(r, "k", NULL, t->k);
+    add_count(r, "n_prompt", "prompt tokens", t->n_prompt_tokens);
+    add_count(r, "n_gen", "predicted", t->n_tokens);
+    add_count(r, "n_drafted", "drafted", is_plain ? NAN : n_drafted / n_runs);
+    add_count(r, "n_accepted", "accepted", is_plain ? NAN : (double)t->n_accepted / n_runs);
+    add_number(r, "acceptance", "rate", (double)t->n_accepted / n_drafted);
+    add_number(r, "tokens_per_verification", "tokens/verification",
+               t->n_tokens * n_runs / (double)t->n_rounds);
+    add_times(r, o, t);
+    add_number(r, "speedup", "speed-up", speedup.median);
+    add_number(r, "speedup_min", NULL, speedup.min);
+    add_number(r, "speedup_max", NULL, speedup.max);
+}
+
 static void build_row(row *r, const bench_output *o, const bench_case *c, const bench_test *t)
 {
     r->n = 0;
     add_case(r, o, c);
+    if (t->kind == BENCH_PROMPT)
+        add_text(r, "prompt", "prompt", t->prompt);
     test_name(t, add(r, "test", "test", CELL_TEXT)->text, sizeof r->cells->text);
-    if (o->is_pair)
+    if (t->kind == BENCH_PROMPT)
+        add_prompt_test(r, o, c, t);
+    else if (o->is_pair)
         add_pair_test(r, o, c, t);
     else
         add_model_test(r, o, t);
@@ -279,7 +315,7 @@ static void print_table_row(const row *r, bool is_first)
             else if (line == 1)
                 fputs(c->kind == CELL_NUMBER || c->kind == CELL_COUNT ? "---:" : "---", stdout);
             else if (c->kind == CELL_COUNT)
-                printf("%.0f", c->number);
+                printf(isfinite(c->number) ? "%.0f" : "", c->number);
             else if (c->kind == CELL_NUMBER)
                 print_short(c->number);
             else
@@ -460,7 +496,7 @@ static void write_object(td_json_writer *w, const bench_output *o, const bench_c
     td_json_put_u64(w, "depth", c->depth);
     for (uint32_t i = 0; i < n_tests; i++) {
         bench_samples rates = rates_of(&tests[i]);
-        if (tests[i].kind == BENCH_VERIFY)
+        if (tests[i].kind == BENCH_VERIFY || tests[i].kind == BENCH_PROMPT)
             continue;
         test_name(&tests[i], key, sizeof key);
         td_json_put_double(w, key, td_bench_summarize(&rates).median);
@@ -503,6 +539,15 @@ static bool print_json(td_json_writer *w, td_err *err)
     return is_ok;
 }
 
+/* What is the same in all rows. */
+static void print_prompts_head(const bench_output *o, const bench_case *c)
+{
+    printf("%s on %s, K %s, V %s", base_name(c->model), c->device, c->type_k, c->type_v);
+    if (o->params->draft)
+        printf("; draft %s on %s", base_name(o->params->draft), c->draft_device);
+    printf("; chat template: %s\n\n", c->chat);
+}
+
 /* -- a case ------------------------------------------------------------------------------------ */
 
 static bool print_case_json(bench_output *o, const bench_case *c, const bench_test *tests,
@@ -533,6 +578,8 @@ bool td_bench_output_case(bench_output *o, const bench_case *c, const bench_test
                           uint32_t n_tests, td_err *err)
 {
     bool is_ok = true;
+    if (o->format == BENCH_TABLE && o->params->is_prompts)
+        print_prompts_head(o, c);
     if (o->format != BENCH_TABLE && o->format != BENCH_CSV)
         is_ok = print_case_json(o, c, tests, n_tests, err);
     for (uint32_t i = 0; i < n_tests && (o->format == BENCH_TABLE || o->format == BENCH_CSV); i++) {

@@ -8,6 +8,8 @@ bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_er
 {
     r->totals->n_error++;
     td_show_error(r->show, q->id, message);
+    if (r->params->on_error)
+        r->params->on_error(r->params->user, q->id, message);
     return td_results_write(r->results,
                             &(td_result){.id = q->id,
                                          .error = message,

@@ -84,17 +84,22 @@ static bool begin(session *r, td_err *err)
     const td_run_params *p = r->params;
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
     bool is_seen = isatty(STDERR_FILENO); /* else nobody needs the count */
+    /* A session may have a draft that this run does without. */
+    bool is_drafting = r->drafting && (p->draft_path || p->draft_endpoint);
     r->show = td_show_create(p, tokenizer, is_seen ? td_prompts_count(r->prompts) : 0, err);
-    if (!r->show)
+    if (r->show && p->is_ngram)
+        r->ngram =
+            td_ngram_create(TD_NGRAM_RING, r->opened.n_parallel, td_target_n_ctx(r->target), err);
+    if (!r->show || (p->is_ngram && !r->ngram))
         return false;
     td_coordinator_params params = {
         .n_slots = r->opened.n_parallel,
         .n_ctx = td_target_n_ctx(r->target),
-        .draft_max = !r->drafting && !r->ngram ? 0
+        .draft_max = !is_drafting && !r->ngram ? 0
                      : p->draft_fixed          ? p->draft_fixed
                                                : p->draft_max,
         .is_draft_fixed = p->draft_fixed > 0,
-        .is_ahead = td_setup_drafts_ahead(r),
+        .is_ahead = is_drafting && td_setup_drafts_ahead(r),
         .is_one_unit = td_setup_is_one_unit(r),
         .draft_share = td_setup_draft_share(r),
         .n_batches_max = td_target_n_stages(r->target),
@@ -112,7 +117,7 @@ static bool begin(session *r, td_err *err)
     memcpy(params.verify_us, r->verify_us, sizeof params.verify_us);
     params.draft_us = r->draft_us;
     r->coordinator = td_coordinator_create(&params, err);
-    if (r->coordinator && r->is_draft_joined) /* by an earlier run */
+    if (r->coordinator && is_drafting && r->is_draft_joined) /* by an earlier run */
         td_loop_join_draft(r);
     td_setup_choose_date(r);
     td_results_set_identity(r->results, r->identity.text);
@@ -221,6 +226,7 @@ static bool end(session *r, td_err *err)
     if (r->coordinator)
         td_coordinator_read_times(r->coordinator, r->verify_us, &r->draft_us);
     td_coordinator_destroy(&r->coordinator);
+    td_ngram_destroy(&r->ngram); /* the next run has texts of its own */
     for (uint32_t i = 0; i < TD_SEQUENCES_MAX; i++)
         td_prompt_destroy(&r->actives[i].prompt);
     td_prompts_close(&r->prompts);

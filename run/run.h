@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "coordinator/coordinator.h"
 #include "kernels/types.h"
+#include "model/chat.h"
 #include "model/model.h"
 #include "model/sampling.h"
 #include "planning/costs.h"
@@ -68,9 +69,11 @@ typedef struct {
     uint64_t draft_deadline_us; /* 0: TD_DRAFT_DEADLINE_US */
 
     /* For measuring, called from the run's thread; NULL: not. A draft of what would be the tokens
-     * i_token.. of a text, before it is verified: the ids may be changed. A text that is done. */
+     * i_token.. of a text, before it is verified: the ids may be changed. A text that is done. A
+     * prompt that gave none, and why. */
     void (*on_draft)(void *user, const char *id, uint32_t i_token, uint32_t *ids, uint32_t n_ids);
     bool (*on_finish)(void *user, const char *id, const td_sequence_info *info, td_err *err);
+    void (*on_error)(void *user, const char *id, const char *message);
     void *user;
 } td_run_params;
 
@@ -117,14 +120,15 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
 
 /* The same in parts, for several runs on one target and draft that are loaded once. A session is
  * opened with the models, devices, cache and sequences at once; the params of its runs say the
- * rest. After a run that failed there is no other. */
+ * rest, and may name no draft. After a run that failed there is no other. */
 typedef struct td_run_session td_run_session;
 
 td_run_session *td_run_open(const td_run_params *params, td_err *err);
 bool td_run_go(td_run_session *session, const td_run_params *params, td_run_totals *totals,
                int *signal, td_err *err);
 void td_run_close(td_run_session **session);
-const td_model *td_run_model(const td_run_session *session);    /* the target's */
+const td_model *td_run_model(const td_run_session *session); /* the target's */
+const td_chat *td_run_chat(const td_run_session *session);
 const char *td_run_draft_device(const td_run_session *session); /* SPEC; "" when elsewhere */
 /* The target's devices, SPECs joined by '+'. */
 void td_run_device(const td_run_session *session, char *out, size_t n_bytes);

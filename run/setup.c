@@ -274,9 +274,6 @@ bool td_setup_load(session *r, td_err *err)
         return false;
     td_run_placement_write(r->target, r->placement, sizeof r->placement);
     r->prefill_rows = choose_prefill_rows(r->target);
-    if (p->is_ngram && !(r->ngram = td_ngram_create(TD_NGRAM_RING, p->n_parallel,
-                                                    td_target_n_ctx(r->target), err)))
-        return false;
     td_identity_write(p, r->model, r->target, r->prefill_rows, &r->identity);
     return !r->drafting || td_draft_client_connect(r->drafting, r->model,
                                                    td_target_n_ctx(r->target), &r->clock, err);
@@ -338,7 +335,6 @@ void td_run_close(td_run_session **opened)
     if (!r)
         return;
     td_draft_client_destroy(&r->drafting);
-    td_ngram_destroy(&r->ngram);
     td_target_destroy(&r->target);
     td_chat_close(&r->chat);
     td_model_close(&r->model);
@@ -348,6 +344,8 @@ void td_run_close(td_run_session **opened)
 }
 
 const td_model *td_run_model(const td_run_session *r) { return r->model; }
+
+const td_chat *td_run_chat(const td_run_session *r) { return r->chat; }
 
 const char *td_run_draft_device(const td_run_session *r)
 {

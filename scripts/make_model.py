@@ -273,6 +273,8 @@ def metadata(a):
         ("tokenizer.ggml.eos_token_id", U32, a.vocab - 1),
         ("tokenizer.ggml.add_bos_token", BOOL, arch == "llama"),
     ]
+    if a.chat_template is not None:
+        entries.append(("tokenizer.chat_template", STRING, a.chat_template))
     return len(entries), b"".join(entry(*e) for e in entries)
 
 
@@ -386,6 +388,7 @@ def parse_args(argv):
     p.add_argument("--tied", action="store_true", help="no output.weight: token_embd serves twice")
     p.add_argument("--faint-from", type=int, metavar="LAYER", help="default: no layer is faint")
     p.add_argument("--faint", type=float, default=0.1, metavar="F", help="0.001..1 (default: 0.1)")
+    p.add_argument("--chat-template", metavar="TEXT", help="default: none")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--out", required=True)
     a = p.parse_args(argv)

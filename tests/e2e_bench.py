@@ -185,6 +185,63 @@ class Bench(unittest.TestCase):
             self.fails([*PAIR, '--in', f.name], 65, '1 of 3 prompts failed')
         self.fails([*PAIR, '--in', '/nonexistent.jsonl'], 74, 'nonexistent.jsonl')
 
+    def test_prompts_are_told_one_by_one(self):
+        names = ['python', 'c', 'explanation', 'summary', 'facts', 'translation', 'story', 'mathematics', 'review']
+        modes = ['plain', 'draft k=3', 'draft', 'n-gram k=3', 'n-gram']
+        with tempfile.TemporaryDirectory() as d:
+            shape = ['--n-embd', '64', '--heads', '2', '--type', 'Q8_0', '--faint', '0.02']
+            for out, more in ((d + '/t.gguf', ['--layers', '3', '--faint-from', '1']), (d + '/d.gguf', ['--layers', '1']),
+                              (d + '/chat.gguf', ['--layers', '3', '--faint-from', '1', '--chat-template',
+                               '{% for m in messages %}User: {{ m.content }}\nAnswer: {% endfor %}'])):
+                subprocess.run([sys.executable, 'scripts/make_model.py', *shape, *more, '--out', out], check=True,
+                               capture_output=True)
+            args = ['--prompts', '--device', 'host:1', '--draft', d + '/d.gguf', '--draft-device', 'host:1', '-n', '40',
+                    '--draft-max', '3']
+            rows = records('--model', d + '/t.gguf', *args, '--repeat', '2')
+            self.assertEqual([(r['prompt'], r['test']) for r in rows], [(n, m) for n in [*names, 'all'] for m in modes])
+            by = {(r['prompt'], r['test']): r for r in rows}
+            for r in rows:
+                plain = by[r['prompt'], 'plain']
+                self.assertEqual((r['n_gen'], r['n_prompt']), (plain['n_gen'], plain['n_prompt']))
+                self.assertEqual((r['repeats'], r['chat_template']), (2, '(none)'))
+                self.assertEqual(r['draft_filename'] is None, not r['test'].startswith('draft'))
+                if r['prompt'] != 'all' and r['n_gen'] > 1: # the first token takes none of the time
+                    self.assertAlmostEqual(r['samples_ts'][0], (r['n_gen'] - 1) / r['samples_ns'][0] * 1e9,
+                                           delta=1e-6 * r['samples_ts'][0])
+                if r['test'] == 'plain':
+                    self.assertEqual((r['n_drafted'], r['acceptance'], r['tokens_per_verification']), (None, None, 1))
+                elif r['n_drafted']:
+                    self.assertAlmostEqual(r['acceptance'], r['n_accepted'] / r['n_drafted'], delta=0.5 / r['n_drafted'])
+                self.assertLessEqual(r['n_accepted'] or 0, r['n_drafted'] or 0)
+            for m in modes: # fixed lengths: the same in every run
+                for key in ('n_prompt', 'n_gen') + (('n_drafted', 'n_accepted') if '=' in m else ()):
+                    self.assertEqual(by['all', m][key], sum(by[n, m][key] for n in names), (m, key))
+            r = by['all', 'draft k=3'] # the draft is the target but for its faint layers
+            self.assertGreater(r['acceptance'], 0.2)
+            self.assertGreater(r['tokens_per_verification'], 1)
+            self.assertGreater(by['review', 'plain']['n_prompt'], 3 * by['c', 'plain']['n_prompt'])
+
+            # Texts of the runs before are not found: what n-grams find is the same in a second run.
+            once = {(r['prompt'], r['test']): r for r in records('--model', d + '/t.gguf', *args)}
+            self.assertEqual(once['all', 'n-gram k=3']['n_drafted'], by['all', 'n-gram k=3']['n_drafted'])
+
+            chat = {r['prompt']: r for r in records('--model', d + '/chat.gguf', '--prompts', '--device', 'host:1', '-n', '2')
+                    if r['test'] == 'plain'}
+            for n in names:
+                self.assertEqual(chat[n]['chat_template'], 'jinja')
+                self.assertGreater(chat[n]['n_prompt'], by[n, 'plain']['n_prompt'])
+            text = bench('--model', d + '/t.gguf', *args).stdout.splitlines()
+            self.assertEqual(text[0], 't.gguf on host:1, K f16, V f16; draft d.gguf on host:1; chat template: (none)')
+            self.assertEqual(len(text), 4 + 10 * len(modes))
+            self.assertEqual(len({line.count('|') for line in text[2:]}), 1)
+            self.assertEqual(len(json.loads(bench('--model', d + '/t.gguf', *args, '--json').stdout)['tests']),
+                             10 * len(modes))
+        r = bench('--model', TARGET, '--prompts', '--device', 'host:1', '-n', '4') # a context of 512
+        self.assertEqual((r.returncode, r.stderr.count('review: the prompt has')), (0, 1), r.stderr)
+        self.assertIn('without the prompts that failed', r.stderr)
+        self.assertIn('| all | plain |', r.stdout)
+        self.assertNotIn('review', r.stdout)
+
     def test_energy_is_shown_where_the_system_shows_it(self):
         with tempfile.TemporaryDirectory() as root:
             zone = os.path.join(root, 'class/powercap/intel-rapl:0')
@@ -232,7 +289,9 @@ class Bench(unittest.TestCase):
                 (['--each', '--together'], ['--each']), (['--together'], ['--together', '--device']),
                 (['--accept', '0.5'], ['--draft']), (['--draft-max', '2'], ['--draft']),
                 (['--in', 'x'], ['--draft']), (['-n', '5'], ['-n', '--draft']), (['--temp', '0'], ['--temp']),
-                (['--parallel', '2'], ['--parallel']), (['--device', 'host:0'], ['host'])):
+                (['--parallel', '2'], ['--parallel']), (['--device', 'host:0'], ['host']),
+                (['--prompts', '--in', 'x', '--draft', DRAFT], ['--prompts', '--in']),
+                (['--prompts', '--ops'], ['--prompts', '--ops']), (['--prompts', '--model', TARGET], ['one model'])):
             self.fails([*SMALL, *args], 2, *needles)
         for args, needles in ((['--accept', '1.1'], ['--accept', '0..1']), (['--accept', '-1'], ['--accept']),
                               (['--accept', 'nan'], ['--accept']), (['--draft-max', '64'], ['--draft-max', '1..63']),
