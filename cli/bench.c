@@ -33,6 +33,8 @@ static const option options[] = {
     {"--host", NULL, OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
      "another machine, as in generate; whatever it has layers of is measured as a run would use "
      "it"},
+    {"--wire", NULL, OPT_WIRE_TYPE, AT(p.wire), 0, 0, "TYPE",
+     "of activations between machines: f32 or f16 (default: f32)"},
     {"--key", NULL, OPT_TEXT, AT(p.key), 0, 0, "NAME",
      "our own pair of `tandem keys`, shown to workers (default: the only one)"},
     {"--place", NULL, OPT_TEXT, AT(p.place), 0, 0, "experts=SPEC",
@@ -179,6 +181,8 @@ static bool read_hosts(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--host: not with --ops, --measure, --each, --together, --draft or "
                           "--prompts");
+    if (p->wire && !f->hosts.n)
+        return td_err_set(err, TD_E_USAGE, "--wire: nothing is on another machine; give --host");
     return true;
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     option_list models, devices;
     td_host hosts[TD_OPTION_LIST_MAX]; /* other machines that devices may name */
     uint32_t n_hosts;
+    const td_type_info *wire; /* between them; NULL: f32 */
     const char *place, *key;
     bench_list widths, depths, draft_max;
     uint32_t n_types_k, n_types_v;

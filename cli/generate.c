@@ -39,6 +39,9 @@ static const option options[] = {
     {"--spare", "target.spares", OPT_LIST, AT(spares), 0, 0, "NAME/SPEC",
      "takes the layers of a stage elsewhere that is lost and not back in 2 s: a device of the same "
      "kind; may be given up to 16 times"},
+    {"--wire", "target.wire", OPT_WIRE_TYPE, AT(run.wire), 0, 0, "TYPE",
+     "of activations from one machine to the next: f32, with the bits of one machine, or f16, half "
+     "the bytes (default: f32)"},
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",

@@ -40,12 +40,17 @@ static bool set_number(const option *o, void *fields, const char *text, td_err *
                                o->kind == OPT_FLOAT ? "a number" : "an integer", o->min, o->max);
 }
 
-static bool set_cache_type(const option *o, void *fields, const char *text, td_err *err)
+/* Of those a wire has the first two. */
+static const char *const cache_types[] = {"f32", "f16", "q8_0", "q4_0", NULL};
+static const char *const wire_types[] = {"f32", "f16", NULL};
+
+static bool set_type(const option *o, void *fields, const char *text, td_err *err)
 {
+    bool is_wire = o->kind == OPT_WIRE_TYPE;
     const td_type_info *type = td_type_find_name(text);
-    if (!type || !type->is_cache_type)
-        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16, q8_0, q4_0", o->flag,
-                          td_text_quote(text, strlen(text)).text);
+    if (!type || !type->is_cache_type || (is_wire && type->unpack))
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16%s", o->flag,
+                          td_text_quote(text, strlen(text)).text, is_wire ? "" : ", q8_0, q4_0");
     *(const td_type_info **)field_of(o, fields) = type;
     return true;
 }
@@ -89,7 +94,8 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
     case OPT_HOSTS:
         return add_host(o, fields, text, err);
     case OPT_CACHE_TYPE:
-        return set_cache_type(o, fields, text, err);
+    case OPT_WIRE_TYPE:
+        return set_type(o, fields, text, err);
     }
     return false;
 }
@@ -189,7 +195,6 @@ typedef struct {
 
 static td_json_field json_field(const option *o, const char *key)
 {
-    static const char *const cache_types[] = {"f32", "f16", "q8_0", "q4_0", NULL};
     td_json_field f = {.key = key};
     switch (o->kind) {
     case OPT_FLAG:
@@ -225,6 +230,10 @@ static td_json_field json_field(const option *o, const char *key)
     case OPT_CACHE_TYPE:
         f.type = TD_JSON_ENUM;
         f.names = cache_types;
+        break;
+    case OPT_WIRE_TYPE:
+        f.type = TD_JSON_ENUM;
+        f.names = wire_types;
         break;
     }
     return f;
@@ -287,10 +296,9 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
         return true;
     case OPT_HOSTS:
         return true; /* read_hosts */
-    case OPT_CACHE_TYPE: {
-        static const char *const names[] = {"f32", "f16", "q8_0", "q4_0"};
-        return set_cache_type(o, fields, names[td_json_get_enum(object, key, 1)], err);
-    }
+    case OPT_CACHE_TYPE:
+    case OPT_WIRE_TYPE:
+        return set_type(o, fields, cache_types[td_json_get_enum(object, key, 1)], err);
     }
     return false;
 }

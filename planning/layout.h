@@ -23,11 +23,13 @@ typedef struct {
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
     const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
-    /* Other machines that specs may name, for target/ alone: a layout is of this one. And our own
-     * pair of keys, shown there; NULL: the only one. */
+    /* Other machines that specs may name, for target/ alone: a layout is of this one. Our own pair
+     * of keys, shown there; NULL: the only one. And the type of activations between machines, F32
+     * or F16; NULL: F32. */
     const td_host *hosts;
     uint32_t n_hosts;
     const char *host_key;
+    const td_type_info *wire;
     /* Other layers are on other machines: specs are pinned and may leave gaps. The first stage here
      * is so many-th of the target. */
     bool is_partial;

@@ -62,6 +62,36 @@ static void add_layers(char *text, const td_target *target)
     }
 }
 
+bool td_identity_has_hop(const td_target *target, uint32_t stage)
+{
+    td_stage_info before, info;
+    if (stage == 0)
+        return false;
+    td_target_get_stage_info(target, stage - 1, &before);
+    td_target_get_stage_info(target, stage, &info);
+    return (before.host || info.host) &&
+           (!before.host || !info.host || strcmp(before.host, info.host) != 0);
+}
+
+/* Where activations are rounded on their way: the first layers behind. */
+static void add_wire(char *text, const td_type_info *wire, const td_target *target)
+{
+    bool is_begun = false;
+    for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
+        td_stage_info info;
+        char first[48];
+        if (wire->id == TD_TYPE_F32 || !td_identity_has_hop(target, i))
+            continue;
+        td_target_get_stage_info(target, i, &info);
+        if (!is_begun)
+            begin_part(text, "wire");
+        snprintf(first, sizeof first, "%s%s%u", is_begun ? "," : wire->name, is_begun ? "" : "@",
+                 info.first);
+        add(text, first);
+        is_begun = true;
+    }
+}
+
 void td_identity_write(const td_run_params *params, const td_model *model, const td_target *target,
                        uint32_t prefill_rows, td_identity *out)
 {
@@ -82,6 +112,8 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
     add_number(out->text, "ignore_eos", params->ignore_eos);
     add_number(out->text, "chunk", prefill_rows);
     add_layers(out->text, target);
+    if (params->wire)
+        add_wire(out->text, params->wire, target);
     td_sha256_begin(&s);
     td_sha256_add(&s, out->text, strlen(out->text));
     td_sha256_end(&s, digest);
@@ -103,18 +135,32 @@ static const char *find(const char *text, const char *key, size_t n_key, size_t 
     return NULL;
 }
 
+/* Adds a part that differs. One that a text lacks cannot be compared, unless that means `usual`. */
+static void compare_part(const char *there, const char *now, const char *key, size_t n_key,
+                         const char *usual, char *out, size_t n_bytes)
+{
+    size_t n_usual = usual ? strlen(usual) : 0, n_then = n_usual, n_now = n_usual;
+    const char *new_value = find(now, key, n_key, &n_now);
+    const char *old_value = find(there, key, n_key, &n_then);
+    size_t used = strlen(out);
+    new_value = new_value ? new_value : usual;
+    old_value = old_value ? old_value : usual;
+    if (old_value && new_value && (n_then != n_now || memcmp(old_value, new_value, n_now) != 0))
+        snprintf(out + used, n_bytes - used, "%s%.*s is \"%.*s\" there and \"%.*s\" now",
+                 used ? ", " : "", (int)n_key, key, (int)n_then, old_value, (int)n_now, new_value);
+}
+
 void td_identity_compare(const char *there, const char *now, char *out, size_t n_bytes)
 {
+    static const char wire[] = "wire";
+    const size_t n_wire = strlen(wire);
     out[0] = 0;
     for (const char *at = now; *at;) {
         const char *end = strstr(at, SEPARATOR);
-        size_t n_key = strcspn(at, "="), n_then = 0, n_now = 0, used = strlen(out);
-        const char *new_value = find(now, at, n_key, &n_now);
-        const char *old_value = find(there, at, n_key, &n_then);
-        if (old_value && new_value && (n_then != n_now || memcmp(old_value, new_value, n_now) != 0))
-            snprintf(out + used, n_bytes - used, "%s%.*s is \"%.*s\" there and \"%.*s\" now",
-                     used ? ", " : "", (int)n_key, at, (int)n_then, old_value, (int)n_now,
-                     new_value);
+        size_t n_key = strcspn(at, "=");
+        if (n_key != n_wire || memcmp(at, wire, n_wire) != 0)
+            compare_part(there, now, at, n_key, NULL, out, n_bytes);
         at = end ? end + strlen(SEPARATOR) : "";
     }
+    compare_part(there, now, wire, n_wire, "F32", out, n_bytes);
 }

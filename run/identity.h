@@ -1,7 +1,8 @@
 /* What decides a text beside its prompt, as a text that a person can read: the program's version,
- * the model, the cache's types, the context and on which kinds of devices, by which drivers, the
- * layers are. Results carry it and its hash, and are resumed only by a run of the same. Drafts are
- * not in it (law 1), nor is which of two equal cards it was.
+ * the model, the cache's types, the context, on which kinds of devices, by which drivers, the
+ * layers are, and before which of them activations are rounded between machines. Results carry it
+ * and its hash, and are resumed only by a run of the same. Drafts are not in it (law 1), nor is
+ * which of two equal cards it was.
  *
  *     "tandem=0.1.0; model=0123456789abcdef; cache=f16,f16; ...; layers=0 on host"
  *
@@ -26,6 +27,9 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
 
 /* Devices of one kind round alike: of what kind is this one? TD_KIND_BYTES hold any. */
 void td_identity_kind(const td_device_info *device, char *out, size_t n_bytes);
+
+/* Whether activations come to a stage from another machine than its own. */
+bool td_identity_has_hop(const td_target *target, uint32_t stage);
 
 /* What differs between two texts: "cache is q8_0,q8_0 there and f16,f16 now, ..."; "" for nothing
  * that can be named. */

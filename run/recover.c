@@ -54,6 +54,7 @@ typedef struct {
     td_target_look looks[TD_STAGES_MAX + SPARES_MAX];
     bool is_bad[TD_STAGES_MAX + SPARES_MAX]; /* a spare that did not do */
     uint32_t n_loads;                        /* in vain */
+    bool is_rounded;                         /* activations are, between machines */
     char why[600];                           /* nothing was to be had */
 } standing;
 
@@ -71,6 +72,8 @@ static void note_standing(const session *r, standing *s)
         td_target_get_stage_info(t, i, &s->stages[i]);
         td_identity_kind(s->stages[i].device, s->kinds[i], sizeof s->kinds[i]);
         set_spec(&s->looks[i], s->stages[i].spec);
+        s->is_rounded |=
+            r->opened.wire && r->opened.wire->id != TD_TYPE_F32 && td_identity_has_hop(t, i);
     }
     s->n_looks = s->n_stages;
     for (uint32_t i = 0; i < r->opened.n_spares; i++)
@@ -198,6 +201,10 @@ static bool load_rest(session *r, standing *s, td_err *err)
 {
     spec_text texts[TD_STAGES_MAX];
     uint32_t n = 0;
+    if (s->is_rounded)
+        return td_err_set(err, TD_E_UNAVAILABLE,
+                          "with --wire f16 layers stay cut as they are: what goes between machines "
+                          "elsewhere in the model would give other tokens");
     for (uint32_t i = 1; i < s->n_stages; i++)
         if (strcmp(s->kinds[i], s->kinds[0]) != 0)
             return td_err_set(err, TD_E_UNAVAILABLE,

@@ -35,6 +35,7 @@ typedef struct {
     uint32_t n_specs;                /* 0: chosen */
     td_host hosts[TD_RUN_SPECS_MAX]; /* other machines that specs may name */
     uint32_t n_hosts;
+    const td_type_info *wire;             /* of activations between machines; NULL: f32 */
     const char *spares[TD_RUN_SPECS_MAX]; /* SPECs that take a lost stage's layers (recover.h) */
     uint32_t n_spares;
     const char *place;  /* td_layout_params; NULL: none */

@@ -152,6 +152,7 @@ td_layout_params td_setup_layout_params(const session *r)
                               .hosts = p->hosts,
                               .n_hosts = p->n_hosts,
                               .host_key = p->key,
+                              .wire = p->wire,
                               .type_k = p->type_k,
                               .type_v = p->type_v,
                               .n_slots = p->n_parallel,

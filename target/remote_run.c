@@ -104,6 +104,7 @@ static void send_jobs(run *at)
     session *s = &at->all->sessions[at->at.first];
     td_err err = {0};
     const td_stage_form form = {.n_embd = at->is_first ? 0 : at->in.limits.n_embd,
+                                .wire = at->in.limits.wire,
                                 .n_spans = at->first_stage};
     while (at->unsent) {
         job *j = at->unsent;

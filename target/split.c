@@ -321,6 +321,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .n_slots = (uint8_t)p->n_slots,
                                 .type_k = (uint8_t)p->type_k->id,
                                 .type_v = (uint8_t)p->type_v->id,
+                                .wire = p->wire ? (uint8_t)p->wire->id : TD_STAGE_F32,
                                 .n_ctx = n_ctx};
         memcpy(plan->hash, s->model_id, sizeof plan->hash);
         td_lend_describe(td_model_gguf(p->model), plan);

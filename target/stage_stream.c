@@ -2,9 +2,13 @@
 #include "target/stage_stream.h"
 
 #include "base/check.h"
+#include "kernels/types.h"
 
 #include <string.h>
 
+#define F16_MAX 65504.0f
+
+_Static_assert(TD_STAGE_F32 == TD_TYPE_F32 && TD_STAGE_F16 == TD_TYPE_F16, "ids of types");
 _Static_assert(TD_STAGES_MAX == TD_STAGE_PARTS_MAX, "spans");
 _Static_assert(TD_PREFILL_ROWS_MAX == TD_STAGE_ROWS_MAX, "rows of a chunk");
 _Static_assert(TD_VERIFY_ROWS_MAX == TD_STAGE_OUT_MAX, "rows of a verification");
@@ -20,6 +24,30 @@ bool td_stage_way_send(td_stage_way *way, td_stage_msg *msg, td_err *err)
         return false;
     way->n_sent++;
     return true;
+}
+
+/* -- halves ----------------------------------------------------------------------------------
+ * In place, so that a batch takes no more memory: a half is written where all floats before the one
+ * it is of have been read, a float where all halves behind its own have. */
+
+void td_stage_pack(float *values, size_t n)
+{
+    uint8_t *bytes = (uint8_t *)values;
+    for (size_t i = 0; i < n; i++) {
+        float x = values[i];
+        uint16_t half = td_f32_to_f16(x > F16_MAX ? F16_MAX : x < -F16_MAX ? -F16_MAX : x);
+        memcpy(bytes + 2 * i, &half, sizeof half);
+    }
+}
+
+void td_stage_unpack(float *values, size_t n)
+{
+    const uint8_t *bytes = (const uint8_t *)values;
+    while (n-- > 0) {
+        uint16_t half;
+        memcpy(&half, bytes + 2 * n, sizeof half);
+        values[n] = td_f16_to_f32(half);
+    }
 }
 
 /* -- out ------------------------------------------------------------------------------------- */
@@ -56,7 +84,7 @@ static void describe(const micro_batch *b, const td_stage_form *form, td_stage_b
                                       .sequence = b->rows[i].sequence,
                                       .position = b->rows[i].position,
                                       .token = b->rows[i].token};
-    out->n_bytes = b->is_skipped ? 0 : b->n_rows * form->n_embd * (uint32_t)sizeof(float);
+    out->n_bytes = b->is_skipped ? 0 : b->n_rows * td_stage_row_bytes(form->n_embd, form->wire);
     out->bytes = (const uint8_t *)b->activations;
 }
 
@@ -92,6 +120,11 @@ bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form
     TD_ASSERT(j->kind != JOB_STOP);
     if (out->is_due || out->b)
         return false;
+    bool is_half = j->kind == JOB_FORWARD && !form->is_result && form->wire == TD_STAGE_F16;
+    if (is_half && !j->batch->is_skipped && out->packed != j->batch) {
+        td_stage_pack(j->batch->activations, (size_t)j->batch->n_rows * form->n_embd);
+        out->packed = j->batch;
+    }
     td_stage_record r = record_of(out, j, form);
     if (!td_stage_writer_put(&out->writer, &r)) {
         out->is_due = true; /* full */
@@ -99,6 +132,7 @@ bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form
     }
     if (j->kind == JOB_FORWARD) {
         out->is_due = true;
+        out->packed = NULL;
         out->b = j->batch;
         out->n_done = out->batch.n_here;
         out->n_bytes = out->batch.n_bytes;
@@ -199,6 +233,8 @@ static void fill(micro_batch *b, const td_stage_batch *from, bool is_result)
 static bool end_batch(td_stage_in *in, td_err *err)
 {
     job j = {.kind = JOB_FORWARD, .batch = in->b};
+    if (in->n_bytes && in->limits.wire == TD_STAGE_F16)
+        td_stage_unpack(in->b->activations, in->n_bytes / 2);
     in->b = NULL;
     return in->done(in->user, &j, err);
 }

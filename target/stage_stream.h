@@ -27,19 +27,22 @@ typedef struct {
     bool is_due;          /* the writer's message is to be sent before anything is put */
     const micro_batch *b; /* whose activations are being sent: n_done of n_bytes; or NULL */
     uint32_t n_done, n_bytes;
-    td_stage_batch batch; /* scratch */
+    const micro_batch *packed; /* whose activations are f16 by now, and not put yet; or NULL */
+    td_stage_batch batch;      /* scratch */
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 } td_stage_out;
 
 void td_stage_out_begin(td_stage_out *out, td_stage_way *way);
-/* How a batch goes on: to a stage that takes activations of so many columns (0: tokens), or as a
- * result; with the spans of the first n_spans stages. */
+/* How a batch goes on: to a stage that takes activations of so many columns (0: tokens), of the
+ * PLAN's type, or as a result; with the spans of the first n_spans stages. */
 typedef struct {
     uint32_t n_embd, n_spans;
+    uint8_t wire;
     bool is_result;
 } td_stage_form;
-/* Puts a job behind those before; a batch must stay as it is until td_stage_out_is_idle. False: not
- * yet, flush and try again. Small jobs wait for a batch to travel with. */
+/* Puts a job behind those before; a batch must stay as it is until td_stage_out_is_idle, and where
+ * its activations go as f16 they mean nothing afterwards. False: not yet, flush and try again.
+ * Small jobs wait for a batch to travel with. */
 bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form);
 /* Sends what is due, as far as the link takes it. */
 bool td_stage_out_flush(td_stage_out *out, td_err *err);
@@ -57,6 +60,11 @@ typedef struct {
     uint32_t n_there, n_bytes;
     td_stage_batch batch; /* as it was told */
 } td_stage_in;
+
+/* Rows on the wire as f16, each [n] in the place of the f32 and back. What f16 has no room for
+ * becomes its largest finite number, NaN stays NaN. */
+void td_stage_pack(float *values, size_t n);
+void td_stage_unpack(float *values, size_t n);
 
 /* Takes a STREAM or a PIECE. */
 bool td_stage_in_take(td_stage_in *in, const td_stage_msg *msg, td_err *err);

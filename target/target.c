@@ -468,8 +468,11 @@ static bool load_stages(td_target *t, td_err *err)
             runs[k].wake = wake_of(t, r->end_stage, &runs[k].user);
         }
         const td_hparams *h = td_model_hparams(p.model);
-        td_stage_limits limits = {
-            .n_slots = t->n_slots, .n_ctx = t->n_ctx, .n_vocab = h->n_vocab, .n_embd = h->n_embd};
+        td_stage_limits limits = {.n_slots = t->n_slots,
+                                  .n_ctx = t->n_ctx,
+                                  .n_vocab = h->n_vocab,
+                                  .n_embd = h->n_embd,
+                                  .wire = p.wire ? (uint8_t)p.wire->id : TD_STAGE_F32};
         if (!td_remotes_load(t->remotes, t->n_ctx, t->n_pages, runs, t->split->n_runs, &limits,
                              t->n_stages, err))
             return false;

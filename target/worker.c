@@ -354,12 +354,14 @@ static bool begin_streams(worker *w, td_err *err)
     w->in = (td_stage_in){.limits = {.n_slots = p->n_slots,
                                      .n_ctx = td_target_n_ctx(w->target),
                                      .n_vocab = h->n_vocab,
-                                     .n_embd = is_first ? 0 : h->n_embd},
+                                     .n_embd = is_first ? 0 : h->n_embd,
+                                     .wire = p->wire},
                           .begin = begin_batch,
                           .done = take_job,
                           .user = w};
     w->form = (td_stage_form){.n_embd = h->n_embd,
                               .n_spans = (uint32_t)p->first_stage + p->n_parts,
+                              .wire = p->wire,
                               .is_result = p->parts[p->n_parts - 1].last + 1u == h->n_layer};
     w->from_route = 0;
     w->n_from_seen = 0;

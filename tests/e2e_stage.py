@@ -117,6 +117,7 @@ class Stage(Case):
             self.start(end, '--model', model, '--device', 'host:1')
             for devices in (['a/host:1'], ['host:1', 'a/host:1']):
                 r = subprocess.run([*bench, '--model', model, '--host', 'a=' + end, '--depth', '0,100',
+                                    *(['--wire', 'f16'] if family == 'llama' else []),
                                     *(x for d in devices for x in ('--device', d))],
                                    capture_output=True, text=True, timeout=120)
                 self.assertEqual(r.returncode, 0, r.stderr)
@@ -231,7 +232,12 @@ class Stage(Case):
             self.generate(*args, n=400, code=0, n_lines=0)
         with open(out) as f:
             lines = {line['id']: line['tokens'] for line in map(json.loads, f)}
-        self.assertEqual(lines, self.generate('--device', 'host:1', '--device', 'host:1', n=400))
+        undisturbed = ['--device', 'host:1', '--device', 'host:1']
+        if '--wire' in args:  # then machines make a difference
+            undisturbed = args[:args.index('--out')]
+            if not code:
+                self.start(ends['b'])
+        self.assertEqual(lines, self.generate(*undisturbed, n=400))
         if code:
             return text
         with open(stats) as f:
@@ -246,6 +252,14 @@ class Stage(Case):
     def test_a_spare_takes_the_layers_of_a_lost_worker(self):
         self.assertEqual(self.lose(['a/host:1', 'b/host:1', 'host:1'], '--spare', 'c/host'),
                          (['a/host:1', 'c/host:1', 'host:1'], 'spare'))
+
+    def test_with_f16_on_the_way_a_spare_takes_them_too(self):
+        self.assertEqual(self.lose(['a/host:1', 'b/host:1', 'host:1'], '--wire', 'f16', '--spare', 'c/host'),
+                         (['a/host:1', 'c/host:1', 'host:1'], 'spare'))
+
+    def test_with_f16_on_the_way_other_cuts_end_the_run(self):
+        text = self.lose(['a/host:1', 'b/host:1', 'host:1'], '--wire', 'f16', code=75)
+        self.assertIn('with --wire f16 layers stay cut as they are', text)
 
     def test_layers_are_shared_out_anew_over_what_is_left(self):
         self.assertEqual(self.lose(['a/host:1', 'b/host:1', 'host:1']), (['a/host:1', 'host:1'], 'rest'))
@@ -279,6 +293,46 @@ class Stage(Case):
                                      (['host:1'], 'c/scalar', 'no stage is on another machine')):
             text = self.generate(*hosts, *(x for spec in devices for x in ('--device', spec)), '--spare', spare, code=2)
             self.assertIn(said, text)
+
+    def test_activations_go_as_f16_where_that_is_asked_for(self):
+        for name in 'ab':
+            self.start(self.ipc(name))
+        args = [x for name in 'ab' for x in ('--host', '%s=%s' % (name, self.ipc(name)))] + ['--parallel', '4']
+        exact = self.generate('--device', 'host:1', '--device', 'host:1', '--parallel', '4')
+        draft = ['--draft', DRAFT, '--draft-device', 'host:1']
+        ways = [[*draft, '--draft-fixed', '5'], ['--draft-ngram', '--parallel', '3'], [*draft, '--parallel', '1']]
+        # What is between stages of one machine is not rounded: those of a row are cut alike.
+        for splits in ([['a/host:1@0-4', 'b/host:1@5-9'], ['host:1@0-4', 'b/host:1@5-9'], ['a/host:1@0-4', 'host:1@5-9'],
+                        ['a/host:1@0-2', 'a/host:1@3-4', 'host:1@5-7', 'host:1@8-9']],
+                       [['host:1@0-2', 'a/host:1@3-6', 'host:1@7-9'], ['a/host:1@0-2', 'b/host:1@3-6', 'host:1@7-9']]):
+            wanted = None
+            for i, split in enumerate(splits):
+                devices = [x for spec in split for x in ('--device', spec)]
+                for way in ([], ways[i % len(ways)]):
+                    lines = self.generate(*args, '--wire', 'f16', *devices, *way)
+                    wanted = wanted or lines
+                    self.assertEqual(lines, wanted, (split, way))
+                self.assertEqual(self.generate(*args, '--wire', 'f32', *devices), exact)
+            self.assertNotEqual(wanted, exact)
+        # With nothing on the way it is the same run.
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        self.generate('--out', out, '--device', 'host:1', n_lines=0)
+        self.generate('--out', out, '--wire', 'f16', '--device', 'host:1', '--device', 'host:1', n_lines=0)
+
+    def test_where_f16_is_on_the_way_is_part_of_a_run(self):
+        for name in 'ab':
+            self.start(self.ipc(name))
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        args = ['--out', out, *(x for name in 'ab' for x in ('--host', '%s=%s' % (name, self.ipc(name))))]
+        self.generate(*args, '--wire', 'f16', '--device', 'host:1@0-4', '--device', 'a/host:1@5-9', n=4, n_lines=0)
+        self.generate(*args, '--wire', 'f16', '--device', 'b/host:1@0-4', '--device', 'host:1@5-9', n=4, n_lines=0)
+        with open(out) as f:
+            self.assertIn('; wire=F16@5', json.loads(f.readline())['config'])
+        for devices, said in ((('--device', 'host:1@0-4', '--device', 'a/host:1@5-9'), 'wire is "F16@5" there and "F32" now'),
+                              (('--wire', 'f16', '--device', 'host:1@0-3', '--device', 'a/host:1@4-9'),
+                               'wire is "F16@5" there and "F16@4" now')):
+            self.assertIn(said, self.generate(*args, *devices, n=4, code=65))
+        self.assertIn('--wire: "q8_0"; allowed: f32, f16', self.generate('--wire', 'q8_0', '--device', 'host:1', code=2))
 
     def test_neighbours_show_each_other_keys(self):
         keys = {name: {**os.environ, 'TANDEM_KEYS_DIR': os.path.join(self.dir.name, name)} for name in ('desk', 'a', 'b')}

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <math.h>
+
 #include <cmocka.h>
 
 #include "base/mem.h"
@@ -23,6 +25,7 @@
 #include <unistd.h>
 
 #define N_EMBD 32u
+#define CRC_AT 28u /* of a header */
 
 static const td_stage_limits limits = {
     .n_slots = 4, .n_ctx = 200, .n_vocab = 300, .n_embd = N_EMBD};
@@ -51,6 +54,7 @@ static uint32_t make_samples(td_stage_msg *m)
                                      .n_slots = 4,
                                      .type_k = 1,
                                      .type_v = 1,
+                                     .wire = TD_STAGE_F16,
                                      .n_ctx = 100,
                                      .parts = {{0, 2, 3}, {1, 4, 4}},
                                      .n_files = 2,
@@ -81,6 +85,8 @@ static uint32_t make_samples(td_stage_msg *m)
 }
 
 /* A STREAM message of every kind of record. */
+static uint8_t stream_wire; /* of make_stream's activations */
+
 static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, bool is_result)
 {
     static float activations[TD_STAGE_ROWS_MAX * N_EMBD];
@@ -93,7 +99,8 @@ static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, b
                          .n_out = 2,
                          .n_spans = 1,
                          .spans = {{100, 250}},
-                         .n_bytes = is_result ? 0 : n_rows * N_EMBD * 4,
+                         .n_bytes =
+                             is_result ? 0 : n_rows * td_stage_row_bytes(N_EMBD, stream_wire),
                          .bytes = (const uint8_t *)activations,
                          .chosen = {5, 299},
                          .n_bad = 1,
@@ -121,17 +128,30 @@ static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, b
 }
 
 /* All records; false where one is refused. */
-static bool read_all(const td_stage_msg *m, td_stage_record *records, td_stage_batch *batch,
-                     uint32_t *n)
+static bool read_within(const td_stage_limits *l, const td_stage_msg *m, td_stage_record *records,
+                        td_stage_batch *batch, uint32_t *n)
 {
     td_err err = {0};
     td_cursor c = td_cursor_begin("STREAM", m->stream.bytes, m->stream.n, &err);
     for (*n = 0; td_cursor_left(&c) > 0 && *n < 8; ++*n) {
         records[*n] = (td_stage_record){.batch = batch};
-        if (!td_stage_read_record(&c, &limits, &records[*n]))
+        if (!td_stage_read_record(&c, l, &records[*n]))
             return false;
     }
     return true;
+}
+
+static bool read_all(const td_stage_msg *m, td_stage_record *records, td_stage_batch *batch,
+                     uint32_t *n)
+{
+    return read_within(&limits, m, records, batch, n);
+}
+
+static void seal(uint8_t *bytes, size_t n)
+{
+    memset(bytes + CRC_AT, 0, 4);
+    uint32_t crc = td_wire_crc32c(0, bytes, n);
+    memcpy(bytes + CRC_AT, &crc, sizeof crc);
 }
 
 /* From memory of just that size, for a sanitizer to see what is read beyond it. */
@@ -200,25 +220,108 @@ static void test_records_come_out_as_they_went_in(void **state)
     assert_int_equal(b.bad[0], 3);
 }
 
+/* Both ends know what a value takes, and no message says it again. */
+static void test_activations_of_another_type_are_refused(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static td_stage_record r[8];
+    static td_stage_batch b;
+    td_stage_msg m;
+    uint32_t n;
+    for (stream_wire = TD_STAGE_F32; stream_wire <= TD_STAGE_F16; stream_wire++)
+        for (uint8_t there = TD_STAGE_F32; there <= TD_STAGE_F16; there++) {
+            td_stage_limits l = limits;
+            l.wire = there;
+            size_t n_bytes = make_stream(bytes, 20, false);
+            assert_true(td_stage_decode(bytes, n_bytes, &m, NULL));
+            assert_int_equal(read_within(&l, &m, r, &b, &n), stream_wire == there);
+            if (stream_wire == there)
+                assert_int_equal(b.n_bytes, 20 * N_EMBD * (stream_wire == TD_STAGE_F16 ? 2 : 4));
+        }
+    stream_wire = TD_STAGE_F32;
+}
+
+/* Behind a checksum that is right. */
+static void test_a_plan_of_another_wire_is_refused(void **state)
+{
+    (void)state;
+    static td_stage_msg samples[32], out;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX], other[TD_WIRE_MESSAGE_MAX];
+    td_err err = {0};
+    size_t n, at = 0;
+    make_samples(samples);
+    td_stage_msg *m = samples;
+    while (m->type != TD_STAGE_PLAN)
+        m++;
+    assert_true(td_stage_encode(m, bytes, sizeof bytes, &n, NULL));
+    m->plan.wire = TD_STAGE_F32;
+    assert_true(td_stage_encode(m, other, sizeof other, &n, NULL));
+    for (size_t i = TD_WIRE_HEADER_BYTES; i < n; i++)
+        at = bytes[i] != other[i] ? i : at;
+    for (uint32_t value = 0; value < 256; value++) {
+        bytes[at] = (uint8_t)value;
+        seal(bytes, n);
+        err = (td_err){0};
+        assert_int_equal(td_stage_decode(bytes, n, &out, &err), value <= TD_STAGE_F16);
+        assert_true(value <= TD_STAGE_F16 || strstr(err.message, "allowed: 0..1"));
+    }
+    m->plan.wire = 2;
+    assert_false(td_stage_encode(m, bytes, sizeof bytes, &n, NULL));
+}
+
+static void test_halves_are_the_nearest_and_finite(void **state)
+{
+    (void)state;
+    static const float wanted[][2] = {{0, 0},
+                                      {-1.5f, -1.5f},
+                                      {65504, 65504},
+                                      {65519, 65504},
+                                      {65520, 65504},
+                                      {1e30f, 65504},
+                                      {-1e30f, -65504},
+                                      {INFINITY, 65504},
+                                      {-INFINITY, -65504},
+                                      {0x1p-24f, 0x1p-24f},
+                                      {0x1p-26f, 0},
+                                      {2049, 2048},
+                                      {0.1f, 0x1.998p-4f}};
+    float values[TD_COUNT(wanted) + 1];
+    for (size_t i = 0; i < TD_COUNT(wanted); i++)
+        values[i] = wanted[i][0];
+    values[TD_COUNT(wanted)] = NAN;
+    td_stage_pack(values, TD_COUNT(values));
+    td_stage_unpack(values, TD_COUNT(values));
+    for (size_t i = 0; i < TD_COUNT(wanted); i++)
+        if (values[i] != wanted[i][1])
+            fail_msg("%g became %g", (double)wanted[i][0], (double)values[i]);
+    assert_true(isnan(values[TD_COUNT(wanted)]));
+}
+
 /* One row of a sequence and hop: what the issue of the network allows. */
 static void test_a_token_takes_few_bytes(void **state)
 {
     (void)state;
     static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
     static const float row[N_EMBD];
-    td_stage_batch b = {.n_rows = 1,
-                        .n_out = 1,
-                        .rows = {{.is_output = true}},
-                        .n_spans = 2,
-                        .n_bytes = sizeof row,
-                        .bytes = (const uint8_t *)row};
-    td_stage_writer w;
-    size_t n;
-    td_stage_writer_begin(&w, bytes, NULL);
-    assert_true(td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_COMMIT}));
-    assert_true(td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_BATCH, .batch = &b}));
-    td_stage_writer_end(&w, 1, 1, &n);
-    assert_true(n <= sizeof row + 128);
+    for (uint8_t type = TD_STAGE_F32; type <= TD_STAGE_F16; type++) {
+        uint32_t n_bytes = td_stage_row_bytes(N_EMBD, type);
+        td_stage_batch b = {.n_rows = 1,
+                            .n_out = 1,
+                            .rows = {{.is_output = true}},
+                            .n_spans = 2,
+                            .n_bytes = n_bytes,
+                            .bytes = (const uint8_t *)row};
+        td_stage_writer w;
+        size_t n;
+        td_stage_writer_begin(&w, bytes, NULL);
+        assert_true(td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_COMMIT}));
+        assert_true(
+            td_stage_writer_put(&w, &(td_stage_record){.kind = TD_RECORD_BATCH, .batch = &b}));
+        td_stage_writer_end(&w, 1, 1, &n);
+        assert_int_equal(n_bytes, (type == TD_STAGE_F16 ? 2 : 4) * N_EMBD);
+        assert_true(n <= n_bytes + 128);
+    }
 }
 
 static void test_broken_bytes_are_refused(void **state)
@@ -300,6 +403,8 @@ typedef struct {
     td_link *link;
     uint64_t session, n_sent;
     td_stage_type last; /* that came */
+    td_stage_fail_code code;
+    char reason[TD_WIRE_REASON_MAX + 1]; /* of a FAIL */
 } peer;
 
 static void say(peer *p, td_stage_msg m)
@@ -324,8 +429,13 @@ static void hear(peer *p, td_stage_type type, int ms)
         td_stage_msg m;
         while (n && td_link_recv(p->link, bytes, &n, &route, NULL) && n)
             if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session &&
-                m.type != TD_STAGE_PONG) /* a worker may look whether we are there */
+                m.type != TD_STAGE_PONG) { /* a worker may look whether we are there */
                 p->last = m.type;
+                if (m.type == TD_STAGE_FAIL) {
+                    p->code = m.fail.code;
+                    memcpy(p->reason, m.fail.reason, sizeof p->reason);
+                }
+            }
     }
 }
 
@@ -609,7 +719,8 @@ static void run_rows(td_target *t, uint32_t n, bool is_prefill, uint32_t positio
 }
 
 /* The tokens that a target chooses after some rows. */
-static void run_target(const char *const *specs, uint32_t n_specs, uint32_t *chosen)
+static void run_target_by(uint32_t type, const char *const *specs, uint32_t n_specs,
+                          uint32_t *chosen)
 {
     td_host host = {.name = "w", .endpoint = endpoint};
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
@@ -618,6 +729,7 @@ static void run_target(const char *const *specs, uint32_t n_specs, uint32_t *cho
                                .n_specs = n_specs,
                                .hosts = &host,
                                .n_hosts = 1,
+                               .wire = td_type_find(type),
                                .type_k = f16,
                                .type_v = f16,
                                .n_slots = 2,
@@ -634,6 +746,45 @@ static void run_target(const char *const *specs, uint32_t n_specs, uint32_t *cho
     td_target_truncate(t, 0, 65);
     run_rows(t, 20, false, 65, chosen + 80);
     td_target_destroy(&t);
+}
+
+static void run_target(const char *const *specs, uint32_t n_specs, uint32_t *chosen)
+{
+    run_target_by(TD_TYPE_F32, specs, n_specs, chosen);
+}
+
+/* The same tokens wherever the model is cut within machines. */
+static void test_halves_are_between_machines_alone(void **state)
+{
+    (void)state;
+    static const char *const here[] = {"host:1"};
+    static const char *const there[] = {"w/host:1"};
+    static const char *const four[] = {"host:1@0-0", "w/host:1@1-1", "w/host:1@2-2", "host:1@3-3"};
+    static const char *const three[] = {"host:1@0-0", "w/host:1@1-2", "host:1@3-3"};
+    uint32_t exact[100], wanted[100], got[100];
+    run_target(here, 1, exact);
+    run_target_by(TD_TYPE_F16, there, 1, got);
+    assert_memory_equal(exact, got, sizeof exact);
+    run_target_by(TD_TYPE_F16, three, 3, wanted);
+    run_target_by(TD_TYPE_F16, four, 4, got);
+    assert_memory_equal(wanted, got, sizeof wanted);
+}
+
+static void test_one_of_an_older_version_is_told_so(void **state)
+{
+    (void)state;
+    peer p = {.link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL)};
+    assert_non_null(p.link);
+    for (uint32_t i = 0; i < 200 && p.code != TD_STAGE_FAIL_PROTOCOL; i++) {
+        usleep(i ? 20000 : 0); /* it still sees the one before out */
+        p = (peer){.link = p.link, .session = 7000 + i};
+        say(&p, (td_stage_msg){.type = TD_STAGE_HELLO, .hello.protocol = TD_STAGE_PROTOCOL - 1});
+        hear(&p, TD_STAGE_HELLO_OK, 1000);
+        assert_int_not_equal(p.last, TD_STAGE_HELLO_OK);
+    }
+    assert_int_equal(p.code, TD_STAGE_FAIL_PROTOCOL);
+    assert_non_null(strstr(p.reason, "speaks protocol"));
+    td_link_close(&p.link, true);
 }
 
 static void test_and_serves_the_next_one(void **state)
@@ -783,6 +934,9 @@ int main(void)
     const struct CMUnitTest wire[] = {
         cmocka_unit_test(test_messages_come_out_as_they_went_in),
         cmocka_unit_test(test_records_come_out_as_they_went_in),
+        cmocka_unit_test(test_activations_of_another_type_are_refused),
+        cmocka_unit_test(test_a_plan_of_another_wire_is_refused),
+        cmocka_unit_test(test_halves_are_the_nearest_and_finite),
         cmocka_unit_test(test_a_token_takes_few_bytes),
         cmocka_unit_test(test_broken_bytes_are_refused),
         cmocka_unit_test(test_wild_records_are_refused_or_in_bounds),
@@ -792,6 +946,8 @@ int main(void)
         cmocka_unit_test(test_a_plan_for_a_draft_is_all_of_a_model),
         cmocka_unit_test(test_a_draft_lives_through_nonsense),
         cmocka_unit_test(test_a_draft_is_its_coordinators),
+        cmocka_unit_test(test_one_of_an_older_version_is_told_so),
+        cmocka_unit_test(test_halves_are_between_machines_alone),
         cmocka_unit_test(test_and_serves_the_next_one),
     };
     const struct CMUnitTest sent[] = {

@@ -594,6 +594,11 @@ static void test_what_differs_is_named_by_part(void **state)
     expect_difference("a=1; b=x; c=3", "a=2; b=x; c=4",
                       "a is \"1\" there and \"2\" now, c is \"3\" there and \"4\" now");
     expect_difference("ab=1", "a=1; b=1", ""); /* parts that the other lacks cannot be compared */
+    /* but for one that is only there where it is unusual */
+    expect_difference("a=1; wire=F16@5", "a=1; wire=F16@4,7",
+                      "wire is \"F16@5\" there and \"F16@4,7\" now");
+    expect_difference("a=1; wire=F16@5", "a=1", "wire is \"F16@5\" there and \"F32\" now");
+    expect_difference("a=1", "wire=F16@5; a=1", "wire is \"F32\" there and \"F16@5\" now");
     expect_difference("a=", "a=1", "a is \"\" there and \"1\" now");
     /* Whatever a file says. */
     expect_difference("", "a=1", "");

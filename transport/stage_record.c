@@ -269,7 +269,8 @@ static bool read_batch(td_cursor *c, const td_stage_limits *l, td_stage_batch *b
             return false;
     if (!check_rows(c, b) || !td_cursor_read_u32(c, &b->n_bytes))
         return false;
-    uint32_t n_bytes = b->is_skipped ? 0 : b->n_rows * l->n_embd * 4; /* <= 2^26 */
+    uint32_t row_bytes = td_stage_row_bytes(l->n_embd, l->wire);
+    uint32_t n_bytes = b->is_skipped ? 0 : b->n_rows * row_bytes; /* <= 2^26 */
     if (b->n_bytes != n_bytes)
         return td_cursor_fail(c, "%" PRIu32 " bytes of activations; allowed: %" PRIu32, b->n_bytes,
                               n_bytes);

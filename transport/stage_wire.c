@@ -67,7 +67,8 @@ static bool check_plan(const td_stage_plan *p, td_err *err)
               td_wire_check_u32("n_parts", p->n_parts, 1,
                                 TD_STAGE_PARTS_MAX - (uint32_t)p->first_stage, err) &&
               td_wire_check_u32("n_slots", p->n_slots, 1, TD_STAGE_SLOTS_MAX, err) &&
-              td_wire_check_u32("n_ctx", p->n_ctx, 0, TD_WIRE_POSITION_MAX, err);
+              td_wire_check_u32("n_ctx", p->n_ctx, 0, TD_WIRE_POSITION_MAX, err) &&
+              td_wire_check_u32("wire", p->wire, TD_STAGE_F32, TD_STAGE_F16, err);
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_wire_check_u32("last", p->parts[i].last, 0, TD_STAGE_LAYERS_MAX - 1, err) &&
              td_wire_check_u32("first", p->parts[i].first, 0, p->parts[i].last, err) &&
@@ -171,6 +172,7 @@ static void write_plan(td_cursor_out *c, const td_stage_plan *p)
     td_cursor_write_u8(c, p->n_slots);
     td_cursor_write_u8(c, p->type_k);
     td_cursor_write_u8(c, p->type_v);
+    td_cursor_write_u8(c, p->wire);
     td_cursor_write_u32(c, p->n_ctx);
     for (uint32_t i = 0; i < p->n_parts; i++) {
         td_cursor_write_u8(c, p->parts[i].device);
@@ -350,7 +352,7 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
               read_count(c, "n_parts", &p->n_parts, TD_STAGE_PARTS_MAX) &&
               td_cursor_read_u8(c, &p->experts_device) && td_cursor_read_u8(c, &p->n_slots) &&
               td_cursor_read_u8(c, &p->type_k) && td_cursor_read_u8(c, &p->type_v) &&
-              td_cursor_read_u32(c, &p->n_ctx);
+              td_cursor_read_u8(c, &p->wire) && td_cursor_read_u32(c, &p->n_ctx);
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u8(c, &p->parts[i].device) &&
              td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);

@@ -19,7 +19,8 @@
  * once.
  *
  * Activations are f32 rows [n_rows][n_embd], little-endian as they lie in memory (checked at
- * build), so a split over machines has the bits of one on a machine. No path, no address, no shape
+ * build), so a split over machines has the bits of one on a machine; or f16, where the PLAN says
+ * so to every worker. No path, no address, no shape
  * is on the wire: rows are as wide as the model that both ends opened by themselves.
  *
  * Memory: nothing is allocated. Pointers of what was decoded point into the message. Any thread. */
@@ -29,7 +30,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     2u
+#define TD_STAGE_PROTOCOL     3u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -41,6 +42,8 @@
 #define TD_STAGE_ENDPOINT_MAX 319u
 #define TD_STAGE_HASH_BYTES   32u
 #define TD_STAGE_ANY          255u /* no device */
+#define TD_STAGE_F32          0u   /* ids of the file format */
+#define TD_STAGE_F16          1u
 #define TD_STAGE_PIECE_MAX    (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES - 12u)
 #define TD_STAGE_FILES_MAX    64u          /* of a model that is sent */
 #define TD_STAGE_FILE_MAX     (1ull << 44) /* bytes */
@@ -109,6 +112,7 @@ typedef struct {
     uint8_t experts_device;             /* TD_STAGE_ANY: none of their own */
     uint8_t n_slots;
     uint8_t type_k, type_v; /* of the cache, ids of the file format */
+    uint8_t wire;           /* of activations, the same ids: TD_STAGE_F32 or TD_STAGE_F16 */
     uint32_t n_ctx;         /* 0: the smaller of the model's and what fits */
     struct {
         uint8_t device; /* by HELLO_OK */
@@ -237,7 +241,7 @@ typedef struct {
     td_stage_row rows[TD_STAGE_ROWS_MAX];
     uint8_t n_spans; /* of the stages 0..n-1 */
     td_stage_span spans[TD_STAGE_PARTS_MAX];
-    /* Of activations, [n_rows][n_embd] f32: how many there are in all, and those behind the
+    /* Of activations, [n_rows][n_embd]: how many there are in all, and those behind the
      * record. */
     uint32_t n_bytes, n_here;
     const uint8_t *bytes; /* [n_here] */
@@ -258,7 +262,14 @@ typedef struct {
 /* What both ends know. n_embd 0: no activations here, the stage embeds tokens or chose them. */
 typedef struct {
     uint32_t n_slots, n_ctx, n_vocab, n_embd;
+    uint8_t wire; /* of the PLAN */
 } td_stage_limits;
+
+/* Of a row's activations. */
+static inline uint32_t td_stage_row_bytes(uint32_t n_embd, uint8_t wire)
+{
+    return n_embd * (wire == TD_STAGE_F16 ? 2u : 4u);
+}
 
 /* One STREAM message under construction in bytes[TD_WIRE_MESSAGE_MAX]. */
 typedef struct {

@@ -10,7 +10,11 @@ static const td_stage_limits all_limits[] = {
     {.n_slots = 8, .n_ctx = 4096, .n_vocab = 1000, .n_embd = 16},
     {.n_slots = 1, .n_ctx = 1, .n_vocab = 1, .n_embd = 0},
     {.n_slots = TD_STAGE_SLOTS_MAX, .n_ctx = TD_WIRE_POSITION_MAX, .n_vocab = 32000, .n_embd = 0},
-    {.n_slots = 4, .n_ctx = 20000, .n_vocab = TD_WIRE_VOCAB_MAX, .n_embd = 16384},
+    {.n_slots = 4,
+     .n_ctx = 20000,
+     .n_vocab = TD_WIRE_VOCAB_MAX,
+     .n_embd = 16384,
+     .wire = TD_STAGE_F16},
 };
 
 static void check_batch(const td_stage_record *r, const td_stage_limits *l, const uint8_t *begin,
@@ -33,7 +37,8 @@ static void check_batch(const td_stage_record *r, const td_stage_limits *l, cons
         TD_ASSERT(row->slot < l->n_slots && row->position < l->n_ctx && row->token < l->n_vocab);
         TD_ASSERT(!row->is_output || row->i_out < b->n_out);
     }
-    TD_ASSERT(b->n_here <= b->n_bytes && b->n_bytes <= (uint64_t)b->n_rows * l->n_embd * 4);
+    TD_ASSERT(b->n_here <= b->n_bytes &&
+              b->n_bytes <= (uint64_t)b->n_rows * td_stage_row_bytes(l->n_embd, l->wire));
     TD_ASSERT(b->bytes >= begin && b->n_here <= (size_t)(end - b->bytes));
 }
 
@@ -130,6 +135,7 @@ static td_stage_msg sample(td_stage_type type)
                                  .n_slots = 4,
                                  .type_k = 1,
                                  .type_v = 1,
+                                 .wire = TD_STAGE_F16,
                                  .parts = {{0, 2, 3}, {1, 4, 9}},
                                  .n_files = 2,
                                  .files = {{1000, 100}, {5000, 200}}};
