@@ -134,6 +134,10 @@ int64_t td_json_get_int_at(const td_json_object *object, const char *key, size_t
 struct td_json_writer;
 void td_json_copy(const td_json_object *object, const char *key, struct td_json_writer *w);
 
+/* The value of any key as text, for what is only shown: a string as it is, a number written to
+ * `room` (TD_TEXT_DOUBLE_MAX bytes), a bool; NULL where it is absent, null, a list or an object. */
+const char *td_json_get_text(const td_json_object *object, const char *key, char *room);
+
 /* For checks that a table cannot make: "NAME: PATH.KEY: ..." as TD_E_DATA. Returns false. */
 bool td_json_fail(const td_json_object *object, const char *key, td_err *err, const char *format,
                   ...) __attribute__((format(printf, 4, 5)));

@@ -3,8 +3,10 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/json_writer.h"
+#include "base/text.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 static void write_node(td_json_writer *w, const json_t *node)
 {
@@ -48,4 +50,25 @@ void td_json_copy(const td_json_object *object, const char *key, td_json_writer 
     const json_t *node = json_object_get(object->node, key);
     TD_ASSERT(node);
     write_node(w, node);
+}
+
+const char *td_json_get_text(const td_json_object *object, const char *key, char *room)
+{
+    const json_t *node = json_object_get(object->node, key);
+    switch (node ? json_typeof(node) : JSON_NULL) {
+    case JSON_STRING:
+        return json_string_value(node);
+    case JSON_INTEGER:
+        snprintf(room, TD_TEXT_DOUBLE_MAX, "%lld", (long long)json_integer_value(node));
+        return room;
+    case JSON_REAL:
+        td_text_write_double(json_real_value(node), room);
+        return room;
+    case JSON_TRUE:
+        return "true";
+    case JSON_FALSE:
+        return "false";
+    default:
+        return NULL;
+    }
 }

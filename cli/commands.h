@@ -16,6 +16,7 @@ int td_command_check(int argc, char **argv, td_err *err);
 int td_command_draft(int argc, char **argv, td_err *err);
 int td_command_stage(int argc, char **argv, td_err *err);
 int td_command_job(int argc, char **argv, td_err *err);
+int td_command_report(int argc, char **argv, td_err *err);
 int td_command_keys(int argc, char **argv, td_err *err);
 
 #endif

@@ -30,6 +30,7 @@ set(CPACK_DEBIAN_TANDEM-DOC_PACKAGE_NAME tandem-doc)
 set(CPACK_DEBIAN_TANDEM-DOC_PACKAGE_ARCHITECTURE all)
 set(CPACK_DEBIAN_TANDEM_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_TANDEM_PACKAGE_RECOMMENDS mesa-vulkan-drivers)
+set(CPACK_DEBIAN_TANDEM_PACKAGE_SUGGESTS gnuplot-nox) # of `tandem report`
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_COMPONENT_TANDEM_DESCRIPTION "${PROJECT_DESCRIPTION}
  Runs a large language model split over unlike devices and makes it fast by speculation, which never

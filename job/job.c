@@ -379,6 +379,7 @@ static bool read_result(void *user, const td_db_value *c, td_err *err)
         return true;
     r->at->n = c[0].i;
     r->at->finished = c[3].d;
+    r->at->worker = c[4].kind == TD_DB_TEXT ? c[4].text : NULL;
     r->at->n_read++;
     return c[2].kind != TD_DB_TEXT || r->on_result(r->user, c[2].text, c[2].n_bytes, err);
 }
@@ -394,13 +395,13 @@ bool td_job_read_results(td_db *db, td_job_reading *at, td_job_on_result on_resu
     at->n_read = 0;
     return read_rows(db,
                      at->is_finish_order
-                         ? "SELECT n, state, result, finished FROM tandem_line WHERE state IN (2, 3) "
-                           "AND (finished > $2 OR (finished = $2 AND n > $1)) AND (finished < {now} - "
+                         ? "SELECT n, state, result, finished, worker FROM tandem_line WHERE state "
+                           "IN (2, 3) AND (finished > $2 OR (finished = $2 AND n > $1)) AND (finished < {now} - "
                            "$4 OR (SELECT COUNT(*) FROM tandem_line WHERE state IN (0, 1)) = 0) ORDER "
                            "BY finished, n LIMIT $3"
-                         : "SELECT n, state, result, finished FROM tandem_line WHERE n > $1 ORDER BY "
-                           "n LIMIT $3",
-                     "iitr", params, TD_COUNT(params), read_result, &r, err);
+                         : "SELECT n, state, result, finished, worker FROM tandem_line WHERE n > $1 "
+                           "ORDER BY n LIMIT $3",
+                     "iitrt", params, TD_COUNT(params), read_result, &r, err);
 }
 
 bool td_job_count_open(td_db *db, uint64_t *n, td_err *err)

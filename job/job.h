@@ -103,7 +103,8 @@ typedef struct {
     bool is_gapless;      /* order of the input: not beyond a line that has none yet */
     int64_t n;            /* the last line that was read */
     double finished;
-    uint32_t n_read; /* by the last call */
+    const char *worker; /* of the result that is handed out, valid in the call; may be NULL */
+    uint32_t n_read;    /* by the last call */
 } td_job_reading;
 typedef bool (*td_job_on_result)(void *user, const char *result, size_t n_bytes, td_err *err);
 /* The next ones, each once. */

@@ -13,7 +13,7 @@ set -euo pipefail
 cmake_wanted=$(sed -n 's/^cmake_minimum_required(VERSION \([0-9.]*\)).*/\1/p' "$(dirname "$0")/../CMakeLists.txt")
 
 # What is needed, by family. With --tests also a software Vulkan driver and the validation layers: the
-# GPU tests run on machines without a GPU; and jinja2, what chat templates are compared with. On
+# GPU tests run on machines without a GPU; jinja2, what chat templates are compared with; and gnuplot, with which `tandem report` draws. On
 # Debian and what is like it a second software driver is fetched then, but not installed
 # (scripts/fetch_swiftshader.sh).
 declare -A build_packages=(
@@ -26,10 +26,10 @@ declare -A build_packages=(
 )
 declare -A test_packages=(
     [debian]="libcmocka-dev mesa-vulkan-drivers vulkan-validationlayers clang-format
-        python3-jinja2 postgresql"
+        python3-jinja2 postgresql gnuplot-nox"
     [fedora]="libcmocka-devel mesa-vulkan-drivers vulkan-validation-layers clang-tools-extra
-        python3-jinja2 postgresql-server"
-    [arch]="cmocka vulkan-swrast vulkan-validation-layers clang python-jinja postgresql"
+        python3-jinja2 postgresql-server gnuplot-minimal"
+    [arch]="cmocka vulkan-swrast vulkan-validation-layers clang python-jinja postgresql gnuplot"
 )
 declare -A install_command=(
     [debian]="env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends"

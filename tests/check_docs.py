@@ -13,7 +13,8 @@ import subprocess
 import sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-COMMANDS = ["generate", "draft", "job", "keys", "devices", "inspect", "tokenize", "logits", "bench", "plan", "check"]
+COMMANDS = ["generate", "draft", "stage", "job", "keys", "devices", "inspect", "tokenize", "logits", "bench", "report", "plan",
+            "check"]
 ROW = re.compile(r"^\| `(--?[a-z-]+)([^`]*)` \| (.*) \|$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
 

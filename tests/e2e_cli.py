@@ -17,7 +17,7 @@ TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tande
 TARGET = 'configs/tales/tales-target.q8_0.gguf'
 DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
 GOLDEN = os.environ.get('TD_GOLDEN', 'tests/data/golden')
-COMMANDS = ['generate', 'draft', 'devices', 'inspect', 'tokenize', 'logits', 'bench', 'plan']
+COMMANDS = ['generate', 'draft', 'devices', 'inspect', 'tokenize', 'logits', 'bench', 'report', 'plan']
 
 
 def run(*args, stdin=None, timeout=120):
