@@ -10,10 +10,12 @@
 #include "base/err.h"
 #include "check/clocks.h"
 #include "check/speeds.h"
+#include "planning/placement.h"
 
 #define TD_CHECK_OPS_MAX    32u
 #define TD_CHECK_PARTS_MAX  16u
 #define TD_CHECK_REASON_MAX 640u
+#define TD_CHECK_BUDGET_S   120.0 /* that a device is given */
 
 typedef enum {
     TD_CHECK_PASSED,
@@ -42,10 +44,13 @@ typedef struct {
     const char *only;  /* one op or part alone; NULL: all */
     bool is_quick;     /* small shapes and 20 repeats */
     double budget_s;   /* of all parts together; 0: none. What has begun is ended */
-    void (*progress)(const char *op, const char *shape); /* may be NULL */
+    /* Told before each case and part; false ends the check. May be NULL. */
+    bool (*progress)(void *user, const char *op, const char *shape);
+    void *user;
 } td_check_params;
 
 typedef struct {
+    char host[TD_HOST_NAME_MAX]; /* where the device is; "": here */
     td_device_info info;
     uint64_t start_ns;
     double budget_s; /* a software device has twice the time, but in a quick look */
@@ -66,8 +71,17 @@ bool td_check_wants(const td_check_params *params, const char *part);
  * all but the first model, and says so. */
 bool td_check_is_late(const td_check_report *report, double share);
 
+/* All that params want of a device, one part after another; what was found is kept (verdict.h).
+ * other: the device that works beside it in td_check_pair. False where nothing could be tried, as
+ * of td_check_ops, and where progress ended it (TD_E_AGAIN). */
+bool td_check_device(const char *spec, const char *other, const td_check_params *params,
+                     td_check_report *report, td_err *err);
+
+/* TD_E_USAGE: `only` is neither op nor part. */
+bool td_check_only(const char *only, td_err *err);
+
 /* Every op of the device. False where nothing could be tried at all: the device does not open
- * (err), or `only` is neither op nor part (TD_E_USAGE). */
+ * (err), `only` is neither op nor part (TD_E_USAGE), or progress ended it (TD_E_AGAIN). */
 bool td_check_ops(const char *spec, const td_check_params *params, td_check_report *report,
                   td_err *err);
 

@@ -20,6 +20,7 @@ typedef struct {
     td_device *dev, *scalar;
     const td_check_params *params;
     td_check_report *report;
+    bool is_stopped;
 } tour;
 
 static td_check_item *find_op(td_check_report *report, const char *name)
@@ -102,8 +103,10 @@ static bool visit(const td_case *c, void *user)
         return true;
     }
     td_trial result;
-    if (t->params->progress)
-        t->params->progress(c->op, c->shape);
+    if (t->params->progress && !t->params->progress(t->params->user, c->op, c->shape)) {
+        t->is_stopped = true;
+        return false;
+    }
     td_trial_run(t->dev, t->scalar, c, t->params->is_quick ? REPEATS_QUICK : REPEATS, &result);
     note(op, c, &result);
     return true;
@@ -127,20 +130,26 @@ static bool is_known(const char *name)
     return false;
 }
 
+bool td_check_only(const char *only, td_err *err)
+{
+    char names[512] = "";
+    size_t n = 0;
+    if (!only || is_known(only))
+        return true;
+    for (uint32_t k = 0; td_op_kind_name(k); k++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s, ", td_op_kind_name(k));
+    for (size_t i = 0; i < TD_COUNT(parts); i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", parts[i],
+                              i + 1 < TD_COUNT(parts) ? ", " : "");
+    return td_err_set(err, TD_E_USAGE, "--only: %.64s; allowed: %s", only, names);
+}
+
 bool td_check_ops(const char *spec, const td_check_params *params, td_check_report *report,
                   td_err *err)
 {
     const char *gap = td_cases_find_gap();
-    if (params->only && !is_known(params->only)) {
-        char names[512] = "";
-        size_t n = 0;
-        for (uint32_t k = 0; td_op_kind_name(k); k++)
-            n += (size_t)snprintf(names + n, sizeof names - n, "%s, ", td_op_kind_name(k));
-        for (size_t i = 0; i < TD_COUNT(parts); i++)
-            n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", parts[i],
-                                  i + 1 < TD_COUNT(parts) ? ", " : "");
-        return td_err_set(err, TD_E_USAGE, "--only: %.64s; allowed: %s", params->only, names);
-    }
+    if (!td_check_only(params->only, err))
+        return false;
     tour t = {.params = params, .report = report};
     report->start_ns = td_clock_real_ns();
     t.dev = td_device_create(spec, err);
@@ -158,7 +167,7 @@ bool td_check_ops(const char *spec, const td_check_params *params, td_check_repo
         *op = (td_check_item){.state = TD_CHECK_FAILED, .reason = "no case tries it"};
         snprintf(op->name, sizeof op->name, "%s", gap);
     }
-    bool is_ok = t.scalar;
+    bool is_ok = t.scalar && (!t.is_stopped || td_err_set(err, TD_E_AGAIN, "stopped"));
     td_device_destroy(&t.scalar);
     td_device_destroy(&t.dev);
     return is_ok;

@@ -75,27 +75,33 @@ static bool read_verdict(const td_json *doc, const char *key, td_json_object *o,
             td_json_fail(o, "key", why, "is of another device"));
 }
 
-bool td_verdict_ask(const td_device_info *info, td_err *err)
+bool td_verdict_find(const td_device_info *info, char found[TD_VERDICT_MAX])
 {
     char key[KEY_BYTES], path[PATH_BYTES];
     td_err why = {0};
     td_json_object o;
-    bool is_trusted = true;
     write_key(info, key);
     if (!find_path(key, path) || access(path, F_OK) != 0)
-        return true;
+        return false;
     td_json *doc = td_json_read_file(path, &why);
-    if (!doc || !read_verdict(doc, key, &o, &why))
-        td_log_warn("a verdict is not used: %s", why.message);
+    bool has_failed = doc && read_verdict(doc, key, &o, &why);
+    if (has_failed)
+        snprintf(found, TD_VERDICT_MAX, "%s: %s", td_json_get_string(&o, "failed", ""),
+                 td_json_get_string(&o, "reason", ""));
     else
-        is_trusted = td_err_set(
-            err, TD_E_UNAVAILABLE,
-            "%s (%s, driver %s) has failed `tandem check`: %s: %s; take another --device, check it "
-            "again after a change, or go on with --trust",
-            info->spec, info->name, info->driver, td_json_get_string(&o, "failed", ""),
-            td_json_get_string(&o, "reason", ""));
+        td_log_warn("a verdict is not used: %s", why.message);
     td_json_destroy(&doc);
-    return is_trusted;
+    return has_failed;
+}
+
+bool td_verdict_ask(const td_device_info *info, td_err *err)
+{
+    char found[TD_VERDICT_MAX];
+    return !td_verdict_find(info, found) ||
+           td_err_set(err, TD_E_UNAVAILABLE,
+                      "%s (%s, driver %s) has failed `tandem check`: %s; take another --device, "
+                      "check it again after a change, or go on with --trust",
+                      info->spec, info->name, info->driver, found);
 }
 
 bool td_verdict_ask_spec(const char *spec, td_err *err)

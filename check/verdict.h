@@ -11,6 +11,10 @@
  * what was found before. */
 void td_verdict_keep(const td_check_report *report, bool is_whole);
 
+#define TD_VERDICT_MAX (64u + TD_CHECK_REASON_MAX + 3u)
+
+/* Whether the device has failed; then how: "mat_mul: 8B Q4_K: row 3 ...". */
+bool td_verdict_find(const td_device_info *info, char found[TD_VERDICT_MAX]);
 /* False where the device has failed: TD_E_UNAVAILABLE with what and how to go on. */
 bool td_verdict_ask(const td_device_info *info, td_err *err);
 /* The same of a SPEC, with or without a layer range (@a-b). A SPEC that means no device here is

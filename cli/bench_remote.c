@@ -147,6 +147,7 @@ static bool open_target(far_lane *l, const td_type_info *type_k, const td_type_i
                                .n_hosts = p->n_hosts,
                                .host_key = p->key,
                                .wire = p->wire,
+                               .is_trusting = true, /* as of devices here */
                                .type_k = type_k,
                                .type_v = type_v,
                                .n_slots = 1,

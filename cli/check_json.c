@@ -84,6 +84,7 @@ static void write_device(td_json_writer *w, const td_check_report *r)
 {
     const td_check_item *failed = td_check_find_failed(r);
     td_json_begin_object(w);
+    put_text(w, "host", r->host);
     td_devices_write(w, &r->info);
     write_clocks(w, &r->clocks);
     td_json_put_bool(w, "trusted", !failed);

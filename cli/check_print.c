@@ -58,6 +58,7 @@ static void print_speeds(const td_speeds *s)
 
 void td_check_print(const td_check_report *r)
 {
+    printf("%s%s", r->host, r->host[0] ? "/" : "");
     td_devices_print(&r->info, NULL);
     print_clocks(&r->clocks);
     if (r->is_small)

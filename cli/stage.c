@@ -4,11 +4,13 @@
 
 #include "base/check.h"
 #include "base/signals.h"
+#include "check/report_bytes.h"
 #include "check/verdict.h"
 #include "planning/layout.h"
 #include "target/worker.h"
 
 #include <stddef.h>
+#include <stdio.h>
 
 typedef struct {
     option_list devices;
@@ -37,13 +39,23 @@ static const option options[] = {
      "our own pair of `tandem keys`, for tcp (default: the only one, where the endpoint is off "
      "loopback)"},
     {"--trust", NULL, OPT_FLAG, AT(is_trusting), 0, 0, NULL,
-     "go on with devices that have failed `tandem check`"},
+     "do not tell coordinators of devices that have failed `tandem check`, who refuse them else"},
 };
 static const command_help help = {
     "stage", "tandem stage --bind EP [--models DIR | --model M.gguf] [options]",
     "Serves layers of a target to one `tandem generate --host NAME=EP` at a time, until a signal "
     "stops it.",
     options, TD_COUNT(options)};
+
+static bool has_failed(const char *spec, char *how, size_t n_how)
+{
+    char found[TD_VERDICT_MAX];
+    td_device_info info;
+    bool is_so = td_device_find(spec, &info, NULL) && td_verdict_find(&info, found);
+    if (is_so)
+        snprintf(how, n_how, "%s", found);
+    return is_so;
+}
 
 static bool serve(const fields *f, td_err *err)
 {
@@ -53,7 +65,9 @@ static bool serve(const fields *f, td_err *err)
                                      .models = f->models,
                                      .model = f->model,
                                      .cache_bytes = (uint64_t)((double)f->cache_gb * 1e9),
-                                     .endpoint = f->bind};
+                                     .endpoint = f->bind,
+                                     .check = td_check_serve,
+                                     .has_failed = f->is_trusting ? NULL : has_failed};
     if (!f->devices.n) {
         td_layout_default_specs(&defaults);
         params.specs = defaults.specs;
@@ -61,9 +75,6 @@ static bool serve(const fields *f, td_err *err)
     }
     if (!td_link_check(f->bind, TD_LINK_BIND, f->key, err))
         return td_err_prepend(err, "--bind");
-    for (uint32_t i = 0; i < params.n_specs && !f->is_trusting; i++)
-        if (!td_verdict_ask_spec(params.specs[i], err))
-            return false;
     if (!td_signals_open(err))
         return false;
     params.stop_fd = td_signals_fd();

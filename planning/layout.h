@@ -30,6 +30,7 @@ typedef struct {
     uint32_t n_hosts;
     const char *host_key;
     const td_type_info *wire;
+    bool is_trusting; /* devices there that have failed a check are taken all the same */
     /* Other layers are on other machines: specs are pinned and may leave gaps. The first stage here
      * is so many-th of the target. */
     bool is_partial;

@@ -122,6 +122,7 @@ static bool start_there(td_draft_client *d, const td_tokenizer *target, uint32_t
                                                          .hosts = params->hosts,
                                                          .n_hosts = params->n_hosts,
                                                          .key = params->key,
+                                                         .is_trusting = params->is_trusting,
                                                          .type_k = params->type_k,
                                                          .type_v = params->type_v,
                                                          .n_slots = params->n_parallel,

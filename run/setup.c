@@ -153,6 +153,7 @@ td_layout_params td_setup_layout_params(const session *r)
                               .n_hosts = p->n_hosts,
                               .host_key = p->key,
                               .wire = p->wire,
+                              .is_trusting = p->is_trusting,
                               .type_k = p->type_k,
                               .type_v = p->type_v,
                               .n_slots = p->n_parallel,

@@ -144,7 +144,8 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
             s->next_us = now_us(r) + BUSY_US; /* it may be free soon: the next greeting */
             break;
         }
-        if (m->fail.code == TD_STAGE_FAIL_MODEL || m->fail.code == TD_STAGE_FAIL_MEMORY)
+        if (m->fail.code == TD_STAGE_FAIL_MODEL || m->fail.code == TD_STAGE_FAIL_MEMORY ||
+            s->state == SESSION_CHECKING)
             td_err_set(&s->err, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
                        m->fail.reason); /* asking again would not help */
         td_remote_lose(r, s, m->fail.reason);
@@ -169,6 +170,15 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
             set_state(r, s, SESSION_LOADING, SESSION_READY);
         else
             td_remote_lose(r, s, "it loaded other parts than it was asked");
+        break;
+    case TD_STAGE_CHECKING:
+        memcpy(s->checking, m->checking, sizeof s->checking);
+        pthread_cond_broadcast(&r->changed);
+        break;
+    case TD_STAGE_CHECKED:
+        s->report.n_bytes = m->stream.n; /* within its limit, as was decoded */
+        memcpy(s->report.bytes, m->stream.bytes, m->stream.n);
+        set_state(r, s, SESSION_CHECKING, SESSION_IDLE);
         break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
@@ -376,6 +386,21 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
         struct timespec soon = after(LOOK_US);
         pthread_cond_timedwait(&r->changed, &r->lock, &soon);
     }
+}
+
+bool td_remote_wait_idle(td_remotes *r, bool (*tell)(void *user, const session *s), void *user,
+                         td_err *err)
+{
+    const session *s = &r->sessions[0];
+    while (r->err.code == TD_OK && s->state < SESSION_IDLE) {
+        if (td_signals_pending())
+            return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
+        if (tell && !tell(user, s))
+            return td_err_set(err, TD_E_AGAIN, "stopped");
+        struct timespec soon = after(LOOK_US);
+        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+    }
+    return r->err.code == TD_OK || td_err_set(err, r->err.code, "%s", r->err.message);
 }
 
 static td_remotes *create(const td_host *hosts, uint32_t n_hosts, bool is_draft, const char *key,

@@ -90,8 +90,8 @@ static bool load(td_remote_draft *d, td_err *err)
     const td_layout_params lent = {.model = d->params.model, .progress = show, .user = d};
     d->remotes = td_remotes_create_draft(&d->host, d->params.key, err);
     if (!d->remotes || !join(d, err) ||
-        !td_split_find_device(d->spec.host, d->spec.device, td_remotes_hello(d->remotes, 0), &info,
-                              &device, err))
+        !td_split_find_device(d->spec.host, d->spec.device, td_remotes_hello(d->remotes, 0),
+                              d->params.is_trusting, &info, &device, err))
         return false;
     if (!d->device[0]) { /* else others look at it by now */
         d->info = info;

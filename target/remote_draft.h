@@ -18,7 +18,8 @@ typedef struct {
     const char *spec; /* "strix2/vulkan:amd" */
     const td_host *hosts;
     uint32_t n_hosts;
-    const char *key; /* our own pair; NULL: the only one */
+    const char *key;  /* our own pair; NULL: the only one */
+    bool is_trusting; /* a device that has failed a check is taken all the same */
     const td_type_info *type_k, *type_v;
     uint32_t n_slots, n_ctx;                                     /* n_ctx: 1 and up */
     bool (*progress)(void *user, uint64_t done, uint64_t total); /* of create; or NULL */

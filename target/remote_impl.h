@@ -11,8 +11,14 @@
 
 #include <pthread.h>
 
+typedef struct {
+    size_t n_bytes;
+    uint8_t bytes[TD_STAGE_REPORT_MAX];
+} td_remote_report;
+
 typedef enum {
     SESSION_GREETING,
+    SESSION_CHECKING, /* then it is idle again */
     SESSION_IDLE,
     SESSION_PLANNING,
     SESSION_PLANNED,
@@ -27,7 +33,7 @@ typedef struct {
     td_stage_way way;
     uint64_t n_seen, heard_us, next_us; /* next_us: the next greeting or ping */
     session_state state;
-    td_stage_msg due; /* a PLAN or LOAD to be sent, */
+    td_stage_msg due; /* a PLAN, LOAD or CHECK to be sent, */
     bool is_due;      /* if so */
     bool is_busy;     /* it serves another, by its last word */
     td_stage_hello_ok hello;
@@ -35,6 +41,8 @@ typedef struct {
     td_stage_planned planned;
     td_stage_ready ready;
     td_stage_loading loading;
+    char checking[TD_STAGE_TEXT_MAX]; /* as far as it is, */
+    td_remote_report report;          /* and what was found */
     td_lend lend;
     int64_t clock_us; /* its clock less ours, by the quickest ping so far */
     uint64_t trip_us; /* which took so long; 0: none yet */
@@ -78,6 +86,11 @@ static inline uint64_t td_remote_now_us(const td_remotes *r) { return td_clock_n
 /* A session is over; everything under way fails with the reason: TD_E_DEVICE_LOST where the worker
  * had greeted and may be there again, TD_E_UNAVAILABLE where it is not there or refuses. */
 void td_remote_lose(td_remotes *r, session *s, const char *reason);
+
+/* Under the lock: waits until the one session is idle again; on every change, and now and then, it
+ * is shown. False from tell, and a signal, end it (TD_E_AGAIN). */
+bool td_remote_wait_idle(td_remotes *r, bool (*tell)(void *user, const session *s), void *user,
+                         td_err *err);
 
 /* Sets up a run whose sessions have been planned. */
 void td_remote_begin_run(td_remotes *r, run *at, const td_remote_run *params,

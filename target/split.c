@@ -115,8 +115,8 @@ static bool is_meant(const char *spec, const td_stage_device *d)
     return !strcmp(spec, d->spec) || !strcmp(spec, d->id) || is_kind || is_named;
 }
 
-static bool find_device(const char *host, const char *spec, const td_stage_hello_ok *hello,
-                        uint8_t *out, td_err *err)
+static bool find_any(const char *host, const char *spec, const td_stage_hello_ok *hello,
+                     uint8_t *out, td_err *err)
 {
     char list[640] = "";
     uint32_t n_found = 0;
@@ -138,6 +138,20 @@ static bool find_device(const char *host, const char *spec, const td_stage_hello
                       n_found, list);
 }
 
+/* The same, and it is not known to fail. */
+static bool find_device(const char *host, const char *spec, const td_stage_hello_ok *hello,
+                        bool is_trusting, uint8_t *out, td_err *err)
+{
+    if (!find_any(host, spec, hello, out, err))
+        return false;
+    const td_stage_device *d = &hello->devices[*out];
+    return is_trusting || !d->failed[0] ||
+           td_err_set(err, TD_E_UNAVAILABLE,
+                      "%s/%s (%s, driver %s) has failed `tandem check` there: %s; take another "
+                      "--device, check it again after a change, or go on with --trust",
+                      host, d->spec, d->name, d->driver, d->failed);
+}
+
 static td_device_info info_of(const td_stage_device *d)
 {
     td_device_info info = {
@@ -153,9 +167,9 @@ static td_device_info info_of(const td_stage_device *d)
 }
 
 bool td_split_find_device(const char *host, const char *spec, const td_stage_hello_ok *hello,
-                          td_device_info *info, uint8_t *out, td_err *err)
+                          bool is_trusting, td_device_info *info, uint8_t *out, td_err *err)
 {
-    if (!find_device(host, spec, hello, out, err))
+    if (!find_device(host, spec, hello, is_trusting, out, err))
         return false;
     *info = info_of(&hello->devices[*out]);
     return true;
@@ -196,7 +210,7 @@ static bool list_hosts(const td_layout_params *p, const td_target_look *looks, u
     return true;
 }
 
-static void look_at(td_target_look *look, td_remotes *r, const td_host *hosts)
+static void look_at(td_target_look *look, td_remotes *r, const td_host *hosts, bool is_trusting)
 {
     td_device_spec spec;
     uint32_t k = 0;
@@ -211,7 +225,8 @@ static void look_at(td_target_look *look, td_remotes *r, const td_host *hosts)
     while (strcmp(hosts[k].name, spec.host) != 0)
         k++;
     const td_stage_hello_ok *hello = td_remotes_find(r, k, &look->why);
-    look->is_there = hello && find_device(spec.host, spec.device, hello, &device, &look->why);
+    look->is_there =
+        hello && find_device(spec.host, spec.device, hello, is_trusting, &device, &look->why);
     if (look->is_there)
         look->info = info_of(&hello->devices[device]);
 }
@@ -232,12 +247,12 @@ bool td_target_look_for(const td_layout_params *p, td_target_look *looks, uint32
         td_remotes_await(r, n_first, within_us);
     }
     for (uint32_t i = 0; i < n; i++)
-        look_at(&looks[i], r, hosts);
+        look_at(&looks[i], r, hosts, p->is_trusting);
     td_remotes_destroy(&r);
     return true;
 }
 
-static bool find_devices(td_split *s, const td_remotes *remotes, td_err *err)
+static bool find_devices(td_split *s, const td_remotes *remotes, bool is_trusting, td_err *err)
 {
     for (uint32_t i = 0; i < s->n_stages; i++) {
         td_split_stage *stage = &s->stages[i];
@@ -247,7 +262,8 @@ static bool find_devices(td_split *s, const td_remotes *remotes, td_err *err)
             continue;
         }
         const td_stage_hello_ok *hello = td_remotes_hello(remotes, stage->worker);
-        if (!find_device(stage->spec.host, stage->spec.device, hello, &stage->device, err))
+        if (!find_device(stage->spec.host, stage->spec.device, hello, is_trusting, &stage->device,
+                         err))
             return false;
         stage->device_info = info_of(&hello->devices[stage->device]);
     }
@@ -334,8 +350,9 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
             plan->parts[k].last = (uint16_t)s->stages[first + k].spec.last;
         }
         /* "experts=host" is meant on each machine for itself. */
-        if (experts && !find_device(s->workers[w].host.name, experts + 1,
-                                    td_remotes_hello(remotes, w), &plan->experts_device, err))
+        if (experts &&
+            !find_device(s->workers[w].host.name, experts + 1, td_remotes_hello(remotes, w),
+                         p->is_trusting, &plan->experts_device, err))
             return false;
     }
     return true;
@@ -392,7 +409,7 @@ bool td_split_lay_out(td_split *s, const td_layout_params *p, td_remotes *remote
     td_stage_plan plans[TD_STAGES_MAX];
     td_stage_planned planned[TD_STAGES_MAX];
     *out = (td_split_plan){0};
-    if (!find_devices(s, remotes, err) || !share_layers(s, p->model, err))
+    if (!find_devices(s, remotes, p->is_trusting, err) || !share_layers(s, p->model, err))
         return false;
     uint32_t n_ctx = p->n_ctx;
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {

@@ -45,9 +45,10 @@ typedef struct {
 /* The host of that name among those of params. */
 bool td_split_find_host(const td_layout_params *params, const char *name, td_host *out,
                         td_err *err);
-/* The device that a SPEC without host and layers means, of those that a worker has. */
+/* The device that a SPEC without host and layers means, of those that a worker has. One that is
+ * known to fail there is an error (TD_E_UNAVAILABLE), but for who is trusting. */
 bool td_split_find_device(const char *host, const char *spec, const td_stage_hello_ok *hello,
-                          td_device_info *info, uint8_t *out, td_err *err);
+                          bool is_trusting, td_device_info *info, uint8_t *out, td_err *err);
 
 /* Gives every stage its device and layers, here and at the workers. */
 bool td_split_lay_out(td_split *split, const td_layout_params *params, td_remotes *remotes,

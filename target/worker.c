@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/check_seat.h"
 #include "target/draft_seat.h"
 #include "target/fetch.h"
 #include "target/models.h"
@@ -28,7 +29,7 @@
 #define N_CANCELLED 64u      /* batches that were cancelled before they came */
 
 /* From PLANNING to FETCHING and back, until all weights are there. */
-typedef enum { FREE, GREETED, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
+typedef enum { FREE, GREETED, CHECKING, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
 
 struct td_worker_seat {
     const td_stage_worker_params *params;
@@ -38,7 +39,8 @@ struct td_worker_seat {
     td_models *models;
     td_kept *kept; /* or NULL */
     td_fetch fetch;
-    const td_stage_hello_ok *hello;
+    td_stage_hello_ok *hello;
+    struct td_worker_seat *other;
     worker_state state;
     /* The session. */
     td_stage_way way; /* to the coordinator */
@@ -49,6 +51,7 @@ struct td_worker_seat {
     td_target *target;
     const td_model *model; /* a draft's, and where it is served; or NULL */
     td_draft_seat *draft;
+    td_check_seat check;
     /* The streams. */
     td_route from_route; /* of the worker before, once it is attached; */
     uint64_t n_from_seen;
@@ -187,7 +190,10 @@ static void *helper_main(void *arg)
 {
     worker *w = arg;
     uint64_t one = 1;
-    if (w->state == PLANNING)
+    w->task_code = TD_STAGE_FAIL_DEVICE;
+    if (w->state == CHECKING)
+        td_check_seat_run(&w->check, w->params, &w->task_err);
+    else if (w->state == PLANNING)
         do_plan(w);
     else
         do_load(w);
@@ -210,6 +216,11 @@ static void begin_task(worker *w, worker_state state)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!w->is_thread)
         helper_main(w); /* slower to answer, that is all */
+}
+
+static bool is_at_task(const worker *w)
+{
+    return w->state == CHECKING || w->state == PLANNING || w->state == LOADING;
 }
 
 /* -- sessions ---------------------------------------------------------------------------------- */
@@ -271,7 +282,7 @@ static void end_session(worker *w, td_stage_fail_code code, const char *reason, 
         send_fail(&w->way, code, reason);
     w->is_over = true;
     atomic_store(&w->is_stopped, true);
-    if (w->state != PLANNING && w->state != LOADING)
+    if (!is_at_task(w))
         clean_up(w);
 }
 
@@ -281,6 +292,10 @@ static void begin_session(worker *w, const td_stage_msg *m, td_route route)
     char why[160];
     if (w->state != FREE) {
         send_fail(&way, TD_STAGE_FAIL_BUSY, "another coordinator is being served");
+        return;
+    }
+    if (w->other && w->other->state == CHECKING) {
+        send_fail(&way, TD_STAGE_FAIL_BUSY, "its devices are being checked");
         return;
     }
     if (m->hello.protocol != TD_STAGE_PROTOCOL) {
@@ -440,6 +455,27 @@ static void take_load(worker *w, const td_stage_load *l)
     begin_task(w, LOADING);
 }
 
+/* Nobody else's work is to be in its way, nor it in theirs. */
+static void take_check(worker *w, const td_stage_check *c)
+{
+    td_err err = {0};
+    if (w->state != GREETED || w->is_draft)
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a CHECK at the wrong time", true);
+    else if (w->other && w->other->state != FREE)
+        end_session(w, TD_STAGE_FAIL_BUSY, "a draft is being served, so nothing is checked", true);
+    else if (!td_check_seat_take(&w->check, c, w->params, &err))
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, err.message, true);
+    else
+        begin_task(w, CHECKING);
+}
+
+static void tell_checked(worker *w)
+{
+    td_stage_msg m;
+    td_check_seat_answer(&w->check, &m);
+    tell(w, &m);
+}
+
 /* Asks for more, and plans again when all is there. */
 static void go_on_fetching(worker *w)
 {
@@ -487,6 +523,9 @@ static void take_message(worker *w, const td_stage_msg *m)
         break;
     case TD_STAGE_LOAD:
         take_load(w, &m->load);
+        break;
+    case TD_STAGE_CHECK:
+        take_check(w, &m->check);
         break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
@@ -609,11 +648,17 @@ static void end_task(worker *w)
     if (w->is_thread)
         pthread_join(w->thread, NULL);
     w->is_thread = false;
-    bool was_planning = w->state == PLANNING;
+    bool was_planning = w->state == PLANNING, was_checking = w->state == CHECKING;
     atomic_store(&w->is_done, false);
-    w->state = was_planning ? PLANNED : READY;
+    w->state = was_planning ? PLANNED : was_checking ? GREETED : READY;
+    for (uint32_t i = 0; was_checking && i < w->hello->n_devices; i++)
+        memcpy(w->hello->devices[i].failed, w->check.failed[i], sizeof w->check.failed[i]);
     if (w->is_over) {
         clean_up(w);
+        return;
+    }
+    if (w->task_err.code == TD_OK && was_checking) {
+        tell_checked(w);
         return;
     }
     if (w->task_err.code == TD_OK && w->target && !was_planning)
@@ -665,11 +710,21 @@ static void mind_time(worker *w)
         tell(w, &(td_stage_msg){.type = TD_STAGE_LOADING,
                                 .loading = {atomic_load(&w->loaded), atomic_load(&w->total)}});
     }
+    if (w->state == CHECKING && !w->is_over && now - w->told_us > TELL_US) {
+        td_stage_msg m;
+        w->told_us = now;
+        td_check_seat_tell(&w->check, &m);
+        tell(w, &m);
+    }
 }
 
 /* -- from outside ------------------------------------------------------------------------------ */
 
-void td_worker_seat_open(td_worker_seat *w, td_link *link) { w->link = link; }
+void td_worker_seat_open(td_worker_seat *w, td_link *link, td_worker_seat *other)
+{
+    w->link = link;
+    w->other = other;
+}
 
 void td_worker_seat_cut(td_worker_seat *w)
 {
@@ -738,6 +793,7 @@ void td_worker_seat_destroy(td_worker_seat **seat)
     if (w->is_thread)
         pthread_join(w->thread, NULL);
     clean_up(w);
+    td_check_seat_end(&w->check);
     td_models_destroy(&w->models);
     td_kept_destroy(&w->kept);
     if (w->fd >= 0)
@@ -747,7 +803,7 @@ void td_worker_seat_destroy(td_worker_seat **seat)
 }
 
 td_worker_seat *td_worker_seat_create(const td_stage_worker_params *params,
-                                      const td_stage_hello_ok *hello, bool is_draft, td_err *err)
+                                      td_stage_hello_ok *hello, bool is_draft, td_err *err)
 {
     worker *w = td_alloc(1, sizeof *w, err);
     if (!w)
@@ -756,6 +812,7 @@ td_worker_seat *td_worker_seat_create(const td_stage_worker_params *params,
     w->hello = hello;
     w->is_draft = is_draft;
     w->clock = td_clock_real();
+    td_check_seat_begin(&w->check, &w->is_stopped);
     w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->models = td_models_create(params->models, params->model, err);
     if (params->cache_bytes)

@@ -15,6 +15,16 @@
 
 #include <stdint.h>
 
+/* A coordinator asks for a check of a device: what is wanted, and how to tell how far it is (false:
+ * nobody wants it any more). */
+typedef struct {
+    const char *spec, *other; /* of params.specs */
+    const char *only;         /* a part, or NULL */
+    bool is_quick, is_hop;    /* is_hop: no more than the time from spec to other */
+    bool (*progress)(void *user, const char *op, const char *shape);
+    void *user;
+} td_stage_trial;
+
 typedef struct {
     const char *const *specs; /* devices that coordinators may use, without layers */
     uint32_t n_specs;         /* 1..TD_STAGE_DEVICES_MAX */
@@ -24,6 +34,11 @@ typedef struct {
     td_transport *transport;
     const char *endpoint; /* bound */
     int stop_fd;          /* readable: stop */
+    /* Has a device tried, in a thread of its own, and writes what was found for whoever asked to
+     * read. And whether a device is known to fail; then how. Either may be NULL. */
+    bool (*check)(const td_stage_trial *trial, void *bytes, size_t capacity_bytes, size_t *n_bytes,
+                  td_err *err);
+    bool (*has_failed)(const char *spec, char *how, size_t n_how);
 } td_stage_worker_params;
 
 /* Serves until stop_fd is readable. */

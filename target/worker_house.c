@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "planning/layout.h"
+#include "target/check_seat.h"
 #include "target/worker_seat.h"
 
 #include <stdio.h>
@@ -47,7 +48,12 @@ static bool describe_devices(const td_stage_worker_params *p, td_stage_hello_ok 
         make_printable(d->spec);
         make_printable(d->name);
         make_printable(d->driver);
+        td_check_seat_ask(p, i, d->failed);
         td_log_info("stage worker: %s is %s", d->spec, d->name);
+        if (d->failed[0])
+            td_log_warn("stage worker: %s has failed `tandem check`: %s; coordinators are told, "
+                        "who refuse it unless they --trust",
+                        d->spec, d->failed);
     }
     return true;
 }
@@ -115,7 +121,7 @@ bool td_stage_worker_run(const td_stage_worker_params *params, td_err *err)
     if (is_ok) {
         td_log_info("stage worker: at %s", params->endpoint);
         for (uint32_t i = 0; i < N_SEATS; i++)
-            td_worker_seat_open(h->seats[i], h->link);
+            td_worker_seat_open(h->seats[i], h->link, h->seats[1 - i]);
         is_ok = serve(h, err);
     }
     for (uint32_t i = 0; i < N_SEATS; i++) {

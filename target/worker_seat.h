@@ -14,8 +14,9 @@ typedef struct td_worker_seat td_worker_seat;
 #define TD_SEAT_ITEMS_MAX 4u
 
 td_worker_seat *td_worker_seat_create(const td_stage_worker_params *params,
-                                      const td_stage_hello_ok *hello, bool is_draft, td_err *err);
-void td_worker_seat_open(td_worker_seat *seat, td_link *link); /* before anything comes */
+                                      td_stage_hello_ok *hello, bool is_draft, td_err *err);
+/* Before anything comes. other: at the same link, whose devices are the same. */
+void td_worker_seat_open(td_worker_seat *seat, td_link *link, td_worker_seat *other);
 void td_worker_seat_destroy(td_worker_seat **seat);
 
 void td_worker_seat_cut(td_worker_seat *seat); /* some connection of the link broke */

@@ -354,6 +354,97 @@ class Stage(Case):
         self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}, wanted)
 
 
+class Check(Case):
+    """`tandem check` of devices on other machines; each has a cache of its own, as machines have."""
+
+    def worker(self, name, *devices, sabotage=None):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-' + name)}
+        if sabotage:
+            env['TD_SABOTAGE'] = sabotage
+        specs = [x for d in devices for x in ('--device', d)]
+        return self.start(self.ipc(name), '--models', 'configs/tales', *specs, env=env)
+
+    def check(self, *args, code=0):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-here')}
+        r = subprocess.run([TANDEM, 'check', *args], capture_output=True, text=True, timeout=120, env=env)
+        self.assertEqual(r.returncode, code, r.stdout + r.stderr)
+        return r.stdout if code < 2 else r.stderr
+
+    def report(self, *args, code=0):
+        return json.loads(self.check('--json', *args, code=code))
+
+    def test_a_sound_device_passes_as_here(self):
+        self.worker('a', 'host:1', 'host:2')
+        host = ['--host', 'a=' + self.ipc('a')]
+        args = ['--quick', '--only', 'add']
+        here, there = (self.report(*args, *where)['devices'] for where in (['--device', 'host:1'],
+                                                                          [*host, '--device', 'a/host:1']))
+        for d in here + there:
+            for key in list(d):
+                if key.endswith('bytes') or key in ('memory_reason', 'heaps', 'ops'):
+                    del d[key]
+        self.assertEqual([d.pop('host') for d in here + there], [None, 'a'])
+        self.assertEqual(there, here)
+        everything = self.check('--quick', *host)  # all of the host's, one beside the other
+        for line in ('a/host:1: ', 'a/host:2: ', 'beside host:2', 'beside host:1', 'model qwen3next'):
+            self.assertIn(line, everything)
+        self.assertEqual(everything.count('nothing wrong was found'), 2)
+        report = self.report('--only', 'speeds', *host)
+        self.assertEqual([(h['from'], h['to']) for h in report['hops']], [('a/host:1', 'a/host:2'), ('a/host:2', 'a/host:1')])
+        self.assertGreater(min(h['us'] for h in report['hops']), 0)
+        self.assertGreater(report['devices'][0]['speeds']['bandwidth_bytes_per_s'], 0)
+
+    def test_a_fault_is_named_and_the_device_refused(self):
+        bad = self.worker('bad', 'host:1', sabotage='rope:bit')
+        self.worker('good', 'host:1')
+        hosts = [x for name in ('bad', 'good') for x in ('--host', '%s=%s' % (name, self.ipc(name)))]
+        devices = ['--device', 'bad/host:1', '--device', 'good/host:1', '--device', 'host:1']
+        report = self.report('--quick', '--only', 'rope', *hosts, *devices, code=1)
+        self.assertEqual([(d['host'], d['trusted'], d['failed']) for d in report['devices']],
+                         [('bad', False, 'rope'), ('good', True, None), (None, True, None)])
+        verdicts = [name for name in ('here', 'good', 'bad') for path, _, files in os.walk(self.dir.name + '/cache-' + name)
+                    for file in files if file.startswith('verdict')]
+        self.assertEqual(verdicts, ['bad'])  # it is the machine's
+        self.assertIn('bad/host:1: ', self.check('--quick', '--only', 'rope', *hosts, '--device', 'bad/host:1', code=1))
+        for again in (False, True):  # also after it was started anew, sound now but not checked
+            if again:
+                bad.terminate()
+                bad.wait()
+                self.worker('bad', 'host:1')
+            for args in (['--device', 'bad/host:1'], ['--device', 'host:1', '--draft', DRAFT, '--draft-device', 'bad/host']):
+                text = self.generate(*hosts, *args, n=4, code=69)
+                for needle in ('bad/host:1 (', 'has failed `tandem check` there: rope: ', '--trust'):
+                    self.assertIn(needle, text)
+        # The worker has sound arithmetic by now.
+        self.assertEqual(self.generate(*hosts, '--device', 'bad/host:1', '--trust', n=4),
+                         self.generate('--device', 'host:1', n=4))
+        self.report('--quick', '--only', 'rope', *hosts, '--device', 'bad/host:1')  # one op clears nothing
+        self.assertIn('rope', self.generate(*hosts, '--device', 'bad/host:1', n=4, code=69))
+
+    def test_a_worker_that_is_held_checks_nothing(self):
+        self.worker('a', 'host:1')
+        host = ['--host', 'a=' + self.ipc('a')]
+        p = subprocess.Popen([TANDEM, 'generate', '--target', TARGET, *host, '--device', 'a/host:1', '--in', '-', '-n', '4'],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p.stdin.write(json.dumps({'prompt': 'Once'}) + '\n')
+        p.stdin.flush()
+        p.stdout.readline()  # it is under way, and goes on until its input ends
+        self.assertIn('not free', self.check('--quick', *host, '--device', 'a/host:1', code=69))
+        _, text = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 0, text)
+        self.assertIn('ok', self.check('--quick', '--only', 'add', *host, '--device', 'a/host'))
+
+    def test_what_makes_no_sense_is_said(self):
+        self.worker('a', 'host:1')
+        host = ['--host', 'a=' + self.ipc('a')]
+        for args, said in ((['--device', 'b/host:1'], 'NAME of a --host'), ([*host, '--device', 'a/host:1@0-3'], 'without layers'),
+                           ([*host, '--device', 'a/vulkan:9'], 'that host has: host:1'),
+                           ([*host, '--device', 'a/host', '--only', 'nothing'], 'allowed: '),
+                           (['--host', 'a'], 'NAME=ENDPOINT')):
+            self.assertIn(said, self.check('--quick', *args, code=2))
+        self.assertIn('no answer', self.check('--quick', '--host', 'a=' + self.ipc('none'), code=69))
+
+
 class Draft(Case):
     """A draft model under the roof of a stage worker."""
 

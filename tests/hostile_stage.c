@@ -12,12 +12,9 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "target/fetch.h"
-#include "target/models.h"
 #include "target/target.h"
-#include "target/worker.h"
-#include "transport/stage_wire.h"
 
-#include "toy_model.h"
+#include "stage_peer.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -38,12 +35,13 @@ static uint32_t make_samples(td_stage_msg *m)
     uint32_t n = 0;
     m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO, .hello = {TD_STAGE_PROTOCOL, "tandem 9"}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO_DRAFT, .hello = {TD_STAGE_PROTOCOL, "tandem"}};
-    m[n++] = (td_stage_msg){.type = TD_STAGE_HELLO_OK,
-                            .hello_ok = {.protocol = TD_STAGE_PROTOCOL,
-                                         .build = "tandem 9",
-                                         .n_devices = 2,
-                                         .devices = {{.spec = "host:1", .name = "A CPU"},
-                                                     {.kind = 2, .spec = "vulkan:0"}}}};
+    m[n++] = (td_stage_msg){
+        .type = TD_STAGE_HELLO_OK,
+        .hello_ok = {.protocol = TD_STAGE_PROTOCOL,
+                     .build = "tandem 9",
+                     .n_devices = 2,
+                     .devices = {{.spec = "host:1", .name = "A CPU", .failed = "add: row 3"},
+                                 {.kind = 2, .spec = "vulkan:0"}}}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_PLAN,
                             .plan = {.hash = {7},
                                      .model_bytes = 1ull << 40,
@@ -77,6 +75,10 @@ static uint32_t make_samples(td_stage_msg *m)
                             .data = {.file = 63, .n = TD_STAGE_DATA_MAX, .offset = 1ull << 40}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_DATA,
                             .data = {.file = 1, .n = sizeof bytes, .offset = 77, .bytes = bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_CHECK,
+                            .check = {.device = 15, .is_quick = true, .only = "mat_mul"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_CHECKING, .checking = "rope: 8B 128"};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_CHECKED, .stream = {bytes, sizeof bytes}};
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;
@@ -373,112 +375,6 @@ static void test_wild_records_are_refused_or_in_bounds(void **state)
 
 /* -- a worker ---------------------------------------------------------------------------------- */
 
-static char folder[64], endpoint[96];
-static bool is_sent; /* the worker has no model */
-static td_model *model;
-static int stop_fd;
-static pthread_t thread;
-static td_transport *transport;
-
-static void *worker_main(void *arg)
-{
-    static const char *const specs[] = {"host:1"};
-    td_err err = {0};
-    (void)arg;
-    bool is_ok =
-        td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
-                                                      .n_specs = 1,
-                                                      .models = is_sent ? NULL : folder,
-                                                      .cache_bytes = is_sent ? 1u << 20 : 0,
-                                                      .transport = transport,
-                                                      .endpoint = endpoint,
-                                                      .stop_fd = stop_fd},
-                            &err);
-    if (!is_ok)
-        print_error("worker: %s\n", err.message);
-    return NULL;
-}
-
-typedef struct {
-    td_link *link;
-    uint64_t session, n_sent;
-    td_stage_type last; /* that came */
-    td_stage_fail_code code;
-    char reason[TD_WIRE_REASON_MAX + 1]; /* of a FAIL */
-} peer;
-
-static void say(peer *p, td_stage_msg m)
-{
-    uint8_t bytes[TD_WIRE_MESSAGE_MAX];
-    size_t n;
-    m.session = p->session;
-    m.seq = ++p->n_sent;
-    if (td_stage_encode(&m, bytes, sizeof bytes, &n, NULL))
-        td_link_send(p->link, 0, bytes, n, NULL);
-}
-
-/* Takes what comes, until it is of that type or a FAIL, or for some milliseconds. */
-static void hear(peer *p, td_stage_type type, int ms)
-{
-    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
-    for (int waited = 0; waited < ms && p->last != type && p->last != TD_STAGE_FAIL; waited += 5) {
-        td_link_poll_item item = {.link = p->link};
-        td_link_poll(&item, 1, 5000, NULL);
-        size_t n = 1;
-        td_route route;
-        td_stage_msg m;
-        while (n && td_link_recv(p->link, bytes, &n, &route, NULL) && n)
-            if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session &&
-                m.type != TD_STAGE_PONG) { /* a worker may look whether we are there */
-                p->last = m.type;
-                if (m.type == TD_STAGE_FAIL) {
-                    p->code = m.fail.code;
-                    memcpy(p->reason, m.fail.reason, sizeof p->reason);
-                }
-            }
-    }
-}
-
-static td_stage_plan greet_as(peer *p, uint64_t session, uint32_t n_parts, td_stage_type type)
-{
-    td_stage_plan plan = {.model_name = "toy",
-                          .n_parts = (uint8_t)n_parts,
-                          .experts_device = TD_STAGE_ANY,
-                          .n_slots = 4,
-                          .type_k = TD_TYPE_F16,
-                          .type_v = TD_TYPE_F16,
-                          .n_ctx = 200,
-                          .parts = {{0, 0, n_parts == 1 ? 3 : 1}, {0, 2, 3}}};
-    assert_true(td_models_id(model, plan.hash, NULL));
-    *p = (peer){.session = session};
-    p->link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
-    assert_non_null(p->link);
-    for (uint32_t i = 0; i < 200 && p->last != TD_STAGE_HELLO_OK; i++) {
-        usleep(i ? 20000 : 0); /* it still sees the one before out */
-        *p = (peer){.link = p->link, .session = session + 1000000 * i};
-        say(p, (td_stage_msg){.type = type, .hello = {TD_STAGE_PROTOCOL, "a test"}});
-        hear(p, TD_STAGE_HELLO_OK, 5000);
-    }
-    assert_int_equal(p->last, TD_STAGE_HELLO_OK);
-    return plan;
-}
-
-static td_stage_plan greet(peer *p, uint64_t session, uint32_t n_parts)
-{
-    return greet_as(p, session, n_parts, TD_STAGE_HELLO);
-}
-
-static void join(peer *p, uint64_t session, uint32_t n_parts)
-{
-    td_stage_plan plan = greet(p, session, n_parts);
-    say(p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
-    hear(p, TD_STAGE_PLANNED, 5000);
-    assert_int_equal(p->last, TD_STAGE_PLANNED);
-    say(p, (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = 200}});
-    hear(p, TD_STAGE_READY, 5000);
-    assert_int_equal(p->last, TD_STAGE_READY);
-}
-
 /* Jobs drawn so that many are possible, and the others nearly so. */
 static void say_anything(peer *p, uint64_t draw, uint32_t *lengths)
 {
@@ -552,8 +448,6 @@ static void test_a_worker_lives_through_nonsense(void **state)
 
 /* -- a draft under its roof -------------------------------------------------------------------- */
 
-#define TICKET 0x1234567800000000u
-
 static void send_wire(peer *p, td_wire_msg m, uint64_t session, uint64_t seq, uint64_t flip)
 {
     static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
@@ -575,7 +469,7 @@ static td_wire_msg hello(void)
     return (td_wire_msg){.type = TD_WIRE_HELLO,
                          .hello = {.protocol = TD_WIRE_PROTOCOL,
                                    .role = TD_WIRE_ROLE_COORDINATOR,
-                                   .node = TICKET,
+                                   .node = STAGE_TICKET,
                                    .n_vocab = n,
                                    .n_hashed = n,
                                    .vocab_hash = td_tokenizer_hash(t, 0, n),
@@ -598,7 +492,7 @@ static bool hear_wire(peer *p, td_wire_type type, int ms)
         td_wire_msg m;
         while (td_link_recv(p->link, bytes, &n, &route, NULL) && n)
             if (td_wire_decode(bytes, n, &widest, ids, &m, NULL) && m.type == type &&
-                m.session >> 32 == TICKET >> 32)
+                m.session >> 32 == STAGE_TICKET >> 32)
                 return true;
     }
     return false;
@@ -609,7 +503,7 @@ static void greet_draft(peer *p, uint32_t *n_hello)
 {
     bool is_answered = false;
     for (uint32_t i = 0; i < 50 && !is_answered; i++) {
-        send_wire(p, hello(), TICKET | ++*n_hello, 0, 0);
+        send_wire(p, hello(), STAGE_TICKET | ++*n_hello, 0, 0);
         is_answered = hear_wire(p, TD_WIRE_HELLO_OK, 200);
     }
     assert_true(is_answered);
@@ -633,16 +527,6 @@ static void test_a_plan_for_a_draft_is_all_of_a_model(void **state)
     }
 }
 
-static void join_draft(peer *p, uint64_t session)
-{
-    td_stage_plan plan = greet_as(p, session, 1, TD_STAGE_HELLO_DRAFT);
-    say(p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
-    hear(p, TD_STAGE_PLANNED, 5000);
-    say(p, (td_stage_msg){.type = TD_STAGE_LOAD, .load = {.n_ctx = 200, .ticket = TICKET}});
-    hear(p, TD_STAGE_READY, 5000);
-    assert_int_equal(p->last, TD_STAGE_READY);
-}
-
 /* Messages of the draft's wire that are broken, of nobody, out of order or senseless; and a stream,
  * which a draft has not. */
 static void test_a_draft_lives_through_nonsense(void **state)
@@ -664,7 +548,7 @@ static void test_a_draft_lives_through_nonsense(void **state)
                 m.feed = (td_wire_feed){i % 6, 0, i % 3 ? 0 : at, 1 + i % 4, ids};
             else
                 m.propose = (td_wire_propose){i % 6, 0, at, 1 + i % 200};
-            uint64_t session = i % 7 ? TICKET | n_hello : (uint64_t)i << 32;
+            uint64_t session = i % 7 ? STAGE_TICKET | n_hello : (uint64_t)i << 32;
             uint64_t flip = i % 5 ? 0 : td_noise_bits(draw, 1, 0) | 1u;
             send_wire(&p, m, session, round % 2 ? i : 1 + td_noise_bits(draw, 2, 0) % 9, flip);
         }
@@ -691,9 +575,9 @@ static void test_a_draft_is_its_coordinators(void **state)
     other.link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
     assert_non_null(other.link);
     greet_draft(&p, &n_hello);
-    send_wire(&other, hello(), (TICKET | n_hello) + (1ull << 32), 0, 0);
+    send_wire(&other, hello(), (STAGE_TICKET | n_hello) + (1ull << 32), 0, 0);
     td_wire_msg ping = {.type = TD_WIRE_PING};
-    send_wire(&p, ping, TICKET | n_hello, 1, 0);
+    send_wire(&p, ping, STAGE_TICKET | n_hello, 1, 0);
     assert_true(hear_wire(&p, TD_WIRE_PONG, 5000));
     assert_false(hear_wire(&other, TD_WIRE_HELLO_OK, 50));
     td_link_close(&other.link, false);
@@ -879,54 +763,6 @@ static void test_weights_are_lent_within_the_files(void **state)
     for (uint32_t i = 0; i < TD_STAGE_WANTS_MAX; i++)
         assert_true(td_lend_take(&lend, g, &(td_stage_data){.offset = n - 1, .n = 1}, NULL));
     assert_false(td_lend_take(&lend, g, &(td_stage_data){.n = 1}, NULL));
-}
-
-static int begin(void **state)
-{
-    (void)state;
-    toy t = toy_begin("llama", TOY_SHAPE);
-    char path[96];
-    td_err err = {0};
-    snprintf(folder, sizeof folder, "/tmp/tandem-stage-XXXXXX");
-    if (!mkdtemp(folder))
-        return -1;
-    snprintf(endpoint, sizeof endpoint, "ipc://%s/w.sock", folder);
-    snprintf(path, sizeof path, "%s/any.gguf", folder);
-    gw w = toy_write(&t);
-    gw_save(&w, path);
-    gw_free(&w);
-    if (!(model = td_model_open(path, &err))) {
-        print_error("%s\n", err.message);
-        return -1;
-    }
-    snprintf(path, sizeof path, "%s/cache", folder);
-    setenv("TANDEM_CACHE_DIR", path, 1);
-    stop_fd = eventfd(0, EFD_CLOEXEC);
-    transport = td_transport_create(&err);
-    return pthread_create(&thread, NULL, worker_main, NULL);
-}
-
-static int end(void **state)
-{
-    (void)state;
-    char path[96];
-    uint64_t one = 1;
-    if (write(stop_fd, &one, sizeof one) != sizeof one)
-        return -1;
-    pthread_join(thread, NULL);
-    close(stop_fd);
-    td_transport_destroy(&transport);
-    td_model_close(&model);
-    snprintf(path, sizeof path, "%s/any.gguf", folder);
-    unlink(path);
-    snprintf(path, sizeof path, "rm -rf '%s'", folder);
-    return system(path);
-}
-
-static int begin_sent(void **state)
-{
-    is_sent = true;
-    return begin(state);
 }
 
 int main(void)

@@ -9,11 +9,14 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "base/rng.h"
 #include "check/cases.h"
+#include "check/report_bytes.h"
 #include "check/trial.h"
 #include "check/verdict.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +96,71 @@ static void test_verdicts_are_kept_until_the_device_passes(void **state)
     assert_true(td_verdict_ask(&report.info, &err));
     unsetenv("TANDEM_CACHE_DIR");
     assert_int_equal(rmdir(folder), 0);
+}
+
+/* As a worker sends it: what comes out is what went in; bytes that are cut or changed are refused,
+ * or give a report that is within its limits. */
+static void test_a_report_goes_from_machine_to_machine(void **state)
+{
+    (void)state;
+    static uint8_t bytes[65000], again[65000];
+    static td_check_report report, got;
+    td_err err = {0};
+    size_t n, n_again;
+    assert_true(td_device_find("host:1", &report.info, &err));
+    snprintf(report.info.name, sizeof report.info.name, "Caf\xc3\xa9 \n");
+    report.is_small = report.has_speeds = true;
+    report.n_ops = TD_CHECK_OPS_MAX;
+    report.n_parts = TD_CHECK_PARTS_MAX;
+    for (uint32_t i = 0; i < TD_CHECK_OPS_MAX + TD_CHECK_PARTS_MAX; i++) {
+        td_check_item *item =
+            i < TD_CHECK_OPS_MAX ? &report.ops[i] : &report.parts[i - TD_CHECK_OPS_MAX];
+        *item = (td_check_item){.name = "an op",
+                                .state = TD_CHECK_FAILED,
+                                .n_cases = i,
+                                .worst = 0.5,
+                                .seconds = 1e300};
+        memset(item->reason, 'r', sizeof item->reason - 1);
+    }
+    report.speeds.products[0].type = "Q4_K";
+    report.speeds.products[1].type = "Q8_0";
+    report.speeds.products[1].ms[6] = 3.25;
+    snprintf(report.clocks.hint, sizeof report.clocks.hint, "a hint");
+    assert_true(td_check_encode(&report, bytes, sizeof bytes, &n, &err)); /* the largest there is */
+    assert_true(td_check_decode(bytes, n, &got, &err));
+    assert_true(td_check_encode(&got, again, sizeof again, &n_again, &err));
+    assert_int_equal(n, n_again);
+    assert_memory_equal(bytes, again, n);
+    assert_string_equal(got.info.name, "Caf?? ?");
+    assert_string_equal(got.clocks.hint, "a hint");
+    assert_string_equal(got.speeds.products[0].type, "Q4_K");
+    assert_true(got.speeds.products[1].ms[6] == 3.25);
+    assert_int_equal(got.ops[7].n_cases, 7);
+    assert_false(td_check_encode(&report, again, n - 1, &n_again, NULL));
+    for (size_t k = 0; k < n; k += 1 + k / 50)
+        assert_false(td_check_decode(bytes, k, &got, NULL));
+    memcpy(again, bytes, n);
+    assert_false(td_check_decode(again, n + 1, &got, NULL));
+    uint32_t n_taken = 0;
+    for (uint32_t i = 0; i < 4000; i++) {
+        size_t at = i < 2000 ? i % n : td_noise_bits(1, i, 0) % n;
+        uint8_t was = again[at];
+        again[at] = (uint8_t)td_noise_bits(1, i, 1);
+        memset(&got, 0xff, sizeof got);
+        bool is_taken = td_check_decode(again, n, &got, NULL);
+        n_taken += is_taken;
+        if (is_taken) {
+            assert_true(got.n_ops <= TD_CHECK_OPS_MAX && got.n_parts <= TD_CHECK_PARTS_MAX);
+            assert_true(strlen(got.ops[0].reason) < sizeof got.ops[0].reason);
+            assert_true(strlen(got.info.driver) < sizeof got.info.driver);
+        }
+        again[at] = was;
+    }
+    assert_in_range(n_taken, 100, 3900); /* both happen */
+    double us = 0;
+    assert_false(td_check_decode_hop(bytes, 7, &us, NULL));
+    const double nan_bits = NAN;
+    assert_false(td_check_decode_hop(&nan_bits, sizeof nan_bits, &us, NULL));
 }
 
 static void write_file(const char *root, const char *name, const char *text)
@@ -193,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_every_kind_of_op_has_a_case),
         cmocka_unit_test(test_the_scalar_device_agrees_with_itself),
         cmocka_unit_test(test_verdicts_are_kept_until_the_device_passes),
+        cmocka_unit_test(test_a_report_goes_from_machine_to_machine),
         cmocka_unit_test(test_a_verdict_that_cannot_be_read_is_none),
         cmocka_unit_test(test_clocks_are_read_and_slow_settings_named),
     };

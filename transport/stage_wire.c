@@ -12,8 +12,9 @@
 #define PLAN_MAX     2048u
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
-    "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD", "LOADING", "READY", "FAIL", "ATTACH",
-    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG", "BYE",     "WANT",  "DATA", "HELLO_DRAFT",
+    "HELLO", "HELLO_OK", "PLAN",   "PLANNED",     "LOAD",   "LOADING",  "READY",
+    "FAIL",  "ATTACH",   "STREAM", "PIECE",       "CANCEL", "PING",     "PONG",
+    "BYE",   "WANT",     "DATA",   "HELLO_DRAFT", "CHECK",  "CHECKING", "CHECKED",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -31,6 +32,7 @@ static size_t max_bytes(uint8_t type)
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
     case TD_STAGE_DATA:
+    case TD_STAGE_CHECKED:
         return TD_WIRE_MESSAGE_MAX;
     default:
         return TD_WIRE_HELLO_MAX;
@@ -55,7 +57,8 @@ static bool check_hello_ok(const td_stage_hello_ok *h, td_err *err)
              td_wire_check_text("spec", d->spec, TD_STAGE_TEXT_MAX - 1, err) &&
              td_wire_check_text("id", d->id, TD_STAGE_TEXT_MAX - 1, err) &&
              td_wire_check_text("name", d->name, TD_STAGE_TEXT_MAX - 1, err) &&
-             td_wire_check_text("driver", d->driver, TD_STAGE_TEXT_MAX - 1, err);
+             td_wire_check_text("driver", d->driver, TD_STAGE_TEXT_MAX - 1, err) &&
+             td_wire_check_text("failed", d->failed, TD_WIRE_REASON_MAX, err);
     }
     return ok;
 }
@@ -125,6 +128,14 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
     case TD_STAGE_WANT:
     case TD_STAGE_DATA:
         return check_data(&m->data, err);
+    case TD_STAGE_CHECK:
+        return td_wire_check_u32("device", m->check.device, 0, TD_STAGE_DEVICES_MAX - 1, err) &&
+               td_wire_check_u32("other", m->check.other, 0, TD_STAGE_DEVICES_MAX - 1, err) &&
+               td_wire_check_text("only", m->check.only, TD_STAGE_ONLY_MAX - 1, err);
+    case TD_STAGE_CHECKING:
+        return td_wire_check_text("checking", m->checking, TD_STAGE_TEXT_MAX - 1, err);
+    case TD_STAGE_CHECKED:
+        return td_wire_check_u32("n", (uint32_t)m->stream.n, 1, TD_STAGE_REPORT_MAX, err);
     default:
         return true;
     }
@@ -158,6 +169,7 @@ static void write_hello_ok(td_cursor_out *c, const td_stage_hello_ok *h)
         td_wire_write_text(c, d->id);
         td_wire_write_text(c, d->name);
         td_wire_write_text(c, d->driver);
+        td_wire_write_text(c, d->failed);
     }
 }
 
@@ -273,6 +285,19 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
     case TD_STAGE_DATA:
         write_data(c, m);
         break;
+    case TD_STAGE_CHECK:
+        td_cursor_write_u8(c, m->check.device);
+        td_cursor_write_u8(c, m->check.other);
+        td_cursor_write_u8(c, m->check.is_quick);
+        td_cursor_write_u8(c, m->check.is_hop);
+        td_wire_write_text(c, m->check.only);
+        break;
+    case TD_STAGE_CHECKING:
+        td_wire_write_text(c, m->checking);
+        break;
+    case TD_STAGE_CHECKED:
+        td_cursor_write_bytes(c, m->stream.bytes, m->stream.n);
+        break;
     case TD_STAGE_ATTACH:
     case TD_STAGE_STREAM:
     case TD_STAGE_BYE:
@@ -338,7 +363,8 @@ static bool read_hello_ok(td_cursor *c, td_stage_hello_ok *h)
              td_wire_read_text(c, "spec", d->spec, TD_STAGE_TEXT_MAX - 1) &&
              td_wire_read_text(c, "id", d->id, TD_STAGE_TEXT_MAX - 1) &&
              td_wire_read_text(c, "name", d->name, TD_STAGE_TEXT_MAX - 1) &&
-             td_wire_read_text(c, "driver", d->driver, TD_STAGE_TEXT_MAX - 1);
+             td_wire_read_text(c, "driver", d->driver, TD_STAGE_TEXT_MAX - 1) &&
+             td_wire_read_text(c, "failed", d->failed, TD_WIRE_REASON_MAX);
     }
     return ok;
 }
@@ -431,7 +457,14 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
             return false;
         m->fail.code = (td_stage_fail_code)code; /* checked with the rest */
         return td_wire_read_text(c, "reason", m->fail.reason, TD_WIRE_REASON_MAX);
+    case TD_STAGE_CHECK:
+        return td_cursor_read_u8(c, &m->check.device) && td_cursor_read_u8(c, &m->check.other) &&
+               read_bool(c, &m->check.is_quick) && read_bool(c, &m->check.is_hop) &&
+               td_wire_read_text(c, "only", m->check.only, TD_STAGE_ONLY_MAX - 1);
+    case TD_STAGE_CHECKING:
+        return td_wire_read_text(c, "checking", m->checking, TD_STAGE_TEXT_MAX - 1);
     case TD_STAGE_STREAM:
+    case TD_STAGE_CHECKED:
         m->stream.n = (size_t)td_cursor_left(c);
         m->stream.bytes = td_cursor_take(c, m->stream.n);
         return m->stream.bytes != NULL;

@@ -11,6 +11,9 @@
  * layers, and LOAD with a ticket, whose upper half begins the session numbers of the connection
  * that then speaks wire.h with the same worker. This session says when it is there, and keeps it.
  *
+ * CHECK, right behind HELLO_OK and as often as need be, has a device there tried; CHECKED brings
+ * what was found.
+ *
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
@@ -30,7 +33,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     3u
+#define TD_STAGE_PROTOCOL     4u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -50,6 +53,8 @@
 #define TD_STAGE_HEAD_MAX     (512u << 20) /* bytes before the tensors, of a file */
 #define TD_STAGE_DATA_MAX     (60u << 10)  /* bytes of one DATA */
 #define TD_STAGE_WANTS_MAX    32u          /* that are not answered */
+#define TD_STAGE_ONLY_MAX     32u          /* bytes of a part's name with the terminating 0 */
+#define TD_STAGE_REPORT_MAX   (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES)
 
 typedef enum {
     TD_STAGE_HELLO = 32, /* coordinator: who I am */
@@ -70,7 +75,10 @@ typedef enum {
     TD_STAGE_WANT, /* worker: send me these bytes of the model */
     TD_STAGE_DATA,
     TD_STAGE_HELLO_DRAFT, /* coordinator: HELLO, for a draft model and not for layers */
-    TD_STAGE_END          /* one past the last */
+    TD_STAGE_CHECK,       /* coordinator: is this device to be trusted? */
+    TD_STAGE_CHECKING,    /* worker: so far */
+    TD_STAGE_CHECKED,
+    TD_STAGE_END /* one past the last */
 } td_stage_type;
 
 typedef enum {
@@ -94,6 +102,7 @@ typedef struct {
     uint64_t usable_bytes, total_bytes;
     char spec[TD_STAGE_TEXT_MAX], id[TD_STAGE_TEXT_MAX], name[TD_STAGE_TEXT_MAX],
         driver[TD_STAGE_TEXT_MAX];
+    char failed[TD_WIRE_REASON_MAX + 1]; /* what `tandem check` found there; "": nothing is known */
 } td_stage_device;
 
 typedef struct {
@@ -172,6 +181,13 @@ typedef struct {
 } td_stage_data;
 
 typedef struct {
+    uint8_t device, other; /* by HELLO_OK; other: at work beside it, or the end of a hop */
+    bool is_quick;
+    bool is_hop;                  /* no more than how long a row takes from device to other */
+    char only[TD_STAGE_ONLY_MAX]; /* "": all parts */
+} td_stage_check;
+
+typedef struct {
     uint64_t echo_us;  /* PING: the sender's clock; PONG: the same again */
     uint64_t now_us;   /* PONG: the worker's clock */
     uint64_t progress; /* PONG: grows with every piece of work done */
@@ -193,11 +209,13 @@ typedef struct {
         td_stage_piece piece;
         td_stage_data data; /* of WANT too */
         td_stage_ping ping;
-        uint64_t cancel; /* the batch */
+        td_stage_check check;
+        char checking[TD_STAGE_TEXT_MAX]; /* what is being tried */
+        uint64_t cancel;                  /* the batch */
         struct {
             const uint8_t *bytes;
             size_t n;
-        } stream; /* for td_stage_read_record */
+        } stream; /* for td_stage_read_record; of CHECKED: the report, which who asked reads */
     };
 } td_stage_msg;
 

@@ -124,7 +124,7 @@ static td_stage_msg sample(td_stage_type type)
             .n_devices = 2,
             .devices = {
                 {.kind = 1, .n_threads = 2, .spec = "host:2", .id = "host", .name = "CPU"},
-                {.kind = 2, .spec = "vulkan:0", .id = "uuid", .name = "GPU", .driver = "d"}}};
+                {.kind = 2, .spec = "vulkan:0", .id = "u", .driver = "d", .failed = "add: r"}}};
         break;
     case TD_STAGE_PLAN:
         m.plan = (td_stage_plan){.model_bytes = 100,
@@ -158,6 +158,16 @@ static td_stage_msg sample(td_stage_type type)
     case TD_STAGE_WANT:
     case TD_STAGE_DATA:
         m.data = (td_stage_data){.file = 1, .offset = 4096, .n = sizeof piece, .bytes = piece};
+        break;
+    case TD_STAGE_CHECK:
+        m.check = (td_stage_check){.device = 1, .other = 2, .is_quick = true, .only = "add"};
+        break;
+    case TD_STAGE_CHECKING:
+        memcpy(m.checking, "add: 8B", 8);
+        break;
+    case TD_STAGE_CHECKED:
+        m.stream.bytes = piece;
+        m.stream.n = sizeof piece;
         break;
     default:
         break;

@@ -1,0 +1,188 @@
+/* Checks of devices that a coordinator asks a stage worker for: in whatever order they come, they
+ * are answered or end the session, and the next coordinator is served. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "target/target.h"
+
+#include "stage_peer.h"
+
+#include <stdatomic.h>
+
+/* A check that takes as long as a test wants. */
+static atomic_bool is_holding, was_stopped;
+
+static bool check(const td_stage_trial *trial, void *bytes, size_t capacity_bytes, size_t *n_bytes,
+                  td_err *err)
+{
+    assert_true(capacity_bytes >= 3);
+    for (bool is_on = true; is_on && (is_on = trial->progress(trial->user, "op", "so\nmany"));) {
+        if (!atomic_load(&is_holding)) {
+            memcpy(bytes, "all", *n_bytes = 3);
+            return trial->only == NULL || td_err_set(err, TD_E_USAGE, "--only: %s", trial->only);
+        }
+        usleep(1000);
+    }
+    atomic_store(&was_stopped, true);
+    return td_err_set(err, TD_E_AGAIN, "stopped");
+}
+
+static bool has_failed(const char *spec, char *how, size_t n_how)
+{
+    snprintf(how, n_how, "%s: \x01%0500d", spec, 7); /* longer than there is room for */
+    return true;
+}
+
+static void say_check(peer *p, uint8_t device, const char *only)
+{
+    td_stage_msg m = {.type = TD_STAGE_CHECK, .check.device = device};
+    snprintf(m.check.only, sizeof m.check.only, "%s", only);
+    say(p, m);
+}
+
+static void leave(peer *p)
+{
+    say(p, (td_stage_msg){.type = TD_STAGE_BYE});
+    td_link_close(&p->link, true);
+}
+
+static void test_a_check_is_answered_once_and_again(void **state)
+{
+    (void)state;
+    peer p;
+    greet(&p, 9400, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        p.last = TD_STAGE_HELLO;
+        say_check(&p, 0, "");
+        hear(&p, TD_STAGE_CHECKED, 5000);
+        assert_int_equal(p.last, TD_STAGE_CHECKED);
+    }
+    leave(&p);
+}
+
+/* Of a device that is not there, of an op that is not, after a PLAN, twice at once, for a draft; of
+ * a worker that checks nothing. Each ends the session, and the next one is served. */
+static void test_checks_out_of_order_are_refused(void **state)
+{
+    (void)state;
+    for (uint32_t way = 0; way < 5; way++) {
+        peer p;
+        td_stage_plan plan =
+            greet_as(&p, 9500 + way, 1, way == 4 ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO);
+        if (way == 2) {
+            say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+            hear(&p, TD_STAGE_PLANNED, 5000);
+        }
+        atomic_store(&is_holding, way == 3);
+        say_check(&p, way == 0, way == 1 ? "nothing" : "");
+        if (way == 3)
+            say_check(&p, 0, "");
+        hear(&p, TD_STAGE_FAIL, 5000);
+        assert_int_equal(p.last, TD_STAGE_FAIL);
+        atomic_store(&is_holding, false);
+        leave(&p);
+    }
+}
+
+/* Begins a session that shall be refused. */
+static void expect_busy(uint64_t session, td_stage_type hello_type)
+{
+    peer p = {.session = session};
+    p.link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
+    assert_non_null(p.link);
+    say(&p, (td_stage_msg){.type = hello_type, .hello = {TD_STAGE_PROTOCOL, "a test"}});
+    hear(&p, TD_STAGE_HELLO_OK, 5000);
+    assert_int_equal(p.last, TD_STAGE_FAIL);
+    td_link_close(&p.link, true);
+}
+
+static void test_nobody_else_is_served_during_a_check(void **state)
+{
+    (void)state;
+    peer p;
+    greet(&p, 9600, 1);
+    atomic_store(&is_holding, true);
+    say_check(&p, 0, "");
+    hear(&p, TD_STAGE_CHECKING, 5000);
+    assert_int_equal(p.last, TD_STAGE_CHECKING);
+    expect_busy(9601, TD_STAGE_HELLO);
+    expect_busy(9602, TD_STAGE_HELLO_DRAFT);
+    for (uint32_t i = 0; i < 3; i++) /* it answers meanwhile */
+        say(&p, (td_stage_msg){.type = TD_STAGE_PING, .ping.echo_us = i});
+    atomic_store(&was_stopped, false);
+    leave(&p); /* nobody wants it any more */
+    greet(&p, 9603, 1);
+    assert_true(atomic_load(&was_stopped));
+    atomic_store(&is_holding, false);
+    leave(&p);
+}
+
+static void test_nothing_is_checked_beside_a_draft(void **state)
+{
+    (void)state;
+    peer draft, p;
+    join_draft(&draft, 9700);
+    greet(&p, 9701, 1);
+    say_check(&p, 0, "");
+    hear(&p, TD_STAGE_CHECKED, 5000);
+    assert_int_equal(p.last, TD_STAGE_FAIL);
+    td_link_close(&p.link, true);
+    leave(&draft);
+}
+
+static void test_a_device_that_has_failed_is_not_taken(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"w/host:1"};
+    td_host host = {.name = "w", .endpoint = endpoint};
+    td_layout_params params = {.model = model,
+                               .specs = specs,
+                               .n_specs = 1,
+                               .hosts = &host,
+                               .n_hosts = 1,
+                               .type_k = td_type_find(TD_TYPE_F16),
+                               .type_v = td_type_find(TD_TYPE_F16),
+                               .n_slots = 1,
+                               .n_ctx = 200};
+    td_err err = {0};
+    assert_null(td_target_open(&params, &err));
+    assert_int_equal(err.code, TD_E_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "has failed `tandem check` there: host:1: ?0000"));
+    assert_non_null(strstr(err.message, "--trust"));
+    params.is_trusting = true;
+    td_err_clear(&err);
+    td_target *t = td_target_open(&params, &err);
+    assert_non_null(t);
+    td_target_destroy(&t);
+}
+
+static int begin_checking(void **state)
+{
+    hooks = (td_stage_worker_params){.check = check, .has_failed = has_failed};
+    return begin(state);
+}
+
+static int begin_unable(void **state)
+{
+    hooks = (td_stage_worker_params){0};
+    return begin(state);
+}
+
+int main(void)
+{
+    const struct CMUnitTest able[] = {
+        cmocka_unit_test(test_a_check_is_answered_once_and_again),
+        cmocka_unit_test(test_checks_out_of_order_are_refused),
+        cmocka_unit_test(test_nobody_else_is_served_during_a_check),
+        cmocka_unit_test(test_nothing_is_checked_beside_a_draft),
+        cmocka_unit_test(test_a_device_that_has_failed_is_not_taken),
+    };
+    const struct CMUnitTest unable[] = {cmocka_unit_test(test_checks_out_of_order_are_refused)};
+    return cmocka_run_group_tests(able, begin_checking, end) ||
+           cmocka_run_group_tests(unable, begin_unable, end);
+}
