@@ -10,6 +10,8 @@ set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
     mat_tile:QUANT:TD_QUANTS
     mat_vec:QUANT:TD_QUANTS)
 
+# Another build of the same sources, whose SPIR-V is taken as it is instead of compiled again.
+set(TD_SHADERS_OF "" CACHE PATH "a finished build whose shaders are used")
 set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)
 file(MAKE_DIRECTORY ${TD_SHADER_DIR})
 
@@ -21,16 +23,24 @@ set(td_shader_count 0)
 macro(td_shader name source)
     set(spv ${TD_SHADER_DIR}/${name}.spv)
     string(MAKE_C_IDENTIFIER "td_spv_${name}" symbol)
-    add_custom_command(
-        OUTPUT ${spv}
-        COMMAND ${TD_GLSLANG} --quiet --target-env vulkan1.3 ${ARGN}
-                -I${CMAKE_SOURCE_DIR}/kernels/shaders --depfile ${spv}.d
-                -o ${spv} ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
-        COMMAND ${TD_SPIRV_OPT} --target-env=vulkan1.3 -O ${spv} -o ${spv}
-        DEPENDS ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
-        DEPFILE ${spv}.d
-        COMMENT "Shader ${name}"
-        VERBATIM)
+    if(TD_SHADERS_OF)
+        add_custom_command(
+            OUTPUT ${spv}
+            COMMAND ${CMAKE_COMMAND} -E copy ${TD_SHADERS_OF}/shaders/${name}.spv ${spv}
+            DEPENDS ${TD_SHADERS_OF}/shaders/${name}.spv
+            VERBATIM)
+    else()
+        add_custom_command(
+            OUTPUT ${spv}
+            COMMAND ${TD_GLSLANG} --quiet --target-env vulkan1.3 ${ARGN}
+                    -I${CMAKE_SOURCE_DIR}/kernels/shaders --depfile ${spv}.d
+                    -o ${spv} ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
+            COMMAND ${TD_SPIRV_OPT} --target-env=vulkan1.3 -O ${spv} -o ${spv}
+            DEPENDS ${CMAKE_SOURCE_DIR}/kernels/shaders/${source}.comp
+            DEPFILE ${spv}.d
+            COMMENT "Shader ${name}"
+            VERBATIM)
+    endif()
     add_custom_command(
         OUTPUT ${spv}.c
         COMMAND ${CMAKE_COMMAND} -DINPUT=${spv} -DOUTPUT=${spv}.c -DSYMBOL=${symbol}

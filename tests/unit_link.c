@@ -386,7 +386,8 @@ static void test_send_to_a_peer_that_has_gone(void **state)
 }
 
 /* More than is taken at a time waits when the peer dies, and nobody reads for longer than any timer
- * of the library's: libzmq 4.3 with heartbeats of its own ends the process in that state. */
+ * of the library's: libzmq 4.3 with heartbeats of its own ends the process in that state. How many
+ * of the dead peer's messages arrive is not promised: those that do are its first, in order. */
 static void test_a_peer_may_die_while_nobody_reads(void **state)
 {
     (void)state;
@@ -396,7 +397,6 @@ static void test_a_peer_may_die_while_nobody_reads(void **state)
     td_transport *t = td_transport_create(NULL);
     td_link *links[2] = {must_open(t, d.endpoint, TD_LINK_BIND)};
     td_route route;
-    uint32_t n_read = 0;
     links[1] = must_open(t, d.endpoint, TD_LINK_CONNECT);
     must_send(links[1], 0, "hello", 5);
     must_recv(links[0], rx, &route);
@@ -405,17 +405,13 @@ static void test_a_peer_may_die_while_nobody_reads(void **state)
     usleep(200000); /* they are on their way */
     td_link_close(&links[1], false);
     usleep(1300000);
-    for (size_t n = 1; n > 0; n_read += n > 0) {
-        td_link_poll_item item = {.link = links[0]};
-        assert_true(td_link_poll(&item, 1, 100000, NULL));
-        assert_true(td_link_recv(links[0], rx, &n, &route, NULL));
-    }
-    assert_in_range(n_read, 16, MESSAGES);
     links[1] = must_open(t, d.endpoint, TD_LINK_CONNECT);
     must_send(links[1], 0, "again", 5);
-    /* On a busy machine some of the dead peer's come only now: before it, and no others. */
-    while (must_recv(links[0], rx, &route) != 5)
-        assert_in_range(++n_read, 1, MESSAGES);
+    uint32_t n_read = 0;
+    for (; must_recv(links[0], rx, &route) != 5; n_read++) {
+        assert_in_range(n_read, 0, MESSAGES - 1);
+        assert_memory_equal(rx, &n_read, sizeof n_read);
+    }
     td_link_close(&links[1], false);
     td_link_close(&links[0], false);
     td_transport_destroy(&t);
