@@ -1,5 +1,5 @@
 /* Measuring a model over several machines, with the target that a run has: what a test waits for is
- * its answer here. A prompt's chunks follow each other, one for each stage at a time. */
+ * its answer here. A prompt's chunks follow each other. */
 #include "cli/bench.h"
 
 #include "base/check.h"
@@ -43,6 +43,8 @@ static bool run_tokens(far_lane *l, bool is_prefill, uint32_t n, td_err *err)
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     uint32_t n_vocab = td_model_hparams(l->model)->n_vocab;
     bool is_ok = true;
+    /* One for each stage, and as many on their way. */
+    uint32_t n_max = td_min_u32(2 * td_target_n_stages(l->target), TD_TARGET_BATCHES_MAX);
     for (uint32_t done = 0; is_ok && done < n;) {
         uint32_t room = l->chunk_rows - l->length % l->chunk_rows;
         uint32_t n_rows = is_prefill ? td_min_u32(n - done, room) : n;
@@ -50,7 +52,7 @@ static bool run_tokens(far_lane *l, bool is_prefill, uint32_t n, td_err *err)
             rows[i] = (td_forward_row){.position = l->length + i,
                                        .token = (7 * (l->length + i) + 11) % n_vocab,
                                        .is_output = !is_prefill || done + i + 1 == n};
-        if (l->n_in_flight >= td_target_n_stages(l->target))
+        if (l->n_in_flight >= n_max)
             is_ok = take_one(l, err);
         if (!is_ok)
             break;

@@ -5,8 +5,9 @@
  * oldest first, which gives each its first token as early as possible; their chunks follow each
  * other through the stages without waiting for answers.
  *
- * A target of several stages works on as many groups of sequences at once, so a verify batch holds
- * a group's share of them at most. With one stage and a slow drafter two groups pay as well: one is
+ * A target of several stages works on as many groups of sequences at once, or more where some are
+ * on their way for long (pipeline.h), so a verify batch holds a group's share of them at most. With
+ * one stage and a slow drafter two groups pay as well: one is
  * drafted while the other is verified. A stage that no group can use takes the speculative
  * continuation of a sequence in flight: rows behind rows that are not answered yet.
  *
@@ -181,13 +182,13 @@ static bool pays_to_halve(const td_coordinator *c, const census *n, uint32_t n_a
 static uint32_t group_size(const td_coordinator *c, const census *n)
 {
     uint32_t n_all = n->n_ready + n->n_awaiting + n->n_in_flight;
-    uint32_t n_groups = c->params.n_batches_max;
+    uint32_t n_groups = c->pipeline.n_groups;
     if (n_groups == 1 && pays_to_halve(c, n, n_all))
         n_groups = 2;
     uint32_t size = td_div_up(n_all, n_groups);
     if (n->n_ready == 0 || (n->n_ready < size && n->n_awaiting > 0))
         return 0;
-    return c->params.n_batches_max == 1 ? n->n_ready : size;
+    return c->pipeline.n_groups == 1 ? n->n_ready : size;
 }
 
 /* Fills n_rows of the parts. */
@@ -276,9 +277,24 @@ static bool begin_continuation(td_coordinator *c, td_action *action)
     if (best == UINT32_MAX)
         return false;
     batch *b = new_batch(c, false);
+    b->is_continuation = true;
     add_part(c, b, best, best_rows, true);
     ++c->stats.n_continued;
     return begin(c, b, b->n_rows, action);
+}
+
+/* Room for what cannot be in vain, beside continuations; of verify batches one for each group. */
+static bool has_room(const td_coordinator *c, bool is_prefill)
+{
+    const td_pipeline *p = &c->pipeline;
+    uint32_t n_continued = 0, n_verified = 0;
+    for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
+        const batch *b = &c->batches[i];
+        n_continued += b->is_in_flight && b->is_continuation;
+        n_verified += b->is_in_flight && !b->is_continuation && !b->is_prefill && b->has_output;
+    }
+    uint32_t n_max = td_max_u32(p->n_groups, td_pipeline_depth(p, true));
+    return c->n_in_flight - n_continued < n_max && (is_prefill || n_verified < p->n_groups);
 }
 
 bool td_batch_begin(td_coordinator *c, td_action *action)
@@ -286,12 +302,16 @@ bool td_batch_begin(td_coordinator *c, td_action *action)
     if (c->n_in_flight == c->params.n_batches_max)
         return false;
     census n = take_census(c);
-    uint32_t prefill = find_prefill(c), n_max = group_size(c, &n);
-    if (prefill != UINT32_MAX && (n_max == 0 || !c->was_prefill))
+    td_pipeline_choose(&c->pipeline, n.n_ready + n.n_awaiting + n.n_in_flight, 1 + (double)n.k,
+                       c->params.verify_rows_max);
+    uint32_t prefill = find_prefill(c), n_ready = group_size(c, &n);
+    uint32_t n_max = has_room(c, false) ? n_ready : 0;
+    if (prefill != UINT32_MAX && (n_max == 0 || !c->was_prefill) && has_room(c, true))
         return begin_prefill(c, prefill, action);
     if (n_max > 0)
         return begin_verify(c, n_max, action);
-    return n.n_awaiting == 0 && begin_continuation(c, action);
+    return n_ready == 0 && n.n_awaiting == 0 &&
+           c->n_in_flight < td_pipeline_depth(&c->pipeline, false) && begin_continuation(c, action);
 }
 
 /* -- answers ------------------------------------------------------------------------------- */
@@ -329,16 +349,31 @@ static td_outcome end_prefill(td_coordinator *c, sequence *s, const uint32_t *ch
     return (td_outcome){.n_tokens = 1, .reason = reason};
 }
 
+static void take_times(td_coordinator *c, const batch *b, const td_batch_times *times)
+{
+    if (b->is_prefill || b->has_output)
+        td_pipeline_add(&c->pipeline, &(td_pipeline_sample){.is_prefill = b->is_prefill,
+                                                            .is_queued = times->is_queued,
+                                                            .n_rows = b->n_rows,
+                                                            .us = (double)(c->now_us - b->sent_us),
+                                                            .sum_us = (double)times->sum_us,
+                                                            .max_us = (double)times->max_us});
+    if (b->is_prefill)
+        return;
+    /* Of several groups the slowest stage sets the pace, unless links do; of one sequence all
+     * together. */
+    double all_us = (double)times->sum_us + td_pipeline_link_us(&c->pipeline, false);
+    double pace_us = fmax((double)times->max_us, all_us / c->pipeline.n_groups);
+    td_times_add_verify(&c->times, b->n_rows, b->n_parts > 1 ? pace_us : all_us);
+}
+
 void td_batch_end(td_coordinator *c, batch *b, const uint32_t *chosen, const td_batch_times *times,
                   td_outcome *outcomes)
 {
     b->is_in_flight = b->owes_cancel = false;
     --c->n_in_flight;
-    if (times && !b->is_prefill && !b->is_cancelled) {
-        /* Of several groups the slowest stage sets the pace, of one sequence all together. */
-        uint64_t us = b->n_parts > 1 ? times->max_us : times->sum_us;
-        td_times_add_verify(&c->times, b->n_rows, (double)us);
-    }
+    if (times && !b->is_cancelled)
+        take_times(c, b, times);
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         const batch_part *part = &b->parts[i];
         sequence *s = &c->sequences[part->slot];

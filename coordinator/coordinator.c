@@ -38,6 +38,7 @@ static bool check_params(const td_coordinator_params *p, td_err *err)
            check_range("verify rows", p->verify_rows_max, 1, TD_VERIFY_ROWS_MAX, err) &&
            check_range("prefill rows", p->prefill_rows, 1, TD_BATCH_ROWS_MAX, err) &&
            check_range("batches in flight", p->n_batches_max, 1, TD_BATCHES_MAX, err) &&
+           check_range("stages", p->n_stages, 0, p->n_batches_max, err) &&
            check_range("vocabulary", p->n_vocab, 1, TD_VOCAB_MAX, err) &&
            (!p->n_pages || check_memory(p, err));
 }
@@ -66,7 +67,10 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     c->params = *params;
     c->params.page_positions = td_max_u32(params->page_positions, 1);
     c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
+    if (!c->params.n_stages)
+        c->params.n_stages = params->n_batches_max;
     td_times_init(&c->times, params->verify_us, params->draft_us);
+    td_pipeline_init(&c->pipeline, c->params.n_stages, params->n_batches_max);
     td_acceptance_init(&c->prior, NULL);
     td_trial_init(&c->trial, (double)params->draft_share, params->is_one_unit);
     if (!measure_tokens(c, err))
@@ -264,7 +268,7 @@ static void take_time(td_coordinator *c, const batch *b, const td_outcome *outco
         round.read_us += td_round_read_us(c, s);
         ++round.n_sequences;
     }
-    round.n_sequences = td_div_up(round.n_sequences, c->params.n_batches_max);
+    round.n_sequences = td_div_up(round.n_sequences, c->pipeline.n_groups);
     if (b->sent_us > c->last_end_us)
         round.wait_us = (double)(b->sent_us - c->last_end_us);
     if (!b->is_prefill && !b->has_output) {
@@ -279,8 +283,10 @@ static void take_time(td_coordinator *c, const batch *b, const td_outcome *outco
     c->last_end_us = c->now_us;
 }
 
-static void count_trial(td_coordinator *c)
+static void note_choices(td_coordinator *c)
 {
+    c->stats.n_groups = c->pipeline.n_groups;
+    c->stats.link_us = td_pipeline_link_us(&c->pipeline, false);
     c->stats.n_trials = c->trial.n_trials;
     c->stats.n_silent = c->trial.n_silent;
     c->stats.saved_us = (int64_t)c->trial.sum_saved_us;
@@ -292,7 +298,7 @@ static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
     td_outcome outcomes[TD_VERIFY_ROWS_MAX];
     td_batch_end(c, b, chosen, times, outcomes);
     take_time(c, b, outcomes);
-    count_trial(c);
+    note_choices(c);
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         sequence *s = &c->sequences[b->parts[i].slot];
         if (outcomes[i].is_rolled_back)
@@ -340,6 +346,7 @@ void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us)
     advance_clock(c, now_us);
     ++c->stats.n_target_losses;
     c->last_end_us = c->now_us;
+    td_pipeline_init(&c->pipeline, c->params.n_stages, c->params.n_batches_max);
     c->n_in_flight = 0;
     memset(c->batches, 0, sizeof c->batches);
     for (uint32_t i = 0; i < c->params.n_slots; ++i)

@@ -15,9 +15,10 @@
  *
  * Nobody waits (law 4). While rows are verified the drafter goes on from its own text
  * (draft-ahead): it is asked for the guess of the round's last answer and k more. If that guess
- * holds, the next round has its draft at once. With several stages up to n_batches_max
- * micro-batches are in flight: groups of sequences, chunks of prompts, and where there are fewer
- * sequences than stages, the speculative continuation of what is being verified.
+ * holds, the next round has its draft at once. With several stages as many micro-batches are in
+ * flight, and more where links between them take long (pipeline.h): groups of sequences, chunks of
+ * prompts, and where there are fewer sequences, the speculative continuation of what is being
+ * verified.
  *
  * Epochs are unique over the coordinator's life, so that no message of a closed sequence can pass
  * for one of its successor. A draft that misses its deadline means that the round goes without it,
@@ -81,7 +82,8 @@ typedef struct {
     uint32_t draft_max;         /* k of a round at most; 0 = plain decoding */
     bool is_draft_fixed;        /* k is always draft_max */
     bool is_ahead;              /* the drafter goes on while rows are verified */
-    uint32_t n_batches_max;     /* in flight, 1..TD_BATCHES_MAX: the target's stages */
+    uint32_t n_batches_max;     /* in flight at most, 1..TD_BATCHES_MAX */
+    uint32_t n_stages;          /* of the target, 1..n_batches_max: so many at least; 0: all */
     uint32_t verify_rows_max;   /* rows of a verify batch, 1..TD_VERIFY_ROWS_MAX */
     uint32_t prefill_rows;      /* of a chunk, <= TD_BATCH_ROWS_MAX; chunks start at multiples */
     uint64_t draft_deadline_us; /* how long a round waits for a draft */
@@ -149,11 +151,15 @@ typedef struct {
     uint64_t n_stale_batches; /* answers of the target to a batch not in flight */
     uint64_t n_target_losses;
     uint64_t n_replayed; /* positions that were in the target's caches and are computed again */
+    uint32_t n_groups;   /* of sequences that are verified at the same time, by now */
+    double link_us;      /* what a verify batch is on its way beside the stages' work; 0: unknown */
 } td_coordinator_stats;
 
-/* Busy times of a micro-batch: of all stages together, of the slowest. */
+/* Busy times of a micro-batch: of all stages together, of the slowest; and whether some stage was
+ * still busy with the one before when it came. */
 typedef struct {
     uint64_t sum_us, max_us;
+    bool is_queued;
 } td_batch_times;
 
 /* Errors: TD_E_USAGE (a parameter out of its range), TD_E_DATA (a token longer than

@@ -87,9 +87,9 @@ static td_others count_others(const td_coordinator *c, const sequence *s)
         others.draft_us += o->n_match ? 0 : k * draft_us;
     }
     /* Of groups in flight at the same time only one is in the batch. */
-    others.n_sequences /= c->params.n_batches_max;
-    others.n_rows /= c->params.n_batches_max;
-    others.n_tokens /= c->params.n_batches_max;
+    others.n_sequences /= c->pipeline.n_groups;
+    others.n_rows /= c->pipeline.n_groups;
+    others.n_tokens /= c->pipeline.n_groups;
     return others;
 }
 

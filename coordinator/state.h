@@ -5,7 +5,7 @@
  *     batch.h (many sequences), which stands on
  *     round.h (one sequence's guesses and answers) and prompt.h (before its first row), on
  *     sequence.h (one sequence's tokens and text), on
- *     state.h, and this on times.h, acceptance.h, length.h, trial.h and stops.h.
+ *     state.h, and this on times.h, acceptance.h, length.h, pipeline.h, trial.h and stops.h.
  *
  * What an answer did to a sequence is returned (td_outcome); ending one is the door's.
  *
@@ -18,6 +18,7 @@
 
 #include "coordinator/coordinator.h"
 #include "coordinator/length.h"
+#include "coordinator/pipeline.h"
 #include "coordinator/stops.h"
 #include "coordinator/trial.h"
 
@@ -111,6 +112,7 @@ typedef struct {
 typedef struct {
     uint64_t id;
     bool is_in_flight, is_prefill, is_cancelled, owes_cancel;
+    bool is_continuation; /* of a sequence in flight */
     bool
         has_output; /* its answers are new: not of a prompt's chunks but the last, nor of replays */
     uint32_t n_rows, n_parts;
@@ -134,6 +136,7 @@ struct td_coordinator {
     uint32_t next_first; /* slot that comes first in the next verify batch */
 
     td_times times;
+    td_pipeline pipeline;
     td_trial trial;
     uint64_t last_end_us; /* of the last answer, or when the first sequence came */
     /* What a row of a prompt takes the target in its widest chunk, what one takes the drafter. */

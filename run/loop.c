@@ -285,9 +285,11 @@ static bool take_verified(session *r, td_err *err)
         td_trace_verified(r->trace, &result);
         for (uint32_t i = 0; i < result.n_bad && !result.is_cancelled; i++)
             fail_sequence(r, result.bad[i]);
-        td_coordinator_on_verified(
-            r->coordinator, result.batch, result.chosen,
-            &(td_batch_times){.sum_us = result.sum_us, .max_us = result.max_us}, now_us(r));
+        td_coordinator_on_verified(r->coordinator, result.batch, result.chosen,
+                                   &(td_batch_times){.sum_us = result.sum_us,
+                                                     .max_us = result.max_us,
+                                                     .is_queued = result.is_queued},
+                                   now_us(r));
         td_recover_note(r);
         if (!perform_all(r, err))
             return false;

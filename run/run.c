@@ -79,6 +79,18 @@ static bool open_files(session *r, td_err *err)
     return r->prompts;
 }
 
+/* Whether some stage is on another machine, so that batches are on their way for a while. */
+static bool is_far(const td_target *target)
+{
+    bool is_so = false;
+    for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
+        td_stage_info info;
+        td_target_get_stage_info(target, i, &info);
+        is_so |= info.host != NULL;
+    }
+    return is_so;
+}
+
 static bool begin(session *r, td_err *err)
 {
     const td_run_params *p = r->params;
@@ -102,7 +114,8 @@ static bool begin(session *r, td_err *err)
         .is_ahead = is_drafting && td_setup_drafts_ahead(r),
         .is_one_unit = td_setup_is_one_unit(r),
         .draft_share = td_setup_draft_share(r),
-        .n_batches_max = td_target_n_stages(r->target),
+        .n_batches_max = is_far(r->target) ? TD_BATCHES_MAX : td_target_n_stages(r->target),
+        .n_stages = td_target_n_stages(r->target),
         .verify_rows_max = TD_VERIFY_ROWS_MAX,
         .prefill_rows = r->prefill_rows,
         .page_positions = TD_PAGE_POSITIONS,

@@ -264,6 +264,8 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     td_json_put_u64(w, "batches", c->n_batches);
     td_json_put_double(w, "loop_cpu_us_per_round", ratio(s->totals->loop_cpu_us, c->n_batches));
     td_json_put_u64(w, "rows", c->n_rows);
+    td_json_put_u64(w, "groups", c->n_groups);
+    td_json_put_double(w, "link_ms", c->link_us * 1e-3);
     td_json_put_u64(w, "cancelled_batches", c->n_cancelled);
     td_json_put_u64(w, "continued", c->n_continued);
     td_json_put_u64(w, "drafted_ahead", c->n_ahead);

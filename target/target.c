@@ -19,7 +19,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define N_JOBS 512u /* in the chain at once */
+#define N_JOBS    512u /* in the chain at once */
+#define REST_PART 8u   /* of a stage's time: it was at rest if so long */
 /* Of a worker: small jobs do not wait for an answer where they come from, so all that a full set of
  * batches may have between them has room. */
 #define N_JOBS_SERVING (8u * N_JOBS)
@@ -46,6 +47,7 @@ struct td_target {
     micro_batch *free_batches;
     micro_batch *results, *last_result; /* finished, not yet polled */
     micro_batch *polled;                /* handed out, freed by the next poll */
+    uint64_t ends_us[TD_STAGES_MAX];    /* of what stages did last, as far as it was polled */
 };
 
 static void wake(void *user)
@@ -262,6 +264,9 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
+        out->is_queued |= us && b->spans[i].start_us < t->ends_us[i] + us / REST_PART;
+        if (us)
+            t->ends_us[i] = b->spans[i].end_us;
         if (us && t->split && t->split->stages[i].is_remote)
             td_stage_add_busy(&t->remote_infos[i], b, us);
         out->sum_us += us;

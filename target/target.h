@@ -75,6 +75,7 @@ typedef struct {
     bool is_cancelled;           /* then chosen means nothing; no error */
     const td_target_span *spans; /* [n_stages], valid until the next poll */
     uint64_t sum_us, max_us;     /* of the spans' lengths */
+    bool is_queued; /* some stage went over to it from the batch before, with hardly a rest */
 } td_target_result;
 
 /* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].

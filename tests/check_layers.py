@@ -42,7 +42,7 @@ BACKENDS = ["kernels/host/", "kernels/vulkan/"]
 
 # Inside a folder, lowest floor first: a file includes only headers before its own name.
 FLOORS = {
-    "coordinator": ["action", "coordinator.h", "stops", "times", "acceptance", "length", "dealing", "trial",
+    "coordinator": ["action", "coordinator.h", "stops", "times", "acceptance", "length", "pipeline", "dealing", "trial",
                     "state", "sequence", "prompt", "round", "batch", "next_action",
                     "coordinator.c"],
 }

@@ -17,6 +17,8 @@ import threading
 import time
 import unittest
 
+from relay import Relay
+
 TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
 TARGET = 'configs/tales/tales-target.q8_0.gguf'
 DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
@@ -97,6 +99,21 @@ class Stage(Case):
             for split in splits if i < 2 else splits[2 + i % 2:4 + i % 2]:
                 devices = [x for spec in split for x in ('--device', spec)]
                 self.assertEqual(self.generate(*hosts, *devices, *way), wanted[cache], (split, way))
+
+    def test_more_groups_than_stages_give_the_same_text(self):
+        near, far = free_port(), free_port()
+        self.start('tcp://127.0.0.1:%d' % near)
+        relay = Relay(far, near, delay=0.005)
+        self.addCleanup(relay.close)
+        stats = os.path.join(self.dir.name, 'stats.json')
+        args = ['--host', 'a=tcp://127.0.0.1:%d' % far, '--device', 'a/host:1', '--device', 'host:1']
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', '--parallel', '8')
+        for way in ([], ['--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3'], ['--draft-ngram']):
+            self.assertEqual(self.generate(*args, *way, '--parallel', '8', '--stats', stats), wanted, way)
+            with open(stats) as f:
+                s = json.load(f)['coordinator']
+            self.assertGreaterEqual(s['groups'], 2)
+            self.assertGreaterEqual(s['link_ms'], 10)  # there and back
 
     def test_every_kind_of_layer(self):
         for family in ('qwen3next', 'gemma3', 'gpt-oss', 'deepseek2', 'llama-moe'):
