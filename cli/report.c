@@ -139,7 +139,7 @@ static const char page_head[] =
     "h1{font-size:1.5em}h2{font-size:1.2em;border-top:2px solid #ccc;padding-top:.8em;"
     "margin-top:2em;overflow-wrap:anywhere}\n"
     ".table{overflow-x:auto;margin:.8em 0}table{border-collapse:collapse;font-size:13px}\n"
-    "caption{text-align:left;font-weight:bold;font-size:15px;padding:.2em 0}\n"
+    "caption{text-align:left;white-space:nowrap;font-weight:bold;font-size:15px;padding:.2em 0}\n"
     "td,th{border-bottom:1px solid #ddd;padding:.15em .7em .15em 0;text-align:left;"
     "vertical-align:top;max-width:32em;overflow-wrap:break-word}th{white-space:nowrap}\n"
     "td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\n"

@@ -18,9 +18,10 @@
 
 #define REPORT_FILE_MAX    (16u << 20) /* bytes of a file that is read as a whole */
 #define REPORT_TEXT_MAX    400u        /* bytes of a text from outside that are shown */
-#define REPORT_LABEL_BYTES 96u
-#define REPORT_SERIES_MAX  18u
+#define REPORT_LABEL_BYTES 128u
+#define REPORT_SERIES_MAX  20u
 #define REPORT_POINTS_MAX  2048u /* of a series */
+#define REPORT_NAMES_MAX   24u
 #define REPORT_BINS        64u
 #define REPORT_ROWS_MAX    200u /* of a table that has one for each line of a file */
 
@@ -77,16 +78,21 @@ typedef struct {
 } plot_series;
 
 typedef struct {
-    const char *title, *x, *y; /* words of ours */
-    plot_style style;          /* of new series */
-    bool is_share;             /* y is 0..1 */
-    uint64_t n_left_out;       /* points for which there was no room */
+    const char *title, *x,
+        *y;              /* words of ours; x "s": shown in minutes, hours or days where long */
+    plot_style style;    /* of new series */
+    bool is_share;       /* y is 0..1 */
+    uint64_t n_left_out; /* points for which there was no room */
+    char names[REPORT_NAMES_MAX][REPORT_LABEL_BYTES]; /* of x = 1, 2, .. */
+    uint32_t n_names;
     uint32_t n;
     plot_series series[REPORT_SERIES_MAX];
 } plot;
 
 plot *td_plot_create(const char *title, const char *x, const char *y, plot_style style,
                      td_err *err);
+/* The x of a name, in the order in which they come; NAN where there is no room. */
+double td_plot_find_name(plot *p, const char *name);
 /* Points of one series and one x are averaged, but for PLOT_POINTS. */
 void td_plot_add(plot *p, const char *label, double x, double y);
 /* Draws it, with its figures as a table; nothing where it has no points. */
@@ -95,6 +101,7 @@ void td_plot_write(report *r, plot **p);
 /* Sums over time, or over whatever goes up, without knowing how far: the bins grow by doubling. */
 typedef struct {
     double width; /* of a bin; 0: nothing was added */
+    double last;  /* that was added */
     double sum[REPORT_BINS], n[REPORT_BINS];
 } timeline;
 

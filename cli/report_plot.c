@@ -21,7 +21,7 @@
 #define DRAW_S_MAX    60u
 #define WIDTH_FIRST   (1.0 / 1024)
 #define AT_MAX        1e12
-#define LABEL_COLUMNS 48u
+#define LABEL_COLUMNS 64u
 
 /* -- series ------------------------------------------------------------------------------------ */
 
@@ -50,6 +50,20 @@ static plot_series *find_series(plot *p, const char *label)
     memcpy(s->label, cut, sizeof cut);
     s->style = p->style;
     return s;
+}
+
+double td_plot_find_name(plot *p, const char *name)
+{
+    char cut[REPORT_LABEL_BYTES];
+    snprintf(cut, sizeof cut, "%s", name);
+    uint32_t i = 0;
+    while (i < p->n_names && strcmp(p->names[i], cut) != 0)
+        i++;
+    if (i == REPORT_NAMES_MAX)
+        return (double)NAN;
+    if (i == p->n_names)
+        memcpy(p->names[p->n_names++], cut, sizeof cut);
+    return i + 1;
 }
 
 void td_plot_add(plot *p, const char *label, double x, double y)
@@ -103,9 +117,14 @@ static void write_script(FILE *out, const plot *p)
     static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                           "#e69f00", "#56b4e9", "#666666", "#8b4513"};
     char number[TD_TEXT_DOUBLE_MAX];
-    fputs("set terminal svg size 760,340 dynamic noenhanced font 'sans-serif,12'\n"
-          "set encoding utf8\nset border 3\nset tics nomirror\nset grid ytics lc rgb '#dddddd'\n"
-          "set boxwidth 0.8\nset key outside below horizontal noenhanced\n",
+    uint32_t n_columns = 8; /* of a label at least */
+    for (uint32_t i = 0; i < p->n; i++)
+        n_columns = td_max_u32(n_columns, (uint32_t)strlen(p->series[i].label));
+    uint32_t n_keys = td_max_u32(1, 90 / (td_min_u32(n_columns, LABEL_COLUMNS) + 8)); /* in a row */
+    fprintf(out, "set terminal svg size 760,%u dynamic noenhanced font 'sans-serif,12'\n",
+            320 + 20 * td_div_up(p->n, n_keys));
+    fputs("set encoding utf8\nset border 3\nset tics nomirror\nset grid ytics lc rgb '#dddddd'\n"
+          "set key outside below horizontal noenhanced\n",
           out);
     for (size_t i = 0; i < TD_COUNT(colours); i++)
         fprintf(out, "set linetype %zu lc rgb '%s' lw 1.5\n", i + 1, colours[i]);
@@ -115,6 +134,11 @@ static void write_script(FILE *out, const plot *p)
     fputs(p->style == PLOT_BARS ? "set xtics 1\nset autoscale xfix\nset offsets 0.2, 0.2, 0, 0\n"
                                 : "set xrange [0:*]\n",
           out);
+    for (uint32_t i = 0; i < p->n_names; i++) {
+        fputs(i ? ", " : p->n_names > 6 ? "set xtics rotate by -20 (" : "set xtics (", out);
+        write_label(out, p->names[i]);
+        fprintf(out, " %u%s", i + 1, i + 1 == p->n_names ? ")\n" : "");
+    }
     if (p->n == 1)
         fputs("unset key\n", out);
     for (uint32_t i = 0; i < p->n; i++) {
@@ -127,8 +151,11 @@ static void write_script(FILE *out, const plot *p)
         }
         fputs("END\n", out);
     }
+    double width = 0.8 / (p->n_names ? p->n : 1); /* bars of one name stand side by side */
+    fprintf(out, "set boxwidth %.6f\n", width);
     for (uint32_t i = 0; i < p->n; i++) {
-        fprintf(out, "%s$s%u using 1:2 with %s title ", i ? ", " : "plot ", i,
+        double aside = p->n_names ? width * (i - (p->n - 1) / 2.0) : 0;
+        fprintf(out, "%s$s%u using ($1+(%.6f)):2 with %s title ", i ? ", " : "plot ", i, aside,
                 styles[p->series[i].style]);
         write_label(out, p->series[i].label);
     }
@@ -210,7 +237,10 @@ static void write_points(report *r, const plot *p)
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->series[i].n; k++) {
             td_report_begin_row(r);
-            td_report_number(r, p->series[i].points[k].x);
+            if (p->n_names)
+                td_report_cell(r, p->names[(uint32_t)p->series[i].points[k].x - 1]);
+            else
+                td_report_number(r, p->series[i].points[k].x);
             if (p->n > 1)
                 td_report_cell(r, p->series[i].label);
             td_report_number(r, p->series[i].points[k].y);
@@ -219,10 +249,34 @@ static void write_points(report *r, const plot *p)
     td_report_end_table(r);
 }
 
+/* Seconds, in a unit that leaves numbers of a few digits. */
+static void scale_time(plot *p)
+{
+    static const struct {
+        const char *name;
+        double s;
+    } units[] = {{"days", 86400}, {"h", 3600}, {"min", 60}};
+    double longest = 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t k = 0; k < p->series[i].n; k++)
+            longest = fmax(longest, p->series[i].points[k].x);
+    size_t i_unit = 0;
+    while (i_unit < TD_COUNT(units) && longest < 5 * units[i_unit].s)
+        i_unit++;
+    if (i_unit == TD_COUNT(units))
+        return;
+    p->x = units[i_unit].name;
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t k = 0; k < p->series[i].n; k++)
+            p->series[i].points[k].x /= units[i_unit].s;
+}
+
 void td_plot_write(report *r, plot **plot_of)
 {
     plot *p = *plot_of;
     if (p && p->n) {
+        if (!strcmp(p->x, "s"))
+            scale_time(p);
         fprintf(r->page, "<figure><figcaption>%s</figcaption>\n", p->title);
         bool is_drawn = r->gnuplot && draw(r, p);
         if (r->gnuplot && !is_drawn)
@@ -264,6 +318,7 @@ void td_timeline_add(timeline *t, double at, double value)
     if (!(at >= 0 && at <= AT_MAX))
         return;
     uint32_t i = bin_of(t, at);
+    t->last = fmax(t->last, at);
     t->sum[i] += value;
     t->n[i]++;
 }
@@ -273,6 +328,7 @@ void td_timeline_add_span(timeline *t, double from, double to)
     if (!(from >= 0 && to <= AT_MAX && from < to))
         return;
     uint32_t last = bin_of(t, to);
+    t->last = fmax(t->last, to);
     for (uint32_t i = bin_of(t, from); i <= last; i++) {
         double begin = fmax(from, i * t->width), end = fmin(to, (i + 1) * t->width);
         t->sum[i] += fmax(end - begin, 0);
@@ -280,15 +336,17 @@ void td_timeline_add_span(timeline *t, double from, double to)
     }
 }
 
+/* The last bin is hardly ever full: a rate takes it together with the one before. */
 void td_timeline_plot(plot *p, const char *label, const timeline *t, timeline_view view)
 {
     uint32_t n = REPORT_BINS;
     double sum = 0;
     while (n && t->n[n - 1] == 0)
         n--;
+    uint32_t n_full = view == TIMELINE_RATE ? n - (n >= 2 ? 2 : n) : n;
     if (n && view == TIMELINE_TOTAL)
         td_plot_add(p, label, 0, 0);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n_full; i++) {
         sum += t->sum[i];
         if (view == TIMELINE_TOTAL)
             td_plot_add(p, label, (i + 1) * t->width, sum);
@@ -297,4 +355,10 @@ void td_timeline_plot(plot *p, const char *label, const timeline *t, timeline_vi
         else if (t->n[i] > 0)
             td_plot_add(p, label, (i + 0.5) * t->width + 0.5, t->sum[i] / t->n[i]);
     }
+    sum = 0;
+    for (uint32_t i = n_full; i < n; i++)
+        sum += t->sum[i];
+    double begin = n_full * t->width;
+    if (n_full < n && t->last > begin)
+        td_plot_add(p, label, (begin + t->last) / 2, sum / (t->last - begin));
 }

@@ -15,7 +15,6 @@
 #define COLUMNS_MAX 200u
 #define RECORDS_MAX 10000u
 #define SHOWN_MAX   48u /* columns */
-#define LABELS_MAX  12u
 
 typedef struct {
     td_arena *arena;
@@ -239,10 +238,20 @@ static uint32_t find_settings(const records *t, uint32_t *columns, uint32_t max)
     return n;
 }
 
-static void write_label(const records *t, uint32_t row, const uint32_t *settings, uint32_t n,
-                        char label[REPORT_LABEL_BYTES])
+static uint64_t key_of(const records *t, uint32_t row, const uint32_t *settings, uint32_t n)
 {
-    label[0] = 0;
+    uint64_t key = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        const char *text = get(t, row, settings[i]);
+        key = td_hash64(key, text ? text : "", text ? strlen(text) + 1 : 0);
+    }
+    return key;
+}
+
+static void write_label(const records *t, uint32_t row, const uint32_t *settings, uint32_t n,
+                        const char *name, char label[REPORT_LABEL_BYTES])
+{
+    snprintf(label, REPORT_LABEL_BYTES, "%s", name);
     for (uint32_t i = 0; i < n; i++) {
         const char *text = get(t, row, settings[i]);
         if (!text)
@@ -250,11 +259,11 @@ static void write_label(const records *t, uint32_t row, const uint32_t *settings
         const char *slash = strrchr(text, '/');
         size_t used = strlen(label);
         snprintf(label + used, REPORT_LABEL_BYTES - used, "%s%.30s=%.40s", used ? " " : "",
-                 t->columns[settings[i]],
-                 slash  ? slash + 1
-                 : text ? text
-                        : "-");
+                 t->columns[settings[i]], slash ? slash + 1 : text);
     }
+    if (strlen(label) == REPORT_LABEL_BYTES - 1) /* cut, and still not another's */
+        snprintf(label + REPORT_LABEL_BYTES - 10, 10, "#%08x",
+                 (unsigned)key_of(t, row, settings, n));
     if (!*label)
         snprintf(label, REPORT_LABEL_BYTES, "all");
 }
@@ -262,33 +271,47 @@ static void write_label(const records *t, uint32_t row, const uint32_t *settings
 static const struct {
     const char *title, *x_title, *y_title;
     const char *x, *y; /* columns */
-    double x_min;
+    double x_min;      /* NAN: names, and each test has a curve of its own */
 } curves[] = {
     {"Cost of a verification, c(n)", "rows", "c(n)", "n_rows", "c", 1},
     {"Speed by draft length", "tokens of a draft", "tokens/s", "k", "median_ts", 0},
     {"Acceptance by draft length", "tokens of a draft", "acceptance", "k", "acceptance", 1},
+    {"Speed by prompt", "prompt", "tokens/s", "prompt", "median_ts", NAN},
+    {"Acceptance by prompt", "prompt", "acceptance", "prompt", "acceptance", NAN},
 };
+
+static bool write_curve(report *r, const records *t, const uint32_t *settings, uint32_t n_settings,
+                        size_t i_curve, td_err *err)
+{
+    uint32_t x, y, test = 0;
+    bool is_named = isnan(curves[i_curve].x_min), has_test = find_column(t, "test", &test);
+    if (!find_column(t, curves[i_curve].x, &x) || !find_column(t, curves[i_curve].y, &y))
+        return true;
+    plot *p = td_plot_create(curves[i_curve].title, curves[i_curve].x_title,
+                             curves[i_curve].y_title, is_named ? PLOT_BARS : PLOT_LINES, err);
+    for (uint32_t row = 0; p && row < t->n; row++) {
+        char label[REPORT_LABEL_BYTES];
+        const char *name = has_test ? get(t, row, test) : NULL, *at = get(t, row, x);
+        if (!at || (!is_named && !(number_at(t, row, x) >= curves[i_curve].x_min)) ||
+            (!is_named && name && strstr(name, "chosen"))) /* no one length */
+            continue;
+        write_label(t, row, settings, n_settings, is_named && name ? name : "", label);
+        td_plot_add(p, label, is_named ? td_plot_find_name(p, at) : number_at(t, row, x),
+                    number_at(t, row, y));
+    }
+    bool is_ok = p;
+    td_plot_write(r, &p);
+    return is_ok;
+}
 
 static bool write_curves(report *r, const records *t, const uint32_t *settings, uint32_t n_settings,
                          td_err *err)
 {
-    bool is_ok = true;
-    for (size_t i = 0; is_ok && i < TD_COUNT(curves); i++) {
-        uint32_t x, y;
-        if (!find_column(t, curves[i].x, &x) || !find_column(t, curves[i].y, &y))
-            continue;
-        plot *p =
-            td_plot_create(curves[i].title, curves[i].x_title, curves[i].y_title, PLOT_LINES, err);
-        is_ok = p;
-        for (uint32_t row = 0; is_ok && row < t->n; row++) {
-            char label[REPORT_LABEL_BYTES];
-            if (!(number_at(t, row, x) >= curves[i].x_min))
-                continue;
-            write_label(t, row, settings, n_settings, label);
-            td_plot_add(p, label, number_at(t, row, x), number_at(t, row, y));
-        }
-        td_plot_write(r, &p);
-    }
+    uint32_t column;
+    bool is_ok = true, has_prompts = find_column(t, "prompt", &column);
+    for (size_t i = 0; is_ok && i < TD_COUNT(curves); i++)
+        if (isnan(curves[i].x_min) == has_prompts)
+            is_ok = write_curve(r, t, settings, n_settings, i, err);
     return is_ok;
 }
 
@@ -309,16 +332,6 @@ typedef struct {
     uint32_t row; /* the first of them */
     double x, y, n;
 } outcome;
-
-static uint64_t key_of(const records *t, uint32_t row, const uint32_t *settings, uint32_t n)
-{
-    uint64_t key = 1;
-    for (uint32_t i = 0; i < n; i++) {
-        const char *text = get(t, row, settings[i]);
-        key = td_hash64(key, text ? text : "", text ? strlen(text) + 1 : 0);
-    }
-    return key;
-}
 
 static int by_key(const void *a, const void *b)
 {
@@ -439,7 +452,7 @@ static void write_table(report *r, const records *t)
 
 static bool write_records(report *r, const records *t, td_err *err)
 {
-    uint32_t settings[LABELS_MAX], n = find_settings(t, settings, LABELS_MAX);
+    uint32_t settings[COLUMNS_MAX], n = find_settings(t, settings, COLUMNS_MAX);
     bool is_ok = write_curves(r, t, settings, n, err);
     for (size_t i = 0; is_ok && i < TD_COUNT(fronts); i++)
         is_ok = write_front(r, t, settings, n, i, err);

@@ -5,14 +5,14 @@
 #include "base/io.h"
 #include "base/jsonl.h"
 #include "base/mem.h"
-#include "base/text.h"
+#include "target/target.h"
 
 #include <math.h>
 #include <string.h>
 
 #define LIST_MAX      256u
-#define TRACKS_MAX    18u /* the coordinator, the draft, stages */
-#define TRACK_DRAFT   2u  /* run/trace.c */
+#define TRACKS_MAX    (TRACK_STAGES + TD_STAGES_MAX)
+#define TRACK_DRAFT   2u /* run/trace.c */
 #define TRACK_STAGES  3u
 #define ROWS_MAX      64u
 #define SEQUENCES_MAX 64u

@@ -342,6 +342,10 @@ class Cases:
         ids = [[json.loads(line)['id'] for line in e.communicate(timeout=120)[0].splitlines()] for e in exports]
         self.assertEqual(ids[0], self.db.sql('SELECT id FROM tandem_line ORDER BY n').split())
         self.assertEqual(sorted(ids[1]), sorted(ids[0]))
+        page = tandem('report', self.db.url, '--out', '-').stdout
+        for name in self.db.sql('SELECT DISTINCT worker FROM tandem_line WHERE state = 2').split():
+            self.assertIn(name, page)
+        self.assertIn('Lines that have ended, by worker', page)
 
     def test_two_create(self):
         both = [subprocess.Popen([TANDEM, 'job', 'create', self.db.url, '--in', self.input], stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ import glob
 import html.parser
 import json
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -198,7 +199,8 @@ class Report(unittest.TestCase):
         rows = [list(map(float, row)) for row in page.figures[title][1]]
         self.assertEqual(page.figures[title][0], 1 if GNUPLOT else 0, title)
         width = 2 * rows[0][0]
-        self.assertAlmostEqual(sum(y for _, y in rows) * width, total, delta=1e-4 * total)
+        last = 2 * (rows[-1][0] - width * (len(rows) - 1)) # the last step is up to twice as long
+        self.assertAlmostEqual(sum(y for _, y in rows[:-1]) * width + rows[-1][1] * last, total, delta=1e-3 * total)
 
     def test_results(self):
         page = self.report(self.path('out.jsonl'))
@@ -241,6 +243,11 @@ class Report(unittest.TestCase):
             db.execute('UPDATE tandem_line SET worker = ?', (EVIL,))
         db.close()
         self.assertIn(EVIL.split('\n')[0], self.report(url).text)
+        db = sqlite3.connect(path)
+        with db:
+            db.execute('UPDATE tandem_line SET finished = finished + n * 86400')
+        db.close()
+        self.assertIn('days', self.report(url).text) # and not 10^5 seconds
 
     def test_bench(self):
         bench = ['bench', '--model', TARGET, '--device', 'host:1', '--pp', 8, '--tg', 4, '--repeat', 1, '--widths', '1,2,4']
@@ -255,6 +262,19 @@ class Report(unittest.TestCase):
             self.check_figure(page, 'Cost of a verification, c(n)',
                               [[int(r['n_rows']), 'n_depth=%s' % r['n_depth'], float(r['c'])] for r in rows if r['c']])
             self.assertEqual(len(page.tables['Records']), 1 + len(rows))
+
+    def test_bench_of_a_pair(self):
+        bench = ['bench', '--model', TARGET, '--draft', DRAFT, '--device', 'host:1', '--draft-device', 'host:1', '--repeat', 1]
+        text = run(*bench, '--draft-max', '1,2', '-n', 8, '--format', 'jsonl').stdout
+        rows = [r for r in map(json.loads, text.splitlines()) if 'chosen' not in r['test']]
+        page = self.report(self.path('pair.jsonl', text))
+        self.check_figure(page, 'Speed by draft length', [[r['k'], r['median_ts']] for r in rows])
+        self.check_figure(page, 'Acceptance by draft length', [[r['k'], r['acceptance']] for r in rows if r['k']])
+        rows = [dict(rows[0], prompt=p, test=t, median_ts=10 * i + k) # as bench --prompts has them
+                for i, p in enumerate(('code', EVIL, 'story')) for k, t in enumerate(('plain', 'draft'))]
+        page = self.report(self.path('prompts.json', json.dumps(rows)))
+        self.assertEqual([row[1:] for row in page.figures['Speed by prompt'][1]],
+                         [[t, str(10 * i + k)] for k, t in enumerate(('plain', 'draft')) for i in range(3)])
 
     def test_sweep(self):
         out = self.path('sweep.csv')
@@ -329,6 +349,33 @@ class Report(unittest.TestCase):
         r = run('report', self.path('stats.json'), '--out', self.path('no/folder.html'), code=74)
         self.assertIn('no/folder.html', r.stderr)
         self.assertFalse(glob.glob(self.path('*.html.*')))
+
+    def test_changed_bytes(self):
+        """Whatever a file's bytes become, there is a page or an error."""
+        rng, env = random.Random(1), {'PATH': ''}
+        sheet = 'a,repeat,status,ttft_ms_mean,tokens_per_second\n' + ''.join('"x%d",0,ok,%d,%d\n' % (i, i, i * i) for i in range(9))
+        for text in (self.read('stats.json'), self.read('trace.json')[:20000], self.read('out.jsonl'), sheet):
+            for _ in range(25):
+                changed = bytearray(text.encode())
+                for _ in range(rng.randrange(1, 4)):
+                    at = rng.randrange(len(changed))
+                    changed[at:at + rng.choice((0, 1, 1, 9))] = rng.choice((b'', b'"', b'\0', b'[', b'9', b'-', b',', b'\xff', b'1e999'))
+                path = self.path('changed', bytes(changed))
+                r = subprocess.run([TANDEM, 'report', path, '--out', self.path('changed.html')], capture_output=True,
+                                   timeout=60, env={**os.environ, **env})
+                self.assertIn(r.returncode, (0, 65), (r.stderr, bytes(changed)))
+                self.assertTrue(r.returncode == 0 or b'changed' in r.stderr, r.stderr)
+
+    def test_many_lines(self):
+        line = json.loads(self.read('out.jsonl').splitlines()[0])
+        n = 20000
+        with open(self.path('many.jsonl'), 'w') as f:
+            for i in range(n):
+                f.write(json.dumps(dict(line, id=str(i), tokens=[1] * (i % 3), text='<i>')) + '\n')
+        page = self.report(self.path('many.jsonl'))
+        self.check_table(page, 'Lines', {'ok': n, 'errors': 0, 'tokens': sum(i % 3 for i in range(n))})
+        self.assertLessEqual(len(page.figures['Speed of the lines, in their order'][1]), 64)
+        self.assertLess(os.path.getsize(self.path('page.html')), 100000)
 
     def test_cut_off(self):
         """What a killed run leaves is read up to its last whole line."""
