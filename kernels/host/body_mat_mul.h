@@ -277,7 +277,13 @@ INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile
         UNROLL for (uint32_t h = 0; h < 2; h++) /* halves of the block */
         {
             tile_sums sum;
-            EACH_VECTOR EACH_ROW sum[v][r] = vi_set1(act_of(t, b, r)->by_32[h]);
+            tile_sums narrow; /* of two groups: as many as fit into 16 bits */
+            vi(*dots)[ROWS_MAX] = VF_HAS_NARROW ? narrow : sum;
+            EACH_VECTOR EACH_ROW
+            {
+                narrow[v][r] = vi_set1(0);
+                sum[v][r] = vi_set1(act_of(t, b, r)->by_32[h]);
+            }
             UNROLL for (uint32_t g = 0; g < BLOCK_GROUPS / 2; g++)
             {
                 vb u[VF_VECTORS_INT];
@@ -292,7 +298,13 @@ INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile
                 EACH_ROW
                 {
                     q4 q = q4_load(act_of(t, b, r)->q + 16 * h + 4 * g);
-                    EACH_VECTOR sum[v][r] = vi_dot4(sum[v][r], u[v], q);
+                    EACH_VECTOR dots[v][r] = vi_dot4_narrow(dots[v][r], u[v], q);
+                    if (VF_HAS_NARROW && g % 2)
+                        EACH_VECTOR
+                        {
+                            sum[v][r] = vi_add(sum[v][r], vi_widen(dots[v][r]));
+                            dots[v][r] = vi_set1(0);
+                        }
                 }
             }
             EACH_VECTOR
@@ -355,7 +367,7 @@ INLINE void quant_tile(const td_host_mat_mul *m, uint32_t g, uint32_t row, const
 INLINE void quant_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
                        const int n_vectors)
 {
-    const uint32_t n_max = n_vectors == 1 ? VF_ROWS_ALONE : VF_ROWS_INT;
+    const uint32_t n_max = n_vectors == 1 ? vf_rows(type).alone : vf_rows(type).shared;
     for (row_tiles t = {0}; next_tile(m, n_max, &t);) {
         switch (t.n) {
         case 1:
@@ -391,8 +403,9 @@ INLINE void quant_rows(const td_host_mat_mul *m, uint32_t g, const td_type type,
 INLINE void mat_mul_quant(const td_host_mat_mul *m, const td_type type)
 {
     uint32_t g = m->panel_begin * VECTORS, end = m->panel_end * VECTORS;
+    const td_host_rows rows = vf_rows(type);
     bool is_shared = m->n_rows > 1 || VF_VECTORS_INT == VECTORS;
-    if (is_shared && (m->n_rows <= VF_ROWS_INT || m->n_rows > VF_ROWS_ALONE))
+    if (is_shared && (m->n_rows <= rows.shared || m->n_rows > rows.alone))
         for (; g + VF_VECTORS_INT <= end; g += VF_VECTORS_INT)
             quant_rows(m, g, type, VF_VECTORS_INT);
     for (; g < end; g++)
@@ -429,8 +442,7 @@ static void mat_mul(const td_host_mat_mul *m)
         return;
     }
     const td_type_info *type = m->w->base.params.type;
-    /* Not Q4_0: to take it apart again for each tile costs less than to store and load parts. */
-    if (m->n_rows > VF_ROWS_DIRECT && (type->id == TD_TYPE_Q4_K || type->id == TD_TYPE_Q6_K)) {
+    if (m->n_rows > vf_rows(type->id).direct) {
         mat_mul_parts(m);
         return;
     }

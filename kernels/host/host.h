@@ -105,6 +105,13 @@ typedef struct {
     uint32_t n_rows, panel_begin, panel_end;
 } td_host_mat_mul;
 
+/* How a level's tiles of a quantized type are cut: rows of a tile of several vectors of outputs and
+ * of one vector, and rows of a batch that are multiplied from the panels; with more of them a piece
+ * is taken apart first, once for all (body_parts.h). */
+typedef struct {
+    uint32_t shared, alone, direct;
+} td_host_rows;
+
 #define TD_HOST_QUERIES_MAX  32u
 #define TD_HOST_HEAD_DIM_MAX 1024u /* of keys that are quantized */
 

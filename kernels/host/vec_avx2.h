@@ -1,11 +1,8 @@
 /* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. Where VEC_DPBUSD is defined, it is the
  * dot product of AVX-VNNI: acc + four unsigned bytes times four signed ones, in each int32. */
 #define VL             8
-#define VF_ROWS_INT    4
 #define VF_VECTORS_INT 2
-#define VF_ROWS_ALONE  4
 #define VF_ROWS_PARTS  4
-#define VF_ROWS_DIRECT 4
 #define VF_AHEAD_ONE   4096
 #define VF_ROWS_FLOAT  6
 #define VF_FLOATS      2
@@ -14,6 +11,25 @@
 #else
 #define VF_HAS_NARROW 1
 #endif
+
+INLINE td_host_rows vf_rows(const td_type type)
+{
+#ifdef VEC_DPBUSD
+    const bool is_apart = type == TD_TYPE_Q4_K || type == TD_TYPE_Q6_K;
+    return (td_host_rows){4, 4, is_apart ? 4 : UINT32_MAX};
+#else
+    switch (type) {
+    case TD_TYPE_Q4_K: /* scales are much work, so it gains most from a pass less */
+        return (td_host_rows){5, 8, 10};
+    case TD_TYPE_Q6_K:
+        return (td_host_rows){5, 5, 5};
+    case TD_TYPE_Q4_0: /* taken apart again for each tile: cheaper than to store and load parts */
+        return (td_host_rows){5, 5, UINT32_MAX};
+    default:
+        return (td_host_rows){6, 6, UINT32_MAX};
+    }
+#endif
+}
 
 typedef __m256 vf;
 typedef __m256i vi;

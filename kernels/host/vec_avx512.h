@@ -1,14 +1,17 @@
 /* vec_generic.h's names in AVX-512 F, BW, VL and VNNI: 16 lanes. */
 #define VL             16
-#define VF_ROWS_INT    6
 #define VF_VECTORS_INT 2
-#define VF_ROWS_ALONE  8
 #define VF_ROWS_PARTS  8
-#define VF_ROWS_DIRECT UINT32_MAX
 #define VF_AHEAD_ONE   0
 #define VF_ROWS_FLOAT  6
 #define VF_FLOATS      4
 #define VF_HAS_NARROW  0
+
+INLINE td_host_rows vf_rows(const td_type type)
+{
+    (void)type;
+    return (td_host_rows){6, 8, UINT32_MAX};
+}
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -5,15 +5,18 @@
  * 16 lanes in 16 / VL vectors, v32_*: over 32. *_n: the first n lanes (0 <= n <= VL), the others
  * zero or left alone. */
 #define VL             16
-#define VF_ROWS_INT    2 /* rows a quantized tile may hold in registers, */
-#define VF_VECTORS_INT 1 /* times so many vectors of outputs, */
-#define VF_ROWS_ALONE  2 /* or with one vector */
-#define VF_ROWS_PARTS  2 /* rows of a tile of body_parts.h, */
-#define VF_ROWS_DIRECT 2 /* which takes over from more rows than these */
+#define VF_VECTORS_INT 1 /* vectors of outputs of a quantized tile */
+#define VF_ROWS_PARTS  2 /* rows of a tile of body_parts.h */
 #define VF_AHEAD_ONE   0 /* bytes to fetch ahead in the weights of one row */
 #define VF_ROWS_FLOAT  2
 #define VF_FLOATS      4 /* vectors of outputs of a float tile */
 #define VF_HAS_NARROW  0 /* dots of small weights are first summed in 16 bits */
+
+INLINE td_host_rows vf_rows(const td_type type)
+{
+    const bool is_apart = type == TD_TYPE_Q4_K || type == TD_TYPE_Q6_K;
+    return (td_host_rows){2, 2, is_apart ? 2 : UINT32_MAX};
+}
 
 typedef struct {
     float v[16];
