@@ -1,0 +1,832 @@
+/* Targets whose stages are on other machines, under faults, by seed. SIM_COUNT runs so many seeds
+ * from SIM_SEED on (scripts/simulate.sh); a failure prints how to replay it.
+ *
+ * What is real: the whole program on every machine. A coordinator is td_run with its event loop,
+ * its recovery and its results file (run/), its target and the remote half of it (target/); workers
+ * are td_stage_worker_run; between them is the wire as it is (transport/). A tiny model with random
+ * weights is computed as any other is, by the host's kernels, so that a row that was lost, doubled
+ * or run on a wrong cache gives other tokens.
+ *
+ * What is not: threads, time, the network (sim_threads.h, sim_net.h), how long loading and
+ * computing take, and the death of a process, which ends by itself behind a cut instead of at once.
+ *
+ * What must hold:
+ * - every line's tokens are those of an undisturbed run on one machine;
+ * - every stage performs the coordinator's jobs, each once, in their order, with nothing changed
+ *   but rows that are dead; its cache holds what was committed by them, and no batch comes back
+ *   before each stage has begun it, with all before it done (no token without its commit at every
+ *   stage);
+ * - a loss ends in progress, or in an error that says to try again, in time; once the faults are
+ *   over, one that tries again gets all lines;
+ * - a worker ends when it is told to and not before. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "sim_net.h"
+#include "toy_model.h"
+
+#include "run/run.h"
+#include "target/ring.h"
+#include "target/stage.h"
+#include "target/worker.h"
+
+#define N_SEEDS     1000u
+#define N_PROMPTS   24u /* of which a run has some */
+#define N_INCIDENTS 4u
+#define N_RUNS_MAX  8u   /* of a coordinator, until all lines are there */
+#define N_LIVES     256u /* of targets */
+#define N_SLOTS_MAX 8u
+#define LINE_MAX_   4096u
+#define FAR_US      (1ull << 60)
+
+/* ---- what is to come out ---- */
+
+static char folder[64], model_path[96], in_path[96], out_path[96];
+static char answers[N_PROMPTS][LINE_MAX_]; /* of an undisturbed run: from "status" to "error" */
+static td_device_info host_info;
+
+/* ---- a world ---- */
+
+typedef enum {
+    KILL,       /* a worker, which is there again after a while or is not */
+    KILL_FIRST, /* the coordinator */
+    PAUSE,
+    RESET, /* a connection */
+    PART,  /* the link is down: what is sent comes when it is up again */
+    LOSE,
+    DOUBLE,
+    OVERTAKE,
+    SLOW, /* what is computed next takes long */
+    N_INCIDENT_KINDS
+} incident_kind;
+
+typedef struct {
+    incident_kind kind;
+    uint64_t at_message;
+    uint32_t machine; /* a worker's */
+    uint64_t us;
+} incident;
+
+typedef struct {
+    job_kind kind;
+    uint32_t slot, from_slot, length;
+    uint64_t batch;
+    uint32_t n_rows;
+    td_forward_row *rows;
+    uint32_t committed[N_SLOTS_MAX]; /* before it */
+} told;                              /* a job as the coordinator gave it to its target */
+
+/* A target of the coordinator's, from its making on. */
+typedef struct {
+    told *jobs;
+    uint32_t n_jobs, capacity;
+    uint32_t n_begun[TD_STAGES_MAX]; /* of them, by each stage */
+} life;
+
+typedef struct {
+    stage *s; /* NULL: free */
+    uint32_t life, n_jobs, machine;
+    bool is_failed; /* or dropped: what its cache holds is nothing to anybody */
+} known_stage;
+
+static struct {
+    uint32_t n_workers, n_parallel;
+    const char *specs[4], *spares[2];
+    uint32_t n_specs, n_spares;
+    bool has_draft, is_ngram, is_over;
+    uint32_t draft_fixed, spoil_permille;
+    uint64_t row_us, stage_us, load_us;
+    incident incidents[N_INCIDENTS];
+    uint32_t n_incidents, n_done; /* done: have come to pass */
+    uint64_t n_messages, back_us[N_MACHINES], slow_us;
+    life lives[N_LIVES];
+    uint32_t n_lives;
+    known_stage stages[N_THREADS];
+} w;
+
+static struct {
+    uint64_t n_losses, n_runs, n_failed, n_messages, n_incidents[N_INCIDENT_KINDS], n_replayed;
+    uint64_t n_backs[3], n_jobs, n_cancelled, n_accepted, us;
+} sums;
+
+/* ---- what stages do, held against what they were told ---- */
+
+static life *life_now(void) { return &w.lives[w.n_lives - 1]; }
+
+static told *tell(const told *what)
+{
+    life *l = life_now();
+    if (l->n_jobs == l->capacity) {
+        l->capacity = l->capacity ? 2 * l->capacity : 256;
+        l->jobs = realloc(l->jobs, l->capacity * sizeof *l->jobs);
+        CHECK(l->jobs);
+    }
+    told *t = &l->jobs[l->n_jobs++];
+    *t = *what;
+    memset(t->committed, 0, sizeof t->committed);
+    if (l->n_jobs < 2)
+        return t;
+    const told *before = t - 1;
+    memcpy(t->committed, before->committed, sizeof t->committed);
+    if (before->kind == JOB_OPEN || before->kind == JOB_COMMIT)
+        t->committed[before->slot] = before->length;
+    else if (before->kind == JOB_CLOSE)
+        t->committed[before->slot] = 0;
+    return t;
+}
+
+static void begin_life(void)
+{
+    CHECK(w.n_lives < N_LIVES);
+    w.lives[w.n_lives++] = (life){0};
+}
+
+static void end_lives(void)
+{
+    for (uint32_t i = 0; i < w.n_lives; i++) {
+        for (uint32_t k = 0; k < w.lives[i].n_jobs; k++)
+            free(w.lives[i].jobs[k].rows);
+        free(w.lives[i].jobs);
+    }
+    w.n_lives = 0;
+}
+
+td_target *__real_td_target_open(const td_layout_params *params, td_err *err);
+td_target *__wrap_td_target_open(const td_layout_params *params, td_err *err);
+td_target *__wrap_td_target_open(const td_layout_params *params, td_err *err)
+{
+    if (!params->is_partial)
+        begin_life();
+    return __real_td_target_open(params, err);
+}
+
+td_target *__real_td_target_create(const td_layout_params *params, td_err *err);
+td_target *__wrap_td_target_create(const td_layout_params *params, td_err *err);
+td_target *__wrap_td_target_create(const td_layout_params *params, td_err *err)
+{
+    begin_life();
+    return __real_td_target_create(params, err);
+}
+
+void __real_td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot,
+                                    uint32_t length, uint64_t stream,
+                                    const td_sampling_params *sampling);
+void __wrap_td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot,
+                                    uint32_t length, uint64_t stream,
+                                    const td_sampling_params *sampling);
+void __wrap_td_target_open_sequence(td_target *t, uint32_t slot, uint32_t from_slot,
+                                    uint32_t length, uint64_t stream,
+                                    const td_sampling_params *sampling)
+{
+    tell(&(told){.kind = JOB_OPEN, .slot = slot, .from_slot = from_slot, .length = length});
+    __real_td_target_open_sequence(t, slot, from_slot, length, stream, sampling);
+}
+
+void __real_td_target_forward(td_target *t, uint64_t batch, bool is_prefill,
+                              const td_forward_row *rows, uint32_t n_rows);
+void __wrap_td_target_forward(td_target *t, uint64_t batch, bool is_prefill,
+                              const td_forward_row *rows, uint32_t n_rows);
+void __wrap_td_target_forward(td_target *t, uint64_t batch, bool is_prefill,
+                              const td_forward_row *rows, uint32_t n_rows)
+{
+    told *j = tell(&(told){.kind = JOB_FORWARD, .batch = batch, .n_rows = n_rows});
+    j->rows = malloc(n_rows * sizeof *rows);
+    CHECK(j->rows);
+    memcpy(j->rows, rows, n_rows * sizeof *rows);
+    __real_td_target_forward(t, batch, is_prefill, rows, n_rows);
+}
+
+void __real_td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
+void __wrap_td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
+void __wrap_td_target_truncate(td_target *t, uint32_t slot, uint32_t length)
+{
+    tell(&(told){.kind = JOB_TRUNCATE, .slot = slot, .length = length});
+    __real_td_target_truncate(t, slot, length);
+}
+
+void __real_td_target_commit(td_target *t, uint32_t slot, uint32_t length);
+void __wrap_td_target_commit(td_target *t, uint32_t slot, uint32_t length);
+void __wrap_td_target_commit(td_target *t, uint32_t slot, uint32_t length)
+{
+    tell(&(told){.kind = JOB_COMMIT, .slot = slot, .length = length});
+    __real_td_target_commit(t, slot, length);
+}
+
+void __real_td_target_close_sequence(td_target *t, uint32_t slot);
+void __wrap_td_target_close_sequence(td_target *t, uint32_t slot);
+void __wrap_td_target_close_sequence(td_target *t, uint32_t slot)
+{
+    tell(&(told){.kind = JOB_CLOSE, .slot = slot});
+    __real_td_target_close_sequence(t, slot);
+}
+
+bool __real_td_stage_start(stage *s, td_err *err);
+bool __wrap_td_stage_start(stage *s, td_err *err);
+bool __wrap_td_stage_start(stage *s, td_err *err)
+{
+    uint32_t i = 0;
+    while (w.stages[i].s)
+        CHECK(++i < N_THREADS);
+    /* A worker loads for the target that is there now, or for one that is lost and is silent. */
+    w.stages[i] = (known_stage){.s = s, .life = w.n_lives - 1, .machine = sim.running->machine};
+    CHECK(s->n_slots <= N_SLOTS_MAX);
+    return __real_td_stage_start(s, err);
+}
+
+void __real_td_stage_stop(stage *s);
+void __wrap_td_stage_stop(stage *s);
+void __wrap_td_stage_stop(stage *s)
+{
+    __real_td_stage_stop(s);
+    for (uint32_t i = 0; i < N_THREADS; i++)
+        if (w.stages[i].s == s)
+            w.stages[i].s = NULL;
+}
+
+void __real_td_ring_drop(td_target *t);
+void __wrap_td_ring_drop(td_target *t);
+void __wrap_td_ring_drop(td_target *t)
+{
+    __real_td_ring_drop(t);
+    for (uint32_t i = 0; i < N_THREADS; i++) /* a worker has one session at a time */
+        w.stages[i].is_failed |= w.stages[i].machine == sim.running->machine;
+}
+
+/* Rows are those that were told; later stages may lack some. */
+static void check_batch(const stage *s, const told *t, const micro_batch *b)
+{
+    CHECK(t->batch == b->id);
+    CHECK(b->n_rows <= t->n_rows && (b->n_rows == t->n_rows || s->index > 0));
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++, at++) {
+        const td_forward_row *r = &b->rows[i];
+        while (at < t->n_rows &&
+               (t->rows[at].slot != r->slot || t->rows[at].position != r->position))
+            at++;
+        CHECK(at < t->n_rows && t->rows[at].token == r->token &&
+              t->rows[at].sequence == r->sequence && t->rows[at].is_output == r->is_output);
+    }
+}
+
+/* What all jobs before this one have left. */
+static void check_caches(const stage *s, const told *t)
+{
+    const td_cache *cache = td_forward_cache(s->forward);
+    for (uint32_t i = 0; i < s->n_slots; i++)
+        CHECK_SAYING(td_cache_committed(cache, i) == t->committed[i],
+                     "stage %u has committed %u positions of slot %u; it was told %u", s->index,
+                     td_cache_committed(cache, i), i, t->committed[i]);
+}
+
+static void check_job(known_stage *k, const job *j)
+{
+    const stage *s = k->s;
+    life *l = &w.lives[k->life];
+    if (j->kind == JOB_STOP)
+        return;
+    CHECK(k->n_jobs < l->n_jobs && k->n_jobs == l->n_begun[s->index]++);
+    const told *t = &l->jobs[k->n_jobs++];
+    sums.n_jobs++;
+    CHECK(t->kind == j->kind);
+    if (j->kind == JOB_FORWARD)
+        check_batch(s, t, j->batch);
+    else
+        CHECK(t->slot == j->slot && t->length == j->length);
+    if (j->kind == JOB_OPEN)
+        CHECK(t->from_slot == j->from_slot);
+    k->is_failed |= s->failure.code || (j->kind == JOB_FORWARD && j->batch->err.code);
+    if (!k->is_failed)
+        check_caches(s, t);
+}
+
+td_queue_item *__real_td_queue_pop(td_queue *q);
+td_queue_item *__wrap_td_queue_pop(td_queue *q);
+td_queue_item *__wrap_td_queue_pop(td_queue *q)
+{
+    td_queue_item *item = __real_td_queue_pop(q);
+    for (uint32_t i = 0; i < N_THREADS; i++)
+        if (w.stages[i].s && &w.stages[i].s->in == q)
+            check_job(&w.stages[i], (const job *)item);
+    return item;
+}
+
+/* A batch that came back went through every stage, behind all that was told before it. */
+static void check_answer(uint64_t batch, uint32_t n_stages)
+{
+    const life *l = life_now();
+    uint32_t i = l->n_jobs;
+    while (i > 0 && (l->jobs[i - 1].kind != JOB_FORWARD || l->jobs[i - 1].batch != batch))
+        i--;
+    CHECK(i > 0);
+    for (uint32_t k = 0; k < n_stages; k++)
+        CHECK(l->n_begun[k] >= i);
+}
+
+bool __real_td_target_poll(td_target *t, td_target_result *out);
+bool __wrap_td_target_poll(td_target *t, td_target_result *out);
+bool __wrap_td_target_poll(td_target *t, td_target_result *out)
+{
+    bool is_any = __real_td_target_poll(t, out);
+    if (is_any && !out->err.code)
+        check_answer(out->batch, td_target_n_stages(t));
+    sums.n_cancelled += is_any && out->is_cancelled;
+    return is_any;
+}
+
+/* ---- how long things take ---- */
+
+static uint64_t slow(uint64_t us)
+{
+    uint64_t more = w.slow_us;
+    w.slow_us = 0;
+    return us * (80 + below(41)) / 100 + more;
+}
+
+bool __real_td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                           td_err *err);
+bool __wrap_td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                           td_err *err);
+bool __wrap_td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                           td_err *err)
+{
+    bool is_ok = __real_td_forward_run(f, mode, rows, n_rows, err);
+    work_for(slow(w.stage_us + w.row_us * n_rows));
+    return is_ok;
+}
+
+td_forward *__real_td_forward_create(const td_forward_params *params, td_err *err);
+td_forward *__wrap_td_forward_create(const td_forward_params *params, td_err *err);
+td_forward *__wrap_td_forward_create(const td_forward_params *params, td_err *err)
+{
+    work_for(slow(w.load_us));
+    return __real_td_forward_create(params, err);
+}
+
+/* The same whenever it is asked. */
+bool __real_td_device_find(const char *spec, td_device_info *out, td_err *err);
+bool __wrap_td_device_find(const char *spec, td_device_info *out, td_err *err);
+bool __wrap_td_device_find(const char *spec, td_device_info *out, td_err *err)
+{
+    if (strcmp(spec, "host:1") != 0)
+        return __real_td_device_find(spec, out, err);
+    if (!host_info.name[0])
+        CHECK(__real_td_device_find(spec, &host_info, err));
+    *out = host_info;
+    return true;
+}
+
+/* ---- faults ---- */
+
+static uint32_t draw_rest(uint64_t *us) /* until it is there again */
+{
+    static const uint64_t most[] = {100000, 1500000, 5000000, 15000000, FAR_US};
+    uint32_t i = below(TD_COUNT(most));
+    *us = i < 4 ? below(most[i]) : FAR_US;
+    return i;
+}
+
+/* When nobody waits for a machine any more. */
+static void do_incident(const incident *x, connection *c, td_link_fate *fate)
+{
+    uint32_t other = c->machines[c->machines[0] == x->machine];
+    sums.n_incidents[x->kind]++;
+    switch (x->kind) {
+    case KILL:
+    case KILL_FIRST: {
+        uint32_t i = x->kind == KILL ? x->machine : 0;
+        if (sim.machines[i].is_dead)
+            break;
+        w.back_us[i] = now_us() + x->us;
+        kill_machine(i, x->us % 4 != 0);
+        break;
+    }
+    case PAUSE:
+        sim.machines[x->machine].paused_until_us = now_us() + td_min_u64(x->us, 20000000);
+        break;
+    case RESET:
+        break_between(x->machine, other);
+        break;
+    case PART:
+        part(x->machine, other, now_us() + td_min_u64(x->us, 60000000));
+        if (x->us % 2) /* and what is there does not live to see the end */
+            break_between(x->machine, other);
+        break;
+    case LOSE:
+        fate->n_copies = 0;
+        break;
+    case DOUBLE:
+        fate->n_copies = 2;
+        break;
+    case OVERTAKE:
+        fate->is_overtaken = true;
+        fate->delay_us += x->us % 100000;
+        break;
+    case SLOW:
+        w.slow_us = td_min_u64(x->us, 30000000);
+        break;
+    case N_INCIDENT_KINDS:
+        break;
+    }
+}
+
+static void on_message(connection *c, int from_end, const uint8_t *bytes, size_t n_bytes,
+                       td_link_fate *fate)
+{
+    (void)from_end;
+    (void)bytes;
+    (void)n_bytes;
+    w.n_messages++;
+    sums.n_messages++;
+    while (w.n_done < w.n_incidents && w.incidents[w.n_done].at_message <= w.n_messages)
+        do_incident(&w.incidents[w.n_done++], c, fate);
+}
+
+/* ---- machines ---- */
+
+static const char *endpoint_of(uint32_t i)
+{
+    static char texts[N_MACHINES][32];
+    snprintf(texts[i], sizeof texts[i], "tcp://127.0.0.1:%u", 7000 + i);
+    return texts[i];
+}
+
+static void *work(void *arg)
+{
+    const uint32_t i = (uint32_t)(uintptr_t)arg;
+    static const char *const specs[] = {"host:1"};
+    while (!w.is_over) {
+        if (sim.machines[i].is_dead && w.back_us[i] > now_us()) {
+            sleep_until(earlier(w.back_us[i], now_us() + 50000));
+            continue;
+        }
+        revive(i);
+        td_err err = {0};
+        bool is_ok =
+            td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
+                                                          .n_specs = 1,
+                                                          .model = model_path,
+                                                          .endpoint = endpoint_of(i),
+                                                          .stop_fd = sim.machines[i].stop_fd},
+                                &err);
+        CHECK_SAYING(is_ok, "worker %u failed: %s", i, err.message);
+        CHECK(sim.machines[i].is_dead);
+    }
+    return NULL;
+}
+
+static void spoil(void *user, const char *id, uint32_t i_token, uint32_t *ids, uint32_t n_ids)
+{
+    (void)user;
+    (void)id;
+    (void)i_token;
+    for (uint32_t i = 0; i < n_ids; i++)
+        if (below(1000) < w.spoil_permille)
+            ids[i] = below(TOY_VOCAB);
+}
+
+static td_run_params run_params(void)
+{
+    static char names[N_MACHINES][4];
+    td_run_params p = {.target_path = model_path,
+                       .draft_path = w.has_draft ? model_path : NULL,
+                       .draft_spec = w.has_draft ? "host:1" : NULL,
+                       .draft_max = w.has_draft || w.is_ngram ? 8 : 0,
+                       .draft_fixed = w.draft_fixed,
+                       .is_ngram = w.is_ngram,
+                       .n_specs = w.n_specs,
+                       .n_spares = w.n_spares,
+                       .measure = TD_MEASURE_NEVER,
+                       .in_path = in_path,
+                       .out_path = out_path,
+                       .n_predict = 16,
+                       .sampling = TD_SAMPLING_DEFAULTS,
+                       .seed = 42,
+                       .type_k = td_type_find(TD_TYPE_F16),
+                       .type_v = td_type_find(TD_TYPE_F16),
+                       .n_ctx = 256,
+                       .n_parallel = w.n_parallel,
+                       .is_trusting = true,
+                       .is_quiet = true,
+                       .on_draft = w.has_draft ? spoil : NULL};
+    memcpy(p.specs, w.specs, sizeof w.specs);
+    memcpy(p.spares, w.spares, sizeof w.spares);
+    for (uint32_t i = 1; i <= w.n_workers; i++) {
+        snprintf(names[i], sizeof names[i], "%c", 'a' + (int)i - 1);
+        snprintf(p.hosts[p.n_hosts].name, sizeof p.hosts[0].name, "%s", names[i]);
+        p.hosts[p.n_hosts++].endpoint = endpoint_of(i);
+    }
+    return p;
+}
+
+/* ---- lines ---- */
+
+static void write_prompts(uint32_t first, uint32_t n)
+{
+    FILE *f = fopen(in_path, "w");
+    CHECK(f);
+    for (uint32_t i = first; i < first + n; i++) {
+        uint32_t k = i % N_PROMPTS, n_words = (uint32_t)(mix(k + 1) % 5 ? mix(k) % 8 : mix(k) % 40);
+        fprintf(f, "{\"id\":\"p%u\",\"n\":%u,\"temp\":%s,\"seed\":%u,\"prompt\":\"", k,
+                4 + (uint32_t)(mix(k + 99) % 20), k % 3 ? "0" : "0.8", k);
+        /* Some begin alike, so that caches are shared. */
+        for (uint32_t j = 0; j < n_words + 1; j++)
+            fprintf(f, "%c%llu ", 'a' + (char)(j % 26),
+                    (unsigned long long)(mix(j < 30 && k % 2 ? j : k * 100 + j) % 10));
+        fprintf(f, "\"}\n");
+    }
+    CHECK(!fclose(f));
+}
+
+/* What the line of a prompt says that does not depend on time or place. */
+static bool read_line(FILE *f, uint32_t *k, char out[LINE_MAX_])
+{
+    static char line[1 << 16];
+    if (!fgets(line, sizeof line, f))
+        return false;
+    const char *from = strstr(line, "\"status\""), *to = strstr(line, ",\"error\"");
+    CHECK_SAYING(sscanf(line, "{\"id\":\"p%u\"", k) == 1 && from && to && *k < N_PROMPTS &&
+                     to - from < (int)LINE_MAX_,
+                 "a result: %s", line);
+    snprintf(out, LINE_MAX_, "%.*s", (int)(to - from), from);
+    return true;
+}
+
+static void check_results(uint32_t first, uint32_t n)
+{
+    char line[LINE_MAX_];
+    bool is_there[N_PROMPTS] = {0};
+    uint32_t k, n_there = 0;
+    FILE *f = fopen(out_path, "r");
+    CHECK(f);
+    for (; read_line(f, &k, line); n_there++) {
+        CHECK(!is_there[k] && (k + N_PROMPTS - first % N_PROMPTS) % N_PROMPTS < n);
+        is_there[k] = true;
+        CHECK_SAYING(!strcmp(line, answers[k]), "prompt %u: %s\nwanted: %s", k, line, answers[k]);
+    }
+    CHECK_SAYING(n_there == n, "%u lines of %u", n_there, n);
+    fclose(f);
+}
+
+/* ---- a run ---- */
+
+static void note_totals(const td_run_totals *t)
+{
+    sums.n_losses += t->n_target_losses;
+    for (uint32_t i = 0; i < TD_RUN_LOSSES_MAX && i < t->n_target_losses; i++) {
+        sums.n_backs[t->losses[i].back]++;
+        sums.n_replayed += t->losses[i].n_replayed;
+    }
+    sums.n_accepted += t->n_accepted;
+}
+
+/* One that ends with an error has met a fault, and says that another try may do. */
+static bool run_once(td_err *err)
+{
+    td_run_params params = run_params();
+    td_run_totals totals;
+    int signal;
+    uint64_t start_us = now_us();
+    bool is_ok = td_run(&params, &totals, &signal, err);
+    sums.n_runs++;
+    sums.n_failed += !is_ok;
+    note_totals(&totals);
+    if (here()->is_dead)
+        return false;
+    bool has_begun = totals.start_us > 0;
+    int code = td_err_exit_code(err->code);
+    CHECK_SAYING(is_ok || (w.n_done > 0 && (code == 75 || (code == 69 && !has_begun))),
+                 "the run failed: %s", err->message);
+    CHECK(now_us() - start_us < 900000000);
+    return is_ok;
+}
+
+/* Coordinates until all lines are there: a dead one is started anew, one that failed tries again
+ * when all machines are there and nothing is to happen any more. */
+static void *coordinate(void *arg)
+{
+    (void)arg;
+    for (uint32_t n = 0; n < N_RUNS_MAX; n++) {
+        td_err err = {0};
+        if (run_once(&err))
+            break;
+        CHECK_SAYING(n + 1 < N_RUNS_MAX, "it fails again and again: %s", err.message);
+        if (here()->is_dead) {
+            sleep_until(earlier(w.back_us[0], now_us() + 5000000));
+            revive(0);
+            continue;
+        }
+        if (n > 1)
+            w.n_incidents = w.n_done;
+        for (uint32_t i = 1; i <= w.n_workers; i++)
+            w.back_us[i] = earlier(w.back_us[i], now_us() + 100000);
+        sleep_until(now_us() + 61000000);
+    }
+    w.is_over = true;
+    for (uint32_t i = 1; i <= w.n_workers; i++)
+        tell_to_stop(i);
+    return NULL;
+}
+
+static bool are_all_done(void)
+{
+    bool is_so = true;
+    for (uint32_t i = 0; i < N_THREADS; i++)
+        is_so &= sim.threads[i].state == THREAD_NONE || sim.threads[i].state == THREAD_DONE;
+    return is_so;
+}
+
+/* Where stages are; a spare is the last machine. */
+static void choose_split(void)
+{
+    static const struct {
+        uint32_t n_workers, n;
+        const char *specs[4];
+    } splits[] = {{2, 2, {"a/host:1", "b/host:1"}},
+                  {2, 3, {"host:1", "a/host:1", "b/host:1"}},
+                  {2, 3, {"a/host:1", "host:1", "b/host:1"}},
+                  {2, 3, {"a/host:1", "b/host:1", "host:1"}},
+                  {3, 3, {"a/host:1", "b/host:1", "c/host:1"}},
+                  {1, 2, {"host:1", "a/host:1"}},
+                  {2, 3, {"a/host:1", "a/host:1", "b/host:1"}}};
+    uint32_t i = below(TD_COUNT(splits));
+    static char spare[16];
+    w.n_workers = splits[i].n_workers;
+    w.n_specs = splits[i].n;
+    memcpy(w.specs, splits[i].specs, sizeof w.specs);
+    if (below(3) == 0) {
+        snprintf(spare, sizeof spare, "%c/host:1", 'a' + (int)w.n_workers++);
+        w.spares[w.n_spares++] = spare;
+    }
+}
+
+static void choose_faults(void)
+{
+    net.faults.delay_max_us = below(3) ? below(3) ? 1 + below(2000) : 1 + below(30000) : 0;
+    net.faults.delay_min_us = net.faults.delay_max_us / (1 + below(4));
+    net.room = below(3) ? 16 : 2 + below(16);
+    w.n_incidents = 1 + below(below(3) ? 2 : N_INCIDENTS);
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < w.n_incidents; i++) {
+        at += 1 + below(below(2) ? 40 : 400);
+        w.incidents[i] = (incident){
+            .kind = below(N_INCIDENT_KINDS), .at_message = at, .machine = 1 + below(w.n_workers)};
+        draw_rest(&w.incidents[i].us);
+    }
+}
+
+static void begin(uint64_t seed)
+{
+    sim_begin(seed);
+    net_begin();
+    memset(&w, 0, sizeof w);
+    net.room = 16;
+    w.n_parallel = 4;
+    w.stage_us = w.row_us = 100;
+}
+
+static void run_seed(uint64_t seed)
+{
+    begin(seed);
+    choose_split();
+    choose_faults();
+    net.on_message = on_message;
+    w.n_parallel = 1 + below(4);
+    w.stage_us = 50 + below(3000);
+    w.row_us = below(200);
+    w.load_us = below(3) ? below(20000) : below(1000000);
+    w.has_draft = below(3) == 0;
+    w.is_ngram = below(3) == 0;
+    w.draft_fixed = below(2) && (w.has_draft || w.is_ngram) ? 1 + below(6) : 0;
+    w.spoil_permille = below(2) ? 0 : below(500);
+    uint32_t first = below(N_PROMPTS), n = 1 + below(5);
+    write_prompts(first, n);
+    unlink(out_path);
+    start_thread(0, coordinate, NULL);
+    for (uint32_t i = 1; i <= w.n_workers; i++)
+        start_thread(i, work, (void *)(uintptr_t)i);
+    sim_run(are_all_done);
+    check_results(first, n);
+    sums.us += now_us();
+    end_lives();
+}
+
+static void *run_alone(void *arg)
+{
+    (void)arg;
+    td_err err = {0};
+    CHECK_SAYING(run_once(&err), "%s", err.message);
+    return NULL;
+}
+
+static void find_answers(void)
+{
+    begin(0);
+    w.n_specs = 1;
+    w.specs[0] = "host:1";
+    write_prompts(0, N_PROMPTS);
+    start_thread(0, run_alone, NULL);
+    sim_run(are_all_done);
+    end_lives();
+    FILE *f = fopen(out_path, "r");
+    CHECK(f);
+    char line[LINE_MAX_];
+    for (uint32_t k, i = 0; i < N_PROMPTS; i++) {
+        CHECK(read_line(f, &k, line));
+        memcpy(answers[k], line, sizeof line);
+    }
+    fclose(f);
+}
+
+static uint64_t read_number(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text && *text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static void test_losses_of_machines_never_change_a_text(void **state)
+{
+    (void)state;
+    uint64_t first = read_number("SIM_SEED", 1), n = read_number("SIM_COUNT", N_SEEDS);
+    find_answers();
+    memset(&sums, 0, sizeof sums);
+    for (uint64_t seed = first; seed < first + n; seed++) {
+        run_seed(seed);
+        if ((seed - first + 1) % 10000 == 0) {
+            printf("%llu seeds\n", (unsigned long long)(seed - first + 1));
+            fflush(stdout);
+        }
+    }
+    static const char *const names[] = {
+        "killed", "coordinator killed", "paused", "reset", "parted", "lost", "doubled", "late",
+        "slow"};
+    printf(
+        "%llu seeds: %llu runs, %llu of them failed, %.0f s; %llu messages, %llu jobs of stages, "
+        "%llu batches cancelled, %llu drafted tokens accepted; %llu losses, %llu positions again, "
+        "back by the same %llu, by a spare %llu, on the rest %llu;",
+        (unsigned long long)n, (unsigned long long)sums.n_runs, (unsigned long long)sums.n_failed,
+        (double)sums.us * 1e-6, (unsigned long long)sums.n_messages,
+        (unsigned long long)sums.n_jobs, (unsigned long long)sums.n_cancelled,
+        (unsigned long long)sums.n_accepted, (unsigned long long)sums.n_losses,
+        (unsigned long long)sums.n_replayed, (unsigned long long)sums.n_backs[0],
+        (unsigned long long)sums.n_backs[1], (unsigned long long)sums.n_backs[2]);
+    for (uint32_t i = 0; i < N_INCIDENT_KINDS; i++)
+        printf(" %s %llu", names[i], (unsigned long long)sums.n_incidents[i]);
+    printf("\n");
+}
+
+/* One kind, so that nothing is told by chance: the same seed gives the same run. */
+static void test_a_seed_replays(void **state)
+{
+    (void)state;
+    find_answers();
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        run_seed(seed);
+        uint64_t trace = sim.trace, n_steps = sim.n_steps;
+        run_seed(seed);
+        assert_true(sim.trace == trace && sim.n_steps == n_steps);
+    }
+}
+
+/* Wider than a toy's, so that a chunk of a prompt takes more than one message. */
+static void write_model(void)
+{
+    const toy_shape shape = {.n_embd = 64,
+                             .n_head = 4,
+                             .n_head_kv = 2,
+                             .head_dim = 16,
+                             .n_layer = 4,
+                             .n_ff = 96,
+                             .n_ctx = 256,
+                             .is_untied = true};
+    toy t = toy_begin("llama", shape);
+    gw bytes = toy_write(&t);
+    gw_save(&bytes, model_path);
+    gw_free(&bytes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_losses_of_machines_never_change_a_text),
+        cmocka_unit_test(test_a_seed_replays),
+    };
+    sim.is_loud = getenv("SIM_LOG") != NULL;
+    setenv("TANDEM_CACHE_DIR", "", 1);
+    snprintf(folder, sizeof folder, "/tmp/sim_stages_XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    snprintf(model_path, sizeof model_path, "%s/model.gguf", folder);
+    snprintf(in_path, sizeof in_path, "%s/in.jsonl", folder);
+    snprintf(out_path, sizeof out_path, "%s/out.jsonl", folder);
+    write_model();
+    signal(SIGABRT, on_abort);
+    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(model_path);
+    unlink(in_path);
+    unlink(out_path);
+    rmdir(folder);
+    return n_failed;
+}
