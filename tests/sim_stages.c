@@ -33,6 +33,7 @@
 #include "target/ring.h"
 #include "target/stage.h"
 #include "target/worker.h"
+#include "transport/stage_wire.h"
 
 #define N_SEEDS     1000u
 #define N_PROMPTS   24u /* of which a run has some */
@@ -42,11 +43,13 @@
 #define N_SLOTS_MAX 8u
 #define LINE_MAX_   4096u
 #define FAR_US      (1ull << 60)
+#define SILENT      "the coordinator is silent" /* what a worker says of one that is gone */
 
 /* ---- what is to come out ---- */
 
-static char folder[64], model_path[96], in_path[96], out_path[96];
-static char answers[N_PROMPTS][LINE_MAX_]; /* of an undisturbed run: from "status" to "error" */
+static char folder[64], model_paths[2][96], in_path[96], out_path[96];
+/* Of an undisturbed run with each model: from "status" to "error". */
+static char answers[2][N_PROMPTS][LINE_MAX_];
 static td_device_info host_info;
 
 /* ---- a world ---- */
@@ -97,7 +100,8 @@ static struct {
     uint32_t n_workers, n_parallel;
     const char *specs[4], *spares[2];
     uint32_t n_specs, n_spares;
-    bool has_draft, is_ngram, is_over;
+    bool has_draft, is_draft_there, is_ngram, is_wide, is_over;
+    bool is_garbled; /* single messages were lost, doubled or late */
     uint32_t draft_fixed, spoil_permille;
     uint64_t row_us, stage_us, load_us;
     incident incidents[N_INCIDENTS];
@@ -110,7 +114,7 @@ static struct {
 
 static struct {
     uint64_t n_losses, n_runs, n_failed, n_messages, n_incidents[N_INCIDENT_KINDS], n_replayed;
-    uint64_t n_backs[3], n_jobs, n_cancelled, n_accepted, us;
+    uint64_t n_backs[3], n_jobs, n_cancelled, n_accepted, n_fails, n_pieces, us;
 } sums;
 
 /* ---- what stages do, held against what they were told ---- */
@@ -381,15 +385,14 @@ bool __wrap_td_device_find(const char *spec, td_device_info *out, td_err *err)
 
 /* ---- faults ---- */
 
-static uint32_t draw_rest(uint64_t *us) /* until it is there again */
+/* Until it is over; at the end it may be too late for everybody. */
+static uint64_t draw_duration(void)
 {
-    static const uint64_t most[] = {100000, 1500000, 5000000, 15000000, FAR_US};
-    uint32_t i = below(TD_COUNT(most));
-    *us = i < 4 ? below(most[i]) : FAR_US;
-    return i;
+    static const uint64_t most[] = {100000, 1500000, 5000000, 15000000};
+    uint32_t i = below(TD_COUNT(most) + 1);
+    return i < TD_COUNT(most) ? below(most[i]) : FAR_US;
 }
 
-/* When nobody waits for a machine any more. */
 static void do_incident(const incident *x, connection *c, td_link_fate *fate)
 {
     uint32_t other = c->machines[c->machines[0] == x->machine];
@@ -416,12 +419,15 @@ static void do_incident(const incident *x, connection *c, td_link_fate *fate)
             break_between(x->machine, other);
         break;
     case LOSE:
+        w.is_garbled = true;
         fate->n_copies = 0;
         break;
     case DOUBLE:
+        w.is_garbled = true;
         fate->n_copies = 2;
         break;
     case OVERTAKE:
+        w.is_garbled = true;
         fate->is_overtaken = true;
         fate->delay_us += x->us % 100000;
         break;
@@ -436,13 +442,18 @@ static void do_incident(const incident *x, connection *c, td_link_fate *fate)
 static void on_message(connection *c, int from_end, const uint8_t *bytes, size_t n_bytes,
                        td_link_fate *fate)
 {
+    td_stage_msg m = {0};
     (void)from_end;
-    (void)bytes;
-    (void)n_bytes;
     w.n_messages++;
     sums.n_messages++;
     while (w.n_done < w.n_incidents && w.incidents[w.n_done].at_message <= w.n_messages)
         do_incident(&w.incidents[w.n_done++], c, fate);
+    if (!w.is_garbled && td_stage_decode(bytes, n_bytes, &m, NULL) && m.type == TD_STAGE_FAIL) {
+        sums.n_fails++;
+        CHECK_SAYING(m.fail.code != TD_STAGE_FAIL_PROTOCOL || !strcmp(m.fail.reason, SILENT),
+                     "a worker is told nonsense: %s", m.fail.reason);
+    }
+    sums.n_pieces += w.is_wide && !w.is_garbled && m.type == TD_STAGE_PIECE;
 }
 
 /* ---- machines ---- */
@@ -468,7 +479,7 @@ static void *work(void *arg)
         bool is_ok =
             td_stage_worker_run(&(td_stage_worker_params){.specs = specs,
                                                           .n_specs = 1,
-                                                          .model = model_path,
+                                                          .model = model_paths[w.is_wide],
                                                           .endpoint = endpoint_of(i),
                                                           .stop_fd = sim.machines[i].stop_fd},
                                 &err);
@@ -491,9 +502,11 @@ static void spoil(void *user, const char *id, uint32_t i_token, uint32_t *ids, u
 static td_run_params run_params(void)
 {
     static char names[N_MACHINES][4];
-    td_run_params p = {.target_path = model_path,
-                       .draft_path = w.has_draft ? model_path : NULL,
-                       .draft_spec = w.has_draft ? "host:1" : NULL,
+    td_run_params p = {.target_path = model_paths[w.is_wide],
+                       .draft_path = w.has_draft ? model_paths[w.is_wide] : NULL,
+                       .draft_spec = w.is_draft_there ? "a/host:1"
+                                     : w.has_draft    ? "host:1"
+                                                      : NULL,
                        .draft_max = w.has_draft || w.is_ngram ? 8 : 0,
                        .draft_fixed = w.draft_fixed,
                        .is_ngram = w.is_ngram,
@@ -565,7 +578,8 @@ static void check_results(uint32_t first, uint32_t n)
     for (; read_line(f, &k, line); n_there++) {
         CHECK(!is_there[k] && (k + N_PROMPTS - first % N_PROMPTS) % N_PROMPTS < n);
         is_there[k] = true;
-        CHECK_SAYING(!strcmp(line, answers[k]), "prompt %u: %s\nwanted: %s", k, line, answers[k]);
+        CHECK_SAYING(!strcmp(line, answers[w.is_wide][k]), "prompt %u: %s\nwanted: %s", k, line,
+                     answers[w.is_wide][k]);
     }
     CHECK_SAYING(n_there == n, "%u lines of %u", n_there, n);
     fclose(f);
@@ -671,10 +685,11 @@ static void choose_faults(void)
     w.n_incidents = 1 + below(below(3) ? 2 : N_INCIDENTS);
     uint64_t at = 0;
     for (uint32_t i = 0; i < w.n_incidents; i++) {
-        at += 1 + below(below(2) ? 40 : 400);
-        w.incidents[i] = (incident){
-            .kind = below(N_INCIDENT_KINDS), .at_message = at, .machine = 1 + below(w.n_workers)};
-        draw_rest(&w.incidents[i].us);
+        at += 1 + below(below(2) ? 40 : 200);
+        w.incidents[i] = (incident){.kind = below(N_INCIDENT_KINDS),
+                                    .at_message = at,
+                                    .machine = 1 + below(w.n_workers),
+                                    .us = draw_duration()};
     }
 }
 
@@ -698,7 +713,9 @@ static void run_seed(uint64_t seed)
     w.stage_us = 50 + below(3000);
     w.row_us = below(200);
     w.load_us = below(3) ? below(20000) : below(1000000);
+    w.is_wide = below(16) == 0;
     w.has_draft = below(3) == 0;
+    w.is_draft_there = w.has_draft && below(2);
     w.is_ngram = below(3) == 0;
     w.draft_fixed = below(2) && (w.has_draft || w.is_ngram) ? 1 + below(6) : 0;
     w.spoil_permille = below(2) ? 0 : below(500);
@@ -722,9 +739,11 @@ static void *run_alone(void *arg)
     return NULL;
 }
 
-static void find_answers(void)
+static void find_answers(bool is_wide)
 {
     begin(0);
+    w.is_wide = is_wide;
+    unlink(out_path);
     w.n_specs = 1;
     w.specs[0] = "host:1";
     write_prompts(0, N_PROMPTS);
@@ -736,7 +755,7 @@ static void find_answers(void)
     char line[LINE_MAX_];
     for (uint32_t k, i = 0; i < N_PROMPTS; i++) {
         CHECK(read_line(f, &k, line));
-        memcpy(answers[k], line, sizeof line);
+        memcpy(answers[is_wide][k], line, sizeof line);
     }
     fclose(f);
 }
@@ -751,7 +770,6 @@ static void test_losses_of_machines_never_change_a_text(void **state)
 {
     (void)state;
     uint64_t first = read_number("SIM_SEED", 1), n = read_number("SIM_COUNT", N_SEEDS);
-    find_answers();
     memset(&sums, 0, sizeof sums);
     for (uint64_t seed = first; seed < first + n; seed++) {
         run_seed(seed);
@@ -763,16 +781,27 @@ static void test_losses_of_machines_never_change_a_text(void **state)
     static const char *const names[] = {
         "killed", "coordinator killed", "paused", "reset", "parted", "lost", "doubled", "late",
         "slow"};
-    printf(
-        "%llu seeds: %llu runs, %llu of them failed, %.0f s; %llu messages, %llu jobs of stages, "
-        "%llu batches cancelled, %llu drafted tokens accepted; %llu losses, %llu positions again, "
-        "back by the same %llu, by a spare %llu, on the rest %llu;",
-        (unsigned long long)n, (unsigned long long)sums.n_runs, (unsigned long long)sums.n_failed,
-        (double)sums.us * 1e-6, (unsigned long long)sums.n_messages,
-        (unsigned long long)sums.n_jobs, (unsigned long long)sums.n_cancelled,
-        (unsigned long long)sums.n_accepted, (unsigned long long)sums.n_losses,
-        (unsigned long long)sums.n_replayed, (unsigned long long)sums.n_backs[0],
-        (unsigned long long)sums.n_backs[1], (unsigned long long)sums.n_backs[2]);
+    const struct {
+        const char *what;
+        uint64_t n;
+    } all[] = {{"seeds", n},
+               {"runs", sums.n_runs},
+               {"failed runs", sums.n_failed},
+               {"seconds", sums.us / 1000000},
+               {"messages", sums.n_messages},
+               {"pieces", sums.n_pieces},
+               {"FAILs", sums.n_fails},
+               {"jobs of stages", sums.n_jobs},
+               {"batches cancelled", sums.n_cancelled},
+               {"drafted tokens accepted", sums.n_accepted},
+               {"losses", sums.n_losses},
+               {"positions again", sums.n_replayed},
+               {"back by the same", sums.n_backs[TD_BACK_SAME]},
+               {"by a spare", sums.n_backs[TD_BACK_SPARE]},
+               {"on the rest", sums.n_backs[TD_BACK_REST]}};
+    for (size_t i = 0; i < TD_COUNT(all); i++)
+        printf("%s%llu %s", i ? ", " : "", (unsigned long long)all[i].n, all[i].what);
+    printf(";");
     for (uint32_t i = 0; i < N_INCIDENT_KINDS; i++)
         printf(" %s %llu", names[i], (unsigned long long)sums.n_incidents[i]);
     printf("\n");
@@ -782,7 +811,6 @@ static void test_losses_of_machines_never_change_a_text(void **state)
 static void test_a_seed_replays(void **state)
 {
     (void)state;
-    find_answers();
     for (uint64_t seed = 1; seed <= 5; seed++) {
         run_seed(seed);
         uint64_t trace = sim.trace, n_steps = sim.n_steps;
@@ -791,20 +819,20 @@ static void test_a_seed_replays(void **state)
     }
 }
 
-/* Wider than a toy's, so that a chunk of a prompt takes more than one message. */
-static void write_model(void)
+/* The wide one's chunks of a prompt take more than one message. */
+static void write_model(bool is_wide)
 {
-    const toy_shape shape = {.n_embd = 64,
+    const toy_shape shape = {.n_embd = is_wide ? 288 : 64,
                              .n_head = 4,
                              .n_head_kv = 2,
-                             .head_dim = 16,
+                             .head_dim = is_wide ? 32 : 16,
                              .n_layer = 4,
                              .n_ff = 96,
                              .n_ctx = 256,
                              .is_untied = true};
     toy t = toy_begin("llama", shape);
     gw bytes = toy_write(&t);
-    gw_save(&bytes, model_path);
+    gw_save(&bytes, model_paths[is_wide]);
     gw_free(&bytes);
 }
 
@@ -818,13 +846,17 @@ int main(void)
     setenv("TANDEM_CACHE_DIR", "", 1);
     snprintf(folder, sizeof folder, "/tmp/sim_stages_XXXXXX");
     assert_non_null(mkdtemp(folder));
-    snprintf(model_path, sizeof model_path, "%s/model.gguf", folder);
     snprintf(in_path, sizeof in_path, "%s/in.jsonl", folder);
     snprintf(out_path, sizeof out_path, "%s/out.jsonl", folder);
-    write_model();
     signal(SIGABRT, on_abort);
+    for (int i = 0; i < 2; i++) {
+        snprintf(model_paths[i], sizeof model_paths[i], "%s/%s.gguf", folder, i ? "wide" : "small");
+        write_model(i);
+        find_answers(i);
+    }
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    unlink(model_path);
+    unlink(model_paths[0]);
+    unlink(model_paths[1]);
     unlink(in_path);
     unlink(out_path);
     rmdir(folder);
