@@ -231,8 +231,11 @@ bool td_generate_read_config(const char *path, td_generate_config *out, td_json 
         return false;
     if (f.run.draft_path && !strcmp(f.run.draft_path, "none"))
         f.run.draft_path = f.run.draft_spec = NULL;
-    *out = (td_generate_config){
-        .run = f.run, .devices = f.devices, .use = f.use, .is_no_measure = f.is_no_measure};
+    *out = (td_generate_config){.run = f.run,
+                                .devices = f.devices,
+                                .hosts = f.hosts,
+                                .use = f.use,
+                                .is_no_measure = f.is_no_measure};
     return true;
 }
 

@@ -9,6 +9,7 @@
 typedef struct {
     td_run_params run; /* with its defaults; devices are below */
     option_list devices;
+    option_hosts hosts;
     const char *use; /* "stream", "batch" or NULL */
     bool is_no_measure;
 } td_generate_config;

@@ -9,6 +9,8 @@
 #include "base/json_writer.h"
 #include "base/text.h"
 #include "planning/planner.h"
+#include "target/remote_measure.h"
+#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -20,7 +22,10 @@
 typedef struct {
     const char *config, *target, *draft, *place, *use, *hardware, *machine;
     option_list devices, draft_devices;
-    const td_type_info *type_k, *type_v;
+    option_hosts hosts;
+    const char *key;
+    bool is_trusting;
+    const td_type_info *type_k, *type_v, *wire;
     uint32_t n_ctx, n_parallel, draft_max, draft_fixed, n_prompt, n_predict;
     float accept;
     bool is_json, is_measure, is_no_measure;
@@ -34,6 +39,15 @@ static const option options[] = {
     {"--target", NULL, OPT_READ, AT(target), 0, 0, "M.gguf", "the model (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC",
      "as in generate; of several, those that only slow it down are left out"},
+    {"--host", NULL, OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
+     "another machine, whose devices are NAME/SPEC then: the `tandem stage` at EP (as of "
+     "`generate`), while it is free, times layers there, and the link is measured"},
+    {"--key", NULL, OPT_TEXT, AT(key), 0, 0, "NAME",
+     "our own pair of `tandem keys`, shown there (default: the only one)"},
+    {"--wire", NULL, OPT_WIRE_TYPE, AT(wire), 0, 0, "TYPE",
+     "type of activations between machines: f32, f16 (default: f32)"},
+    {"--trust", NULL, OPT_FLAG, AT(is_trusting), 0, 0, NULL,
+     "go on with devices there that have failed `tandem check`"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
@@ -90,6 +104,10 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--machine: devices are those of the file; no --hardware, --device, "
                           "--draft-device or --place");
+    if (f->hosts.n && (f->hardware || f->machine || !f->devices.n || f->place))
+        return td_err_set(err, TD_E_USAGE,
+                          "--host: give --device NAME/SPEC too, and no --hardware, --machine or "
+                          "--place");
     if (!f->target && !f->hardware && !f->machine)
         return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
     if (!f->draft && (f->draft_devices.n || f->draft_max || f->draft_fixed))
@@ -105,32 +123,45 @@ typedef struct {
     const fields *f;
     const td_model *model;
     const char *const *specs; /* as given */
-    td_plan plan;
-    td_layout *layout; /* of the placement chosen, planned only */
+    td_plan plan;             /* with the parts of the placement chosen */
+    uint64_t draft_bytes;
 } shown;
+
+static void print_part(const td_plan_part *p)
+{
+    printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", p->spec, p->first, p->last,
+           (double)p->n_bytes / (1 << 20), (double)p->budget_bytes / (1 << 20), p->name);
+}
+
+static void print_links(const td_plan *p)
+{
+    for (uint32_t i = 0; i < p->n_links; i++) {
+        const td_far_link *l = &p->links[i];
+        printf("  link to %s: round trip %.3f ms idle, %.3f ms loaded; %.1f MB/s there, %.1f MB/s "
+               "back\n",
+               l->host, l->idle_us * 1e-3, l->loaded_us * 1e-3, l->there_bytes_per_s * 1e-6,
+               l->back_bytes_per_s * 1e-6);
+    }
+}
 
 static void print_plan(const shown *s)
 {
     const td_plan *p = &s->plan;
     bool is_batch = s->f->use && !strcmp(s->f->use, "batch");
-    printf("%s, context %u, %u sequence(s)", td_model_name(s->model), s->layout->n_ctx,
-           s->f->n_parallel);
-    if (s->layout->n_pages)
-        printf(", cache of %u positions in all", s->layout->n_pages * TD_PAGE_POSITIONS);
+    printf("%s, context %u, %u sequence(s)", td_model_name(s->model), p->n_ctx, s->f->n_parallel);
+    if (p->n_pages)
+        printf(", cache of %u positions in all", p->n_pages * TD_PAGE_POSITIONS);
     printf("\n");
-    for (uint32_t i = 0; i < s->layout->n_parts; i++) {
-        const td_layout_part *part = &s->layout->parts[i];
-        printf("  %-16s layers %3u..%-3u %9.1f MiB of %9.1f MiB  %s\n", part->spec, part->first,
-               part->last, (double)part->n_bytes / (1 << 20),
-               (double)part->budget_bytes / (1 << 20), td_device_get_info(part->dev)->name);
-        if (part->experts_dev)
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        print_part(&p->parts[i]);
+        if (p->parts[i].experts_bytes)
             printf("  %-16s their experts   %9.1f MiB                    %s\n", s->f->place,
-                   (double)part->experts_bytes / (1 << 20),
-                   td_device_get_info(part->experts_dev)->name);
+                   (double)p->parts[i].experts_bytes / (1 << 20), p->parts[i].experts_name);
     }
-    if (s->layout->draft_bytes)
+    if (s->draft_bytes)
         printf("  %-16s the draft       %9.1f MiB\n", p->draft_spec,
-               (double)s->layout->draft_bytes / (1 << 20));
+               (double)s->draft_bytes / (1 << 20));
+    print_links(p);
     if (!p->is_measured) {
         printf("Not measured: layers go by bytes.\n");
         return;
@@ -180,16 +211,33 @@ static void write_parts(td_json_writer *w, const shown *s)
 {
     td_json_write_key(w, "placement");
     td_json_begin_array(w);
-    for (uint32_t i = 0; i < s->layout->n_parts; i++) {
-        const td_layout_part *part = &s->layout->parts[i];
+    for (uint32_t i = 0; i < s->plan.n_parts; i++) {
+        const td_plan_part *part = &s->plan.parts[i];
         td_json_begin_object(w);
         td_json_put_string(w, "device", part->spec);
-        td_json_put_string(w, "name", td_device_get_info(part->dev)->name);
+        td_json_put_string(w, "name", part->name);
         td_json_put_u64(w, "first_layer", part->first);
         td_json_put_u64(w, "last_layer", part->last);
         td_json_put_u64(w, "bytes", part->n_bytes);
         td_json_put_u64(w, "experts_bytes", part->experts_bytes);
         td_json_put_u64(w, "budget_bytes", part->budget_bytes);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
+static void write_links(td_json_writer *w, const td_plan *p)
+{
+    td_json_write_key(w, "links");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < p->n_links; i++) {
+        const td_far_link *l = &p->links[i];
+        td_json_begin_object(w);
+        td_json_put_string(w, "host", l->host);
+        td_json_put_double(w, "idle_us", l->idle_us);
+        td_json_put_double(w, "loaded_us", l->loaded_us);
+        td_json_put_double(w, "there_bytes_per_s", l->there_bytes_per_s);
+        td_json_put_double(w, "back_bytes_per_s", l->back_bytes_per_s);
         td_json_end_object(w);
     }
     td_json_end_array(w);
@@ -205,14 +253,15 @@ static bool print_json(const shown *s, td_err *err)
     td_json_begin_object(w);
     td_json_put_string(w, "model", td_model_path(s->model));
     td_json_put_string(w, "for", s->f->use ? s->f->use : "stream");
-    td_json_put_u64(w, "context", s->layout->n_ctx);
-    td_json_put_u64(w, "cache_pages", s->layout->n_pages);
+    td_json_put_u64(w, "context", s->plan.n_ctx);
+    td_json_put_u64(w, "cache_pages", s->plan.n_pages);
     td_json_put_u64(w, "sequences", s->f->n_parallel);
     td_json_put_bool(w, "measured", s->plan.is_measured);
     td_json_put_double(w, "hop_us", s->plan.hop_us);
     write_parts(w, s);
-    td_json_put_string(w, "draft_device", s->layout->draft_bytes ? s->plan.draft_spec : NULL);
-    td_json_put_u64(w, "draft_bytes", s->layout->draft_bytes);
+    td_json_put_string(w, "draft_device", s->draft_bytes ? s->plan.draft_spec : NULL);
+    td_json_put_u64(w, "draft_bytes", s->draft_bytes);
+    write_links(w, &s->plan);
     td_json_write_key(w, "alternatives");
     td_json_begin_array(w);
     for (uint32_t i = 0; i < s->plan.n_rows; i++)
@@ -226,12 +275,65 @@ static bool print_json(const shown *s, td_err *err)
     return is_ok;
 }
 
-static bool plan(const fields *f, td_err *err)
+/* What the placement chosen takes, where it is all here: with room for the draft. */
+static bool lay_out(shown *s, td_layout_params params, const td_model *draft, td_err *err)
 {
     const char *chosen[TD_STAGES_MAX];
+    td_plan *p = &s->plan;
+    for (uint32_t i = 0; i < p->n_specs; i++)
+        chosen[i] = p->specs[i];
+    params.specs = chosen;
+    params.n_specs = p->n_specs;
+    if (draft && p->draft_spec[0]) {
+        params.draft = draft;
+        params.draft_spec = p->draft_spec;
+    }
+    td_layout *l = td_layout_create(&params, err);
+    for (uint32_t i = 0; l && i < l->n_parts; i++) {
+        const td_layout_part *from = &l->parts[i];
+        td_plan_part *to = &p->parts[p->n_parts++];
+        *to = (td_plan_part){.first = from->first,
+                             .last = from->last,
+                             .n_bytes = from->n_bytes,
+                             .budget_bytes = from->budget_bytes,
+                             .experts_bytes = from->experts_bytes};
+        memcpy(to->spec, from->spec, sizeof to->spec);
+        memcpy(to->name, td_device_get_info(from->dev)->name, sizeof to->name);
+        if (from->experts_dev)
+            memcpy(to->experts_name, td_device_get_info(from->experts_dev)->name,
+                   sizeof to->experts_name);
+    }
+    if (l) {
+        p->n_ctx = l->n_ctx;
+        p->n_pages = l->n_pages;
+        s->draft_bytes = l->draft_bytes;
+    }
+    bool is_ok = l != NULL;
+    td_layout_destroy(&l);
+    return is_ok;
+}
+
+static bool read_hosts(const fields *f, td_host hosts[TD_STAGES_MAX], td_err *err)
+{
+    if (f->hosts.n > TD_STAGES_MAX)
+        return td_err_set(err, TD_E_USAGE, "--host: at most %u", TD_STAGES_MAX);
+    for (uint32_t i = 0; i < f->hosts.n; i++)
+        if (!td_host_parse(f->hosts.items[i], &hosts[i], err) ||
+            !td_link_check(hosts[i].endpoint, TD_LINK_CONNECT, f->key, err))
+            return td_err_prepend(err, "--host");
+    return true;
+}
+
+static bool plan(const fields *f, td_err *err)
+{
     td_default_specs defaults;
+    td_host hosts[TD_STAGES_MAX];
+    td_far far;
+    td_remote_measure *remote = NULL;
     td_layout_default_specs(&defaults);
     shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults.specs};
+    if (!read_hosts(f, hosts, err))
+        return false;
     td_model *model = td_model_open(f->target, err);
     td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
     bool is_ok = model && (draft || !f->draft);
@@ -239,6 +341,11 @@ static bool plan(const fields *f, td_err *err)
                                         .specs = s.specs,
                                         .n_specs = f->devices.n ? f->devices.n : defaults.n,
                                         .place = f->place,
+                                        .hosts = hosts,
+                                        .n_hosts = f->hosts.n,
+                                        .host_key = f->key,
+                                        .is_trusting = f->is_trusting,
+                                        .wire = f->wire,
                                         .type_k = f->type_k,
                                         .type_v = f->type_v,
                                         .n_slots = f->n_parallel,
@@ -259,25 +366,20 @@ static bool plan(const fields *f, td_err *err)
                              .acceptance = f->accept >= 0 ? (double)f->accept : 0,
                              .uses_all = f->devices.n > 0};
     s.model = model;
-    if (is_ok && (is_ok = td_plan_choose(&params, &s.plan, err))) {
-        for (uint32_t i = 0; i < s.plan.n_specs; i++)
-            chosen[i] = s.plan.specs[i];
-        params.layout.specs = chosen;
-        params.layout.n_specs = s.plan.n_specs;
-        if (draft && !s.plan.draft_spec[0] && f->draft_devices.n) /* not measured */
-            snprintf(s.plan.draft_spec, sizeof s.plan.draft_spec, "%s", f->draft_devices.items[0]);
-        if (draft && s.plan.draft_spec[0]) {
-            params.layout.draft = draft;
-            params.layout.draft_spec = s.plan.draft_spec;
-        }
-        s.layout = td_layout_create(&params.layout, err);
-        is_ok = s.layout;
+    if (is_ok && f->hosts.n && (is_ok = (remote = td_remote_measure_create(&params.layout, err)))) {
+        far = td_remote_measure_far(remote);
+        params.far = &far;
     }
+    is_ok = is_ok && td_plan_choose(&params, &s.plan, err);
+    td_remote_measure_destroy(&remote);
+    if (is_ok && draft && !s.plan.draft_spec[0] && f->draft_devices.n) /* not measured */
+        snprintf(s.plan.draft_spec, sizeof s.plan.draft_spec, "%s", f->draft_devices.items[0]);
+    if (is_ok && !s.plan.n_parts)
+        is_ok = lay_out(&s, params.layout, draft, err);
     if (is_ok && f->is_json)
         is_ok = print_json(&s, err);
     else if (is_ok)
         print_plan(&s);
-    td_layout_destroy(&s.layout);
     td_model_close(&draft);
     td_model_close(&model);
     return is_ok;
@@ -293,6 +395,9 @@ static bool read_config(const char *path, fields *f, td_json **document, td_err 
     f->target = r->target_path;
     f->devices = c.devices;
     f->place = r->place;
+    f->hosts = c.hosts;
+    f->key = r->key;
+    f->wire = r->wire;
     f->use = c.use ? c.use : r->n_parallel > 1 ? "batch" : "stream";
     f->is_no_measure = c.is_no_measure;
     f->type_k = r->type_k;

@@ -411,6 +411,21 @@ bool td_costs_find(const td_costs_params *params, td_costs *out, bool *is_known,
     return true;
 }
 
+bool td_costs_mark_layers(const td_model *m, bool *wanted, td_err *err)
+{
+    cost_kinds kinds;
+    uint32_t n_layer = td_model_hparams(m)->n_layer, middle = n_layer / 2 - 1;
+    if (!td_costs_kinds_find(m, &kinds, err))
+        return false;
+    memset(wanted, 0, n_layer * sizeof *wanted);
+    wanted[0] = wanted[n_layer - 1] = true;
+    for (uint32_t k = 0; k < kinds.n_kinds; k++)
+        wanted[kinds.layers[k]] = true;
+    for (uint32_t i = 0; n_layer >= 4 && i < RUN_LAYERS && middle + i < n_layer; i++)
+        wanted[middle + i] = true; /* those of find_run, if they are small */
+    return true;
+}
+
 void td_costs_free(td_costs *costs)
 {
     td_free(costs->layers);

@@ -52,6 +52,8 @@ typedef struct {
 /* *is_known false: nothing on disk and NEVER. The caller frees *out either way. */
 bool td_costs_find(const td_costs_params *params, td_costs *out, bool *is_known, td_err *err);
 void td_costs_free(td_costs *costs);
+/* Marks, of [n_layer], the layers that are loaded to measure all. TD_E_DATA: too many kinds. */
+bool td_costs_mark_layers(const td_model *m, bool *wanted, td_err *err);
 
 /* Microseconds of a run of n_rows rows; between the widths it is linear, above the last one there
  * are several runs. */

@@ -169,6 +169,10 @@ static bool place(builder *b, const td_device_spec *specs, td_err *err)
     l->system_bytes = b->system_bytes;
     for (uint32_t i = 0; i < l->n_parts; i++)
         l->places[i] = describe_place(b, i, &specs[i], l->layer_bytes + (size_t)i * n_layer);
+    for (uint32_t i = 0; b->params.is_unplaced && i < l->n_parts; i++)
+        l->parts[i].last = n_layer - 1;
+    if (b->params.is_unplaced)
+        return true;
     bool is_ok = (b->params.is_partial ? td_place_some : td_place_layers)(l->places, l->n_parts,
                                                                           n_layer, err);
     for (uint32_t i = 0; is_ok && i < l->n_parts; i++) {

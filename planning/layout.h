@@ -35,6 +35,8 @@ typedef struct {
      * is so many-th of the target. */
     bool is_partial;
     uint32_t first_stage;
+    /* Nothing is placed: only what devices have, and what layers take with n_ctx positions. */
+    bool is_unplaced;
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */

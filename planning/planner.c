@@ -5,15 +5,30 @@
 #include "base/mem.h"
 #include "kernels/chips.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* A device: of the layout, or on another machine. */
+typedef struct {
+    char host[TD_HOST_NAME_MAX]; /* "": here */
+    const td_device_info *info;
+    td_layout_part *part; /* here; else NULL */
+    td_far_device far;
+    td_place_device place;
+} place;
+
+#define CTX_STEP 256u /* as of a layout */
+
 /* What is opened on the way. */
 typedef struct {
     const td_plan_params *params;
-    td_layout *layout; /* planned only */
+    td_layout *layout; /* of the devices here, planned only; NULL: there is none */
+    uint32_t n, n_ctx, n_pages;
+    bool is_far; /* some device is */
+    place places[TD_STAGES_MAX];
     char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX];
     td_costs costs[TD_STAGES_MAX];
     td_speed_device devices[TD_STAGES_MAX];
@@ -63,30 +78,202 @@ bool td_plan_is_one_unit(const char *spec_a, const td_device_info *a, const char
     return a->n_threads + b->n_threads > (uint32_t)CPU_COUNT(&both);
 }
 
-static uint32_t find_unit(const planner *p, const char *spec, const td_device_info *info)
+/* The same of two devices that may be elsewhere, where the worker has n_cpus. */
+static bool is_one_unit_of(const place *a, const char *spec_a, const place *b, const char *spec_b)
 {
-    for (uint32_t i = 0; i < p->layout->n_parts; i++)
-        if (td_plan_is_one_unit(p->specs[i], td_device_get_info(p->layout->parts[i].dev), spec,
-                                info))
+    if (strcmp(a->host, b->host) != 0)
+        return false;
+    bool is_host = a->info->kind == TD_DEVICE_HOST && b->info->kind == TD_DEVICE_HOST;
+    if (!a->host[0] || !is_host)
+        return td_plan_is_one_unit(spec_a, a->info, spec_b, b->info);
+    return a->info->n_threads + b->info->n_threads > a->far.n_cpus;
+}
+
+static uint32_t find_unit(const planner *p, const place *of, const char *spec)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        if (is_one_unit_of(&p->places[i], p->specs[i], of, spec))
             return p->devices[i].unit;
     return UINT32_MAX;
 }
 
+void td_far_device_free(td_far_device *d)
+{
+    td_costs_free(&d->costs);
+    td_free(d->layer_bytes);
+    *d = (td_far_device){0};
+}
+
 /* -- opening and measuring --------------------------------------------------------------------- */
 
-static bool open_layout(planner *p, td_err *err)
+/* All devices are here: where layers would go by bytes says the layout. */
+static bool open_here(planner *p, td_err *err)
 {
     td_layout_params params = p->params->layout;
     params.draft = NULL;
     p->layout = td_layout_create(&params, err);
-    for (uint32_t i = 0; p->layout && i < p->layout->n_parts; i++) {
-        td_device_spec spec;
-        if (!td_device_spec_parse(params.specs[i], &spec, err))
-            return false;
-        p->is_pinned |= spec.is_pinned;
-        snprintf(p->specs[i], TD_PLAN_SPEC_MAX, "%s", spec.device);
+    if (!p->layout)
+        return false;
+    p->n_ctx = p->layout->n_ctx;
+    p->n_pages = p->layout->n_pages;
+    for (uint32_t i = 0; i < p->n; i++) {
+        p->places[i].part = &p->layout->parts[i];
+        p->places[i].info = td_device_get_info(p->layout->parts[i].dev);
+        p->places[i].place = p->layout->places[i];
     }
-    return p->layout;
+    return true;
+}
+
+/* Devices of one machine that draw on its system's memory have even parts of it. */
+static uint32_t count_sharing(const planner *p, const place *of)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        n += !strcmp(p->places[i].host, of->host) && td_capacity_is_shared(p->places[i].info->kind);
+    return n;
+}
+
+/* What devices have, and what layers take there with n_ctx positions. */
+static bool describe_all(planner *p, uint32_t n_ctx, td_measure measure, td_err *err)
+{
+    td_layout_params params = p->params->layout;
+    const char *here[TD_STAGES_MAX];
+    params.draft = NULL;
+    params.specs = here;
+    params.n_specs = 0;
+    params.n_ctx = n_ctx;
+    params.is_unplaced = true;
+    for (uint32_t i = 0; i < p->n; i++)
+        if (!p->places[i].host[0])
+            here[params.n_specs++] = p->specs[i];
+    td_layout_destroy(&p->layout);
+    if (params.n_specs && !(p->layout = td_layout_create(&params, err)))
+        return false;
+    for (uint32_t i = 0, k = 0; i < p->n; i++) {
+        place *at = &p->places[i];
+        if (!at->host[0]) {
+            at->part = &p->layout->parts[k];
+            at->info = td_device_get_info(at->part->dev);
+            at->place = p->layout->places[k++];
+            continue;
+        }
+        td_far_device far;
+        if (!p->params->far->look(p->params->far->user, p->specs[i], params.model, n_ctx, measure,
+                                  &far, err))
+            return false;
+        td_far_device_free(&at->far);
+        at->far = far;
+        at->info = &at->far.info;
+        at->place = far.place;
+    }
+    for (uint32_t i = 0; i < p->n; i++) {
+        td_device_spec spec;
+        place *at = &p->places[i];
+        if (!td_device_spec_parse(p->params->layout.specs[i], &spec, err))
+            return false;
+        at->place.is_pinned = spec.is_pinned;
+        at->place.first = spec.first;
+        at->place.last = spec.last;
+        if (!at->host[0])
+            continue;
+        at->place.budget_bytes -= at->place.shared_bytes;
+        if (at->place.shared_bytes)
+            at->place.budget_bytes += at->place.shared_bytes / count_sharing(p, at);
+        at->place.shared_bytes = 0; /* nobody's here */
+    }
+    return true;
+}
+
+/* Whether all layers have room somewhere; if so, by bytes. */
+static bool place_by_bytes(planner *p, td_err *err)
+{
+    td_place_device all[TD_STAGES_MAX];
+    for (uint32_t i = 0; i < p->n; i++)
+        all[i] = p->places[i].place;
+    if (!td_place_layers(all, p->n, td_model_hparams(p->params->layout.model)->n_layer, err))
+        return false;
+    for (uint32_t i = 0; i < p->n; i++) {
+        p->places[i].place.first = all[i].first;
+        p->places[i].place.last = all[i].last;
+    }
+    return true;
+}
+
+/* The context: as asked for, or the model's, or the largest that there is room for. */
+static bool open_far(planner *p, td_err *err)
+{
+    const td_layout_params *l = &p->params->layout;
+    p->n_ctx = l->n_ctx ? l->n_ctx : td_model_hparams(l->model)->n_ctx_train;
+    for (td_measure measure = p->params->measure;; measure = TD_MEASURE_NEVER) {
+        td_err why = {0};
+        if (!describe_all(p, p->n_ctx, measure, err))
+            return false;
+        bool has_room = place_by_bytes(p, &why);
+        if (has_room && measure == p->params->measure)
+            return true;
+        if (has_room) /* with times that were measured before */
+            return describe_all(p, p->n_ctx,
+                                p->params->measure == TD_MEASURE_NEVER ? TD_MEASURE_NEVER
+                                                                       : TD_MEASURE_MISSING,
+                                err) &&
+                   place_by_bytes(p, err);
+        if (l->n_ctx || why.code != TD_E_NOMEM || p->n_ctx <= CTX_STEP)
+            return td_err_set(err, why.code, "%s", why.message);
+        p->n_ctx = td_max_u32(p->n_ctx / 4 * 3 / CTX_STEP * CTX_STEP, CTX_STEP);
+    }
+}
+
+static bool open_devices(planner *p, td_err *err)
+{
+    const td_layout_params *l = &p->params->layout;
+    p->n = l->n_specs;
+    for (uint32_t i = 0; i < l->n_specs && i < TD_STAGES_MAX; i++) {
+        td_device_spec spec;
+        if (!td_device_spec_parse(l->specs[i], &spec, err))
+            return false;
+        bool is_far = p->params->far && spec.host[0];
+        p->is_pinned |= spec.is_pinned;
+        p->is_far |= is_far;
+        snprintf(p->specs[i], TD_PLAN_SPEC_MAX, "%.31s%s%.100s", is_far ? spec.host : "",
+                 is_far ? "/" : "", spec.device);
+        if (is_far)
+            memcpy(p->places[i].host, spec.host, sizeof spec.host);
+    }
+    if (!p->is_far)
+        return open_here(p, err);
+    if (l->n_specs > TD_STAGES_MAX)
+        return td_err_set(err, TD_E_USAGE, "%u target devices; allowed: 1..%u", l->n_specs,
+                          TD_STAGES_MAX);
+    if (l->place)
+        return td_err_set(err, TD_E_USAGE, "--place: not with devices of other machines here");
+    return open_far(p, err);
+}
+
+/* The link to each machine, once. */
+static bool measure_links(planner *p, td_plan *out, td_err *err)
+{
+    const td_layout_params *params = &p->params->layout;
+    double row_bytes = (params->wire && params->wire->id == TD_TYPE_F16 ? 2.0 : 4.0) *
+                       td_model_hparams(params->model)->n_embd;
+    for (uint32_t i = 0; i < p->n; i++) {
+        td_speed_device *d = &p->devices[i];
+        const char *host = p->places[i].host;
+        uint32_t k = 0;
+        if (!host[0])
+            continue;
+        while (k < out->n_links && strcmp(out->links[k].host, host) != 0)
+            k++;
+        if (k == out->n_links) {
+            if (!p->params->far->link(p->params->far->user, host, &out->links[k], err))
+                return false;
+            out->n_links++;
+        }
+        const td_far_link *l = &out->links[k];
+        d->machine = k + 1;
+        d->way_us = l->idle_us / 2;
+        d->row_us = row_bytes * 1e6 / fmax(1, fmin(l->there_bytes_per_s, l->back_bytes_per_s));
+    }
+    return true;
 }
 
 /* False without an error: not known. */
@@ -109,24 +296,24 @@ static bool find_costs(const planner *p, const td_model *model, td_device *dev,
 
 static bool find_target_costs(planner *p)
 {
-    for (uint32_t i = 0; i < p->layout->n_parts; i++) {
-        const td_layout_part *part = &p->layout->parts[i];
-        const td_device_info *info = td_device_get_info(part->dev);
+    for (uint32_t i = 0; i < p->n; i++) {
+        const place *at = &p->places[i];
         td_speed_device *d = &p->devices[i];
-        *d = (td_speed_device){.costs = &p->costs[i],
-                               .place = &p->layout->places[i],
+        *d = (td_speed_device){.costs = at->part ? &p->costs[i] : &at->far.costs,
+                               .place = &at->place,
                                .memory = i,
                                .unit = i,
-                               .is_host = info->kind == TD_DEVICE_HOST};
+                               .is_host = at->info->kind == TD_DEVICE_HOST};
         for (uint32_t k = i; k-- > 0;) {
-            const td_device_info *other = td_device_get_info(p->layout->parts[k].dev);
-            if (is_one_memory(info, other))
+            const place *other = &p->places[k];
+            if (!strcmp(at->host, other->host) && is_one_memory(at->info, other->info))
                 d->memory = p->devices[k].memory;
-            if (td_plan_is_one_unit(p->specs[i], info, p->specs[k], other))
+            if (is_one_unit_of(at, p->specs[i], other, p->specs[k]))
                 d->unit = p->devices[k].unit;
         }
-        if (!find_costs(p, p->params->layout.model, part->dev, part->experts_dev, p->specs[i],
-                        &p->costs[i]))
+        if (at->part ? !find_costs(p, p->params->layout.model, at->part->dev, at->part->experts_dev,
+                                   p->specs[i], &p->costs[i])
+                     : !at->far.is_known)
             return false;
     }
     return true;
@@ -141,7 +328,7 @@ static bool list_draft_specs(const planner *p, td_plan *out, td_err *err)
     bool has_host = false;
     for (uint32_t i = 0; i < q->n_draft_specs; i++)
         snprintf(out->draft_specs[out->n_drafts++], TD_PLAN_SPEC_MAX, "%s", q->draft_specs[i]);
-    for (uint32_t i = 0; !q->n_draft_specs && i < p->layout->n_parts; i++) {
+    for (uint32_t i = 0; !q->n_draft_specs && i < p->n; i++) {
         bool is_there = false;
         for (uint32_t k = 0; k < i; k++)
             is_there |= !strcmp(p->specs[i], p->specs[k]);
@@ -154,28 +341,80 @@ static bool list_draft_specs(const planner *p, td_plan *out, td_err *err)
     return true;
 }
 
+/* A place of the draft on another machine. Where it may be in the way of layers, it takes of what
+ * their device has. */
+static bool describe_far_draft(planner *p, const td_device_spec *spec, const char *text,
+                               td_speed_draft *d, td_err *err)
+{
+    const td_far *far = p->params->far;
+    const td_hparams *h = td_model_hparams(p->params->draft);
+    place at = {.host = ""};
+    td_far_link link;
+    memcpy(at.host, spec->host, sizeof at.host);
+    if (!far)
+        return td_err_set(err, TD_E_USAGE,
+                          "%s is on another machine; allowed here: devices of "
+                          "this one",
+                          text);
+    if (!far->look(far->user, text, p->params->draft, td_min_u32(p->n_ctx, h->n_ctx_train),
+                   p->measure, &at.far, err))
+        return false;
+    at.info = &at.far.info;
+    *d = (td_speed_draft){.unit = find_unit(p, &at, text), .device = -1};
+    for (uint32_t i = 0; i < p->n && d->device < 0; i++)
+        if (!strcmp(p->places[i].host, at.host) &&
+            (!strcmp(p->places[i].info->spec, at.info->spec) ||
+             (td_capacity_is_shared(at.info->kind) &&
+              td_capacity_is_shared(p->places[i].info->kind))))
+            d->device = (int32_t)i;
+    bool is_known = at.far.is_known;
+    if (is_known) {
+        d->step = td_costs_part(&at.far.costs, 0, h->n_layer - 1);
+        d->n_bytes = at.far.place.fixed_bytes + at.far.place.first_bytes + at.far.place.last_bytes;
+        for (uint32_t i = 0; i < h->n_layer; i++)
+            d->n_bytes += at.far.layer_bytes[i];
+        if (d->n_bytes > at.far.place.budget_bytes)
+            td_err_set(err, TD_E_NOMEM, "the draft: %llu MiB on %s, where %llu MiB are there",
+                       (unsigned long long)(d->n_bytes >> 20), text,
+                       (unsigned long long)(at.far.place.budget_bytes >> 20));
+        if (d->device < 0)
+            d->n_bytes = 0; /* it is not the memory of this machine */
+    }
+    td_far_device_free(&at.far);
+    if (!is_known || err->code != TD_OK || !far->link(far->user, spec->host, &link, err))
+        return false;
+    d->link_us = link.idle_us;
+    return true;
+}
+
 /* One place of the draft. False: not known, or an error. */
-static bool describe_draft(planner *p, const char *spec, td_speed_draft *d, td_err *err)
+static bool describe_draft(planner *p, const char *text, td_speed_draft *d, td_err *err)
 {
     const td_model *model = p->params->draft;
     const td_hparams *h = td_model_hparams(model);
-    td_device *dev = td_device_create(spec, err);
+    td_device_spec spec;
+    if (!td_device_spec_parse(text, &spec, err))
+        return td_err_prepend(err, "the draft");
+    if (spec.host[0])
+        return describe_far_draft(p, &spec, text, d, err);
+    td_device *dev = td_device_create(text, err);
     if (!dev)
         return td_err_prepend(err, "the draft");
     td_costs costs = {0};
-    bool is_known = find_costs(p, model, dev, NULL, spec, &costs);
-    const td_device_info *info = td_device_get_info(dev);
-    *d = (td_speed_draft){.unit = find_unit(p, spec, info), .device = -1};
-    for (uint32_t i = 0; is_known && i < p->layout->n_parts; i++)
-        if (d->device < 0 && is_one_memory(info, td_device_get_info(p->layout->parts[i].dev)))
+    bool is_known = find_costs(p, model, dev, NULL, text, &costs);
+    const place at = {.info = td_device_get_info(dev)};
+    *d = (td_speed_draft){.unit = find_unit(p, &at, text), .device = -1};
+    for (uint32_t i = 0; is_known && i < p->n; i++)
+        if (d->device < 0 && !p->places[i].host[0] && is_one_memory(at.info, p->places[i].info))
             d->device = (int32_t)i;
     if (is_known) {
         d->step = td_costs_part(&costs, 0, h->n_layer - 1);
-        td_forward_params forward = td_forward_drafting(
-            model, dev, p->params->layout.type_k, p->params->layout.type_v,
-            p->params->layout.n_slots, td_min_u32(p->layout->n_ctx, h->n_ctx_train));
+        td_forward_params forward =
+            td_forward_drafting(model, dev, p->params->layout.type_k, p->params->layout.type_v,
+                                p->params->layout.n_slots, td_min_u32(p->n_ctx, h->n_ctx_train));
         d->n_bytes = td_forward_bytes(&forward);
-        uint64_t own = td_capacity_is_shared(info->kind) ? info->capacity.own_bytes : UINT64_MAX;
+        uint64_t own =
+            td_capacity_is_shared(at.info->kind) ? at.info->capacity.own_bytes : UINT64_MAX;
         if (d->device < 0) /* only what it takes of the system's memory is missed elsewhere */
             d->n_bytes -= own < d->n_bytes ? own : d->n_bytes;
     }
@@ -215,11 +454,11 @@ static td_speed_use use_of(const td_plan_params *q, double hop_us)
 /* The placement by bytes, or as the user pinned it. */
 static td_speed_row given_row(const planner *p)
 {
-    td_speed_row row = {.n_stages = p->layout->n_parts, .i_draft = -1};
-    for (uint32_t i = 0; i < p->layout->n_parts; i++) {
+    td_speed_row row = {.n_stages = p->n, .i_draft = -1};
+    for (uint32_t i = 0; i < p->n; i++) {
         row.stages[i].device = i;
-        row.stages[i].first = p->layout->parts[i].first;
-        row.stages[i].last = p->layout->parts[i].last;
+        row.stages[i].first = p->places[i].place.first;
+        row.stages[i].last = p->places[i].place.last;
     }
     return row;
 }
@@ -229,8 +468,8 @@ static bool search(planner *p, td_plan *out, td_err *err)
     td_speed_use use = use_of(p->params, out->hop_us);
     uint32_t n_layer = td_model_hparams(p->params->layout.model)->n_layer;
     if (!p->is_pinned)
-        return td_speed_search(p->devices, p->layout->n_parts, p->drafts, out->n_drafts, n_layer,
-                               &use, out->rows, &out->n_rows, err);
+        return td_speed_search(p->devices, p->n, p->drafts, out->n_drafts, n_layer, &use, out->rows,
+                               &out->n_rows, err);
     for (uint32_t i = 0; i < td_max_u32(out->n_drafts, 1); i++) {
         td_speed_row row = given_row(p), *best = &out->rows[0];
         row.i_draft = out->n_drafts ? (int32_t)i : -1;
@@ -244,14 +483,32 @@ static bool search(planner *p, td_plan *out, td_err *err)
     return true;
 }
 
+static td_plan_part part_of(const planner *p, uint32_t i, uint32_t first, uint32_t last)
+{
+    const td_place_device *d = &p->places[i].place;
+    td_plan_part part = {.first = first, .last = last, .budget_bytes = d->budget_bytes};
+    uint32_t n_layer = td_model_hparams(p->params->layout.model)->n_layer;
+    snprintf(part.spec, sizeof part.spec, "%.127s", p->specs[i]);
+    memcpy(part.name, p->places[i].info->name, sizeof part.name);
+    part.n_bytes = d->fixed_bytes + (first == 0 ? d->first_bytes : 0) +
+                   (last + 1 == n_layer ? d->last_bytes : 0);
+    for (uint32_t k = first; k <= last; k++)
+        part.n_bytes += d->layer_bytes[k];
+    return part;
+}
+
 static void write_choice(const planner *p, td_plan *out)
 {
     td_speed_row by_bytes = given_row(p);
     const td_speed_row *row = out->n_rows ? &out->rows[out->i_chosen] : &by_bytes;
     out->n_specs = row->n_stages;
-    for (uint32_t i = 0; i < row->n_stages; i++)
+    for (uint32_t i = 0; i < row->n_stages; i++) {
         snprintf(out->specs[i], TD_PLAN_SPEC_MAX, "%.120s@%u-%u", p->specs[row->stages[i].device],
                  row->stages[i].first, row->stages[i].last);
+        if (p->is_far)
+            out->parts[out->n_parts++] =
+                part_of(p, row->stages[i].device, row->stages[i].first, row->stages[i].last);
+    }
     if (out->n_drafts)
         memcpy(out->draft_spec, out->draft_specs[row->i_draft >= 0 ? row->i_draft : 0],
                TD_PLAN_SPEC_MAX);
@@ -265,17 +522,17 @@ bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)
     if (!p)
         return false;
     p->params = params;
-    bool is_ok = open_layout(p, &why);
+    bool is_ok = open_devices(p, &why);
     p->measure = params->measure;
     /* A software driver takes long to measure and is there for tests: only when asked to. */
-    for (uint32_t i = 0; is_ok && i < p->layout->n_parts; i++)
-        if (td_device_get_info(p->layout->parts[i].dev)->kind == TD_DEVICE_SOFTWARE &&
-            p->measure == TD_MEASURE_MISSING)
+    for (uint32_t i = 0; is_ok && i < p->n; i++)
+        if (p->places[i].info->kind == TD_DEVICE_SOFTWARE && p->measure == TD_MEASURE_MISSING)
             p->measure = TD_MEASURE_NEVER;
     if (is_ok) {
-        out->n_ctx = p->layout->n_ctx;
-        out->n_pages = p->layout->n_pages;
-        out->is_measured = find_target_costs(p) && find_draft_costs(p, out, &why) &&
+        out->n_ctx = p->n_ctx;
+        out->n_pages = p->n_pages;
+        out->is_measured = find_target_costs(p) && measure_links(p, out, &why) &&
+                           find_draft_costs(p, out, &why) &&
                            td_costs_measure_hop(&out->hop_us, &why);
         is_ok = why.code == TD_OK && (!out->is_measured || search(p, out, &why));
     }
@@ -286,8 +543,10 @@ bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)
         write_choice(p, out);
     else
         td_err_set(err, why.code, "%s", why.message);
-    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++) {
         td_costs_free(&p->costs[i]);
+        td_far_device_free(&p->places[i].far);
+    }
     td_layout_destroy(&p->layout);
     td_free(p);
     return is_ok;

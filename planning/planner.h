@@ -11,6 +11,7 @@
 #ifndef TD_PLANNING_PLANNER_H
 #define TD_PLANNING_PLANNER_H
 
+#include "planning/far.h"
 #include "planning/layout.h"
 #include "planning/speed.h"
 
@@ -32,7 +33,18 @@ typedef struct {
     double acceptance;   /* 0: TD_SPEED_ACCEPTANCE */
     double link_us;      /* to the draft and back; 0: two hops */
     bool uses_all;       /* no device is left out */
+    const td_far *far;   /* who reaches other machines that SPECs name; NULL: nobody */
 } td_plan_params;
+
+/* Where layers of the placement chosen are. */
+typedef struct {
+    char spec[128]; /* "strix2/host:1", without layers */
+    char name[256]; /* of the device */
+    uint32_t first, last;
+    uint64_t n_bytes, budget_bytes;
+    uint64_t experts_bytes; /* elsewhere, on a device of that name */
+    char experts_name[256];
+} td_plan_part;
 
 typedef struct {
     bool is_measured;
@@ -47,6 +59,11 @@ typedef struct {
      * i_draft is of draft_specs below. */
     uint32_t n_rows, i_chosen;
     td_speed_row rows[TD_SPEED_ROWS_MAX];
+    /* With devices on other machines, which no td_layout can tell: the placement chosen, and the
+     * links to them. */
+    uint32_t n_parts, n_links;
+    td_plan_part parts[TD_STAGES_MAX];
+    td_far_link links[TD_STAGES_MAX];
     uint32_t n_drafts;
     char draft_specs[TD_PLAN_DRAFTS_MAX][TD_PLAN_SPEC_MAX];
 } td_plan;

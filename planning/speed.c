@@ -28,6 +28,45 @@ double td_speed_expected(double a, uint32_t k)
     return sum;
 }
 
+/* Microseconds that n_rows rows' activations take on the link between two devices. */
+static double link_us(const td_speed_device *a, const td_speed_device *b, double n_rows)
+{
+    return a->machine == b->machine ? 0 : n_rows * fmax(a->row_us, b->row_us);
+}
+
+/* From stage to stage, the whole way there and back: to the first one and from the last one few
+ * bytes go. */
+static double way_us(const td_speed_device *devices, const td_speed_use *use,
+                     const td_speed_row *row, double n_rows)
+{
+    const td_speed_device *last = &devices[row->stages[row->n_stages - 1].device];
+    double sum =
+        devices[row->stages[0].device].way_us + (last->machine ? last->way_us : use->hop_us);
+    for (uint32_t i = 1; i < row->n_stages; i++) {
+        const td_speed_device *a = &devices[row->stages[i - 1].device],
+                              *b = &devices[row->stages[i].device];
+        sum += a->machine == b->machine ? use->hop_us : fmax(a->way_us, b->way_us);
+        sum += link_us(a, b, n_rows);
+    }
+    return sum;
+}
+
+/* The busiest link of a row. */
+static double busiest_link_us(const td_speed_device *devices, const td_speed_row *row,
+                              double n_rows)
+{
+    double most = 0;
+    for (uint32_t i = 1; i < row->n_stages; i++)
+        most = fmax(most, link_us(&devices[row->stages[i - 1].device],
+                                  &devices[row->stages[i].device], n_rows));
+    return most;
+}
+
+static double draft_link_us(const td_speed_draft *draft, const td_speed_use *use)
+{
+    return draft->link_us > 0 ? draft->link_us : use->link_us;
+}
+
 /* Whether one of the row's stages is on the draft's device; which (or UINT32_MAX). */
 static uint32_t find_shared(const td_speed_device *devices, const td_speed_draft *draft,
                             const td_speed_row *row)
@@ -42,15 +81,14 @@ static uint32_t find_shared(const td_speed_device *devices, const td_speed_draft
 static double stream_us(const td_speed_device *devices, const td_speed_draft *draft,
                         const td_speed_use *use, const td_speed_row *row, uint32_t k)
 {
-    double tv = 0;
+    double tv = way_us(devices, use, row, k + 1);
     for (uint32_t i = 0; i < row->n_stages; i++)
         tv += part_us(&devices[row->stages[i].device], row->stages[i].first, row->stages[i].last,
-                      k + 1) +
-              use->hop_us;
+                      k + 1);
     if (!k)
         return tv;
     double td = td_cost_rows(&draft->step, 1), h = pow(use->acceptance, k + 1);
-    double apart = k * td + use->link_us + tv;
+    double apart = k * td + draft_link_us(draft, use) + tv;
     double together = fmax((k + 1) * td, tv);
     double round =
         find_shared(devices, draft, row) != UINT32_MAX ? apart : h * together + (1 - h) * apart;
@@ -77,21 +115,22 @@ static double batch_us(const td_speed_device *devices, const td_speed_draft *dra
                        const td_speed_use *use, const td_speed_row *row, uint32_t k)
 {
     double n = use->n_sequences, groups = fmin(n, row->n_stages);
-    double n_rows = n / groups, slowest = 0, sum = 0;
+    double n_rows = n / groups, slowest = 0, sum = way_us(devices, use, row, n_rows * (k + 1));
     uint32_t shared = find_shared(devices, draft, row);
     double drafting = k ? k * td_cost_rows(&draft->step, n_rows) : 0;
     double times[TD_SPEED_DEVICES_MAX] = {0};
     for (uint32_t i = 0; i < row->n_stages; i++) {
         times[i] = part_us(&devices[row->stages[i].device], row->stages[i].first,
                            row->stages[i].last, n_rows * (k + 1));
-        sum += times[i] + use->hop_us;
+        sum += times[i];
     }
     if (shared != UINT32_MAX)
         times[shared] += drafting;
-    slowest = find_slowest(devices, row, times);
+    slowest =
+        fmax(find_slowest(devices, row, times), busiest_link_us(devices, row, n_rows * (k + 1)));
     if (k && shared == UINT32_MAX)
         slowest = fmax(slowest, drafting);
-    sum += k ? drafting + use->link_us : 0;
+    sum += k ? drafting + draft_link_us(draft, use) : 0;
     /* With a draft of its own device half the sequences can be drafted while the others are
      * verified; the way of one group is hidden when there are two. */
     double round = fmax(groups * slowest, groups > 1 || !k || shared != UINT32_MAX ? sum : slowest);
@@ -111,10 +150,12 @@ static bool is_all_host(const td_speed_device *devices, const td_speed_row *row)
 static double read_us(const td_speed_device *devices, const td_speed_use *use,
                       const td_speed_row *row, const double *chunks)
 {
-    double slowest = find_slowest(devices, row, chunks), sum = 0;
-    for (uint32_t i = 0; i < row->n_stages; i++)
-        sum += chunks[i] + use->hop_us;
     double n_rows = is_all_host(devices, row) ? TD_HOST_CHUNK_ROWS : TD_PREFILL_ROWS_MAX;
+    double slowest =
+        fmax(find_slowest(devices, row, chunks), busiest_link_us(devices, row, n_rows));
+    double sum = way_us(devices, use, row, n_rows);
+    for (uint32_t i = 0; i < row->n_stages; i++)
+        sum += chunks[i];
     double n_chunks = use->n_prompt / n_rows;
     return use->use == TD_FOR_BATCH || n_chunks < 1 ? n_chunks * (n_chunks < 1 ? sum : slowest)
                                                     : sum + (n_chunks - 1) * slowest;
@@ -263,14 +304,15 @@ static void fill_sums(search *s, double n_rows)
     }
 }
 
-/* Time of device d with layers first..end-1, HUGE_VAL if they do not fit. */
+/* Time of device d with layers first..end-1 and the way to it, HUGE_VAL if they do not fit. */
 static double segment_us(const search *s, uint32_t d, uint32_t first, uint32_t end, double n_rows)
 {
     const td_place_device *place = s->devices[d].place;
     const td_costs *costs = s->devices[d].costs;
     size_t row = (size_t)d * (s->n_layers + 1);
     uint64_t n_bytes = place->fixed_bytes + s->bytes[row + end] - s->bytes[row + first];
-    double us = cost_us(s, &costs->pass, n_rows) + s->sums[row + end] - s->sums[row + first];
+    double us = cost_us(s, &costs->pass, n_rows) + s->sums[row + end] - s->sums[row + first] +
+                s->devices[d].way_us;
     if (first == 0) {
         n_bytes += place->first_bytes;
         us += cost_us(s, &costs->first, n_rows);

@@ -33,12 +33,16 @@ typedef struct {
                                    * what of it is the system's (placement.h) all share */
     uint32_t unit;                /* devices with the same number take turns */
     bool is_host;
+    uint32_t machine; /* 0: here; from one to another it is the slower link's way: */
+    double way_us;    /* of few bytes, one way; more of */
+    double row_us;    /* each row's activations */
 } td_speed_device;
 
 typedef struct {
     td_cost step;     /* of the whole draft model, by rows (one for each sequence) */
     uint32_t unit;    /* as above; a number that no device has: it waits for nobody */
     int32_t device;   /* index of the target's device whose memory it takes; -1: none */
+    double link_us;   /* to it and back; 0: that of the use */
     uint64_t n_bytes; /* there; or, with -1, of the system's memory, 0: of none that counts */
 } td_speed_draft;
 

@@ -70,7 +70,7 @@ void td_check_seat_tell(td_check_seat *c, td_stage_msg *out)
 
 void td_check_seat_answer(const td_check_seat *c, td_stage_msg *out)
 {
-    *out = (td_stage_msg){.type = TD_STAGE_CHECKED, .stream = {c->bytes, c->n_bytes}};
+    *out = (td_stage_msg){.type = TD_STAGE_REPORT, .stream = {c->bytes, c->n_bytes}};
 }
 
 void td_check_seat_ask(const td_stage_worker_params *params, uint32_t device,

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "planning/costs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -315,8 +316,12 @@ static bool need_layers(td_kept *k, const td_model *m, const td_stage_plan *p, t
     bool *is_read = td_alloc(td_gguf_n_tensors(g), sizeof *is_read, err);
     if (!is_read)
         return false;
-    td_weights_mark_read(m, first, last, is_read);
-    bool is_ok = true;
+    bool wanted[TD_LAYERS_MAX], is_ok = !p->measure || td_costs_mark_layers(m, wanted, err);
+    if (!p->measure)
+        td_weights_mark_read(m, first, last, is_read);
+    for (uint32_t i = first; is_ok && p->measure && i <= last; i++)
+        if (wanted[i])
+            td_weights_mark_read(m, i, i, is_read);
     for (uint32_t i = 0; is_ok && i < td_gguf_n_tensors(g); i++) {
         const td_gguf_tensor *t = td_gguf_tensor_at(g, i);
         bool was_needed = t->n_bytes <= SMALL_BYTES && strncmp(t->name, "blk.", 4) != 0;

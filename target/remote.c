@@ -121,10 +121,44 @@ static void set_state(td_remotes *r, session *s, session_state from, session_sta
     pthread_cond_broadcast(&r->changed);
 }
 
+/* As many probes as may be under way. */
+static void probe(td_remotes *r, session *s)
+{
+    static const uint8_t zeros[TD_STAGE_DATA_MAX];
+    td_remote_probes *p = &s->probes;
+    td_err err = {0};
+    while (s->state == SESSION_PROBING && p->n_sent < p->n &&
+           p->n_sent - p->n_answered < p->n_at_once) {
+        td_stage_msg m = {.type = TD_STAGE_PROBE,
+                          .probe = {.n_back = p->n_back, .n = p->n_there, .bytes = zeros}};
+        p->sent_ns[p->n_sent] = td_clock_real_ns();
+        if (td_stage_way_send(&s->way, &m, &err))
+            p->n_sent++;
+        else if (err.code == TD_E_AGAIN)
+            break;
+        else
+            td_remote_lose(r, s, err.message);
+    }
+}
+
+static void take_probed(td_remotes *r, session *s)
+{
+    td_remote_probes *p = &s->probes;
+    if (s->state != SESSION_PROBING || p->n_answered == p->n_sent) {
+        td_remote_lose(r, s, "it answers what was not asked");
+        return;
+    }
+    p->answered_ns[p->n_answered++] = td_clock_real_ns();
+    if (p->n_answered == p->n)
+        set_state(r, s, SESSION_PROBING, SESSION_IDLE);
+    else
+        probe(r, s);
+}
+
 static void take_want(td_remotes *r, session *s, const td_stage_data *want)
 {
     td_err err = {0};
-    if (s->state != SESSION_PLANNING)
+    if (s->state != SESSION_PLANNING && s->state != SESSION_MEASURING)
         td_remote_lose(r, s, "it wants weights at the wrong time");
     else if (!td_lend_take(&s->lend, r->gguf, want, &err))
         td_remote_lose(r, s, err.message);
@@ -145,7 +179,7 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
             break;
         }
         if (m->fail.code == TD_STAGE_FAIL_MODEL || m->fail.code == TD_STAGE_FAIL_MEMORY ||
-            s->state == SESSION_CHECKING)
+            s->state == SESSION_CHECKING || s->state == SESSION_MEASURING)
             td_err_set(&s->err, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
                        m->fail.reason); /* asking again would not help */
         td_remote_lose(r, s, m->fail.reason);
@@ -175,10 +209,14 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
         memcpy(s->checking, m->checking, sizeof s->checking);
         pthread_cond_broadcast(&r->changed);
         break;
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_REPORT:
         s->report.n_bytes = m->stream.n; /* within its limit, as was decoded */
         memcpy(s->report.bytes, m->stream.bytes, m->stream.n);
-        set_state(r, s, SESSION_CHECKING, SESSION_IDLE);
+        set_state(r, s, s->state == SESSION_MEASURING ? SESSION_MEASURING : SESSION_CHECKING,
+                  SESSION_IDLE);
+        break;
+    case TD_STAGE_PROBED:
+        take_probed(r, s);
         break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
@@ -257,7 +295,8 @@ static void mind_time(td_remotes *r, session *s)
 static void lend(td_remotes *r, session *s)
 {
     td_err err = {0};
-    if (s->state == SESSION_PLANNING && !td_lend_send(&s->lend, r->gguf, &s->way, &err))
+    bool is_lending = s->state == SESSION_PLANNING || s->state == SESSION_MEASURING;
+    if (is_lending && !td_lend_send(&s->lend, r->gguf, &s->way, &err))
         td_remote_lose(r, s, err.message);
 }
 
@@ -301,6 +340,7 @@ static bool step(td_remotes *r, td_err *err)
             receive(r, &r->sessions[i]);
         mind_time(r, &r->sessions[i]);
         lend(r, &r->sessions[i]);
+        probe(r, &r->sessions[i]);
     }
     for (uint32_t i = 0; i < r->n_runs; i++)
         td_remote_step_run(&r->runs[i]);

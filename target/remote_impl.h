@@ -16,9 +16,20 @@ typedef struct {
     uint8_t bytes[TD_STAGE_REPORT_MAX];
 } td_remote_report;
 
+#define TD_PROBES_MAX 256u
+
+/* Probes of one size, so many unanswered at most at a time. In order, as messages are. */
+typedef struct {
+    uint32_t n, n_at_once, n_there, n_back; /* n_there: bytes of each, n_back: of an answer */
+    uint32_t n_sent, n_answered;
+    uint64_t sent_ns[TD_PROBES_MAX], answered_ns[TD_PROBES_MAX];
+} td_remote_probes;
+
 typedef enum {
     SESSION_GREETING,
-    SESSION_CHECKING, /* then it is idle again */
+    SESSION_CHECKING, /* then, as when it was MEASURING or PROBING, it is idle again */
+    SESSION_MEASURING,
+    SESSION_PROBING,
     SESSION_IDLE,
     SESSION_PLANNING,
     SESSION_PLANNED,
@@ -42,7 +53,8 @@ typedef struct {
     td_stage_ready ready;
     td_stage_loading loading;
     char checking[TD_STAGE_TEXT_MAX]; /* as far as it is, */
-    td_remote_report report;          /* and what was found */
+    td_remote_report report;          /* and what was found, there or of layers */
+    td_remote_probes probes;
     td_lend lend;
     int64_t clock_us; /* its clock less ours, by the quickest ping so far */
     uint64_t trip_us; /* which took so long; 0: none yet */

@@ -10,6 +10,7 @@
 #include "target/check_seat.h"
 #include "target/draft_seat.h"
 #include "target/fetch.h"
+#include "target/measured.h"
 #include "target/models.h"
 #include "target/ring.h"
 #include "target/stage_stream.h"
@@ -51,7 +52,8 @@ struct td_worker_seat {
     td_target *target;
     const td_model *model; /* a draft's, and where it is served; or NULL */
     td_draft_seat *draft;
-    td_check_seat check;
+    td_check_seat check; /* its bytes are a measurement's too */
+    bool is_measured;
     /* The streams. */
     td_route from_route; /* of the worker before, once it is attached; */
     uint64_t n_from_seen;
@@ -153,6 +155,7 @@ static void do_plan(worker *w)
     td_err *err = &w->task_err;
     td_target_destroy(&w->target);
     w->model = NULL;
+    w->is_measured = false;
     w->task_code = TD_STAGE_FAIL_PROTOCOL;
     if (!check_plan(w, err))
         return;
@@ -163,6 +166,13 @@ static void do_plan(worker *w)
     if (w->is_draft) {
         w->task_code = TD_STAGE_FAIL_PROTOCOL;
         w->model = td_draft_seat_check(&w->plan, model, err) ? model : NULL;
+        return;
+    }
+    if (w->plan.measure) {
+        w->task_code = TD_STAGE_FAIL_DEVICE;
+        w->is_measured =
+            td_measured_run(&w->plan, model, w->params->specs[w->plan.parts[0].device],
+                            w->check.bytes, sizeof w->check.bytes, &w->check.n_bytes, err);
         return;
     }
     w->task_code = TD_STAGE_FAIL_MEMORY;
@@ -469,11 +479,22 @@ static void take_check(worker *w, const td_stage_check *c)
         begin_task(w, CHECKING);
 }
 
-static void tell_checked(worker *w)
+/* What was found, and free for more. */
+static void tell_report(worker *w)
 {
     td_stage_msg m;
+    w->state = GREETED;
     td_check_seat_answer(&w->check, &m);
     tell(w, &m);
+}
+
+/* At once, so that it tells what the link does. */
+static void take_probe(worker *w, const td_stage_probe *p)
+{
+    static const uint8_t zeros[TD_STAGE_DATA_MAX];
+    if (!tell(w,
+              &(td_stage_msg){.type = TD_STAGE_PROBED, .probe = {.n = p->n_back, .bytes = zeros}}))
+        end_session(w, TD_STAGE_FAIL_DEVICE, "more is asked for than the link takes", true);
 }
 
 /* Asks for more, and plans again when all is there. */
@@ -526,6 +547,9 @@ static void take_message(worker *w, const td_stage_msg *m)
         break;
     case TD_STAGE_CHECK:
         take_check(w, &m->check);
+        break;
+    case TD_STAGE_PROBE:
+        take_probe(w, &m->probe);
         break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
@@ -658,7 +682,7 @@ static void end_task(worker *w)
         return;
     }
     if (w->task_err.code == TD_OK && was_checking) {
-        tell_checked(w);
+        tell_report(w);
         return;
     }
     if (w->task_err.code == TD_OK && w->target && !was_planning)
@@ -671,6 +695,8 @@ static void end_task(worker *w)
     }
     if (!was_planning) {
         tell_ready(w);
+    } else if (w->is_measured) {
+        tell_report(w);
     } else if (w->target || w->model) {
         tell_planned(w);
     } else {

@@ -462,6 +462,55 @@ class Check(Case):
         self.assertIn('no answer', self.check('--quick', '--host', 'a=' + self.ipc('none'), code=69))
 
 
+class Plan(Case):
+    """`tandem plan` over machines: what it says is what the workers and the links say."""
+
+    def plan(self, *args, code=0):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-here')}
+        r = subprocess.run([TANDEM, 'plan', '--target', TARGET, *args], capture_output=True, text=True, timeout=120, env=env)
+        self.assertEqual(r.returncode, code, r.stdout + r.stderr)
+        return r.stderr if code else r.stdout
+
+    def worker(self, name, *args):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-' + name)}
+        self.start(self.ipc(name), *args, '--device', 'host:1', env=env)
+        return ['--host', '%s=%s' % (name, self.ipc(name))]
+
+    def test_layers_and_links_are_measured_there(self):
+        hosts = self.worker('a', '--models', 'configs/tales') + self.worker('b')  # b is sent what it measures
+        devices = ['--device', 'host:1', '--device', 'a/host:1', '--device', 'b/host']
+        found = json.loads(self.plan('--json', *hosts, *devices, '--draft', DRAFT, '--draft-device', 'b/host:1',
+                                     '--draft-device', 'host:1'))
+        self.assertTrue(found['measured'])
+        self.assertEqual([link['host'] for link in found['links']], ['a', 'b'])
+        for link in found['links']:
+            self.assertGreater(min(v for k, v in link.items() if k != 'host'), 0)
+        self.assertEqual([p['device'] for p in found['placement']], ['host:1', 'a/host:1', 'b/host'])
+        layers = [layer for p in found['placement'] for layer in range(p['first_layer'], p['last_layer'] + 1)]
+        self.assertEqual(layers, list(range(10)))
+        for p in found['placement']:
+            self.assertTrue(0 < p['bytes'] < p['budget_bytes'], p)
+        self.assertEqual({a['draft_device'] for a in found['alternatives']}, {'b/host:1', 'host:1'})
+        text = self.plan(*hosts, *devices, '--no-measure')  # of what is on the workers' disks
+        for needle in ('link to a: round trip ', ' MB/s back', 'b/host ', 'Predicted for stream', 'a/host:1@'):
+            self.assertIn(needle, text)
+        for name, n in (('a', 1), ('b', 2)):  # of the target, and of the draft
+            costs = [f for _, _, files in os.walk(self.dir.name + '/cache-' + name) for f in files if f.startswith('costs')]
+            self.assertEqual(len(costs), n, (name, costs))
+        # The worker is free again, and what it was sent is of use.
+        self.generate(*hosts, '--device', 'a/host:1', '--device', 'b/host:1', n=4)
+
+    def test_what_makes_no_sense_is_said(self):
+        host = self.worker('a', '--models', 'configs/tales')
+        for args, said in ((['--device', 'a/host:1'], 'another machine'), (host, 'give --device NAME/SPEC too'),
+                           ([*host, '--device', 'b/host:1'], 'no host "b" is known'),
+                           ([*host, '--device', 'a/vulkan:9'], 'that host has: host:1'),
+                           ([*host, '--device', 'a/host', '--place', 'experts=host'], '--place')):
+            self.assertIn(said, self.plan('--ctx', '256', *args, code=2))
+        text = self.plan('--host', 'a=' + self.ipc('none'), '--device', 'a/host:1', code=69)
+        self.assertIn('no answer', text)
+
+
 class Draft(Case):
     """A draft model under the roof of a stage worker."""
 

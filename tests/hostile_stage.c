@@ -78,7 +78,10 @@ static uint32_t make_samples(td_stage_msg *m)
     m[n++] = (td_stage_msg){.type = TD_STAGE_CHECK,
                             .check = {.device = 15, .is_quick = true, .only = "mat_mul"}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_CHECKING, .checking = "rope: 8B 128"};
-    m[n++] = (td_stage_msg){.type = TD_STAGE_CHECKED, .stream = {bytes, sizeof bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PROBE,
+                            .probe = {.n_back = 9, .n = sizeof bytes, .bytes = bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_PROBED, .probe = {.n = sizeof bytes, .bytes = bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_REPORT, .stream = {bytes, sizeof bytes}};
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;

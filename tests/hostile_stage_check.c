@@ -8,6 +8,8 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
+#include "target/measured.h"
 #include "target/target.h"
 
 #include "stage_peer.h"
@@ -59,8 +61,8 @@ static void test_a_check_is_answered_once_and_again(void **state)
     for (uint32_t i = 0; i < 3; i++) {
         p.last = TD_STAGE_HELLO;
         say_check(&p, 0, "");
-        hear(&p, TD_STAGE_CHECKED, 5000);
-        assert_int_equal(p.last, TD_STAGE_CHECKED);
+        hear(&p, TD_STAGE_REPORT, 5000);
+        assert_int_equal(p.last, TD_STAGE_REPORT);
     }
     leave(&p);
 }
@@ -129,7 +131,7 @@ static void test_nothing_is_checked_beside_a_draft(void **state)
     join_draft(&draft, 9700);
     greet(&p, 9701, 1);
     say_check(&p, 0, "");
-    hear(&p, TD_STAGE_CHECKED, 5000);
+    hear(&p, TD_STAGE_REPORT, 5000);
     assert_int_equal(p.last, TD_STAGE_FAIL);
     td_link_close(&p.link, true);
     leave(&draft);
@@ -161,6 +163,109 @@ static void test_a_device_that_has_failed_is_not_taken(void **state)
     td_target_destroy(&t);
 }
 
+/* -- measuring, and probes of the link --------------------------------------------------------- */
+
+/* It is busy for a while, and then free for another; probes are answered all the while. */
+static void test_a_measurement_leaves_the_worker_free(void **state)
+{
+    (void)state;
+    static const uint8_t bytes[TD_STAGE_DATA_MAX];
+    peer p;
+    td_stage_plan plan = greet(&p, 9800, 1);
+    plan.measure = 1 + TD_MEASURE_MISSING;
+    for (uint32_t i = 0; i < 2; i++) {
+        p.last = TD_STAGE_HELLO;
+        say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        for (uint32_t k = 0; k < 4; k++) {
+            td_stage_probe probe = {
+                .n_back = k ? TD_STAGE_DATA_MAX : 1, .n = 1 + k * 20000, .bytes = bytes};
+            say(&p, (td_stage_msg){.type = TD_STAGE_PROBE, .probe = probe});
+        }
+        hear(&p, TD_STAGE_REPORT, 60000);
+        assert_int_equal(p.last, TD_STAGE_REPORT);
+    }
+    plan.measure = 0;
+    say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+    hear(&p, TD_STAGE_PLANNED, 5000);
+    assert_int_equal(p.last, TD_STAGE_PLANNED);
+    leave(&p);
+}
+
+/* A device that is not there, a PLAN during another, layers that the model has not, a draft's. */
+static void test_senseless_measurements_are_refused(void **state)
+{
+    (void)state;
+    for (uint32_t way = 0; way < 4; way++) {
+        peer p;
+        td_stage_plan plan =
+            greet_as(&p, 9900 + way, 1, way == 3 ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO);
+        plan.measure = 1 + TD_MEASURE_AGAIN;
+        plan.parts[0].device = way == 0 ? 3 : 0;
+        plan.hash[0] = (uint8_t)(plan.hash[0] + (way == 2)); /* of no model there */
+        say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        if (way == 1)
+            say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        hear(&p, TD_STAGE_FAIL, 60000);
+        assert_int_equal(p.last, TD_STAGE_FAIL);
+        leave(&p);
+    }
+}
+
+/* Whoever asks for more than he takes loses the session, not the worker. */
+static void test_probes_without_end_are_survived(void **state)
+{
+    (void)state;
+    static const uint8_t bytes[1];
+    peer p;
+    greet(&p, 9950, 1);
+    for (uint32_t i = 0; i < 5000; i++) {
+        td_stage_probe probe = {.n_back = TD_STAGE_DATA_MAX, .n = 1, .bytes = bytes};
+        say(&p, (td_stage_msg){.type = TD_STAGE_PROBE, .probe = probe});
+    }
+    hear(&p, TD_STAGE_FAIL, 200);
+    leave(&p);
+    greet(&p, 9951, 1);
+    leave(&p);
+}
+
+static void test_a_report_of_layers_is_read_within_bounds(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_STAGE_REPORT_MAX];
+    const uint32_t n_layer = td_model_hparams(model)->n_layer;
+    const td_stage_plan plan = {.type_k = TD_TYPE_F16,
+                                .type_v = TD_TYPE_F16,
+                                .n_slots = 1,
+                                .n_ctx = 200,
+                                .measure = 1 + TD_MEASURE_MISSING};
+    td_far_device d;
+    td_err err = {0};
+    size_t n;
+    if (!td_measured_run(&plan, model, "host:1", bytes, sizeof bytes, &n, &err))
+        fail_msg("%s", err.message);
+    for (size_t k = 0; k <= n + 1; k++) {
+        d = (td_far_device){0};
+        bool is_ok = td_measured_decode(bytes, k, n_layer, &d, NULL);
+        assert_true(is_ok == (k == n));
+        assert_true(!is_ok ||
+                    (d.is_known && d.place.budget_bytes && d.costs.layers[1].chunk_us >= 0));
+        td_far_device_free(&d);
+    }
+    d = (td_far_device){0};
+    assert_false(td_measured_decode(bytes, n, n_layer + 1, &d, NULL));
+    td_far_device_free(&d);
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint8_t *at = &bytes[td_noise_bits(3, i, 0) % n], was = *at;
+        *at = (uint8_t)td_noise_bits(3, i, 1);
+        d = (td_far_device){0};
+        if (td_measured_decode(bytes, n, n_layer, &d, NULL))
+            assert_true(d.place.shared_bytes <= d.place.budget_bytes &&
+                        d.place.budget_bytes <= TD_STAGE_FILE_MAX);
+        td_far_device_free(&d);
+        *at = was;
+    }
+}
+
 static int begin_checking(void **state)
 {
     hooks = (td_stage_worker_params){.check = check, .has_failed = has_failed};
@@ -181,6 +286,10 @@ int main(void)
         cmocka_unit_test(test_nobody_else_is_served_during_a_check),
         cmocka_unit_test(test_nothing_is_checked_beside_a_draft),
         cmocka_unit_test(test_a_device_that_has_failed_is_not_taken),
+        cmocka_unit_test(test_a_measurement_leaves_the_worker_free),
+        cmocka_unit_test(test_senseless_measurements_are_refused),
+        cmocka_unit_test(test_probes_without_end_are_survived),
+        cmocka_unit_test(test_a_report_of_layers_is_read_within_bounds),
     };
     const struct CMUnitTest unable[] = {cmocka_unit_test(test_checks_out_of_order_are_refused)};
     return cmocka_run_group_tests(able, begin_checking, end) ||

@@ -232,6 +232,133 @@ static void test_units_are_devices_that_take_turns(void **state)
     assert_true(td_plan_is_one_unit("vulkan:2", &soft, "host:1", &host));
 }
 
+/* Another machine, as it is told: so fast for each layer, with so much memory of its own. */
+typedef struct {
+    double layer_us, way_us;
+    uint64_t budget_bytes, position_bytes; /* of a layer's cache */
+    uint32_t n_looks, n_ctx;               /* the context last asked for */
+    bool is_known;
+} elsewhere;
+
+static bool look(void *user, const char *spec, const td_model *m, uint32_t n_ctx,
+                 td_measure measure, td_far_device *out, td_err *err)
+{
+    elsewhere *e = user;
+    const uint32_t n = td_model_hparams(m)->n_layer;
+    (void)measure;
+    e->n_looks++;
+    e->n_ctx = n_ctx;
+    if (strcmp(spec, "far/host:1"))
+        return td_err_set(err, TD_E_USAGE, "%s: it has far/host:1", spec);
+    *out = (td_far_device){.info = {.kind = TD_DEVICE_HOST, .n_threads = 1},
+                           .n_cpus = 1,
+                           .is_known = e->is_known,
+                           .costs = {.n_layers = n},
+                           .place = {.budget_bytes = e->budget_bytes,
+                                     .shared_bytes = e->budget_bytes,
+                                     .fixed_bytes = 1000}};
+    snprintf(out->info.spec, sizeof out->info.spec, "host:1");
+    out->costs.layers = td_alloc(n, sizeof *out->costs.layers, err);
+    out->place.layer_bytes = out->layer_bytes = td_alloc(n, sizeof *out->layer_bytes, err);
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t k = 0; k < TD_COST_WIDTHS; k++)
+            out->costs.layers[i].verify_us[k] = e->layer_us;
+        out->costs.layers[i].chunk_us = out->costs.layers[i].prefill_us = e->layer_us;
+        out->layer_bytes[i] = n_ctx * e->position_bytes;
+    }
+    return true;
+}
+
+static bool link_there(void *user, const char *host, td_far_link *out, td_err *err)
+{
+    const elsewhere *e = user;
+    (void)err;
+    *out = (td_far_link){.idle_us = 2 * e->way_us,
+                         .loaded_us = 3 * e->way_us,
+                         .there_bytes_per_s = 1e12,
+                         .back_bytes_per_s = 1e12};
+    snprintf(out->host, sizeof out->host, "%s", host);
+    return true;
+}
+
+static td_plan plan_with(elsewhere *e, const char *const *specs, uint32_t n_specs, uint32_t n_ctx)
+{
+    const td_far far = {.look = look, .link = link_there, .user = e};
+    td_plan plan;
+    td_err err = {0};
+    td_plan_params params = plan_params(specs, n_specs, TD_MEASURE_MISSING);
+    params.layout.n_ctx = n_ctx;
+    params.far = &far;
+    if (!td_plan_choose(&params, &plan, &err))
+        fail_msg("%s", err.message);
+    return plan;
+}
+
+static void test_layers_go_where_the_link_lets_them(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"host:1", "far/host:1"}, *const unknown[] = {"far/host:2"};
+    elsewhere e = {.layer_us = 1e-3, .budget_bytes = 1ull << 40, .is_known = true};
+    td_plan p = plan_with(&e, specs, 2, 0); /* no layer costs anything there */
+    assert_true(p.is_measured);
+    assert_int_equal(p.n_links, 1);
+    assert_string_equal(p.links[0].host, "far");
+    assert_int_equal(p.n_specs, 1);
+    assert_string_equal(p.specs[0], "far/host:1@0-3");
+    assert_int_equal(p.n_parts, 1);
+    assert_string_equal(p.parts[0].spec, "far/host:1");
+    assert_int_equal(p.parts[0].last, 3);
+    assert_int_equal(p.n_ctx, td_model_hparams(model)->n_ctx_train);
+    e.way_us = 1e6; /* but it is far away */
+    p = plan_with(&e, specs, 2, 0);
+    assert_int_equal(p.n_specs, 1);
+    assert_string_equal(p.specs[0], "host:1@0-3");
+    /* Unmeasured ones go by bytes. */
+    e = (elsewhere){.budget_bytes = 1ull << 40};
+    p = plan_with(&e, specs, 2, 256);
+    assert_false(p.is_measured);
+    assert_int_equal(p.n_specs, 2);
+    assert_int_equal(p.n_parts, 2);
+    const td_far far = {.look = look, .link = link_there, .user = &e};
+    td_plan_params params = plan_params(unknown, 1, TD_MEASURE_MISSING);
+    td_err err = {0};
+    params.far = &far;
+    assert_false(td_plan_choose(&params, &p, &err));
+    assert_int_equal(err.code, TD_E_USAGE);
+}
+
+/* A context that was asked for is not. */
+static void test_a_context_without_room_elsewhere_is_made_smaller(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"far/host:1"};
+    toy_shape shape = TOY_SHAPE;
+    shape.n_ctx = 4096;
+    toy t = toy_begin("llama", shape);
+    elsewhere e = {.layer_us = 1,
+                   .position_bytes = 1000,
+                   .budget_bytes = 1000 + 4 * 1000ull * 2048,
+                   .is_known = true};
+    const td_far far = {.look = look, .link = link_there, .user = &e};
+    td_plan_params params = plan_params(specs, 1, TD_MEASURE_MISSING);
+    td_plan p;
+    td_err err = {0};
+    td_model *large = toy_open(&t, &err);
+    assert_non_null(large);
+    params.layout.model = large;
+    params.far = &far;
+    if (!td_plan_choose(&params, &p, &err))
+        fail_msg("%s", err.message);
+    assert_true(p.is_measured);
+    assert_in_range(p.n_ctx, 1024, 2048);
+    assert_int_equal(e.n_ctx, p.n_ctx);
+    assert_true(p.parts[0].n_bytes <= p.parts[0].budget_bytes);
+    params.layout.n_ctx = 4096;
+    assert_false(td_plan_choose(&params, &p, &err));
+    assert_int_equal(err.code, TD_E_NOMEM);
+    td_model_close(&large);
+}
+
 static td_layout *plan_layout(uint32_t n_slots, uint32_t n_ctx, td_err *err)
 {
     static const char *const specs[] = {"host:1"};
@@ -300,6 +427,8 @@ int main(void)
         cmocka_unit_test(test_plan_gives_specs_that_load),
         cmocka_unit_test(test_pinned_layers_stay_and_unmeasured_ones_go_by_bytes),
         cmocka_unit_test(test_units_are_devices_that_take_turns),
+        cmocka_unit_test(test_layers_go_where_the_link_lets_them),
+        cmocka_unit_test(test_a_context_without_room_elsewhere_is_made_smaller),
         cmocka_unit_test(test_a_context_that_fits_once_is_kept_with_fewer_pages),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

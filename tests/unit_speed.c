@@ -434,6 +434,51 @@ static void test_chunks_are_as_long_as_the_devices_use_them(void **state_)
     assert_near(r.prefill_per_s, 1e6 * 1920 / (32000 + 30 + 6.5 * 16000));
 }
 
+/* A link costs its way on each side of a stage, and the time of the rows that cross it, which of
+ * many in flight is that of a stage of its own. */
+static void test_a_link_is_on_the_way_and_may_be_the_slowest_stage(void **state_)
+{
+    (void)state_;
+    world w = make_twins();
+    point_at_itself(&w);
+    td_speed_row r = {.n_stages = 2, .i_draft = -1}, here = r;
+    r.stages[0].last = 3;
+    r.stages[1].device = 1;
+    r.stages[1].first = 4;
+    r.stages[1].last = 7;
+    here = r;
+    td_speed_predict(w.devices, NULL, &stream, &here);
+    w.devices[1].machine = 1;
+    w.devices[1].way_us = 500;
+    w.devices[1].row_us = 40;
+    td_speed_predict(w.devices, NULL, &stream, &r); /* two hops of 15 less, there and back more */
+    assert_near(r.verify_us, here.verify_us - 2 * 15 + 2 * 500 + 40);
+    /* The first stage there: tokens go to it, and its rows come back. */
+    td_speed_row first = {.n_stages = 2, .i_draft = -1};
+    first.stages[0].device = 1;
+    first.stages[0].last = 3;
+    first.stages[1].first = 4;
+    first.stages[1].last = 7;
+    td_speed_predict(w.devices, NULL, &stream, &first);
+    assert_near(first.verify_us, here.verify_us - 2 * 15 + 2 * 500 + 40 + 15);
+    /* Both there: no rows cross it. */
+    w.devices[0].machine = 1;
+    w.devices[0].way_us = 500;
+    w.devices[0].row_us = 40;
+    td_speed_predict(w.devices, NULL, &stream, &r);
+    assert_near(r.verify_us, here.verify_us - 15 + 2 * 500);
+    /* Of two machines the slower link counts. */
+    w.devices[0].machine = 2;
+    w.devices[0].row_us = 100;
+    td_speed_predict(w.devices, NULL, &stream, &r);
+    assert_near(r.verify_us, here.verify_us - 2 * 15 + 3 * 500 + 100);
+    td_speed_use use = stream;
+    use.n_prompt = 1920;
+    td_speed_predict(w.devices, NULL, &use, &r);
+    assert_near(r.prefill_per_s,
+                1e6 * 1920 / (8000 + 3 * 500 + 64 * 100 + 29 * fmax(4000, 64 * 100)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -447,6 +492,7 @@ int main(void)
         cmocka_unit_test(test_the_systems_memory_is_counted_once),
         cmocka_unit_test(test_cuts_as_fast_as_each_other_are_balanced),
         cmocka_unit_test(test_chunks_are_as_long_as_the_devices_use_them),
+        cmocka_unit_test(test_a_link_is_on_the_way_and_may_be_the_slowest_stage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,9 +12,9 @@
 #define PLAN_MAX     2048u
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
-    "HELLO", "HELLO_OK", "PLAN",   "PLANNED",     "LOAD",   "LOADING",  "READY",
-    "FAIL",  "ATTACH",   "STREAM", "PIECE",       "CANCEL", "PING",     "PONG",
-    "BYE",   "WANT",     "DATA",   "HELLO_DRAFT", "CHECK",  "CHECKING", "CHECKED",
+    "HELLO",  "HELLO_OK",    "PLAN",  "PLANNED",  "LOAD",   "LOADING", "READY",  "FAIL",
+    "ATTACH", "STREAM",      "PIECE", "CANCEL",   "PING",   "PONG",    "BYE",    "WANT",
+    "DATA",   "HELLO_DRAFT", "CHECK", "CHECKING", "REPORT", "PROBE",   "PROBED",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -32,7 +32,9 @@ static size_t max_bytes(uint8_t type)
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
     case TD_STAGE_DATA:
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_REPORT:
+    case TD_STAGE_PROBE:
+    case TD_STAGE_PROBED:
         return TD_WIRE_MESSAGE_MAX;
     default:
         return TD_WIRE_HELLO_MAX;
@@ -77,6 +79,9 @@ static bool check_plan(const td_stage_plan *p, td_err *err)
              td_wire_check_u32("first", p->parts[i].first, 0, p->parts[i].last, err) &&
              (i == 0 || td_wire_check_u32("first", p->parts[i].first, p->parts[i - 1].last + 1u,
                                           p->parts[i - 1].last + 1u, err));
+    ok = ok && td_wire_check_u32("measure", p->measure, 0, 3, err) &&
+         (!p->measure || (td_wire_check_u32("n_parts", p->n_parts, 1, 1, err) &&
+                          td_wire_check_u32("n_ctx", p->n_ctx, 1, TD_WIRE_POSITION_MAX, err)));
     ok = ok && td_wire_check_u32("n_files", p->n_files, 0, TD_STAGE_FILES_MAX, err);
     for (uint32_t i = 0; ok && i < p->n_files; i++) {
         uint64_t n = p->files[i].n_bytes;
@@ -134,7 +139,12 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
                td_wire_check_text("only", m->check.only, TD_STAGE_ONLY_MAX - 1, err);
     case TD_STAGE_CHECKING:
         return td_wire_check_text("checking", m->checking, TD_STAGE_TEXT_MAX - 1, err);
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_PROBE:
+    case TD_STAGE_PROBED:
+        return td_wire_check_u32("n", m->probe.n, 1, TD_STAGE_DATA_MAX, err) &&
+               (m->type == TD_STAGE_PROBED ||
+                td_wire_check_u32("n_back", m->probe.n_back, 1, TD_STAGE_DATA_MAX, err));
+    case TD_STAGE_REPORT:
         return td_wire_check_u32("n", (uint32_t)m->stream.n, 1, TD_STAGE_REPORT_MAX, err);
     default:
         return true;
@@ -191,6 +201,7 @@ static void write_plan(td_cursor_out *c, const td_stage_plan *p)
         td_cursor_write_u16(c, p->parts[i].first);
         td_cursor_write_u16(c, p->parts[i].last);
     }
+    td_cursor_write_u8(c, p->measure);
     td_cursor_write_u8(c, p->n_files);
     for (uint32_t i = 0; i < p->n_files; i++) {
         td_cursor_write_u64(c, p->files[i].n_bytes);
@@ -295,8 +306,15 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
     case TD_STAGE_CHECKING:
         td_wire_write_text(c, m->checking);
         break;
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_REPORT:
         td_cursor_write_bytes(c, m->stream.bytes, m->stream.n);
+        break;
+    case TD_STAGE_PROBE:
+        td_cursor_write_u32(c, m->probe.n_back);
+        td_cursor_write_bytes(c, m->probe.bytes, m->probe.n);
+        break;
+    case TD_STAGE_PROBED:
+        td_cursor_write_bytes(c, m->probe.bytes, m->probe.n);
         break;
     case TD_STAGE_ATTACH:
     case TD_STAGE_STREAM:
@@ -382,7 +400,8 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u8(c, &p->parts[i].device) &&
              td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);
-    ok = ok && read_count(c, "n_files", &p->n_files, TD_STAGE_FILES_MAX);
+    ok = ok && td_cursor_read_u8(c, &p->measure) &&
+         read_count(c, "n_files", &p->n_files, TD_STAGE_FILES_MAX);
     for (uint32_t i = 0; ok && i < p->n_files; i++)
         ok = td_cursor_read_u64(c, &p->files[i].n_bytes) &&
              td_cursor_read_u32(c, &p->files[i].head_bytes);
@@ -430,6 +449,15 @@ static bool read_data(td_cursor *c, td_stage_type type, td_stage_data *d)
     return d->bytes != NULL;
 }
 
+static bool read_probe(td_cursor *c, td_stage_type type, td_stage_probe *p)
+{
+    if (type == TD_STAGE_PROBE && !td_cursor_read_u32(c, &p->n_back))
+        return false;
+    p->n = (uint32_t)td_cursor_left(c); /* the message's length has a limit */
+    p->bytes = td_cursor_take(c, p->n);
+    return p->bytes != NULL;
+}
+
 static bool read_payload(td_cursor *c, td_stage_msg *m)
 {
     uint8_t code = 0;
@@ -464,7 +492,7 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
     case TD_STAGE_CHECKING:
         return td_wire_read_text(c, "checking", m->checking, TD_STAGE_TEXT_MAX - 1);
     case TD_STAGE_STREAM:
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_REPORT:
         m->stream.n = (size_t)td_cursor_left(c);
         m->stream.bytes = td_cursor_take(c, m->stream.n);
         return m->stream.bytes != NULL;
@@ -477,6 +505,9 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
         return td_cursor_read_u64(c, &m->ping.echo_us) && td_cursor_read_u64(c, &m->ping.now_us) &&
                td_cursor_read_u64(c, &m->ping.progress) &&
                td_cursor_read_u32(c, &m->ping.n_pending);
+    case TD_STAGE_PROBE:
+    case TD_STAGE_PROBED:
+        return read_probe(c, m->type, &m->probe);
     case TD_STAGE_WANT:
     case TD_STAGE_DATA:
         return read_data(c, m->type, &m->data);

@@ -11,8 +11,9 @@
  * layers, and LOAD with a ticket, whose upper half begins the session numbers of the connection
  * that then speaks wire.h with the same worker. This session says when it is there, and keeps it.
  *
- * CHECK, right behind HELLO_OK and as often as need be, has a device there tried; CHECKED brings
- * what was found.
+ * CHECK, right behind HELLO_OK and as often as need be, has a device there tried, and a PLAN with
+ * measure has layers timed; REPORT brings what was found. PROBE is answered at once, with as many
+ * bytes as it asks for: what a link brings.
  *
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
@@ -77,7 +78,9 @@ typedef enum {
     TD_STAGE_HELLO_DRAFT, /* coordinator: HELLO, for a draft model and not for layers */
     TD_STAGE_CHECK,       /* coordinator: is this device to be trusted? */
     TD_STAGE_CHECKING,    /* worker: so far */
-    TD_STAGE_CHECKED,
+    TD_STAGE_REPORT,      /* worker: what was found, of a CHECK or a PLAN that only measures */
+    TD_STAGE_PROBE,       /* coordinator: an answer at once, please */
+    TD_STAGE_PROBED,
     TD_STAGE_END /* one past the last */
 } td_stage_type;
 
@@ -127,6 +130,9 @@ typedef struct {
         uint8_t device; /* by HELLO_OK */
         uint16_t first, last;
     } parts[TD_STAGE_PARTS_MAX];
+    /* 0; else nothing is to be loaded: only how fast the one part's device is with layers of each
+     * kind, what they take and what is there; td_measure + 1. */
+    uint8_t measure;
     uint8_t n_files; /* of the model; 0: it is not sent */
     struct {
         uint64_t n_bytes;
@@ -181,6 +187,12 @@ typedef struct {
 } td_stage_data;
 
 typedef struct {
+    uint32_t n_back;      /* PROBE: 1..TD_STAGE_DATA_MAX bytes of the answer */
+    uint32_t n;           /* 1..TD_STAGE_DATA_MAX */
+    const uint8_t *bytes; /* [n]; any */
+} td_stage_probe;
+
+typedef struct {
     uint8_t device, other; /* by HELLO_OK; other: at work beside it, or the end of a hop */
     bool is_quick;
     bool is_hop;                  /* no more than how long a row takes from device to other */
@@ -210,12 +222,13 @@ typedef struct {
         td_stage_data data; /* of WANT too */
         td_stage_ping ping;
         td_stage_check check;
+        td_stage_probe probe;             /* of PROBED too */
         char checking[TD_STAGE_TEXT_MAX]; /* what is being tried */
         uint64_t cancel;                  /* the batch */
         struct {
             const uint8_t *bytes;
             size_t n;
-        } stream; /* for td_stage_read_record; of CHECKED: the report, which who asked reads */
+        } stream; /* for td_stage_read_record; of REPORT: what who asked reads */
     };
 } td_stage_msg;
 

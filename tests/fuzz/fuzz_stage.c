@@ -165,7 +165,11 @@ static td_stage_msg sample(td_stage_type type)
     case TD_STAGE_CHECKING:
         memcpy(m.checking, "add: 8B", 8);
         break;
-    case TD_STAGE_CHECKED:
+    case TD_STAGE_PROBE:
+    case TD_STAGE_PROBED:
+        m.probe = (td_stage_probe){.n_back = 9, .n = sizeof piece, .bytes = piece};
+        break;
+    case TD_STAGE_REPORT:
         m.stream.bytes = piece;
         m.stream.n = sizeof piece;
         break;

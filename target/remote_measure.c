@@ -1,0 +1,215 @@
+#include "target/remote_measure.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "target/measured.h"
+#include "target/models.h"
+#include "target/remote_impl.h"
+#include "target/split.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define N_TRIPS  40u /* of one byte, one at a time */
+#define N_BULKS  24u /* of many, N_FULL of them under way: then the link is full */
+#define N_FULL   4u
+#define N_MODELS 2u /* a target and a draft */
+
+typedef struct {
+    td_host host;
+    td_remotes *remotes;
+} machine;
+
+struct td_remote_measure {
+    td_layout_params params;
+    uint32_t n;
+    machine machines[TD_STAGES_MAX];
+    struct {
+        const td_model *model;
+        uint8_t id[TD_STAGE_HASH_BYTES];
+    } models[N_MODELS];
+    uint32_t n_models;
+};
+
+td_remote_measure *td_remote_measure_create(const td_layout_params *params, td_err *err)
+{
+    td_remote_measure *m = td_alloc(1, sizeof *m, err);
+    if (m)
+        m->params = *params;
+    return m;
+}
+
+void td_remote_measure_destroy(td_remote_measure **measure)
+{
+    td_remote_measure *m = *measure;
+    for (uint32_t i = 0; m && i < m->n; i++)
+        td_remotes_destroy(&m->machines[i].remotes);
+    td_free(m);
+    *measure = NULL;
+}
+
+/* The session with a machine, begun where there is none. */
+static td_remotes *find_machine(td_remote_measure *m, const char *name, td_err *err)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (!strcmp(m->machines[i].host.name, name))
+            return m->machines[i].remotes;
+    machine *k = &m->machines[m->n];
+    if (m->n == TD_STAGES_MAX) {
+        td_err_set(err, TD_E_USAGE, "more than %u other machines", TD_STAGES_MAX);
+        return NULL;
+    }
+    if (!td_split_find_host(&m->params, name, &k->host, err) ||
+        !(k->remotes = td_remotes_create(&k->host, 1, m->params.host_key, err)))
+        return NULL;
+    if (!td_remotes_join(k->remotes, err))
+        td_remotes_destroy(&k->remotes);
+    else
+        m->n++;
+    return k->remotes;
+}
+
+static const uint8_t *find_id(td_remote_measure *m, const td_model *model, td_err *err)
+{
+    uint32_t i = 0;
+    while (i < m->n_models && m->models[i].model != model)
+        i++;
+    TD_ASSERT(i < N_MODELS);
+    if (i == m->n_models) {
+        if (!td_models_id(model, m->models[i].id, err))
+            return NULL;
+        m->models[m->n_models++].model = model;
+    }
+    return m->models[i].id;
+}
+
+static bool show(void *user, const session *s)
+{
+    (void)user;
+    if (s->loading.total)
+        td_log_progress("%s is sent what it measures: %.2f of %.2f GB", s->name,
+                        (double)s->loading.done * 1e-9, (double)s->loading.total * 1e-9);
+    return true;
+}
+
+/* Has the session's thread do what it finds in the state. */
+static bool ask(td_remotes *r, session_state state, td_err *err)
+{
+    session *s = &r->sessions[0];
+    if (s->state != SESSION_LOST)
+        s->state = state;
+    td_remotes_wake(r);
+    return td_remote_wait_idle(r, show, NULL, err);
+}
+
+static bool look(void *user, const char *text, const td_model *model, uint32_t n_ctx,
+                 td_measure measure, td_far_device *out, td_err *err)
+{
+    td_remote_measure *m = user;
+    td_device_spec spec;
+    const uint32_t n_layer = td_model_hparams(model)->n_layer;
+    const uint8_t *id = find_id(m, model, err);
+    *out = (td_far_device){0};
+    td_remotes *r =
+        id && td_device_spec_parse(text, &spec, err) ? find_machine(m, spec.host, err) : NULL;
+    td_stage_plan p = {.model_bytes = td_gguf_n_bytes(td_model_gguf(model)),
+                       .n_parts = 1,
+                       .experts_device = TD_STAGE_ANY,
+                       .n_slots = (uint8_t)m->params.n_slots,
+                       .type_k = (uint8_t)m->params.type_k->id,
+                       .type_v = (uint8_t)m->params.type_v->id,
+                       .wire = TD_STAGE_F32,
+                       .n_ctx = n_ctx,
+                       .measure = (uint8_t)(measure + 1),
+                       .parts = {{0, 0, (uint16_t)(n_layer - 1)}}};
+    if (!r || !td_split_find_device(spec.host, spec.device, td_remotes_hello(r, 0),
+                                    m->params.is_trusting, &out->info, &p.parts[0].device, err))
+        return false;
+    session *s = &r->sessions[0];
+    memcpy(p.hash, id, sizeof p.hash);
+    td_lend_describe(td_model_gguf(model), &p);
+    snprintf(p.model_name, sizeof p.model_name, "%s", td_model_name(model));
+    for (char *c = p.model_name; *c; c++)
+        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+    pthread_mutex_lock(&r->lock);
+    r->gguf = td_model_gguf(model);
+    s->loading = (td_stage_loading){0};
+    s->due = (td_stage_msg){.type = TD_STAGE_PLAN, .plan = p};
+    s->is_due = true;
+    bool is_ok = ask(r, SESSION_MEASURING, err);
+    td_log_progress_end();
+    pthread_mutex_unlock(&r->lock);
+    is_ok = is_ok && (td_measured_decode(s->report.bytes, s->report.n_bytes, n_layer, out, err) ||
+                      td_err_prepend(err, "host %s", spec.host));
+    if (!is_ok)
+        td_far_device_free(out);
+    return is_ok;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median time from a probe to its answer, of those but the first `skipped`. */
+static double median_us(const td_remote_probes *p, uint32_t skipped)
+{
+    double samples[TD_PROBES_MAX];
+    uint32_t n = 0;
+    for (uint32_t i = skipped; i < p->n; i++)
+        samples[n++] = (double)(p->answered_ns[i] - p->sent_ns[i]) * 1e-3;
+    qsort(samples, n, sizeof *samples, by_value);
+    return samples[n / 2];
+}
+
+static bool run_probes(td_remotes *r, td_remote_probes what, td_err *err)
+{
+    r->sessions[0].probes = what;
+    return ask(r, SESSION_PROBING, err);
+}
+
+/* Bytes a second of probes that keep the link full. */
+static double rate_of(const td_remote_probes *p, uint32_t n_bytes)
+{
+    double ns = (double)(p->answered_ns[p->n - 1] - p->answered_ns[N_FULL - 1]);
+    return (double)(p->n - N_FULL) * n_bytes * 1e9 / (ns > 1 ? ns : 1);
+}
+
+static bool measure_link(void *user, const char *host, td_far_link *out, td_err *err)
+{
+    td_remote_measure *m = user;
+    td_remotes *r = find_machine(m, host, err);
+    const td_remote_probes trips = {.n = N_TRIPS, .n_at_once = 1, .n_there = 1, .n_back = 1};
+    const td_remote_probes there = {
+        .n = N_BULKS, .n_at_once = N_FULL, .n_there = TD_STAGE_DATA_MAX, .n_back = 1};
+    const td_remote_probes back = {
+        .n = N_BULKS, .n_at_once = N_FULL, .n_there = 1, .n_back = TD_STAGE_DATA_MAX};
+    *out = (td_far_link){0};
+    if (!r)
+        return false;
+    snprintf(out->host, sizeof out->host, "%s", host);
+    const td_remote_probes *p = &r->sessions[0].probes;
+    pthread_mutex_lock(&r->lock);
+    bool is_ok = run_probes(r, trips, err);
+    if (is_ok) {
+        out->idle_us = median_us(p, 1);
+        is_ok = run_probes(r, there, err);
+    }
+    if (is_ok) {
+        out->there_bytes_per_s = rate_of(p, TD_STAGE_DATA_MAX);
+        out->loaded_us = median_us(p, N_FULL);
+        is_ok = run_probes(r, back, err);
+    }
+    if (is_ok)
+        out->back_bytes_per_s = rate_of(p, TD_STAGE_DATA_MAX);
+    pthread_mutex_unlock(&r->lock);
+    return is_ok;
+}
+
+td_far td_remote_measure_far(td_remote_measure *m)
+{
+    return (td_far){.look = look, .link = measure_link, .user = m};
+}
