@@ -51,7 +51,7 @@ wanted='/^\| spoil / { next } # sabotage: no model runs it
         }
         { print }'
 # For the reference: products of plain weights of two types.
-[ -z "$reference" ] || wanted='/^\| mat_(vec|tile)\.(Q4_K|Q8_0) / && !/ 1 2 \| | 1 2 8 0 / && !/ (6|10|12) 512 /'
+[ -z "$reference" ] || wanted='/^\| mat_(vec|tile)\.(Q4_K|Q8_0) / && !/ 1 2 \| | 1 2 8 0 | 8 1 1 / && !/ (6|10|12) 512 /'
 
 for family in gfx1100 rembrandt; do
     export RADV_FORCE_FAMILY=$family

@@ -2,6 +2,7 @@
  * devices in one process, weights cut into slabs, submissions cut by time, a lost device, limits.
  * Runs on the first usable device of index 0; skips where there is none. */
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "kernels/backend.h"
 #include "kernels/ops.h"
@@ -825,6 +826,8 @@ static void test_every_allocation_may_fail(void **state)
     (void)state;
     bool is_ok = false;
     uint64_t n = 0;
+    td_log_level level = td_log_get_level();
+    td_log_set_level(TD_LOG_ERROR); /* a cache of pipelines that cannot be read is no error */
     while (!is_ok && n < 1000) {
         td_err err = {0};
         td_alloc_fail_at(++n);
@@ -833,6 +836,7 @@ static void test_every_allocation_may_fail(void **state)
         if (!is_ok)
             assert_int_equal(err.code, TD_E_NOMEM);
     }
+    td_log_set_level(level);
     assert_true(is_ok && n > 10);
 }
 

@@ -10,6 +10,7 @@
 #extension GL_EXT_control_flow_attributes : require
 
 #include "inc/exp.glsl"
+#include "inc/glu.glsl"
 #include "inc/push.glsl"
 #include "inc/int8.glsl"
 
@@ -27,8 +28,6 @@ layout(set = 0, binding = 4) writeonly buffer q_uvec4s { uvec4 q4[]; };
 #define TD_INT8_LANES 256u
 #include "inc/int8_encode.glsl"
 
-const uint SILU = 0u, GELU = 1u, CLAMPED = 2u; /* else sigmoid */
-
 float glu(uint r, uint c)
 {
     uint at = c / p.n_a_group * p.group_stride + c % p.n_a_group;
@@ -39,20 +38,7 @@ float glu(uint r, uint c)
         g *= scale;
         u *= scale;
     }
-    precise float value;
-    if (KIND == SILU) {
-        value = g / (1.0 + exp(-g)) * u;
-    } else if (KIND == GELU) { /* (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z)) */
-        precise float z = 0.79788456080286535588 * (g * fma(0.044715 * g, g, 1.0));
-        value = g / (1.0 + exp(-2.0 * z)) * u;
-    } else if (KIND == CLAMPED) { /* in a form that keeps a NaN */
-        g = g > 7.0 ? 7.0 : g;
-        u = u > 7.0 ? 7.0 : u < -7.0 ? -7.0 : u;
-        value = g / (1.0 + exp(-1.702 * g)) * (u + 1.0);
-    } else {
-        value = 1.0 / (1.0 + td_exp(-g)) * u;
-    }
-    return value;
+    return td_glu(KIND, g, u);
 }
 
 void glu_quads(uint r)

@@ -68,7 +68,7 @@ void fill_tiles(uint quad, uint step_, uint panel)
     for (uint i = gl_LocalInvocationID.x; i < 2u * LANES; i += GROUP) {
         uint at = i / LANES * TD_INT8_UNITS * LANES + i % LANES;
         if (GROUP % LANES != 0u)
-            base = find_base(panel, i % LANES);
+            base = find_base(panel * LANES + i % LANES);
         td_block block = td_load_block(base, p.n_k, quad, 2u * step_ + i / LANES);
         w_tile[at] = uvec4(block.words[0], block.words[1], block.words[2], block.words[3]);
         w_tile[at + LANES] = uvec4(block.words[4], block.words[5], block.words[6], block.words[7]);
@@ -174,7 +174,7 @@ void fill_tiles(uint quad, uint step_, uint panel)
 {
     for (uint i = gl_LocalInvocationID.x; i < W_UNITS * LANES; i += GROUP) {
         if (GROUP % LANES != 0u)
-            base = find_base(panel, i % LANES);
+            base = find_base(panel * LANES + i % LANES);
         w_tile[i] = td_unit(base, quad * W_UNITS + i / LANES);
     }
     if (SUBGROUP != 0u)
@@ -254,7 +254,7 @@ void multiply(uint row0, uint panel)
     }
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
         [[unroll]] for (uint r = 0u; r < N_ROWS; r++)
-            store(panel, o * OUT_LANES + out_lane, row0 + r * ROW_LANES + row_lane, totals[o][r]);
+            store(panel * LANES + o * OUT_LANES + out_lane, row0 + r * ROW_LANES + row_lane, totals[o][r]);
     barrier(); /* x_at is used */
 }
 
@@ -267,7 +267,7 @@ void main()
     uint panel = gl_WorkGroupID.x / n_row_groups;
     td_pitch = p.w_pitch;
     td_begin();
-    base = find_base(panel, lane % LANES);
+    base = find_base(panel * LANES + lane % LANES);
     out_lane = lane % OUT_LANES;
     row_lane = lane / OUT_LANES;
     for (uint row0 = gl_WorkGroupID.x % n_row_groups * TILE_ROWS;; row0 += TILE_ROWS) {

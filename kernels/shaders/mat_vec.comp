@@ -10,8 +10,9 @@
  * 2 OUTPUTS, 3 IS_ALIGNED (x may be read as vec4s and n_k is a multiple of 32), 4 KIND: plain; a
  * product for each group of w (z), heads mostly; or by expert, where the z-th expert that rows chose
  * goes through its choices, N_ROWS at a time, so that its weights are read from memory once;
- * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop; TD_VK_SPEC_FULL.
- * -DQUANT: inc/quant.glsl.
+ * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop; 6 GLU: 0, or 1 and
+ * glu's kind: the workgroup's panel is gates and what they gate, side by side, and it does what glu
+ * does; 7 HAS_INT8: as glu quantizes; TD_VK_SPEC_FULL. -DQUANT: inc/quant.glsl.
  *
  * Law 1: an output's slices each add in ascending k (int8: exact integers within a block, blocks by
  * td_fold), then the slices are added in ascending order. SLICES follows from n_k; N_ROWS and
@@ -21,6 +22,8 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_ballot : require
 
+#include "inc/exp.glsl"
+#include "inc/glu.glsl"
 #include "inc/push.glsl"
 
 layout(constant_id = 0) const uint N_ROWS = 1u;
@@ -29,15 +32,25 @@ layout(constant_id = 2) const uint OUTPUTS = 1u;
 layout(constant_id = 3) const bool IS_ALIGNED = false;
 layout(constant_id = 4) const uint KIND = TD_VK_MUL_PLAIN;
 layout(constant_id = 5) const uint UNROLLED_MAX = 8u;
+layout(constant_id = 6) const uint GLU = 0u;
+layout(constant_id = 7) const bool HAS_INT8 = false;
 layout(constant_id = TD_VK_SPEC_FULL) const bool IS_FULL = false;
 layout(local_size_x_id = 1) in;
 
+layout(set = 0, binding = 6) writeonly buffer gated_floats { float gated[]; };
+layout(set = 0, binding = 7) writeonly buffer q_words { uint q[]; };
+layout(set = 0, binding = 7) writeonly buffer q_uvec4s { uvec4 q4[]; };
+
 #include "inc/mat_mul.glsl"
+#define TD_INT8_LANES 40u /* those that gate a panel, and 8 places for all others */
+#include "inc/int8_encode.glsl"
 
 const uint SLICES = GROUP / LANES;
 const uint BATCH = N_ROWS % 4u == 0u ? 4u : N_ROWS % 2u == 0u ? 2u : 1u; /* rows reduced at once */
 
-shared float partial[SLICES > 1u ? SLICES * BATCH * LANES : 1u];
+const bool IS_SHARED = SLICES > 1u || GLU != 0u;
+
+shared float partial[SLICES * BATCH * LANES];
 
 float sums[OUTPUTS][N_ROWS];
 uint bases[OUTPUTS]; /* of this lane's weight rows */
@@ -128,6 +141,55 @@ void add_quads(uint slice)
 }
 #endif
 
+/* The output of a lane; n_o where it has none. */
+uint find_output(uint panel, uint lane)
+{
+    if (GLU == 0u)
+        return panel * LANES + lane;
+    uint gate = panel * TD_VK_GATES + lane % TD_VK_GATES, n_gates = p.n_o / 2u;
+    return gate >= n_gates ? p.n_o : lane < TD_VK_GATES ? gate : n_gates + gate;
+}
+
+/* Sum i of partial, of which this invocation alone has made use. */
+void keep(uint panel, uint row0, uint i, float sum)
+{
+    uint o = find_output(panel, i % LANES);
+    if (o >= p.n_o)
+        return;
+    partial[i] = add_bias(o, sum);
+    if (row0 + i / LANES < n_rows && (p.is_in_place == 0u || i % LANES >= TD_VK_GATES))
+        y[find_y(find_row(row0 + i / LANES)) + o] = partial[i];
+}
+
+/* Gates the panel of rows row0..row0+BATCH-1, whose outputs are in partial. 8 lanes make a row's. */
+void gate_panel(uint panel, uint row0)
+{
+    uint t = gl_LocalInvocationID.x, j = t / 8u, i = t % 8u;
+    uint row = find_row(min(row0 + j, n_rows - 1u)), n_gates = p.n_o / 2u;
+    uint first = panel * TD_VK_GATES + 4u * i;
+    bool is_there = j < BATCH && row0 + j < n_rows;
+    uint at = KIND == TD_VK_MUL_EXPERT
+                  ? row / p.n_used * p.gated_stride + row % p.n_used * n_gates
+                  : row * p.gated_stride;
+    vec4 v = vec4(0.0);
+    [[unroll]] for (uint k = 0u; k < 4u; k++)
+        if (is_there && first + k < n_gates) { /* else padding */
+            uint from = j * LANES + 4u * i + k;
+            v[k] = td_glu(GLU - 1u, partial[from], partial[from + TD_VK_GATES]);
+            gated[at + p.gated_col0 + first + k] = v[k];
+        }
+    if (!HAS_INT8)
+        return;
+    uvec4 last;
+    uint word = td_int8_encode_together(t < 32u ? t : 32u + t % 8u, v, last);
+    if (!is_there || panel >= p.n_blocks)
+        return;
+    at = (row * p.n_blocks + panel) * TD_INT8_UNITS;
+    q[4u * at + i] = word;
+    if (i == 0u)
+        q4[at + 2u] = last;
+}
+
 /* Adds the slices of rows r0..r0+BATCH-1 of one panel and stores them. */
 void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint row0)
 {
@@ -138,9 +200,16 @@ void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint r
         precise float sum = partial[i];
         [[unroll]] for (uint s = 1u; s < SLICES; s++)
             sum += partial[s * BATCH * LANES + i];
-        store(panel, i % LANES, row0 + r0 + i / LANES, sum);
+        if (GLU == 0u)
+            store(find_output(panel, i % LANES), row0 + r0 + i / LANES, sum);
+        else
+            keep(panel, row0 + r0, i, sum);
     }
     barrier();
+    if (GLU != 0u) {
+        gate_panel(panel, row0 + r0);
+        barrier();
+    }
 }
 
 /* Rows row0..row0+N_ROWS-1; those past the last repeat it, unstored. */
@@ -154,9 +223,9 @@ void multiply(uint row0, uint panel0, uint slice, uint lane)
             sums[o][r] = 0.0;
     add_quads(slice);
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
-        if (SLICES == 1u) {
+        if (!IS_SHARED) {
             [[unroll]] for (uint r = 0u; r < N_ROWS; r++)
-                store(panel0 + o, lane, row0 + r, sums[o][r]);
+                store(find_output(panel0 + o, lane), row0 + r, sums[o][r]);
         } else {
             [[unroll]] for (uint r = 0u; r < N_ROWS; r += BATCH)
                 reduce_and_store(o, r, panel0 + o, slice, lane, row0);
@@ -179,7 +248,7 @@ void main()
     td_pitch = p.w_pitch;
     td_begin();
     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-        bases[o] = find_base(panel0 + o, lane);
+        bases[o] = find_base(find_output(panel0 + o, lane));
     for (uint row0 = gl_WorkGroupID.x % n_row_groups * N_ROWS;; row0 += N_ROWS) {
         multiply(row0, panel0, slice, lane);
         if (KIND != TD_VK_MUL_EXPERT || row0 + N_ROWS >= n_rows)

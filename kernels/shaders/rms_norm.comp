@@ -2,7 +2,7 @@
  * columns on its own. y may be x. Grid: groups, rows. Source: Zhang & Sennrich 2019.
  *
  * Specialization: 0 OF: what is normed is x; or x + b, which is kept in `sum` (which may be either);
- * or, as experts_sum, glu and add do it, x and what experts add to it, b being their sum: of `parts`
+ * or the rows of x that b names, kept as well; or, as experts_sum, glu and add do it, x and what experts add to it, b being their sum: of `parts`
  * by their shares; then the shared expert's output, too, which a gate may scale. 1 HAS_INT8: y is
  * quantized too, as quantize.comp does it. 2 TO: y is the norm; or nothing is normed; or, as glu
  * does it, y is glu(b, norm).
@@ -26,6 +26,7 @@ layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
 layout(set = 0, binding = 1) readonly buffer weight_floats { float weight[]; };
 layout(set = 0, binding = 2) writeonly buffer y_floats { float y[]; };
 layout(set = 0, binding = 3) buffer b_floats { float b[]; };
+layout(set = 0, binding = 3) readonly buffer row_ints { int rows[]; };
 layout(set = 0, binding = 4) writeonly buffer sum_floats { float sum_x[]; };
 layout(set = 0, binding = 5) writeonly buffer q_words { uint q[]; };
 layout(set = 0, binding = 5) writeonly buffer q_uvec4s { uvec4 q4[]; };
@@ -39,9 +40,10 @@ layout(set = 0, binding = 9) readonly buffer gate_floats { float gates[]; };
 
 shared float sums[256];
 
-const bool HAS_SUM = OF != TD_VK_NORM_X;
+const bool IS_KEPT = OF != TD_VK_NORM_X, HAS_SUM = IS_KEPT && OF != TD_VK_NORM_GATHER;
 const bool HAS_EXPERTS = OF >= TD_VK_NORM_EXPERTS, HAS_SHARED = OF >= TD_VK_NORM_SHARED;
 
+bool is_there; /* of a row that is gathered; else it is zeros */
 uint i_x, i_b, i_sum, i_y, i_parts, i_shares, i_shared, i_gate; /* where the group begins */
 
 /* What the shared expert adds in column i. */
@@ -73,7 +75,7 @@ vec2 added(uint i)
 
 float total(uint i, vec2 more)
 {
-    precise float value = x[i_x + i];
+    precise float value = is_there ? x[i_x + i] : 0.0;
     if (HAS_SUM)
         value += more.x;
     return value;
@@ -82,7 +84,7 @@ float total(uint i, vec2 more)
 /* Keeps what others may read of it. */
 void keep(uint i, float value, vec2 more)
 {
-    if (HAS_SUM)
+    if (IS_KEPT)
         sum_x[i_sum + i] = value;
     if (HAS_EXPERTS)
         b[i_b + i] = more.x;
@@ -147,7 +149,9 @@ void main()
 {
     uint t = gl_LocalInvocationID.x, r = gl_WorkGroupID.y;
     uint first = gl_WorkGroupID.x * p.group_cols;
-    i_x = r * p.x_stride + p.x_col0 + first;
+    uint row = OF == TD_VK_NORM_GATHER ? uint(rows[r]) : r; /* a negative one becomes large */
+    is_there = OF != TD_VK_NORM_GATHER || row < p.n_rows_x;
+    i_x = row * p.x_stride + p.x_col0 + first;
     i_y = r * p.y_stride + p.y_col0 + first;
     i_b = r * p.b_stride + p.b_col0 + first;
     i_sum = r * p.sum_stride + p.sum_col0 + first;

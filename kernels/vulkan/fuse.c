@@ -5,9 +5,12 @@
  *     [experts_sum, [[glu,] add,]] add [, rms_norm]
  *                                        the stream, with what experts add to it, is normed as it
  *                                        is made
+ *     gather, rms_norm                   rows of the stream are normed as they are copied
  *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
  *     [rms_norm,] 2 rope, kv_store       the same of a latent, which is k's first columns
+ *     mat_mul, glu                       gates and what they gate are outputs of one workgroup, if
+ *                                        the rows are few
  *     route | mat_mul by expert          the choice lists who chose whom
  *     anything | mat_mul                 rms_norm, glu and attention's join quantize what a product
  *                                        reads of them
@@ -42,7 +45,7 @@ static bool has_same_rows(const td_op *a, const td_op *b)
            a->out.t->params.n_rows == b->out.t->params.n_rows;
 }
 
-/* A norm of the sum that `add` makes, in place of nothing that others still read. */
+/* A norm of what `add` or a gather makes, in place of nothing that others still read. */
 static bool is_norm_of(const td_op *add, const td_op *norm)
 {
     bool is_apart =
@@ -63,6 +66,9 @@ td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i)
 {
     td_vk_addition a = {0}, none = {0};
     uint32_t begin = i;
+    if (is_kind(p, i, TD_OP_GATHER) && is_kind(p, i + 1, TD_OP_RMS_NORM) &&
+        is_norm_of(&p->ops[i], &p->ops[i + 1]))
+        return (td_vk_addition){.gather = &p->ops[i], .norm = &p->ops[i + 1], .n_ops = 2};
     if (is_kind(p, i, TD_OP_EXPERTS_SUM)) {
         a.experts = &p->ops[i++];
         if (is_kind(p, i, TD_OP_GLU) && is_shared_gate(&p->ops[i]))
@@ -109,6 +115,27 @@ static bool is_norm_gate(const td_program *p, uint32_t i)
            is_same(norm->out, glu->in[1]) && is_same(glu->in[1], glu->out) &&
            is_same(norm->in[0], norm->out) && glu->in[0].t != glu->out.t &&
            has_same_rows(norm, glu) && is_whole;
+}
+
+/* A product whose outputs, or each expert's, are gates and then as many that they gate. */
+static bool is_mul_glu(const td_program *p, uint32_t i)
+{
+    if (!is_kind(p, i, TD_OP_MAT_MUL) || !is_kind(p, i + 1, TD_OP_GLU))
+        return false;
+    const td_op *mul = &p->ops[i], *glu = mul + 1, *reader = td_vk_quantizes_for(p, i + 1);
+    td_view gate = glu->in[0], up = glu->in[1], y = mul->out;
+    bool is_by_expert = td_vk_is_by_expert(mul);
+    uint32_t n_groups = is_by_expert ? mul->u.mat_mul.n_groups : 1;
+    uint32_t n = y.n_cols / (2 * n_groups); /* gates of a group */
+    bool is_in_place = is_same(glu->out, gate) && !is_by_expert;
+    bool is_apart = glu->out.t != y.t && glu->out.t != mul->in[0].t;
+    return (is_by_expert || !mul->u.mat_mul.n_groups) && !glu->u.glu.n_scales &&
+           glu->u.glu.n_groups == n_groups && glu->out.n_cols == n * n_groups &&
+           (n_groups == 1 || glu->u.glu.stride == 2 * n) && gate.t == y.t && up.t == y.t &&
+           gate.col0 == y.col0 && up.col0 == y.col0 + n && gate.n_cols == up.n_cols &&
+           gate.n_cols == (n_groups - 1) * 2 * n + n && has_same_rows(mul, glu) &&
+           (is_in_place || is_apart) && (!reader || reader->weight->params.n_cols == n) &&
+           (is_by_expert || ((const td_vk_weight *)mul->weight)->n_slabs == 1);
 }
 
 /* Norms of heads, of q or k, that rope then rotates. */
@@ -168,6 +195,8 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
         return (td_vk_fusion){TD_VK_FUSE_ADD_NORM, n_added};
     if (n_most >= 2 && is_norm_gate(p, i_op))
         return (td_vk_fusion){TD_VK_FUSE_NORM_GATE, 2};
+    if (n_most >= 2 && is_mul_glu(p, i_op))
+        return (td_vk_fusion){TD_VK_FUSE_MUL_GLU, 2};
     for (uint32_t n_norms = 0; n_norms <= 2; n_norms++)
         if (n_most >= 3 + n_norms && is_rope_store(p, i_op, n_norms))
             return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3 + n_norms};

@@ -11,15 +11,17 @@ typedef enum {
     TD_VK_FUSE_ADD_NORM,
     TD_VK_FUSE_NORM_GATE,
     TD_VK_FUSE_ROPE_STORE, /* after n_ops - 3 norms */
+    TD_VK_FUSE_MUL_GLU,    /* by few rows; by more it is two steps */
 } td_vk_fuse_kind;
 typedef struct {
     td_vk_fuse_kind kind;
     uint32_t n_ops;
 } td_vk_fusion;
 td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op);
-/* What is added to the stream, and its norm: ops that stand together, NULL those there are not. */
+/* What is added to the stream, or gathered of it, and its norm: ops that stand together, NULL those
+ * there are not. */
 typedef struct {
-    const td_op *experts, *gate, *shared, *add, *norm;
+    const td_op *experts, *gate, *shared, *add, *gather, *norm;
     uint32_t n_ops; /* 0: there is no such thing at op i */
 } td_vk_addition;
 td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i_op);

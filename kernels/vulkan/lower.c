@@ -63,8 +63,7 @@ static void lower_embed(const td_op *op, uint32_t i_slab, td_vk_step *s)
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * p->n_cols;
 }
 
-/* Binds the quants that an op's step makes, or the dummy. False: no memory. */
-static bool bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_err *err)
+bool td_vk_bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_err *err)
 {
     td_vk_buffer *int8 = reader ? td_vk_int8_of(reader, err) : NULL;
     if (int8)
@@ -112,15 +111,17 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
     td_vk_device *d = (td_vk_device *)p->dev;
     const td_op *norm = a->norm, *last = glu ? glu : norm;
     const td_op *reader = last ? td_vk_quantizes_for(p, (uint32_t)(last - p->ops)) : NULL;
-    td_view none = {0}, x = a->add ? a->add->in[0] : norm->in[0], y = norm ? norm->out : none;
-    td_view sum = a->add ? a->add->out : none;
-    td_view b = glu ? glu->in[0] : a->experts ? a->experts->out : a->add ? a->add->in[1] : none;
+    const td_op *first = a->add ? a->add : a->gather; /* which makes what is normed */
+    td_view none = {0}, x = first ? first->in[0] : norm->in[0], y = norm ? norm->out : none;
+    td_view sum = first ? first->out : none;
+    td_view b = glu ? glu->in[0] : a->experts ? a->experts->out : first ? first->in[1] : none;
     s->key.shader = "rms_norm";
     s->key.n_spec = 3;
     s->key.spec[0] = a->gate      ? TD_VK_NORM_GATED
                      : a->shared  ? TD_VK_NORM_SHARED
                      : a->experts ? TD_VK_NORM_EXPERTS
                      : a->add     ? TD_VK_NORM_SUM
+                     : a->gather  ? TD_VK_NORM_GATHER
                                   : TD_VK_NORM_X;
     s->key.spec[1] = reader != NULL;
     s->key.spec[2] = glu ? TD_VK_NORM_SILU : norm ? TD_VK_NORM_PLAIN : TD_VK_NORM_NONE;
@@ -132,12 +133,13 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
         .eps = norm ? norm->u.rms_norm.eps : 0,
         VIEW(x, x),
         .n_blocks = reader ? td_vk_int8_blocks(reader) : 0,
+        .n_rows_x = x.t->params.n_rows,
     };
     push.group_cols = x.n_cols / push.n_groups;
     bind_optional(d, s, y, true, &push.y_col0, &push.y_stride);
     bind_optional(d, s, b, a->experts != NULL, &push.b_col0, &push.b_stride);
     bind_optional(d, s, sum, true, &push.sum_col0, &push.sum_stride);
-    if (!bind_int8(d, s, reader, err))
+    if (!td_vk_bind_int8(d, s, reader, err))
         return false;
     bind_experts(d, s, a, &push);
     set_push(s, &push, sizeof push);
@@ -166,7 +168,7 @@ static void lower_rope(const td_op *op, td_vk_step *s)
     s->work_per_row = TD_VK_WORK_PER_ELEMENT * op->in[0].n_cols;
 }
 
-static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
+bool td_vk_lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->dev;
     const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
@@ -180,7 +182,7 @@ static bool lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err 
     bind_view_in(s, up);
     bind_in(s, n_scales ? buffer_of(op->in[2].t) : &d->dummy);
     bind_view_out(s, op->out);
-    if (!bind_int8(d, s, reader, err))
+    if (!td_vk_bind_int8(d, s, reader, err))
         return false;
     struct push_glu push = {
         .n_cols = op->out.n_cols,
@@ -428,6 +430,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     case TD_VK_FUSE_ROPE_STORE:
         td_vk_lower_rope_store(p, i_op, fusion.n_ops - 3, s);
         return true;
+    case TD_VK_FUSE_MUL_GLU: /* a product, and what it does besides */
     case TD_VK_FUSE_NONE:
         break;
     }
@@ -448,7 +451,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     case TD_OP_ATTENTION:
         return td_vk_lower_attention(p, i_op, i, s, err);
     case TD_OP_GLU:
-        return lower_glu(p, i_op, s, err);
+        return td_vk_lower_glu(p, i_op, s, err);
     case TD_OP_ADD:
         lower_add(op, s);
         break;

@@ -130,6 +130,10 @@ uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op);
 bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
                          td_err *err);
 td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows);
+/* The glu that such a product does for few rows, by itself for more (fuse.h). */
+bool td_vk_lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err);
+/* Binds the quants that an op's step makes for a reader, or the dummy. False: no memory. */
+bool td_vk_bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_err *err);
 
 /* lower_attention.c: the list of tiles, where no op before has made it; attention; its strands'
  * join, where there are several. */

@@ -10,6 +10,8 @@
 #define INT8_BYTES  48u  /* of a block of 32 */
 #define INT8_QUAD   128u /* elements that rows are padded to */
 
+#define UNROLLED_MAX 8u /* mat_vec.comp's own choice */
+
 /* The kernels for 1, 2, 3.. rows: mat_vec, which keeps the sums of all rows of an output in an
  * invocation, then mat_tile, which shares weights and rows between invocations: rows_a_lane of
  * row_lanes invocations and 64 / outputs times as many beside them. A software driver, which loads
@@ -163,6 +165,13 @@ static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
     return true;
 }
 
+static void count_variants(const td_type_info *type, td_vk_step *s)
+{
+    s->n_row_variants = s->is_software ? SOFTWARE_VARIANTS : GPU_VARIANTS;
+    if (type->id == TD_TYPE_Q2_K && !s->is_software) /* four scales leave eight rows no registers */
+        s->n_row_variants--;
+}
+
 /* Slices cut k among the subgroups of a workgroup, as many as have something to do and the device's
  * workgroups hold: on a GPU memory is slow and units are many. A software driver runs a workgroup
  * on one thread. Part of law 1's arithmetic: it must not depend on rows. */
@@ -181,9 +190,7 @@ void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32
     while (2 * n_slices <= n && 2 * n_slices <= n_most && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
-    s->n_row_variants = s->is_software ? SOFTWARE_VARIANTS : GPU_VARIANTS;
-    if (type->id == TD_TYPE_Q2_K && !s->is_software) /* four scales leave eight rows no registers */
-        s->n_row_variants--;
+    count_variants(type, s);
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
      * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
     s->key.n_spec = s->is_software ? 6 : 5;
@@ -225,9 +232,40 @@ static td_view slab_columns(const td_op *op, uint32_t i_slab)
     return (td_view){op->out.t, op->out.col0 + o0, td_vk_slab_rows(w, i_slab)};
 }
 
-static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_vk_step *s,
-                          td_err *err)
+static const td_op *glu_of(const td_program *p, uint32_t i_op)
 {
+    return td_vk_fuse(p, i_op).kind == TD_VK_FUSE_MUL_GLU ? &p->ops[i_op + 1] : NULL;
+}
+
+/* What a product does of glu, or NULL; its kind and whether it quantizes are specialized in mat_vec
+ * alone. */
+static bool add_glu(const td_program *p, const td_op *glu, struct push_mat_mul *push, td_vk_step *s,
+                    td_err *err)
+{
+    if (!glu) {
+        bind(s, &((td_vk_device *)p->dev)->dummy);
+        bind(s, &((td_vk_device *)p->dev)->dummy);
+        return true;
+    }
+    const td_op *reader = td_vk_quantizes_for(p, (uint32_t)(glu - p->ops));
+    bind_view_out(s, glu->out);
+    if (!td_vk_bind_int8((td_vk_device *)p->dev, s, reader, err))
+        return false;
+    push->gated_col0 = glu->out.col0;
+    push->gated_stride = stride(glu->out);
+    push->n_blocks = reader ? td_vk_int8_blocks(reader) : 0;
+    push->is_in_place = glu->out.t == glu->in[0].t;
+    s->n_gate_panels = reader ? push->n_blocks : td_div_up(push->n_o / 2, TD_VK_GATES);
+    s->key.spec[6] = 1 + glu->u.glu.kind;
+    s->key.spec[7] = reader != NULL;
+    return true;
+}
+
+static bool lower_product(const td_program *program, const td_op *op, uint32_t i_slab,
+                          td_vk_step *s, td_err *err)
+{
+    td_vk_device *d = (td_vk_device *)program->dev;
+    const td_op *glu = glu_of(program, (uint32_t)(op - program->ops));
     const td_vk_weight *w = (const td_vk_weight *)op->weight;
     const td_weight_params *p = &w->head.params;
     td_view x = op->in[0];
@@ -263,6 +301,8 @@ static bool lower_product(td_vk_device *d, const td_op *op, uint32_t i_slab, td_
     s->groups_z = 1;
     if (op->u.mat_mul.n_groups)
         set_groups(op, i_slab, &push, s);
+    if (!add_glu(program, glu, &push, s, err))
+        return false;
     set_push(s, &push, sizeof push);
     td_vk_mat_mul_shape(d, p->type, p->n_cols, push.n_o, s);
     s->key.spec[3] = int8 || is_aligned(op);
@@ -292,6 +332,10 @@ void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
     *key = s->key;
     key->spec[0] = v->n_rows;
     key->spec[2] = vec_outputs(s);
+    if (s->n_gate_panels) {
+        key->spec[5] = s->is_software ? 0 : UNROLLED_MAX;
+        key->n_spec = 8;
+    }
     if (!v->rows_a_lane)
         return;
     key->shader = s->tile_shader;
@@ -302,6 +346,7 @@ void td_vk_row_variant(const td_vk_step *s, uint32_t i, td_vk_pipeline_key *key)
     key->spec[2] = v->outputs;
     key->spec[5] = s->key.spec[1] / TD_VK_PANEL;
     key->spec[6] = s->subgroup;
+    key->spec[7] = 0;
 }
 
 static bool needs_quantize(const td_program *p, uint32_t i_op)
@@ -314,10 +359,48 @@ static bool needs_lists(const td_program *p, uint32_t i_op)
     return td_vk_is_by_expert(&p->ops[i_op]) && p->params.n_rows_max > 1 && !is_listed(p, i_op);
 }
 
+/* Rows of a workgroup, by expert: about twice as many as an expert has in the mean. An expert of
+ * more takes several passes, and finds its weights in a cache then. */
+static uint32_t rows_by_expert(const td_vk_step *s, uint32_t n_rows)
+{
+    uint32_t n = 2 * td_div_up(n_rows * s->n_used, s->n_experts);
+    return td_min_u32(n, n_rows);
+}
+
+/* The variant for a number of rows; *n_passes: how often it goes over the weight. Rows are spread
+ * evenly over as few passes as can be, each the least variant that takes its share. */
+static uint32_t choose_variant(const td_vk_step *s, uint32_t n_rows, uint32_t *n_passes)
+{
+    uint32_t share = s->n_used ? rows_by_expert(s, n_rows) : n_rows, i = 0;
+    *n_passes = td_div_up(share, td_vk_variant_rows(s, s->n_row_variants - 1));
+    while (td_vk_variant_rows(s, i) < td_div_up(share, *n_passes))
+        i++;
+    return i;
+}
+
+/* From how many rows on a product leaves its glu to the step that follows; more than there may be:
+ * there is no such step. */
+static uint32_t rows_of_glu(const td_program *p, uint32_t i_op)
+{
+    const td_op *op = &p->ops[i_op];
+    uint32_t n = 1, n_passes;
+    td_vk_step s = {.is_software = p->dev->info.kind == TD_DEVICE_SOFTWARE};
+    count_variants(op->weight->params.type, &s);
+    if (td_vk_is_by_expert(op)) {
+        s.n_used = op->in[1].n_cols;
+        s.n_experts = op->weight->params.n_groups;
+    }
+    while (n <= p->params.n_rows_max &&
+           !find_variant(&s, choose_variant(&s, n, &n_passes))->rows_a_lane)
+        n++;
+    return n;
+}
+
 uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op)
 {
+    bool has_glu = glu_of(p, i_op) && rows_of_glu(p, i_op) <= p->params.n_rows_max;
     return ((const td_vk_weight *)p->ops[i_op].weight)->n_slabs + needs_quantize(p, i_op) +
-           needs_lists(p, i_op);
+           needs_lists(p, i_op) + has_glu;
 }
 
 bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err *err)
@@ -328,27 +411,20 @@ bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_s
         return lower_quantize(op, s, err);
     if (has_lists && i == has_quantize)
         return lower_list_experts(op, s, err);
-    return lower_product((td_vk_device *)p->dev, op, i - has_quantize - has_lists, s, err);
+    i -= has_quantize + has_lists;
+    if (i < ((const td_vk_weight *)op->weight)->n_slabs)
+        return lower_product(p, op, i, s, err);
+    s->op = &p->ops[i_op + 1];
+    s->n_rows_min = rows_of_glu(p, i_op);
+    return td_vk_lower_glu(p, i_op + 1, s, err);
 }
 
-/* Rows of a workgroup, by expert: about twice as many as an expert has in the mean. An expert of
- * more takes several passes, and finds its weights in a cache then. */
-static uint32_t rows_by_expert(const td_vk_step *s, uint32_t n_rows)
-{
-    uint32_t n = 2 * td_div_up(n_rows * s->n_used, s->n_experts);
-    return td_min_u32(n, n_rows);
-}
-
-/* Rows are spread evenly over as few passes as can be, each the least variant that takes its
- * share. */
 td_vk_dispatch td_vk_mat_mul_dispatch(const td_vk_step *s, uint32_t n_rows)
 {
-    uint32_t share = s->n_used ? rows_by_expert(s, n_rows) : n_rows, i = 0;
-    uint32_t n_passes = td_div_up(share, td_vk_variant_rows(s, s->n_row_variants - 1));
-    while (td_vk_variant_rows(s, i) < td_div_up(share, n_passes))
-        i++;
-    uint32_t outputs = find_variant(s, i)->rows_a_lane ? 1 : vec_outputs(s);
-    uint32_t x = td_div_up(s->n_panels, outputs);
+    uint32_t n_passes, i = choose_variant(s, n_rows, &n_passes);
+    bool is_tile = find_variant(s, i)->rows_a_lane != 0;
+    uint32_t n_panels = s->n_gate_panels && !is_tile ? s->n_gate_panels : s->n_panels;
+    uint32_t x = td_div_up(n_panels, is_tile ? 1 : vec_outputs(s));
     if (s->n_used)
         return (td_vk_dispatch){s->pipelines[i], x, 1, td_min_u32(n_rows * s->n_used, s->n_experts),
                                 1};

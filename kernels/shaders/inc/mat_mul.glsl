@@ -3,8 +3,8 @@
 layout(push_constant) uniform push_block { push_mat_mul p; };
 
 #include "quant.glsl"
-#if TD_IS_INT8
 #include "int8.glsl"
+#if TD_IS_INT8
 layout(set = 0, binding = 0) readonly buffer x_uvec4s { uvec4 x[]; };
 #else
 layout(set = 0, binding = 0) readonly buffer x_floats { float x[]; };
@@ -53,22 +53,25 @@ vec4 load_x(uint i, uint k)
 }
 #endif
 
-void store(uint panel, uint lane, uint r, float sum0)
+float add_bias(uint o, float sum0)
 {
-    uint o = panel * LANES + lane;
-    if (r >= n_rows || o >= p.n_o)
-        return;
     precise float sum = sum0;
     if (p.has_bias != 0u)
         sum += bias[p.o0 + (KIND == TD_VK_MUL_PLAIN ? 0u : (p.group0 + group) * p.n_o) + o];
-    y[find_y(find_row(r)) + o] = sum;
+    return sum;
 }
 
-/* Where the weight row of an output is; past the last one it is the last. */
-uint find_base(uint panel, uint lane)
+void store(uint o, uint r, float sum)
+{
+    if (r < n_rows && o < p.n_o)
+        y[find_y(find_row(r)) + o] = add_bias(o, sum);
+}
+
+/* Where the weight row of output o is; past the last one it is the last. */
+uint find_base(uint o)
 {
     uint row_of_group = group * ((p.n_o + LANES - 1u) / LANES * LANES);
-    return td_row_base(row_of_group + min(panel * LANES + lane, p.n_o - 1u), p.w_units);
+    return td_row_base(row_of_group + min(o, p.n_o - 1u), p.w_units);
 }
 
 /* Finds the group of the workgroup, and by expert its rows; false where there is nothing to do. */

@@ -8,10 +8,10 @@
  * read-only; an absent bias or norm weight is bound to a dummy, and has_bias or has_weight is 0):
  *
  *     embed      0 ids   1 weight            2 y
- *     rms_norm   0 x, a  1 weight            2 y  3 b, gate  4 sum  5 q  6 parts  7 shares
+ *     rms_norm   0 x, a  1 weight            2 y  3 b, gate, rows  4 sum  5 q  6 parts  7 shares
  *                8 shared  9 its gate
  *     quantize   0 x     1 q
- *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists
+ *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists  6 gated  7 its q
  *     list_experts  0 experts  1 lists
  *     rope       0 x     1 cos_sin           2 y      (y is x)
  *     kv_store   0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages
@@ -54,12 +54,17 @@
  * weight. One product for each group (z): group g reads x from x_group * g on and writes y from
  * y_group * g on. By expert: x = panels / OUTPUTS, and the z-th of the experts touched takes the rows that chose
  * it. The i-th choice of a row reads x from x_group * i on and writes y from y_group * i on; the
- * bias goes by the weight's rows. */
+ * bias goes by the weight's rows.
+ *
+ * With glu's kind, the outputs (of a group) are gates and as many that they gate: y gets both, `gated`
+ * their product, and with quants of that the grid is x = n_blocks / OUTPUTS, else half the outputs / 32,
+ * rounded up. Where the product lies in the gates' place, y gets no gates. */
 #define TD_VK_SPEC_FULL  16  /* constant_id: are all subgroups full? */
 #define TD_VK_PANEL      64u /* rows of a weight that lie interleaved */
 #define TD_VK_MUL_PLAIN  0u
 #define TD_VK_MUL_GROUPS 1u
 #define TD_VK_MUL_EXPERT 2u
+#define TD_VK_GATES     32u /* of a panel, beside as many that they gate */
 struct push_mat_mul {
     uint n_rows;
     uint n_k;      /* inputs: columns of the weight */
@@ -73,6 +78,9 @@ struct push_mat_mul {
     uint group0, n_groups; /* of this slab */
     uint x_group, y_group;
     uint n_used; /* experts of a row */
+    uint gated_col0, gated_stride;
+    uint n_blocks;    /* of quants: as of push_quantize */
+    uint is_in_place; /* gated */
 };
 
 /* Which rows chose which expert. lists: word 0 the number of experts touched; from word 4 on three
@@ -111,9 +119,10 @@ struct push_embed {
  * quantizes, 2 what is made of the norm. */
 #define TD_VK_NORM_X       0u
 #define TD_VK_NORM_SUM     1u
-#define TD_VK_NORM_EXPERTS 2u /* x, and what experts add to it, */
-#define TD_VK_NORM_SHARED  3u /* the shared one as well, */
-#define TD_VK_NORM_GATED   4u /* by its gate */
+#define TD_VK_NORM_GATHER  2u /* rows of x */
+#define TD_VK_NORM_EXPERTS 3u /* x, and what experts add to it, */
+#define TD_VK_NORM_SHARED  4u /* the shared one as well, */
+#define TD_VK_NORM_GATED   5u /* by its gate */
 #define TD_VK_NORM_PLAIN 0u
 #define TD_VK_NORM_NONE  1u /* there is no norm */
 #define TD_VK_NORM_SILU  2u /* y = glu(b, norm) */
@@ -127,6 +136,7 @@ struct push_rms_norm {
     uint b_col0, b_stride;
     uint sum_col0, sum_stride;
     uint n_blocks; /* of quants in a row */
+    uint n_rows_x; /* of which rows are gathered */
     uint n_used;   /* experts of a row */
     uint parts_col0, parts_stride;
     uint shared_col0, shared_stride;
