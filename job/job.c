@@ -100,9 +100,11 @@ static bool read_settings(void *user, const td_db_value *c, td_err *err)
     td_job_settings *s = user;
     if (c[0].i != TD_JOB_VERSION)
         return td_err_set(err, TD_E_DATA,
-                          "its job is of version %lld; this tandem knows %u: use the tandem that "
-                          "made it, or export its results and create it anew",
-                          (long long)c[0].i, TD_JOB_VERSION);
+                          "its job is of version %lld, %s than this tandem's (%u): let the tandem "
+                          "that made it finish and export it, or `tandem job drop` it and create "
+                          "it anew",
+                          (long long)c[0].i, c[0].i < TD_JOB_VERSION ? "older" : "newer",
+                          TD_JOB_VERSION);
     if (c[1].kind == TD_DB_NULL || c[1].n_bytes > TD_JOB_CONFIG_MAX ||
         c[4].i < 1 || c[4].i > 1000000 || c[5].n_bytes > TD_JOB_SHA_MAX)
         return td_err_set(err, TD_E_DATA, "its settings are damaged");
@@ -499,7 +501,12 @@ static bool read_claim(void *user, const td_db_value *c, td_err *err)
 }
 
 /* Which lines: of those that the condition names the first ones, as many as are wanted, but for the
- * first no more bytes than a claim may have. */
+ * first no more bytes than a claim may have.
+ *
+ * The conditions are ranges of one value, and the order begins with their column, for only the index
+ * that is meant has that order. Of `state = 0 ORDER BY n` PostgreSQL thinks that the primary key
+ * serves it as well while most lines wait, and goes on to think so until it counts again, walking
+ * past all that has ended. */
 #define CLAIM(condition, order)                                                                    \
     "UPDATE tandem_line SET state = 1, worker = $1, epoch = epoch + 1, attempts = attempts + 1, "  \
     "until = {now} + $2 WHERE n IN (SELECT n FROM (SELECT n, SUM(n_bytes) OVER (ORDER BY n) - "    \
@@ -511,9 +518,9 @@ bool td_job_claim(td_db *db, const char *worker, double lease_s, uint64_t prefix
                   uint32_t max, uint32_t *n, td_err *err)
 {
     static const char *const statements[] = {
-        CLAIM("state = 0 AND prefix = $5", "n"),
-        CLAIM("state = 0", "n"),
-        CLAIM("state = 1 AND until < {now} AND worker <> $1", "n"),
+        CLAIM("state = 0 AND prefix BETWEEN $5 AND $5", "prefix, n"),
+        CLAIM("state BETWEEN 0 AND 0", "state, n"),
+        CLAIM("state BETWEEN 1 AND 1 AND until < {now} AND worker <> $1", "state, n"),
     };
     claims k = {lines, 0, max};
     int64_t signed_prefix = 0;

@@ -4,7 +4,8 @@ killed, stopped past their leases and cut off from their database. Whatever happ
 once, with the text of a plain run of the file.
 
 usage: e2e_job.py TANDEM   (run from the source root; standard library only)
-FAULT_RUNS: how often workers are killed or stopped (12), by FAULT_SEED (1)."""
+FAULT_RUNS: how often workers are killed or stopped (12), by FAULT_SEED (1). RESULT_TOKENS: of a long
+result (8192)."""
 import glob
 import json
 import os
@@ -23,13 +24,14 @@ TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tande
 TARGET = 'configs/tales/tales-target.q8_0.gguf'
 N_FAULTS = int(os.environ.get('FAULT_RUNS') or 12)
 SEED = int(os.environ.get('FAULT_SEED') or 1)
+N_LONG = int(os.environ.get('RESULT_TOKENS') or 8192)
 N_LINES, N_TOKENS = 96, 60
 WORKER = [TANDEM, 'generate', '--target', TARGET, '--device', 'host:1', '--no-measure', '--parallel', '2']
 STARTS = ['Once upon a time there was a poor miller who had', 'The king said to his daughter', 'In a dark wood there lived']
 
 
-def tandem(*arguments, code=0, text=None, env=None):
-    r = subprocess.run([TANDEM, *map(str, arguments)], capture_output=True, text=True, input=text, timeout=300,
+def tandem(*arguments, code=0, text=None, env=None, seconds=300):
+    r = subprocess.run([TANDEM, *map(str, arguments)], capture_output=True, text=True, input=text, timeout=seconds,
                        env={**os.environ, **(env or {})})
     assert r.returncode == code, (arguments, r.returncode, r.stdout[-2000:], r.stderr[-2000:])
     return r
@@ -253,9 +255,13 @@ class Cases:
         settings = json.loads(self.db.sql('SELECT config FROM tandem_job'))
         self.assertEqual((settings['n'], settings['temp'], settings['stop']), (3, 0, ['x', 'yz']))
         self.assertIn('the job says 3', tandem(*WORKER[1:], '--job', url, '-n', '4', code=2).stderr)
-        self.db.sql('UPDATE tandem_job SET version = 99')
-        self.assertIn('version 99', tandem('job', 'status', url, code=65).stderr)
-        self.assertIn('version 99', tandem(*WORKER[1:], '--job', url, code=65).stderr)
+        for version, words in ((0, 'older'), (99, 'newer')): # there has been one: none is migrated
+            self.db.sql('UPDATE tandem_job SET version = %d' % version)
+            for arguments in (['job', 'status', url], ['job', 'export', url], ['job', 'add', url, '--in', self.input],
+                              ['job', 'retry', url], ['job', 'cancel', url], [*WORKER[1:], '--job', url]):
+                r = tandem(*arguments, code=65)
+                self.assertIn("version %d, %s than this tandem's" % (version, words), r.stderr)
+                self.assertIn('let the tandem that made it finish', r.stderr)
         tandem('job', 'drop', url)
         self.db.sql('CREATE TABLE tandem_job (something TEXT)')
         self.assertIn('version', tandem('job', 'status', url, code=65).stderr)
@@ -346,6 +352,26 @@ class Cases:
         for name in self.db.sql('SELECT DISTINCT worker FROM tandem_line WHERE state = 2').split():
             self.assertIn(name, page)
         self.assertIn('Lines that have ended, by worker', page)
+
+    def test_long_results(self):
+        model, prompts, out = (self.dir + '/' + name for name in ('long.gguf', 'long.jsonl', 'long.out'))
+        subprocess.run([sys.executable, 'scripts/make_model.py', '--n-embd', '32', '--heads', '1', '--layers', '1',
+                        '--head-dim', '2', '--ffn', '32', '--vocab', '512', '--ctx', str(2 * N_LONG), '--type', 'Q8_0',
+                        '--out', model], check=True, capture_output=True)
+        with open(prompts, 'w') as f:
+            f.write(''.join('{"id": "%d", "prompt": "text %d"}\n' % (i, i) for i in range(3)))
+        settings = ['--in', prompts, '-n', N_LONG, '--ignore-eos', '--temp', '0.9', '--seed', '3']
+        worker = ['generate', '--target', model, '--device', 'host:1', '--no-measure']
+        tandem(*worker, *settings, '--out', out, seconds=3600)
+        tandem('job', 'create', self.db.url, *settings)
+        tandem(*worker, '--job', self.db.url, '--lease', '3', seconds=3600)
+        plain = self.read(out)
+        tandem('job', 'export', self.db.url, '--out', out, '--force')
+        got = self.read(out)
+        self.assertEqual(len(plain), 3)
+        for key, want in plain.items():
+            self.assertEqual(len(want['tokens']), N_LONG)
+            self.assertEqual((got[key]['tokens'], got[key]['text']), (want['tokens'], want['text']))
 
     def test_two_create(self):
         both = [subprocess.Popen([TANDEM, 'job', 'create', self.db.url, '--in', self.input], stderr=subprocess.PIPE,
@@ -451,6 +477,63 @@ class InPostgres(Cases, unittest.TestCase):
         for w in workers:
             self.assertIn(w.wait(timeout=120), (0, 1, 69), self.log(w)) # 69: gone before it had begun
         self.finish()
+        self.check_results()
+
+    def test_claims_read_what_waits(self):
+        """Not all that has ended, though the server has counted when nothing had."""
+        n, n_ended = 3000, 2900
+        lines = self.dir + '/many.jsonl'
+        with open(lines, 'w') as f:
+            f.write(''.join('{"id": "%d", "prompt": "%s %d"}\n' % (i, 'again and ' * 30, i) for i in range(n)))
+        tandem('job', 'create', self.db.url, '--in', lines, '-n', '1', '--temp', '0')
+        self.db.sql('ALTER TABLE tandem_line SET (autovacuum_enabled = off)')
+        self.db.sql('ANALYZE tandem_line')
+        self.db.sql('UPDATE tandem_line SET state = 4 WHERE n <= %d' % n_ended)
+        count = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'tandem_line_pkey'"
+        self.finish()
+        # Connections say what they have read when they end.
+        wait_until(lambda: self.db.sql("SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'tandem'") == '0')
+        # A few of each line that is taken and handed in, at most all for what the test did before; each
+        # claim would read all that has ended.
+        self.assertLess(int(self.db.sql(count)), 2 * n + 10 * (n - n_ended))
+        self.assertEqual(self.status()['ok'], n - n_ended)
+
+    def test_a_clock_that_is_wrong(self):
+        """Leases are the database's: a worker that is hours ahead takes nothing that is held."""
+        shim = self.dir + '/clock.so'
+        with open(self.dir + '/clock.c', 'w') as f:
+            f.write('#define _GNU_SOURCE\n#include <stdlib.h>\n#include <sys/syscall.h>\n#include <time.h>\n'
+                    '#include <unistd.h>\nint clock_gettime(clockid_t id, struct timespec *t)\n{\n'
+                    '    int r = (int)syscall(SYS_clock_gettime, id, t);\n'
+                    '    if (id == CLOCK_REALTIME)\n        t->tv_sec += atol(getenv("CLOCK_OFF"));\n    return r;\n}\n'
+                    'time_t time(time_t *at)\n{\n    struct timespec t;\n    clock_gettime(CLOCK_REALTIME, &t);\n'
+                    '    return at ? *at = t.tv_sec : t.tv_sec;\n}\n')
+        if not shutil.which('cc') or subprocess.run(['cc', '-shared', '-fPIC', '-o', shim, self.dir + '/clock.c'],
+                                                    capture_output=True).returncode != 0:
+            self.skipTest('there is no C compiler here')
+        if subprocess.run([TANDEM, '--version'], env={**os.environ, 'LD_PRELOAD': shim, 'CLOCK_OFF': '0'},
+                          capture_output=True).returncode != 0:
+            self.skipTest('this tandem cannot be given another clock (a sanitizer comes first)')
+        self.create()
+        stopped = self.start('--lease', '3600')
+        wait_until(lambda: self.status()['running'] > 0 or stopped.poll() is not None)
+        stopped.send_signal(signal.SIGSTOP)
+        held = "SELECT COUNT(*) FROM tandem_line WHERE state = 1"
+        n_held = int(self.db.sql(held))
+        if not n_held:
+            self.skipTest('the worker was done before it was stopped')
+        env = self.env
+        workers = []
+        for off in ('7200', '-7200'):
+            self.env = {**env, 'LD_PRELOAD': shim, 'CLOCK_OFF': off}
+            workers.append(self.start())
+        self.env = env
+        wait_until(lambda: self.n_ended() + n_held == len(self.plain) or all(w.poll() is not None for w in workers))
+        self.assertEqual(int(self.db.sql(held)), n_held)
+        stopped.send_signal(signal.SIGCONT)
+        for w in self.workers:
+            self.assertIn(w.wait(timeout=120), (0, 1), self.log(w))
+        self.assertEqual(self.db.sql('SELECT MIN(attempts), MAX(attempts) FROM tandem_line'), '1|1')
         self.check_results()
 
     def test_results_outlive_the_worker(self):
