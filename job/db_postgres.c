@@ -38,6 +38,17 @@ static void no_notices(void *user, const char *message)
     (void)message;
 }
 
+/* Few rows are wanted of many, in the order of an index. While nothing is known of a new table, the
+ * planner thinks that few are there, and would read them all to sort them. */
+static bool set_plans(PGconn *c, td_err *err)
+{
+    PGresult *r = PQexec(c, "SET enable_bitmapscan = off");
+    bool is_ok = PQresultStatus(r) == PGRES_COMMAND_OK ||
+                 fail(PQerrorMessage(c), TD_E_UNAVAILABLE, err);
+    PQclear(r);
+    return is_ok;
+}
+
 static void *connect_server(const char *url, bool is_new, char *name, td_err *err)
 {
     (void)is_new;
@@ -50,8 +61,8 @@ static void *connect_server(const char *url, bool is_new, char *name, td_err *er
         td_err_set(err, TD_E_NOMEM, "%s: no memory for a connection", name);
         return NULL;
     }
-    if (PQstatus(c) != CONNECTION_OK) {
-        fail(PQerrorMessage(c), TD_E_UNAVAILABLE, err);
+    bool is_ok = PQstatus(c) == CONNECTION_OK || fail(PQerrorMessage(c), TD_E_UNAVAILABLE, err);
+    if (!is_ok || !set_plans(c, err)) {
         disconnect(c);
         return NULL;
     }

@@ -503,10 +503,10 @@ static bool read_claim(void *user, const td_db_value *c, td_err *err)
 /* Which lines: of those that the condition names the first ones, as many as are wanted, but for the
  * first no more bytes than a claim may have.
  *
- * The conditions are ranges of one value, and the order begins with their column, for only the index
- * that is meant has that order. Of `state = 0 ORDER BY n` PostgreSQL thinks that the primary key
- * serves it as well while most lines wait, and goes on to think so until it counts again, walking
- * past all that has ended. */
+ * The conditions are ranges of one value, and the order begins with their column, for only the
+ * index that is meant has that order. Of `state = 0 ORDER BY n` PostgreSQL thinks that the primary
+ * key serves it as well while most lines wait, and goes on to think so until it counts again,
+ * walking past all that has ended. */
 #define CLAIM(condition, order)                                                                    \
     "UPDATE tandem_line SET state = 1, worker = $1, epoch = epoch + 1, attempts = attempts + 1, "  \
     "until = {now} + $2 WHERE n IN (SELECT n FROM (SELECT n, SUM(n_bytes) OVER (ORDER BY n) - "    \

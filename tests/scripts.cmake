@@ -71,6 +71,8 @@ td_script_test(e2e_scripts e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_scripts.p
                $<TARGET_FILE:tandem>)
 td_script_test(e2e_bundle e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_bundle.py
                $<TARGET_FILE:tandem>)
+td_script_test(e2e_package e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_package.py
+               $<TARGET_FILE:tandem>)
 td_script_test(e2e_setup e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_setup.py)
 td_script_test(e2e_vocab e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_vocab.py
                $<TARGET_FILE:tandem>)
