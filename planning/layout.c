@@ -118,6 +118,13 @@ static bool charge_draft(builder *b, td_err *err)
     b->layout->draft_bytes = 0;
     if (!b->draft_dev)
         return true;
+    if (!p->draft) {
+        b->layout->draft_bytes =
+            p->guest.n_bytes +
+            p->guest.position_bytes * td_min_u32(b->layout->n_ctx, p->guest.n_ctx);
+        return charge(b, td_device_get_info(b->draft_dev), b->layout->draft_bytes, "the draft",
+                      err);
+    }
     uint32_t n_ctx = td_min_u32(b->layout->n_ctx, td_model_hparams(p->draft)->n_ctx_train);
     td_forward_params draft =
         td_forward_drafting(p->draft, b->draft_dev, p->type_k, p->type_v, p->n_slots, n_ctx);
@@ -285,8 +292,9 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
         if (p->place && !open_experts_device(part, p->place, err))
             return false;
     }
-    b->draft_dev = p->draft ? td_device_create(p->draft_spec, err) : NULL;
-    return !p->draft || b->draft_dev || td_err_prepend(err, "the draft");
+    const char *draft_spec = p->draft ? p->draft_spec : p->guest.spec;
+    b->draft_dev = draft_spec ? td_device_create(draft_spec, err) : NULL;
+    return !draft_spec || b->draft_dev || td_err_prepend(err, "the draft");
 }
 
 td_layout *td_layout_create(const td_layout_params *params, td_err *err)

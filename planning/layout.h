@@ -18,6 +18,13 @@
 
 typedef struct td_layout td_layout;
 
+/* What something else will take of a device here, by the context: a draft of another process's. */
+typedef struct {
+    const char *spec; /* NULL: nothing */
+    uint64_t n_bytes, position_bytes;
+    uint32_t n_ctx; /* at most so many positions, whatever the context */
+} td_layout_guest;
+
 typedef struct {
     const td_model *model;
     const char *const *specs; /* SPEC[@a-b], in order */
@@ -45,6 +52,7 @@ typedef struct {
      * and context) on device draft_spec, for which room is kept; NULL: none. */
     const td_model *draft;
     const char *draft_spec;
+    td_layout_guest guest; /* else, whose model is not here */
     /* Of loading; may be NULL. False ends it (TD_E_AGAIN). */
     bool (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;

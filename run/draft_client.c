@@ -33,7 +33,7 @@ struct td_draft_client {
     td_drafter *drafter;
     int stop_fd;
     pthread_t thread;
-    bool is_thread;
+    bool is_thread, is_loaded;
     td_draft_worker_params worker;
     _Atomic uint64_t computing_us;
     td_err failure;      /* of the thread; to be read once */
@@ -103,8 +103,8 @@ bool td_draft_client_is_on_host(const td_run_params *params)
            td_device_spec_parse(params->draft_spec, &spec, NULL) && spec.host[0];
 }
 
-/* Has the draft model loaded by a stage worker. */
-static bool start_there(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx, td_err *err)
+/* Has the draft model planned by a stage worker. */
+static bool plan_there(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx, td_err *err)
 {
     const td_run_params *params = d->params;
     d->model = td_model_open(params->draft_path, err);
@@ -141,7 +141,6 @@ static const char *endpoint_of(const td_draft_client *d)
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err)
 {
-    const td_tokenizer *tokenizer = td_model_tokenizer(target);
     td_draft_client *d = td_alloc(1, sizeof *d, err);
     if (!d)
         return NULL;
@@ -150,14 +149,30 @@ td_draft_client *td_draft_client_create(const td_run_params *params, const td_mo
     d->transport = td_transport_create(err);
     bool is_ok = d->transport != NULL;
     if (is_ok && td_draft_client_is_on_host(params))
-        is_ok = start_there(d, tokenizer, n_ctx, err);
-    else if (is_ok && !params->draft_endpoint)
-        is_ok = start_here(d, tokenizer, n_ctx, err);
+        is_ok = plan_there(d, td_model_tokenizer(target), n_ctx, err);
     if (!is_ok) {
         td_err_prepend(err, "draft");
         td_draft_client_destroy(&d);
     }
     return d;
+}
+
+bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx, td_err *err)
+{
+    if (d->is_loaded)
+        return true;
+    if (d->remote)
+        d->is_loaded = td_remote_draft_load(
+            d->remote, td_min_u32(n_ctx, td_model_hparams(d->model)->n_ctx_train), err);
+    else
+        d->is_loaded =
+            d->params->draft_endpoint || start_here(d, td_model_tokenizer(target), n_ctx, err);
+    return d->is_loaded || td_err_prepend(err, "draft");
+}
+
+uint64_t td_draft_client_bytes(const td_draft_client *d)
+{
+    return d->remote ? td_remote_draft_bytes(d->remote) : 0;
 }
 
 bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_t n_ctx,

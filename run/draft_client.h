@@ -31,12 +31,15 @@ typedef struct {
     const uint32_t *ids; /* valid until the next step */
 } td_draft_client_event;
 
-/* Loads a draft of this process, with n_ctx positions or as many as it was trained for, and starts
- * its thread; has it loaded on a host, and waits until it is; or prepares for a worker elsewhere.
- * target: the model whose vocabulary the draft
- * shares or translates; borrowed. */
+/* Before the target is laid out: has a draft on a host planned there with n_ctx positions, the most
+ * there may be. target: the model whose vocabulary the draft shares or translates; borrowed. */
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err);
+/* Loads a draft of this process, with n_ctx positions or as many as it was trained for, and starts
+ * its thread; or has it loaded on a host, and waits until it is. After that it does nothing. */
+bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx, td_err *err);
+/* What a draft on a host takes there; else 0. */
+uint64_t td_draft_client_bytes(const td_draft_client *d);
 /* Begins the session. n_ctx: the target's. */
 bool td_draft_client_connect(td_draft_client *d, const td_model *target, uint32_t n_ctx,
                              const td_clock *clock, td_err *err);

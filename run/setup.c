@@ -162,17 +162,23 @@ td_layout_params td_setup_layout_params(const session *r)
 }
 
 /* Where layers go is settled before anything is loaded, with room for the draft, which is counted
- * just so. Then comes the draft, with the context that was found, and the target last. */
+ * just so; one on another machine is therefore planned there first. Then comes the draft, with the
+ * context that was found, and the target last. */
 static bool load_once(session *r, td_layout_params *params, loading *l, td_err *err)
 {
     const td_run_params *p = &r->opened;
+    uint32_t most = p->n_ctx ? p->n_ctx : td_model_hparams(r->model)->n_ctx_train;
+    if (!r->drafting && (p->draft_path || p->draft_endpoint) &&
+        !(r->drafting = td_draft_client_create(p, r->model, most, err)))
+        return false;
     r->target = td_target_open(params, err);
-    bool is_ok = r->target;
-    if (is_ok && !r->drafting && (p->draft_path || p->draft_endpoint)) {
-        r->drafting = td_draft_client_create(p, r->model, td_target_n_ctx(r->target), err);
-        is_ok = r->drafting;
-    }
-    r->draft_bytes = r->target ? td_target_draft_bytes(r->target) : 0;
+    bool is_ok =
+        r->target && (!r->drafting ||
+                      td_draft_client_load(r->drafting, r->model, td_target_n_ctx(r->target), err));
+    if (is_ok && r->drafting)
+        r->draft_bytes = td_draft_client_bytes(r->drafting);
+    if (is_ok && !r->draft_bytes)
+        r->draft_bytes = td_target_draft_bytes(r->target);
     l->start_us = td_clock_now_us(&r->clock);
     is_ok = is_ok && td_target_load(r->target, err);
     td_log_progress_end();
@@ -309,8 +315,6 @@ void td_setup_show(const session *r)
     }
     if (p->draft_endpoint)
         fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
-    else if (r->drafting && td_draft_client_is_on_host(p))
-        fprintf(stderr, "  draft on %s  %s\n", td_draft_client_device(r->drafting), p->draft_path);
     else if (r->drafting)
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
     if (p->is_ngram)

@@ -44,6 +44,31 @@ bool td_draft_seat_check(const td_stage_plan *p, const td_model *model, td_err *
                       n_layer - 1);
 }
 
+/* The cache grows with the context, evenly but for rounding to pages. */
+bool td_draft_seat_weigh(const td_stage_plan *p, const td_model *model, const char *spec,
+                         td_layout_guest *out, uint64_t *budget_bytes, td_err *err)
+{
+    td_device *dev = td_device_create(spec, err);
+    if (!dev)
+        return false;
+    uint32_t most = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train);
+    uint32_t least = td_min_u32(most, TD_PAGE_POSITIONS);
+    td_forward_params f = td_forward_drafting(model, dev, td_type_find(p->type_k),
+                                              td_type_find(p->type_v), p->n_slots, least);
+    uint64_t n_least = td_forward_bytes(&f);
+    f.n_ctx = most;
+    uint64_t more = td_forward_bytes(&f) - n_least;
+    *out = (td_layout_guest){.spec = spec, .n_bytes = n_least, .n_ctx = most};
+    if (most > least)
+        out->position_bytes = (more + most - least - 1) / (most - least);
+    *budget_bytes = td_device_get_info(dev)->capacity.usable_bytes;
+    td_device_destroy(&dev);
+    return n_least <= *budget_bytes ||
+           td_err_set(err, TD_E_NOMEM, "the draft: %llu MiB on %s, where %llu MiB are there",
+                      (unsigned long long)(n_least >> 20), spec,
+                      (unsigned long long)(*budget_bytes >> 20));
+}
+
 static void *seat_main(void *arg)
 {
     td_draft_seat *s = arg;

@@ -9,7 +9,7 @@
 #ifndef TD_TARGET_DRAFT_SEAT_H
 #define TD_TARGET_DRAFT_SEAT_H
 
-#include "model/model.h"
+#include "planning/layout.h"
 #include "transport/link.h"
 #include "transport/stage_wire.h"
 
@@ -17,6 +17,10 @@ typedef struct td_draft_seat td_draft_seat;
 
 /* What the wire could not know of a plan for a draft. TD_E_DATA. */
 bool td_draft_seat_check(const td_stage_plan *plan, const td_model *model, td_err *err);
+
+/* What it will take of the device, and what is there; spec: borrowed. */
+bool td_draft_seat_weigh(const td_stage_plan *plan, const td_model *model, const char *spec,
+                         td_layout_guest *out, uint64_t *budget_bytes, td_err *err);
 
 /* Loads the model on a device and serves it. spec: borrowed. link: answers go there. */
 td_draft_seat *td_draft_seat_open(const td_stage_plan *plan, uint64_t ticket, const td_model *model,

@@ -31,6 +31,7 @@ struct td_remote_draft {
     uint8_t model_id[TD_STAGE_HASH_BYTES];
     char device[sizeof((td_device_spec *)0)->host + sizeof((td_device_info *)0)->spec];
     td_device_info info;
+    td_stage_planned planned;
     td_remotes *remotes; /* the session; the thread's once that runs */
     pthread_t thread;
     bool is_thread;
@@ -80,11 +81,10 @@ static bool join(td_remote_draft *d, td_err *err)
     return td_err_set(err, TD_E_AGAIN, "stopped");
 }
 
-/* A session with the draft loaded. */
-static bool load(td_remote_draft *d, td_err *err)
+/* A session with the draft planned: what it takes is known, here and at the worker. */
+static bool plan_it(td_remote_draft *d, td_err *err)
 {
     td_stage_plan plan;
-    td_stage_planned planned;
     td_device_info info;
     uint8_t device;
     const td_layout_params lent = {.model = d->params.model, .progress = show, .user = d};
@@ -98,9 +98,14 @@ static bool load(td_remote_draft *d, td_err *err)
         snprintf(d->device, sizeof d->device, "%s/%s", d->spec.host, info.spec);
     }
     make_plan(d, device, &plan);
-    if (!td_remotes_plan(d->remotes, &plan, &lent, &planned, err))
-        return false;
-    td_remotes_load_draft(d->remotes, planned.n_ctx, td_peer_name(d->seed));
+    return td_remotes_plan(d->remotes, &plan, &lent, &d->planned, err);
+}
+
+/* The same with the draft loaded. */
+static bool load(td_remote_draft *d, td_err *err)
+{
+    td_remotes_load_draft(d->remotes, td_min_u32(d->params.n_ctx, d->planned.n_ctx),
+                          td_peer_name(d->seed));
     return td_remotes_wait(d->remotes, show, d, err);
 }
 
@@ -123,7 +128,7 @@ static void *draft_main(void *arg)
         }
         td_remotes_destroy(&d->remotes);
         td_err_clear(&why);
-        is_there = load(d, &why);
+        is_there = plan_it(d, &why) && load(d, &why);
         if (!is_there && !atomic_load(&d->is_stopping)) {
             td_log_write(was_told ? TD_LOG_DEBUG : TD_LOG_WARN, "draft: %s; trying again",
                          why.message);
@@ -173,12 +178,28 @@ td_remote_draft *td_remote_draft_create(const td_remote_draft_params *params, td
     const td_layout_params hosts = {.hosts = params->hosts, .n_hosts = params->n_hosts};
     bool is_ok = td_device_spec_parse(params->spec, &d->spec, err) && check_spec(d, err) &&
                  td_split_find_host(&hosts, d->spec.host, &d->host, err) && draw(&d->seed, err) &&
-                 td_models_id(params->model, d->model_id, err) && load(d, err);
-    d->params.progress = NULL; /* nobody looks any more */
-    if (!is_ok || !start(d, err))
+                 td_models_id(params->model, d->model_id, err) && plan_it(d, err);
+    if (!is_ok)
         td_remote_draft_destroy(&d);
     return d;
 }
+
+bool td_remote_draft_load(td_remote_draft *d, uint32_t n_ctx, td_err *err)
+{
+    TD_ASSERT(n_ctx >= 1 && !d->is_thread);
+    d->params.n_ctx = td_min_u32(d->params.n_ctx, n_ctx);
+    if (!td_remotes_find(d->remotes, 0, NULL)) { /* lost meanwhile */
+        td_remotes_destroy(&d->remotes);
+        if (!plan_it(d, err))
+            return false;
+    }
+    if (!load(d, err))
+        return false;
+    d->params.progress = NULL; /* nobody looks any more */
+    return start(d, err);
+}
+
+uint64_t td_remote_draft_bytes(const td_remote_draft *d) { return d->planned.parts[0].n_bytes; }
 
 void td_remote_draft_destroy(td_remote_draft **draft)
 {

@@ -52,6 +52,9 @@ struct td_worker_seat {
     td_target *target;
     const td_model *model; /* a draft's, and where it is served; or NULL */
     td_draft_seat *draft;
+    /* What a draft takes, once it is planned; of layers, what the draft beside them will. */
+    td_layout_guest guest;
+    uint64_t guest_budget_bytes;
     td_check_seat check; /* its bytes are a measurement's too */
     bool is_measured;
     /* The streams. */
@@ -115,6 +118,7 @@ static td_layout_params params_of(worker *w, const td_model *model)
                               .type_v = td_type_find(p->type_v),
                               .n_slots = p->n_slots,
                               .n_ctx = p->n_ctx,
+                              .guest = w->guest,
                               .progress = on_progress,
                               .user = w};
 }
@@ -165,7 +169,12 @@ static void do_plan(worker *w)
         return;
     if (w->is_draft) {
         w->task_code = TD_STAGE_FAIL_PROTOCOL;
-        w->model = td_draft_seat_check(&w->plan, model, err) ? model : NULL;
+        if (!td_draft_seat_check(&w->plan, model, err))
+            return;
+        w->task_code = TD_STAGE_FAIL_MEMORY;
+        if (td_draft_seat_weigh(&w->plan, model, w->params->specs[w->plan.parts[0].device],
+                                &w->guest, &w->guest_budget_bytes, err))
+            w->model = model;
         return;
     }
     if (w->plan.measure) {
@@ -183,7 +192,11 @@ static void do_plan(worker *w)
 static void do_load(worker *w)
 {
     w->task_code = TD_STAGE_FAIL_DEVICE;
-    if (w->is_draft) {
+    if (w->is_draft && w->load.n_ctx > w->plan.n_ctx) {
+        td_err_set(&w->task_err, TD_E_DATA, "a context of %u was planned, not %u", w->plan.n_ctx,
+                   w->load.n_ctx);
+    } else if (w->is_draft) {
+        w->plan.n_ctx = w->load.n_ctx;
         w->draft = td_draft_seat_open(&w->plan, w->load.ticket, w->model,
                                       w->params->specs[w->plan.parts[0].device],
                                       w->params->transport, w->link, &w->task_err);
@@ -213,9 +226,20 @@ static void *helper_main(void *arg)
     return NULL;
 }
 
+/* What a draft that is not loaded yet will take; of one that is, the system says so itself. */
+static void look_for_guest(worker *w)
+{
+    const worker *other = w->other;
+    w->guest = (td_layout_guest){0};
+    if (other && !other->is_over && (other->state == PLANNED || other->state == LOADING))
+        w->guest = other->guest;
+}
+
 static void begin_task(worker *w, worker_state state)
 {
     sigset_t signals, before; /* those are the main thread's */
+    if (state == PLANNING && !w->is_draft)
+        look_for_guest(w);
     w->state = state;
     w->task_err = (td_err){0};
     atomic_store(&w->is_done, false);
@@ -628,9 +652,13 @@ static void serve_draft(worker *w)
 
 static void tell_planned(worker *w)
 {
-    if (w->is_draft) { /* what it takes is seen when it is loaded */
+    if (w->is_draft) {
+        const td_layout_guest *g = &w->guest;
+        uint64_t n_bytes = g->n_bytes + g->position_bytes * g->n_ctx;
         tell(w, &(td_stage_msg){.type = TD_STAGE_PLANNED,
-                                .planned = {.n_ctx = w->plan.n_ctx, .n_parts = 1}});
+                                .planned = {.n_ctx = w->plan.n_ctx,
+                                            .n_parts = 1,
+                                            .parts = {{n_bytes, w->guest_budget_bytes, 0}}}});
         return;
     }
     const td_layout *l = td_ring_layout(w->target);

@@ -23,6 +23,7 @@ static int stop_fd;
 static pthread_t thread;
 static td_transport *transport;
 static td_stage_worker_params hooks; /* check, has_failed */
+static uint32_t toy_n_ctx;           /* of the model; 0: that of TOY_SHAPE */
 
 static inline void *worker_main(void *arg)
 {
@@ -139,7 +140,9 @@ static inline void join_draft(peer *p, uint64_t session)
 static inline int begin(void **state)
 {
     (void)state;
-    toy t = toy_begin("llama", TOY_SHAPE);
+    toy_shape shape = TOY_SHAPE;
+    shape.n_ctx = toy_n_ctx ? toy_n_ctx : shape.n_ctx;
+    toy t = toy_begin("llama", shape);
     char path[96];
     td_err err = {0};
     snprintf(folder, sizeof folder, "/tmp/tandem-stage-XXXXXX");
