@@ -52,7 +52,7 @@ typedef struct {
     uint32_t n_shown, n_errors;
     /* of a job */
     timeline tokens;
-    double start; /* by the database's clock: when its first line began; 0: not known */
+    double start; /* by the database's clock; 0: not known */
     worker workers[WORKERS_MAX];
     uint32_t n_workers;
 } lines;
@@ -272,8 +272,8 @@ static bool add_result(void *user, const char *result, size_t n_bytes, td_err *e
     snprintf(name, sizeof name, "%s: line %lld", j->name, (long long)j->at.n);
     if (!add_line(l, result, n_bytes, name, err))
         return false;
-    if (l->n == 1)
-        l->start = j->at.finished - (l->n_shown ? l->shown[0].ms * 1e-3 : 0);
+    if (l->start == 0) /* all are so new that none was settled */
+        l->start = j->at.finished;
     td_timeline_add(&l->tokens, j->at.finished - l->start, l->n_tokens - n_before);
     td_timeline_add(&find_worker(l, j->at.worker ? j->at.worker : "none")->lines,
                     j->at.finished - l->start, 1);
@@ -296,6 +296,33 @@ static bool write_worker(void *user, const td_job_worker_status *w, td_err *err)
     td_report_cell(r, w->arithmetic);
     td_report_end_row(r);
     return true;
+}
+
+/* When the line began that was the first to end. */
+static bool note_start(void *user, const char *result, size_t n_bytes, td_err *err)
+{
+    job_reading *j = user;
+    td_json_object o;
+    if (j->lines->start > 0)
+        return true;
+    td_json *doc = td_json_parse(result, n_bytes, j->name, err);
+    bool is_ok = doc && td_json_read_root(doc, &schema, &o, err);
+    if (is_ok)
+        j->lines->start = j->at.finished - td_json_get_double(&o, "ms", 0) * 1e-3;
+    td_json_destroy(&doc);
+    return is_ok;
+}
+
+/* In the order of the input, which a long job can be read in quickly. */
+static bool read_all(td_db *db, job_reading *j, td_err *err)
+{
+    j->at = (td_job_reading){.is_finish_order = true};
+    bool is_ok = td_job_read_results(db, &j->at, note_start, j, err);
+    j->at = (td_job_reading){0};
+    do
+        is_ok = is_ok && td_job_read_results(db, &j->at, add_result, j, err);
+    while (is_ok && j->at.n_read);
+    return is_ok;
 }
 
 static void write_status(report *r, const td_job_status *t)
@@ -328,7 +355,7 @@ bool td_report_job(report *r, const char *url, td_err *err)
     td_job_settings settings;
     td_job_status status;
     td_db *db = td_db_open(url, false, err);
-    job_reading j = {.lines = create(err), .at = {.is_finish_order = true}};
+    job_reading j = {.lines = create(err)};
     bool is_ok = db && j.lines && td_job_open(db, &settings, err);
     if (is_ok) {
         td_job_settings_free(&settings);
@@ -342,10 +369,7 @@ bool td_report_job(report *r, const char *url, td_err *err)
         is_ok = td_job_list_workers(db, write_worker, r, err);
         td_report_end_table(r);
     }
-    do
-        is_ok = is_ok && td_job_read_results(db, &j.at, add_result, &j, err);
-    while (is_ok && j.at.n_read);
-    is_ok = is_ok &&
+    is_ok = is_ok && read_all(db, &j, err) &&
             write_plot(r, "Throughput over time, by when lines ended", "s", "tokens/s", PLOT_LINES,
                        &j.lines->tokens, TIMELINE_RATE, err) &&
             write_progress(r, j.lines, err) && write_lines(r, j.lines, err);
