@@ -184,6 +184,9 @@ void td_host_release(td_device *dev, uint64_t n_bytes);
 /* Model and vendor of the CPU. */
 void td_host_read_cpu(char *name, size_t name_size, char *vendor, size_t vendor_size);
 
+/* For memory that is about to be written whole and then read as a stream. */
+void td_host_use_huge_pages(void *begin, uint64_t n_bytes);
+
 bool td_host_tensor_init(td_tensor *t, td_err *err);
 void td_host_tensor_free(td_tensor *t);
 void td_host_device_destroy(td_device *dev);

@@ -70,6 +70,8 @@ bool td_host_weight_init(td_weight *base, td_err *err)
         return false;
     w->n_bytes = n_bytes;
     w->data = td_alloc(n_bytes, 1, err);
+    if (w->data)
+        td_host_use_huge_pages(w->data, n_bytes);
     return w->data != NULL;
 }
 
