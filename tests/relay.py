@@ -8,6 +8,7 @@ import random
 import selectors
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -27,16 +28,16 @@ class Way:
 
 
 class Relay:
-    """Listens on `port`, connects to `target` (127.0.0.1) for each peer; runs until close().
+    """Listens on `port` of `host`, connects to `target` (127.0.0.1) for each peer; runs until close().
 
     delay, jitter in seconds, one way; stall: (chance a piece, seconds); cut: chance a piece that
     the connection breaks within it."""
 
-    def __init__(self, port, target, seed=0, delay=0.0, jitter=0.0, stall=(0.0, 0.0), cut=0.0):
+    def __init__(self, port, target, seed=0, delay=0.0, jitter=0.0, stall=(0.0, 0.0), cut=0.0, host='127.0.0.1'):
         self.target, self.delay, self.jitter, self.stall, self.cut = target, delay, jitter, stall, cut
         self.random = random.Random(seed)
         self.n_bytes = self.n_connections = self.n_cut = 0
-        self.listener = socket.create_server(('127.0.0.1', port))
+        self.listener = socket.create_server((host, port))
         self.listener.setblocking(False)
         self.wake_read, self.wake_write = socket.socketpair()
         self.selector = selectors.DefaultSelector()
@@ -187,3 +188,9 @@ class Relay:
                 with contextlib.suppress(OSError):
                     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             s.close()
+
+
+if __name__ == '__main__':  # HOST TARGET PORT=SECONDS ..: relays with a delay each way, in a namespace of their own
+    for relay in [Relay(int(port), int(sys.argv[2]), delay=float(delay), host=sys.argv[1])
+                  for port, _, delay in (arg.partition('=') for arg in sys.argv[3:])]:
+        relay.thread.join()
