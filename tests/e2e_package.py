@@ -86,10 +86,13 @@ class Package(unittest.TestCase):
         if not os.path.exists(BARE + '/usr/bin/apt-get'):
             if not shutil.which('debootstrap'):
                 self.skipTest('there is no debootstrap here (Debian: debootstrap)')
-            suite = 'bookworm'
-            made = subprocess.run(['debootstrap', '--variant=minbase', suite, BARE, MIRROR], capture_output=True, text=True)
+            part = BARE + '.part' # one that was not finished is begun anew
+            shutil.rmtree(part, ignore_errors=True)
+            made = subprocess.run(['debootstrap', '--variant=minbase', 'bookworm', part, MIRROR], capture_output=True,
+                                  text=True)
             if made.returncode != 0:
                 self.skipTest('debootstrap: ' + (made.stdout + made.stderr)[-200:])
+            os.rename(part, BARE)
         # What is installed lies over it, in memory, and goes with the process.
         inside = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, inside)
