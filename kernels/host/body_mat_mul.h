@@ -293,7 +293,8 @@ INLINE void q6_k_tile(const tile *t, const int n_vectors, const int n_rows, tile
                         chunk[v] + TD_K_SCALES + s * TD_Q6_K_QUANTS + t->lane0[v] * 4;
                     vb tops = vb_load(quants + TD_Q4_QUANTS + h * 64);
                     u[v] = sixes(vb_load(quants + g * 64), tops, h, g);
-                    prefetch(quants + g * 64, n_rows);
+                    if (h == 0 || g < 2) /* each of the block's six lines once */
+                        prefetch_from(quants + h * TD_Q4_QUANTS + g * 64, VF_AHEAD_SIX(n_rows));
                 }
                 EACH_ROW
                 {

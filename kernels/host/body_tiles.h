@@ -13,11 +13,15 @@
  * the CPU to look ahead by itself; with one row it does, and to look far only disturbs it: how far
  * is best there is the level's (VF_AHEAD_ONE, 0: not at all). Past the end nothing is loaded and
  * nothing faults. */
-INLINE void prefetch(const uint8_t *at, const int n_rows)
+INLINE void prefetch_from(const uint8_t *at, const uint32_t ahead)
 {
-    const uint32_t ahead = n_rows == 1 ? VF_AHEAD_ONE : 4096;
     if (ahead)
         __builtin_prefetch((const void *)((uintptr_t)at + ahead));
+}
+
+INLINE void prefetch(const uint8_t *at, const int n_rows)
+{
+    prefetch_from(at, n_rows == 1 ? VF_AHEAD_ONE : 4096);
 }
 
 /* Where the outputs of a tile are: the weights of vector g (VL outputs) of w. */

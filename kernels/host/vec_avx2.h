@@ -1,11 +1,12 @@
 /* vec_generic.h's names in AVX2, FMA and F16C: 8 lanes. Where VEC_DPBUSD is defined, it is the
  * dot product of AVX-VNNI: acc + four unsigned bytes times four signed ones, in each int32. */
-#define VL             8
-#define VF_VECTORS_INT 2
-#define VF_ROWS_PARTS  4
-#define VF_AHEAD_ONE   4096
-#define VF_ROWS_FLOAT  6
-#define VF_FLOATS      2
+#define VL                   8
+#define VF_VECTORS_INT       2
+#define VF_ROWS_PARTS        4
+#define VF_AHEAD_ONE         4096
+#define VF_AHEAD_SIX(n_rows) ((n_rows) == 1 ? 512 : 4096)
+#define VF_ROWS_FLOAT        6
+#define VF_FLOATS            2
 #ifdef VEC_DPBUSD
 #define VF_HAS_NARROW 0
 #else

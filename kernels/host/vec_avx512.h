@@ -1,11 +1,12 @@
 /* vec_generic.h's names in AVX-512 F, BW, VL and VNNI: 16 lanes. */
-#define VL             16
-#define VF_VECTORS_INT 2
-#define VF_ROWS_PARTS  8
-#define VF_AHEAD_ONE   0
-#define VF_ROWS_FLOAT  6
-#define VF_FLOATS      4
-#define VF_HAS_NARROW  0
+#define VL                   16
+#define VF_VECTORS_INT       2
+#define VF_ROWS_PARTS        8
+#define VF_AHEAD_ONE         0
+#define VF_AHEAD_SIX(n_rows) ((n_rows) == 1 ? 0 : 1024)
+#define VF_ROWS_FLOAT        6
+#define VF_FLOATS            4
+#define VF_HAS_NARROW        0
 
 INLINE td_host_rows vf_rows(const td_type type)
 {

@@ -4,13 +4,14 @@
  * vf: VL floats. vi: VL int32. vb: 4 VL bytes, lane l being bytes 4l..4l+3. v16_*: functions over
  * 16 lanes in 16 / VL vectors, v32_*: over 32. *_n: the first n lanes (0 <= n <= VL), the others
  * zero or left alone. */
-#define VL             16
-#define VF_VECTORS_INT 1 /* vectors of outputs of a quantized tile */
-#define VF_ROWS_PARTS  2 /* rows of a tile of body_parts.h */
-#define VF_AHEAD_ONE   0 /* bytes to fetch ahead in the weights of one row */
-#define VF_ROWS_FLOAT  2
-#define VF_FLOATS      4 /* vectors of outputs of a float tile */
-#define VF_HAS_NARROW  0 /* dots of small weights are first summed in 16 bits */
+#define VL                   16
+#define VF_VECTORS_INT       1 /* vectors of outputs of a quantized tile */
+#define VF_ROWS_PARTS        2 /* rows of a tile of body_parts.h */
+#define VF_AHEAD_ONE         0 /* bytes to fetch ahead in the weights of one row */
+#define VF_AHEAD_SIX(n_rows) 0 /* and in those of Q6_K */
+#define VF_ROWS_FLOAT        2
+#define VF_FLOATS            4 /* vectors of outputs of a float tile */
+#define VF_HAS_NARROW        0 /* dots of small weights are first summed in 16 bits */
 
 INLINE td_host_rows vf_rows(const td_type type)
 {
