@@ -18,7 +18,6 @@
 #define N_CONNECTIONS 64u
 #define N_LINKS       64u
 #define RECONNECT_US  100000u
-#define KEEPALIVE_US  11000000u /* until a kernel finds out that a connection is dead */
 
 typedef struct net_link net_link;
 
@@ -52,9 +51,10 @@ struct net_link {
 static struct {
     connection connections[N_CONNECTIONS];
     net_link *links[N_LINKS];
-    td_link_faults faults; /* of all connections between machines */
-    uint64_t apart_until_us[N_MACHINES][N_MACHINES];
-    uint32_t room; /* messages under way on a connection at most */
+    td_link_faults faults;                           /* of all connections between machines */
+    uint64_t apart_until_us[N_MACHINES][N_MACHINES]; /* from, to */
+    uint32_t room;         /* messages under way on a connection at most */
+    uint64_t keepalive_us; /* until a kernel finds out that a connection is dead; or never */
     uint64_t n_connections;
     /* Sees every message between machines before it is sent, and may change its fate. */
     void (*on_message)(connection *c, int from_end, const uint8_t *bytes, size_t n_bytes,
@@ -103,7 +103,7 @@ static void on_sent(void *user, int from_end, const uint8_t *bytes, size_t n_byt
                     td_link_fate *fate)
 {
     connection *c = user;
-    uint64_t until = net.apart_until_us[c->machines[0]][c->machines[1]];
+    uint64_t until = net.apart_until_us[c->machines[from_end]][c->machines[!from_end]];
     if (!is_between_machines(c))
         *fate = (td_link_fate){.n_copies = 1};
     else if (net.on_message)
@@ -117,7 +117,7 @@ static void on_sent(void *user, int from_end, const uint8_t *bytes, size_t n_byt
 static bool can_reach(uint32_t from, uint32_t to)
 {
     return !sim.machines[from].is_dead && !sim.machines[to].is_dead &&
-           net.apart_until_us[from][to] <= now_us();
+           net.apart_until_us[from][to] <= now_us() && net.apart_until_us[to][from] <= now_us();
 }
 
 static net_link *find_bound(const net_link *from)
@@ -395,7 +395,7 @@ static void kill_machine(uint32_t i, bool is_heard)
         connection *c = &net.connections[k];
         if (!c->ends[0] || !is_between_machines(c) || (c->machines[0] != i && c->machines[1] != i))
             continue;
-        uint64_t heard = now_us() + (is_heard ? below(20000) : KEEPALIVE_US);
+        uint64_t heard = now_us() + (is_heard ? below(20000) : net.keepalive_us);
         break_connection(c, c->machines[0] == i ? UINT64_MAX : heard,
                          c->machines[1] == i ? UINT64_MAX : heard);
     }
@@ -409,14 +409,15 @@ static void break_between(uint32_t a, uint32_t b)
         bool is_of_them = (c->machines[0] == a && c->machines[1] == b) ||
                           (c->machines[0] == b && c->machines[1] == a);
         if (c->ends[0] && is_of_them)
-            break_connection(c, now_us() + (below(4) ? below(50000) : KEEPALIVE_US),
-                             now_us() + (below(4) ? below(50000) : KEEPALIVE_US));
+            break_connection(c, now_us() + (below(4) ? below(50000) : net.keepalive_us),
+                             now_us() + (below(4) ? below(50000) : net.keepalive_us));
     }
 }
 
-static void part(uint32_t a, uint32_t b, uint64_t until_us)
+/* Until then nothing comes from one to the other, and no connection can be made. */
+static void part(uint32_t from, uint32_t to, uint64_t until_us)
 {
-    net.apart_until_us[a][b] = net.apart_until_us[b][a] = until_us;
+    net.apart_until_us[from][to] = until_us;
 }
 
 static void net_begin(void)

@@ -35,16 +35,18 @@
 
 #define N_MACHINES  5u
 #define N_THREADS   64u
-#define STACK_BYTES (1u << 20)
 #define N_EVENT_FDS 256u
 #define EVENT_FD    (1 << 20) /* above any that the system gives */
 #define LAST_US     7200000000u
 #define STEPS_MAX   20000000u
 
 #ifdef __SANITIZE_ADDRESS__
+#define STACK_BYTES (8u << 20) /* of more than 4 MiB it forgets nothing when contexts change */
 void __sanitizer_start_switch_fiber(void **save, const void *bottom, size_t size);
 void __sanitizer_finish_switch_fiber(void *save, const void **bottom, size_t *size);
 void __sanitizer_set_death_callback(void (*callback)(void));
+#else
+#define STACK_BYTES (1u << 20)
 #endif
 
 typedef enum { THREAD_NONE, THREAD_READY, THREAD_WAITS, THREAD_DONE } thread_state;
@@ -431,6 +433,14 @@ static void thread_main(void)
     leave(true);
 }
 
+static void prepare(ucontext_t *context, char *stack)
+{
+    getcontext(context);
+    context->uc_stack.ss_sp = stack;
+    context->uc_stack.ss_size = STACK_BYTES;
+    makecontext(context, thread_main, 0);
+}
+
 static thread *start_thread(uint32_t i_machine, void *(*main)(void *), void *arg)
 {
     thread *t = sim.threads;
@@ -445,10 +455,7 @@ static thread *start_thread(uint32_t i_machine, void *(*main)(void *), void *arg
     }
     *t = (thread){
         .state = THREAD_READY, .machine = i_machine, .stack = stack, .main = main, .arg = arg};
-    getcontext(&t->context);
-    t->context.uc_stack.ss_sp = stack;
-    t->context.uc_stack.ss_size = STACK_BYTES;
-    makecontext(&t->context, thread_main, 0);
+    prepare(&t->context, stack);
     return t;
 }
 
@@ -603,6 +610,9 @@ void __wrap_td_log_write(td_log_level level, const char *format, ...)
     fputc('\n', stderr);
     va_end(args);
 }
+
+int __wrap_fsync(int fd);
+int __wrap_fsync(int fd) { return __wrap_fdatasync(fd); }
 
 int __wrap_td_signals_pending(void);
 int __wrap_td_signals_pending(void) { return here()->is_dead ? SIGTERM : 0; }
