@@ -251,6 +251,8 @@ static void receive(td_remotes *r, session *s)
             td_remote_lose(r, s, err.message);
         } else if (m.session != s->way.session) {
             continue; /* of a greeting before */
+        } else if (m.seq != s->n_seen + 1 && s->state == SESSION_GREETING) {
+            continue; /* the answer was lost: there will be another greeting */
         } else if (m.seq != s->n_seen + 1) {
             td_remote_lose(r, s, "messages were lost");
         } else {

@@ -19,9 +19,10 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define JOIN_US  5000000u /* until the worker has greeted, */
-#define LOOK_US  200000u  /* between two looks at whether somebody wants to stop, or it was lost */
-#define RETRY_US 500000u  /* between two tries to have it back */
+#define JOIN_US    5000000u /* until the worker has greeted, */
+#define LOOK_US    200000u /* between two looks at whether somebody wants to stop, or it was lost */
+#define RETRY_US   500000u /* between two tries to have it back */
+#define LOAD_TRIES 4u      /* at the start */
 
 struct td_remote_draft {
     td_remote_draft_params params;
@@ -73,6 +74,8 @@ static bool join(td_remote_draft *d, td_err *err)
         td_err why = {0};
         if (td_remotes_find(d->remotes, 0, &why))
             return true;
+        if (why.code == TD_E_DEVICE_LOST) /* it was there: it takes another session */
+            return td_err_set(err, why.code, "%s", why.message);
         bool is_last = us + LOOK_US >= JOIN_US;
         if (is_last)
             return td_err_set(err, TD_E_UNAVAILABLE, "%s within %u s (is `tandem stage` there?)",
@@ -107,6 +110,25 @@ static bool load(td_remote_draft *d, td_err *err)
     td_remotes_load_draft(d->remotes, td_min_u32(d->params.n_ctx, d->planned.n_ctx),
                           td_peer_name(d->seed));
     return td_remotes_wait(d->remotes, show, d, err);
+}
+
+/* Plans, and loads when it is time. A worker may be lost meanwhile, as later. */
+static bool begin_first(td_remote_draft *d, bool is_loading, td_err *err)
+{
+    td_err lost = {0};
+    for (uint32_t i = 0; i < LOAD_TRIES; i++) {
+        bool is_planned = d->remotes && td_remotes_find(d->remotes, 0, NULL);
+        if (lost.code != TD_OK)
+            td_log_warn("draft: %s; trying again", lost.message);
+        td_err_clear(&lost);
+        if (!is_planned)
+            td_remotes_destroy(&d->remotes);
+        if ((is_planned || plan_it(d, &lost)) && (!is_loading || load(d, &lost)))
+            return true;
+        if (lost.code != TD_E_DEVICE_LOST)
+            break;
+    }
+    return td_err_set(err, lost.code, "%s", lost.message);
 }
 
 static void rest(uint64_t us)
@@ -178,7 +200,7 @@ td_remote_draft *td_remote_draft_create(const td_remote_draft_params *params, td
     const td_layout_params hosts = {.hosts = params->hosts, .n_hosts = params->n_hosts};
     bool is_ok = td_device_spec_parse(params->spec, &d->spec, err) && check_spec(d, err) &&
                  td_split_find_host(&hosts, d->spec.host, &d->host, err) && draw(&d->seed, err) &&
-                 td_models_id(params->model, d->model_id, err) && plan_it(d, err);
+                 td_models_id(params->model, d->model_id, err) && begin_first(d, false, err);
     if (!is_ok)
         td_remote_draft_destroy(&d);
     return d;
@@ -188,12 +210,7 @@ bool td_remote_draft_load(td_remote_draft *d, uint32_t n_ctx, td_err *err)
 {
     TD_ASSERT(n_ctx >= 1 && !d->is_thread);
     d->params.n_ctx = td_min_u32(d->params.n_ctx, n_ctx);
-    if (!td_remotes_find(d->remotes, 0, NULL)) { /* lost meanwhile */
-        td_remotes_destroy(&d->remotes);
-        if (!plan_it(d, err))
-            return false;
-    }
-    if (!load(d, err))
+    if (!begin_first(d, true, err))
         return false;
     d->params.progress = NULL; /* nobody looks any more */
     return start(d, err);

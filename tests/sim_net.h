@@ -15,9 +15,10 @@
 #include "transport/link_impl.h"
 #include "transport/wire.h"
 
-#define N_CONNECTIONS 64u
+#define N_CONNECTIONS 2048u /* a machine that hangs may have many that nobody looks at */
 #define N_LINKS       64u
 #define RECONNECT_US  100000u
+#define SMALL_BYTES   1024u
 
 typedef struct net_link net_link;
 
@@ -56,6 +57,7 @@ static struct {
     uint32_t room;         /* messages under way on a connection at most */
     uint64_t keepalive_us; /* until a kernel finds out that a connection is dead; or never */
     uint64_t n_connections;
+    uint32_t n_places; /* of connections: those behind were never used */
     /* Sees every message between machines before it is sent, and may change its fate. */
     void (*on_message)(connection *c, int from_end, const uint8_t *bytes, size_t n_bytes,
                        td_link_fate *fate);
@@ -142,6 +144,7 @@ static void connect_now(net_link *l)
     connection *c = net.connections;
     while (c->ends[0])
         CHECK(++c < net.connections + N_CONNECTIONS);
+    net.n_places = td_max_u32(net.n_places, (uint32_t)(c - net.connections) + 1);
     *c = (connection){
         .owners = {l, to}, .machines = {l->machine, to->machine}, .route = ++net.n_connections};
     td_link_faults faults = net.faults;
@@ -165,15 +168,18 @@ static connection *find_route(const net_link *l, td_route route)
 {
     if (!l->is_bound)
         return l->c;
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++)
+    for (uint32_t i = 0; i < net.n_places; i++)
         if (net.connections[i].owners[1] == l && net.connections[i].route == route)
             return &net.connections[i];
     return NULL;
 }
 
-static bool has_room(const net_link *l, const connection *c)
+/* Buffers take small messages by the hundred. A broken connection takes all: its kernel does not
+ * know yet. */
+static bool has_room(const net_link *l, const connection *c, size_t n_bytes)
 {
-    return c->n_under_way[l->is_bound ? 0 : 1] < net.room;
+    uint32_t most = n_bytes < SMALL_BYTES ? TD_LINK_MEM_MAX - 2 : net.room;
+    return c->is_broken || c->n_under_way[l->is_bound ? 0 : 1] < most;
 }
 
 static bool send_on(net_link *l, connection *c, const void *bytes, size_t n_bytes)
@@ -201,8 +207,8 @@ static void net_flush(td_link *base)
         connect_now(l);
     while (l->first) {
         connection *c = find_route(l, l->first->route);
-        if ((!c && !l->is_bound) ||
-            (c && (!has_room(l, c) || !send_on(l, c, l->first->bytes, l->first->n_bytes))))
+        if ((!c && !l->is_bound) || (c && (!has_room(l, c, l->first->n_bytes) ||
+                                           !send_on(l, c, l->first->bytes, l->first->n_bytes))))
             return;
         drop_first(l);
     }
@@ -216,7 +222,7 @@ static bool net_send(td_link *base, td_route route, const void *bytes, size_t n_
     connection *c = find_route(l, route);
     if (l->is_bound && (!c || is_over(c, 1)))
         return td_err_set(err, TD_E_UNAVAILABLE, "endpoint %s: the peer has gone", l->endpoint);
-    if (!l->first && c && has_room(l, c) && send_on(l, c, bytes, n_bytes))
+    if (!l->first && c && has_room(l, c, n_bytes) && send_on(l, c, bytes, n_bytes))
         return true;
     if (!may_queue || base->stats.n_queued_bytes + n_bytes > TD_LINK_QUEUE_BYTES)
         return td_err_set(err, TD_E_AGAIN, "endpoint %s: the peer is slow", l->endpoint);
@@ -235,8 +241,8 @@ static connection *find_readable(const net_link *l, uint32_t from)
 {
     if (!l->is_bound)
         return l->c && td_link_next_us(l->c->ends[0]) <= now_us() ? l->c : NULL;
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++) {
-        connection *c = &net.connections[(from + i) % N_CONNECTIONS];
+    for (uint32_t i = 0; i < net.n_places; i++) {
+        connection *c = &net.connections[(from + i) % net.n_places];
         if (c->owners[1] == l && td_link_next_us(c->ends[1]) <= now_us())
             return c;
     }
@@ -262,7 +268,7 @@ static bool net_was_cut(td_link *base)
 {
     net_link *l = (net_link *)base;
     bool was_cut = false;
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++) {
+    for (uint32_t i = 0; i < net.n_places; i++) {
         connection *c = &net.connections[i];
         if (c->owners[l->is_bound] != l || !is_over(c, l->is_bound))
             continue;
@@ -278,7 +284,7 @@ static bool net_was_cut(td_link *base)
 
 static void hang_up(net_link *l)
 {
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++)
+    for (uint32_t i = 0; i < net.n_places; i++)
         if (net.connections[i].owners[l->is_bound] == l)
             close_end(&net.connections[i], l->is_bound);
     l->c = NULL;
@@ -321,7 +327,7 @@ static bool is_link_readable(td_link *base)
     net_flush(base);
     if (find_readable(l, 0))
         return true;
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++)
+    for (uint32_t i = 0; i < net.n_places; i++)
         if (net.connections[i].owners[l->is_bound] == l &&
             is_over(&net.connections[i], l->is_bound))
             return true;
@@ -334,7 +340,7 @@ static uint64_t link_next_us(const td_link *base)
     uint64_t next = UINT64_MAX;
     if (!l->is_bound && !l->c)
         next = l->retry_us;
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++) {
+    for (uint32_t i = 0; i < net.n_places; i++) {
         const connection *c = &net.connections[i];
         if (c->owners[l->is_bound] != l)
             continue;
@@ -391,7 +397,7 @@ td_link *__wrap_td_link_open(td_transport *t, const char *endpoint, td_link_side
 static void kill_machine(uint32_t i, bool is_heard)
 {
     tell_to_stop(i);
-    for (uint32_t k = 0; k < N_CONNECTIONS; k++) {
+    for (uint32_t k = 0; k < net.n_places; k++) {
         connection *c = &net.connections[k];
         if (!c->ends[0] || !is_between_machines(c) || (c->machines[0] != i && c->machines[1] != i))
             continue;
@@ -404,7 +410,7 @@ static void kill_machine(uint32_t i, bool is_heard)
 /* Between two machines; an end hears of it or does not. */
 static void break_between(uint32_t a, uint32_t b)
 {
-    for (uint32_t k = 0; k < N_CONNECTIONS; k++) {
+    for (uint32_t k = 0; k < net.n_places; k++) {
         connection *c = &net.connections[k];
         bool is_of_them = (c->machines[0] == a && c->machines[1] == b) ||
                           (c->machines[0] == b && c->machines[1] == a);
@@ -422,7 +428,7 @@ static void part(uint32_t from, uint32_t to, uint64_t until_us)
 
 static void net_begin(void)
 {
-    for (uint32_t i = 0; i < N_CONNECTIONS; i++)
+    for (uint32_t i = 0; i < net.n_places; i++)
         CHECK(!net.connections[i].ends[0]);
     for (uint32_t i = 0; i < N_LINKS; i++)
         CHECK(!net.links[i]);
