@@ -20,8 +20,8 @@ INLINE td_host_rows vf_rows(const td_type type)
     return (td_host_rows){4, 4, is_apart ? 4 : UINT32_MAX};
 #else
     switch (type) {
-    case TD_TYPE_Q4_K: /* scales are much work, so it gains most from a pass less */
-        return (td_host_rows){5, 8, 10};
+    case TD_TYPE_Q4_K: /* one vector alone reads each line twice: slower where memory counts */
+        return (td_host_rows){5, 5, 10};
     case TD_TYPE_Q6_K:
         return (td_host_rows){5, 5, 5};
     case TD_TYPE_Q4_0: /* taken apart again for each tile: cheaper than to store and load parts */
