@@ -43,7 +43,7 @@
 #define SUFFERING_SEED 1000000000u /* and on */
 #define N_PROMPTS      24u         /* of which a run has some */
 #define N_INCIDENTS    8u
-#define N_RUNS_MAX     8u /* of a coordinator, until all lines are there */
+#define N_RUNS_MAX     24u /* of a coordinator, until all lines are there */
 #define ANSWER_MAX     4096u
 #define FAR_US         (1ull << 60)
 #define SILENT         "the coordinator is silent" /* what a worker says of one that is gone */
