@@ -623,14 +623,24 @@ class Draft(Case):
 
     def test_a_worker_that_drafts_for_another_says_so(self):
         self.start(self.ends['a'])
-        p = subprocess.Popen(self.command('--device', 'host:1', *self.draft('a/host:1'), n=1000), stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True)
+        many = os.path.join(self.dir.name, 'many.jsonl')  # it goes on for longer than the other one waits
+        with open(self.prompts) as f, open(many, 'w') as out:
+            lines = [json.loads(line) for line in f]
+            out.writelines(json.dumps({**line, 'id': '%s-%u' % (line['id'], i)}) + '\n'
+                           for i in range(100) for line in lines)
+        command = [many if arg == self.prompts else arg
+                   for arg in self.command('--device', 'host:1', *self.draft('a/host:1'), n=1000)]
+        p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         p.stdout.readline()
         p.send_signal(signal.SIGSTOP)  # for less than the 5 s after which it counts as lost
         wait = self.draft('a/host:1')
         threading.Timer(1, p.send_signal, [signal.SIGCONT]).start()
+        reading = threading.Thread(target=p.stdout.read)
+        reading.start()
         text = self.generate('--device', 'host:1', *wait, n=4, code=69)
+        self.assertIsNone(p.poll())
         p.kill()
+        reading.join()
         p.communicate()
         self.assertIn('it serves another', text)
 
