@@ -191,6 +191,13 @@ uint32_t td_text_distance(const char *a, const char *b, uint32_t limit)
     return td_min_u32(row[n_b], limit + 1);
 }
 
+void td_text_make_printable(char *text)
+{
+    for (; *text; text++)
+        if (*text < 0x20 || *text > 0x7e)
+            *text = '?';
+}
+
 const char *td_text_find_nearest(const char *text, const char *const *names, size_t n_names)
 {
     const char *nearest = NULL;

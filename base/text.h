@@ -17,6 +17,9 @@ typedef struct {
  * long: printf("%s", td_text_quote(p, n).text). */
 td_text_quoted td_text_quote(const char *bytes, size_t n_bytes);
 
+/* In place: what is not printable ASCII, as a driver's or a model's name may hold, becomes '?'. */
+void td_text_make_printable(char *text);
+
 /* The whole text as a number: decimal digits with an optional '-', nothing before or after. False
  * (and *out untouched) for anything else, or out of the type's range. */
 bool td_text_read_i64(const char *text, int64_t *out);

@@ -3,6 +3,7 @@
 #include "check/clocks.h"
 
 #include "base/check.h"
+#include "base/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +26,7 @@ static void read_line(const char *path, const char *suffix, char *out, size_t n_
     }
     if (f)
         fclose(f);
-    for (char *c = out; *c; c++) /* a driver may say anything */
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
+    td_text_make_printable(out);
 }
 
 /* "1: 800Mhz *" is the clock now, the last line the highest. */

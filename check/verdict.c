@@ -8,6 +8,7 @@
 #include "base/json_writer.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,9 +23,7 @@ static void write_key(const td_device_info *info, char key[KEY_BYTES])
     bool is_host = info->kind == TD_DEVICE_HOST;
     snprintf(key, KEY_BYTES, "tandem %s 1; %.200s; %.200s; %.40s %.20s", TD_VERSION, info->name,
              info->driver, is_host ? "host" : info->uuid, is_host ? "" : info->pci);
-    for (char *c = key; *c; c++) /* a driver's name may hold anything */
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
+    td_text_make_printable(key);
 }
 
 static bool find_path(const char *key, char path[PATH_BYTES])

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "job/db.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,12 +61,6 @@ static const struct kind *const job = &kinds[TD_COUNT(kinds) - 1];
 static const char allowed[] =
     "allowed: a job's URL (sqlite:FILE, postgresql://..), results, --stats or --trace of `tandem "
     "generate`, --json or --format json, jsonl, csv of `tandem bench`, the CSV or JSON of a sweep";
-
-static bool is_url(const char *path)
-{
-    return !strncmp(path, "sqlite:", 7) || !strncmp(path, "postgresql://", 13) ||
-           !strncmp(path, "postgres://", 11);
-}
 
 /* -- kinds ------------------------------------------------------------------------------------- */
 
@@ -170,15 +165,15 @@ static void begin_page(report *r, char **inputs, uint32_t n)
 static bool write_part(report *r, const char *path, uint32_t number, td_err *err)
 {
     char url[PATH_MAX + 8];
-    const struct kind *kind = is_url(path) ? job : find_kind(path, err);
+    const struct kind *kind = td_db_is_url(path) ? job : find_kind(path, err);
     if (!kind)
         return false;
     fprintf(r->page, "<section id=\"part%u\">\n<h2>%s: ", number, kind->name);
     td_report_text(r, path);
     fputs("</h2>\n", r->page);
-    snprintf(url, sizeof url, "%s%s", kind == job && !is_url(path) ? "sqlite:" : "", path);
+    snprintf(url, sizeof url, "%s%s", kind == job && !td_db_is_url(path) ? "sqlite:" : "", path);
     if (!kind->write(r, url, err)) /* a URL may hold a password */
-        return is_url(path) ? false : td_err_prepend(err, "%s", path);
+        return td_db_is_url(path) ? false : td_err_prepend(err, "%s", path);
     fputs("</section>\n", r->page);
     return true;
 }
@@ -215,7 +210,7 @@ static bool check_files(const fields *f, char **inputs, uint32_t n, td_err *err)
     td_file_use uses[INPUTS_MAX + 1];
     for (uint32_t i = 0; i < n; i++) {
         const char *path = inputs[i];
-        path = !strncmp(path, "sqlite:", 7) ? path + 7 : is_url(path) ? NULL : path;
+        path = !strncmp(path, "sqlite:", 7) ? path + 7 : td_db_is_url(path) ? NULL : path;
         uses[i] = (td_file_use){.name = "the file", .path = path};
     }
     uses[n] = (td_file_use){.name = "--out", .path = f->out, .is_written = true};

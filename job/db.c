@@ -31,10 +31,16 @@ static bool has_password(const char *url)
     return strstr(url, "password=") != NULL;
 }
 
+static bool is_postgres_url(const char *url)
+{
+    return !strncmp(url, "postgresql://", 13) || !strncmp(url, "postgres://", 11);
+}
+
+bool td_db_is_url(const char *text) { return !strncmp(text, "sqlite:", 7) || is_postgres_url(text); }
+
 static const td_db_backend *find_backend(const char *url, td_err *err)
 {
-    bool is_postgres =
-        url && (!strncmp(url, "postgresql://", 13) || !strncmp(url, "postgres://", 11));
+    bool is_postgres = url && is_postgres_url(url);
     if (!url || strlen(url) >= TD_DB_URL_MAX) {
         td_err_set(err, TD_E_USAGE, "a job's URL: %zu bytes; allowed: 1..%u",
                    url ? strlen(url) : 0, TD_DB_URL_MAX - 1);

@@ -9,6 +9,7 @@
 #include "base/json_writer.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <sched.h>
@@ -45,9 +46,7 @@ void td_costs_key_write(const td_costs_params *p, const cost_kinds *kinds, char 
     /* Models that fit in the CPU's caches run faster; how many layers there are decides it. */
     n += (size_t)snprintf(key + n, COST_KEY_MAX - n, "; layers %u", h->n_layer);
     TD_ASSERT(n < COST_KEY_MAX);
-    for (char *c = key; *c; c++) /* a driver's name may hold anything */
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
+    td_text_make_printable(key);
 }
 
 static bool find_path(const char *key, char path[PATH_BYTES])

@@ -1,14 +1,9 @@
 #include "target/check_seat.h"
 
+#include "base/text.h"
+
 #include <stdio.h>
 #include <string.h>
-
-static void make_printable(char *text)
-{
-    for (; *text; text++)
-        if (*text < 0x20 || *text > 0x7e)
-            *text = '?';
-}
 
 void td_check_seat_begin(td_check_seat *c, atomic_bool *is_stopped)
 {
@@ -40,7 +35,7 @@ static bool show(void *user, const char *op, const char *shape)
     td_check_seat *c = user;
     pthread_mutex_lock(&c->lock);
     snprintf(c->doing, sizeof c->doing, "%s: %s", op, shape);
-    make_printable(c->doing);
+    td_text_make_printable(c->doing);
     pthread_mutex_unlock(&c->lock);
     return !atomic_load(c->is_stopped);
 }
@@ -80,5 +75,5 @@ void td_check_seat_ask(const td_stage_worker_params *params, uint32_t device,
     if (!params->has_failed ||
         !params->has_failed(params->specs[device], out, TD_WIRE_REASON_MAX + 1))
         out[0] = 0;
-    make_printable(out);
+    td_text_make_printable(out);
 }

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/text.h"
+#include "target/fetch.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -164,4 +166,15 @@ const td_model *td_models_open(td_models *m, const uint8_t id[TD_STAGE_HASH_BYTE
     td_err_set(err, TD_E_DATA, "no model file there is %.80s (%llu bytes); there is: %s", name,
                (unsigned long long)n_bytes, seen[0] ? seen : "none");
     return NULL;
+}
+
+void td_models_describe(const td_model *model, const uint8_t id[TD_STAGE_HASH_BYTES],
+                        td_stage_plan *plan)
+{
+    const td_gguf *g = td_model_gguf(model);
+    plan->model_bytes = td_gguf_n_bytes(g);
+    memcpy(plan->hash, id, sizeof plan->hash);
+    td_lend_describe(g, plan);
+    snprintf(plan->model_name, sizeof plan->model_name, "%s", td_model_name(model));
+    td_text_make_printable(plan->model_name);
 }

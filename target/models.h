@@ -20,5 +20,8 @@ const td_model *td_models_open(td_models *models, const uint8_t id[TD_STAGE_HASH
 
 /* What a model is known by, whatever its file is called. Reads all of it the first time. */
 bool td_models_id(const td_model *model, uint8_t out[TD_STAGE_HASH_BYTES], td_err *err);
+/* Tells a plan which model is meant, and what files of it could be sent (fetch.h). */
+void td_models_describe(const td_model *model, const uint8_t id[TD_STAGE_HASH_BYTES],
+                        td_stage_plan *plan);
 
 #endif

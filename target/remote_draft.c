@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signals.h"
-#include "target/fetch.h"
 #include "target/models.h"
 #include "target/split.h"
 #include "transport/peer.h"
@@ -49,19 +48,14 @@ static bool show(void *user, uint64_t done, uint64_t total)
 static void make_plan(const td_remote_draft *d, uint8_t device, td_stage_plan *p)
 {
     const td_model *m = d->params.model;
-    *p = (td_stage_plan){.model_bytes = td_gguf_n_bytes(td_model_gguf(m)),
-                         .n_parts = 1,
+    *p = (td_stage_plan){.n_parts = 1,
                          .experts_device = TD_STAGE_ANY,
                          .n_slots = (uint8_t)d->params.n_slots,
                          .type_k = (uint8_t)d->params.type_k->id,
                          .type_v = (uint8_t)d->params.type_v->id,
                          .n_ctx = d->params.n_ctx,
                          .parts = {{device, 0, (uint16_t)(td_model_hparams(m)->n_layer - 1)}}};
-    memcpy(p->hash, d->model_id, sizeof p->hash);
-    td_lend_describe(td_model_gguf(m), p);
-    snprintf(p->model_name, sizeof p->model_name, "%s", td_model_name(m));
-    for (char *c = p->model_name; *c; c++)
-        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+    td_models_describe(m, d->model_id, p);
 }
 
 /* In pieces, so that a run that ends meanwhile does not wait. */

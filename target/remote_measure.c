@@ -114,8 +114,7 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
     *out = (td_far_device){0};
     td_remotes *r =
         id && td_device_spec_parse(text, &spec, err) ? find_machine(m, spec.host, err) : NULL;
-    td_stage_plan p = {.model_bytes = td_gguf_n_bytes(td_model_gguf(model)),
-                       .n_parts = 1,
+    td_stage_plan p = {.n_parts = 1,
                        .experts_device = TD_STAGE_ANY,
                        .n_slots = (uint8_t)m->params.n_slots,
                        .type_k = (uint8_t)m->params.type_k->id,
@@ -128,11 +127,7 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
                                     m->params.is_trusting, &out->info, &p.parts[0].device, err))
         return false;
     session *s = &r->sessions[0];
-    memcpy(p.hash, id, sizeof p.hash);
-    td_lend_describe(td_model_gguf(model), &p);
-    snprintf(p.model_name, sizeof p.model_name, "%s", td_model_name(model));
-    for (char *c = p.model_name; *c; c++)
-        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+    td_models_describe(model, id, &p);
     pthread_mutex_lock(&r->lock);
     r->gguf = td_model_gguf(model);
     s->loading = (td_stage_loading){0};

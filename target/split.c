@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/mem.h"
-#include "target/fetch.h"
 #include "target/models.h"
 #include "target/target.h"
 
@@ -330,8 +329,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
     for (uint32_t w = 0; w < s->n_workers; w++) {
         td_stage_plan *plan = &plans[w];
         uint32_t first = s->workers[w].first_stage;
-        *plan = (td_stage_plan){.model_bytes = td_gguf_n_bytes(td_model_gguf(p->model)),
-                                .first_stage = (uint8_t)first,
+        *plan = (td_stage_plan){.first_stage = (uint8_t)first,
                                 .n_parts = (uint8_t)s->workers[w].n_stages,
                                 .experts_device = TD_STAGE_ANY,
                                 .n_slots = (uint8_t)p->n_slots,
@@ -339,11 +337,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .type_v = (uint8_t)p->type_v->id,
                                 .wire = p->wire ? (uint8_t)p->wire->id : TD_STAGE_F32,
                                 .n_ctx = n_ctx};
-        memcpy(plan->hash, s->model_id, sizeof plan->hash);
-        td_lend_describe(td_model_gguf(p->model), plan);
-        snprintf(plan->model_name, sizeof plan->model_name, "%s", td_model_name(p->model));
-        for (char *c = plan->model_name; *c; c++)
-            *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
+        td_models_describe(p->model, s->model_id, plan);
         for (uint32_t k = 0; k < plan->n_parts; k++) {
             plan->parts[k].device = s->stages[first + k].device;
             plan->parts[k].first = (uint16_t)s->stages[first + k].spec.first;

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "target/check_seat.h"
 #include "target/draft_seat.h"
 #include "target/fetch.h"
@@ -277,18 +278,11 @@ static td_stage_msg make_pong(const worker *w, uint64_t echo_us)
                                    .n_pending = (uint32_t)(w->n_taken - w->n_done)}};
 }
 
-static void make_printable(char *text)
-{
-    for (; *text; text++)
-        if (*text < 0x20 || *text > 0x7e)
-            *text = '?';
-}
-
 static void send_fail(td_stage_way *way, td_stage_fail_code code, const char *reason)
 {
     td_stage_msg m = {.type = TD_STAGE_FAIL, .fail.code = code};
     snprintf(m.fail.reason, sizeof m.fail.reason, "%s", reason);
-    make_printable(m.fail.reason);
+    td_text_make_printable(m.fail.reason);
     td_stage_way_send(way, &m, NULL);
 }
 

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "planning/layout.h"
 #include "target/check_seat.h"
 #include "target/worker_seat.h"
@@ -19,13 +20,6 @@ typedef struct {
     td_worker_seat *seats[N_SEATS];
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 } house;
-
-static void make_printable(char *text)
-{
-    for (; *text; text++)
-        if (*text < 0x20 || *text > 0x7e)
-            *text = '?';
-}
 
 static bool describe_devices(const td_stage_worker_params *p, td_stage_hello_ok *out, td_err *err)
 {
@@ -45,9 +39,9 @@ static bool describe_devices(const td_stage_worker_params *p, td_stage_hello_ok 
         snprintf(d->id, sizeof d->id, "%s", info.id);
         snprintf(d->name, sizeof d->name, "%.127s", info.name);
         snprintf(d->driver, sizeof d->driver, "%.127s", info.driver);
-        make_printable(d->spec);
-        make_printable(d->name);
-        make_printable(d->driver);
+        td_text_make_printable(d->spec);
+        td_text_make_printable(d->name);
+        td_text_make_printable(d->driver);
         td_check_seat_ask(p, i, d->failed);
         td_log_info("stage worker: %s is %s", d->spec, d->name);
         if (d->failed[0])

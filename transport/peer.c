@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "transport/peer_impl.h"
 
 #include <errno.h>
@@ -67,13 +68,6 @@ void td_peer_destroy(td_peer **peer)
     *peer = NULL;
 }
 
-static void make_printable(char *text)
-{
-    for (char *c = text; *c; c++)
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
-}
-
 void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *format, ...)
 {
     ev->type = type;
@@ -82,7 +76,7 @@ void td_peer_set_event(td_peer_event *ev, td_peer_event_type type, const char *f
     va_start(args, format);
     vsnprintf(ev->reason, sizeof ev->reason, format, args);
     va_end(args);
-    make_printable(ev->reason);
+    td_text_make_printable(ev->reason);
 }
 
 uint64_t td_peer_hash_prefix(const td_peer *p, uint32_t n)
@@ -248,7 +242,7 @@ void td_peer_fail(td_peer *p, const char *reason)
 {
     char text[TD_WIRE_REASON_MAX + 1];
     snprintf(text, sizeof text, "%s", reason);
-    make_printable(text);
+    td_text_make_printable(text);
     if (p->state == PEER_JOINED &&
         td_peer_send_refusal(p, p->route, p->session, TD_WIRE_REFUSE_SESSION, text))
         p->state = PEER_GREETING; /* it is over, no goodbye follows */
