@@ -353,9 +353,9 @@ static void take_times(td_coordinator *c, const batch *b, const td_batch_times *
 {
     if (b->is_prefill || b->has_output)
         td_pipeline_add(&c->pipeline, &(td_pipeline_sample){.is_prefill = b->is_prefill,
-                                                            .is_queued = times->is_queued,
                                                             .n_rows = b->n_rows,
                                                             .us = (double)(c->now_us - b->sent_us),
+                                                            .waited_us = (double)times->waited_us,
                                                             .sum_us = (double)times->sum_us,
                                                             .max_us = (double)times->max_us});
     if (b->is_prefill)

@@ -155,11 +155,10 @@ typedef struct {
     double link_us;      /* what a verify batch is on its way beside the stages' work; 0: unknown */
 } td_coordinator_stats;
 
-/* Busy times of a micro-batch: of all stages together, of the slowest; and whether some stage was
- * still busy with the one before when it came. */
+/* Busy times of a micro-batch: of all stages together, of the slowest; and how long it waited in
+ * them for the ones before it. */
 typedef struct {
-    uint64_t sum_us, max_us;
-    bool is_queued;
+    uint64_t sum_us, max_us, waited_us;
 } td_batch_times;
 
 /* Errors: TD_E_USAGE (a parameter out of its range), TD_E_DATA (a token longer than

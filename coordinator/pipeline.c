@@ -2,8 +2,9 @@
  * for a group's rows, and each group the time of all stages and links: whichever is longer. More
  * groups hide more of the links, fewer groups have more rows to each pass over the weights.
  *
- * What links take shows only in batches that waited for none before them. Where stages are never
- * idle there are no such batches, and none are needed: all others only bound it from above. */
+ * What links take is what is left of a batch's time when its stages' work is taken out and what it
+ * waited there, which each stage tells. Without the latter a pipeline that is too full would look
+ * like one with long links, and stay full. */
 #include "coordinator/pipeline.h"
 
 #include "base/check.h"
@@ -49,9 +50,7 @@ void td_pipeline_add(td_pipeline *p, const td_pipeline_sample *s)
     bool is_first = !(k->max_us > 0);
     move(&k->max_us, s->max_us, is_first);
     move(&k->sum_us, s->sum_us, is_first);
-    double link_us = fmax(s->us - s->sum_us, 0);
-    if (!s->is_queued || (k->n_links && link_us < least_link_us(k)))
-        k->link_us[k->n_links++ % TD_PIPELINE_LINKS] = link_us;
+    k->link_us[k->n_links++ % TD_PIPELINE_LINKS] = fmax(s->us - s->sum_us - s->waited_us, 0);
     if (!s->is_prefill)
         td_times_add_verify(&p->pace, s->n_rows, s->max_us);
     p->is_news = true;

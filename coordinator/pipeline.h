@@ -18,8 +18,7 @@
 /* Of verify batches, and of chunks of prompts. */
 typedef struct {
     double sum_us, max_us; /* of all stages, of the slowest: decayed means */
-    /* What batches took beside the stages' work that waited for none before them, the last ones;
-     * so long at least the links take. */
+    /* What the last batches took beside the stages' work and waiting for it. */
     double link_us[TD_PIPELINE_LINKS];
     uint32_t n_links;
 } td_pipeline_kind;
@@ -35,10 +34,10 @@ typedef struct {
 /* A batch that was answered. */
 typedef struct {
     bool is_prefill;
-    bool is_queued; /* a stage was still busy with the batch before when it came */
     uint32_t n_rows;
-    double us; /* from when it was sent; sum_us and max_us: of them its stages' work */
-    double sum_us, max_us;
+    double us; /* from when it was sent; of them in its stages, behind those before it, */
+    double waited_us;
+    double sum_us, max_us; /* and their work: of all, of the slowest */
 } td_pipeline_sample;
 
 void td_pipeline_init(td_pipeline *p, uint32_t n_stages, uint32_t n_max);

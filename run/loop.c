@@ -288,7 +288,7 @@ static bool take_verified(session *r, td_err *err)
         td_coordinator_on_verified(r->coordinator, result.batch, result.chosen,
                                    &(td_batch_times){.sum_us = result.sum_us,
                                                      .max_us = result.max_us,
-                                                     .is_queued = result.is_queued},
+                                                     .waited_us = result.waited_us},
                                    now_us(r));
         td_recover_note(r);
         if (!perform_all(r, err))

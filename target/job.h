@@ -39,6 +39,7 @@ typedef struct micro_batch {
     uint32_t chosen[TD_PREFILL_ROWS_MAX];     /* [n_out] */
     uint32_t bad[TD_PREFILL_ROWS_MAX], n_bad; /* td_target_result */
     td_err err;
+    uint64_t came_us; /* to the stage that it is at */
     td_target_span spans[TD_STAGES_MAX];
     bool is_in_flight;        /* the calling thread's: submitted and not finished */
     atomic_bool is_cancelled; /* set by the calling thread at any time */

@@ -48,6 +48,8 @@ static void pass_run(run *at, const micro_batch *answered)
         at->unsent = at->unsent == j ? at->head : at->unsent;
         if (!at->head)
             at->tail = NULL;
+        if (is_batch)
+            j->batch->came_us = td_remote_now_us(at->all);
         bool is_awaited = is_batch || j->kind == JOB_STOP;
         td_queue_push(at->at.out, &j->item);
         if (is_awaited && at->at.wake)
@@ -83,7 +85,8 @@ static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *e
             w++;
         uint64_t clock = (uint64_t)at->all->sessions[w].clock_us;
         j->batch->spans[i] =
-            (td_target_span){told->spans[i].start_us - clock, told->spans[i].end_us - clock};
+            (td_target_span){told->spans[i].start_us - clock, told->spans[i].end_us - clock,
+                             told->spans[i].waited_us};
     }
     return j->batch;
 }

@@ -165,7 +165,8 @@ static void run_batch(stage *s, micro_batch *b)
 {
     const td_clock clock = td_clock_real();
     uint64_t start = td_clock_now_us(&clock);
-    b->spans[s->index] = (td_target_span){start, start};
+    b->spans[s->index] = (td_target_span){start, start, start - b->came_us};
+    b->came_us = start; /* to the next, where nothing is done here */
     /* A batch that fails anywhere leaves holes in the caches from there on, so every later one
      * fails as well. */
     if (b->err.code != TD_OK)
@@ -192,7 +193,7 @@ static void run_batch(stage *s, micro_batch *b)
     if (!is_last)
         hand_on_activations(s, b);
     uint64_t end = td_clock_now_us(&clock);
-    b->spans[s->index].end_us = end;
+    b->spans[s->index].end_us = b->came_us = end;
     td_stage_add_busy(&s->info, b, end - start);
 }
 

@@ -69,7 +69,9 @@ static void describe(const micro_batch *b, const td_stage_form *form, td_stage_b
     out->n_out = (uint16_t)b->n_out;
     out->n_spans = (uint8_t)form->n_spans;
     for (uint32_t i = 0; i < form->n_spans; i++)
-        out->spans[i] = (td_stage_span){b->spans[i].start_us, b->spans[i].end_us};
+        out->spans[i] = (td_stage_span){
+            b->spans[i].start_us, b->spans[i].end_us,
+            (uint32_t)(b->spans[i].waited_us < UINT32_MAX ? b->spans[i].waited_us : UINT32_MAX)};
     out->n_bytes = out->n_here = out->n_bad = 0;
     if (form->is_result) {
         out->n_bad = (uint16_t)b->n_bad;

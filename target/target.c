@@ -6,6 +6,7 @@
 #include "target/target.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "target/remote.h"
@@ -19,8 +20,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define N_JOBS    512u /* in the chain at once */
-#define REST_PART 8u   /* of a stage's time: it was at rest if so long */
+#define N_JOBS 512u /* in the chain at once */
 /* Of a worker: small jobs do not wait for an answer where they come from, so all that a full set of
  * batches may have between them has room. */
 #define N_JOBS_SERVING (8u * N_JOBS)
@@ -47,7 +47,6 @@ struct td_target {
     micro_batch *free_batches;
     micro_batch *results, *last_result; /* finished, not yet polled */
     micro_batch *polled;                /* handed out, freed by the next poll */
-    uint64_t ends_us[TD_STAGES_MAX];    /* of what stages did last, as far as it was polled */
 };
 
 static void wake(void *user)
@@ -91,8 +90,11 @@ bool td_ring_push(td_target *t, const job *what)
     job *j = t->free_jobs;
     if (!j)
         return false;
+    const td_clock clock = td_clock_real();
     t->free_jobs = (job *)j->item.next;
     *j = *what;
+    if (j->kind == JOB_FORWARD)
+        j->batch->came_us = td_clock_now_us(&clock);
     td_queue_push(t->first, &j->item);
     return true;
 }
@@ -264,12 +266,10 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
-        out->is_queued |= us && b->spans[i].start_us < t->ends_us[i] + us / REST_PART;
-        if (us)
-            t->ends_us[i] = b->spans[i].end_us;
         if (us && t->split && t->split->stages[i].is_remote)
             td_stage_add_busy(&t->remote_infos[i], b, us);
         out->sum_us += us;
+        out->waited_us += b->spans[i].waited_us;
         out->max_us = us > out->max_us ? us : out->max_us;
     }
     return true;

@@ -56,10 +56,11 @@ typedef struct {
     uint64_t n_copied_bytes; /* of activations, by the host, on their way here and on */
 } td_stage_info;
 
-/* When a stage began and finished a batch, by the real clock (base/clock.h). Equal: it did nothing
- * of it. Spans of one stage never overlap. */
+/* When a stage began and finished a batch, by the real clock (base/clock.h), and how long that had
+ * waited there for those before it. Equal ends: it did nothing of it. Spans of one stage never
+ * overlap. */
 typedef struct {
-    uint64_t start_us, end_us;
+    uint64_t start_us, end_us, waited_us;
 } td_target_span;
 
 typedef struct {
@@ -75,7 +76,7 @@ typedef struct {
     bool is_cancelled;           /* then chosen means nothing; no error */
     const td_target_span *spans; /* [n_stages], valid until the next poll */
     uint64_t sum_us, max_us;     /* of the spans' lengths */
-    bool is_queued; /* some stage went over to it from the batch before, with hardly a rest */
+    uint64_t waited_us;          /* in all stages together */
 } td_target_result;
 
 /* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].

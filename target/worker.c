@@ -356,7 +356,8 @@ static micro_batch *begin_batch(void *user, const td_stage_batch *told, td_err *
     if (!b)
         return NULL;
     for (uint32_t i = 0; i < told->n_spans; i++)
-        b->spans[i] = (td_target_span){told->spans[i].start_us, told->spans[i].end_us};
+        b->spans[i] = (td_target_span){told->spans[i].start_us, told->spans[i].end_us,
+                                       told->spans[i].waited_us};
     bool is_cancelled = told->is_cancelled;
     for (uint32_t i = 0; i < w->n_cancelled && i < N_CANCELLED; i++)
         is_cancelled |= w->cancelled[i] == told->id;

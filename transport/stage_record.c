@@ -35,6 +35,7 @@ static void write_spans(td_cursor_out *c, const td_stage_batch *b)
     for (uint32_t i = 0; i < b->n_spans; i++) {
         td_cursor_write_u64(c, b->spans[i].start_us);
         td_cursor_write_u32(c, (uint32_t)(b->spans[i].end_us - b->spans[i].start_us));
+        td_cursor_write_u32(c, b->spans[i].waited_us);
     }
 }
 
@@ -93,9 +94,9 @@ static size_t bytes_of(const td_stage_record *r)
     case TD_RECORD_OPEN:
         return 2 + 1 + 4 + 8 + 24;
     case TD_RECORD_BATCH:
-        return 1 + 8 + 1 + 4 + 1 + 12u * b->n_spans + 16u * b->n_rows + 4;
+        return 1 + 8 + 1 + 4 + 1 + 16u * b->n_spans + 16u * b->n_rows + 4;
     case TD_RECORD_RESULT:
-        return 1 + 8 + 1 + 4 + 1 + 12u * b->n_spans + 4u * b->n_out + 2 + 4u * b->n_bad;
+        return 1 + 8 + 1 + 4 + 1 + 16u * b->n_spans + 4u * b->n_out + 2 + 4u * b->n_bad;
     default:
         return 2 + 4;
     }
@@ -194,7 +195,8 @@ static bool read_spans(td_cursor *c, td_stage_batch *b)
         return td_cursor_fail(c, "n_spans is %u; allowed: 0..%u", b->n_spans, TD_STAGE_PARTS_MAX);
     for (uint32_t i = 0; i < b->n_spans; i++) {
         uint32_t us;
-        if (!td_cursor_read_u64(c, &b->spans[i].start_us) || !td_cursor_read_u32(c, &us))
+        if (!td_cursor_read_u64(c, &b->spans[i].start_us) || !td_cursor_read_u32(c, &us) ||
+            !td_cursor_read_u32(c, &b->spans[i].waited_us))
             return false;
         if (b->spans[i].start_us > UINT64_MAX - us)
             return td_cursor_fail(c, "a span ends after the end of time");

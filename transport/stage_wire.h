@@ -34,7 +34,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     4u
+#define TD_STAGE_PROTOCOL     5u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -254,6 +254,7 @@ typedef enum {
 
 typedef struct {
     uint64_t start_us, end_us; /* by the clock of whoever did it */
+    uint32_t waited_us;        /* before, for what was there first */
 } td_stage_span;
 
 typedef struct {
