@@ -172,10 +172,8 @@ static bool read_hosts(fields *f, td_err *err)
 {
     bench_params *p = &f->p;
     p->n_hosts = f->hosts.n;
-    for (uint32_t i = 0; i < f->hosts.n; i++)
-        if (!td_host_parse(f->hosts.items[i], &p->hosts[i], err) ||
-            !td_link_check(p->hosts[i].endpoint, TD_LINK_CONNECT, p->key, err))
-            return td_err_prepend(err, "--host");
+    if (!td_options_read_hosts(&f->hosts, p->key, p->hosts, err))
+        return false;
     if (f->hosts.n &&
         (p->is_ops || p->is_measure || p->is_each || p->is_together || p->draft || p->is_prompts))
         return td_err_set(err, TD_E_USAGE,

@@ -213,10 +213,8 @@ static bool add_given(const fields *f, session *s, const char *text, td_err *err
 /* The devices asked for; else all of the hosts; else all here that are usable. */
 static bool list_places(const fields *f, session *s, td_err *err)
 {
-    for (uint32_t i = 0; i < f->hosts.n; i++)
-        if (!td_host_parse(f->hosts.items[i], &s->hosts[i], err) ||
-            !td_link_check(s->hosts[i].endpoint, TD_LINK_CONNECT, f->key, err))
-            return td_err_prepend(err, "--host");
+    if (!td_options_read_hosts(&f->hosts, f->key, s->hosts, err))
+        return false;
     s->n_hosts = f->hosts.n;
     for (uint32_t i = 0; i < f->devices.n; i++)
         if (!add_given(f, s, f->devices.items[i], err))

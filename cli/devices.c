@@ -185,17 +185,17 @@ static void write_list(td_json_writer *w, const fields *f, const char *host, con
 static bool show(const fields *f, td_json_writer *w, td_err *err)
 {
     list l;
+    td_host hosts[TD_OPTION_LIST_MAX] = {{.name = ""}};
+    if (!td_options_read_hosts(&f->hosts, f->key, hosts, err))
+        return false;
     for (uint32_t i = 0; i < (f->hosts.n ? f->hosts.n : 1); i++) {
-        td_host host = {.name = ""};
-        if (f->hosts.n && !td_host_parse(f->hosts.items[i], &host, err))
-            return false;
-        if (!(f->hosts.n ? td_target_host_devices(&host, f->key, l.infos, &l.n, err)
+        if (!(f->hosts.n ? td_target_host_devices(&hosts[i], f->key, l.infos, &l.n, err)
                          : list_here(&l)))
             return false;
         if (w)
-            write_list(w, f, host.name, &l);
+            write_list(w, f, hosts[i].name, &l);
         else
-            print_list(f, host.name, &l);
+            print_list(f, hosts[i].name, &l);
     }
     return true;
 }

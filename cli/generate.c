@@ -173,11 +173,8 @@ static bool check(fields *f, td_err *err)
     r->n_spares = f->spares.n;
     memcpy(r->spares, f->spares.items, sizeof r->spares);
     r->n_hosts = f->hosts.n;
-    for (uint32_t i = 0; i < f->hosts.n; i++)
-        if (!td_host_parse(f->hosts.items[i], &r->hosts[i], err) ||
-            !td_link_check(r->hosts[i].endpoint, TD_LINK_CONNECT, r->key, err))
-            return td_err_prepend(err, "--host");
-    return td_generate_check_texts(r, &f->stops, err);
+    return td_options_read_hosts(&f->hosts, r->key, r->hosts, err) &&
+           td_generate_check_texts(r, &f->stops, err);
 }
 
 static void print_summary(const td_run_params *p, const td_run_totals *t)

@@ -4,6 +4,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "kernels/types.h"
+#include "transport/link.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -179,6 +180,21 @@ bool td_options_parse(const command_help *help, int argc, char **argv, void *fie
         is_list_begun[index] = true;
         if (!set_option(o, fields, value, err))
             return false;
+    }
+    return true;
+}
+
+bool td_options_read_hosts(const option_hosts *texts, const char *key,
+                           td_host hosts[TD_OPTION_LIST_MAX], td_err *err)
+{
+    for (uint32_t i = 0; i < texts->n; i++) {
+        if (!td_host_parse(texts->items[i], &hosts[i], err) ||
+            !td_link_check(hosts[i].endpoint, TD_LINK_CONNECT, key, err))
+            return td_err_prepend(err, "--host");
+        for (uint32_t k = 0; k < i; k++)
+            if (!strcmp(hosts[k].name, hosts[i].name))
+                return td_err_set(err, TD_E_USAGE, "--host: %s is both %s and %s", hosts[i].name,
+                                  hosts[k].endpoint, hosts[i].endpoint);
     }
     return true;
 }

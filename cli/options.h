@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "planning/placement.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,6 +66,11 @@ typedef struct {
  * is set by --help, and parsing stops there. */
 bool td_options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                       td_err *err);
+
+/* Reads what OPT_HOSTS holds: hosts[0..n), each name once, of which the endpoints can be reached
+ * with our key of that name (NULL: the only one). *hosts points into `texts`. TD_E_USAGE. */
+bool td_options_read_hosts(const option_hosts *texts, const char *key,
+                           td_host hosts[TD_OPTION_LIST_MAX], td_err *err);
 
 /* Applies a configuration file. *document must be destroyed after the last use of the fields. */
 bool td_options_read_config(const command_help *help, const char *path, void *fields,

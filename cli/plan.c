@@ -313,26 +313,15 @@ static bool lay_out(shown *s, td_layout_params params, const td_model *draft, td
     return is_ok;
 }
 
-static bool read_hosts(const fields *f, td_host hosts[TD_STAGES_MAX], td_err *err)
-{
-    if (f->hosts.n > TD_STAGES_MAX)
-        return td_err_set(err, TD_E_USAGE, "--host: at most %u", TD_STAGES_MAX);
-    for (uint32_t i = 0; i < f->hosts.n; i++)
-        if (!td_host_parse(f->hosts.items[i], &hosts[i], err) ||
-            !td_link_check(hosts[i].endpoint, TD_LINK_CONNECT, f->key, err))
-            return td_err_prepend(err, "--host");
-    return true;
-}
-
 static bool plan(const fields *f, td_err *err)
 {
     td_default_specs defaults;
-    td_host hosts[TD_STAGES_MAX];
+    td_host hosts[TD_OPTION_LIST_MAX];
     td_far far;
     td_remote_measure *remote = NULL;
     td_layout_default_specs(&defaults);
     shown s = {.f = f, .specs = f->devices.n ? f->devices.items : defaults.specs};
-    if (!read_hosts(f, hosts, err))
+    if (!td_options_read_hosts(&f->hosts, f->key, hosts, err))
         return false;
     td_model *model = td_model_open(f->target, err);
     td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;

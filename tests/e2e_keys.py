@@ -139,6 +139,8 @@ class Keys(unittest.TestCase):
             (self.desk.generate('--draft-endpoint', at + ',strix', '--key', 'strix'), 'strix'),  # not our own
             (self.desk.generate('--draft-endpoint', 'tcp://127.0.0.1:5555', '--key', 'desk'), '--key'),
             (self.strix.run('draft', '--model', DRAFT, '--bind', 'ipc://' + self.dir + '/s', '--key', 'strix'), '--key'),
+            (self.desk.run('devices', '--host', 'a=' + at, '--host', 'b=' + at), '--host'),  # no key behind it
+            (self.desk.run('devices', '--host', 'a=ipc://' + self.dir + '/a', '--host', 'a=ipc://' + self.dir + '/b'), '--host: a is both'),
             (self.desk.run('keys', 'new', 'desk'), 'desk'),
             (self.desk.run('keys', 'new', '../x'), '../x'),
             (self.desk.run('keys', 'allow', 'x', 'short'), 'short'),
