@@ -257,7 +257,9 @@ int td_command_generate(int argc, char **argv, td_err *err)
         goto done;
     }
     bool is_printing = !f.run.out_path && !f.run.job;
-    if (!check(&f, err) || !td_options_check_files(&help, &f, NULL, is_printing, err))
+    if (!check(&f, err) ||
+        !td_options_check_files(&help, &f, f.run.job ? td_db_file(f.run.job) : NULL, is_printing,
+                                err))
         goto done;
     bool is_ok = td_run(&f.run, &totals, &signal, err);
     if (totals.end_us && !f.run.is_quiet)

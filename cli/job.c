@@ -4,6 +4,7 @@
 #include "cli/text_rows.h"
 
 #include "base/check.h"
+#include "base/files.h"
 #include "base/io.h"
 #include "base/json_writer.h"
 #include "base/jsonl.h"
@@ -27,7 +28,7 @@ typedef struct {
     td_run_params run;
     option_list stops;
     const char *config, *in, *out, *order, *worker;
-    bool is_same_arithmetic, is_json, is_watching, is_following, is_force;
+    bool is_same_arithmetic, is_json, is_watching, is_following, is_force, is_errors;
 } fields;
 
 #define AT(name) offsetof(fields, name)
@@ -48,6 +49,8 @@ static const option options[] = {
     {"--follow", NULL, OPT_FLAG, AT(is_following), 0, 0, NULL,
      "export: go on until all lines have ended"},
     {"--force", NULL, OPT_FLAG, AT(is_force), 0, 0, NULL, "export: over a file that is there"},
+    {"--errors", NULL, OPT_FLAG, AT(is_errors), 0, 0, NULL,
+     "retry: those that are errors, which is what it does without it too"},
     {"--worker", NULL, OPT_TEXT, AT(worker), 0, 0, "NAME",
      "requeue: of which the lines go to others now, without waiting for the lease"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "status: as JSON"},
@@ -194,7 +197,7 @@ static const struct verb {
              {"add", "--in ", false, NULL},
              {"status", "--json --watch ", false, NULL},
              {"export", "--out --order --follow --force ", false, NULL},
-             {"retry", "", false, "wait again"},
+             {"retry", "--errors ", false, "wait again"},
              {"requeue", "--worker ", false, "wait again"},
              {"cancel", "", false, "are cancelled"},
              {"drop", "", false, NULL}};
@@ -222,6 +225,16 @@ static bool check_flags(const struct verb *v, int argc, char **argv, td_err *err
             break;
         }
     return true;
+}
+
+/* The job is no file of results or prompts, and these are none of each other. */
+static bool check_files(const fields *f, const char *url, td_err *err)
+{
+    td_file_use uses[] = {{.name = "the job", .path = td_db_file(url), .is_written = true},
+                          {.name = "--in", .path = f->in},
+                          {.name = "--config", .path = f->config},
+                          {.name = "--out", .path = f->out, .is_written = true}};
+    return td_files_check(uses, TD_COUNT(uses), err);
 }
 
 static bool do_verb(const struct verb *v, const char *url, fields *f, int *code, td_err *err)
@@ -297,7 +310,8 @@ int td_command_job(int argc, char **argv, td_err *err)
         td_options_print_help(&help);
     else if (n_words < 2)
         td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-    else if (td_db_check_url(argv[1], err) && td_generate_check_texts(&f.run, &f.stops, err))
+    else if (td_db_check_url(argv[1], err) && check_files(&f, argv[1], err) &&
+             td_generate_check_texts(&f.run, &f.stops, err))
         do_verb(v, argv[1], &f, &code, err);
     td_json_destroy(&document);
     return code;

@@ -210,7 +210,7 @@ static bool check_files(const fields *f, char **inputs, uint32_t n, td_err *err)
     td_file_use uses[INPUTS_MAX + 1];
     for (uint32_t i = 0; i < n; i++) {
         const char *path = inputs[i];
-        path = !strncmp(path, "sqlite:", 7) ? path + 7 : td_db_is_url(path) ? NULL : path;
+        path = td_db_is_url(path) ? td_db_file(path) : path;
         uses[i] = (td_file_use){.name = "the file", .path = path};
     }
     uses[n] = (td_file_use){.name = "--out", .path = f->out, .is_written = true};

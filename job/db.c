@@ -36,7 +36,13 @@ static bool is_postgres_url(const char *url)
     return !strncmp(url, "postgresql://", 13) || !strncmp(url, "postgres://", 11);
 }
 
-bool td_db_is_url(const char *text) { return !strncmp(text, "sqlite:", 7) || is_postgres_url(text); }
+const char *td_db_file(const char *url)
+{
+    size_t n = strlen("sqlite:");
+    return strncmp(url, "sqlite:", n) ? NULL : url + n;
+}
+
+bool td_db_is_url(const char *text) { return td_db_file(text) || is_postgres_url(text); }
 
 static const td_db_backend *find_backend(const char *url, td_err *err)
 {
@@ -52,7 +58,7 @@ static const td_db_backend *find_backend(const char *url, td_err *err)
                    "put it into ~/.pgpass (PGPASSFILE) or a service file");
         return NULL;
     }
-    if (!strncmp(url, "sqlite:", 7) && url[7])
+    if (td_db_file(url) && *td_db_file(url))
         return &td_db_sqlite;
 #ifdef TD_POSTGRES
     if (is_postgres)

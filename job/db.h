@@ -55,6 +55,8 @@ td_db *td_db_open(const char *url, bool is_new, td_err *err);
 void td_db_close(td_db **db);
 /* Whether a text is meant as a job's URL, by its scheme. */
 bool td_db_is_url(const char *text);
+/* The file of a sqlite: URL; NULL where a server has it. Points into the URL. */
+const char *td_db_file(const char *url);
 /* The URL's form is looked at, nothing is opened. */
 bool td_db_check_url(const char *url, td_err *err);
 /* For messages. */

@@ -267,6 +267,20 @@ class Cases:
         self.assertIn('version', tandem('job', 'status', url, code=65).stderr)
         tandem('job', 'drop', url)
 
+    def test_nothing_is_written_over_a_job(self):
+        path = self.dir + '/here.db'
+        url = 'sqlite:' + path
+        link = self.dir + '/link.db'
+        os.symlink(path, link)
+        self.assertIn('same file', tandem('job', 'create', url, '--in', path, code=2).stderr)
+        tandem('job', 'create', url, '--in', self.input)
+        for arguments in (['job', 'export', url, '--out', path, '--force'], ['job', 'export', url, '--out', link, '--force'],
+                          [*WORKER[1:], '--job', url, '--stats', path], [*WORKER[1:], '--job', url, '--trace', link]):
+            with self.subTest(arguments):
+                self.assertIn('same file', tandem(*arguments, code=2).stderr)
+        self.assertIn('waiting', tandem('job', 'status', url).stdout)
+        tandem('job', 'drop', url)
+
     def test_one_arithmetic(self):
         self.create('--same-arithmetic')
         w = self.start('--kv-k', 'q8_0')
