@@ -20,6 +20,7 @@ foreach(source ${test_sources})
     endif()
 endforeach()
 td_swiftshader_test(unit_vulkan)
+td_swiftshader_test(unit_vulkan_fuse)
 td_swiftshader_test(unit_profile)
 td_swiftshader_test(golden_models TD_TEST_MODELS=llama,llama-q4_k_m,qwen35,deepseek2,gpt-oss,gemma3)
 td_script_test(validation_core_unit_vulkan_swiftshader validation
