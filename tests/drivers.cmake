@@ -28,6 +28,9 @@ td_script_test(validation_core_unit_vulkan_swiftshader validation
                $<TARGET_FILE:test_unit_vulkan>)
 set_property(TEST validation_core_unit_vulkan_swiftshader APPEND PROPERTY ENVIRONMENT
              ${td_swiftshader_alone})
+td_script_test(e2e_check_swiftshader e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_check.py
+               $<TARGET_FILE:tandem> Check.test_a_gpu_that_is_made_wrong_is_found_too)
+set_property(TEST e2e_check_swiftshader APPEND PROPERTY ENVIRONMENT ${td_swiftshader_alone})
 
 # Both drivers in one process, a target split over them.
 set(td_both_drivers VK_ADD_DRIVER_FILES=${TD_SWIFTSHADER} TD_TEST_BRIEF=1)

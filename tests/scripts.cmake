@@ -19,11 +19,11 @@ td_script_test(unit_shader_stats unit ${CMAKE_SOURCE_DIR}/scripts/shader_stats.s
                $<TARGET_FILE:test_unit_vulkan_compile>)
 foreach(source ${test_sources})
     get_filename_component(name ${source} NAME_WE)
-    if(name MATCHES "^op_|^unit_vulkan$")
+    if(name MATCHES "^op_|^unit_vulkan(_fuse)?$")
         foreach(mode core sync gpu)
             # Instrumented, the unrolled kernels take many minutes on a software driver; the small
             # shapes of unit_vulkan run them all the same.
-            if(mode STREQUAL "gpu" AND name MATCHES "mat_mul|attention|latent|experts|delta_net")
+            if(mode STREQUAL "gpu" AND name MATCHES "mat_mul|attention|latent|experts|delta_net|fuse")
                 continue()
             endif()
             td_script_test(validation_${mode}_${name} validation
