@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "run/draft_client.h"
 #include "run/survey.h"
+#include "target/remote_measure.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -46,7 +47,7 @@ static bool find_given(const td_run_params *params, uint32_t n, uint32_t n_recor
     return true;
 }
 
-/* Whether a device is on another machine: there nothing is measured. */
+/* Whether a device is on another machine. */
 static bool is_elsewhere(const td_run_params *params)
 {
     bool is_so = false;
@@ -96,31 +97,44 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
     if (n_at_once > params->n_parallel)
         n_at_once = params->n_parallel;
     td_model *draft = NULL;
-    bool is_here = params->draft_path && !td_draft_client_is_on_host(params);
-    if (is_here && !(draft = td_model_open(params->draft_path, err)))
+    td_far far;
+    td_remote_measure *remote = NULL;
+    bool is_far = is_elsewhere(params);
+    bool is_planned = params->draft_path && (is_far || !td_draft_client_is_on_host(params));
+    if (is_planned && !(draft = td_model_open(params->draft_path, err)))
         return td_err_prepend(err, "draft");
-    bool is_ok = td_plan_choose(
-        &(td_plan_params){.layout = {.model = model,
-                                     .specs = params->specs,
-                                     .n_specs = params->n_specs,
-                                     .place = params->place,
-                                     .type_k = params->type_k,
-                                     .type_v = params->type_v,
-                                     .n_slots = params->n_parallel,
-                                     .n_ctx = params->n_ctx},
-                          .use = n_at_once > 1 ? params->use : TD_FOR_STREAM,
-                          .n_sequences = (uint32_t)n_at_once,
-                          .n_prompt = survey.n_prompt,
-                          .measure = params->measure,
-                          .n_predict = survey.n_predict ? survey.n_predict : params->n_predict,
-                          .draft = draft,
-                          .draft_specs = is_here && params->draft_spec ? &params->draft_spec : NULL,
-                          .n_draft_specs = is_here && params->draft_spec ? 1 : 0,
-                          .draft_max =
-                              params->draft_fixed ? params->draft_fixed : params->draft_max,
-                          .is_draft_fixed = params->draft_fixed > 0,
-                          .uses_all = !is_default},
-        &p->plan, err);
+    td_plan_params q = {.layout = {.model = model,
+                                   .specs = params->specs,
+                                   .n_specs = params->n_specs,
+                                   .place = params->place,
+                                   .hosts = params->hosts,
+                                   .n_hosts = params->n_hosts,
+                                   .host_key = params->key,
+                                   .wire = params->wire,
+                                   .is_trusting = params->is_trusting,
+                                   .type_k = params->type_k,
+                                   .type_v = params->type_v,
+                                   .n_slots = params->n_parallel,
+                                   .n_ctx = params->n_ctx},
+                        .use = n_at_once > 1 ? params->use : TD_FOR_STREAM,
+                        .n_sequences = (uint32_t)n_at_once,
+                        .n_prompt = survey.n_prompt,
+                        .measure = params->measure,
+                        .n_predict = survey.n_predict ? survey.n_predict : params->n_predict,
+                        .draft = draft,
+                        .draft_specs =
+                            is_planned && params->draft_spec ? &params->draft_spec : NULL,
+                        .n_draft_specs = is_planned && params->draft_spec ? 1 : 0,
+                        .draft_max = params->draft_fixed ? params->draft_fixed : params->draft_max,
+                        .is_draft_fixed = params->draft_fixed > 0,
+                        .uses_all = !is_default};
+    bool is_ok = !is_far || (remote = td_remote_measure_create(&q.layout, err));
+    if (remote) {
+        far = td_remote_measure_far(remote);
+        q.far = &far;
+    }
+    is_ok = is_ok && td_plan_choose(&q, &p->plan, err);
+    td_remote_measure_destroy(&remote); /* the workers are free for what was chosen */
     bool has_draft = draft != NULL;
     td_model_close(&draft);
     if (!is_ok)
@@ -150,7 +164,10 @@ bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const t
         is_on_gpu |= strncmp(params->specs[i], "host", 4) != 0;
     bool is_open = (params->n_specs > 1 && !is_pinned(params)) ||
                    (params->draft_path && !params->draft_spec && is_on_gpu);
-    return params->measure == TD_MEASURE_NEVER || !is_open || is_elsewhere(params) ||
+    /* A cut where activations are rounded is part of the text: not by what a link does today. */
+    bool is_rounded = params->wire && params->wire->id != TD_TYPE_F32;
+    bool is_by_bytes = is_elsewhere(params) && (params->place || is_pinned(params) || is_rounded);
+    return params->measure == TD_MEASURE_NEVER || !is_open || is_by_bytes ||
            plan(p, params, model, is_default, err);
 }
 

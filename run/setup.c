@@ -319,8 +319,14 @@ void td_setup_show(const session *r)
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
     if (p->is_ngram)
         fprintf(stderr, "  drafts from the texts so far\n");
+    for (uint32_t i = 0; r->placing.is_planned && i < r->placing.plan.n_links; i++) {
+        const td_far_link *l = &r->placing.plan.links[i];
+        fprintf(stderr, "  link to %s: round trip %.3f ms; %.1f MB/s there, %.1f MB/s back\n",
+                l->host, l->idle_us * 1e-3, l->there_bytes_per_s * 1e-6,
+                l->back_bytes_per_s * 1e-6);
+    }
     if (r->placing.is_planned)
-        fprintf(stderr, "  expected: %.1f tokens/s\n",
+        fprintf(stderr, "  layers placed by times measured; expected: %.1f tokens/s\n",
                 td_run_placement_expected(&r->placing, p->use));
 }
 

@@ -35,7 +35,10 @@ struct td_remote_measure {
 
 td_remote_measure *td_remote_measure_create(const td_layout_params *params, td_err *err)
 {
-    td_remote_measure *m = td_alloc(1, sizeof *m, err);
+    td_split *split; /* what cannot be a split is not worth measuring */
+    td_remote_measure *m =
+        td_split_create(params, &split, err) ? td_alloc(1, sizeof *m, err) : NULL;
+    td_split_destroy(&split);
     if (m)
         m->params = *params;
     return m;

@@ -6,6 +6,7 @@ usage: e2e_stage.py TANDEM   (run from the source root; standard library only)""
 import contextlib
 import json
 import os
+import pty
 import random
 import re
 import signal
@@ -471,8 +472,8 @@ class Plan(Case):
         self.assertEqual(r.returncode, code, r.stdout + r.stderr)
         return r.stderr if code else r.stdout
 
-    def worker(self, name, *args):
-        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-' + name)}
+    def worker(self, name, *args, **more):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-' + name), **more}
         self.start(self.ipc(name), *args, '--device', 'host:1', env=env)
         return ['--host', '%s=%s' % (name, self.ipc(name))]
 
@@ -499,6 +500,56 @@ class Plan(Case):
             self.assertEqual(len(costs), n, (name, costs))
         # The worker is free again, and what it was sent is of use.
         self.generate(*hosts, '--device', 'a/host:1', '--device', 'b/host:1', n=4)
+
+    def run_placed(self, *args):
+        """Text, layers of each host, tokens/s predicted, and the table of a run with `slow` and `quick`."""
+        stats, out = (os.path.join(self.dir.name, name) for name in ('stats.json', 'out.jsonl'))
+        if os.path.exists(out):
+            os.remove(out)
+        master, slave = pty.openpty()
+        r = subprocess.Popen(self.command('--device', 'slow/host:1', '--device', 'quick/host:1', '--stats', stats, '--out', out, *args,
+                                          n=8), stderr=slave, env={**os.environ, 'TANDEM_CACHE_DIR': self.dir.name})
+        os.close(slave)
+        table = b''
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(master, 4096):
+                table += piece
+        os.close(master)
+        self.assertEqual(r.wait(300), 0, table)
+        with open(out) as f:
+            lines = [json.loads(line) for line in f]
+        with open(stats) as f:
+            s = json.load(f)
+        layers = {stage['device'].split('/')[0]: stage['last_layer'] - stage['first_layer'] + 1 for stage in s['stages']}
+        self.assertEqual({line['placement'] for line in lines}, {'slow/host:1@0-%d + quick/host:1@%d-9' % (layers['slow'] - 1,
+                                                                                                       layers['slow'])})
+        return {line['id']: line['tokens'] for line in lines}, layers, s['totals']['predicted_tokens_per_second'], table.decode()
+
+    def test_generate_places_layers_by_times_measured_there(self):
+        with open('/proc/cpuinfo') as f:
+            if ' avx2 ' not in f.read():
+                self.skipTest('all CPUs here are as slow as the slow one shall be')
+        models = ('--models', 'configs/tales')
+        hosts = self.worker('slow', *models, TD_HOST_ISA='generic') + self.worker('quick', *models)
+
+        def costs():
+            return {f: os.stat(os.path.join(at, f)).st_mtime_ns for at, _, files in os.walk(self.dir.name) for f in files
+                    if f.startswith('costs')}
+        wanted, by_bytes, predicted, table = self.run_placed('--no-measure', *hosts)
+        self.assertEqual(predicted, 0)
+        self.assertNotIn('link to', table)
+        self.assertGreaterEqual(by_bytes['slow'], 4)  # of ten: about even
+        self.assertEqual(costs(), {})
+        found, layers, predicted, table = self.run_placed(*hosts)
+        self.assertEqual(found, wanted)
+        self.assertLess(layers['slow'], by_bytes['slow'])
+        self.assertGreater(predicted, 0)
+        for needle in ('link to slow: round trip ', 'link to quick: round trip ', 'layers placed by times measured'):
+            self.assertIn(needle, table)
+        kept = costs()
+        self.assertEqual(len(kept), 2)
+        self.assertEqual(self.run_placed(*hosts)[0], wanted)
+        self.assertEqual(costs(), kept)  # nothing was measured again
 
     def test_what_makes_no_sense_is_said(self):
         host = self.worker('a', '--models', 'configs/tales')
