@@ -2,7 +2,7 @@
 """What the loss of a stage costs a batch of prompts: two workers of one core each, the second of which is
 killed (SIGKILL) in the middle and started again by a loop, or replaced by a spare.
 
-usage: scripts/bench_losses.py MODEL.gguf [--tandem PROGRAM] [--turns N] [--prompts N] [-n N]
+usage: scripts/bench_losses.py MODEL.gguf [--tandem PROGRAM] [--turns N] [--prompts N] [--parallel N] [-n N]
 
 Prints of each turn, and as medians of N turns (3) in alternation: seconds undisturbed and with a loss, their
 ratio, seconds from the loss to the next token, and positions computed again."""
@@ -63,7 +63,7 @@ def run(args, folder, loss, kill_s):
     hosts = [x for name, w in workers.items() for x in ('--host', '%s=%s' % (name, w.endpoint))]
     try:
         p = subprocess.Popen([args.tandem, 'generate', '--target', args.model, '--in', path, '--out', out, '--stats', stats, '--quiet',
-                              '-n', str(args.n), '--ignore-eos', '--ctx', '1024', '--parallel', str(args.prompts), *hosts,
+                              '-n', str(args.n), '--ignore-eos', '--no-measure', '--ctx', '1024', '--parallel', str(args.parallel or args.prompts), *hosts,
                               '--device', 'a/host:1', '--device', 'b/host:1', *(['--spare', 'c/host:1'] if loss == 'spare' else [])],
                              stderr=subprocess.PIPE, text=True)
         if loss:
@@ -87,6 +87,7 @@ def main():
     p.add_argument('--tandem', default='build/default/tandem')
     p.add_argument('--turns', type=int, default=3)
     p.add_argument('--prompts', type=int, default=64)
+    p.add_argument('--parallel', type=int)  # as many as prompts
     p.add_argument('-n', type=int, default=128)
     args = p.parse_args()
     rows = {'restarted': [], 'spare': []}
