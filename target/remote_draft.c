@@ -32,7 +32,7 @@ struct td_remote_draft {
     char device[sizeof((td_device_spec *)0)->host + sizeof((td_device_info *)0)->spec];
     td_device_info info;
     td_stage_planned planned;
-    td_remotes *remotes; /* the session; the thread's once that runs */
+    td_remotes *remotes; /* the session, planned; or NULL. The thread's once that runs */
     pthread_t thread;
     bool is_thread;
     atomic_bool is_stopping;
@@ -78,15 +78,13 @@ static bool join(td_remote_draft *d, td_err *err)
     return td_err_set(err, TD_E_AGAIN, "stopped");
 }
 
-/* A session with the draft planned: what it takes is known, here and at the worker. */
-static bool plan_it(td_remote_draft *d, td_err *err)
+static bool plan_now(td_remote_draft *d, td_err *err)
 {
     td_stage_plan plan;
     td_device_info info;
     uint8_t device;
     const td_layout_params lent = {.model = d->params.model, .progress = show, .user = d};
-    d->remotes = td_remotes_create_draft(&d->host, d->params.key, err);
-    if (!d->remotes || !join(d, err) ||
+    if (!join(d, err) ||
         !td_split_find_device(d->spec.host, d->spec.device, td_remotes_hello(d->remotes, 0),
                               d->params.is_trusting, &info, &device, err))
         return false;
@@ -96,6 +94,18 @@ static bool plan_it(td_remote_draft *d, td_err *err)
     }
     make_plan(d, device, &plan);
     return td_remotes_plan(d->remotes, &plan, &lent, &d->planned, err);
+}
+
+/* A session with the draft planned: what it takes is known, here and at the worker. One that got
+ * less far is none: a worker that greets a little later has planned nothing. */
+static bool plan_it(td_remote_draft *d, td_err *err)
+{
+    td_remotes_destroy(&d->remotes);
+    d->remotes = td_remotes_create_draft(&d->host, d->params.key, err);
+    bool is_ok = d->remotes && plan_now(d, err);
+    if (!is_ok)
+        td_remotes_destroy(&d->remotes);
+    return is_ok;
 }
 
 /* The same with the draft loaded. */
@@ -115,8 +125,6 @@ static bool begin_first(td_remote_draft *d, bool is_loading, td_err *err)
         if (lost.code != TD_OK)
             td_log_warn("draft: %s; trying again", lost.message);
         td_err_clear(&lost);
-        if (!is_planned)
-            td_remotes_destroy(&d->remotes);
         if ((is_planned || plan_it(d, &lost)) && (!is_loading || load(d, &lost)))
             return true;
         if (lost.code != TD_E_DEVICE_LOST)
@@ -142,7 +150,6 @@ static void *draft_main(void *arg)
             rest(LOOK_US);
             continue;
         }
-        td_remotes_destroy(&d->remotes);
         td_err_clear(&why);
         is_there = plan_it(d, &why) && load(d, &why);
         if (!is_there && !atomic_load(&d->is_stopping)) {
