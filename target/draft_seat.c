@@ -90,7 +90,7 @@ static bool start(td_draft_seat *s, td_err *err)
 
 td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const td_model *model,
                                   const char *spec, td_transport *transport, td_link *link,
-                                  td_err *err)
+                                  uint32_t number, td_err *err)
 {
     td_draft_seat *s = td_alloc(1, sizeof *s, err);
     if (!s)
@@ -106,8 +106,9 @@ td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const
                              .n_slots = p->n_slots,
                              .n_ctx = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train)},
         err);
-    /* A name of its own: that of the one before may be let go of a little later. */
-    snprintf(s->endpoint, sizeof s->endpoint, "inproc://draft-seat-%p-%08x", (void *)s, s->name);
+    /* Its own and none before's, whose name is let go of only a little later; its memory and its
+     * ticket may be the same again. */
+    snprintf(s->endpoint, sizeof s->endpoint, "inproc://draft-seat-%p-%u", (void *)link, number);
     s->worker = (td_draft_worker_params){.drafter = s->drafter,
                                          .tokenizer = td_model_tokenizer(model),
                                          .transport = transport,

@@ -53,6 +53,7 @@ struct td_worker_seat {
     td_target *target;
     const td_model *model; /* a draft's, and where it is served; or NULL */
     td_draft_seat *draft;
+    uint32_t n_drafts; /* so far */
     /* What a draft takes, once it is planned; of layers, what the draft beside them will. */
     td_layout_guest guest;
     uint64_t guest_budget_bytes;
@@ -200,7 +201,7 @@ static void do_load(worker *w)
         w->plan.n_ctx = w->load.n_ctx;
         w->draft = td_draft_seat_open(&w->plan, w->load.ticket, w->model,
                                       w->params->specs[w->plan.parts[0].device],
-                                      w->params->transport, w->link, &w->task_err);
+                                      w->params->transport, w->link, w->n_drafts++, &w->task_err);
         if (w->task_err.code == TD_E_NOMEM)
             w->task_code = TD_STAGE_FAIL_MEMORY;
     } else if (w->load.n_ctx != td_target_n_ctx(w->target))

@@ -588,6 +588,18 @@ static void test_a_draft_is_its_coordinators(void **state)
     td_link_close(&p.link, true);
 }
 
+/* As after one loss and another: by the same coordinator, with the same ticket. */
+static void test_a_draft_is_loaded_again_and_again(void **state)
+{
+    (void)state;
+    for (uint32_t round = 0; round < 100; round++) {
+        peer p;
+        join_draft(&p, 9400 + round);
+        say(&p, (td_stage_msg){.type = TD_STAGE_BYE});
+        td_link_close(&p.link, true);
+    }
+}
+
 static void run_rows(td_target *t, uint32_t n, bool is_prefill, uint32_t position, uint32_t *chosen)
 {
     td_forward_row rows[TD_VERIFY_ROWS_MAX];
@@ -785,6 +797,7 @@ int main(void)
         cmocka_unit_test(test_a_plan_for_a_draft_is_all_of_a_model),
         cmocka_unit_test(test_a_draft_lives_through_nonsense),
         cmocka_unit_test(test_a_draft_is_its_coordinators),
+        cmocka_unit_test(test_a_draft_is_loaded_again_and_again),
         cmocka_unit_test(test_one_of_an_older_version_is_told_so),
         cmocka_unit_test(test_halves_are_between_machines_alone),
         cmocka_unit_test(test_and_serves_the_next_one),

@@ -6,8 +6,6 @@
  *   td_link_close(&l, true); td_transport_destroy(&t);
  *
  * Endpoints and where keys are needed are endpoint.h's: what leaves the machine is encrypted, both
- * ends show keys (keys.h), and before a bound link is returned it has refused a stranger (auth.h).
- * Endpoints and where keys are needed are endpoint.h's: what leaves the machine is encrypted, both
  * ends show keys (keys.h), and a bound link has refused a stranger before it is returned (auth.h).
  * The worker binds, its one coordinator connects. Messages are one part of at most
  * TD_WIRE_MESSAGE_MAX bytes and keep their order; while a connection stands none is lost, but
