@@ -11,13 +11,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SAME_US     2000000u  /* for the same devices alone; then spares, */
-#define REST_US     8000000u  /* then what is left (a service is started again after 5 s), */
-#define END_US      12000000u /* then nothing any more */
-#define LOOK_US     1500000u  /* for who is there, at once */
-#define TRY_WAIT_MS 500       /* after loading failed */
-#define LOADS_MAX   6u        /* which may each take long; the time they take does not count */
-#define IN_VAIN_MAX 3u        /* losses in a row with nothing committed between */
+#define SAME_US     2000000u /* for the same devices alone; then spares, */
+#define REST_US     8000000u /* then what is left (a service is started again after 5 s), */
+#define END_US      TD_TARGET_PATIENCE_US /* then nothing any more */
+#define LOOK_US     1500000u              /* for who is there, at once */
+#define TRY_WAIT_MS 500                   /* after loading failed */
+#define LOADS_MAX   6u /* which may each take long; the time they take does not count */
+#define IN_VAIN_MAX 3u /* losses in a row with nothing committed between */
 #define SPARES_MAX  (2u * TD_RUN_SPECS_MAX)
 
 static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }

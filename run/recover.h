@@ -7,8 +7,8 @@
  * 3. after 8 s the layers are shared out anew over what is there, if all is of one kind.
  *
  * Devices of other kinds round differently, so none of them is taken; what was loaded is held
- * against the run's identity before it is used. If nothing is to be had 12 s after the loss, or
- * after the last time that all was there, the run ends.
+ * against the run's identity before it is used. If nothing is to be had TD_TARGET_PATIENCE_US after
+ * the loss, or after the last time that all was there, the run ends.
  *
  * Blocks meanwhile. Errors: the loss itself where it is no loss; TD_E_AGAIN where nothing can be
  * had, and after losses that nothing was committed between. */

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/signals.h"
 #include "target/remote_impl.h"
+#include "target/target.h"
 #include "transport/keys.h"
 
 #include <errno.h>
@@ -20,7 +21,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define JOIN_US   5000000u    /* until all workers have greeted */
 #define RETRY_US  1000000u    /* between greetings */
 #define BUSY_US   200000u     /* after one that it answered, and was not free */
 #define PLAN_US   3600000000u /* to open devices and count, and once to read the model's file */
@@ -30,6 +30,8 @@
 #define STEP_US   100000u
 #define FULL_US   200    /* a link had no room: when to try again */
 #define LOOK_US   200000 /* between two looks at whether a signal came */
+#define NO_ANSWER "no answer (is `tandem stage` there?)"
+#define NOT_FREE  "; it was not free"
 
 static uint64_t now_us(const td_remotes *r) { return td_clock_now_us(&r->clock); }
 
@@ -173,8 +175,8 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
             take_hello(r, s, &m->hello_ok);
         break;
     case TD_STAGE_FAIL:
-        s->is_busy = m->fail.code == TD_STAGE_FAIL_BUSY;
-        if (s->state == SESSION_GREETING && s->is_busy) {
+        if (s->state == SESSION_GREETING && m->fail.code == TD_STAGE_FAIL_BUSY) {
+            memcpy(s->busy, m->fail.reason, sizeof s->busy);
             s->next_us = now_us(r) + BUSY_US; /* it may be free soon: the next greeting */
             break;
         }
@@ -421,9 +423,10 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
             return true;
         if (td_signals_pending())
             return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
+        bool is_busy = slow->state == SESSION_GREETING && slow->busy[0];
         if (now_us(r) > end_us)
-            return td_err_set(err, TD_E_UNAVAILABLE, "host %s (%s): %s within %u s", slow->name,
-                              slow->endpoint, slow->is_busy ? "it serves another, not free" : what,
+            return td_err_set(err, TD_E_UNAVAILABLE, "host %s (%s): %s%s within %u s", slow->name,
+                              slow->endpoint, is_busy ? slow->busy : what, is_busy ? NOT_FREE : "",
                               (unsigned)(most_us / 1000000));
         struct timespec soon = after(LOOK_US);
         pthread_cond_timedwait(&r->changed, &r->lock, &soon);
@@ -492,8 +495,7 @@ td_remotes *td_remotes_create_draft(const td_host *host, const char *key, td_err
 bool td_remotes_join(td_remotes *r, td_err *err)
 {
     pthread_mutex_lock(&r->lock);
-    bool is_ok = wait_for(r, SESSION_IDLE, JOIN_US, "no answer (is `tandem stage` there?)",
-                          (teller){0}, err);
+    bool is_ok = wait_for(r, SESSION_IDLE, TD_TARGET_PATIENCE_US, NO_ANSWER, (teller){0}, err);
     pthread_mutex_unlock(&r->lock);
     return is_ok;
 }
@@ -522,8 +524,8 @@ const td_stage_hello_ok *td_remotes_find(td_remotes *r, uint32_t worker, td_err 
     if (s->state == SESSION_LOST)
         td_err_set(why, s->err.code, "%s", s->err.message);
     else if (!is_there)
-        td_err_set(why, TD_E_UNAVAILABLE, "host %s (%s): %s", s->name, s->endpoint,
-                   s->is_busy ? "it serves another, not free" : "no answer");
+        td_err_set(why, TD_E_UNAVAILABLE, "host %s (%s): %s%s", s->name, s->endpoint,
+                   s->busy[0] ? s->busy : NO_ANSWER, s->busy[0] ? NOT_FREE : "");
     pthread_mutex_unlock(&r->lock);
     return is_there ? &s->hello : NULL;
 }

@@ -22,7 +22,7 @@ typedef struct td_remotes td_remotes;
 td_remotes *td_remotes_create(const td_host *hosts, uint32_t n_hosts, const char *key, td_err *err);
 /* The same with one host, for a draft model there. */
 td_remotes *td_remotes_create_draft(const td_host *host, const char *key, td_err *err);
-/* Waits until all have said who they are; an error after 5 s. */
+/* Waits until all have said who they are; an error after TD_TARGET_PATIENCE_US. */
 bool td_remotes_join(td_remotes *r, td_err *err);
 /* Waits until the first n_needed have, but no longer than so. */
 void td_remotes_await(td_remotes *r, uint32_t n_needed, uint64_t within_us);

@@ -23,7 +23,8 @@ typedef struct {
     void *user;
 } td_remote_check_params;
 
-/* key: our own pair; NULL: the only one. Waits until the worker is free, 5 s at most. */
+/* key: our own pair; NULL: the only one. Waits until the worker is free, for TD_TARGET_PATIENCE_US
+ * at most. */
 td_remote_check *td_remote_check_open(const td_host *host, const char *key, td_err *err);
 void td_remote_check_close(td_remote_check **check);
 

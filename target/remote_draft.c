@@ -7,6 +7,7 @@
 #include "base/signals.h"
 #include "target/models.h"
 #include "target/split.h"
+#include "target/target.h"
 #include "transport/peer.h"
 
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <sys/random.h>
 #include <time.h>
 
-#define JOIN_US    5000000u /* until the worker has greeted, */
 #define LOOK_US    200000u /* between two looks at whether somebody wants to stop, or it was lost */
 #define RETRY_US   500000u /* between two tries to have it back */
 #define LOAD_TRIES 4u      /* at the start */
@@ -61,7 +61,8 @@ static void make_plan(const td_remote_draft *d, uint8_t device, td_stage_plan *p
 /* In pieces, so that a run that ends meanwhile does not wait. */
 static bool join(td_remote_draft *d, td_err *err)
 {
-    for (uint32_t us = 0; us < JOIN_US && !atomic_load(&d->is_stopping); us += LOOK_US) {
+    const uint32_t most_us = TD_TARGET_PATIENCE_US;
+    for (uint32_t us = 0; us < most_us && !atomic_load(&d->is_stopping); us += LOOK_US) {
         td_remotes_await(d->remotes, 1, LOOK_US);
         if (td_signals_pending())
             return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
@@ -70,10 +71,9 @@ static bool join(td_remote_draft *d, td_err *err)
             return true;
         if (why.code == TD_E_DEVICE_LOST) /* it was there: it takes another session */
             return td_err_set(err, why.code, "%s", why.message);
-        bool is_last = us + LOOK_US >= JOIN_US;
-        if (is_last)
-            return td_err_set(err, TD_E_UNAVAILABLE, "%s within %u s (is `tandem stage` there?)",
-                              why.message, JOIN_US / 1000000);
+        if (us + LOOK_US >= most_us)
+            return td_err_set(err, TD_E_UNAVAILABLE, "%s within %u s", why.message,
+                              most_us / 1000000);
     }
     return td_err_set(err, TD_E_AGAIN, "stopped");
 }

@@ -44,9 +44,9 @@ typedef struct {
     td_stage_way way;
     uint64_t n_seen, heard_us, next_us; /* next_us: the next greeting or ping */
     session_state state;
-    td_stage_msg due; /* a PLAN, LOAD or CHECK to be sent, */
-    bool is_due;      /* if so */
-    bool is_busy;     /* it serves another, by its last word */
+    td_stage_msg due;                  /* a PLAN, LOAD or CHECK to be sent, */
+    bool is_due;                       /* if so */
+    char busy[TD_WIRE_REASON_MAX + 1]; /* why it is not free, by its last word; or "" */
     td_stage_hello_ok hello;
     td_stage_plan plan;
     td_stage_planned planned;

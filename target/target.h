@@ -79,8 +79,13 @@ typedef struct {
     uint64_t waited_us;          /* in all stages together */
 } td_target_result;
 
+/* For so long a worker is waited for that does not answer or is not free, when a run begins as
+ * after a loss: a service is started again after 5 s, and one that served somebody who is lost is
+ * free then. */
+#define TD_TARGET_PATIENCE_US 12000000u
+
 /* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].
- * Only while it is free. */
+ * Only once it is free. */
 bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
                             td_err *err);
 

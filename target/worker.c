@@ -14,7 +14,7 @@
 #include "target/measured.h"
 #include "target/models.h"
 #include "target/ring.h"
-#include "target/stage_stream.h"
+#include "target/seat_streams.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -23,12 +23,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define SILENT_US   5000000u /* without a word: the coordinator is lost, */
-#define CUT_US      2000000u /* sooner where some connection broke */
-#define PROBE_US    50000u   /* between two looks at whether that was the coordinator's, */
-#define LIVE_US     1500000u /* until which a live one has sent a ping */
-#define TELL_US     200000u  /* between two words on how far loading is */
-#define N_CANCELLED 64u      /* batches that were cancelled before they came */
+#define CUT_US   2000000u /* without a word, where some connection broke */
+#define PROBE_US 50000u   /* between two looks at whether that was the coordinator's, */
+#define LIVE_US  1500000u /* until which a live one has sent a ping */
+#define TELL_US  200000u  /* between two words on how far loading is */
 
 /* From PLANNING to FETCHING and back, until all weights are there. */
 typedef enum { FREE, GREETED, CHECKING, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
@@ -59,19 +57,7 @@ struct td_worker_seat {
     uint64_t guest_budget_bytes;
     td_check_seat check; /* its bytes are a measurement's too */
     bool is_measured;
-    /* The streams. */
-    td_route from_route; /* of the worker before, once it is attached; */
-    uint64_t n_from_seen;
-    td_link *next; /* to the worker behind; or NULL */
-    td_stage_way next_way;
-    td_stage_in in;
-    td_stage_out out;
-    td_stage_form form;
-    job *sending; /* out of the ring, not given back; or NULL */
-    bool is_put;
-    uint64_t cancelled[N_CANCELLED];
-    uint32_t n_cancelled;
-    uint64_t n_taken, n_done; /* batches */
+    td_seat_streams streams; /* once layers are loaded */
     /* The helper. */
     pthread_t thread;
     bool is_thread;
@@ -272,11 +258,12 @@ static bool tell(worker *w, td_stage_msg *m)
 
 static td_stage_msg make_pong(const worker *w, uint64_t echo_us)
 {
-    return (td_stage_msg){.type = TD_STAGE_PONG,
-                          .ping = {.echo_us = echo_us,
-                                   .now_us = now_us(w),
-                                   .progress = w->n_done,
-                                   .n_pending = (uint32_t)(w->n_taken - w->n_done)}};
+    return (td_stage_msg){
+        .type = TD_STAGE_PONG,
+        .ping = {.echo_us = echo_us,
+                 .now_us = now_us(w),
+                 .progress = w->streams.n_done,
+                 .n_pending = (uint32_t)(w->streams.n_taken - w->streams.n_done)}};
 }
 
 static void send_fail(td_stage_way *way, td_stage_fail_code code, const char *reason)
@@ -294,10 +281,9 @@ static void clean_up(worker *w)
         td_ring_drop(w->target);
     td_draft_seat_close(&w->draft);
     td_target_destroy(&w->target);
-    td_link_close(&w->next, true);
+    td_seat_streams_end(&w->streams);
     if (w->kept)
         td_kept_release(w->kept, NULL);
-    w->sending = NULL;
     w->state = FREE;
     w->is_over = false;
 }
@@ -315,12 +301,27 @@ static void end_session(worker *w, td_stage_fail_code code, const char *reason, 
         clean_up(w);
 }
 
+/* To one who greets meanwhile, and may be the one that has gone. */
+static void refuse(const worker *w, td_stage_way *way)
+{
+    static const char *const tasks[READY + 1] = {[CHECKING] = "checking a device",
+                                                 [PLANNING] = "opening a model",
+                                                 [LOADING] = "loading a model"};
+    char why[160];
+    if (!w->is_over) {
+        send_fail(way, TD_STAGE_FAIL_BUSY, "another coordinator is being served");
+        return;
+    }
+    snprintf(why, sizeof why, "it is still %s for a coordinator that has gone", tasks[w->state]);
+    send_fail(way, TD_STAGE_FAIL_BUSY, why);
+}
+
 static void begin_session(worker *w, const td_stage_msg *m, td_route route)
 {
     td_stage_way way = {.link = w->link, .route = route, .session = m->session};
     char why[160];
     if (w->state != FREE) {
-        send_fail(&way, TD_STAGE_FAIL_BUSY, "another coordinator is being served");
+        refuse(w, &way);
         return;
     }
     if (w->other && w->other->state == CHECKING) {
@@ -345,120 +346,33 @@ static void begin_session(worker *w, const td_stage_msg *m, td_route route)
 
 /* -- streams ----------------------------------------------------------------------------------- */
 
-static micro_batch *begin_batch(void *user, const td_stage_batch *told, td_err *err)
-{
-    worker *w = user;
-    micro_batch *b = NULL;
-    if (told->n_spans != w->plan.first_stage)
-        td_err_set(err, TD_E_DATA, "a batch with spans of %u stages; allowed: %u", told->n_spans,
-                   w->plan.first_stage);
-    else if (!(b = td_ring_take_batch(w->target)))
-        td_err_set(err, TD_E_DATA, "more than %u batches at once", TD_TARGET_BATCHES_MAX + 1);
-    if (!b)
-        return NULL;
-    for (uint32_t i = 0; i < told->n_spans; i++)
-        b->spans[i] = (td_target_span){told->spans[i].start_us, told->spans[i].end_us,
-                                       told->spans[i].waited_us};
-    bool is_cancelled = told->is_cancelled;
-    for (uint32_t i = 0; i < w->n_cancelled && i < N_CANCELLED; i++)
-        is_cancelled |= w->cancelled[i] == told->id;
-    atomic_store_explicit(&b->is_cancelled, is_cancelled, memory_order_release);
-    return b;
-}
-
-static bool take_job(void *user, const job *j, td_err *err)
-{
-    worker *w = user;
-    w->n_taken += j->kind == JOB_FORWARD;
-    return td_ring_push(w->target, j) ||
-           td_err_set(err, TD_E_DATA, "more jobs than batches can need");
-}
-
-/* A path from the wire would be one that a peer chooses: none but of a socket beside our own, and a
- * key only itself. */
-static bool check_next(const worker *w, td_err *err)
-{
-    const char *next = w->load.next, *own = w->params->endpoint, *slash = strrchr(own, '/');
-    const char *comma = strchr(next, ',');
-    size_t n_folder = slash ? (size_t)(slash + 1 - own) : 0;
-    bool is_tcp = !strncmp(next, "tcp://", 6) && (!comma || comma[1] == '=');
-    bool is_near = n_folder && !strncmp(own, "ipc://", 6) && !strncmp(next, own, n_folder) &&
-                   !strchr(next + n_folder, '/');
-    return is_tcp || is_near ||
-           td_err_set(err, TD_E_DATA,
-                      "the next worker is at \"%.100s\"; allowed: tcp://, or a socket beside this "
-                      "worker's",
-                      next);
-}
-
 static bool begin_streams(worker *w, td_err *err)
 {
-    const td_hparams *h = td_model_hparams(td_target_model(w->target));
-    const td_stage_plan *p = &w->plan;
-    bool is_first = p->parts[0].first == 0;
-    w->in = (td_stage_in){.limits = {.n_slots = p->n_slots,
-                                     .n_ctx = td_target_n_ctx(w->target),
-                                     .n_vocab = h->n_vocab,
-                                     .n_embd = is_first ? 0 : h->n_embd,
-                                     .wire = p->wire},
-                          .begin = begin_batch,
-                          .done = take_job,
-                          .user = w};
-    w->form = (td_stage_form){.n_embd = h->n_embd,
-                              .n_spans = (uint32_t)p->first_stage + p->n_parts,
-                              .wire = p->wire,
-                              .is_result = p->parts[p->n_parts - 1].last + 1u == h->n_layer};
-    w->from_route = 0;
-    w->n_from_seen = 0;
-    w->n_cancelled = 0;
-    w->n_taken = w->n_done = 0;
-    w->sending = NULL;
-    td_stage_out_begin(&w->out, w->load.next[0] ? &w->next_way : &w->way);
-    if (!w->load.next[0])
-        return true;
-    if (!check_next(w, err))
-        return false;
-    w->next = td_link_open(w->params->transport, w->load.next, TD_LINK_CONNECT, err);
-    w->next_way = (td_stage_way){.link = w->next, .session = w->load.next_ticket};
-    return w->next != NULL;
+    return td_seat_streams_begin(&w->streams,
+                                 &(td_seat_streams_params){.target = w->target,
+                                                           .plan = &w->plan,
+                                                           .load = &w->load,
+                                                           .way = &w->way,
+                                                           .transport = w->params->transport,
+                                                           .endpoint = w->params->endpoint},
+                                 err);
 }
 
-/* Sends finished jobs on, as far as the link takes them. */
-static void send_finished(worker *w)
+static bool has_streams(const worker *w) { return w->state == READY && w->target && !w->is_over; }
+
+static void end_streams(worker *w, const td_err *err)
+{
+    if (err->code == TD_E_DEVICE_LOST)
+        w->lost = *err;
+    end_session(w, err->code == TD_E_DATA ? TD_STAGE_FAIL_PROTOCOL : TD_STAGE_FAIL_DEVICE,
+                err->message, true);
+}
+
+static void step_streams(worker *w)
 {
     td_err err = {0};
-    while (w->state == READY && w->target && !w->is_over) {
-        if (!w->sending) {
-            w->sending = td_ring_next(w->target);
-            w->is_put = false;
-        }
-        job *j = w->sending;
-        bool is_batch = j && j->kind == JOB_FORWARD;
-        /* Not before there is work: then all workers have loaded, and expect it. */
-        if (j && w->next && !w->next_way.n_sent)
-            td_stage_way_send(&w->next_way, &(td_stage_msg){.type = TD_STAGE_ATTACH}, NULL);
-        if (is_batch && j->batch->err.code != TD_OK) {
-            bool is_theirs = j->batch->err.code == TD_E_DATA;
-            if (j->batch->err.code == TD_E_DEVICE_LOST)
-                w->lost = j->batch->err;
-            end_session(w, is_theirs ? TD_STAGE_FAIL_PROTOCOL : TD_STAGE_FAIL_DEVICE,
-                        j->batch->err.message, true);
-            return;
-        }
-        if (j && !w->is_put)
-            w->is_put = (!is_batch && !w->next) || td_stage_out_put(&w->out, j, &w->form);
-        if (!td_stage_out_flush(&w->out, &err)) {
-            end_session(w, TD_STAGE_FAIL_DEVICE, err.message, true);
-            return;
-        }
-        if (!j || !td_stage_out_is_idle(&w->out))
-            return;
-        if (!w->is_put)
-            continue; /* there is room now */
-        w->n_done += is_batch;
-        td_ring_give_back(w->target, j);
-        w->sending = NULL;
-    }
+    if (has_streams(w) && !td_seat_streams_step(&w->streams, now_us(w), &err))
+        end_streams(w, &err);
 }
 
 /* -- messages ---------------------------------------------------------------------------------- */
@@ -542,18 +456,13 @@ static void take_data(worker *w, const td_stage_data *data)
     go_on_fetching(w);
 }
 
-static void take_cancel(worker *w, uint64_t batch)
-{
-    if (w->state == READY && w->target && !td_ring_cancel(w->target, batch))
-        w->cancelled[w->n_cancelled++ % N_CANCELLED] = batch;
-}
-
 static void take_stream(worker *w, const td_stage_msg *m)
 {
     td_err err = {0};
-    if (w->state != READY || !w->target || !td_stage_in_take(&w->in, m, &err))
-        end_session(w, TD_STAGE_FAIL_PROTOCOL,
-                    err.code != TD_OK ? err.message : "a stream at the wrong time", true);
+    if (!has_streams(w))
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a stream at the wrong time", true);
+    else if (!td_seat_streams_take(&w->streams, m, &err))
+        end_streams(w, &err);
 }
 
 static void take_message(worker *w, const td_stage_msg *m)
@@ -573,13 +482,11 @@ static void take_message(worker *w, const td_stage_msg *m)
         break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
-        if (w->load.ticket)
-            end_session(w, TD_STAGE_FAIL_PROTOCOL, "two streams", true);
-        else
-            take_stream(w, m);
+        take_stream(w, m);
         break;
     case TD_STAGE_CANCEL:
-        take_cancel(w, m->cancel);
+        if (has_streams(w))
+            td_seat_streams_cancel(&w->streams, m->cancel);
         break;
     case TD_STAGE_DATA:
         take_data(w, &m->data);
@@ -597,26 +504,9 @@ static void take_message(worker *w, const td_stage_msg *m)
     }
 }
 
-/* Of the worker before this one. */
-static void take_neighbour(worker *w, const td_stage_msg *m, td_route route)
-{
-    bool is_new = m->type == TD_STAGE_ATTACH && m->seq == 1 && !w->n_from_seen;
-    if (is_new)
-        w->from_route = route;
-    if (route != w->from_route)
-        return;
-    bool is_next = m->seq == w->n_from_seen + 1;
-    w->n_from_seen = m->seq;
-    if (!is_next)
-        end_session(w, TD_STAGE_FAIL_DEVICE, "messages of the worker before were lost", true);
-    else if (m->type == TD_STAGE_STREAM || m->type == TD_STAGE_PIECE)
-        take_stream(w, m);
-    else if (!is_new)
-        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a message that a worker does not send", true);
-}
-
 static void handle(worker *w, const td_stage_msg *m, td_route route)
 {
+    td_err err = {0};
     bool is_served = w->state != FREE && !w->is_over;
     if (is_served && m->session == w->way.session && route == w->way.route) {
         bool is_next = m->seq == w->n_seen + 1;
@@ -626,9 +516,9 @@ static void handle(worker *w, const td_stage_msg *m, td_route route)
             take_message(w, m);
         else
             end_session(w, TD_STAGE_FAIL_PROTOCOL, "messages were lost", true);
-    } else if (is_served && w->state == READY && w->target && w->load.ticket &&
-               m->session == w->load.ticket) {
-        take_neighbour(w, m, route);
+    } else if (has_streams(w) && w->load.ticket && m->session == w->load.ticket) {
+        if (!td_seat_streams_take_before(&w->streams, m, route, now_us(w), &err))
+            end_streams(w, &err);
     } else if (m->type == (w->is_draft ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO)) {
         begin_session(w, m, route);
     }
@@ -749,11 +639,9 @@ static void mind_time(worker *w)
 {
     uint64_t now = now_us(w);
     probe(w, now);
-    uint64_t most = w->is_cut ? CUT_US : SILENT_US;
+    uint64_t most = w->is_cut ? CUT_US : TD_SEAT_SILENT_US;
     if (w->state != FREE && !w->is_over && now - w->heard_us > most)
         end_session(w, TD_STAGE_FAIL_PROTOCOL, "the coordinator is silent", true);
-    if (w->next && td_link_was_cut(w->next))
-        end_session(w, TD_STAGE_FAIL_DEVICE, "the connection to the next worker broke", true);
     bool is_told = w->state == LOADING || w->state == FETCHING;
     if (is_told && !w->is_over && now - w->told_us > TELL_US) {
         w->told_us = now;
@@ -803,14 +691,14 @@ size_t td_worker_seat_look(const td_worker_seat *w, td_link_poll_item *items)
         items[n++] = (td_link_poll_item){.fd = td_target_fd(w->target)};
     if (w->draft)
         items[n++] = (td_link_poll_item){.link = td_draft_seat_link(w->draft)};
-    if (w->next)
-        items[n++] = (td_link_poll_item){.link = w->next};
+    if (w->streams.next)
+        items[n++] = (td_link_poll_item){.link = w->streams.next};
     return n;
 }
 
 bool td_worker_seat_is_sending(const td_worker_seat *w)
 {
-    return w->state == READY && ((w->target && !td_stage_out_is_idle(&w->out)) ||
+    return w->state == READY && ((w->target && !td_stage_out_is_idle(&w->streams.out)) ||
                                  (w->draft && td_draft_seat_is_sending(w->draft)));
 }
 
@@ -821,7 +709,7 @@ bool td_worker_seat_step(td_worker_seat *w, bool is_woken, td_err *err)
         return td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
     if (atomic_load(&w->is_done))
         end_task(w);
-    send_finished(w);
+    step_streams(w);
     serve_draft(w);
     go_on_fetching(w);
     mind_time(w);

@@ -87,6 +87,9 @@ static struct {
     incident incidents[N_INCIDENTS];
     uint32_t n_incidents, n_done; /* done: have come to pass */
     uint64_t n_messages, back_us[N_MACHINES], slow_us;
+    /* The line from worker 1 to 2, the one back, or both go dead at a message, for so long. */
+    uint64_t dead_at, dead_for_us, dead_from_us;
+    bool is_dead_there, is_dead_back;
 } w;
 
 static struct {
@@ -191,6 +194,15 @@ static void do_incident(const incident *x, connection *c, td_link_fate *fate)
     }
 }
 
+static void kill_line(void)
+{
+    w.dead_from_us = now_us();
+    if (w.is_dead_there)
+        part(1, 2, now_us() + w.dead_for_us);
+    if (w.is_dead_back)
+        part(2, 1, now_us() + w.dead_for_us);
+}
+
 static void on_message(connection *c, int from_end, const uint8_t *bytes, size_t n_bytes,
                        td_link_fate *fate)
 {
@@ -198,6 +210,8 @@ static void on_message(connection *c, int from_end, const uint8_t *bytes, size_t
     (void)from_end;
     w.n_messages++;
     sums.n_messages++;
+    if (w.n_messages == w.dead_at)
+        kill_line();
     while (w.n_done < w.n_incidents && w.incidents[w.n_done].at_message <= w.n_messages)
         do_incident(&w.incidents[w.n_done++], c, fate);
     if (!w.is_garbled && td_stage_decode(bytes, n_bytes, &m, NULL) && m.type == TD_STAGE_FAIL) {
@@ -373,8 +387,11 @@ static void check_results(uint32_t first, uint32_t n)
 
 /* ---- a run ---- */
 
+static td_run_totals totals_before; /* of the last run */
+
 static void note_totals(const td_run_totals *t)
 {
+    totals_before = *t;
     sums.n_losses += t->n_target_losses;
     for (uint32_t i = 0; i < TD_RUN_LOSSES_MAX && i < t->n_target_losses; i++) {
         sums.n_backs[t->losses[i].back]++;
@@ -414,6 +431,13 @@ static bool run_once(td_err *err)
     return is_ok;
 }
 
+static void stop_workers(void)
+{
+    w.is_over = true;
+    for (uint32_t i = 1; i <= w.n_workers; i++)
+        tell_to_stop(i);
+}
+
 /* Coordinates until all lines are there: a dead one is started anew, one that failed tries again
  * when all machines are there and nothing is to happen any more. */
 static void *coordinate(void *arg)
@@ -435,9 +459,7 @@ static void *coordinate(void *arg)
             w.back_us[i] = earlier(w.back_us[i], now_us() + 100000);
         sleep_until(now_us() + 61000000);
     }
-    w.is_over = true;
-    for (uint32_t i = 1; i <= w.n_workers; i++)
-        tell_to_stop(i);
+    stop_workers();
     return NULL;
 }
 
@@ -501,13 +523,13 @@ static void begin(uint64_t seed)
     w.draft_speed = 1;
 }
 
-/* All machines, until all is done. */
-static void run_world(uint32_t first, uint32_t n)
+/* All machines, until all is done; the first does what `main` says. */
+static void run_world(void *(*main_of_first)(void *), uint32_t first, uint32_t n)
 {
     net.on_message = on_message;
     write_prompts(first, n);
     unlink(out_path);
-    start_thread(0, coordinate, NULL);
+    start_thread(0, main_of_first, NULL);
     for (uint32_t i = 1; i <= w.n_workers; i++)
         start_thread(i, work, (void *)(uintptr_t)i);
     sim_run(are_all_done);
@@ -542,7 +564,7 @@ static void run_suffering(uint64_t seed)
                                               .at_message = 1 + i / TD_COUNT(sufferings),
                                               .machine = 1 + (uint32_t)(mix(i) & 1),
                                               .us = sufferings[i % TD_COUNT(sufferings)].us};
-    run_world(1, 2);
+    run_world(coordinate, 1, 2);
 }
 
 static void run_seed(uint64_t seed)
@@ -567,7 +589,7 @@ static void run_seed(uint64_t seed)
     w.draft_fixed = below(2) && (w.has_draft || w.is_ngram) ? 1 + below(6) : 0;
     w.spoil_permille = below(2) ? 0 : below(500);
     uint32_t first = below(N_PROMPTS), n = 1 + below(5);
-    run_world(first, n);
+    run_world(coordinate, first, n);
 }
 
 static void *run_alone(void *arg)
@@ -674,6 +696,71 @@ static void test_any_one_message_may_suffer(void **state)
     }
 }
 
+static void *coordinate_once(void *arg)
+{
+    (void)arg;
+    td_err err = {0};
+    CHECK_SAYING(run_once(&err), "%s", err.message);
+    CHECK(totals_before.n_target_losses > 0);
+    uint64_t at_us = totals_before.start_us + totals_before.losses[0].at_us;
+    CHECK_SAYING(w.dead_from_us && at_us - w.dead_from_us < 6500000, "noticed after %.1f s: %s",
+                 (double)(at_us - w.dead_from_us) * 1e-6, totals_before.losses[0].reason);
+    CHECK_SAYING(strstr(totals_before.losses[0].reason, "no word from the"), "%s",
+                 totals_before.losses[0].reason);
+    stop_workers();
+    return NULL;
+}
+
+/* Which only they can see: the coordinator hears both. */
+static void test_a_dead_line_between_workers_is_noticed_as_others_are(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < 60; i++) {
+        begin(2000000000 + i);
+        w.n_workers = w.n_specs = 2;
+        w.specs[0] = "a/host:1";
+        w.specs[1] = "b/host:1";
+        w.load_us = 1000;
+        w.stage_us = 300000; /* it goes on for longer than it takes */
+        net.faults.delay_min_us = net.faults.delay_max_us = 100;
+        w.is_dead_there = i % 3 != 1;
+        w.is_dead_back = i % 3 > 0;
+        w.dead_at = 40 + 2 * i;
+        w.dead_for_us = 8000000;
+        run_world(coordinate_once, 0, 5);
+    }
+}
+
+static void *coordinate_thrice(void *arg)
+{
+    (void)arg;
+    td_err errs[3] = {0};
+    CHECK(!run_once(&errs[0]) && here()->is_dead);
+    sleep_until(w.back_us[0]);
+    revive(0);
+    CHECK(!run_once(&errs[1]));
+    CHECK_SAYING(strstr(errs[1].message, "it is still loading") &&
+                     strstr(errs[1].message, "not free within 12 s"),
+                 "%s", errs[1].message);
+    sleep_until(now_us() + 61000000);
+    CHECK_SAYING(run_once(&errs[2]), "%s", errs[2].message);
+    stop_workers();
+    return NULL;
+}
+
+/* Nobody is served, and who greets is told what it waits for. */
+static void test_a_worker_that_hangs_while_it_loads_says_so(void **state)
+{
+    (void)state;
+    begin(3000000000);
+    w.n_workers = w.n_specs = 1;
+    w.specs[0] = "a/host:1";
+    w.load_us = 40000000;
+    w.incidents[w.n_incidents++] =
+        (incident){.kind = KILL, .at_message = 20, .machine = 0, .us = 1000001};
+    run_world(coordinate_thrice, 0, 2);
+}
+
 /* What is drawn is drawn from the seed. */
 static void test_a_seed_replays(void **state)
 {
@@ -709,6 +796,8 @@ int main(void)
         cmocka_unit_test(test_losses_of_machines_never_change_a_text),
         cmocka_unit_test(test_seeds_that_once_failed),
         cmocka_unit_test(test_any_one_message_may_suffer),
+        cmocka_unit_test(test_a_dead_line_between_workers_is_noticed_as_others_are),
+        cmocka_unit_test(test_a_worker_that_hangs_while_it_loads_says_so),
         cmocka_unit_test(test_a_seed_replays),
     };
     sim.is_loud = getenv("SIM_LOG") != NULL;

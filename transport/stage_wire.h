@@ -18,7 +18,8 @@
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
- * message is ATTACH. A batch is one record; what of its activations does not fit behind the record
+ * message is ATTACH; from then on each says PING to the other every second, which nobody answers. A
+ * batch is one record; what of its activations does not fit behind the record
  * follows in PIECEs, before any other record. CANCEL alone goes beside the stream, and acts at
  * once.
  *
@@ -34,7 +35,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     5u
+#define TD_STAGE_PROTOCOL     6u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
