@@ -713,12 +713,14 @@ static void answer(peer *p, uint32_t way)
     for (int waited = 0; waited < 20000 && p->last != TD_STAGE_PLANNED && p->last != TD_STAGE_FAIL;
          waited += 5) {
         td_link_poll_item item = {.link = p->link};
+        stay(p);
         td_link_poll(&item, 1, 5000, NULL);
         size_t n = 1;
         td_route route;
         td_stage_msg m;
         while (td_link_recv(p->link, bytes, &n, &route, NULL) && n) {
-            if (!td_stage_decode(bytes, n, &m, NULL) || m.session != p->session)
+            if (!td_stage_decode(bytes, n, &m, NULL) || m.session != p->session ||
+                m.type == TD_STAGE_PONG)
                 continue;
             p->last = m.type;
             if (m.type != TD_STAGE_WANT)

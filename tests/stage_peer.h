@@ -3,6 +3,7 @@
 #ifndef TD_TESTS_STAGE_PEER_H
 #define TD_TESTS_STAGE_PEER_H
 
+#include "base/clock.h"
 #include "target/models.h"
 #include "target/worker.h"
 #include "transport/stage_wire.h"
@@ -48,7 +49,8 @@ static inline void *worker_main(void *arg)
 
 typedef struct {
     td_link *link;
-    uint64_t session, n_sent;
+    uint64_t session, n_sent, ping_us; /* ping_us: when the next is due */
+    bool is_greeted;
     td_stage_type last; /* that came */
     td_stage_fail_code code;
     char reason[TD_WIRE_REASON_MAX + 1]; /* of a FAIL */
@@ -64,12 +66,24 @@ static inline void say(peer *p, td_stage_msg m)
         td_link_send(p->link, 0, bytes, n, NULL);
 }
 
+/* Whoever says nothing for long counts as lost, and a machine may be busy. */
+static inline void stay(peer *p)
+{
+    td_clock clock = td_clock_real();
+    uint64_t now = td_clock_now_us(&clock);
+    if (!p->is_greeted || now < p->ping_us)
+        return;
+    p->ping_us = now + 1000000;
+    say(p, (td_stage_msg){.type = TD_STAGE_PING});
+}
+
 /* Takes what comes, until it is of that type or a FAIL, or for some milliseconds. */
 static inline void hear(peer *p, td_stage_type type, int ms)
 {
     static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
     for (int waited = 0; waited < ms && p->last != type && p->last != TD_STAGE_FAIL; waited += 5) {
         td_link_poll_item item = {.link = p->link};
+        stay(p);
         td_link_poll(&item, 1, 5000, NULL);
         size_t n = 1;
         td_route route;
@@ -78,6 +92,7 @@ static inline void hear(peer *p, td_stage_type type, int ms)
             if (td_stage_decode(bytes, n, &m, NULL) && m.session == p->session &&
                 m.type != TD_STAGE_PONG) { /* a worker may look whether we are there */
                 p->last = m.type;
+                p->is_greeted |= m.type == TD_STAGE_HELLO_OK;
                 if (m.type == TD_STAGE_FAIL) {
                     p->code = m.fail.code;
                     memcpy(p->reason, m.fail.reason, sizeof p->reason);
