@@ -16,7 +16,7 @@ td_require(ZMQ libzmq 4.3.3 libzmq3-dev)
 td_require(SQLITE sqlite3 3.35 libsqlite3-dev) # RETURNING
 option(TD_POSTGRES "Jobs in PostgreSQL, where libpq is there" ON)
 if(TD_POSTGRES)
-    pkg_check_modules(LIBPQ QUIET IMPORTED_TARGET GLOBAL "libpq>=12")
+    pkg_check_modules(LIBPQ QUIET IMPORTED_TARGET GLOBAL "libpq>=14")
     if(NOT LIBPQ_FOUND)
         message(STATUS "libpq is missing: jobs lie in SQLite only; on Debian: apt-get install libpq-dev")
     endif()

@@ -1,5 +1,6 @@
 #include "job/db_backend.h"
 
+#include "base/check.h"
 #include "base/mem.h"
 
 #include <stdio.h>
@@ -122,6 +123,7 @@ static bool expand(const td_db_backend *b, const char *text, char *out, td_err *
     while (*text && n + 1 < TD_DB_STATEMENT_MAX) {
         const char *word = !strncmp(text, "{now}", 5)    ? b->now
                            : !strncmp(text, "{skip}", 6) ? b->skip
+                           : !strncmp(text, "{light}", 7) ? b->light
                            : !strncmp(text, "{big}", 5)  ? b->big
                                                          : NULL;
         if (!word) {
@@ -138,18 +140,34 @@ static bool expand(const td_db_backend *b, const char *text, char *out, td_err *
     return true;
 }
 
+static bool prepare(const td_db *db, const char *text, char out[TD_DB_STATEMENT_MAX], td_err *err)
+{
+    return db->connection ? expand(db->backend, text, out, err)
+                          : td_err_set(err, TD_E_UNAVAILABLE, "%s: there is no connection",
+                                       db->name);
+}
+
 bool td_db_run(td_db *db, const td_db_statement *s, const td_db_value *params, uint32_t n_params,
                td_db_row row, void *user, uint64_t *n_rows, td_err *err)
 {
     char text[TD_DB_STATEMENT_MAX];
     uint64_t ignored;
-    if (!db->connection)
-        return td_err_set(err, TD_E_UNAVAILABLE, "%s: there is no connection", db->name);
-    if (!expand(db->backend, s->text, text, err))
+    if (!prepare(db, s->text, text, err))
         return false;
     return db->backend->run(db->connection, text, s->columns, params, n_params, row, user,
                             n_rows ? n_rows : &ignored, err) ||
            td_err_prepend(err, "%s", db->name);
+}
+
+bool td_db_run_each(td_db *db, const char *text, const td_db_value *params, uint32_t n_params,
+                    uint32_t n_sets, uint64_t *counts, td_err *err)
+{
+    char expanded[TD_DB_STATEMENT_MAX];
+    TD_ASSERT(n_params > 0 && n_sets > 0 && n_sets <= TD_DB_SETS_MAX);
+    return prepare(db, text, expanded, err) &&
+           (db->backend->run_each(db->connection, expanded, params, n_params, n_sets, counts,
+                                  err) ||
+            td_err_prepend(err, "%s", db->name));
 }
 
 bool td_db_begin(td_db *db, td_err *err)

@@ -3,6 +3,8 @@
  *
  *     {now}    seconds since 1970 by the database's own clock
  *     {skip}   rows that another transaction holds are passed over, not waited for
+ *     {light}  behind what RETURNING names: what the statement has done need not be on the disk
+ *              when it ends (in SQLite nothing does, see db_sqlite.c)
  *     {big}    a column type for 64 bits
  *
  * A handle belongs to one thread at a time. Errors: TD_E_UNAVAILABLE, it cannot be reached now or
@@ -21,6 +23,7 @@
 #define TD_DB_COLUMNS_MAX   16u
 #define TD_DB_STATEMENT_MAX 4096u /* bytes of a statement, as it is sent */
 #define TD_DB_URL_MAX       1024u
+#define TD_DB_SETS_MAX      256u /* of parameters, for one statement */
 
 typedef enum { TD_DB_NULL, TD_DB_INT, TD_DB_REAL, TD_DB_TEXT } td_db_kind;
 
@@ -68,6 +71,11 @@ bool td_db_reconnect(td_db *db, td_err *err);
 /* $1 to $N are params[0..N). n_rows: those handed to `row`, else those changed; may be NULL. */
 bool td_db_run(td_db *db, const td_db_statement *s, const td_db_value *params, uint32_t n_params,
                td_db_row row, void *user, uint64_t *n_rows, td_err *err);
+/* The same statement with each of n_sets in 1..TD_DB_SETS_MAX sets of parameters,
+ * [n_sets][n_params], n_params > 0, in order and between td_db_begin and td_db_commit: one wait for all of them where the
+ * server is elsewhere. counts[i]: rows that the i-th has found or changed. */
+bool td_db_run_each(td_db *db, const char *text, const td_db_value *params, uint32_t n_params,
+                    uint32_t n_sets, uint64_t *counts, td_err *err);
 /* Everything between takes effect at commit or not at all. After a failure roll back. */
 bool td_db_begin(td_db *db, td_err *err);
 bool td_db_commit(td_db *db, td_err *err);

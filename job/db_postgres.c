@@ -1,10 +1,13 @@
 /* Every call waits for the server; the thread that calls has nothing else to do (worker.c). One
- * that is gone without a word is noticed after CONNECT_S or SILENT_MS. */
+ * that is gone without a word is noticed after CONNECT_S or SILENT_MS. A statement with parameters
+ * is read by the server once per connection. */
 #include "job/db_backend.h"
 
 #ifdef TD_POSTGRES
 
 #include "base/check.h"
+#include "base/mem.h"
+#include "base/rng.h"
 
 #include <libpq-fe.h>
 #include <stdio.h>
@@ -17,6 +20,14 @@
 #define OID_INT8   20u
 #define OID_TEXT   25u
 #define OID_FLOAT8 701u
+#define PREPARED_MAX 64u /* statements of a connection; job.c has fewer */
+
+typedef struct {
+    PGconn *c;
+    uint64_t prepared[PREPARED_MAX]; /* hashes of their texts, by which they are named */
+    uint32_t n_prepared;
+    bool is_broken; /* it is not known what the server will say next */
+} server;
 
 /* The first line of what libpq says; it does not repeat passwords. */
 static bool fail(const char *message, td_err_code code, td_err *err)
@@ -24,7 +35,12 @@ static bool fail(const char *message, td_err_code code, td_err *err)
     return td_err_set(err, code, "%.*s", (int)strcspn(message, "\n"), message);
 }
 
-static void disconnect(void *connection) { PQfinish(connection); }
+static void disconnect(void *connection)
+{
+    server *s = connection;
+    PQfinish(s->c);
+    td_free(s);
+}
 
 static void write_name(const PGconn *c, char *name)
 {
@@ -56,22 +72,27 @@ static void *connect_server(const char *url, bool is_new, char *name, td_err *er
                                        "application_name", "client_encoding", NULL};
     const char *values[] = {url, CONNECT_S, SILENT_MS, "tandem", "UTF8", NULL};
     snprintf(name, TD_DB_URL_MAX, "the job's database");
-    PGconn *c = PQconnectdbParams(keys, values, 1);
-    if (!c) {
-        td_err_set(err, TD_E_NOMEM, "%s: no memory for a connection", name);
+    server *s = td_alloc(1, sizeof *s, err);
+    if (!s)
+        return NULL;
+    s->c = PQconnectdbParams(keys, values, 1);
+    bool is_ok = s->c || td_err_set(err, TD_E_NOMEM, "%s: no memory for a connection", name);
+    is_ok = is_ok && (PQstatus(s->c) == CONNECTION_OK ||
+                      fail(PQerrorMessage(s->c), TD_E_UNAVAILABLE, err));
+    if (!is_ok || !set_plans(s->c, err)) {
+        disconnect(s);
         return NULL;
     }
-    bool is_ok = PQstatus(c) == CONNECTION_OK || fail(PQerrorMessage(c), TD_E_UNAVAILABLE, err);
-    if (!is_ok || !set_plans(c, err)) {
-        disconnect(c);
-        return NULL;
-    }
-    write_name(c, name);
-    PQsetNoticeProcessor(c, no_notices, NULL);
-    return c;
+    write_name(s->c, name);
+    PQsetNoticeProcessor(s->c, no_notices, NULL);
+    return s;
 }
 
-static bool is_connected(void *connection) { return PQstatus(connection) == CONNECTION_OK; }
+static bool is_connected(void *connection)
+{
+    const server *s = connection;
+    return !s->is_broken && PQstatus(s->c) == CONNECTION_OK;
+}
 
 /* By the class of the SQLSTATE: https://www.postgresql.org/docs/15/errcodes-appendix.html */
 static td_err_code code_of(const PGconn *c, const PGresult *r)
@@ -119,32 +140,70 @@ static bool read_row(const PGresult *r, int at, const char *columns, td_db_value
     return true;
 }
 
-static bool run(void *connection, const char *text, const char *columns, const td_db_value *params,
-                uint32_t n_params, td_db_row row, void *user, uint64_t *n_rows, td_err *err)
-{
-    PGconn *c = connection;
+/* Parameters as libpq takes them. */
+typedef struct {
     Oid types[TD_DB_COLUMNS_MAX];
     const char *values[TD_DB_COLUMNS_MAX];
     char numbers[TD_DB_COLUMNS_MAX][40];
+} sending;
+
+static void write_params(const td_db_value *params, uint32_t n_params, sending *out)
+{
     TD_ASSERT(n_params <= TD_DB_COLUMNS_MAX);
     for (uint32_t i = 0; i < n_params; i++) {
-        types[i] = params[i].kind == TD_DB_INT    ? OID_INT8
-                   : params[i].kind == TD_DB_REAL ? OID_FLOAT8
-                                                  : OID_TEXT;
-        values[i] = params[i].kind == TD_DB_TEXT ? params[i].text : numbers[i];
-        if (params[i].kind == TD_DB_NULL)
-            values[i] = NULL;
-        else if (params[i].kind == TD_DB_INT)
-            snprintf(numbers[i], sizeof numbers[i], "%lld", (long long)params[i].i);
+        char *number = out->numbers[i];
+        out->types[i] = params[i].kind == TD_DB_INT    ? OID_INT8
+                        : params[i].kind == TD_DB_REAL ? OID_FLOAT8
+                                                       : OID_TEXT;
+        out->values[i] = params[i].kind == TD_DB_TEXT   ? params[i].text
+                         : params[i].kind == TD_DB_NULL ? NULL
+                                                        : number;
+        if (params[i].kind == TD_DB_INT)
+            snprintf(number, sizeof out->numbers[i], "%lld", (long long)params[i].i);
         else if (params[i].kind == TD_DB_REAL)
-            snprintf(numbers[i], sizeof numbers[i], "%.17g", params[i].d);
+            snprintf(number, sizeof out->numbers[i], "%.17g", params[i].d);
     }
-    *n_rows = 0;
-    PGresult *r = PQexecParams(c, text, (int)n_params, types, values, NULL, NULL, 0);
+}
+
+/* Of what came back; r may be NULL. */
+static bool check(const server *s, const PGresult *r, td_err *err)
+{
     ExecStatusType status = PQresultStatus(r);
-    bool is_ok = status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK;
-    if (!is_ok)
-        fail(r ? PQresultErrorMessage(r) : PQerrorMessage(c), code_of(c, r), err);
+    return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ||
+           fail(r ? PQresultErrorMessage(r) : PQerrorMessage(s->c), code_of(s->c, r), err);
+}
+
+/* The name of a statement, which the server reads here if it has not yet, its types those of p. */
+static bool prepare(server *s, const char *text, uint32_t n_params, const sending *p, char name[20],
+                    td_err *err)
+{
+    uint64_t hash = td_hash64(0, text, strlen(text));
+    snprintf(name, 20, "t%016llx", (unsigned long long)hash);
+    for (uint32_t i = 0; i < s->n_prepared; i++)
+        if (s->prepared[i] == hash)
+            return true;
+    TD_ASSERT(s->n_prepared < PREPARED_MAX);
+    PGresult *r = PQprepare(s->c, name, text, (int)n_params, p->types);
+    bool is_ok = check(s, r, err);
+    if (is_ok)
+        s->prepared[s->n_prepared++] = hash;
+    PQclear(r);
+    return is_ok;
+}
+
+static bool run(void *connection, const char *text, const char *columns, const td_db_value *params,
+                uint32_t n_params, td_db_row row, void *user, uint64_t *n_rows, td_err *err)
+{
+    server *s = connection;
+    sending p;
+    char name[20];
+    write_params(params, n_params, &p);
+    *n_rows = 0;
+    if (n_params && !prepare(s, text, n_params, &p, name, err))
+        return false;
+    PGresult *r = n_params ? PQexecPrepared(s->c, name, (int)n_params, p.values, NULL, NULL, 0)
+                           : PQexec(s->c, text);
+    bool is_ok = check(s, r, err);
     int n = is_ok ? PQntuples(r) : 0;
     for (int i = 0; is_ok && row && i < n; i++) {
         td_db_value out[TD_DB_COLUMNS_MAX];
@@ -156,9 +215,44 @@ static bool run(void *connection, const char *text, const char *columns, const t
     return is_ok;
 }
 
+/* All are sent before the first answer is waited for. An answer is a few bytes, so that those of
+ * TD_DB_SETS_MAX fit in what lies between the two. The first failure ends the others. */
+static bool run_each(void *connection, const char *text, const td_db_value *params,
+                     uint32_t n_params, uint32_t n_sets, uint64_t *counts, td_err *err)
+{
+    server *s = connection;
+    sending p;
+    char name[20];
+    write_params(params, n_params, &p);
+    if (!prepare(s, text, n_params, &p, name, err))
+        return false;
+    bool is_ok = PQenterPipelineMode(s->c) == 1;
+    for (uint32_t i = 0; is_ok && i < n_sets; i++) {
+        write_params(params + (size_t)i * n_params, n_params, &p);
+        is_ok = PQsendQueryPrepared(s->c, name, (int)n_params, p.values, NULL, NULL, 0) == 1;
+    }
+    s->is_broken = !is_ok || PQpipelineSync(s->c) != 1;
+    if (s->is_broken)
+        return fail(PQerrorMessage(s->c), TD_E_UNAVAILABLE, err);
+    for (uint32_t i = 0; i < n_sets; i++) {
+        PGresult *r = PQgetResult(s->c);
+        is_ok = is_ok && check(s, r, err);
+        if (is_ok)
+            counts[i] = (uint64_t)strtoull(PQcmdTuples(r), NULL, 10);
+        bool is_end = !r;
+        PQclear(r);
+        if (!is_end)
+            PQclear(PQgetResult(s->c)); /* NULL, between two statements */
+    }
+    PQclear(PQgetResult(s->c)); /* that of the sync */
+    s->is_broken = PQexitPipelineMode(s->c) != 1;
+    return is_ok && (!s->is_broken || fail(PQerrorMessage(s->c), TD_E_UNAVAILABLE, err));
+}
+
 const td_db_backend td_db_postgres = {
     .now = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",
     .skip = " FOR UPDATE SKIP LOCKED",
+    .light = ", set_config('synchronous_commit', 'off', true)",
     .big = "BIGINT",
     .begin = "BEGIN",
     .find_table = {"SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass($1)", "i"},
@@ -166,6 +260,7 @@ const td_db_backend td_db_postgres = {
     .disconnect = disconnect,
     .is_connected = is_connected,
     .run = run,
+    .run_each = run_each,
 };
 
 #endif

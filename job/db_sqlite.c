@@ -141,9 +141,34 @@ static bool run(void *connection, const char *text, const char *columns, const t
     return is_ok;
 }
 
+static bool run_each(void *connection, const char *text, const td_db_value *params,
+                     uint32_t n_params, uint32_t n_sets, uint64_t *counts, td_err *err)
+{
+    sqlite3 *db = connection;
+    sqlite3_stmt *s = NULL;
+    int code = sqlite3_prepare_v2(db, text, -1, &s, NULL);
+    for (uint32_t i = 0; i < n_sets && code == SQLITE_OK; i++) {
+        code = bind_all(s, params + (size_t)i * n_params, n_params);
+        counts[i] = 0;
+        while (code == SQLITE_OK && (code = sqlite3_step(s)) == SQLITE_ROW) {
+            counts[i]++;
+            code = SQLITE_OK;
+        }
+        if (code != SQLITE_DONE)
+            break;
+        if (!sqlite3_stmt_readonly(s))
+            counts[i] = (uint64_t)sqlite3_changes64(db);
+        code = sqlite3_reset(s);
+    }
+    bool is_ok = code == SQLITE_OK || fail(db, code, err);
+    sqlite3_finalize(s);
+    return is_ok;
+}
+
 const td_db_backend td_db_sqlite = {
     .now = "((julianday('now') - 2440587.5) * 86400.0)",
     .skip = "",
+    .light = "",
     .big = "INTEGER",
     .begin = "BEGIN IMMEDIATE",
     .find_table = {"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1", "i"},
@@ -151,4 +176,5 @@ const td_db_backend td_db_sqlite = {
     .disconnect = disconnect,
     .is_connected = is_connected,
     .run = run,
+    .run_each = run_each,
 };

@@ -11,6 +11,7 @@
 #define WORKING_S  120.0 /* a worker seen since then is at it */
 #define READ_LINES 256   /* results read at once */
 #define SETTLED_S  2.0   /* transactions that note results last less */
+#define CHUNK_BYTES (1u << 20) /* of lines that go in together */
 
 static bool run(td_db *db, const char *text, const td_db_value *params, uint32_t n_params,
                 uint64_t *n_changed, td_err *err)
@@ -38,6 +39,7 @@ static const char *const schema[] = {
     "n_tokens {big} NOT NULL)",
     "CREATE INDEX tandem_line_by_state ON tandem_line (state, n)",
     "CREATE INDEX tandem_line_by_prefix ON tandem_line (state, prefix, n)",
+    "CREATE INDEX tandem_line_by_finish ON tandem_line (finished, n)",
     "CREATE TABLE tandem_worker (name TEXT PRIMARY KEY, started DOUBLE PRECISION NOT NULL, seen "
     "DOUBLE PRECISION NOT NULL, has_left {big} NOT NULL, n_ok {big} NOT NULL, n_error {big} NOT "
     "NULL, n_tokens {big} NOT NULL, identity TEXT NOT NULL)",
@@ -154,32 +156,35 @@ static bool read_count(void *user, const td_db_value *c, td_err *err)
     return true;
 }
 
+#define INSERT_PARAMS 7u
+static const char insert_text[] =
+    "INSERT INTO tandem_line (n, id, number, input, problem, n_bytes, prefix, state, epoch, "
+    "attempts, until, finished, n_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, 0, 0, 0) ON "
+    "CONFLICT (id) DO NOTHING";
 /* Is the very line there? */
-static bool find_same(td_db *db, const td_job_new_line *l, bool *is_there, td_err *err)
+#define SAME_PARAMS 2u
+static const char same_text[] = "SELECT 1 FROM tandem_line WHERE id = $1 AND (input = $2 OR (input "
+                                "IS NULL AND CAST($2 AS TEXT) IS NULL))";
+
+static void write_insert(const td_job_new_line *l, uint64_t n, td_db_value params[INSERT_PARAMS])
 {
-    uint64_t n = 0;
-    td_db_value params[] = {td_db_text(l->id), td_db_text(l->input)};
-    bool is_ok = read_rows(db,
-                           "SELECT COUNT(*) FROM tandem_line WHERE id = $1 AND (input = $2 OR "
-                           "(input IS NULL AND CAST($2 AS TEXT) IS NULL))",
-                           "i", params, 2, read_count, &n, err);
-    *is_there = n > 0;
-    return is_ok;
+    int64_t prefix = 0; /* compared as a number alone: the sign does not matter */
+    memcpy(&prefix, &l->prefix, sizeof prefix);
+    const td_db_value values[INSERT_PARAMS] = {td_db_int((int64_t)n),
+                                               td_db_text(l->id),
+                                               td_db_int((int64_t)l->number),
+                                               td_db_text(l->input),
+                                               td_db_text(l->problem),
+                                               td_db_int((int64_t)l->n_bytes),
+                                               td_db_int(prefix)};
+    memcpy(params, values, sizeof values);
 }
 
 static bool insert(td_db *db, const td_job_new_line *l, uint64_t n, uint64_t *n_changed, td_err *err)
 {
-    int64_t prefix = 0; /* compared as a number alone: the sign does not matter */
-    memcpy(&prefix, &l->prefix, sizeof prefix);
-    td_db_value params[] = {td_db_int((int64_t)n),         td_db_text(l->id),
-                            td_db_int((int64_t)l->number), td_db_text(l->input),
-                            td_db_text(l->problem),        td_db_int((int64_t)l->n_bytes),
-                            td_db_int(prefix)};
-    return run(db,
-               "INSERT INTO tandem_line (n, id, number, input, problem, n_bytes, prefix, state, "
-               "epoch, attempts, until, finished, n_tokens) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, "
-               "0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING",
-               params, TD_COUNT(params), n_changed, err);
+    td_db_value params[INSERT_PARAMS];
+    write_insert(l, n, params);
+    return run(db, insert_text, params, INSERT_PARAMS, n_changed, err);
 }
 
 /* An id that is taken: the line is an error under its own name, as in a run of the file. */
@@ -193,24 +198,129 @@ static bool insert_twice(td_db *db, td_job_new_line *l, uint64_t n, uint64_t *n_
     return insert(db, l, n, n_changed, err);
 }
 
+/* Lines on their way in, [n]: so many go with one wait for the server. */
+typedef struct {
+    td_arena *texts;
+    td_job_new_line lines[TD_DB_SETS_MAX];
+    uint32_t n;
+} chunk;
+
+static const char *keep(chunk *c, const char *text, size_t *n_bytes, td_err *err)
+{
+    size_t n = text ? strlen(text) : 0;
+    *n_bytes += n;
+    return text ? td_arena_strndup(c->texts, text, n, err) : NULL;
+}
+
+/* The next lines; none at the end. */
+static bool fill(chunk *c, td_job_lines lines, void *user, td_err *err)
+{
+    td_err failure = {0};
+    size_t n_bytes = 0;
+    c->n = 0;
+    td_arena_destroy(&c->texts);
+    c->texts = td_arena_create(&failure);
+    while (c->n < TD_DB_SETS_MAX && n_bytes < CHUNK_BYTES && failure.code == TD_OK) {
+        td_job_new_line l;
+        if (!lines(user, &l, &failure))
+            break;
+        l.id = keep(c, l.id, &n_bytes, &failure);
+        l.line_id = keep(c, l.line_id, &n_bytes, &failure);
+        l.input = keep(c, l.input, &n_bytes, &failure);
+        l.problem = keep(c, l.problem, &n_bytes, &failure);
+        c->lines[c->n++] = l;
+    }
+    return failure.code == TD_OK || td_err_set(err, failure.code, "%s", failure.message);
+}
+
+/* Takes out those that are in the job already. */
+static bool leave_out(td_db *db, chunk *c, td_job_added *added, td_err *err)
+{
+    td_db_value params[TD_DB_SETS_MAX * SAME_PARAMS];
+    uint64_t counts[TD_DB_SETS_MAX];
+    uint32_t n_left = 0;
+    for (uint32_t i = 0; i < c->n; i++) {
+        params[i * SAME_PARAMS] = td_db_text(c->lines[i].id);
+        params[i * SAME_PARAMS + 1] = td_db_text(c->lines[i].input);
+    }
+    if (!td_db_run_each(db, same_text, params, SAME_PARAMS, c->n, counts, err))
+        return false;
+    for (uint32_t i = 0; i < c->n; i++)
+        if (!counts[i])
+            c->lines[n_left++] = c->lines[i];
+    added->n_there += c->n - n_left;
+    c->n = n_left;
+    return true;
+}
+
+/* *has: false where an id was taken, and then what was done is to be undone. */
+static bool insert_all(td_db *db, const chunk *c, uint64_t n, bool *has, td_err *err)
+{
+    td_db_value params[TD_DB_SETS_MAX * INSERT_PARAMS];
+    uint64_t counts[TD_DB_SETS_MAX];
+    for (uint32_t i = 0; i < c->n; i++)
+        write_insert(&c->lines[i], n + i + 1, &params[i * INSERT_PARAMS]);
+    if (!td_db_run_each(db, insert_text, params, INSERT_PARAMS, c->n, counts, err))
+        return false;
+    *has = true;
+    for (uint32_t i = 0; i < c->n; i++)
+        *has = *has && counts[i];
+    return true;
+}
+
+static bool insert_one(td_db *db, bool is_new, td_job_new_line *l, uint64_t *n, td_job_added *added,
+                       td_err *err)
+{
+    td_db_value same[SAME_PARAMS] = {td_db_text(l->id), td_db_text(l->input)};
+    uint64_t n_changed = 0, n_there = 0;
+    if (!insert(db, l, *n + 1, &n_changed, err) ||
+        (!n_changed && !is_new &&
+         !td_db_run_each(db, same_text, same, SAME_PARAMS, 1, &n_there, err)) ||
+        (!n_changed && !n_there && !insert_twice(db, l, *n + 1, &n_changed, err)))
+        return false;
+    *n += n_changed;
+    added->n_added += n_changed;
+    added->n_there += !n_changed;
+    return true;
+}
+
+/* All at once, or, where ids are taken, one after the other: what an id that is taken makes of a
+ * line may take the id of one behind it. */
+static bool insert_chunk(td_db *db, bool is_new, chunk *c, uint64_t *n, td_job_added *added,
+                         td_err *err)
+{
+    bool has = false;
+    if (!is_new && !leave_out(db, c, added, err))
+        return false;
+    if (!c->n)
+        return true;
+    if (!run(db, "SAVEPOINT tandem_chunk", NULL, 0, NULL, err) ||
+        !insert_all(db, c, *n, &has, err) ||
+        (!has && !run(db, "ROLLBACK TO SAVEPOINT tandem_chunk", NULL, 0, NULL, err)) ||
+        !run(db, "RELEASE SAVEPOINT tandem_chunk", NULL, 0, NULL, err))
+        return false;
+    for (uint32_t i = 0; !has && i < c->n; i++)
+        if (!insert_one(db, is_new, &c->lines[i], n, added, err))
+            return false;
+    *n += has ? c->n : 0;
+    added->n_added += has ? c->n : 0;
+    return true;
+}
+
 static bool add_lines(td_db *db, bool is_new, td_job_lines lines, void *user, td_job_added *added,
                       td_err *err)
 {
-    uint64_t n = 0, n_changed;
-    td_err failure = {0};
+    uint64_t n = 0;
     if (!read_rows(db, "SELECT MAX(n) FROM tandem_line", "i", NULL, 0, read_count, &n, err))
         return false;
-    for (td_job_new_line l; lines(user, &l, &failure);) {
-        bool is_there = false;
-        if (!insert(db, &l, n + 1, &n_changed, err) ||
-            (!n_changed && !is_new && !find_same(db, &l, &is_there, err)) ||
-            (!n_changed && !is_there && !insert_twice(db, &l, n + 1, &n_changed, err)))
-            return false;
-        n += n_changed;
-        added->n_added += n_changed;
-        added->n_there += !n_changed;
-    }
-    return failure.code == TD_OK || td_err_set(err, failure.code, "%s", failure.message);
+    chunk *c = td_alloc(1, sizeof *c, err);
+    bool is_ok = c;
+    while (is_ok && (is_ok = fill(c, lines, user, err)) && c->n)
+        is_ok = insert_chunk(db, is_new, c, &n, added, err);
+    if (c)
+        td_arena_destroy(&c->texts);
+    td_free(c);
+    return is_ok;
 }
 
 bool td_job_add(td_db *db, td_job_lines lines, void *user, td_job_added *added, td_err *err)
@@ -236,7 +346,7 @@ bool td_job_retry(td_db *db, uint64_t *n, td_err *err)
 {
     return run(db,
                "UPDATE tandem_line SET state = 0, worker = NULL, epoch = epoch + 1, attempts = 0, "
-               "result = NULL, config_sha = NULL, answer_sha = NULL, n_tokens = 0 WHERE state = 3",
+               "finished = 0, result = NULL, config_sha = NULL, answer_sha = NULL, n_tokens = 0 WHERE state = 3",
                NULL, 0, n, err);
 }
 
@@ -376,31 +486,34 @@ static bool read_result(void *user, const td_db_value *c, td_err *err)
 {
     reading *r = user;
     bool is_open = c[1].i == TD_LINE_WAITING || c[1].i == TD_LINE_TAKEN;
-    r->is_ended |= r->at->is_gapless && is_open;
+    bool is_result = c[2].kind == TD_DB_TEXT && !is_open;
+    r->is_ended |= r->at->is_gapless && !r->at->is_finish_order && is_open;
     if (r->is_ended)
         return true;
     r->at->n = c[0].i;
     r->at->finished = c[3].d;
     r->at->worker = c[4].kind == TD_DB_TEXT ? c[4].text : NULL;
     r->at->n_read++;
-    return c[2].kind != TD_DB_TEXT || r->on_result(r->user, c[2].text, c[2].n_bytes, err);
+    return !is_result || r->on_result(r->user, c[2].text, c[2].n_bytes, err);
 }
 
-/* As they came: what a transaction that is under way notes as earlier may come later, so the last
+/* By their finish in the order of its index: nothing but that order and where it begins is asked
+ * for, so that no planner sorts all of them each time. As they came: what a transaction that is under way notes as earlier may come later, so the last
  * moments are left for the next time while lines are open. */
 bool td_job_read_results(td_db *db, td_job_reading *at, td_job_on_result on_result, void *user,
                          td_err *err)
 {
-    td_db_value params[] = {td_db_int(at->n), td_db_real(at->finished), td_db_int(READ_LINES),
+    double from = at->finished > 0 ? at->finished : 1; /* 0: has no result */
+    td_db_value params[] = {td_db_int(at->n), td_db_real(from), td_db_int(READ_LINES),
                             td_db_real(SETTLED_S)};
     reading r = {at, on_result, user, false};
     at->n_read = 0;
     return read_rows(db,
                      at->is_finish_order
-                         ? "SELECT n, state, result, finished, worker FROM tandem_line WHERE state "
-                           "IN (2, 3) AND (finished > $2 OR (finished = $2 AND n > $1)) AND (finished < {now} - "
-                           "$4 OR (SELECT COUNT(*) FROM tandem_line WHERE state IN (0, 1)) = 0) ORDER "
-                           "BY finished, n LIMIT $3"
+                         ? "SELECT n, state, result, finished, worker FROM tandem_line WHERE "
+                           "(finished, n) > ($2, $1) AND (finished < {now} - $4 OR "
+                           "NOT EXISTS (SELECT 1 FROM tandem_line WHERE state IN (0, 1))) ORDER BY "
+                           "finished, n LIMIT $3"
                          : "SELECT n, state, result, finished, worker FROM tandem_line WHERE n > $1 "
                            "ORDER BY n LIMIT $3",
                      "iitrt", params, TD_COUNT(params), read_result, &r, err);
@@ -512,7 +625,7 @@ static bool read_claim(void *user, const td_db_value *c, td_err *err)
     "until = {now} + $2 WHERE n IN (SELECT n FROM (SELECT n, SUM(n_bytes) OVER (ORDER BY n) - "    \
     "n_bytes AS before FROM (SELECT n, n_bytes FROM tandem_line WHERE " condition " ORDER BY "    \
     order " LIMIT $3{skip}) AS wanted) AS taken WHERE before < $4) RETURNING n, epoch, number, " \
-    "id, input, problem, prefix, attempts, (SELECT attempts_max FROM tandem_job)"
+    "id, input, problem, prefix, attempts, (SELECT attempts_max FROM tandem_job){light}"
 
 bool td_job_claim(td_db *db, const char *worker, double lease_s, uint64_t prefix, td_job_line *lines,
                   uint32_t max, uint32_t *n, td_err *err)
@@ -582,32 +695,57 @@ static bool put_late(td_db *db, const td_job_result *r, td_job_taken *taken, td_
                params, 4, NULL, err);
 }
 
-bool td_job_put(td_db *db, const td_job_result *r, td_job_taken *taken, td_err *err)
+#define PUT_PARAMS 8u
+
+static bool count_for_worker(td_db *db, const char *worker, const uint64_t counts[3], td_err *err)
 {
-    td_db_value params[] = {td_db_int(r->n),
-                            td_db_int(r->epoch),
-                            td_db_text(r->worker),
-                            td_db_text(r->result),
-                            td_db_text(r->config_sha),
-                            td_db_text(r->answer_sha),
-                            td_db_int(r->is_ok ? TD_LINE_OK : TD_LINE_ERROR),
-                            td_db_int((int64_t)r->n_tokens)};
-    uint64_t n_changed = 0;
-    if (!run(db,
-             "UPDATE tandem_line SET state = $7, result = $4, config_sha = $5, answer_sha = $6, "
-             "n_tokens = $8, finished = {now} WHERE n = $1 AND epoch = $2 AND worker = $3 AND state "
-             "= 1",
-             params, TD_COUNT(params), &n_changed, err))
-        return false;
-    *taken = TD_RESULT_TAKEN;
-    if (!n_changed)
-        return put_late(db, r, taken, err);
-    td_db_value counts[] = {td_db_text(r->worker), td_db_int(r->is_ok), td_db_int(!r->is_ok),
-                            td_db_int((int64_t)r->n_tokens)};
+    td_db_value params[] = {td_db_text(worker), td_db_int((int64_t)counts[0]),
+                            td_db_int((int64_t)counts[1]), td_db_int((int64_t)counts[2])};
     return run(db,
                "UPDATE tandem_worker SET seen = {now}, n_ok = n_ok + $2, n_error = n_error + $3, "
                "n_tokens = n_tokens + $4 WHERE name = $1",
-               counts, TD_COUNT(counts), NULL, err);
+               params, TD_COUNT(params), NULL, err);
+}
+
+bool td_job_put(td_db *db, const td_job_result *const *results, uint32_t n, td_job_taken *taken,
+                td_err *err)
+{
+    td_db_value params[TD_JOB_PUT_MAX * PUT_PARAMS];
+    uint64_t n_changed[TD_JOB_PUT_MAX], counts[3] = {0}; /* ok, error, tokens */
+    TD_ASSERT(n > 0 && n <= TD_JOB_PUT_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        const td_job_result *r = results[i];
+        const td_db_value values[PUT_PARAMS] = {td_db_int(r->n),
+                                                td_db_int(r->epoch),
+                                                td_db_text(r->worker),
+                                                td_db_text(r->result),
+                                                td_db_text(r->config_sha),
+                                                td_db_text(r->answer_sha),
+                                                td_db_int(r->is_ok ? TD_LINE_OK : TD_LINE_ERROR),
+                                                td_db_int((int64_t)r->n_tokens)};
+        memcpy(&params[i * PUT_PARAMS], values, sizeof values);
+    }
+    if (!td_db_run_each(db,
+                        "UPDATE tandem_line SET state = $7, result = $4, config_sha = $5, "
+                        "answer_sha = $6, n_tokens = $8, finished = {now} WHERE n = $1 AND epoch = "
+                        "$2 AND worker = $3 AND state = 1",
+                        params, PUT_PARAMS, n, n_changed, err))
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        const td_job_result *r = results[i];
+        taken[i] = TD_RESULT_TAKEN;
+        if (!n_changed[i] && !put_late(db, r, &taken[i], err))
+            return false;
+        counts[0] += n_changed[i] && r->is_ok;
+        counts[1] += n_changed[i] && !r->is_ok;
+        counts[2] += n_changed[i] ? r->n_tokens : 0;
+        bool is_last = i + 1 == n || strcmp(results[i + 1]->worker, r->worker) != 0;
+        if (is_last && counts[0] + counts[1] && !count_for_worker(db, r->worker, counts, err))
+            return false;
+        if (is_last)
+            memset(counts, 0, sizeof counts);
+    }
+    return true;
 }
 
 bool td_job_leave(td_db *db, const char *worker, uint64_t *n, td_err *err)

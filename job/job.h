@@ -24,6 +24,7 @@
 #define TD_JOB_IDENTITY_MAX  16384u
 #define TD_JOB_ATTEMPTS      3u /* after so many workers were lost with it, a line is an error */
 #define TD_JOB_CLAIM_BYTES   (256u << 10) /* of lines taken at once, so that long ones are spread */
+#define TD_JOB_PUT_MAX       64u          /* results handed in at once */
 #define TD_JOB_PREFIX_BYTES  256u         /* what lines have in common, so that they go together */
 
 typedef enum {
@@ -149,8 +150,9 @@ typedef enum {
     TD_RESULT_LATE,      /* the line was another's by then, or is cancelled */
     TD_RESULT_DIFFERENT, /* and what that one found, by the same arithmetic, is not the same */
 } td_job_taken;
-/* One of several between td_db_begin and td_db_commit. */
-bool td_job_put(td_db *db, const td_job_result *result, td_job_taken *taken, td_err *err);
+/* Between td_db_begin and td_db_commit: results[n], of each what became of it. */
+bool td_job_put(td_db *db, const td_job_result *const *results, uint32_t n, td_job_taken *taken,
+                td_err *err);
 /* Gives back what it holds; as if it had not been taken. */
 bool td_job_leave(td_db *db, const char *worker, uint64_t *n, td_err *err);
 

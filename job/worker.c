@@ -20,9 +20,10 @@
 #define LOOK_US       1000000u  /* where there is nothing to take, lines may come back */
 #define RETRY_US_MIN  200000u   /* a database that is gone is tried again after so long */
 #define RETRY_US_MAX  10000000u /* growing to this */
-#define BATCH_RESULTS 64u
 #define BATCH_US      100000u /* results wait so long for others, to be handed in with them */
-#define LINES_MAX     32u  /* taken at once */
+#define LINES_MAX     128u /* taken at once */
+#define HOLD_GROWTH   4u   /* so many times n_hold where lines are short: */
+#define CLAIM_US      100000u /* those of a claim are to last so long */
 #define PREFIX_RUN    256u   /* lines of one prefix in a row, before others have their turn */
 #define NEXT_WAIT_NS  50000000l /* how often a reader looks whether it is to stop */
 
@@ -51,15 +52,15 @@ struct td_worker {
     /* The thread's, once it runs: */
     td_db *db;
     td_spool *spool;
-    uint64_t retry_at_us, retry_us, renew_at_us, look_at_us, prefix;
+    uint64_t retry_at_us, retry_us, renew_at_us, look_at_us, claimed_us, prefix;
     uint32_t n_prefix;
     bool has_told, has_told_disk; /* that the database is gone, and results cannot be kept */
     pthread_mutex_t lock;
     pthread_cond_t to_thread, to_reader;
     /* Under the lock: */
-    held *held; /* [n_hold] */
-    uint32_t n_held;
-    td_job_line *ready; /* [n_hold], in order */
+    held *held; /* [HOLD_GROWTH * n_hold] */
+    uint32_t n_held, hold; /* how many there are, are to be */
+    td_job_line *ready; /* [HOLD_GROWTH * n_hold], in order */
     uint32_t n_ready;
     result *first, *last;
     size_t n_bytes; /* of results that wait */
@@ -111,8 +112,10 @@ td_worker *td_worker_open(const td_worker_params *params, td_err *err)
     if (w->fd < 0)
         td_err_set(err, TD_E_IO, "eventfd: %s", strerror(errno));
     bool is_ok = w->fd >= 0;
-    is_ok = is_ok && (w->held = td_alloc(params->n_hold, sizeof *w->held, err));
-    is_ok = is_ok && (w->ready = td_alloc(params->n_hold, sizeof *w->ready, err));
+    w->hold = params->n_hold;
+    size_t n_most = (size_t)HOLD_GROWTH * params->n_hold;
+    is_ok = is_ok && (w->held = td_alloc(n_most, sizeof *w->held, err));
+    is_ok = is_ok && (w->ready = td_alloc(n_most, sizeof *w->ready, err));
     is_ok = is_ok && (w->spool = td_spool_create(params->url, err));
     is_ok = is_ok && (w->db = td_db_open(params->url, false, err));
     if (!is_ok || !td_job_open(w->db, &w->settings, err))
@@ -167,7 +170,7 @@ static uint32_t first_results(td_worker *w, result **out)
 {
     uint32_t n = 0;
     pthread_mutex_lock(&w->lock);
-    for (result *q = w->first; q && n < BATCH_RESULTS; q = q->next)
+    for (result *q = w->first; q && n < TD_JOB_PUT_MAX; q = q->next)
         out[n++] = q;
     pthread_mutex_unlock(&w->lock);
     return n;
@@ -194,11 +197,12 @@ static void take_off(td_worker *w, uint32_t n)
 /* In one transaction, which is nothing or all of them. */
 static bool hand_in(td_worker *w, result **results, uint32_t n, td_err *err)
 {
-    td_job_taken taken[BATCH_RESULTS];
-    bool is_ok = td_db_begin(w->db, err);
-    for (uint32_t i = 0; is_ok && i < n; i++)
-        is_ok = td_job_put(w->db, &results[i]->r, &taken[i], err);
-    if (!is_ok || !td_db_commit(w->db, err)) {
+    td_job_taken taken[TD_JOB_PUT_MAX];
+    const td_job_result *these[TD_JOB_PUT_MAX];
+    for (uint32_t i = 0; i < n; i++)
+        these[i] = &results[i]->r;
+    if (!td_db_begin(w->db, err) || !td_job_put(w->db, these, n, taken, err) ||
+        !td_db_commit(w->db, err)) {
         td_db_rollback(w->db);
         return false;
     }
@@ -215,12 +219,12 @@ static uint64_t hand_in_at(const td_worker *w)
 {
     if (!w->first)
         return UINT64_MAX;
-    return w->n_results >= BATCH_RESULTS || w->is_stopping ? 0 : w->first->put_us + BATCH_US;
+    return w->n_results >= TD_JOB_PUT_MAX || w->is_stopping ? 0 : w->first->put_us + BATCH_US;
 }
 
 static bool send_results(td_worker *w, bool *has_sent, td_err *err)
 {
-    result *results[BATCH_RESULTS];
+    result *results[TD_JOB_PUT_MAX];
     pthread_mutex_lock(&w->lock);
     bool is_due = hand_in_at(w) <= now_us(w);
     pthread_mutex_unlock(&w->lock);
@@ -294,14 +298,28 @@ static void remember_prefix(td_worker *w, const td_job_line *lines, uint32_t n)
 static bool is_taking(const td_worker *w)
 {
     return w->is_wanted && w->n_ready == 0 && !w->is_stopping && !w->is_ended &&
-           w->n_held <= w->params.n_hold - (w->params.n_hold + 3) / 4;
+           w->n_held <= w->hold - (w->hold + 3) / 4;
+}
+
+/* A claim costs the same for many lines as for few: where those of the last one were soon begun,
+ * more are taken ahead, and fewer again where they last. */
+static void adapt_hold(td_worker *w)
+{
+    uint64_t now = now_us(w), us = now - w->claimed_us;
+    w->claimed_us = now;
+    pthread_mutex_lock(&w->lock);
+    if (us < CLAIM_US && w->hold < HOLD_GROWTH * w->params.n_hold)
+        w->hold *= 2;
+    else if (us > 4 * CLAIM_US && w->hold > w->params.n_hold)
+        w->hold /= 2;
+    pthread_mutex_unlock(&w->lock);
 }
 
 static bool take_lines(td_worker *w, td_err *err)
 {
     td_job_line lines[LINES_MAX];
     pthread_mutex_lock(&w->lock);
-    uint32_t room = is_taking(w) ? w->params.n_hold - w->n_held : 0;
+    uint32_t room = is_taking(w) ? w->hold - w->n_held : 0;
     pthread_mutex_unlock(&w->lock);
     if (!room || now_us(w) < w->look_at_us)
         return true;
@@ -317,8 +335,10 @@ static bool take_lines(td_worker *w, td_err *err)
     }
     remember_prefix(w, lines, n);
     take_ready(w, lines, n);
-    if (n)
+    if (n) {
+        adapt_hold(w);
         return true;
+    }
     w->look_at_us = now_us(w) + LOOK_US;
     if (!td_job_count_open(w->db, &n_open, err))
         return false;
@@ -488,9 +508,10 @@ bool td_worker_put(td_worker *w, const char *id, const td_job_result *r, td_err 
     td_job_result mine = *r;
     pthread_mutex_lock(&w->lock);
     uint32_t i = 0;
-    while (i < w->params.n_hold && (!w->held[i].n || strcmp(w->held[i].id, id) != 0))
+    uint32_t n_most = HOLD_GROWTH * w->params.n_hold;
+    while (i < n_most && (!w->held[i].n || strcmp(w->held[i].id, id) != 0))
         i++;
-    bool is_held = i < w->params.n_hold;
+    bool is_held = i < n_most;
     if (is_held) {
         mine.n = w->held[i].n;
         mine.epoch = w->held[i].epoch;

@@ -14,8 +14,10 @@
 
 #include <cmocka.h>
 
-#define N_LINES 10u
-#define CONFIG  "{\"n\":3}"
+#define N_LINES    10u
+#define N_MANY     700u
+#define MANY_TWICE 301u
+#define CONFIG     "{\"n\":3}"
 
 typedef struct {
     char dir[64], url[128];
@@ -103,7 +105,8 @@ static td_job_taken put(place *p, const char *worker, const td_job_line *line, c
                        .answer_sha = answer,
                        .is_ok = true,
                        .n_tokens = 5};
-    if (!td_job_put(p->db, &r, &taken, &err))
+    const td_job_result *one = &r;
+    if (!td_job_put(p->db, &one, 1, &taken, &err))
         fail_msg("%s", err.message);
     return taken;
 }
@@ -203,6 +206,55 @@ static void run_sql(place *p, const char *text)
 }
 
 /* A database is a file: what it holds is read as what it should be, or refused. */
+/* Many go in together; an id that is used twice makes of its line, and of one whose id that line's
+ * own name is, what it does where they go in one by one. */
+static bool next_of_many(void *user, td_job_new_line *line, td_err *err)
+{
+    source *s = user;
+    if (!next_line(user, line, err))
+        return false;
+    if (s->i == MANY_TWICE) {
+        line->id = "l7";
+        line->line_id = "l400";
+    } else if (s->i == 401) {
+        line->line_id = "own";
+    }
+    return true;
+}
+
+static bool read_line(void *user, const td_db_value *c, td_err *err)
+{
+    (void)err;
+    uint32_t *n = user;
+    assert_int_equal(c[0].i, ++*n);
+    char id[32];
+    snprintf(id, sizeof id, "l%u", *n - 1);
+    assert_string_equal(c[1].text, *n == MANY_TWICE ? "l400" : *n == 401 ? "own" : id);
+    assert_int_equal(c[2].kind == TD_DB_TEXT, *n == MANY_TWICE || *n == 401);
+    return true;
+}
+
+static void test_many_lines_go_in_as_one_by_one(void **state)
+{
+    (void)state;
+    place p;
+    td_err err = {0};
+    td_job_added added;
+    make_job(&p, 0, 0);
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        uint32_t n = 0;
+        if (!td_job_add(p.db, next_of_many, &(source){.n = N_MANY}, &added, &err))
+            fail_msg("%s", err.message);
+        assert_int_equal(added.n_added, turn ? 0 : N_MANY);
+        assert_int_equal(added.n_there, turn ? N_MANY : 0);
+        assert_true(td_db_run(
+            p.db, &(td_db_statement){"SELECT n, id, problem FROM tandem_line ORDER BY n", "itt"},
+            NULL, 0, read_line, &n, NULL, &err));
+        assert_int_equal(n, N_MANY);
+    }
+    place_remove(&p);
+}
+
 static void test_damaged_tables_are_refused(void **state)
 {
     (void)state;
@@ -328,6 +380,7 @@ int main(void)
         cmocka_unit_test(test_a_line_is_one_workers_at_a_time),
         cmocka_unit_test(test_what_a_lost_worker_held_goes_on),
         cmocka_unit_test(test_long_lines_are_spread),
+        cmocka_unit_test(test_many_lines_go_in_as_one_by_one),
         cmocka_unit_test(test_damaged_tables_are_refused),
         cmocka_unit_test(test_urls),
         cmocka_unit_test(test_a_worker_works_it_off),
