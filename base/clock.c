@@ -20,6 +20,13 @@ uint64_t td_clock_now_us(const td_clock *clock)
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
+double td_clock_utc_s(void)
+{
+    struct timespec t;
+    TD_ASSERT(clock_gettime(CLOCK_REALTIME, &t) == 0);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 uint64_t td_clock_real_ns(void)
 {
     struct timespec t;

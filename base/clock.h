@@ -21,6 +21,8 @@ uint64_t td_clock_now_us(const td_clock *clock);
 
 /* Nanoseconds of the real clock, to time what takes less than a microsecond. */
 uint64_t td_clock_real_ns(void);
+/* Seconds since 1970, UTC, as the system's clock says: for people and files, it may jump. */
+double td_clock_utc_s(void);
 
 /* Nanoseconds that the calling thread has run so far: what it waits is not among them. */
 uint64_t td_clock_thread_ns(void);

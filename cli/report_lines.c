@@ -29,6 +29,7 @@ static const td_json_field fields[] = {
     {.key = "prompt_tokens", .type = TD_JSON_INT, .max = UINT32_MAX},
     {.key = "ttft_ms", .type = TD_JSON_FLOAT, .f_max = 1e12},
     {.key = "ms", .type = TD_JSON_FLOAT, .f_max = 1e12},
+    {.key = "finished_s", .type = TD_JSON_FLOAT, .f_max = 1e12},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 
@@ -50,9 +51,10 @@ typedef struct {
     timeline rate, acceptance; /* over the lines */
     shown_line shown[SHOWN_MAX], errors[SHOWN_MAX];
     uint32_t n_shown, n_errors;
+    timeline tokens; /* by when their lines ended */
+    double start;    /* when the first of them began, by the same clock; 0: not known */
+    bool is_timed;   /* the lines themselves say when they ended */
     /* of a job */
-    timeline tokens;
-    double start; /* by the database's clock; 0: not known */
     worker workers[WORKERS_MAX];
     uint32_t n_workers;
 } lines;
@@ -111,6 +113,9 @@ static bool add_line(lines *l, const char *text, size_t n_bytes, const char *nam
             td_timeline_add(&l->rate, (double)l->n, n_tokens / ms * 1e3);
             is_ok = keep_values(l, n_tokens / ms * 1e3, td_json_get_double(&o, "ttft_ms", 0), err);
         }
+        if (l->is_timed)
+            td_timeline_add(&l->tokens, td_json_get_double(&o, "finished_s", 0) - l->start,
+                            n_tokens);
         if (n_drafted > 0)
             td_timeline_add(&l->acceptance, (double)l->n, n_accepted / n_drafted);
         if (is_good && l->n_shown < SHOWN_MAX)
@@ -169,6 +174,18 @@ static bool write_plot(report *r, const char *title, const char *x, const char *
     return is_ok;
 }
 
+static bool write_progress(report *r, const lines *l, td_err *err)
+{
+    if (!l->n_workers)
+        return true;
+    plot *p = td_plot_create("Lines that have ended, by worker", "s", "lines", PLOT_STEPS, err);
+    for (uint32_t i = 0; p && i < l->n_workers; i++)
+        td_timeline_plot(p, l->workers[i].name, &l->workers[i].lines, TIMELINE_TOTAL);
+    bool is_ok = p;
+    td_plot_write(r, &p);
+    return is_ok;
+}
+
 static bool write_lines(report *r, lines *l, td_err *err)
 {
     td_report_begin_table(r, "Lines", NULL);
@@ -195,10 +212,14 @@ static bool write_lines(report *r, lines *l, td_err *err)
     if (l->n_errors)
         write_shown(r, l->n - l->n_ok > l->n_errors ? "The first errors" : "Errors", l->errors,
                     l->n_errors);
-    bool is_ok = write_plot(r, "Speed of the lines, in their order", "line", "tokens/s of a line",
-                            PLOT_LINES, &l->rate, TIMELINE_MEAN, err) &&
-                 write_plot(r, "Acceptance of the lines, in their order", "line", "acceptance",
-                            PLOT_LINES, &l->acceptance, TIMELINE_MEAN, err);
+    bool is_ok =
+        (l->start <= 0 || write_plot(r, "Throughput over time, by when lines ended", "s",
+                                     "tokens/s", PLOT_LINES, &l->tokens, TIMELINE_RATE, err)) &&
+        write_progress(r, l, err) &&
+        write_plot(r, "Speed of the lines, in their order", "line", "tokens/s of a line",
+                   PLOT_LINES, &l->rate, TIMELINE_MEAN, err) &&
+        write_plot(r, "Acceptance of the lines, in their order", "line", "acceptance", PLOT_LINES,
+                   &l->acceptance, TIMELINE_MEAN, err);
     if (l->n_shown)
         write_shown(r, "The first lines", l->shown, l->n_shown);
     return is_ok;
@@ -231,10 +252,28 @@ static bool read_line(void *user, const td_jsonl_line *line, const char *name, t
     return add_line(user, line->text, line->n_bytes, name, err);
 }
 
+/* The first line need not be the first that was begun: a job is exported in the order of its input. */
+static bool note_first(void *user, const td_jsonl_line *line, const char *name, td_err *err)
+{
+    lines *l = user;
+    td_json_object o;
+    td_json *doc = td_json_parse(line->text, line->n_bytes, name, err);
+    bool is_ok = doc && td_json_read_root(doc, &schema, &o, err);
+    double end = is_ok ? td_json_get_double(&o, "finished_s", 0) : 0;
+    if (end > 0) {
+        double start = end - td_json_get_double(&o, "ms", 0) * 1e-3;
+        l->start = l->is_timed ? fmin(l->start, start) : start;
+        l->is_timed = true;
+    }
+    td_json_destroy(&doc);
+    return is_ok;
+}
+
 bool td_report_results(report *r, const char *path, td_err *err)
 {
     lines *l = create(err);
-    bool is_ok = l && td_report_read_lines(r, path, TD_JSONL_RESULT_MAX, read_line, l, err) &&
+    bool is_ok = l && td_report_read_lines(NULL, path, TD_JSONL_RESULT_MAX, note_first, l, err) &&
+                 td_report_read_lines(r, path, TD_JSONL_RESULT_MAX, read_line, l, err) &&
                  write_lines(r, l, err);
     destroy(&l);
     return is_ok;
@@ -340,16 +379,6 @@ static void write_status(report *r, const td_job_status *t)
     td_report_end_table(r);
 }
 
-static bool write_progress(report *r, const lines *l, td_err *err)
-{
-    plot *p = td_plot_create("Lines that have ended, by worker", "s", "lines", PLOT_STEPS, err);
-    for (uint32_t i = 0; p && i < l->n_workers; i++)
-        td_timeline_plot(p, l->workers[i].name, &l->workers[i].lines, TIMELINE_TOTAL);
-    bool is_ok = p;
-    td_plot_write(r, &p);
-    return is_ok;
-}
-
 bool td_report_job(report *r, const char *url, td_err *err)
 {
     td_job_settings settings;
@@ -369,10 +398,7 @@ bool td_report_job(report *r, const char *url, td_err *err)
         is_ok = td_job_list_workers(db, write_worker, r, err);
         td_report_end_table(r);
     }
-    is_ok = is_ok && read_all(db, &j, err) &&
-            write_plot(r, "Throughput over time, by when lines ended", "s", "tokens/s", PLOT_LINES,
-                       &j.lines->tokens, TIMELINE_RATE, err) &&
-            write_progress(r, j.lines, err) && write_lines(r, j.lines, err);
+    is_ok = is_ok && read_all(db, &j, err) && write_lines(r, j.lines, err);
     td_db_close(&db);
     destroy(&j.lines);
     return is_ok;

@@ -197,9 +197,9 @@ bool td_report_read_lines(report *r, const char *path, size_t line_max, td_repor
     }
     bool is_torn = bad.code == TD_E_DATA && line.number > 1 && ends_within_line(path) &&
                    td_jsonl_read(reader, &line, err) == TD_JSONL_END;
-    if (is_torn)
+    if (is_torn && r)
         td_report_note(r, "The last line is cut off, as a run that was killed leaves it.");
-    else if (bad.code != TD_OK)
+    else if (!is_torn && bad.code != TD_OK)
         td_err_set(err, bad.code, "%s", bad.message);
     td_jsonl_reader_close(&reader);
     return err->code == TD_OK && (is_torn || status == TD_JSONL_END);

@@ -1,6 +1,7 @@
 #include "run/results.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/json.h"
 #include "base/json_writer.h"
@@ -11,6 +12,7 @@
 #include "run/identity.h"
 #include "run/run_placement.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -251,6 +253,7 @@ static void write_line(td_json_writer *w, const td_result *t, const char *identi
         td_json_put_u64(w, counts[i].key, counts[i].value);
     td_json_put_double(w, "ttft_ms", t->ttft_ms);
     td_json_put_double(w, "ms", t->ms);
+    td_json_put_double(w, "finished_s", floor(td_clock_utc_s() * 1e3) / 1e3);
     const struct {
         const char *key, *value;
     } hashes[] = {{"input_sha", t->input_sha},

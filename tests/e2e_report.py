@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import zlib
 
@@ -214,6 +215,13 @@ class Report(unittest.TestCase):
         self.check_figure(page, 'Acceptance of the lines, in their order',
                           [[i + 1, line['accepted'] / line['drafted']] for i, line in enumerate(lines) if line in good])
         self.assertEqual([row[0] for row in page.tables['The first lines'][1:]], [line['id'] for line in good])
+        self.check_integral(page, 'Throughput over time, by when lines ended', sum(len(line['tokens']) for line in good))
+        self.assertTrue(all(-60 < time.time() - line['finished_s'] < 86400 for line in lines))
+        for line in lines: # as a tandem before had them
+            del line['finished_s']
+        page = self.report(self.path('old.jsonl', ''.join(json.dumps(line) + '\n' for line in lines)))
+        self.assertNotIn('Throughput over time, by when lines ended', page.figures)
+        self.assertIn('Speed of the lines, in their order', page.figures)
         self.assertIn(EVIL.split('\n')[0].replace('\u202e', ''), page.text.replace('\u202e', '')) # as text
 
     def test_job(self):
