@@ -59,7 +59,8 @@ bool td_report_list(report *r, const char *caption, const td_json_object *object
 /* name: "FILE:17". False with err set ends the reading. */
 typedef bool (*td_report_on_line)(void *user, const td_jsonl_line *line, const char *name,
                                   td_err *err);
-/* A last line that is torn, as a run that was killed leaves it, is left out and told of (r not NULL). */
+/* A last line that is torn, as a run that was killed leaves it, is left out and told of; r NULL:
+ * not told. */
 bool td_report_read_lines(report *r, const char *path, size_t line_max, td_report_on_line on_line,
                           void *user, td_err *err);
 

@@ -252,7 +252,7 @@ static bool read_line(void *user, const td_jsonl_line *line, const char *name, t
     return add_line(user, line->text, line->n_bytes, name, err);
 }
 
-/* The first line need not be the first that was begun: a job is exported in the order of its input. */
+/* The first line need not be the one begun first: a job is exported in the order of its input. */
 static bool note_first(void *user, const td_jsonl_line *line, const char *name, td_err *err)
 {
     lines *l = user;

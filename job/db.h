@@ -72,8 +72,8 @@ bool td_db_reconnect(td_db *db, td_err *err);
 bool td_db_run(td_db *db, const td_db_statement *s, const td_db_value *params, uint32_t n_params,
                td_db_row row, void *user, uint64_t *n_rows, td_err *err);
 /* The same statement with each of n_sets in 1..TD_DB_SETS_MAX sets of parameters,
- * [n_sets][n_params], n_params > 0, in order and between td_db_begin and td_db_commit: one wait for all of them where the
- * server is elsewhere. counts[i]: rows that the i-th has found or changed. */
+ * [n_sets][n_params], n_params > 0, in order and between td_db_begin and td_db_commit: one wait
+ * for all of them where there is a server. counts[i]: rows that the i-th has found or changed. */
 bool td_db_run_each(td_db *db, const char *text, const td_db_value *params, uint32_t n_params,
                     uint32_t n_sets, uint64_t *counts, td_err *err);
 /* Everything between takes effect at commit or not at all. After a failure roll back. */

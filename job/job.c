@@ -497,9 +497,9 @@ static bool read_result(void *user, const td_db_value *c, td_err *err)
     return !is_result || r->on_result(r->user, c[2].text, c[2].n_bytes, err);
 }
 
-/* By their finish in the order of its index: nothing but that order and where it begins is asked
- * for, so that no planner sorts all of them each time. As they came: what a transaction that is under way notes as earlier may come later, so the last
- * moments are left for the next time while lines are open. */
+/* As they came: nothing but the order of that index and where to begin is asked for, so that no
+ * planner sorts all of them each time. What a transaction that is under way notes as earlier may
+ * come later, so the last moments are left for the next time while lines are open. */
 bool td_job_read_results(td_db *db, td_job_reading *at, td_job_on_result on_result, void *user,
                          td_err *err)
 {
