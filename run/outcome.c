@@ -2,6 +2,8 @@
  * Both are counted, shown and written here, and nowhere else. */
 #include "run/loop.h"
 
+#include "base/clock.h"
+
 #include <math.h>
 
 bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_err *err)
@@ -13,6 +15,7 @@ bool td_outcome_error(session *r, const td_prompt *q, const char *message, td_er
     return td_results_write(r->results,
                             &(td_result){.id = q->id,
                                          .error = message,
+                                         .finished_s = td_clock_utc_s(),
                                          .input_sha = q->input_sha,
                                          .config_sha = r->identity.sha,
                                          .model_sha = r->identity.model_sha,
@@ -79,6 +82,7 @@ bool td_outcome_finish(session *r, uint32_t sequence, td_err *err)
                          .n_prompt_tokens = info->n_prompt,
                          .ttft_ms = (double)(info->first_token_us - info->added_us) * 1e-3,
                          .ms = (double)(info->finished_us - info->added_us) * 1e-3,
+                         .finished_s = td_clock_utc_s(),
                          .input_sha = a->prompt->input_sha,
                          .config_sha = r->identity.sha,
                          .model_sha = r->identity.model_sha,

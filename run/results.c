@@ -1,7 +1,6 @@
 #include "run/results.h"
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/io.h"
 #include "base/json.h"
 #include "base/json_writer.h"
@@ -253,7 +252,7 @@ static void write_line(td_json_writer *w, const td_result *t, const char *identi
         td_json_put_u64(w, counts[i].key, counts[i].value);
     td_json_put_double(w, "ttft_ms", t->ttft_ms);
     td_json_put_double(w, "ms", t->ms);
-    td_json_put_double(w, "finished_s", floor(td_clock_utc_s() * 1e3) / 1e3);
+    td_json_put_double(w, "finished_s", floor(t->finished_s * 1e3) / 1e3);
     const struct {
         const char *key, *value;
     } hashes[] = {{"input_sha", t->input_sha},

@@ -17,6 +17,7 @@ typedef struct {
     const char *error; /* NULL when ok */
     uint32_t n_drafted, n_accepted, n_rounds, n_prompt_tokens;
     double ttft_ms, ms;
+    double finished_s; /* since 1970, UTC */
     const char *input_sha, *config_sha, *model_sha;
     const char *placement; /* run_placement.h */
     const char *date;      /* that chat templates were told; "": none asked */

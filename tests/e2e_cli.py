@@ -126,7 +126,7 @@ class Cli(unittest.TestCase):
         r = generate('--draft', DRAFT, '--in', '-', '-n', '8', stdin='{"id": "a", "prompt": "The fox"}\n')
         line = json.loads(r.stdout)
         self.assertEqual(sorted(line), sorted(
-            'id status text tokens reason error drafted accepted rounds prompt_tokens ttft_ms ms '
+            'id status text tokens reason error drafted accepted rounds prompt_tokens ttft_ms ms finished_s '
             'placement config '
             'input_sha config_sha model_sha'.split()))
         self.assertEqual((line['id'], line['status'], line['reason'], len(line['tokens'])),

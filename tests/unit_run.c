@@ -487,6 +487,7 @@ static void write_result(td_results *r, const char *id, const char *error, const
                                        .n_prompt_tokens = 2,
                                        .ttft_ms = 1.5,
                                        .ms = 2.25,
+                                       .finished_s = 1796000000.1256,
                                        .input_sha = "0123456789abcdef",
                                        .config_sha = "c",
                                        .model_sha = "m",
@@ -534,11 +535,13 @@ static void test_a_result_is_one_stable_line(void **state)
         "b\",\"tokens\":[1,4294967295],"
         "\"reason\":\"eos\",\"error\":null,\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_"
         "tokens\":2,"
-        "\"ttft_ms\":1.5,\"ms\":2.25,\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\","
+        "\"ttft_ms\":1.5,\"ms\":2.25,\"finished_s\":1796000000.125,"
+        "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\","
         "\"model_sha\":\"m\",\"placement\":\"host@0-1\",\"config\":\"\"}\n"
         "{\"id\":\"e\",\"status\":\"error\",\"text\":\"\",\"tokens\":[],\"reason\":null,\"error\":"
         "\"went wrong\","
         "\"drafted\":5,\"accepted\":4,\"rounds\":3,\"prompt_tokens\":2,\"ttft_ms\":1.5,\"ms\":2.25,"
+        "\"finished_s\":1796000000.125,"
         "\"input_sha\":\"0123456789abcdef\",\"config_sha\":\"c\",\"model_sha\":\"m\",\"placement\":"
         "\"host@0-1\",\"config\":\"\"}\n");
 }
