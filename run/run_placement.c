@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/signals.h"
 #include "run/draft_client.h"
 #include "run/survey.h"
 #include "target/remote_measure.h"
@@ -9,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SEPARATOR " + "
+#define SEPARATOR  " + "
+#define PLAN_TRIES 3u
 
 /* Two SPECs mean one device by one driver, whatever they say of layers. A GPU may have been named
  * in another way, or have had another index. */
@@ -152,6 +154,24 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
     return true;
 }
 
+/* A worker may be lost while it measures, as later: again, or else without times. */
+static bool plan_in_time(td_run_placement *p, td_run_params *params, const td_model *model,
+                         bool is_default, td_err *err)
+{
+    td_err lost = {0};
+    bool is_ok = plan(p, params, model, is_default, &lost);
+    bool is_lost = is_elsewhere(params) && lost.code == TD_E_DEVICE_LOST;
+    for (uint32_t i = 1; !is_ok && is_lost && i < PLAN_TRIES && !td_signals_pending(); i++) {
+        td_log_warn("%s; measuring again", lost.message);
+        td_err_clear(&lost);
+        is_ok = plan(p, params, model, is_default, &lost);
+    }
+    if (is_ok || !is_lost || td_signals_pending())
+        return is_ok || td_err_set(err, lost.code, "%s", lost.message);
+    td_log_warn("%s; layers go by bytes", lost.message);
+    return true;
+}
+
 bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
                              bool is_default, const char *recorded, td_err *err)
 {
@@ -168,7 +188,7 @@ bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const t
     bool is_rounded = params->wire && params->wire->id != TD_TYPE_F32;
     bool is_by_bytes = is_elsewhere(params) && (params->place || is_pinned(params) || is_rounded);
     return params->measure == TD_MEASURE_NEVER || !is_open || is_by_bytes ||
-           plan(p, params, model, is_default, err);
+           plan_in_time(p, params, model, is_default, err);
 }
 
 double td_run_placement_expected(const td_run_placement *p, td_use use)
