@@ -44,7 +44,7 @@ static float exp_scores(float *s, float m)
     for (uint32_t i = 0; i < POSITIONS; i += 16)
         UNROLL for (uint32_t v = 0; v < VECTORS; v++)
         {
-            vf p = vf_exp(vf_sub(vf_load(s + i + v * VL), vf_set1(m)));
+            vf p = vf_exp_below(vf_sub(vf_load(s + i + v * VL), vf_set1(m)));
             vf_store(s + i + v * VL, p);
             sum[v] = vf_add(sum[v], p);
         }
@@ -81,7 +81,7 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     else if (n > QUERIES)
         score_many(kv, k, qs, n, &values);
     else
-        score_any(kv, k, qs, n);
+        score_any(kv, k, qs, n, &values);
     for (uint32_t i = 0; i < n; i++) {
         query *q = qs[i];
         q->begin = q->first > page0 ? q->first - page0 : 0;
@@ -93,8 +93,8 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
         q->m = m;
     }
     for (uint32_t i = 0; i < n; i += VL) {
-        vf_store(c + i, vf_exp(vf_load(c + i)));
-        vf_store(top + i, vf_exp(vf_load(top + i)));
+        vf_store(c + i, vf_exp_below(vf_load(c + i)));
+        vf_store(top + i, vf_exp_below(vf_load(top + i)));
     }
     for (uint32_t i = 0; i < n; i++) {
         qs[i]->c = c[i];
@@ -106,7 +106,7 @@ static void attend_page(const td_host_attention *a, uint32_t page, bool is_last,
     else if (n > QUERIES || is_latent)
         add_many(kv, v, qs, n, &next_keys);
     else
-        add_page(kv, v, qs, n);
+        add_page(kv, v, qs, n, &next_keys);
 }
 
 /* The sink takes part in the softmax like one more score; it has no value to add. */

@@ -51,6 +51,8 @@ INLINE void fetch_piece(fetch *f)
     f->n_lines -= n;
 }
 
+#define STEPS_OF_PIECE 16u /* of a loop for each piece that is fetched */
+
 /* Element d of the keys of VL positions from `lane` on. */
 INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, const bool is_f16)
 {
@@ -59,21 +61,25 @@ INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, const bool is_f1
 }
 
 /* s[j] = q . k[j] for all positions of a page, those not written included. */
-INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs, const uint32_t n,
-                       const bool is_f16)
+INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs, fetch *ahead,
+                       const uint32_t n, const bool is_f16)
 {
     uint32_t n_d = kv->base.params.head_dim_k;
     const uint32_t n_chains = CHAINS_OF(n);
+    cut_fetch(ahead, POSITIONS / (n_chains * VL) * td_div_up(n_d, STEPS_OF_PIECE));
     for (uint32_t lane = 0; lane < POSITIONS; lane += n_chains * VL) {
         vf acc[QUERIES][CHAINS];
         EACH_CHAIN EACH_QUERY acc[i][c] = vf_zero();
-        for (uint32_t d = 0; d < n_d; d++) {
-            vf key[CHAINS];
-            EACH_CHAIN key[c] = load_key(k, d, lane + c * VL, is_f16);
-            EACH_QUERY
-            {
-                vf qd = vf_set1(qs[i]->q[d]);
-                EACH_CHAIN acc[i][c] = vf_fma(qd, key[c], acc[i][c]);
+        for (uint32_t d = 0; d < n_d;) {
+            fetch_piece(ahead);
+            for (uint32_t end = td_min_u32(d + STEPS_OF_PIECE, n_d); d < end; d++) {
+                vf key[CHAINS];
+                EACH_CHAIN key[c] = load_key(k, d, lane + c * VL, is_f16);
+                EACH_QUERY
+                {
+                    vf qd = vf_set1(qs[i]->q[d]);
+                    EACH_CHAIN acc[i][c] = vf_fma(qd, key[c], acc[i][c]);
+                }
             }
         }
         EACH_QUERY EACH_CHAIN vf_store(qs[i]->s + lane + c * VL, acc[i][c]);
@@ -89,10 +95,11 @@ INLINE vf load_value(const uint8_t *row, uint32_t d, uint32_t n, const bool is_f
 
 /* y = y * c + sum of p[j] v[j], j in [begin, end) */
 INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
-                       uint32_t end, const uint32_t n, const bool is_f16)
+                       uint32_t end, fetch *ahead, const uint32_t n, const bool is_f16)
 {
     uint32_t n_d = kv->base.params.head_dim_v;
     const uint32_t n_chains = CHAINS_OF(n);
+    cut_fetch(ahead, td_div_up(n_d, n_chains * VL) * (POSITIONS / STEPS_OF_PIECE));
     for (uint32_t d = 0; d < n_d; d += n_chains * VL) {
         vf acc[QUERIES][CHAINS];
         uint32_t n_lanes[CHAINS];
@@ -103,12 +110,15 @@ INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs,
                 n_lanes[c] ? vf_mul(vf_load_n(qs[i]->y + d + c * VL, n_lanes[c]), vf_set1(qs[i]->c))
                            : vf_zero();
         }
-        for (uint32_t j = begin; j < end; j++) {
-            const uint8_t *row = v + j * kv->row_bytes_v;
-            EACH_CHAIN if (n_lanes[c])
-            {
-                vf value = load_value(row, d + c * VL, n_lanes[c], is_f16);
-                EACH_QUERY acc[i][c] = vf_fma(vf_set1(qs[i]->s[j]), value, acc[i][c]);
+        for (uint32_t j = begin; j < end;) {
+            fetch_piece(ahead);
+            for (uint32_t piece_end = td_min_u32(j + STEPS_OF_PIECE, end); j < piece_end; j++) {
+                const uint8_t *row = v + j * kv->row_bytes_v;
+                EACH_CHAIN if (n_lanes[c])
+                {
+                    vf value = load_value(row, d + c * VL, n_lanes[c], is_f16);
+                    EACH_QUERY acc[i][c] = vf_fma(vf_set1(qs[i]->s[j]), value, acc[i][c]);
+                }
             }
         }
         EACH_QUERY EACH_CHAIN if (n_lanes[c])
@@ -132,9 +142,10 @@ INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs,
         tile(4, is_f16);                                                                           \
     }
 
-static void score_any(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n)
+static void score_any(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n,
+                      fetch *ahead)
 {
-#define TILE(n, is_f16) score_page(kv, k, qs, n, is_f16)
+#define TILE(n, is_f16) score_page(kv, k, qs, ahead, n, is_f16)
     if (kv->base.params.type_k->id == TD_TYPE_F16)
         EACH_COUNT(n, TILE, true)
     else
@@ -143,9 +154,9 @@ static void score_any(const td_host_kv *kv, const uint8_t *k, query *const *qs, 
 }
 
 static void add_range(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
-                      uint32_t end, uint32_t n)
+                      uint32_t end, uint32_t n, fetch *ahead)
 {
-#define TILE(n, is_f16) add_values(kv, v, qs, begin, end, n, is_f16)
+#define TILE(n, is_f16) add_values(kv, v, qs, begin, end, ahead, n, is_f16)
     if (kv->base.params.type_v->id == TD_TYPE_F16)
         EACH_COUNT(n, TILE, true)
     else
@@ -155,7 +166,8 @@ static void add_range(const td_host_kv *kv, const uint8_t *v, query *const *qs, 
 
 /* Adds each query's visible slots in ascending order. Slots that all queries see are added for all
  * of them at once, those before and after them query by query. */
-static void add_page(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t n)
+static void add_page(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t n,
+                     fetch *ahead)
 {
     uint32_t begin = 0, end = POSITIONS;
     for (uint32_t i = 0; i < n; i++) {
@@ -164,19 +176,19 @@ static void add_page(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
     }
     if (begin >= end) { /* windows that do not meet */
         for (uint32_t i = 0; i < n; i++)
-            add_range(kv, v, &qs[i], qs[i]->begin, qs[i]->end, 1);
+            add_range(kv, v, &qs[i], qs[i]->begin, qs[i]->end, 1, ahead);
         return;
     }
     for (uint32_t i = 0; i < n; i++)
         if (qs[i]->begin < begin) {
-            add_range(kv, v, &qs[i], qs[i]->begin, begin, 1);
+            add_range(kv, v, &qs[i], qs[i]->begin, begin, 1, ahead);
             qs[i]->c = 1;
         }
-    add_range(kv, v, qs, begin, end, n);
+    add_range(kv, v, qs, begin, end, n, ahead);
     for (uint32_t i = 0; i < n; i++)
         if (end < qs[i]->end) {
             qs[i]->c = 1;
-            add_range(kv, v, &qs[i], end, qs[i]->end, 1);
+            add_range(kv, v, &qs[i], end, qs[i]->end, 1, ahead);
         }
 }
 

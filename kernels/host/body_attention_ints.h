@@ -16,6 +16,10 @@
 #define INT_QUERIES                                                                                \
     (VL == 16 ? 6u : 4u) /* of a tile: where registers are few, products need some */
 
+/* Unrolled so far: a loop of one pair spends a third of its instructions on copies. */
+#define PAIRS_AT_ONCE 4u
+#define EACH_PAIR     UNROLL for (uint32_t p = 0; p < PAIRS_AT_ONCE; p++, x += INT_LANES)
+
 #define EACH_INT_CHAIN UNROLL for (uint32_t c = 0; c < INT_CHAINS; c++)
 
 /* Keys [POSITIONS / INT_LANES][BLOCK / 2][INT_LANES]; values [BLOCK / INT_LANES][PAIRS]
@@ -24,9 +28,13 @@ typedef struct {
     _Alignas(64) int32_t x[BLOCK / 2 * POSITIONS];
 } int_scratch;
 
-INLINE void store_pairs(int32_t *to, vi low, vi high)
+/* Pairs of the quants at a and at b, which are of element d, and so of its half of a byte. */
+INLINE void store_pairs(int32_t *to, const uint8_t *a, const uint8_t *b, uint32_t d,
+                        const bool is_q8)
 {
-    vf_store((float *)(void *)to, vf_bits(vi_or(vi_and(low, vi_set1(0xffff)), vi_shl(high, 16))));
+    vi pairs = is_q8 ? vi_pairs_i8((const int8_t *)a, (const int8_t *)b)
+                     : vi_pairs_i4(a, b, d % BLOCK >= BLOCK / 2);
+    vf_store((float *)(void *)to, vf_bits(pairs));
 }
 
 INLINE vi load_pair(const int16_t *p)
@@ -75,13 +83,10 @@ static void quantize_query(const float *q, uint32_t n, wide_query *to)
     }
 }
 
-/* Quants of element d of the keys of VL positions from `lane` on. */
-INLINE vi key_quants(const uint8_t *k, uint32_t d, uint32_t lane, bool is_q8)
+/* Where element d of the keys of a page lies, position by position. */
+INLINE const uint8_t *key_quants_at(const uint8_t *k, uint32_t d, bool is_q8)
 {
-    if (is_q8)
-        return vi_load_i8(k + d * POSITIONS + lane);
-    vi pair = vi_load_u8(k + (d / 32 * 16 + d % 16) * POSITIONS + lane);
-    return vi_sub(d % 32 < 16 ? vi_and(pair, vi_set1(15)) : vi_srl(pair, 4), vi_set1(8));
+    return k + (is_q8 ? d : d / BLOCK * (BLOCK / 2) + d % (BLOCK / 2)) * POSITIONS;
 }
 
 INLINE void decode_key_block(const uint8_t *k, uint32_t d0, int_scratch *to, const bool is_q8)
@@ -89,8 +94,11 @@ INLINE void decode_key_block(const uint8_t *k, uint32_t d0, int_scratch *to, con
     int32_t *x = to->x;
     for (uint32_t lane = 0; lane < POSITIONS; lane += INT_LANES)
         for (uint32_t d = d0; d < d0 + BLOCK; d += 2, x += INT_LANES)
-            EACH_INT_CHAIN store_pairs(x + c * VL, key_quants(k, d, lane + c * VL, is_q8),
-                                       key_quants(k, d + 1, lane + c * VL, is_q8));
+            EACH_INT_CHAIN
+            {
+                const uint8_t *first = key_quants_at(k, d, is_q8) + lane + c * VL;
+                store_pairs(x + c * VL, first, first + POSITIONS, d, is_q8);
+            }
 }
 
 /* s[lane..] += q[d0..] . k, from 0 with d0, for a block. x: [BLOCK / 2][INT_LANES] */
@@ -104,15 +112,17 @@ INLINE void score_wide(query *const *qs, const int32_t *x, const uint16_t *scale
         q[i] = qs[i]->wide->q + d0;
         EACH_INT_CHAIN acc[i][c] = vi_set1(0);
     }
-    for (uint32_t pair = 0; pair < BLOCK / 2; pair++, x += INT_LANES) {
-        vi key[INT_CHAINS];
-        EACH_INT_CHAIN key[c] = vi_load(x + c * VL);
-        EACH_QUERY
+    for (uint32_t pair = 0; pair < BLOCK / 2; pair += PAIRS_AT_ONCE)
+        EACH_PAIR
         {
-            vi both = load_pair(q[i] + 2 * pair);
-            EACH_INT_CHAIN acc[i][c] = vi_dot2(acc[i][c], key[c], both);
+            vi key[INT_CHAINS];
+            EACH_INT_CHAIN key[c] = vi_load(x + c * VL);
+            EACH_QUERY
+            {
+                vi both = load_pair(q[i] + 2 * (pair + p));
+                EACH_INT_CHAIN acc[i][c] = vi_dot2(acc[i][c], key[c], both);
+            }
         }
-    }
     EACH_QUERY
     {
         vf by = vf_set1(qs[i]->wide->d[d0 / BLOCK]);
@@ -141,6 +151,7 @@ static void score_ints(const td_host_kv *kv, const uint8_t *k, query *const *qs,
     const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
     uint32_t n_k = kv->padded_k;
     bool is_q8 = kv->base.params.type_k->id == TD_TYPE_Q8_0;
+    const query_tiles first = first_tile(n, INT_QUERIES);
     cut_fetch(ahead, n_k / BLOCK * (POSITIONS / INT_LANES) * td_div_up(n, INT_QUERIES));
     for (uint32_t d0 = 0; d0 < n_k; d0 += BLOCK, scales += POSITIONS) {
         if (is_q8)
@@ -148,8 +159,8 @@ static void score_ints(const td_host_kv *kv, const uint8_t *k, query *const *qs,
         else
             decode_key_block(k, d0, &keys, false);
         for (uint32_t lane = 0; lane < POSITIONS; lane += INT_LANES)
-            for (query_tiles t = first_tile(n, INT_QUERIES); t.i < t.n_tiles;
-                 next_query_tile(&t, n)) {
+            EACH_TILE(t, first)
+            {
                 fetch_piece(ahead);
                 score_wide_any(qs + t.begin, keys.x + lane * (BLOCK / 2), scales, d0, lane, t.n);
             }
@@ -161,14 +172,6 @@ typedef struct {
     int_scratch quants;
     _Alignas(64) float scales[POSITIONS];
 } value_block;
-
-INLINE vi value_quants(const uint8_t *block, uint32_t d, const bool is_q8)
-{
-    if (is_q8)
-        return vi_load_i8(block + 2 + d);
-    vi pair = vi_load_u8(block + 2 + d % 16);
-    return vi_sub(d < 16 ? vi_and(pair, vi_set1(15)) : vi_srl(pair, 4), vi_set1(8));
-}
 
 INLINE void decode_value_block(const td_host_kv *kv, const uint8_t *v, value_block *to,
                                const bool is_q8)
@@ -182,8 +185,18 @@ INLINE void decode_value_block(const td_host_kv *kv, const uint8_t *v, value_blo
         to->scales[j + 1] = f32_of_f16(halves[1]);
         UNROLL for (uint32_t d = 0; d < BLOCK; d += VL) store_pairs(
             to->quants.x + d / INT_LANES * INT_LANES * PAIRS + j / 2 * INT_LANES + d % INT_LANES,
-            value_quants(v, d, is_q8), value_quants(next, d, is_q8));
+            v + 2 + (is_q8 ? d : d % 16), next + 2 + (is_q8 ? d : d % 16), d, is_q8);
     }
+}
+
+/* Element d of the keys of VL positions from `lane` on. */
+INLINE vi key_quants(const uint8_t *k, uint32_t d, uint32_t lane, bool is_q8)
+{
+    const uint8_t *at = key_quants_at(k, d, is_q8) + lane;
+    if (is_q8)
+        return vi_load_i8(at);
+    vi pair = vi_load_u8(at);
+    return vi_sub(d % 32 < 16 ? vi_and(pair, vi_set1(15)) : vi_srl(pair, 4), vi_set1(8));
 }
 
 /* The values of a latent cache, which are columns of its keys. */
@@ -251,15 +264,17 @@ INLINE void add_wide(query *const *qs, const wide_weights *weights, const int32_
 {
     vi acc[TILE_QUERIES][INT_CHAINS];
     EACH_QUERY EACH_INT_CHAIN acc[i][c] = vi_set1(0);
-    for (uint32_t pair = 0; pair < PAIRS; pair++, x += INT_LANES) {
-        vi value[INT_CHAINS];
-        EACH_INT_CHAIN value[c] = vi_load(x + c * VL);
-        EACH_QUERY
+    for (uint32_t pair = 0; pair < PAIRS; pair += PAIRS_AT_ONCE)
+        EACH_PAIR
         {
-            vi both = load_pair(weights[i].w + 2 * pair);
-            EACH_INT_CHAIN acc[i][c] = vi_dot2(acc[i][c], value[c], both);
+            vi value[INT_CHAINS];
+            EACH_INT_CHAIN value[c] = vi_load(x + c * VL);
+            EACH_QUERY
+            {
+                vi both = load_pair(weights[i].w + 2 * (pair + p));
+                EACH_INT_CHAIN acc[i][c] = vi_dot2(acc[i][c], value[c], both);
+            }
         }
-    }
     EACH_QUERY
     {
         vf by = vf_set1(weights[i].scale), before = vf_set1(qs[i]->c);
@@ -289,6 +304,7 @@ static void add_ints(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
     wide_weights weights[TD_HOST_QUERIES_MAX];
     const td_type_info *type = kv->base.params.type_v;
     uint32_t n_v = kv->base.params.head_dim_v, n_blocks = td_div_up(n_v, BLOCK);
+    const query_tiles first = first_tile(n, INT_QUERIES);
     cut_fetch(ahead, n_blocks * (BLOCK / INT_LANES) * td_div_up(n, INT_QUERIES));
     for (uint32_t b = 0; b < n_blocks; b++) {
         if (kv->base.params.is_latent)
@@ -299,8 +315,8 @@ static void add_ints(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
             decode_value_block(kv, v + b * type->block_bytes, &values, false);
         weigh(qs, n, values.scales, weights);
         for (uint32_t d = 0; d < BLOCK; d += INT_LANES)
-            for (query_tiles t = first_tile(n, INT_QUERIES); t.i < t.n_tiles;
-                 next_query_tile(&t, n)) {
+            EACH_TILE(t, first)
+            {
                 fetch_piece(ahead);
                 add_wide_any(qs + t.begin, weights + t.begin, values.quants.x + d * PAIRS,
                              b * BLOCK + d, n_v, t.n);

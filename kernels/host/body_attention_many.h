@@ -13,6 +13,8 @@
 #define TILE_CHAINS  (VL == 16 ? 4 : 2)
 #define TILE_LANES   (TILE_CHAINS * VL)
 
+#define EACH_TILE_CHAIN UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
+
 /* Keys [POSITIONS / TILE_LANES][n_d][TILE_LANES]; values [D_CHUNK / TILE_LANES][POSITIONS]
  * [TILE_LANES]. */
 typedef struct {
@@ -41,12 +43,14 @@ static void decode_keys(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uin
 INLINE void decode_values_of(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
                              scratch *to, const bool is_f16)
 {
-    for (uint32_t j = 0; j < POSITIONS; j++) {
-        const uint8_t *row = v + j * kv->row_bytes_v;
-        for (uint32_t d = 0; d < n_d; d += VL)
-            vf_store(to->x + d / TILE_LANES * TILE_LANES * POSITIONS + j * TILE_LANES +
-                         d % TILE_LANES,
-                     load_value(row, d0 + d, lanes_left(n_d, d), is_f16));
+    float *x = to->x;
+    for (uint32_t d = 0; d < n_d; d += TILE_LANES) {
+        uint32_t n_lanes[TILE_CHAINS];
+        EACH_TILE_CHAIN n_lanes[c] = lanes_left(n_d, d + c * VL);
+        const uint8_t *row = v;
+        for (uint32_t j = 0; j < POSITIONS; j++, row += kv->row_bytes_v, x += TILE_LANES)
+            EACH_TILE_CHAIN if (n_lanes[c])
+                vf_store(x + c * VL, load_value(row, d0 + d + c * VL, n_lanes[c], is_f16));
     }
 }
 
@@ -96,8 +100,6 @@ static void decode_values(const td_host_kv *kv, const uint8_t *v, uint32_t d0, u
     else
         decode_values_of(kv, v, d0, n_d, to, false);
 }
-
-#define EACH_TILE_CHAIN UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
 
 /* s[lane..] += q[d0..d0 + n_d) . x, from 0 with d0. x: [n_d][TILE_LANES] */
 INLINE void score_tile(query *const *qs, const float *x, uint32_t d0, uint32_t n_d, uint32_t lane,
@@ -198,24 +200,26 @@ static void add_tile_any(query *const *qs, const float *x, uint32_t d0, uint32_t
 #undef TILE
 }
 
-/* Queries in tiles of nearly equal size. */
+/* Queries in tiles of nearly equal size, larger ones first. */
 typedef struct {
-    uint32_t begin, n, i, n_tiles;
+    uint32_t begin, n, n_left, n_larger;
 } query_tiles;
 
 static query_tiles first_tile(uint32_t n, uint32_t n_most)
 {
     uint32_t n_tiles = td_div_up(n, n_most);
-    return (query_tiles){0, n / n_tiles, 0, n_tiles};
+    return (query_tiles){0, td_div_up(n, n_tiles), n_tiles, n % n_tiles};
 }
 
-static bool next_query_tile(query_tiles *t, uint32_t n)
+INLINE void next_query_tile(query_tiles *t)
 {
     t->begin += t->n;
-    t->i++;
-    t->n = n * (t->i + 1) / t->n_tiles - t->begin;
-    return t->i < t->n_tiles;
+    t->n_left--;
+    if (t->n_larger && !--t->n_larger)
+        t->n--;
 }
+
+#define EACH_TILE(t, first) for (query_tiles t = first; t.n_left; next_query_tile(&t))
 
 /* As score_any, for any number of queries. */
 static void score_many(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n,
@@ -223,14 +227,15 @@ static void score_many(const td_host_kv *kv, const uint8_t *k, query *const *qs,
 {
     scratch keys;
     uint32_t n_k = kv->base.params.head_dim_k;
+    const query_tiles first = first_tile(n, TILE_QUERIES);
     cut_fetch(ahead,
               td_div_up(n_k, D_CHUNK) * (POSITIONS / TILE_LANES) * td_div_up(n, TILE_QUERIES));
     for (uint32_t d0 = 0; d0 < n_k; d0 += D_CHUNK) {
         uint32_t n_d = td_min_u32(n_k - d0, D_CHUNK);
         decode_keys(kv, k, d0, n_d, &keys);
         for (uint32_t lane = 0; lane < POSITIONS; lane += TILE_LANES)
-            for (query_tiles t = first_tile(n, TILE_QUERIES); t.i < t.n_tiles;
-                 next_query_tile(&t, n)) {
+            EACH_TILE(t, first)
+            {
                 fetch_piece(ahead);
                 score_tile_any(qs + t.begin, keys.x + lane * n_d, d0, n_d, lane, t.n);
             }
@@ -268,16 +273,24 @@ static void add_many(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
 {
     scratch values;
     uint32_t n_v = kv->base.params.head_dim_v;
+    const query_tiles first = first_tile(n, TILE_QUERIES);
+    bool is_whole = true;
+    for (uint32_t i = 0; i < n; i++)
+        is_whole = is_whole && qs[i]->begin == 0 && qs[i]->end == POSITIONS;
     cut_fetch(ahead, td_div_up(n_v, TILE_LANES) * td_div_up(n, TILE_QUERIES));
     for (uint32_t d0 = 0; d0 < n_v; d0 += D_CHUNK) {
         uint32_t n_chunk = td_min_u32(n_v - d0, D_CHUNK);
         decode_values(kv, v, d0, n_chunk, &values);
         for (uint32_t d = 0; d < n_chunk; d += TILE_LANES)
-            for (query_tiles t = first_tile(n, TILE_QUERIES); t.i < t.n_tiles;
-                 next_query_tile(&t, n)) {
+            EACH_TILE(t, first)
+            {
+                const float *x = values.x + d * POSITIONS;
+                uint32_t n_lanes = td_min_u32(n_chunk - d, TILE_LANES);
                 fetch_piece(ahead);
-                add_visible(qs + t.begin, values.x + d * POSITIONS, d0 + d,
-                            td_min_u32(n_chunk - d, TILE_LANES), t.n);
+                if (is_whole)
+                    add_tile_any(qs + t.begin, x, d0 + d, n_lanes, 0, POSITIONS, true, t.n);
+                else
+                    add_visible(qs + t.begin, x, d0 + d, n_lanes, t.n);
             }
     }
 }

@@ -26,6 +26,25 @@ INLINE vf vf_exp(vf x)
     return vf_mul(vf_mul(p, first), second);
 }
 
+/* vf_exp of x <= 0 or NaN: the last step alone rounds, since 2^(n + 65) is normal there. An even
+ * offset in the magic number leaves ties as they are. */
+INLINE vf vf_exp_below(vf x)
+{
+    x = vf_max(vf_set1(TD_EXP_MIN), x);
+    vf magic = vf_set1(TD_EXP_MAGIC + 192);
+    vf shifted = vf_fma(x, vf_set1(TD_EXP_LOG2E), magic);
+    vf n = vf_sub(shifted, magic);
+    vf r = vf_fnma(n, vf_set1(TD_EXP_LN2_HI), x);
+    r = vf_fnma(n, vf_set1(TD_EXP_LN2_LO), r);
+    vf p = vf_fma(vf_set1(TD_EXP_C4), r, vf_set1(TD_EXP_C3));
+    p = vf_fma(p, r, vf_set1(TD_EXP_C2));
+    p = vf_fma(p, r, vf_set1(TD_EXP_C1));
+    p = vf_fma(p, r, vf_set1(TD_EXP_C0));
+    p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+    vf raised = vf_bits(vi_shl(vi_bits(shifted), 23));
+    return vf_mul(vf_mul(p, raised), vf_set1(0x1p-65f));
+}
+
 INLINE vf vf_tanh(vf x)
 {
     vi sign = vi_and(vi_bits(x), vi_set1(INT32_MIN));

@@ -167,6 +167,20 @@ INLINE void v16_store_i16(int16_t *p, const vi *a)
     __m256i mixed = _mm256_packs_epi32(a[0], a[1]);
     _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(mixed, 0xd8));
 }
+INLINE __m128i bytes_zipped(const void *a, const void *b)
+{
+    return _mm_unpacklo_epi8(_mm_loadl_epi64(a), _mm_loadl_epi64(b));
+}
+INLINE vi vi_pairs_i8(const int8_t *a, const int8_t *b)
+{
+    return _mm256_cvtepi8_epi16(bytes_zipped(a, b));
+}
+INLINE vi vi_pairs_i4(const uint8_t *a, const uint8_t *b, bool is_high)
+{
+    __m128i both = bytes_zipped(a, b);
+    both = _mm_and_si128(is_high ? _mm_srli_epi16(both, 4) : both, _mm_set1_epi8(15));
+    return _mm256_cvtepi8_epi16(_mm_sub_epi8(both, _mm_set1_epi8(8)));
+}
 INLINE vi vi_dot2(vi acc, vi a, vi b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 
 typedef __m256i q4;

@@ -120,6 +120,21 @@ INLINE void v16_store_i16(int16_t *p, const vi *a)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(a[0]));
 }
+INLINE __m256i bytes_zipped(const void *a, const void *b)
+{
+    __m128i x = _mm_loadu_si128(a), y = _mm_loadu_si128(b);
+    return _mm256_set_m128i(_mm_unpackhi_epi8(x, y), _mm_unpacklo_epi8(x, y));
+}
+INLINE vi vi_pairs_i8(const int8_t *a, const int8_t *b)
+{
+    return _mm512_cvtepi8_epi16(bytes_zipped(a, b));
+}
+INLINE vi vi_pairs_i4(const uint8_t *a, const uint8_t *b, bool is_high)
+{
+    __m256i both = bytes_zipped(a, b);
+    both = _mm256_and_si256(is_high ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
+    return _mm512_cvtepi8_epi16(_mm256_sub_epi8(both, _mm256_set1_epi8(8)));
+}
 INLINE vi vi_dot2(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
 
 typedef int32_t unaligned_i32 __attribute__((may_alias, aligned(1)));

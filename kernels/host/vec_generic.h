@@ -273,6 +273,24 @@ INLINE int32_t v16_max_i(const vi *a)
 INLINE void v32_store_i8(int8_t *p, const vi *a) { EACH(i, 32) p[i] = (int8_t)a[i / 16].v[i % 16]; }
 
 INLINE void v16_store_i16(int16_t *p, const vi *a) { EACH(i, 16) p[i] = (int16_t)a->v[i]; }
+/* Pairs of int16, the low one from a, the high one from b: of the bytes there, signed; or of their
+ * low or high halves, less 8. */
+INLINE vi vi_pairs_i8(const int8_t *a, const int8_t *b)
+{
+    vi r;
+    EACH(i, 16) r.v[i] = (int32_t)((uint32_t)b[i] << 16 | (uint16_t)a[i]);
+    return r;
+}
+INLINE vi vi_pairs_i4(const uint8_t *a, const uint8_t *b, bool is_high)
+{
+    int8_t low[16], high[16];
+    EACH(i, 16)
+    {
+        low[i] = (int8_t)((is_high ? a[i] >> 4 : a[i] & 15) - 8);
+        high[i] = (int8_t)((is_high ? b[i] >> 4 : b[i] & 15) - 8);
+    }
+    return vi_pairs_i8(low, high);
+}
 /* acc and the products of both int16 halves of each lane */
 INLINE vi vi_dot2(vi acc, vi a, vi b)
 {
