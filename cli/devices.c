@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/json_writer.h"
+#include "check/verdict.h"
 #include "kernels/device.h"
 #include "target/target.h"
 
@@ -34,7 +35,7 @@ static const command_help help = {
 
 typedef struct {
     uint32_t n;
-    td_device_info infos[TD_DEVICES_MAX];
+    td_target_device devices[TD_DEVICES_MAX];
 } list;
 
 static const char *kind_name(td_device_kind kind)
@@ -73,12 +74,12 @@ static void print_memory(const td_device_info *d)
                c->heaps[i].is_counted ? "" : ", not counted");
 }
 
-static const td_device_info *find(const list *devices, const char *spec)
+static const td_device_info *find(const list *l, const char *spec)
 {
     uint32_t i = 0;
-    while (i + 1 < devices->n && strcmp(devices->infos[i].spec, spec) != 0)
+    while (i + 1 < l->n && strcmp(l->devices[i].info.spec, spec) != 0)
         i++;
-    return &devices->infos[i];
+    return &l->devices[i].info;
 }
 
 void td_devices_print(const td_device_info *d, const td_device_info *preferred)
@@ -153,16 +154,26 @@ void td_devices_write(td_json_writer *w, const td_device_info *d)
 
 static bool list_here(list *l)
 {
-    l->n = td_device_list(l->infos, TD_DEVICES_MAX);
+    td_device_info infos[TD_DEVICES_MAX];
+    l->n = td_device_list(infos, TD_DEVICES_MAX);
+    for (uint32_t i = 0; i < l->n; i++) {
+        td_target_device *d = &l->devices[i];
+        char found[TD_VERDICT_MAX] = "";
+        td_verdict_find(&infos[i], found);
+        d->info = infos[i];
+        snprintf(d->failed, sizeof d->failed, "%.*s", (int)sizeof d->failed - 1, found);
+    }
     return true;
 }
 
 static void print_list(const fields *f, const char *host, const list *l)
 {
     for (uint32_t i = 0; i < l->n; i++) {
-        const td_device_info *d = &l->infos[i];
+        const td_device_info *d = &l->devices[i].info;
         printf("%s%s", host, host[0] ? "/" : "");
         td_devices_print(d, d->same_as[0] ? find(l, d->same_as) : NULL);
+        if (l->devices[i].failed[0])
+            printf("  not to be trusted, has failed `tandem check`: %s\n", l->devices[i].failed);
         if (f->is_measured && d->is_usable)
             printf("  read bandwidth %.1f GB/s\n", measure(d) * 1e-9);
     }
@@ -174,9 +185,11 @@ static void write_list(td_json_writer *w, const fields *f, const char *host, con
         td_json_begin_object(w);
         td_json_put_u64(w, "index", i);
         td_json_put_string(w, "host", host[0] ? host : NULL);
-        td_devices_write(w, &l->infos[i]);
+        td_devices_write(w, &l->devices[i].info);
+        td_json_put_string(w, "failed_check",
+                           l->devices[i].failed[0] ? l->devices[i].failed : NULL);
         if (f->is_measured)
-            td_json_put_double(w, "bandwidth_bytes_per_s", measure(&l->infos[i]));
+            td_json_put_double(w, "bandwidth_bytes_per_s", measure(&l->devices[i].info));
         td_json_end_object(w);
     }
 }
@@ -189,7 +202,7 @@ static bool show(const fields *f, td_json_writer *w, td_err *err)
     if (!td_options_read_hosts(&f->hosts, f->key, hosts, err))
         return false;
     for (uint32_t i = 0; i < (f->hosts.n ? f->hosts.n : 1); i++) {
-        if (!(f->hosts.n ? td_target_host_devices(&hosts[i], f->key, l.infos, &l.n, err)
+        if (!(f->hosts.n ? td_target_host_devices(&hosts[i], f->key, l.devices, &l.n, err)
                          : list_here(&l)))
             return false;
         if (w)

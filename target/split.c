@@ -174,15 +174,17 @@ bool td_split_find_device(const char *host, const char *spec, const td_stage_hel
     return true;
 }
 
-bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
-                            td_err *err)
+bool td_target_host_devices(const td_host *host, const char *key, td_target_device *out,
+                            uint32_t *n, td_err *err)
 {
     td_remotes *r = td_remotes_create(host, 1, key, err);
     bool is_ok = r && td_remotes_join(r, err);
     const td_stage_hello_ok *hello = is_ok ? td_remotes_hello(r, 0) : NULL;
     *n = is_ok ? td_min_u32(hello->n_devices, TD_DEVICES_MAX) : 0;
-    for (uint32_t i = 0; i < *n; i++)
-        out[i] = info_of(&hello->devices[i]);
+    for (uint32_t i = 0; i < *n; i++) {
+        out[i].info = info_of(&hello->devices[i]);
+        snprintf(out[i].failed, sizeof out[i].failed, "%s", hello->devices[i].failed);
+    }
     td_remotes_destroy(&r);
     return is_ok;
 }

@@ -84,10 +84,15 @@ typedef struct {
  * free then. */
 #define TD_TARGET_PATIENCE_US 12000000u
 
+typedef struct {
+    td_device_info info;
+    char failed[512]; /* what `tandem check` found there, cut off; "": nothing is known */
+} td_target_device;
+
 /* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].
  * Only once it is free. */
-bool td_target_host_devices(const td_host *host, const char *key, td_device_info *out, uint32_t *n,
-                            td_err *err);
+bool td_target_host_devices(const td_host *host, const char *key, td_target_device *out,
+                            uint32_t *n, td_err *err);
 
 typedef struct {
     char spec[160];      /* in: a SPEC, here or elsewhere; its layers do not matter */

@@ -391,6 +391,14 @@ class Check(Case):
     def report(self, *args, code=0):
         return json.loads(self.check('--json', *args, code=code))
 
+    def run_devices(self, *args, cache='here'):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-' + cache)}
+        return subprocess.run([TANDEM, 'devices', *args], capture_output=True, text=True, timeout=60, env=env,
+                              check=True).stdout
+
+    def devices(self, *args, cache='here'):
+        return json.loads(self.run_devices('--json', *args, cache=cache))
+
     def test_a_sound_device_passes_as_here(self):
         self.worker('a', 'host:1', 'host:2')
         host = ['--host', 'a=' + self.ipc('a')]
@@ -429,6 +437,9 @@ class Check(Case):
                 bad.terminate()
                 bad.wait()
                 self.worker('bad', 'host:1')
+            listed = {d['host']: d['failed_check'] for d in self.devices(*hosts)}
+            self.assertIsNone(listed['good'])
+            self.assertRegex(listed['bad'], '^rope: ')
             for args in (['--device', 'bad/host:1'], ['--device', 'host:1', '--draft', DRAFT, '--draft-device', 'bad/host']):
                 text = self.generate(*hosts, *args, n=4, code=69)
                 for needle in ('bad/host:1 (', 'has failed `tandem check` there: rope: ', '--trust'):
@@ -438,6 +449,16 @@ class Check(Case):
                          self.generate('--device', 'host:1', n=4))
         self.report('--quick', '--only', 'rope', *hosts, '--device', 'bad/host:1')  # one op clears nothing
         self.assertIn('rope', self.generate(*hosts, '--device', 'bad/host:1', n=4, code=69))
+        there = self.run_devices(*hosts)
+        self.assertEqual(there.count('has failed `tandem check`: rope: '), 1, there)
+        self.assertRegex(there, r'(?s)^bad/host:1: .*has failed `tandem check`: rope: .*\ngood/host:1: ')
+        # The machine itself says the same, word by word.
+        here = self.run_devices(cache='bad')
+        self.assertEqual([line for line in there.splitlines() if 'has failed' in line],
+                         [line for line in here.splitlines() if 'has failed' in line])
+        self.assertEqual([d['failed_check'] for d in self.devices(cache='bad') if d['device'] == 'host'],
+                         [d['failed_check'] for d in self.devices(*hosts) if d['host'] == 'bad'])
+        self.assertNotIn('has failed', self.run_devices())
 
     def test_a_worker_that_is_held_checks_nothing(self):
         self.worker('a', 'host:1')
