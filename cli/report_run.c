@@ -5,15 +5,13 @@
 #include "base/io.h"
 #include "base/jsonl.h"
 #include "base/mem.h"
-#include "target/target.h"
 
 #include <math.h>
 #include <string.h>
 
 #define LIST_MAX      256u
-#define TRACKS_MAX    (TRACK_STAGES + TD_STAGES_MAX)
-#define TRACK_DRAFT   2u /* run/trace.c */
-#define TRACK_STAGES  3u
+#define TRACKS_MAX    256u /* more are left out */
+#define HOSTS_MAX     64u
 #define ROWS_MAX      64u
 #define SEQUENCES_MAX 64u
 #define EVENT_MAX     (1u << 20) /* bytes of a line */
@@ -135,6 +133,7 @@ bool td_report_stats(report *r, const char *path, td_err *err)
 static const td_json_field event_fields[] = {
     {.key = "name", .type = TD_JSON_STRING, .required = true, .min = 1, .max = 1024},
     {.key = "ph", .type = TD_JSON_STRING, .required = true, .min = 1, .max = 1},
+    {.key = "pid", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
     {.key = "tid", .type = TD_JSON_INT, .required = true, .min = 0, .max = UINT32_MAX},
     {.key = "ts", .type = TD_JSON_INT, .required = true, .min = 0, .max = US_MAX},
     {.key = "dur", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
@@ -147,13 +146,23 @@ static const td_json_field args_fields[] = {
     {.key = "sequence", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
     {.key = "length", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
     {.key = "sequences", .type = TD_JSON_STRING, .min = 0, .max = 1024},
+    {.key = "waited_us", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
+    {.key = "bytes", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
+    {.key = "host", .type = TD_JSON_STRING, .min = 0, .max = 256},
+    {.key = "offset_us", .type = TD_JSON_INT, .min = -US_MAX, .max = US_MAX},
+    {.key = "uncertainty_us", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
+    {.key = "round_trip_us", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
+    {.key = "round_trips", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
+    {.key = "dropped", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
 };
 static const td_json_schema args_schema = {args_fields, TD_COUNT(args_fields), true};
 
 typedef struct {
+    int64_t process, thread;
     char name[REPORT_LABEL_BYTES];
     timeline busy;
-    double busy_s;
+    double busy_s, waited_s, n_bytes;
+    bool is_of_link; /* what was on its way or waited: no device was busy with it */
     uint64_t n_spans, n_cancelled;
     double verify_ms[ROWS_MAX + 1]; /* by rows */
     uint64_t n_verify[ROWS_MAX + 1];
@@ -166,8 +175,16 @@ typedef struct {
     double length; /* that was counted; at first the prompt's */
 } growing;
 
+/* How far the clock of another machine may be wrong. */
+typedef struct {
+    char name[REPORT_LABEL_BYTES];
+    double offset_us, uncertainty_us, trip_us, n_trips, n_dropped;
+} clock_of_host;
+
 typedef struct {
     track tracks[TRACKS_MAX];
+    uint32_t n_tracks, n_hosts;
+    clock_of_host hosts[HOSTS_MAX];
     growing growing[SEQUENCES_MAX];
     timeline tokens;
     uint64_t n_events, n_finished;
@@ -210,6 +227,9 @@ static void note_span(trace *t, track *k, const td_json_object *o, const td_json
     k->n_cancelled += strstr(name, "(cancelled)") || strstr(name, "(stale)");
     td_timeline_add_span(&k->busy, from, from + s);
     t->end_s = fmax(t->end_s, from + s);
+    k->is_of_link = !strcmp(name, "receive") || !strcmp(name, "wait") || !strcmp(name, "send");
+    k->waited_s += (double)td_json_get_int(args, "waited_us", 0) * 1e-6;
+    k->n_bytes += (double)td_json_get_int(args, "bytes", 0);
     if (strcmp(name, "verify") != 0)
         return;
     int64_t n_rows = td_json_get_int(args, "rows", 0);
@@ -240,9 +260,31 @@ static bool note_idle(trace *t, const td_json_object *event, td_err *err)
     return true;
 }
 
+/* Of a machine the last one counts. */
+static void note_clock(trace *t, const td_json_object *args)
+{
+    char name[REPORT_LABEL_BYTES];
+    uint32_t i = 0;
+    snprintf(name, sizeof name, "%.90s", td_json_get_string(args, "host", ""));
+    while (i < t->n_hosts && strcmp(t->hosts[i].name, name) != 0)
+        i++;
+    if (i == HOSTS_MAX)
+        return;
+    t->n_hosts += i == t->n_hosts;
+    clock_of_host *h = &t->hosts[i];
+    memcpy(h->name, name, sizeof name);
+    h->offset_us = (double)td_json_get_int(args, "offset_us", 0);
+    h->uncertainty_us = (double)td_json_get_int(args, "uncertainty_us", 0);
+    h->trip_us = (double)td_json_get_int(args, "round_trip_us", 0);
+    h->n_trips = (double)td_json_get_int(args, "round_trips", 0);
+    h->n_dropped = (double)td_json_get_int(args, "dropped", 0);
+}
+
 static void note_moment(trace *t, const char *name, double at, const td_json_object *args)
 {
     t->end_s = fmax(t->end_s, at);
+    if (!strcmp(name, "answer"))
+        note_verified(t, td_json_get_string(args, "sequences", ""));
     growing *g = find_growing(t, (uint32_t)td_json_get_int(args, "sequence", 0));
     if (!strcmp(name, "the trace stops here")) {
         t->stopped_s = at;
@@ -260,18 +302,33 @@ static void note_moment(trace *t, const char *name, double at, const td_json_obj
     }
 }
 
+static track *find_track(trace *t, const td_json_object *o)
+{
+    int64_t process = td_json_get_int(o, "pid", 0), thread = td_json_get_int(o, "tid", 0);
+    for (uint32_t i = 0; i < t->n_tracks; i++)
+        if (t->tracks[i].process == process && t->tracks[i].thread == thread)
+            return &t->tracks[i];
+    if (t->n_tracks == TRACKS_MAX)
+        return NULL;
+    track *k = &t->tracks[t->n_tracks++];
+    k->process = process;
+    k->thread = thread;
+    return k;
+}
+
 static bool note_event(trace *t, const td_json_object *o, td_err *err)
 {
     const char *name = td_json_get_string(o, "name", ""), *phase = td_json_get_string(o, "ph", "");
-    int64_t i_track = td_json_get_int(o, "tid", 0);
     td_json_object args;
     t->n_events++;
     if (!strcmp(name, "idle share") && !t->idle)
         return note_idle(t, o, err);
-    if (i_track >= TRACKS_MAX || !td_json_read_member(o, "args", &args_schema, &args, err))
+    track *k = find_track(t, o);
+    if (!k || !td_json_read_member(o, "args", &args_schema, &args, err))
         return err->code == TD_OK;
-    track *k = &t->tracks[i_track];
-    if (phase[0] == 'M' && !strcmp(name, "thread_name"))
+    if (phase[0] == 'M' && !strcmp(name, "clock"))
+        note_clock(t, &args);
+    else if (phase[0] == 'M' && !strcmp(name, "thread_name"))
         snprintf(k->name, sizeof k->name, "%.90s", td_json_get_string(&args, "name", ""));
     else if (phase[0] == 'X')
         note_span(t, k, o, &args);
@@ -298,6 +355,43 @@ static bool read_event(void *user, const td_jsonl_line *line, const char *name, 
     return is_ok;
 }
 
+/* What there is of other machines: links, waiting, clocks. */
+static void write_machines(report *r, const trace *t)
+{
+    if (!t->n_hosts)
+        return;
+    td_report_begin_table(r, "Between machines", "track|spans|s|ms each|bytes");
+    for (uint32_t i = 0; i < t->n_tracks; i++) {
+        const track *k = &t->tracks[i];
+        if (!k->n_spans || !k->is_of_link)
+            continue;
+        double s = k->waited_s > 0 ? k->waited_s : k->busy_s;
+        td_report_begin_row(r);
+        td_report_cell(r, k->name);
+        td_report_number(r, (double)k->n_spans);
+        td_report_number(r, s);
+        td_report_number(r, s * 1e3 / (double)k->n_spans);
+        td_report_number(r, k->n_bytes);
+        td_report_end_row(r);
+    }
+    td_report_end_table(r);
+    td_report_begin_table(r, "Clocks",
+                          "machine|ahead of ours, us|uncertain by, us|round trip, us|round trips|"
+                          "batches it had no room to tell of");
+    for (uint32_t i = 0; i < t->n_hosts; i++) {
+        const clock_of_host *h = &t->hosts[i];
+        td_report_begin_row(r);
+        td_report_cell(r, h->name);
+        td_report_number(r, h->offset_us);
+        td_report_number(r, h->uncertainty_us);
+        td_report_number(r, h->trip_us);
+        td_report_number(r, h->n_trips);
+        td_report_number(r, h->n_dropped);
+        td_report_end_row(r);
+    }
+    td_report_end_table(r);
+}
+
 static bool write_trace(report *r, trace *t, td_err *err)
 {
     td_report_begin_table(r, "Trace", NULL);
@@ -309,9 +403,9 @@ static bool write_trace(report *r, trace *t, td_err *err)
         td_report_figure(r, "the trace was full at, s", t->stopped_s);
     td_report_end_table(r);
     td_report_begin_table(r, "Tracks", "track|spans|for nothing|busy, s|busy share");
-    for (uint32_t i = TRACK_DRAFT; i < TRACKS_MAX; i++) {
+    for (uint32_t i = 0; i < t->n_tracks; i++) {
         const track *k = &t->tracks[i];
-        if (!k->n_spans)
+        if (!k->n_spans || k->is_of_link)
             continue;
         td_report_begin_row(r);
         td_report_cell(r, k->name);
@@ -322,6 +416,7 @@ static bool write_trace(report *r, trace *t, td_err *err)
         td_report_end_row(r);
     }
     td_report_end_table(r);
+    write_machines(r, t);
     plot *tokens = td_plot_create("Throughput over time", "s", "tokens/s", PLOT_LINES, err);
     plot *busy = td_plot_create("Busy share over time", "s", "busy share", PLOT_LINES, err);
     plot *rows =
@@ -329,8 +424,10 @@ static bool write_trace(report *r, trace *t, td_err *err)
     bool is_ok = tokens && busy && rows;
     if (is_ok)
         td_timeline_plot(tokens, "tokens/s", &t->tokens, TIMELINE_RATE);
-    for (uint32_t i = TRACK_DRAFT; is_ok && i < TRACKS_MAX; i++) {
+    for (uint32_t i = 0; is_ok && i < t->n_tracks; i++) {
         const track *k = &t->tracks[i];
+        if (!k->n_spans || k->is_of_link)
+            continue;
         td_timeline_plot(busy, k->name, &k->busy, TIMELINE_RATE);
         for (uint32_t n = 1; n <= ROWS_MAX; n++)
             if (k->n_verify[n])

@@ -282,7 +282,10 @@ static bool take_verified(session *r, td_err *err)
     while (td_target_poll(r->target, &result)) {
         if (result.err.code != TD_OK)
             return td_recover_target(r, &result.err, err) && perform_all(r, err);
-        td_trace_verified(r->trace, &result);
+        if (r->trace) {
+            td_trace_verified(r->trace, &result, now_us(r));
+            td_trace_take(r->trace, r->target, 0);
+        }
         for (uint32_t i = 0; i < result.n_bad && !result.is_cancelled; i++)
             fail_sequence(r, result.bad[i]);
         td_coordinator_on_verified(r->coordinator, result.batch, result.chosen,

@@ -327,6 +327,7 @@ bool td_recover_target(session *r, const td_err *loss, td_err *err)
         return false;
     td_log_warn("the target is lost (%s); loading it again", loss->message);
     note_standing(r, s);
+    td_trace_take(r->trace, r->target, 0);
     td_target_destroy(&r->target);
     td_run_back back = load_again(r, s);
     if (!r->target)
@@ -335,6 +336,7 @@ bool td_recover_target(session *r, const td_err *loss, td_err *err)
     td_free(s);
     if (!r->target)
         return false;
+    td_trace_set_target(r->trace, r->target);
     uint64_t n_before = td_coordinator_get_stats(r->coordinator)->n_replayed;
     td_coordinator_on_target_lost(r->coordinator, now_us(r));
     td_coordinator_set_pages(r->coordinator, td_target_n_pages(r->target));

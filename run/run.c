@@ -14,7 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define JOB_PATIENCE_S 10.0 /* for results of a job at the end, while its database is away */
+#define TRACE_END_US   10000000u /* for what stages elsewhere did in the end */
+#define JOB_PATIENCE_S 10.0      /* for results of a job at the end, while its database is away */
 
 static uint64_t now_us(const session *r) { return td_clock_now_us(&r->clock); }
 
@@ -204,6 +205,7 @@ static bool go(session *r, td_err *err)
         for (uint32_t i = 0; i < td_energy_count(r->energy); i++)
             t->joules[i] -= before.joules[i];
         td_show_end(r->show);
+        td_trace_take(r->trace, r->target, TRACE_END_US);
         is_ok = td_trace_close(&r->trace, t->end_us, is_ok ? err : NULL) && is_ok;
     }
     td_input_destroy(&r->input);                         /* it asks the results of what was there */

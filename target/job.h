@@ -41,6 +41,8 @@ typedef struct micro_batch {
     td_err err;
     uint64_t came_us; /* to the stage that it is at */
     td_target_span spans[TD_STAGES_MAX];
+    td_target_span received;  /* by a worker: from its first message to its last, */
+    uint32_t n_in_bytes;      /* with so many of activations */
     bool is_in_flight;        /* the calling thread's: submitted and not finished */
     atomic_bool is_cancelled; /* set by the calling thread at any time */
     bool is_skipped;          /* a stage saw that, and no later one does anything */

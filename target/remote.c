@@ -26,6 +26,7 @@
 #define PLAN_US   3600000000u /* to open devices and count, and once to read the model's file */
 #define LOAD_US   86400000000ull
 #define PING_US   1000000u
+#define TRACE_US  250000u  /* the same while there is a trace, with what was done since */
 #define SILENT_US 4000000u /* without a word: lost */
 #define STEP_US   100000u
 #define FULL_US   200    /* a link had no room: when to try again */
@@ -104,13 +105,11 @@ static void take_pong(td_remotes *r, session *s, const td_stage_ping *p)
         r->runs[k].moved_us = now;
     s->progress = p->progress;
     s->n_pending = p->n_pending;
-    if (p->echo_us > now)
-        return;
-    uint64_t trip = now - p->echo_us;
-    if (s->trip_us && trip > s->trip_us)
-        return;
-    s->trip_us = trip ? trip : 1;
-    s->clock_us = (int64_t)(p->now_us - (p->echo_us + trip / 2));
+    td_remote_clock_add(&s->clock, p->echo_us, p->now_us, now);
+    td_remote_offset at = td_remote_clock_find(&s->clock, now);
+    int64_t off_us = at.offset_us - s->clock_us;
+    if ((uint64_t)(off_us < 0 ? -off_us : off_us) > at.uncertainty_us)
+        s->clock_us = at.offset_us;
 }
 
 static void set_state(td_remotes *r, session *s, session_state from, session_state to)
@@ -220,6 +219,9 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
     case TD_STAGE_PROBED:
         take_probed(r, s);
         break;
+    case TD_STAGE_EVENTS:
+        td_remote_take_events(r, s, &m->events);
+        break;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
         td_remote_take_stream(r, s, m);
@@ -293,7 +295,8 @@ static void mind_time(td_remotes *r, session *s)
     }
     td_stage_msg m = {.type = TD_STAGE_PING, .ping = {.echo_us = now}};
     td_stage_way_send(&s->way, &m, NULL);
-    s->next_us = now + PING_US;
+    td_remote_ask_events(r, s);
+    s->next_us = now + (r->events ? TRACE_US : PING_US);
 }
 
 static void lend(td_remotes *r, session *s)
@@ -396,6 +399,12 @@ static struct timespec after(uint64_t us)
     return t;
 }
 
+void td_remote_wait(td_remotes *r, uint64_t us)
+{
+    struct timespec soon = after(us < LOOK_US ? us : LOOK_US);
+    pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+}
+
 /* Under the lock: waits until all are in a state, for at most so long since bytes last came. A
  * signal ends it (TD_E_AGAIN). */
 static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const char *what,
@@ -428,8 +437,7 @@ static bool wait_for(td_remotes *r, session_state state, uint64_t most_us, const
             return td_err_set(err, TD_E_UNAVAILABLE, "host %s (%s): %s%s within %u s", slow->name,
                               slow->endpoint, is_busy ? slow->busy : what, is_busy ? NOT_FREE : "",
                               (unsigned)(most_us / 1000000));
-        struct timespec soon = after(LOOK_US);
-        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+        td_remote_wait(r, LOOK_US);
     }
 }
 
@@ -442,8 +450,7 @@ bool td_remote_wait_idle(td_remotes *r, bool (*tell)(void *user, const session *
             return td_err_set(err, TD_E_AGAIN, "stopped by a signal");
         if (tell && !tell(user, s))
             return td_err_set(err, TD_E_AGAIN, "stopped");
-        struct timespec soon = after(LOOK_US);
-        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+        td_remote_wait(r, LOOK_US);
     }
     return r->err.code == TD_OK || td_err_set(err, r->err.code, "%s", r->err.message);
 }
@@ -510,8 +517,7 @@ void td_remotes_await(td_remotes *r, uint32_t n_needed, uint64_t within_us)
             n_there += r->sessions[i].state == SESSION_IDLE;
         if (n_there == n_needed)
             break;
-        struct timespec soon = after(end_us - now < LOOK_US ? end_us - now : LOOK_US);
-        pthread_cond_timedwait(&r->changed, &r->lock, &soon);
+        td_remote_wait(r, end_us - now);
     }
     pthread_mutex_unlock(&r->lock);
 }
@@ -553,6 +559,7 @@ void td_remotes_destroy(td_remotes **remotes)
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);
     td_free(r->runs);
+    td_free(r->events);
     td_free(r);
     *remotes = NULL;
 }

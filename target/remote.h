@@ -57,6 +57,13 @@ bool td_remotes_wait(td_remotes *r, bool (*progress)(void *user, uint64_t done, 
 const td_stage_ready *td_remotes_ready(const td_remotes *r, uint32_t worker);
 void td_remotes_stop(td_remotes *r); /* after a JOB_STOP in every run's queue: joins */
 
+/* From when all are loaded on: what workers did is asked for (target.h). */
+bool td_remotes_trace(td_remotes *r, td_err *err);
+bool td_remotes_next_event(td_remotes *r, td_target_event *out);
+/* Waits for events of what was done before the first call; false: all were told and taken. */
+bool td_remotes_await_events(td_remotes *r, uint64_t within_us);
+void td_remotes_get_clock(td_remotes *r, uint32_t worker, td_target_clock *out);
+
 /* Tells the thread that a queue has a batch, or that one was cancelled. Any thread. */
 void td_remotes_wake(void *remotes);
 

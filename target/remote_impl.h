@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "target/fetch.h"
+#include "target/remote_clock.h"
 #include "target/stage_stream.h"
 
 #include <pthread.h>
@@ -56,8 +57,12 @@ typedef struct {
     td_remote_report report;          /* and what was found, there or of layers */
     td_remote_probes probes;
     td_lend lend;
-    int64_t clock_us; /* its clock less ours, by the quickest ping so far */
-    uint64_t trip_us; /* which took so long; 0: none yet */
+    td_remote_clock clock; /* by pings; */
+    int64_t clock_us;      /* its clock less ours, left alone as long as it may be right */
+    /* Of a trace: a TRACE is not answered; when it was sent, and the last that was answered with
+     * all there was; what the worker had no room for. */
+    bool is_asked;
+    uint64_t asked_us, told_us, n_dropped;
     uint64_t progress;
     uint32_t n_pending; /* by its last word: batches done, and held */
     td_err err;         /* of a lost one */
@@ -90,6 +95,10 @@ struct td_remotes {
     run *runs;           /* [n_runs] */
     const td_gguf *gguf; /* of the model: lent to workers that have not got it */
     td_err err;          /* of the first that was lost */
+    /* Of a trace: a ring; NULL: there is none. wanted_us: when all until then was asked for. */
+    td_target_event *events;
+    uint32_t first_event, n_events;
+    uint64_t wanted_us;
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 };
 
@@ -103,6 +112,13 @@ void td_remote_lose(td_remotes *r, session *s, const char *reason);
  * is shown. False from tell, and a signal, end it (TD_E_AGAIN). */
 bool td_remote_wait_idle(td_remotes *r, bool (*tell)(void *user, const session *s), void *user,
                          td_err *err);
+
+/* Under the lock: waits until something changes, but no longer than so. */
+void td_remote_wait(td_remotes *r, uint64_t us);
+
+/* Has a worker tell what it did, if that is wanted and there is room for the answer. */
+void td_remote_ask_events(td_remotes *r, session *s);
+void td_remote_take_events(td_remotes *r, session *s, const td_stage_events *told);
 
 /* Sets up a run whose sessions have been planned. */
 void td_remote_begin_run(td_remotes *r, run *at, const td_remote_run *params,

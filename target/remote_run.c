@@ -79,14 +79,13 @@ static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *e
                    (unsigned long long)told->id, j ? (unsigned long long)j->batch->id : 0);
         return NULL;
     }
-    for (uint32_t i = at->first_stage; i < at->end_stage; i++) { /* by our clock */
-        uint32_t w = at->at.first;
-        while (i >= at->all->sessions[w].plan.first_stage + at->all->sessions[w].plan.n_parts)
-            w++;
-        uint64_t clock = (uint64_t)at->all->sessions[w].clock_us;
-        j->batch->spans[i] =
-            (td_target_span){told->spans[i].start_us - clock, told->spans[i].end_us - clock,
-                             told->spans[i].waited_us};
+    for (uint32_t k = at->at.first; k < at->at.first + at->at.n; k++) { /* by our clock */
+        const session *s = &at->all->sessions[k];
+        uint64_t clock = (uint64_t)s->clock_us;
+        for (uint32_t i = s->plan.first_stage; i < s->plan.first_stage + s->plan.n_parts; i++)
+            j->batch->spans[i] =
+                (td_target_span){told->spans[i].start_us - clock, told->spans[i].end_us - clock,
+                                 told->spans[i].waited_us};
     }
     return j->batch;
 }

@@ -1,10 +1,19 @@
 #include "target/seat_streams.h"
 
+#include "base/clock.h"
+
 #include <stdio.h>
 #include <string.h>
 
 #define BEAT_US  1000000u /* between two words to a neighbour */
 #define HEAR_MAX 16u      /* of its words at once */
+
+/* As it is told to others. */
+static uint64_t told_now_us(const td_seat_streams *s)
+{
+    const td_clock clock = td_clock_real();
+    return td_clock_now_us(&clock) + s->at.shift_us;
+}
 
 /* -- in ---------------------------------------------------------------------------------------- */
 
@@ -22,6 +31,8 @@ static micro_batch *begin_batch(void *user, const td_stage_batch *told, td_err *
     for (uint32_t i = 0; i < told->n_spans; i++)
         b->spans[i] = (td_target_span){told->spans[i].start_us, told->spans[i].end_us,
                                        told->spans[i].waited_us};
+    b->received.start_us = told_now_us(s);
+    b->n_in_bytes = told->n_bytes;
     bool is_cancelled = told->is_cancelled;
     for (uint32_t i = 0; i < s->n_cancelled && i < TD_SEAT_CANCELLED; i++)
         is_cancelled |= s->cancelled[i] == told->id;
@@ -33,6 +44,8 @@ static bool take_job(void *user, const job *j, td_err *err)
 {
     td_seat_streams *s = user;
     s->n_taken += j->kind == JOB_FORWARD;
+    if (j->kind == JOB_FORWARD)
+        j->batch->received.end_us = told_now_us(s);
     return td_ring_push(s->at.target, j) ||
            td_err_set(err, TD_E_DATA, "more jobs than batches can need");
 }
@@ -65,6 +78,11 @@ bool td_seat_streams_take_before(td_seat_streams *s, const td_stage_msg *m, td_r
            td_err_set(err, TD_E_DATA, "a message that a worker does not send");
 }
 
+bool td_seat_streams_trace(td_seat_streams *s, td_err *err)
+{
+    return td_trace_seat_take(&s->trace, s->at.plan->n_parts, err);
+}
+
 void td_seat_streams_cancel(td_seat_streams *s, uint64_t batch)
 {
     if (!td_ring_cancel(s->at.target, batch))
@@ -82,12 +100,30 @@ static void meet_next(td_seat_streams *s, uint64_t now_us)
     td_stage_way_send(&s->behind.way, &(td_stage_msg){.type = TD_STAGE_ATTACH}, NULL);
 }
 
+/* Our parts' spans by the clock that is told. */
+static void begin_sending(td_seat_streams *s, micro_batch *b)
+{
+    for (uint32_t i = s->at.plan->first_stage; i < s->form.n_spans; i++) {
+        b->spans[i].start_us += s->at.shift_us;
+        b->spans[i].end_us += s->at.shift_us;
+    }
+    s->sending_us = told_now_us(s);
+}
+
+static void note_sent(td_seat_streams *s, const micro_batch *b)
+{
+    const td_target_span sent = {.start_us = s->sending_us, .end_us = told_now_us(s)};
+    td_trace_seat_note(&s->trace, b, s->at.plan->first_stage, s->out.n_bytes, sent);
+}
+
 static bool send_finished(td_seat_streams *s, uint64_t now_us, td_err *err)
 {
     while (true) {
         if (!s->sending) {
             s->sending = td_ring_next(s->at.target);
             s->is_put = false;
+            if (s->sending && s->sending->kind == JOB_FORWARD)
+                begin_sending(s, s->sending->batch);
         }
         job *j = s->sending;
         bool is_batch = j && j->kind == JOB_FORWARD;
@@ -104,6 +140,8 @@ static bool send_finished(td_seat_streams *s, uint64_t now_us, td_err *err)
         if (!s->is_put)
             continue; /* there is room now */
         s->n_done += is_batch;
+        if (is_batch)
+            note_sent(s, j->batch);
         td_ring_give_back(s->at.target, j);
         s->sending = NULL;
     }
@@ -151,6 +189,7 @@ static bool mind_neighbour(td_seat_neighbour *n, bool is_met, const char *who, u
 
 bool td_seat_streams_step(td_seat_streams *s, uint64_t now_us, td_err *err)
 {
+    td_trace_seat_answer(&s->trace, s->at.way);
     return send_finished(s, now_us, err) && hear_behind(s, now_us, err) &&
            mind_neighbour(&s->before, s->before.way.link, "worker before", now_us, err) &&
            mind_neighbour(&s->behind, s->behind.way.n_sent, "next worker", now_us, err);
@@ -208,6 +247,7 @@ bool td_seat_streams_begin(td_seat_streams *s, const td_seat_streams_params *par
 void td_seat_streams_end(td_seat_streams *s)
 {
     td_link_close(&s->next, true);
+    td_trace_seat_end(&s->trace);
     s->sending = NULL;
     s->n_taken = s->n_done = 0;
 }

@@ -12,6 +12,7 @@
 
 #include "target/ring.h"
 #include "target/stage_stream.h"
+#include "target/trace_seat.h"
 
 #define TD_SEAT_SILENT_US 5000000u /* without a word: whoever it is counts as lost */
 #define TD_SEAT_CANCELLED 64u      /* batches that were cancelled before they came */
@@ -28,6 +29,7 @@ typedef struct {
     td_stage_way *way; /* to the coordinator, over the worker's link */
     td_transport *transport;
     const char *endpoint; /* the worker's */
+    uint64_t shift_us;    /* times are told as of a clock that is so far ahead */
 } td_seat_streams_params;
 
 typedef struct {
@@ -39,6 +41,8 @@ typedef struct {
     td_stage_form form;
     job *sending; /* out of the ring, not given back; or NULL */
     bool is_put;
+    uint64_t sending_us; /* since then */
+    td_trace_seat trace;
     uint64_t cancelled[TD_SEAT_CANCELLED];
     uint32_t n_cancelled;
     uint64_t n_taken, n_done; /* batches */
@@ -53,6 +57,8 @@ bool td_seat_streams_take(td_seat_streams *s, const td_stage_msg *msg, td_err *e
 /* Takes a message with the ticket for its session: of the worker before, if it is its route. */
 bool td_seat_streams_take_before(td_seat_streams *s, const td_stage_msg *msg, td_route route,
                                  uint64_t now_us, td_err *err);
+/* A TRACE, which a later step answers. */
+bool td_seat_streams_trace(td_seat_streams *s, td_err *err);
 void td_seat_streams_cancel(td_seat_streams *s, uint64_t batch);
 /* Sends finished jobs on, as far as the link takes them; hears the neighbours and minds that they
  * are there. */

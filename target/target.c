@@ -275,6 +275,28 @@ bool td_target_poll(td_target *t, td_target_result *out)
     return true;
 }
 
+bool td_target_trace(td_target *t, td_err *err)
+{
+    return !t->remotes || td_remotes_trace(t->remotes, err);
+}
+
+uint32_t td_target_n_hosts(const td_target *t) { return t->split ? t->split->n_workers : 0; }
+
+void td_target_get_clock(const td_target *t, uint32_t host, td_target_clock *out)
+{
+    td_remotes_get_clock(t->remotes, host, out);
+}
+
+bool td_target_next_event(td_target *t, td_target_event *out)
+{
+    return t->remotes && td_remotes_next_event(t->remotes, out);
+}
+
+bool td_target_await_events(td_target *t, uint64_t within_us)
+{
+    return t->remotes && td_remotes_await_events(t->remotes, within_us);
+}
+
 /* -- building ------------------------------------------------------------------------------ */
 
 /* Whatever comes after stage i - 1: stage i's queue, its run's, or that of what is done. */

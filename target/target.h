@@ -89,6 +89,26 @@ typedef struct {
     char failed[512]; /* what `tandem check` found there, cut off; "": nothing is known */
 } td_target_device;
 
+/* For a trace: what the worker of a host did with a batch, by the real clock of this machine as far
+ * as its own can be held against it. Spans follow one another in this order. */
+typedef struct {
+    uint64_t batch;
+    bool is_prefill, is_skipped;
+    uint32_t n_rows, n_in_bytes, n_out_bytes; /* rows left to do; bytes of activations */
+    uint32_t host, first_stage, n_stages;
+    td_target_span received;             /* from its first message to its last */
+    td_target_span spans[TD_STAGES_MAX]; /* [n_stages]; an empty one did nothing */
+    td_target_span sent;                 /* until the link had taken all of it */
+    uint64_t uncertainty_us;             /* how far off all of them may be */
+} td_target_event;
+
+typedef struct { /* of a host's worker */
+    char host[TD_HOST_NAME_MAX], endpoint[320];
+    int64_t offset_us;                /* its clock less ours, at this time, */
+    uint64_t uncertainty_us, trip_us; /* by a round trip of so long */
+    uint64_t n_trips, n_dropped;      /* measured; batches of which it had no room to tell */
+} td_target_clock;
+
 /* The devices that a host's worker was started with, as far as it tells: *n of out[TD_DEVICES_MAX].
  * Only once it is free. */
 bool td_target_host_devices(const td_host *host, const char *key, td_target_device *out,
@@ -141,6 +161,15 @@ void td_target_cancel(td_target *t, uint64_t batch);
 void td_target_truncate(td_target *t, uint32_t slot, uint32_t length);
 void td_target_commit(td_target *t, uint32_t slot, uint32_t length);
 void td_target_close_sequence(td_target *t, uint32_t slot);
+
+/* Events of stages elsewhere, asked for from `trace` on; they come some time after their batch's
+ * result, and wait here until they are taken. await_events waits for those of all that was done
+ * before its first call, at most so long each time; false: there are no more of them. */
+bool td_target_trace(td_target *t, td_err *err);
+uint32_t td_target_n_hosts(const td_target *t); /* 0: all stages are here */
+void td_target_get_clock(const td_target *t, uint32_t host, td_target_clock *out);
+bool td_target_next_event(td_target *t, td_target_event *out);
+bool td_target_await_events(td_target *t, uint64_t within_us);
 
 /* Readable when td_target_poll has a result, and until it said that there is none. */
 int td_target_fd(const td_target *t);

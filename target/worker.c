@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -35,7 +36,8 @@ struct td_worker_seat {
     const td_stage_worker_params *params;
     bool is_draft;
     td_clock clock;
-    td_link *link; /* the worker's */
+    uint64_t shift_us; /* its clock is so far off, for tests */
+    td_link *link;     /* the worker's */
     td_models *models;
     td_kept *kept; /* or NULL */
     td_fetch fetch;
@@ -74,7 +76,7 @@ struct td_worker_seat {
 
 typedef td_worker_seat worker;
 
-static uint64_t now_us(const worker *w) { return td_clock_now_us(&w->clock); }
+static uint64_t now_us(const worker *w) { return td_clock_now_us(&w->clock) + w->shift_us; }
 
 /* -- the helper -------------------------------------------------------------------------------- */
 
@@ -354,7 +356,8 @@ static bool begin_streams(worker *w, td_err *err)
                                                            .load = &w->load,
                                                            .way = &w->way,
                                                            .transport = w->params->transport,
-                                                           .endpoint = w->params->endpoint},
+                                                           .endpoint = w->params->endpoint,
+                                                           .shift_us = w->shift_us},
                                  err);
 }
 
@@ -456,6 +459,15 @@ static void take_data(worker *w, const td_stage_data *data)
     go_on_fetching(w);
 }
 
+static void take_trace(worker *w)
+{
+    td_err err = {0};
+    if (!has_streams(w))
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a TRACE at the wrong time", true);
+    else if (!td_seat_streams_trace(&w->streams, &err))
+        end_streams(w, &err);
+}
+
 static void take_stream(worker *w, const td_stage_msg *m)
 {
     td_err err = {0};
@@ -483,6 +495,9 @@ static void take_message(worker *w, const td_stage_msg *m)
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
         take_stream(w, m);
+        break;
+    case TD_STAGE_TRACE:
+        take_trace(w);
         break;
     case TD_STAGE_CANCEL:
         if (has_streams(w))
@@ -750,6 +765,8 @@ td_worker_seat *td_worker_seat_create(const td_stage_worker_params *params,
     w->hello = hello;
     w->is_draft = is_draft;
     w->clock = td_clock_real();
+    const char *shift = getenv("TD_CLOCK_SHIFT");
+    w->shift_us = shift ? (uint64_t)strtoll(shift, NULL, 10) : 0;
     td_check_seat_begin(&w->check, &w->is_stopped);
     w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->models = td_models_create(params->models, params->model, err);

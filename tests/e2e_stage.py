@@ -372,6 +372,127 @@ class Stage(Case):
         self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}, wanted)
 
 
+class Trace(Case):
+    """One timeline over all machines, whose clocks differ: here b's is told to be ahead by SHIFT_US."""
+    texts = PROMPTS[:2]
+    SHIFT_US = 7654321
+
+    def setUp(self):
+        super().setUp()
+        self.start(self.ipc('a'))
+        self.start(self.ipc('b'), env={**os.environ, 'TD_CLOCK_SHIFT': str(self.SHIFT_US)})
+        self.hosts = [x for name in 'ab' for x in ('--host', '%s=%s' % (name, self.ipc(name)))]
+        self.path = os.path.join(self.dir.name, 'trace.json')
+
+    def events(self):
+        with open(self.path) as f:
+            events = json.load(f)
+        self.tracks = {(e['pid'], e['tid']): e['args']['name'] for e in events if e['name'] == 'thread_name'}
+        self.clocks = {e['args']['host']: e['args'] for e in events if e['name'] == 'clock'}  # the last of each
+        ends = {}
+        for e in events:
+            if e['ph'] == 'X':
+                track = self.tracks[e['pid'], e['tid']]
+                self.assertGreaterEqual(e['ts'], ends.get(track, 0), e)  # nothing is out of order
+                ends[track] = e['ts'] + e['dur']
+        return events
+
+    def check(self, events, stages, n_hosts=2):
+        """What each batch met, from the coordinator's send to its answer, by its clock."""
+        for host, ahead in (('a', 0), ('b', self.SHIFT_US)):
+            clock = self.clocks[host]
+            self.assertLessEqual(abs(clock['offset_us'] - ahead), clock['uncertainty_us'], clock)
+            self.assertGreater(clock['batches'], 20)
+            self.assertEqual(clock['dropped'], 0)
+        batches = {}
+        for e in events:
+            if 'batch' in e['args']:
+                batches.setdefault(e['args']['batch'], []).append(e)
+        n_whole = 0
+        for met in batches.values():
+            names = {}
+            for e in met:
+                kind = e['name'].replace(' (cancelled)', '')
+                names[kind if kind in ('send prefill', 'send verify', 'answer', 'cancel') else
+                      self.tracks[e['pid'], e['tid']].split(' (')[0]] = e
+            if 'answer' not in names:
+                continue  # the last few may be under way when a run ends
+            n_whole += 1
+            sent = names.get('send verify') or names['send prefill']
+            at, before, unsure = sent['ts'], sent, 0
+            for device in stages:
+                host = device.split('/')[0] if '/' in device else None
+                stage = next(track for track in names if track.endswith(' ' + device))
+                way = [stage] if not host else ['%s receive' % host, stage + ' wait', stage]
+                mine = self.clocks[host]['uncertainty_us'] if host else 0
+                for k, track in enumerate(way):
+                    e = names[track]
+                    slack = mine + unsure if k == 0 and host else mine
+                    self.assertGreaterEqual(e['ts'] + slack, at, (track, before, e))
+                    at, before = e['ts'] + e.get('dur', 0), e
+                unsure = mine
+                if host:
+                    e = names['%s send' % host]
+                    self.assertGreaterEqual(e['ts'] + mine, at, (before, e))
+                    at, before = e['ts'], e  # what was sent may be there before all of it is noted
+            self.assertGreaterEqual(names['answer']['ts'] + unsure, at, (before, names['answer']))
+        self.assertGreater(n_whole, 20)
+
+    def test_spans_lie_between_send_and_answer(self):
+        stages = ['host:1', 'a/host:1', 'b/host:1']
+        devices = [x for spec in stages for x in ('--device', spec)]
+        wanted = self.generate('--device', 'host:1', '--device', 'host:1', '--device', 'host:1')
+        for args in (['--parallel', '4', '--draft-ngram'],
+                     ['--parallel', '2', '--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3']):
+            self.assertEqual(self.generate(*self.hosts, *devices, *args, '--trace', self.path), wanted)
+            events = self.events()
+            self.check(events, stages)
+            self.assertEqual({e['pid'] for e in events}, {1, 2, 3})
+            names = set(self.tracks.values())
+            for name in ('coordinator', 'a receive', 'a send', 'b receive', 'b send', 'stage 1 a/host:1 wait'):
+                self.assertIn(name, names)
+            for i, spec in enumerate(stages):
+                self.assertTrue(any(n.startswith('stage %d %s (layers ' % (i, spec)) for n in names), names)
+        page = os.path.join(self.dir.name, 'page.html')
+        subprocess.run([TANDEM, 'report', self.path, '--out', page], check=True, timeout=60)
+        with open(page) as f:
+            text = f.read()
+        for name in ('a receive', 'b send', 'stage 2 b/host:1 wait', 'stage 2 b/host:1 (layers', 'Between machines',
+                     'Clocks'):
+            self.assertIn(name, text)
+
+    def test_two_devices_of_a_machine(self):
+        stages = ['b/host:1', 'a/host:1']
+        self.generate(*self.hosts, *(x for spec in ['b/host:1@0-3', 'a/host:1@4-9'] for x in ('--device', spec)),
+                      '--parallel', '2', '--trace', self.path)
+        self.check(self.events(), stages)
+        self.start(self.ipc('c'), '--models', 'configs/tales', '--device', 'host:1', '--device', 'host:2')
+        self.generate('--host', 'c=' + self.ipc('c'), '--device', 'c/host:1', '--device', 'c/host:2', '--trace', self.path)
+        events = self.events()
+        spans = {}
+        for e in events:
+            if e['ph'] == 'X':
+                spans.setdefault(self.tracks[e['pid'], e['tid']].split(' (')[0], []).append(e['args']['batch'])
+        self.assertEqual(sorted(spans), sorted(['c receive', 'c send', *('stage %d c/host:%d%s' % (i, i + 1, more)
+                                                                        for i in (0, 1) for more in ('', ' wait'))]))
+        self.assertEqual({tuple(batches) for batches in spans.values()}, {tuple(spans['c send'])})
+
+    def test_a_trace_goes_on_when_a_spare_stands_in(self):
+        self.start(self.ipc('c'))
+        args = [*self.hosts, '--host', 'c=' + self.ipc('c'), '--device', 'a/host:1', '--device', 'b/host:1', '--spare',
+                'c/host', '--parallel', '4', '--trace', self.path, '--out', os.path.join(self.dir.name, 'out.jsonl')]
+        p = subprocess.Popen(self.command(*args, n=300), stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not (os.path.exists(args[-1]) and os.path.getsize(args[-1])):
+            time.sleep(0.01)
+        self.workers[1].kill()
+        _, text = p.communicate(timeout=120)
+        self.assertEqual(p.returncode, 0, text)
+        self.events()
+        if 'takes the layers of' in text:  # else all was done already
+            self.assertIn('c receive', self.tracks.values())
+            self.assertGreater(self.clocks['c']['batches'], 0)
+
+
 class Check(Case):
     """`tandem check` of devices on other machines; each has a cache of its own, as machines have."""
 

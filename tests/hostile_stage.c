@@ -29,6 +29,25 @@ static const td_stage_limits limits = {
 
 /* -- the wire ---------------------------------------------------------------------------------- */
 
+static td_stage_msg make_events(void)
+{
+    static uint8_t bytes[400];
+    td_cursor_out c = td_cursor_out_begin("EVENTS", bytes, sizeof bytes, NULL);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t us = 1000 * i;
+        td_stage_write_event(&c, 2,
+                             &(td_stage_event){.batch = i,
+                                               .is_skipped = i == 1,
+                                               .n_rows = (uint16_t)i,
+                                               .received = {us, us + 10},
+                                               .parts = {{us + 10, us + 20}, {us + 20, us + 90}},
+                                               .sent = {us + 95, us + 96}});
+    }
+    return (td_stage_msg){
+        .type = TD_STAGE_EVENTS,
+        .events = {.n_left = 4, .n_parts = 2, .n = 3, .bytes = bytes, .n_bytes = (size_t)c.pos}};
+}
+
 static uint32_t make_samples(td_stage_msg *m)
 {
     static const uint8_t bytes[100] = {1, 2, 3};
@@ -82,6 +101,8 @@ static uint32_t make_samples(td_stage_msg *m)
                             .probe = {.n_back = 9, .n = sizeof bytes, .bytes = bytes}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_PROBED, .probe = {.n = sizeof bytes, .bytes = bytes}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_REPORT, .stream = {bytes, sizeof bytes}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_TRACE};
+    m[n++] = make_events();
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;
@@ -372,6 +393,38 @@ static void test_wild_records_are_refused_or_in_bounds(void **state)
             assert_true(r[i].slot < limits.n_slots && r[i].from_slot < limits.n_slots &&
                         r[i].length <= limits.n_ctx);
         assert_true(!is_taken || (b.n_rows <= TD_STAGE_ROWS_MAX && b.n_out <= TD_STAGE_OUT_MAX));
+    }
+    assert_in_range(n_taken, 100, 19900); /* both happen */
+}
+
+/* Behind a checksum that is right: events are refused, or come in their order. */
+static void test_wild_events_are_refused_or_in_order(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    td_stage_msg out, m = make_events();
+    uint32_t n_taken = 0;
+    m.session = m.seq = 1;
+    for (uint32_t round = 0; round < 20000; round++) {
+        size_t n;
+        assert_true(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL));
+        for (uint32_t k = 0; k <= round % 3; k++)
+            bytes[TD_WIRE_HEADER_BYTES +
+                  td_noise_bits(2, round, 2 * k) % (n - TD_WIRE_HEADER_BYTES)] =
+                (uint8_t)td_noise_bits(2, round, 2 * k + 1);
+        seal(bytes, n);
+        if (!decode(bytes, n, &out))
+            continue;
+        n_taken++;
+        assert_true(td_stage_decode(bytes, n, &out, NULL) && out.events.n <= TD_STAGE_EVENTS_MAX);
+        td_cursor c = td_cursor_begin("EVENTS", out.events.bytes, out.events.n_bytes, NULL);
+        for (uint32_t i = 0; i < out.events.n; i++) {
+            td_stage_event e;
+            assert_true(td_stage_read_event(&c, out.events.n_parts, &e));
+            assert_true(e.n_rows <= TD_STAGE_ROWS_MAX && e.received.start_us <= e.received.end_us &&
+                        e.received.end_us <= e.parts[0].start_us &&
+                        e.parts[1].end_us <= e.sent.start_us && e.sent.start_us <= e.sent.end_us);
+        }
     }
     assert_in_range(n_taken, 100, 19900); /* both happen */
 }
@@ -669,6 +722,37 @@ static void test_halves_are_between_machines_alone(void **state)
     assert_memory_equal(wanted, got, sizeof wanted);
 }
 
+/* Each question has one answer, none none, and before there is anything to tell it is none. */
+static void test_a_trace_is_told_to_who_asks(void **state)
+{
+    (void)state;
+    peer p;
+    for (uint32_t way = 0; way < 2; way++) { /* before the layers are there, or of a draft */
+        greet_as(&p, 6100 + way, 1, way ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO);
+        say(&p, (td_stage_msg){.type = TD_STAGE_TRACE});
+        hear(&p, TD_STAGE_EVENTS, 5000);
+        assert_int_equal(p.last, TD_STAGE_FAIL);
+        assert_non_null(strstr(p.reason, "at the wrong time"));
+        td_link_close(&p.link, true);
+    }
+    join(&p, 6200, 2);
+    say(&p, (td_stage_msg){.type = TD_STAGE_PING, .ping = {.echo_us = 5}});
+    hear(&p, TD_STAGE_EVENTS, 200);
+    assert_int_equal(p.last, TD_STAGE_READY); /* nothing but pongs */
+    for (uint32_t i = 0; i < 3; i++) {
+        say(&p, (td_stage_msg){.type = TD_STAGE_TRACE});
+        hear(&p, TD_STAGE_EVENTS, 5000);
+        assert_int_equal(p.last, TD_STAGE_EVENTS);
+        p.last = TD_STAGE_READY;
+        hear(&p, TD_STAGE_EVENTS, 50);
+        assert_int_equal(p.last, TD_STAGE_READY);
+    }
+    say(&p, (td_stage_msg){.type = TD_STAGE_EVENTS, .events = make_events().events});
+    hear(&p, TD_STAGE_FAIL, 5000);
+    assert_int_equal(p.last, TD_STAGE_FAIL); /* it is none that a coordinator sends */
+    td_link_close(&p.link, true);
+}
+
 static void test_one_of_an_older_version_is_told_so(void **state)
 {
     (void)state;
@@ -792,6 +876,7 @@ int main(void)
         cmocka_unit_test(test_halves_are_the_nearest_and_finite),
         cmocka_unit_test(test_a_token_takes_few_bytes),
         cmocka_unit_test(test_broken_bytes_are_refused),
+        cmocka_unit_test(test_wild_events_are_refused_or_in_order),
         cmocka_unit_test(test_wild_records_are_refused_or_in_bounds),
     };
     const struct CMUnitTest worker[] = {
@@ -800,6 +885,7 @@ int main(void)
         cmocka_unit_test(test_a_draft_lives_through_nonsense),
         cmocka_unit_test(test_a_draft_is_its_coordinators),
         cmocka_unit_test(test_a_draft_is_loaded_again_and_again),
+        cmocka_unit_test(test_a_trace_is_told_to_who_asks),
         cmocka_unit_test(test_one_of_an_older_version_is_told_so),
         cmocka_unit_test(test_halves_are_between_machines_alone),
         cmocka_unit_test(test_and_serves_the_next_one),

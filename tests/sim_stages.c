@@ -50,7 +50,7 @@
 
 /* ---- what is to come out ---- */
 
-static char folder[64], model_paths[2][96], in_path[96], out_path[96];
+static char folder[64], model_paths[2][96], in_path[96], out_path[96], trace_path[96];
 /* Of an undisturbed run with each model: from "status" to "error". */
 static char answers[2][N_PROMPTS][ANSWER_MAX];
 static td_device_info host_info;
@@ -81,6 +81,7 @@ static struct {
     const char *specs[4], *spares[2];
     uint32_t n_specs, n_spares;
     bool has_draft, is_draft_there, is_ngram, is_wide, is_lent, is_over; /* lent: models are sent */
+    bool has_trace;
     bool is_garbled; /* single messages were lost, doubled or late */
     uint32_t draft_fixed, spoil_permille;
     uint64_t row_us, stage_us, load_us, draft_speed;
@@ -315,6 +316,7 @@ static td_run_params run_params(void)
                        .measure = TD_MEASURE_NEVER,
                        .in_path = in_path,
                        .out_path = out_path,
+                       .trace_path = w.has_trace ? trace_path : NULL,
                        .n_predict = 16,
                        .sampling = TD_SAMPLING_DEFAULTS,
                        .seed = 42,
@@ -582,6 +584,7 @@ static void run_seed(uint64_t seed)
     w.load_us = below(3) ? below(20000) : below(1000000);
     w.is_wide = below(16) == 0;
     w.is_lent = !w.is_wide && below(16) == 0;
+    w.has_trace = below(4) == 0;
     w.has_draft = below(2) == 0;
     w.draft_speed = 1 + below(30);
     w.is_draft_there = w.has_draft && below(2);
@@ -805,6 +808,7 @@ int main(void)
     assert_non_null(mkdtemp(folder));
     snprintf(in_path, sizeof in_path, "%s/in.jsonl", folder);
     snprintf(out_path, sizeof out_path, "%s/out.jsonl", folder);
+    snprintf(trace_path, sizeof trace_path, "%s/trace.json", folder);
     signal(SIGABRT, on_abort);
     for (int i = 0; i < 2; i++) {
         snprintf(model_paths[i], sizeof model_paths[i], "%s/%s.gguf", folder, i ? "wide" : "small");
@@ -816,6 +820,7 @@ int main(void)
     unlink(model_paths[1]);
     unlink(in_path);
     unlink(out_path);
+    unlink(trace_path);
     rmdir(folder);
     return n_failed;
 }

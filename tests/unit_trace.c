@@ -77,7 +77,7 @@ static void take(td_trace *t, uint32_t n)
         assert_int_equal(poll(&p, 1, 60000), 1);
         for (; n > 0 && td_target_poll(target, &result); n--) {
             assert_int_equal(result.err.code, TD_OK);
-            td_trace_verified(t, &result);
+            td_trace_verified(t, &result, now_us());
         }
     }
 }
@@ -278,7 +278,9 @@ static void test_no_trace_is_no_call(void **state)
     (void)state;
     td_trace *t = NULL;
     td_trace_action(t, &(td_action){.kind = TD_ACT_OPEN}, 1);
-    td_trace_verified(t, &(td_target_result){.batch = 1});
+    td_trace_verified(t, &(td_target_result){.batch = 1}, 1);
+    td_trace_take(t, target, 0);
+    td_trace_set_target(t, target);
     td_trace_draft(t, 1, 1, 1, 1, 1, 1);
     assert_true(td_trace_close(&t, 1, NULL));
 }

@@ -29,12 +29,17 @@ static uint8_t flags_of(const td_stage_batch *b)
                      (b->is_cancelled ? FLAG_CANCELLED : 0));
 }
 
+static void write_span(td_cursor_out *c, const td_stage_span *s)
+{
+    td_cursor_write_u64(c, s->start_us);
+    td_cursor_write_u32(c, (uint32_t)(s->end_us - s->start_us));
+}
+
 static void write_spans(td_cursor_out *c, const td_stage_batch *b)
 {
     td_cursor_write_u8(c, b->n_spans);
     for (uint32_t i = 0; i < b->n_spans; i++) {
-        td_cursor_write_u64(c, b->spans[i].start_us);
-        td_cursor_write_u32(c, (uint32_t)(b->spans[i].end_us - b->spans[i].start_us));
+        write_span(c, &b->spans[i]);
         td_cursor_write_u32(c, b->spans[i].waited_us);
     }
 }
@@ -187,21 +192,27 @@ static bool read_open(td_cursor *c, const td_stage_limits *l, td_stage_record *r
     return is_ok || td_cursor_fail(c, "%s", why.message);
 }
 
+static bool read_span(td_cursor *c, td_stage_span *s)
+{
+    uint32_t us;
+    if (!td_cursor_read_u64(c, &s->start_us) || !td_cursor_read_u32(c, &us))
+        return false;
+    if (s->start_us > UINT64_MAX - us)
+        return td_cursor_fail(c, "a span ends after the end of time");
+    s->end_us = s->start_us + us;
+    s->waited_us = 0;
+    return true;
+}
+
 static bool read_spans(td_cursor *c, td_stage_batch *b)
 {
     if (!td_cursor_read_u8(c, &b->n_spans))
         return false;
     if (b->n_spans > TD_STAGE_PARTS_MAX)
         return td_cursor_fail(c, "n_spans is %u; allowed: 0..%u", b->n_spans, TD_STAGE_PARTS_MAX);
-    for (uint32_t i = 0; i < b->n_spans; i++) {
-        uint32_t us;
-        if (!td_cursor_read_u64(c, &b->spans[i].start_us) || !td_cursor_read_u32(c, &us) ||
-            !td_cursor_read_u32(c, &b->spans[i].waited_us))
+    for (uint32_t i = 0; i < b->n_spans; i++)
+        if (!read_span(c, &b->spans[i]) || !td_cursor_read_u32(c, &b->spans[i].waited_us))
             return false;
-        if (b->spans[i].start_us > UINT64_MAX - us)
-            return td_cursor_fail(c, "a span ends after the end of time");
-        b->spans[i].end_us = b->spans[i].start_us + us;
-    }
     return true;
 }
 
@@ -325,4 +336,49 @@ bool td_stage_read_record(td_cursor *c, const td_stage_limits *l, td_stage_recor
         break;
     }
     return td_cursor_fail(c, "record %u; allowed: 1..%d", kind, TD_RECORD_END - 1);
+}
+
+/* --- Events --------------------------------------------------------------------------------- */
+
+size_t td_stage_event_bytes(uint32_t n_parts) { return 8 + 1 + 2 + 4 + 4 + 12u * (n_parts + 2); }
+
+void td_stage_write_event(td_cursor_out *c, uint32_t n_parts, const td_stage_event *e)
+{
+    td_cursor_write_u64(c, e->batch);
+    td_cursor_write_u8(
+        c, (uint8_t)((e->is_prefill ? FLAG_PREFILL : 0) | (e->is_skipped ? FLAG_SKIPPED : 0)));
+    td_cursor_write_u16(c, e->n_rows);
+    td_cursor_write_u32(c, e->n_in_bytes);
+    td_cursor_write_u32(c, e->n_out_bytes);
+    write_span(c, &e->received);
+    for (uint32_t i = 0; i < n_parts; i++)
+        write_span(c, &e->parts[i]);
+    write_span(c, &e->sent);
+}
+
+bool td_stage_read_event(td_cursor *c, uint32_t n_parts, td_stage_event *e)
+{
+    uint8_t flags;
+    if (!td_cursor_read_u64(c, &e->batch) || !td_cursor_read_u8(c, &flags) ||
+        !td_cursor_read_u16(c, &e->n_rows) || !td_cursor_read_u32(c, &e->n_in_bytes) ||
+        !td_cursor_read_u32(c, &e->n_out_bytes) || !read_span(c, &e->received))
+        return false;
+    if (flags > (FLAG_PREFILL | FLAG_SKIPPED))
+        return td_cursor_fail(c, "flags are 0x%02x; allowed: 0..0x%02x", flags,
+                              FLAG_PREFILL | FLAG_SKIPPED);
+    e->is_prefill = flags & FLAG_PREFILL;
+    e->is_skipped = flags & FLAG_SKIPPED;
+    if (e->n_rows > TD_STAGE_ROWS_MAX)
+        return td_cursor_fail(c, "n_rows is %u; allowed: 0..%u", e->n_rows, TD_STAGE_ROWS_MAX);
+    uint64_t end_us = e->received.end_us;
+    for (uint32_t i = 0; i <= n_parts; i++) {
+        td_stage_span *s = i < n_parts ? &e->parts[i] : &e->sent;
+        if (!read_span(c, s))
+            return false;
+        if (s->start_us < end_us)
+            return td_cursor_fail(c, "a batch goes on at %" PRIu64 "; allowed: from %" PRIu64,
+                                  s->start_us, end_us);
+        end_us = s->end_us;
+    }
+    return true;
 }

@@ -12,9 +12,9 @@
 #define PLAN_MAX     2048u
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
-    "HELLO",  "HELLO_OK",    "PLAN",  "PLANNED",  "LOAD",   "LOADING", "READY",  "FAIL",
-    "ATTACH", "STREAM",      "PIECE", "CANCEL",   "PING",   "PONG",    "BYE",    "WANT",
-    "DATA",   "HELLO_DRAFT", "CHECK", "CHECKING", "REPORT", "PROBE",   "PROBED",
+    "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD",   "LOADING", "READY",  "FAIL", "ATTACH",
+    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG",   "BYE",     "WANT",   "DATA", "HELLO_DRAFT",
+    "CHECK",  "CHECKING", "REPORT", "PROBE",   "PROBED", "TRACE",   "EVENTS",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -35,6 +35,7 @@ static size_t max_bytes(uint8_t type)
     case TD_STAGE_REPORT:
     case TD_STAGE_PROBE:
     case TD_STAGE_PROBED:
+    case TD_STAGE_EVENTS:
         return TD_WIRE_MESSAGE_MAX;
     default:
         return TD_WIRE_HELLO_MAX;
@@ -104,6 +105,22 @@ static bool check_data(const td_stage_data *d, td_err *err)
                        (uint64_t)TD_STAGE_FILE_MAX - 1));
 }
 
+static bool check_events(const td_stage_events *e, td_err *err)
+{
+    td_stage_event event;
+    if (!td_wire_check_u32("n_parts", e->n_parts, 1, TD_STAGE_PARTS_MAX, err) ||
+        !td_wire_check_u32("n", e->n, 0, TD_STAGE_EVENTS_MAX, err))
+        return false;
+    if (e->n_bytes != e->n * td_stage_event_bytes(e->n_parts))
+        return td_err_set(err, TD_E_DATA, "%zu bytes of %u events; allowed: %zu", e->n_bytes, e->n,
+                          e->n * td_stage_event_bytes(e->n_parts));
+    td_cursor c = td_cursor_begin("event", e->bytes, e->n_bytes, err);
+    for (uint32_t i = 0; i < e->n; i++)
+        if (!td_stage_read_event(&c, e->n_parts, &event))
+            return false;
+    return true;
+}
+
 static bool check_payload(const td_stage_msg *m, td_err *err)
 {
     switch (m->type) {
@@ -144,6 +161,8 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
         return td_wire_check_u32("n", m->probe.n, 1, TD_STAGE_DATA_MAX, err) &&
                (m->type == TD_STAGE_PROBED ||
                 td_wire_check_u32("n_back", m->probe.n_back, 1, TD_STAGE_DATA_MAX, err));
+    case TD_STAGE_EVENTS:
+        return check_events(&m->events, err);
     case TD_STAGE_REPORT:
         return td_wire_check_u32("n", (uint32_t)m->stream.n, 1, TD_STAGE_REPORT_MAX, err);
     default:
@@ -316,6 +335,14 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
     case TD_STAGE_PROBED:
         td_cursor_write_bytes(c, m->probe.bytes, m->probe.n);
         break;
+    case TD_STAGE_EVENTS:
+        td_cursor_write_u64(c, m->events.n_dropped);
+        td_cursor_write_u32(c, m->events.n_left);
+        td_cursor_write_u8(c, m->events.n_parts);
+        td_cursor_write_u16(c, m->events.n);
+        td_cursor_write_bytes(c, m->events.bytes, m->events.n_bytes);
+        break;
+    case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
     case TD_STAGE_STREAM:
     case TD_STAGE_BYE:
@@ -458,6 +485,16 @@ static bool read_probe(td_cursor *c, td_stage_type type, td_stage_probe *p)
     return p->bytes != NULL;
 }
 
+static bool read_events(td_cursor *c, td_stage_events *e)
+{
+    if (!td_cursor_read_u64(c, &e->n_dropped) || !td_cursor_read_u32(c, &e->n_left) ||
+        !td_cursor_read_u8(c, &e->n_parts) || !td_cursor_read_u16(c, &e->n))
+        return false;
+    e->n_bytes = (size_t)td_cursor_left(c);
+    e->bytes = td_cursor_take(c, e->n_bytes);
+    return e->bytes != NULL;
+}
+
 static bool read_payload(td_cursor *c, td_stage_msg *m)
 {
     uint8_t code = 0;
@@ -511,6 +548,9 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
     case TD_STAGE_WANT:
     case TD_STAGE_DATA:
         return read_data(c, m->type, &m->data);
+    case TD_STAGE_EVENTS:
+        return read_events(c, &m->events);
+    case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
     case TD_STAGE_BYE:
         return true;

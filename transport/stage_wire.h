@@ -15,6 +15,10 @@
  * measure has layers timed; REPORT brings what was found. PROBE is answered at once, with as many
  * bytes as it asks for: what a link brings.
  *
+ * TRACE asks for what was done with batches since the TRACE before; the first has it noted from
+ * then on. Each is answered by one EVENTS, as much as goes into it; whoever asks nothing is told
+ * nothing.
+ *
  * STREAM carries records, what a target's stages do in order: the jobs of target/job.h. It goes
  * coordinator, first worker, ..., last worker, coordinator; between two workers over a connection
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
@@ -56,6 +60,7 @@
 #define TD_STAGE_DATA_MAX     (60u << 10)  /* bytes of one DATA */
 #define TD_STAGE_WANTS_MAX    32u          /* that are not answered */
 #define TD_STAGE_ONLY_MAX     32u          /* bytes of a part's name with the terminating 0 */
+#define TD_STAGE_EVENTS_MAX   256u         /* of one EVENTS */
 #define TD_STAGE_REPORT_MAX   (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES)
 
 typedef enum {
@@ -82,6 +87,8 @@ typedef enum {
     TD_STAGE_REPORT,      /* worker: what was found, of a CHECK or a PLAN that only measures */
     TD_STAGE_PROBE,       /* coordinator: an answer at once, please */
     TD_STAGE_PROBED,
+    TD_STAGE_TRACE, /* coordinator: what did you do since I asked last? */
+    TD_STAGE_EVENTS,
     TD_STAGE_END /* one past the last */
 } td_stage_type;
 
@@ -194,6 +201,15 @@ typedef struct {
 } td_stage_probe;
 
 typedef struct {
+    uint64_t n_dropped;   /* since the first TRACE: there was no room for them */
+    uint32_t n_left;      /* that did not go into this message */
+    uint8_t n_parts;      /* of the PLAN */
+    uint16_t n;           /* 0..TD_STAGE_EVENTS_MAX */
+    const uint8_t *bytes; /* [n_bytes] for td_stage_read_event, all of which decode has checked */
+    size_t n_bytes;       /* n * td_stage_event_bytes(n_parts) */
+} td_stage_events;
+
+typedef struct {
     uint8_t device, other; /* by HELLO_OK; other: at work beside it, or the end of a hop */
     bool is_quick;
     bool is_hop;                  /* no more than how long a row takes from device to other */
@@ -223,7 +239,8 @@ typedef struct {
         td_stage_data data; /* of WANT too */
         td_stage_ping ping;
         td_stage_check check;
-        td_stage_probe probe;             /* of PROBED too */
+        td_stage_probe probe; /* of PROBED too */
+        td_stage_events events;
         char checking[TD_STAGE_TEXT_MAX]; /* what is being tried */
         uint64_t cancel;                  /* the batch */
         struct {
@@ -291,6 +308,22 @@ typedef struct {
     td_wire_open open; /* of OPEN: stream and sampler; its `sequence` is not used */
     td_stage_batch *batch;
 } td_stage_record;
+
+/* What a worker did with a batch, by its clock: in this order, none before the one ahead of it was
+ * over. */
+typedef struct {
+    uint64_t batch;
+    bool is_prefill, is_skipped;
+    uint16_t n_rows;                         /* that were left to do, 0..TD_STAGE_ROWS_MAX */
+    uint32_t n_in_bytes, n_out_bytes;        /* of activations */
+    td_stage_span received;                  /* from its first message to its last */
+    td_stage_span parts[TD_STAGE_PARTS_MAX]; /* [n_parts]; an empty one did nothing */
+    td_stage_span sent;                      /* until the link had taken all of it */
+} td_stage_event;
+
+size_t td_stage_event_bytes(uint32_t n_parts);
+void td_stage_write_event(td_cursor_out *c, uint32_t n_parts, const td_stage_event *event);
+bool td_stage_read_event(td_cursor *c, uint32_t n_parts, td_stage_event *event);
 
 /* What both ends know. n_embd 0: no activations here, the stage embeds tokens or chose them. */
 typedef struct {

@@ -176,6 +176,25 @@ static td_stage_msg sample(td_stage_type type)
     case TD_STAGE_PROBED:
         m.probe = (td_stage_probe){.n_back = 9, .n = sizeof piece, .bytes = piece};
         break;
+    case TD_STAGE_EVENTS: {
+        static uint8_t events[200];
+        td_cursor_out c = td_cursor_out_begin("EVENTS", events, sizeof events, NULL);
+        const td_stage_event e = {.batch = 5,
+                                  .n_rows = 3,
+                                  .n_in_bytes = 64,
+                                  .received = {10, 20},
+                                  .parts = {{30, 40}, {40, 40}},
+                                  .sent = {50, 60}};
+        for (uint32_t i = 0; i < 2; i++)
+            td_stage_write_event(&c, 2, &e);
+        m.events = (td_stage_events){.n_dropped = 1,
+                                     .n_left = 2,
+                                     .n_parts = 2,
+                                     .n = 2,
+                                     .bytes = events,
+                                     .n_bytes = (size_t)c.pos};
+        break;
+    }
     case TD_STAGE_REPORT:
         m.stream.bytes = piece;
         m.stream.n = sizeof piece;
