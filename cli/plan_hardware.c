@@ -2,7 +2,6 @@
 #include "cli/plan.h"
 
 #include "base/json_writer.h"
-#include "planning/hardware.h"
 
 #include <stdio.h>
 
@@ -91,6 +90,8 @@ bool td_plan_hardware(const char *path, bool is_json, td_err *err)
         else if (is_ok)
             print_model(h, &h->models[i], &o);
     }
+    if (is_ok && !w)
+        is_ok = td_plan_links(h, path, err);
     if (w)
         td_json_end_array(w);
     if (w && is_ok && (is_ok = td_json_writer_end(w, &text, &n_bytes, err)))

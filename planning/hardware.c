@@ -38,7 +38,15 @@ static const td_json_field device_fields[] = {
     NUMBER("bandwidth_share", 0.01, 1),
     NUMBER("compute_share", 0.001, 1),
     {.key = "layer_us", .type = TD_JSON_OBJECT, .required = true},
+    {.key = "machine", .type = TD_JSON_INT, .min = 0, .max = TD_SPEED_DEVICES_MAX - 1},
     TEXT("source", 1024)};
+static const td_json_field named_link_fields[] = {TEXT("name", TD_HARDWARE_NAME_MAX - 1),
+                                                  NUMBER("round_trip_us", 0, 1e7),
+                                                  NUMBER("gb_s", 1e-4, 1e4), TEXT("source", 1024)};
+static const td_json_field links_fields[] = {{.key = "links",
+                                              .type = TD_JSON_OBJECT_LIST,
+                                              .required = true,
+                                              .n_max = TD_HARDWARE_LINKS_MAX}};
 static const td_json_field link_fields[] = {NUMBER("round_trip_us", 0, 1e7),
                                             NUMBER("gb_s", 1e-4, 1e4), TEXT("source", 1024)};
 static const td_json_field root_fields[] = {
@@ -49,7 +57,14 @@ static const td_json_field root_fields[] = {
      .type = TD_JSON_OBJECT_LIST,
      .required = true,
      .n_max = TD_SPEED_DEVICES_MAX},
-    {.key = "link", .type = TD_JSON_OBJECT, .required = true}};
+    {.key = "link", .type = TD_JSON_OBJECT, .required = true},
+    {.key = "links", .type = TD_JSON_PATH},
+    {.key = "published", .type = TD_JSON_PATH},
+    {.key = "compare",
+     .type = TD_JSON_STRING_LIST,
+     .min = 1,
+     .max = TD_HARDWARE_NAME_MAX - 1,
+     .n_max = TD_HARDWARE_MODELS_MAX}};
 static const td_json_field model_fields[] = {
     TEXT("name", TD_HARDWARE_NAME_MAX - 1),
     {.key = "kind", .type = TD_JSON_ENUM, .required = true, .names = kinds},
@@ -69,6 +84,9 @@ static const td_json_field list_fields[] = {{.key = "models",
                                              .n_max = TD_HARDWARE_MODELS_MAX}};
 static const td_json_schema layer_schema = {layer_fields, TD_COUNT(layer_fields), false};
 static const td_json_schema device_schema = {device_fields, TD_COUNT(device_fields), false};
+static const td_json_schema named_link_schema = {named_link_fields, TD_COUNT(named_link_fields),
+                                                 false};
+static const td_json_schema links_schema = {links_fields, TD_COUNT(links_fields), false};
 static const td_json_schema link_schema = {link_fields, TD_COUNT(link_fields), false};
 static const td_json_schema root_schema = {root_fields, TD_COUNT(root_fields), false};
 static const td_json_schema model_schema = {model_fields, TD_COUNT(model_fields), false};
@@ -128,8 +146,40 @@ static bool read_device(const td_json_object *o, td_hardware_device *d, td_err *
     d->memory_bytes = 1e9 * td_json_get_double(o, "memory_gb", 0);
     d->bandwidth_share = td_json_get_double(o, "bandwidth_share", 0);
     d->compute_share = td_json_get_double(o, "compute_share", 0);
+    d->machine = (uint32_t)td_json_get_int(o, "machine", 0);
     for (uint32_t i = 0; i < TD_HARDWARE_KIND_COUNT; i++)
         d->layer_us[i] = td_json_get_double(&layers, kinds[i], 0);
+    return true;
+}
+
+static bool read_links(const char *path, td_hardware *h, td_err *err)
+{
+    td_json *doc = td_json_read_file(path, err);
+    td_json_object root, o;
+    bool is_ok = doc && td_json_read_root(doc, &links_schema, &root, err);
+    uint32_t n = is_ok ? (uint32_t)td_json_count(&root, "links") : 0;
+    for (; is_ok && h->n_links < n; h->n_links++) {
+        td_hardware_link *l = &h->links[h->n_links];
+        is_ok = td_json_read_element(&root, "links", h->n_links, &named_link_schema, &o, err);
+        if (!is_ok)
+            break;
+        copy_text(&o, "name", l->name, sizeof l->name);
+        l->round_trip_us = td_json_get_double(&o, "round_trip_us", 0);
+        l->bytes_per_s = 1e9 * td_json_get_double(&o, "gb_s", 1);
+    }
+    td_json_destroy(&doc);
+    return is_ok;
+}
+
+static bool read_compared(const td_json_object *root, td_hardware *h, td_err *err)
+{
+    uint32_t n = (uint32_t)td_json_count(root, "compare");
+    for (; h->n_compared < n; h->n_compared++) {
+        const char *name = td_json_get_string_at(root, "compare", h->n_compared);
+        if (!(h->compared[h->n_compared] = td_hardware_find(h, name)))
+            return td_json_fail(root, "compare", err, "\"%s\" is no model of the list of models",
+                                name);
+    }
     return true;
 }
 
@@ -152,6 +202,10 @@ static bool read_hardware(const td_json_object *root, td_hardware *h, td_err *er
     h->round_trip_us = td_json_get_double(&o, "round_trip_us", 0);
     h->link_bytes_per_s = 1e9 * td_json_get_double(&o, "gb_s", 1);
     if (!read_models(td_json_get_string(root, "models", ""), h, err))
+        return false;
+    const char *links = td_json_get_string(root, "links", "");
+    copy_text(root, "published", h->published, sizeof h->published);
+    if ((links[0] && !read_links(links, h, err)) || !read_compared(root, h, err))
         return false;
     h->draft = td_hardware_find(h, td_json_get_string(root, "draft", ""));
     return h->draft || td_json_fail(root, "draft", err, "is no model of the list of models");
@@ -250,6 +304,52 @@ static td_speed_draft describe_draft(const td_hardware *h, uint32_t device, doub
     return d;
 }
 
+double td_hardware_row_bytes(const td_hardware_model *m, bool is_half)
+{
+    return (is_half ? 2.0 : 4.0) * m->n_embd + TD_WIRE_TOKEN_BYTES;
+}
+
+static double row_us(const td_hardware *h, const td_hardware_model *m)
+{
+    return 1e6 * TD_WIRE_ON_LINK * td_hardware_row_bytes(m, h->is_half) / h->link_bytes_per_s;
+}
+
+static bool is_over_machines(const td_hardware *h, const td_speed_row *row)
+{
+    bool is_so = false;
+    for (uint32_t i = 0; i < row->n_stages; i++)
+        is_so |= h->devices[row->stages[i].device].machine != 0;
+    return is_so;
+}
+
+/* With keys, where there are machines to keep them from. */
+static void add_keys(const td_hardware *h, td_speed_row *row)
+{
+    double share = is_over_machines(h, row) ? TD_WIRE_KEYS_SHARE : 1;
+    row->decode_per_s *= share;
+    row->prefill_per_s *= share;
+    row->tokens_per_s *= share;
+}
+
+static td_speed_use make_use(const td_hardware *h, const td_hardware_model *m)
+{
+    bool has_machines = false;
+    for (uint32_t i = 0; i < h->n_devices; i++)
+        has_machines |= h->devices[i].machine != 0;
+    double hop_us = h->round_trip_us / 2 + 4e6 * m->n_embd / h->link_bytes_per_s;
+    double far = fmin(1, h->round_trip_us / TD_WIRE_FAR_US);
+    return (td_speed_use){.use = TD_FOR_STREAM,
+                          .n_sequences = 1,
+                          .n_prompt = 1024,
+                          .n_predict = 1024,
+                          .hop_us = h->n_devices > 1 && !has_machines ? hop_us : 0,
+                          .link_us = h->round_trip_us,
+                          .round_us =
+                              TD_WIRE_ROUND_US + far * (TD_WIRE_ROUND_FAR_US - TD_WIRE_ROUND_US),
+                          .acceptance = TD_SPEED_ACCEPTANCE,
+                          .draft_max = 8};
+}
+
 static void describe(const td_hardware *h, const td_hardware_model *m, double cache_bytes,
                      description *out)
 {
@@ -276,8 +376,13 @@ static void describe(const td_hardware *h, const td_hardware_model *m, double ca
                                            .first_bytes = (uint64_t)m->output_bytes,
                                            .last_bytes = (uint64_t)m->output_bytes,
                                            .layer_bytes = out->layer_bytes};
-        out->devices[d] = (td_speed_device){
-            .costs = &out->costs[d], .place = &out->places[d], .memory = d, .unit = dev->unit};
+        out->devices[d] = (td_speed_device){.costs = &out->costs[d],
+                                            .place = &out->places[d],
+                                            .memory = d,
+                                            .unit = dev->unit,
+                                            .machine = dev->machine,
+                                            .way_us = dev->machine ? h->round_trip_us / 2 : 0,
+                                            .row_us = row_us(h, m)};
     }
 }
 
@@ -295,24 +400,45 @@ static bool find_best(const td_hardware *h, const td_hardware_model *m, const td
         d->drafts[i] = describe_draft(h, i, n_positions);
     bool is_ok = td_speed_search(d->devices, h->n_devices, d->drafts, is_drafted ? h->n_devices : 0,
                                  m->n_layers, use, rows, n, err);
-    if (is_ok && *n)
+    if (is_ok && *n) {
         *best = rows[0];
+        add_keys(h, best);
+    }
     td_free(d);
     return is_ok;
+}
+
+bool td_hardware_run(const td_hardware *h, const td_hardware_model *m, const uint32_t *layers,
+                     uint32_t n_sequences, uint32_t n_prompt, td_speed_row *out, td_err *err)
+{
+    description *d = td_alloc(1, sizeof *d, err);
+    if (!d)
+        return false;
+    td_speed_use use = make_use(h, m);
+    use.use = n_sequences > 1 ? TD_FOR_BATCH : TD_FOR_STREAM;
+    use.n_sequences = n_sequences;
+    use.n_prompt = use.n_predict = n_prompt;
+    describe(h, m, m->kv_bytes * TD_HARDWARE_CTX * n_sequences, d);
+    *out = (td_speed_row){.i_draft = -1};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < h->n_devices && n < m->n_layers; i++)
+        if (layers[i]) {
+            out->stages[out->n_stages].device = i;
+            out->stages[out->n_stages].first = n;
+            n += layers[i];
+            out->stages[out->n_stages++].last = n - 1;
+        }
+    TD_ASSERT(n == m->n_layers);
+    td_speed_predict(d->devices, NULL, &use, out);
+    add_keys(h, out);
+    td_free(d);
+    return true;
 }
 
 bool td_hardware_look(const td_hardware *h, const td_hardware_model *m, td_hardware_outlook *out,
                       td_err *err)
 {
-    double hop_us = h->round_trip_us / 2 + 4e6 * m->n_embd / h->link_bytes_per_s;
-    td_speed_use use = {.use = TD_FOR_STREAM,
-                        .n_sequences = 1,
-                        .n_prompt = 1024,
-                        .n_predict = 1024,
-                        .hop_us = h->n_devices > 1 ? hop_us : 0,
-                        .link_us = h->round_trip_us,
-                        .acceptance = TD_SPEED_ACCEPTANCE,
-                        .draft_max = 8};
+    td_speed_use use = make_use(h, m);
     td_speed_row drafted = {0};
     uint32_t n, n_drafted, n_batch;
     *out = (td_hardware_outlook){0};

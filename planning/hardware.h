@@ -22,6 +22,21 @@
 #define TD_HARDWARE_CTX        8192u /* positions of each sequence that have room in an outlook */
 #define TD_HARDWARE_SEQUENCES  8u    /* of its batch */
 
+/* What tandem's wire of stages takes, measured on 29 November 2026 with two stage workers of one
+ * core in network namespaces, everything encrypted, 107 M Q8_0 of n_embd 1024 (`Several machines`
+ * in docs/performance.md has the runs; scripts/bench_machines.py): of the coordinator for each
+ * round, also behind round trips of 5 ms (between them, by the trip); bytes that a token's message
+ * holds beside its activations at most, on each hop; bytes on the link for one of a message, with
+ * what TCP, ZeroMQ and CURVE add (4,355 for 4,224); the speed with keys over that without. */
+#define TD_WIRE_ROUND_US     99.0
+#define TD_WIRE_ROUND_FAR_US 133.0
+#define TD_WIRE_FAR_US       5000.0
+#define TD_WIRE_TOKEN_BYTES  128.0
+#define TD_WIRE_ON_LINK      (4355.0 / 4224.0)
+#define TD_WIRE_KEYS_SHARE   0.99
+
+#define TD_HARDWARE_LINKS_MAX 16u
+
 typedef enum {
     TD_HARDWARE_DENSE,
     TD_HARDWARE_EXPERTS,
@@ -46,9 +61,15 @@ typedef struct {
     double bytes_per_s, flops_per_s, memory_bytes;
     double shared_bytes; /* of the memory: the system's, which all such devices share */
     uint32_t unit;       /* devices of one number take turns */
+    uint32_t machine;    /* 0: the coordinator's; from one to another it is the link's way */
     double bandwidth_share, compute_share;
     double layer_us[TD_HARDWARE_KIND_COUNT];
 } td_hardware_device;
+
+typedef struct {
+    char name[TD_HARDWARE_NAME_MAX];
+    double round_trip_us, bytes_per_s;
+} td_hardware_link;
 
 typedef struct {
     char about[TD_HARDWARE_ABOUT_MAX];
@@ -57,8 +78,14 @@ typedef struct {
     td_hardware_model models[TD_HARDWARE_MODELS_MAX];
     const td_hardware_model *draft;         /* of models: one of the size that drafts have */
     double round_trip_us, link_bytes_per_s; /* from a device to the next one */
-    double system_bytes;                    /* what those that share the system's memory have */
-    double scratch_bytes;                   /* taken of each device that is used */
+    bool is_half;                           /* activations between machines are f16 */
+    /* What to compare: links, models over all devices, published rows of this file. */
+    uint32_t n_links, n_compared;
+    td_hardware_link links[TD_HARDWARE_LINKS_MAX];
+    const td_hardware_model *compared[TD_HARDWARE_MODELS_MAX];
+    char published[TD_HARDWARE_ABOUT_MAX]; /* a file of rows; "": none */
+    double system_bytes;                   /* what those that share the system's memory have */
+    double scratch_bytes;                  /* taken of each device that is used */
 } td_hardware;
 
 /* Reads a file of devices and the file of models that it names. */
@@ -88,6 +115,14 @@ typedef struct {
     bool fits_stream;
     td_speed_row stream, drafted, batch;
 } td_hardware_outlook;
+
+/* Bytes of a token's message from machine to machine. */
+double td_hardware_row_bytes(const td_hardware_model *m, bool is_half);
+
+/* As tandem runs so many layers on each device (layers[i] on device i; 0: it is left out), with or
+ * without others at the same time: n_prompt positions, then as many tokens. */
+bool td_hardware_run(const td_hardware *h, const td_hardware_model *m, const uint32_t *layers,
+                     uint32_t n_sequences, uint32_t n_prompt, td_speed_row *out, td_err *err);
 
 bool td_hardware_look(const td_hardware *h, const td_hardware_model *m, td_hardware_outlook *out,
                       td_err *err);

@@ -34,14 +34,24 @@ static double link_us(const td_speed_device *a, const td_speed_device *b, double
     return a->machine == b->machine ? 0 : n_rows * fmax(a->row_us, b->row_us);
 }
 
+/* What a round over machines takes beside ways and stages. */
+static double round_us(const td_speed_device *devices, const td_speed_use *use,
+                       const td_speed_row *row)
+{
+    bool is_far = false;
+    for (uint32_t i = 0; i < row->n_stages; i++)
+        is_far |= devices[row->stages[i].device].machine != 0;
+    return is_far ? use->round_us : 0;
+}
+
 /* From stage to stage, the whole way there and back: to the first one and from the last one few
  * bytes go. */
 static double way_us(const td_speed_device *devices, const td_speed_use *use,
                      const td_speed_row *row, double n_rows)
 {
     const td_speed_device *last = &devices[row->stages[row->n_stages - 1].device];
-    double sum =
-        devices[row->stages[0].device].way_us + (last->machine ? last->way_us : use->hop_us);
+    double sum = devices[row->stages[0].device].way_us +
+                 (last->machine ? last->way_us : use->hop_us) + round_us(devices, use, row);
     for (uint32_t i = 1; i < row->n_stages; i++) {
         const td_speed_device *a = &devices[row->stages[i - 1].device],
                               *b = &devices[row->stages[i].device];
@@ -128,6 +138,7 @@ static double batch_us(const td_speed_device *devices, const td_speed_draft *dra
         times[shared] += drafting;
     slowest =
         fmax(find_slowest(devices, row, times), busiest_link_us(devices, row, n_rows * (k + 1)));
+    slowest = fmax(slowest, round_us(devices, use, row)); /* one coordinator for all groups */
     if (k && shared == UINT32_MAX)
         slowest = fmax(slowest, drafting);
     sum += k ? drafting + draft_link_us(draft, use) : 0;

@@ -52,6 +52,7 @@ typedef struct {
     uint32_t n_prompt, n_predict; /* tokens of a sequence, read and generated; >= 1 */
     double hop_us;                /* from stage to stage, and from the last one back */
     double link_us;               /* to the draft and back */
+    double round_us;              /* of a round, where some stage is on another machine */
     double acceptance;
     uint32_t draft_max;    /* tokens of a draft at most */
     bool is_draft_fixed;   /* always so many */

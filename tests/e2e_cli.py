@@ -305,6 +305,17 @@ class Cli(unittest.TestCase):
         self.assertTrue(fits['gpt-oss-120b'])
         self.assertFalse(fits['Kimi K2.5 UD-Q2_K_XL'])
         self.fails(run('plan', '--hardware', 'configs/tales.json'), 65, 'tales.json')
+        pages = ''
+        for page in 'planning', 'many-machines':
+            with open('docs/%s.md' % page) as f:
+                pages += f.read()
+        for name, n in (('strix-halo-x4-2025', 4), ('strix-halo-x4', 2 + 24 + 4)):  # what the manual shows of them
+            text = run('plan', '--hardware', 'configs/hardware/%s.json' % name).stdout
+            shown = text.split('All machines with')[0] if n == 4 else text
+            rows = [line for line in shown.splitlines() if line.startswith('| ') and not line.startswith('| model ')]
+            self.assertEqual(len(rows), n, text)
+            for line in rows:
+                self.assertIn(line + '\n', pages)
         self.fails(run('plan', '--hardware', 'x.json', '--target', TARGET), 2, '--hardware')
         self.fails(run('plan', '--target', TARGET, '--for', 'speed'), 2, 'stream')
 

@@ -33,6 +33,7 @@ static const td_json_field row_fields[] = {
     {.key = "value", .type = TD_JSON_FLOAT, .required = true, .f_min = 0.01, .f_max = 1e6},
     {.key = "fit", .type = TD_JSON_BOOL, .required = true},
     {.key = "sequences", .type = TD_JSON_INT, .required = true, .min = 1, .max = 64},
+    {.key = "prompt", .type = TD_JSON_INT, .min = 1, .max = 1 << 20},
     {.key = "layers", .type = TD_JSON_INT_LIST, .required = true, .max = 512, .n_max = 16},
     {.key = "turns", .type = TD_JSON_INT, .required = true, .max = 100},
     {.key = "payload_kb", .type = TD_JSON_FLOAT, .required = true, .f_max = 1e5},
