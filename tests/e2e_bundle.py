@@ -40,7 +40,7 @@ class Bundle(unittest.TestCase):
         if DRIVERS:
             environment['VK_DRIVER_FILES'] = environment['VK_ICD_FILENAMES'] = DRIVERS[0]
         return subprocess.run(command, env=dict(environment, **extra), cwd=self.folder.name, text=True,
-                              capture_output=True, timeout=280, check=False)
+                              capture_output=True, timeout=700, check=False)
 
     def test_it_is_small(self):
         self.assertLess(os.path.getsize(self.archive), 64 << 20)
