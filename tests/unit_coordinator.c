@@ -782,61 +782,10 @@ static void test_reasons_have_names(void **state)
     assert_string_equal(td_reason_name(TD_REASON_CANCELLED), "cancelled");
 }
 
-/* Performs actions until a batch is to be run, and answers that. */
-static td_action run_batch(td_coordinator *c, td_row *rows)
-{
-    static const uint32_t chosen[64] = {7, 8};
-    td_action a, forward = {0};
-    while (td_coordinator_next(c, &a))
-        if (a.kind == TD_ACT_FORWARD) {
-            forward = a;
-            memcpy(rows, a.rows, a.n_rows * sizeof *rows);
-        }
-    assert_int_equal(forward.kind, TD_ACT_FORWARD);
-    td_coordinator_on_verified(c, forward.batch, chosen, NULL, 10);
-    return forward;
-}
-
-/* What was generated is computed again in batches of several sequences, once their prompts are
- * there. */
-static void test_a_replay_fills_its_batches_over_sequences(void **state)
-{
-    (void)state;
-    enum { N = 3 };
-    td_coordinator_params params = params_of(N, 3);
-    params.prefill_rows = 8;
-    td_coordinator *c = create(&params);
-    td_row rows[64];
-    uint32_t ids[N], n_rows = 0, n_done = 0;
-    for (uint32_t i = 0; i < N; i++)
-        ids[i] = add(c, 50, 0);
-    while (td_coordinator_get_info(c, ids[N - 1])->n_tokens < 4)
-        run_batch(c, rows);
-    td_coordinator_on_target_lost(c, 10);
-    for (uint32_t i = 0; i < N; i++)
-        n_rows += td_coordinator_get_info(c, ids[i])->n_tokens - 1; /* the last one was not run */
-    for (uint32_t i = 0; i < N; i++) {
-        td_action a = run_batch(c, rows);
-        assert_true(a.is_prefill && a.n_rows == 5 && a.n_out == 0);
-    }
-    td_action a = run_batch(c, rows);
-    assert_true(!a.is_prefill && a.n_rows == n_rows && a.n_out == 0);
-    for (uint32_t i = 0; i < n_rows; i++) {
-        bool is_next = i > 0 && rows[i].sequence == rows[i - 1].sequence;
-        assert_int_equal(rows[i].position, is_next ? rows[i - 1].position + 1 : 5);
-        n_done += !is_next;
-    }
-    assert_int_equal(n_done, N);
-    a = run_batch(c, rows);
-    assert_true(!a.is_prefill && a.n_rows == N && a.n_out == N);
-    td_coordinator_destroy(&c);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_coordinator_round_in_order),
-        cmocka_unit_test(test_a_replay_fills_its_batches_over_sequences),
         cmocka_unit_test(test_coordinator_drops_and_counts_bad_drafts),
         cmocka_unit_test(test_coordinator_silence_mutes_until_an_answer),
         cmocka_unit_test(test_coordinator_lost_drafter_leaves_plain_decoding),
