@@ -148,6 +148,7 @@ static const td_json_field args_fields[] = {
     {.key = "sequences", .type = TD_JSON_STRING, .min = 0, .max = 1024},
     {.key = "waited_us", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
     {.key = "bytes", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
+    {.key = "of", .type = TD_JSON_STRING, .min = 0, .max = 256},
     {.key = "host", .type = TD_JSON_STRING, .min = 0, .max = 256},
     {.key = "offset_us", .type = TD_JSON_INT, .min = -US_MAX, .max = US_MAX},
     {.key = "uncertainty_us", .type = TD_JSON_INT, .min = 0, .max = US_MAX},
@@ -283,7 +284,7 @@ static void note_clock(trace *t, const td_json_object *args)
 static void note_moment(trace *t, const char *name, double at, const td_json_object *args)
 {
     t->end_s = fmax(t->end_s, at);
-    if (!strcmp(name, "answer"))
+    if (!strcmp(name, "answer") && !strcmp(td_json_get_string(args, "of", ""), "verify"))
         note_verified(t, td_json_get_string(args, "sequences", ""));
     growing *g = find_growing(t, (uint32_t)td_json_get_int(args, "sequence", 0));
     if (!strcmp(name, "the trace stops here")) {

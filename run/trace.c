@@ -301,6 +301,7 @@ void td_trace_verified(td_trace *t, const td_target_result *r, uint64_t now_us)
         end(t, false);
     }
     begin(t, b->is_cancelled ? "answer (cancelled)" : "answer", "i", TRACK_COORDINATOR, now_us, 0);
+    td_json_put_string(t->w, "of", batch_name(b->is_prefill, false));
     put_batch(t, b);
     end(t, false);
 }
