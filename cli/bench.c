@@ -8,7 +8,6 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "coordinator/coordinator.h"
-#include "transport/link.h"
 
 #include <stddef.h>
 #include <string.h>

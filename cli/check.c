@@ -9,7 +9,6 @@
 #include "base/mem.h"
 #include "check/report_bytes.h"
 #include "target/remote_check.h"
-#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>

@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "job/db.h"
 #include "run/run.h"
-#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>

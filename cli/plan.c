@@ -10,7 +10,6 @@
 #include "base/text.h"
 #include "planning/planner.h"
 #include "target/remote_measure.h"
-#include "transport/link.h"
 
 #include <stddef.h>
 #include <stdio.h>

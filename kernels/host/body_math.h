@@ -5,20 +5,26 @@
 
 #define VECTORS (16 / VL) /* that make up 16 lanes */
 
-INLINE vf vf_exp(vf x)
+/* exp(x) = result * 2^n; n is shifted - magic, which rounds x / ln 2. */
+INLINE vf exp_reduced(vf x, vf magic, vf *shifted)
 {
-    x = vf_max(vf_set1(TD_EXP_MIN), x);
-    x = vf_min(vf_set1(TD_EXP_MAX), x);
-    vf magic = vf_set1(TD_EXP_MAGIC);
-    vf shifted = vf_fma(x, vf_set1(TD_EXP_LOG2E), magic);
-    vf n = vf_sub(shifted, magic);
+    *shifted = vf_fma(x, vf_set1(TD_EXP_LOG2E), magic);
+    vf n = vf_sub(*shifted, magic);
     vf r = vf_fnma(n, vf_set1(TD_EXP_LN2_HI), x);
     r = vf_fnma(n, vf_set1(TD_EXP_LN2_LO), r);
     vf p = vf_fma(vf_set1(TD_EXP_C4), r, vf_set1(TD_EXP_C3));
     p = vf_fma(p, r, vf_set1(TD_EXP_C2));
     p = vf_fma(p, r, vf_set1(TD_EXP_C1));
     p = vf_fma(p, r, vf_set1(TD_EXP_C0));
-    p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+    return vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+}
+
+INLINE vf vf_exp(vf x)
+{
+    x = vf_max(vf_set1(TD_EXP_MIN), x);
+    x = vf_min(vf_set1(TD_EXP_MAX), x);
+    vf magic = vf_set1(TD_EXP_MAGIC);
+    vf shifted, p = exp_reduced(x, magic, &shifted);
     vi whole = vi_sub(vi_bits(shifted), vi_bits(magic));
     vi half = vi_sra(whole, 1), offset = vi_set1(127);
     vf first = vf_bits(vi_shl(vi_add(half, offset), 23));
@@ -32,15 +38,7 @@ INLINE vf vf_exp_below(vf x)
 {
     x = vf_max(vf_set1(TD_EXP_MIN), x);
     vf magic = vf_set1(TD_EXP_MAGIC + 192);
-    vf shifted = vf_fma(x, vf_set1(TD_EXP_LOG2E), magic);
-    vf n = vf_sub(shifted, magic);
-    vf r = vf_fnma(n, vf_set1(TD_EXP_LN2_HI), x);
-    r = vf_fnma(n, vf_set1(TD_EXP_LN2_LO), r);
-    vf p = vf_fma(vf_set1(TD_EXP_C4), r, vf_set1(TD_EXP_C3));
-    p = vf_fma(p, r, vf_set1(TD_EXP_C2));
-    p = vf_fma(p, r, vf_set1(TD_EXP_C1));
-    p = vf_fma(p, r, vf_set1(TD_EXP_C0));
-    p = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set1(1.0f));
+    vf shifted, p = exp_reduced(x, magic, &shifted);
     vf raised = vf_bits(vi_shl(vi_bits(shifted), 23));
     return vf_mul(vf_mul(p, raised), vf_set1(0x1p-65f));
 }
