@@ -20,7 +20,11 @@ td_script_test(unit_shader_stats unit ${CMAKE_SOURCE_DIR}/scripts/shader_stats.s
 foreach(source ${test_sources})
     get_filename_component(name ${source} NAME_WE)
     if(name MATCHES "^op_|^unit_vulkan(_fuse)?$")
+        # "sync" checks what "core" does too; "core" alone sees the barriers of ranges of a buffer.
         foreach(mode core sync gpu)
+            if(mode STREQUAL "core" AND name MATCHES "^op_")
+                continue()
+            endif()
             # Instrumented, the unrolled kernels take many minutes on a software driver; the small
             # shapes of unit_vulkan run them all the same.
             if(mode STREQUAL "gpu" AND name MATCHES "mat_mul|attention|latent|experts|delta_net|fuse")
