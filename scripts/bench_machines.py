@@ -10,7 +10,7 @@ Needs root and iproute2. Prints, as medians of N turns (3) of each in alternatio
 of two, and their ratio, which is paired: a prompt of 2,048 tokens, 32 sequences of 48 tokens (--tokens), one
 sequence; the most that each gave, how many groups of sequences took turns, and what came to the second host by
 the pair for a token of one sequence, encryption and TCP's own included. Everything is encrypted, as it is between machines.
-With llama.cpp's RPC server and llama-bench its rows stand beside.
+With llama.cpp's RPC server and llama-bench (and llama-batched-bench in the same folder) its rows stand beside.
 
 --delay: for each of them, round trips of so many ms to every host, by tests/relay.py beside it; 0: as the
 pairs are. --rate: what the pairs let through each way, by tc's tbf, in Gb/s.
@@ -129,11 +129,19 @@ class Bench:
         return out
 
     def rpc_rows(self, servers):
-        out = {}
-        for name, flags in {'prompt of 2,048': ['-p', '2048', '-n', '0'], 'one sequence': ['-p', '0', '-n', '96']}.items():
-            r = subprocess.run([self.args.rpc_bench, '-m', self.args.model, '--rpc', ','.join(servers), '-ngl', '99', '-r', '1', '-t',
-                                '1', '-o', 'json', *flags], check=True, capture_output=True, text=True)
-            out[name] = json.loads(r.stdout)[0]['avg_ts']
+        """llama-bench's, and 32 sequences by llama-batched-bench beside it: their prompts' time counts, as it does for tandem."""
+        args, out = self.args, {}
+        common = ['-m', args.model, '--rpc', ','.join(servers), '-ngl', '99', '-t', '1']
+        def run(program, *flags):
+            return json.loads(subprocess.run([program, *common, *flags], check=True, capture_output=True, text=True).stdout)
+        for row, flags in {'prompt': ['-p', '2048', '-n', '0'], 'one': ['-p', '0', '-n', '96']}.items():
+            if row in args.rows:
+                out[ROWS[row]] = run(args.rpc_bench, '-r', '1', '-o', 'json', *flags)[0]['avg_ts']
+        batched = os.path.join(os.path.dirname(args.rpc_bench), 'llama-batched-bench')
+        if 'many' in args.rows and os.path.exists(batched):
+            n = args.tokens
+            t = run(batched, '-c', str(32 * (n + 32)), '-npp', '24', '-ntg', str(n), '-npl', '32', '--output-format', 'jsonl')
+            out[ROWS['many']] = 32 * n / t['t']
         return out
 
 
@@ -252,11 +260,15 @@ def describe(name, kinds):
 def measure(args, bench):
     folder = os.path.dirname(os.path.abspath(args.model))
     ports = {ms: 5600 + i if ms else 5556 for i, ms in enumerate(args.delay)}
-    for i in range(2):
-        bench.start(i, i, args.tandem, 'stage', '--device', 'host:1', '--models', folder, '--bind', 'tcp://*:5556')
+
+    def relay(i):
         # Whatever else is at work on that core: a link does not wait for one.
         delays = [f'{port}={ms / 2000}' for ms, port in ports.items() if ms]
-        bench.start(i, i, 'chrt', '-f', '10', sys.executable, RELAY, f'{NET}.{i}.2', '5556', *delays)
+        return ['chrt', '-f', '10', sys.executable, RELAY, f'{NET}.{i}.2', '5556', *delays]
+
+    for i in range(2):
+        bench.start(i, i, args.tandem, 'stage', '--device', 'host:1', '--models', folder, '--bind', 'tcp://*:5556')
+        bench.start(i, i, *relay(i))
     time.sleep(2)
     tables = {ms: {} for ms in args.delay}
 
@@ -276,12 +288,14 @@ def measure(args, bench):
     bench.stop()
     if args.rpc_server:
         for i in range(2):
-            bench.start(i, i, args.rpc_server, '-H', f'{NET}.{i}.2', '-p', '5557', '-t', '1')
+            bench.start(i, i, args.rpc_server, '-H', '0.0.0.0', '-p', '5556', '-t', '1')
+            bench.start(i, i, *relay(i))
         time.sleep(2)
-        servers = [f'{NET}.{i}.2:5557' for i in range(2)]
         for _ in range(args.turns):
-            note(tables[args.delay[0]], 'RPC one', bench.rpc_rows(servers[:1]))
-            note(tables[args.delay[0]], 'RPC two', bench.rpc_rows(servers))
+            for ms, table in tables.items():
+                servers = [f'{NET}.{i}.2:{ports[ms]}' for i in range(2)]
+                note(table, 'RPC one', bench.rpc_rows(servers[:1]))
+                note(table, 'RPC two', bench.rpc_rows(servers))
         bench.stop()
     found = []
     for ms, table in tables.items():
