@@ -3,8 +3,8 @@ function(td_script_test name label)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     td_set_up(${name} ${label} TANDEM_CACHE_DIR=${TD_TEST_CACHE}/tandem
               TANDEM_KEYS_DIR=${TD_TEST_CACHE}/no-keys)
-    # See CMakeLists.txt; two of them mostly compile shaders, on one thread.
-    if(label STREQUAL "e2e" AND NOT name MATCHES "^e2e_(bundle|drivers)$")
+    # See CMakeLists.txt; the others mostly wait, or compile shaders on one thread.
+    if(name MATCHES "^e2e_(bench|io|job|stage|stage_faults)$")
         set_tests_properties(${name} PROPERTIES PROCESSORS 2)
     endif()
 endfunction()
