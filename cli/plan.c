@@ -40,7 +40,7 @@ static const option options[] = {
      "as in generate; of several, those that only slow it down are left out"},
     {"--host", NULL, OPT_HOSTS, AT(hosts), 0, 0, "NAME=EP",
      "another machine, whose devices are NAME/SPEC then: the `tandem stage` at EP (as of "
-     "`generate`), while it is free, times layers there, and the link is measured"},
+     "`generate`), while it is free, times layers there, and links are measured"},
     {"--key", NULL, OPT_TEXT, AT(key), 0, 0, "NAME",
      "our own pair of `tandem keys`, shown there (default: the only one)"},
     {"--wire", NULL, OPT_WIRE_TYPE, AT(wire), 0, 0, "TYPE",
@@ -141,6 +141,11 @@ static void print_links(const td_plan *p)
                l->host, l->idle_us * 1e-3, l->loaded_us * 1e-3, l->there_bytes_per_s * 1e-6,
                l->back_bytes_per_s * 1e-6);
     }
+    for (uint32_t i = 0; i < p->n_hops; i++) {
+        const td_far_hop *h = &p->hops[i];
+        printf("  link from %s to %s: round trip %.3f ms idle, %.3f ms loaded; %.1f MB/s\n",
+               h->from, h->to, h->idle_us * 1e-3, h->loaded_us * 1e-3, h->bytes_per_s * 1e-6);
+    }
 }
 
 static void print_plan(const shown *s)
@@ -237,6 +242,19 @@ static void write_links(td_json_writer *w, const td_plan *p)
         td_json_put_double(w, "loaded_us", l->loaded_us);
         td_json_put_double(w, "there_bytes_per_s", l->there_bytes_per_s);
         td_json_put_double(w, "back_bytes_per_s", l->back_bytes_per_s);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+    td_json_write_key(w, "hops");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < p->n_hops; i++) {
+        const td_far_hop *h = &p->hops[i];
+        td_json_begin_object(w);
+        td_json_put_string(w, "from", h->from);
+        td_json_put_string(w, "to", h->to);
+        td_json_put_double(w, "idle_us", h->idle_us);
+        td_json_put_double(w, "loaded_us", h->loaded_us);
+        td_json_put_double(w, "bytes_per_s", h->bytes_per_s);
         td_json_end_object(w);
     }
     td_json_end_array(w);

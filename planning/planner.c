@@ -33,6 +33,7 @@ typedef struct {
     td_costs costs[TD_STAGES_MAX];
     td_speed_device devices[TD_STAGES_MAX];
     td_speed_draft drafts[TD_PLAN_DRAFTS_MAX];
+    td_speed_hop hops[TD_STAGES_MAX];
     bool is_pinned;
     td_measure measure;
 } planner;
@@ -249,12 +250,37 @@ static bool open_devices(planner *p, td_err *err)
     return open_far(p, err);
 }
 
-/* The link to each machine, once. */
+/* Of activations, between machines. */
+static double row_bytes_of(const td_layout_params *params)
+{
+    return (params->wire && params->wire->id == TD_TYPE_F16 ? 2.0 : 4.0) *
+           td_model_hparams(params->model)->n_embd;
+}
+
+/* From each machine to the next in the order given, which all placements over several keep. */
+static bool measure_hops(planner *p, td_plan *out, td_err *err)
+{
+    const td_far *far = p->params->far;
+    for (uint32_t i = 1; i < p->n; i++) {
+        const char *from = p->places[i - 1].host, *to = p->places[i].host;
+        td_far_hop *hop = &out->hops[out->n_hops];
+        if (!from[0] || !to[0] || !strcmp(from, to))
+            continue;
+        if (!far->hop(far->user, from, to, hop, err))
+            return false;
+        p->hops[out->n_hops++] = (td_speed_hop){.from = p->devices[i - 1].machine,
+                                                .to = p->devices[i].machine,
+                                                .way_us = hop->idle_us / 2,
+                                                .row_us = row_bytes_of(&p->params->layout) * 1e6 /
+                                                          fmax(1, hop->bytes_per_s)};
+    }
+    return true;
+}
+
+/* The link to each machine, once; then those between them. */
 static bool measure_links(planner *p, td_plan *out, td_err *err)
 {
-    const td_layout_params *params = &p->params->layout;
-    double row_bytes = (params->wire && params->wire->id == TD_TYPE_F16 ? 2.0 : 4.0) *
-                       td_model_hparams(params->model)->n_embd;
+    double row_bytes = row_bytes_of(&p->params->layout);
     for (uint32_t i = 0; i < p->n; i++) {
         td_speed_device *d = &p->devices[i];
         const char *host = p->places[i].host;
@@ -273,7 +299,7 @@ static bool measure_links(planner *p, td_plan *out, td_err *err)
         d->way_us = l->idle_us / 2;
         d->row_us = row_bytes * 1e6 / fmax(1, fmin(l->there_bytes_per_s, l->back_bytes_per_s));
     }
-    return true;
+    return measure_hops(p, out, err);
 }
 
 /* False without an error: not known. */
@@ -466,6 +492,8 @@ static td_speed_row given_row(const planner *p)
 static bool search(planner *p, td_plan *out, td_err *err)
 {
     td_speed_use use = use_of(p->params, out->hop_us);
+    use.hops = p->hops;
+    use.n_hops = out->n_hops;
     uint32_t n_layer = td_model_hparams(p->params->layout.model)->n_layer;
     if (!p->is_pinned)
         return td_speed_search(p->devices, p->n, p->drafts, out->n_drafts, n_layer, &use, out->rows,

@@ -60,10 +60,11 @@ typedef struct {
     uint32_t n_rows, i_chosen;
     td_speed_row rows[TD_SPEED_ROWS_MAX];
     /* With devices on other machines, which no td_layout can tell: the placement chosen, and the
-     * links to them. */
-    uint32_t n_parts, n_links;
+     * links to them and from one to the next. */
+    uint32_t n_parts, n_links, n_hops;
     td_plan_part parts[TD_STAGES_MAX];
     td_far_link links[TD_STAGES_MAX];
+    td_far_hop hops[TD_STAGES_MAX];
     uint32_t n_drafts;
     char draft_specs[TD_PLAN_DRAFTS_MAX][TD_PLAN_SPEC_MAX];
 } td_plan;

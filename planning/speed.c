@@ -28,10 +28,17 @@ double td_speed_expected(double a, uint32_t k)
     return sum;
 }
 
-/* Microseconds that n_rows rows' activations take on the link between two devices. */
-static double link_us(const td_speed_device *a, const td_speed_device *b, double n_rows)
+/* The hop from a device to the next. */
+static td_speed_hop find_hop(const td_speed_use *use, const td_speed_device *a,
+                             const td_speed_device *b)
 {
-    return a->machine == b->machine ? 0 : n_rows * fmax(a->row_us, b->row_us);
+    for (uint32_t i = 0; i < use->n_hops; i++)
+        if (use->hops[i].from == a->machine && use->hops[i].to == b->machine)
+            return use->hops[i];
+    if (a->machine == b->machine)
+        return (td_speed_hop){.way_us = use->hop_us};
+    return (td_speed_hop){.way_us = fmax(a->way_us, b->way_us),
+                          .row_us = fmax(a->row_us, b->row_us)};
 }
 
 /* What a round over machines takes beside ways and stages. */
@@ -53,22 +60,22 @@ static double way_us(const td_speed_device *devices, const td_speed_use *use,
     double sum = devices[row->stages[0].device].way_us +
                  (last->machine ? last->way_us : use->hop_us) + round_us(devices, use, row);
     for (uint32_t i = 1; i < row->n_stages; i++) {
-        const td_speed_device *a = &devices[row->stages[i - 1].device],
-                              *b = &devices[row->stages[i].device];
-        sum += a->machine == b->machine ? use->hop_us : fmax(a->way_us, b->way_us);
-        sum += link_us(a, b, n_rows);
+        td_speed_hop hop =
+            find_hop(use, &devices[row->stages[i - 1].device], &devices[row->stages[i].device]);
+        sum += hop.way_us + n_rows * hop.row_us;
     }
     return sum;
 }
 
 /* The busiest link of a row. */
-static double busiest_link_us(const td_speed_device *devices, const td_speed_row *row,
-                              double n_rows)
+static double busiest_link_us(const td_speed_device *devices, const td_speed_use *use,
+                              const td_speed_row *row, double n_rows)
 {
     double most = 0;
     for (uint32_t i = 1; i < row->n_stages; i++)
-        most = fmax(most, link_us(&devices[row->stages[i - 1].device],
-                                  &devices[row->stages[i].device], n_rows));
+        most = fmax(most, n_rows * find_hop(use, &devices[row->stages[i - 1].device],
+                                            &devices[row->stages[i].device])
+                                       .row_us);
     return most;
 }
 
@@ -136,8 +143,8 @@ static double batch_us(const td_speed_device *devices, const td_speed_draft *dra
     }
     if (shared != UINT32_MAX)
         times[shared] += drafting;
-    slowest =
-        fmax(find_slowest(devices, row, times), busiest_link_us(devices, row, n_rows * (k + 1)));
+    slowest = fmax(find_slowest(devices, row, times),
+                   busiest_link_us(devices, use, row, n_rows * (k + 1)));
     slowest = fmax(slowest, round_us(devices, use, row)); /* one coordinator for all groups */
     if (k && shared == UINT32_MAX)
         slowest = fmax(slowest, drafting);
@@ -163,7 +170,7 @@ static double read_us(const td_speed_device *devices, const td_speed_use *use,
 {
     double n_rows = is_all_host(devices, row) ? TD_HOST_CHUNK_ROWS : TD_PREFILL_ROWS_MAX;
     double slowest =
-        fmax(find_slowest(devices, row, chunks), busiest_link_us(devices, row, n_rows));
+        fmax(find_slowest(devices, row, chunks), busiest_link_us(devices, use, row, n_rows));
     double sum = way_us(devices, use, row, n_rows);
     for (uint32_t i = 0; i < row->n_stages; i++)
         sum += chunks[i];

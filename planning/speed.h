@@ -33,10 +33,16 @@ typedef struct {
                                    * what of it is the system's (placement.h) all share */
     uint32_t unit;                /* devices with the same number take turns */
     bool is_host;
-    uint32_t machine; /* 0: here; from one to another it is the slower link's way: */
+    uint32_t machine; /* 0: here; from one to another it is the slower link's way, unless known: */
     double way_us;    /* of few bytes, one way; more of */
     double row_us;    /* each row's activations */
 } td_speed_device;
+
+/* From one other machine to another, which may be nearer than either is to here, or farther. */
+typedef struct {
+    uint32_t from, to;
+    double way_us, row_us;
+} td_speed_hop;
 
 typedef struct {
     td_cost step;     /* of the whole draft model, by rows (one for each sequence) */
@@ -54,9 +60,11 @@ typedef struct {
     double link_us;               /* to the draft and back */
     double round_us;              /* of a round, where some stage is on another machine */
     double acceptance;
-    uint32_t draft_max;    /* tokens of a draft at most */
-    bool is_draft_fixed;   /* always so many */
-    uint32_t n_stages_min; /* fewer only where all layers are on one device; 0: any number */
+    uint32_t draft_max;       /* tokens of a draft at most */
+    bool is_draft_fixed;      /* always so many */
+    uint32_t n_stages_min;    /* fewer only where all layers are on one device; 0: any number */
+    const td_speed_hop *hops; /* [n_hops] that are known; borrowed */
+    uint32_t n_hops;
 } td_speed_use;
 
 typedef struct {

@@ -325,6 +325,11 @@ void td_setup_show(const session *r)
                 l->host, l->idle_us * 1e-3, l->there_bytes_per_s * 1e-6,
                 l->back_bytes_per_s * 1e-6);
     }
+    for (uint32_t i = 0; r->placing.is_planned && i < r->placing.plan.n_hops; i++) {
+        const td_far_hop *h = &r->placing.plan.hops[i];
+        fprintf(stderr, "  link from %s to %s: round trip %.3f ms; %.1f MB/s\n", h->from, h->to,
+                h->idle_us * 1e-3, h->bytes_per_s * 1e-6);
+    }
     if (r->placing.is_planned)
         fprintf(stderr, "  layers placed by times measured; expected: %.1f tokens/s\n",
                 td_run_placement_expected(&r->placing, p->use));

@@ -36,7 +36,7 @@
 
 static uint64_t now_us(const td_remotes *r) { return td_clock_now_us(&r->clock); }
 
-static bool draw(uint64_t *out, td_err *err)
+bool td_remote_draw(uint64_t *out, td_err *err)
 {
     *out = 0;
     while (*out == 0)
@@ -79,7 +79,7 @@ static void greet(td_remotes *r, session *s)
     s->way = (td_stage_way){.link = s->link};
     s->lend.n = 0;
     s->n_seen = 0;
-    if (draw(&s->way.session, NULL))
+    if (td_remote_draw(&s->way.session, NULL))
         td_stage_way_send(&s->way, &m, NULL); /* not there yet: the next one */
 }
 
@@ -122,36 +122,21 @@ static void set_state(td_remotes *r, session *s, session_state from, session_sta
     pthread_cond_broadcast(&r->changed);
 }
 
-/* As many probes as may be under way. */
 static void probe(td_remotes *r, session *s)
 {
-    static const uint8_t zeros[TD_STAGE_DATA_MAX];
-    td_remote_probes *p = &s->probes;
     td_err err = {0};
-    while (s->state == SESSION_PROBING && p->n_sent < p->n &&
-           p->n_sent - p->n_answered < p->n_at_once) {
-        td_stage_msg m = {.type = TD_STAGE_PROBE,
-                          .probe = {.n_back = p->n_back, .n = p->n_there, .bytes = zeros}};
-        p->sent_ns[p->n_sent] = td_clock_real_ns();
-        if (td_stage_way_send(&s->way, &m, &err))
-            p->n_sent++;
-        else if (err.code == TD_E_AGAIN)
-            break;
-        else
-            td_remote_lose(r, s, err.message);
-    }
+    if (s->state != SESSION_PROBING)
+        return;
+    if (!td_probes_send(&s->probes, &s->way, &err))
+        td_remote_lose(r, s, err.message);
+    else if (td_probes_is_over(&s->probes))
+        set_state(r, s, SESSION_PROBING, SESSION_IDLE);
 }
 
 static void take_probed(td_remotes *r, session *s)
 {
-    td_remote_probes *p = &s->probes;
-    if (s->state != SESSION_PROBING || p->n_answered == p->n_sent) {
+    if (s->state != SESSION_PROBING || !td_probes_take(&s->probes))
         td_remote_lose(r, s, "it answers what was not asked");
-        return;
-    }
-    p->answered_ns[p->n_answered++] = td_clock_real_ns();
-    if (p->n_answered == p->n)
-        set_state(r, s, SESSION_PROBING, SESSION_IDLE);
     else
         probe(r, s);
 }
@@ -218,6 +203,10 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
         break;
     case TD_STAGE_PROBED:
         take_probed(r, s);
+        break;
+    case TD_STAGE_MET:
+        s->met = m->met;
+        set_state(r, s, SESSION_MEETING, SESSION_IDLE);
         break;
     case TD_STAGE_EVENTS:
         td_remote_take_events(r, s, &m->events);
@@ -597,9 +586,7 @@ bool td_remotes_plan(td_remotes *r, const td_stage_plan *plans, const td_layout_
     return is_ok;
 }
 
-/* Where a worker's neighbour finds it: with the key itself where we have a name or a file for it,
- * which mean nothing there. */
-static bool write_next(const session *s, char out[TD_STAGE_ENDPOINT_MAX + 1], td_err *err)
+bool td_remote_write_next(const session *s, char out[TD_STAGE_ENDPOINT_MAX + 1], td_err *err)
 {
     const char *comma = !strncmp(s->endpoint, "tcp://", 6) ? strchr(s->endpoint, ',') : NULL;
     int n = comma ? (int)(comma - s->endpoint) : (int)strlen(s->endpoint);
@@ -622,7 +609,7 @@ static bool make_load(const td_remotes *r, const td_remote_run *at, uint32_t i, 
     *ticket = 0;
     if (i + 1 == at->n)
         return true;
-    if (!draw(ticket, err) || !write_next(&s[1], load->next, err))
+    if (!td_remote_draw(ticket, err) || !td_remote_write_next(&s[1], load->next, err))
         return td_err_prepend(err, "host %s", s[1].name);
     load->next_ticket = *ticket;
     return true;

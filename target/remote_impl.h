@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "target/fetch.h"
+#include "target/probes.h"
 #include "target/remote_clock.h"
 #include "target/stage_stream.h"
 
@@ -17,20 +18,12 @@ typedef struct {
     uint8_t bytes[TD_STAGE_REPORT_MAX];
 } td_remote_report;
 
-#define TD_PROBES_MAX 256u
-
-/* Probes of one size, so many unanswered at most at a time. In order, as messages are. */
-typedef struct {
-    uint32_t n, n_at_once, n_there, n_back; /* n_there: bytes of each, n_back: of an answer */
-    uint32_t n_sent, n_answered;
-    uint64_t sent_ns[TD_PROBES_MAX], answered_ns[TD_PROBES_MAX];
-} td_remote_probes;
-
 typedef enum {
     SESSION_GREETING,
-    SESSION_CHECKING, /* then, as when it was MEASURING or PROBING, it is idle again */
+    SESSION_CHECKING, /* then, as when it was at one of the next three, it is idle again */
     SESSION_MEASURING,
     SESSION_PROBING,
+    SESSION_MEETING,
     SESSION_IDLE,
     SESSION_PLANNING,
     SESSION_PLANNED,
@@ -45,7 +38,7 @@ typedef struct {
     td_stage_way way;
     uint64_t n_seen, heard_us, next_us; /* next_us: the next greeting or ping */
     session_state state;
-    td_stage_msg due;                  /* a PLAN, LOAD or CHECK to be sent, */
+    td_stage_msg due;                  /* a PLAN, LOAD, CHECK or MEET to be sent, */
     bool is_due;                       /* if so */
     char busy[TD_WIRE_REASON_MAX + 1]; /* why it is not free, by its last word; or "" */
     td_stage_hello_ok hello;
@@ -55,7 +48,8 @@ typedef struct {
     td_stage_loading loading;
     char checking[TD_STAGE_TEXT_MAX]; /* as far as it is, */
     td_remote_report report;          /* and what was found, there or of layers */
-    td_remote_probes probes;
+    td_probes probes;
+    td_stage_met met;
     td_lend lend;
     td_remote_clock clock; /* by pings; */
     int64_t clock_us;      /* its clock less ours, left alone as long as it may be right */
@@ -115,6 +109,12 @@ bool td_remote_wait_idle(td_remotes *r, bool (*tell)(void *user, const session *
 
 /* Under the lock: waits until something changes, but no longer than so. */
 void td_remote_wait(td_remotes *r, uint64_t us);
+
+/* A number that nobody guesses, not 0. */
+bool td_remote_draw(uint64_t *out, td_err *err);
+/* Where a worker's neighbour finds it: with the key itself where we have a name or a file for it,
+ * which mean nothing there. */
+bool td_remote_write_next(const session *s, char out[TD_STAGE_ENDPOINT_MAX + 1], td_err *err);
 
 /* Has a worker tell what it did, if that is wanted and there is room for the answer. */
 void td_remote_ask_events(td_remotes *r, session *s);

@@ -12,10 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_TRIPS  40u /* of one byte, one at a time */
-#define N_BULKS  24u /* of many, N_FULL of them under way: then the link is full */
-#define N_FULL   4u
-#define N_MODELS 2u /* a target and a draft */
+#define N_MODELS 2u        /* a target and a draft */
+#define MEET_US  10000000u /* a worker ends it sooner */
 
 typedef struct {
     td_host host;
@@ -146,68 +144,77 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
     return is_ok;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The median time from a probe to its answer, of those but the first `skipped`. */
-static double median_us(const td_remote_probes *p, uint32_t skipped)
-{
-    double samples[TD_PROBES_MAX];
-    uint32_t n = 0;
-    for (uint32_t i = skipped; i < p->n; i++)
-        samples[n++] = (double)(p->answered_ns[i] - p->sent_ns[i]) * 1e-3;
-    qsort(samples, n, sizeof *samples, by_value);
-    return samples[n / 2];
-}
-
-static bool run_probes(td_remotes *r, td_remote_probes what, td_err *err)
-{
-    r->sessions[0].probes = what;
-    return ask(r, SESSION_PROBING, err);
-}
-
-/* Bytes a second of probes that keep the link full. */
-static double rate_of(const td_remote_probes *p, uint32_t n_bytes)
-{
-    double ns = (double)(p->answered_ns[p->n - 1] - p->answered_ns[N_FULL - 1]);
-    return (double)(p->n - N_FULL) * n_bytes * 1e9 / (ns > 1 ? ns : 1);
-}
-
 static bool measure_link(void *user, const char *host, td_far_link *out, td_err *err)
 {
-    td_remote_measure *m = user;
-    td_remotes *r = find_machine(m, host, err);
-    const td_remote_probes trips = {.n = N_TRIPS, .n_at_once = 1, .n_there = 1, .n_back = 1};
-    const td_remote_probes there = {
-        .n = N_BULKS, .n_at_once = N_FULL, .n_there = TD_STAGE_DATA_MAX, .n_back = 1};
-    const td_remote_probes back = {
-        .n = N_BULKS, .n_at_once = N_FULL, .n_there = 1, .n_back = TD_STAGE_DATA_MAX};
-    *out = (td_far_link){0};
+    td_remotes *r = find_machine(user, host, err);
     if (!r)
         return false;
-    snprintf(out->host, sizeof out->host, "%s", host);
-    const td_remote_probes *p = &r->sessions[0].probes;
     pthread_mutex_lock(&r->lock);
-    bool is_ok = run_probes(r, trips, err);
-    if (is_ok) {
-        out->idle_us = median_us(p, 1);
-        is_ok = run_probes(r, there, err);
-    }
-    if (is_ok) {
-        out->there_bytes_per_s = rate_of(p, TD_STAGE_DATA_MAX);
-        out->loaded_us = median_us(p, N_FULL);
-        is_ok = run_probes(r, back, err);
-    }
-    if (is_ok)
-        out->back_bytes_per_s = rate_of(p, TD_STAGE_DATA_MAX);
+    td_probes_begin(&r->sessions[0].probes, false);
+    bool is_ok = ask(r, SESSION_PROBING, err);
+    *out = r->sessions[0].probes.found;
     pthread_mutex_unlock(&r->lock);
+    snprintf(out->host, sizeof out->host, "%s", host);
     return is_ok;
+}
+
+typedef struct {
+    td_remotes *r;
+    uint64_t end_us;
+} limit;
+
+static bool is_in_time(void *user, const session *s)
+{
+    const limit *l = user;
+    (void)s;
+    return td_remote_now_us(l->r) < l->end_us;
+}
+
+static bool meet(td_remotes *r, const td_stage_meet *what, td_stage_met *out, td_err *err)
+{
+    session *s = &r->sessions[0];
+    limit l = {r, td_remote_now_us(r) + MEET_US};
+    td_err why = {0};
+    pthread_mutex_lock(&r->lock);
+    s->due = (td_stage_msg){.type = TD_STAGE_MEET, .meet = *what};
+    s->is_due = true;
+    if (s->state != SESSION_LOST)
+        s->state = SESSION_MEETING;
+    td_remotes_wake(r);
+    bool is_ok = td_remote_wait_idle(r, is_in_time, &l, &why);
+    *out = s->met;
+    pthread_mutex_unlock(&r->lock);
+    if (!is_ok && !is_in_time(&l, s))
+        return td_err_set(err, TD_E_UNAVAILABLE,
+                          "host %s (%s): no word of its way to the next within %u s", s->name,
+                          s->endpoint, MEET_US / 1000000);
+    return is_ok || td_err_set(err, why.code, "%s", why.message);
+}
+
+static bool measure_hop(void *user, const char *from, const char *to, td_far_hop *out, td_err *err)
+{
+    td_remotes *a = find_machine(user, from, err), *b = a ? find_machine(user, to, err) : NULL;
+    td_stage_meet here = {0}, way;
+    td_stage_met met;
+    if (!b || !td_remote_draw(&here.ticket, err))
+        return false;
+    way = here;
+    if (!td_remote_write_next(&b->sessions[0], way.next, err))
+        return td_err_prepend(err, "host %s", to);
+    if (!meet(b, &here, &met, err) || !meet(a, &way, &met, err))
+        return false;
+    if (met.why[0])
+        return td_err_set(err, TD_E_UNAVAILABLE, "host %s (%s) cannot reach host %s at %s: %s",
+                          from, a->sessions[0].endpoint, to, b->sessions[0].endpoint, met.why);
+    *out = (td_far_hop){.idle_us = met.idle_ns * 1e-3,
+                        .loaded_us = met.loaded_ns * 1e-3,
+                        .bytes_per_s = (double)met.bytes_per_s};
+    snprintf(out->from, sizeof out->from, "%s", from);
+    snprintf(out->to, sizeof out->to, "%s", to);
+    return true;
 }
 
 td_far td_remote_measure_far(td_remote_measure *m)
 {
-    return (td_far){.look = look, .link = measure_link, .user = m};
+    return (td_far){.look = look, .link = measure_link, .hop = measure_hop, .user = m};
 }

@@ -199,10 +199,9 @@ bool td_seat_streams_step(td_seat_streams *s, uint64_t now_us, td_err *err)
 
 /* A path from the wire would be one that a peer chooses: none but of a socket beside our own, and a
  * key only itself. */
-static bool check_next(const td_seat_streams *s, td_err *err)
+bool td_seat_streams_check_next(const char *next, const char *own, td_err *err)
 {
-    const char *next = s->at.load->next, *own = s->at.endpoint, *slash = strrchr(own, '/');
-    const char *comma = strchr(next, ',');
+    const char *slash = strrchr(own, '/'), *comma = strchr(next, ',');
     size_t n_folder = slash ? (size_t)(slash + 1 - own) : 0;
     bool is_tcp = !strncmp(next, "tcp://", 6) && (!comma || comma[1] == '=');
     bool is_near = n_folder && !strncmp(own, "ipc://", 6) && !strncmp(next, own, n_folder) &&
@@ -237,7 +236,7 @@ bool td_seat_streams_begin(td_seat_streams *s, const td_seat_streams_params *par
     td_stage_out_begin(&s->out, l->next[0] ? &s->behind.way : params->way);
     if (!l->next[0])
         return true;
-    if (!check_next(s, err))
+    if (!td_seat_streams_check_next(l->next, params->endpoint, err))
         return false;
     s->next = td_link_open(params->transport, l->next, TD_LINK_CONNECT, err);
     s->behind.way = (td_stage_way){.link = s->next, .session = l->next_ticket};

@@ -48,6 +48,9 @@ typedef struct {
     uint64_t n_taken, n_done; /* batches */
 } td_seat_streams;
 
+/* Whether a worker at `own` may dial what a coordinator calls the next one. */
+bool td_seat_streams_check_next(const char *next, const char *own, td_err *err);
+
 /* Once the layers are loaded. */
 bool td_seat_streams_begin(td_seat_streams *s, const td_seat_streams_params *params, td_err *err);
 void td_seat_streams_end(td_seat_streams *s);

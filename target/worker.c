@@ -12,6 +12,7 @@
 #include "target/draft_seat.h"
 #include "target/fetch.h"
 #include "target/measured.h"
+#include "target/meet_seat.h"
 #include "target/models.h"
 #include "target/ring.h"
 #include "target/seat_streams.h"
@@ -30,7 +31,17 @@
 #define TELL_US  200000u  /* between two words on how far loading is */
 
 /* From PLANNING to FETCHING and back, until all weights are there. */
-typedef enum { FREE, GREETED, CHECKING, PLANNING, FETCHING, PLANNED, LOADING, READY } worker_state;
+typedef enum {
+    FREE,
+    GREETED,
+    CHECKING,
+    MEETING,
+    PLANNING,
+    FETCHING,
+    PLANNED,
+    LOADING,
+    READY
+} worker_state;
 
 struct td_worker_seat {
     const td_stage_worker_params *params;
@@ -59,6 +70,7 @@ struct td_worker_seat {
     uint64_t guest_budget_bytes;
     td_check_seat check; /* its bytes are a measurement's too */
     bool is_measured;
+    td_meet_seat meet;
     td_seat_streams streams; /* once layers are loaded */
     /* The helper. */
     pthread_t thread;
@@ -284,6 +296,7 @@ static void clean_up(worker *w)
     td_draft_seat_close(&w->draft);
     td_target_destroy(&w->target);
     td_seat_streams_end(&w->streams);
+    td_meet_seat_end(&w->meet);
     if (w->kept)
         td_kept_release(w->kept, NULL);
     w->state = FREE;
@@ -425,6 +438,25 @@ static void tell_report(worker *w)
     tell(w, &m);
 }
 
+static void take_meet(worker *w, const td_stage_meet *m)
+{
+    if (w->state != GREETED || w->is_draft) {
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a MEET at the wrong time", true);
+        return;
+    }
+    td_meet_seat_take(&w->meet, m, w->params, now_us(w));
+    w->state = MEETING;
+}
+
+static void go_on_meeting(worker *w)
+{
+    td_stage_msg m;
+    if (w->state != MEETING || !td_meet_seat_step(&w->meet, now_us(w), &m))
+        return;
+    w->state = GREETED;
+    tell(w, &m);
+}
+
 /* At once, so that it tells what the link does. */
 static void take_probe(worker *w, const td_stage_probe *p)
 {
@@ -489,6 +521,9 @@ static void take_message(worker *w, const td_stage_msg *m)
     case TD_STAGE_CHECK:
         take_check(w, &m->check);
         break;
+    case TD_STAGE_MEET:
+        take_meet(w, &m->meet);
+        break;
     case TD_STAGE_PROBE:
         take_probe(w, &m->probe);
         break;
@@ -531,6 +566,8 @@ static void handle(worker *w, const td_stage_msg *m, td_route route)
             take_message(w, m);
         else
             end_session(w, TD_STAGE_FAIL_PROTOCOL, "messages were lost", true);
+    } else if (is_served && w->meet.ticket && m->session == w->meet.ticket) {
+        td_meet_seat_answer(&w->meet, m, w->link, route);
     } else if (has_streams(w) && w->load.ticket && m->session == w->load.ticket) {
         if (!td_seat_streams_take_before(&w->streams, m, route, now_us(w), &err))
             end_streams(w, &err);
@@ -700,6 +737,8 @@ size_t td_worker_seat_look(const td_worker_seat *w, td_link_poll_item *items)
 {
     size_t n = 0;
     items[n++] = (td_link_poll_item){.fd = w->fd};
+    if (w->meet.next)
+        items[n++] = (td_link_poll_item){.link = w->meet.next};
     if (w->state != READY)
         return n;
     if (w->target)
@@ -727,6 +766,7 @@ bool td_worker_seat_step(td_worker_seat *w, bool is_woken, td_err *err)
     step_streams(w);
     serve_draft(w);
     go_on_fetching(w);
+    go_on_meeting(w);
     mind_time(w);
     return w->lost.code == TD_OK || td_err_set(err, w->lost.code, "%s", w->lost.message);
 }

@@ -120,6 +120,28 @@ class Keys(unittest.TestCase):
         self.assertIn('desk is let in', log)
         self.assertIn("tandem keys allow NAME '" + self.key(self.stranger.run('keys', 'show', 'me')).strip(), log)
 
+    def test_from_worker_to_worker_it_takes_a_key_too(self):
+        self.meet()
+        self.key(self.desk.run('keys', 'allow', 'far', '-', stdin=self.key(self.stranger.run('keys', 'new', 'far'))))
+        self.key(self.stranger.run('keys', 'allow', 'desk', '-', stdin=self.key(self.desk.run('keys', 'show', 'desk'))))
+        args = ['plan', '--json', '--target', TARGET]
+        for machine, name in ((self.strix, 'strix'), (self.stranger, 'far')):
+            end = 'tcp://127.0.0.1:%d' % free_port()
+            w = subprocess.Popen([TANDEM, 'stage', '--bind', end, '--key', name, '--device', 'host:1', '--models', 'configs/tales'],
+                                 stderr=subprocess.PIPE, text=True,
+                                 env={**machine.environment, 'TANDEM_CACHE_DIR': os.path.join(self.dir, 'cache-' + name)})
+            self.addCleanup(w.stderr.close)
+            self.addCleanup(w.wait)
+            self.addCleanup(w.kill)
+            while ': at ' not in w.stderr.readline():
+                self.assertIsNone(w.poll())
+            args += ['--host', '%s=%s,%s' % (name, end, name), '--device', name + '/host:1']
+        r = self.desk.run(*args)
+        self.assertEqual(r.returncode, 69, r.stderr)
+        self.assertIn('cannot reach host far at %s,far: no answer' % end, r.stderr)
+        self.key(self.stranger.run('keys', 'allow', 'strix', self.key(self.strix.run('keys', 'show', 'strix')).strip()))
+        self.assertEqual([(h['from'], h['to']) for h in json.loads(self.key(self.desk.run(*args)))['hops']], [('strix', 'far')])
+
     def test_a_worker_that_cannot_refuse_does_not_start(self):
         self.meet()
         for way in ['absent', 'open']:

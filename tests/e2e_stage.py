@@ -18,7 +18,7 @@ import threading
 import time
 import unittest
 
-from relay import Relay
+from relay import Relay, is_port_of
 
 TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
 TARGET = 'configs/tales/tales-target.q8_0.gguf'
@@ -692,6 +692,37 @@ class Plan(Case):
         self.assertEqual(len(kept), 2)
         self.assertEqual(self.run_placed(*hosts)[0], wanted)
         self.assertEqual(costs(), kept)  # nothing was measured again
+
+    def test_the_way_from_worker_to_worker_is_theirs(self):
+        near, far, delay = free_port(), free_port(), 0.02  # of nobody's bytes but a's to b
+        models = ('--models', 'configs/tales')
+        hosts = [*self.worker('a', *models), '--host', 'b=tcp://127.0.0.1:%d' % far]
+        a = self.workers[0].pid
+        self.start('tcp://127.0.0.1:%d' % near, *models, '--device', 'host:1',
+                   env={**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache-b')})
+        relay = Relay(far, near, delay=lambda port: delay if is_port_of(port, a) else 0)
+        self.addCleanup(relay.close)
+        args = [*hosts, '--device', 'a/host:1', '--device', 'b/host:1']
+        found = json.loads(self.plan('--json', *args))
+        [hop] = found['hops']
+        self.assertEqual((hop['from'], hop['to']), ('a', 'b'))
+        self.assertGreaterEqual(hop['idle_us'], 2e6 * delay)
+        self.assertGreater(hop['bytes_per_s'], 0)
+        for link in found['links']:
+            self.assertLess(link['idle_us'], hop['idle_us'])
+        [split] = [row for row in found['alternatives'] if len(row['devices']) == 2][:1]
+        self.assertLess(split['decode_per_second'], 1 / delay)  # each token goes there
+        self.assertIn('link from a to b: round trip ', self.plan(*args))
+        self.assertEqual(json.loads(self.plan('--json', *hosts, '--device', 'a/host:1', '--device', 'host:1',
+                                              '--device', 'b/host:1'))['hops'], [])  # nothing goes that way
+        delay = None
+        said = 'host a (%s) cannot reach host b at tcp://127.0.0.1:%d: no answer within 3 s' % (self.ipc('a'), far)
+        self.assertIn(said, self.plan(*args, code=69))
+        self.assertIn(said, self.generate(*args, code=69))
+        back = [*hosts, '--device', 'b/host:1', '--device', 'a/host:1']  # a path, for one that is not at one
+        self.assertIn('host b (tcp://127.0.0.1:%d) cannot reach host a at ipc://' % far, self.plan(*back, code=69))
+        delay = 0
+        self.generate(*args, n=4)
 
     def test_what_makes_no_sense_is_said(self):
         host = self.worker('a', '--models', 'configs/tales')

@@ -103,6 +103,11 @@ static uint32_t make_samples(td_stage_msg *m)
     m[n++] = (td_stage_msg){.type = TD_STAGE_REPORT, .stream = {bytes, sizeof bytes}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_TRACE};
     m[n++] = make_events();
+    m[n++] =
+        (td_stage_msg){.type = TD_STAGE_MEET, .meet = {.ticket = 3, .next = "tcp://127.0.0.1:5"}};
+    m[n++] = (td_stage_msg){
+        .type = TD_STAGE_MET,
+        .met = {.idle_ns = 5, .loaded_ns = 6, .bytes_per_s = 1ull << 40, .why = "no answer"}};
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;
@@ -294,6 +299,41 @@ static void test_a_plan_of_another_wire_is_refused(void **state)
     }
     m->plan.wire = 2;
     assert_false(td_stage_encode(m, bytes, sizeof bytes, &n, NULL));
+}
+
+/* Behind a checksum that is right. */
+static void test_a_meeting_is_refused_without_a_ticket_or_with_a_text_that_is_none(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static td_stage_msg out;
+    const size_t text_at = TD_WIRE_HEADER_BYTES + 10; /* behind the ticket and a length */
+    td_stage_msg m = {
+        .type = TD_STAGE_MEET, .session = 1, .seq = 1, .meet = {1, "tcp://127.0.0.1:5"}};
+    size_t n, n_text = strlen(m.meet.next);
+    assert_true(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL));
+    assert_int_equal(n, text_at + n_text);
+    for (uint32_t value = 0; value < 256; value++) {
+        bytes[text_at + 3] = (uint8_t)value;
+        seal(bytes, n);
+        assert_int_equal(decode(bytes, n, &out), value >= ' ' && value <= '~');
+    }
+    bytes[text_at + 3] = ':';
+    for (uint32_t n_told = 0; n_told < 1u << 16; n_told++) {
+        bytes[text_at - 2] = (uint8_t)n_told;
+        bytes[text_at - 1] = (uint8_t)(n_told >> 8);
+        seal(bytes, n);
+        assert_int_equal(decode(bytes, n, &out), n_told == n_text);
+    }
+    m.meet.ticket = 0;
+    assert_false(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL));
+    m.meet.ticket = 1;
+    memset(m.meet.next, 'x', TD_STAGE_ENDPOINT_MAX);
+    assert_true(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL) && decode(bytes, n, &out));
+    m.meet.next[7] = '\n';
+    assert_false(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL));
+    m = (td_stage_msg){.type = TD_STAGE_MET, .session = 1, .seq = 1, .met.why = "\x1b[2J"};
+    assert_false(td_stage_encode(&m, bytes, sizeof bytes, &n, NULL));
 }
 
 static void test_halves_are_the_nearest_and_finite(void **state)
@@ -873,6 +913,7 @@ int main(void)
         cmocka_unit_test(test_records_come_out_as_they_went_in),
         cmocka_unit_test(test_activations_of_another_type_are_refused),
         cmocka_unit_test(test_a_plan_of_another_wire_is_refused),
+        cmocka_unit_test(test_a_meeting_is_refused_without_a_ticket_or_with_a_text_that_is_none),
         cmocka_unit_test(test_halves_are_the_nearest_and_finite),
         cmocka_unit_test(test_a_token_takes_few_bytes),
         cmocka_unit_test(test_broken_bytes_are_refused),

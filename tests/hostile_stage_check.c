@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "target/measured.h"
+#include "target/probes.h"
 #include "target/target.h"
 
 #include "stage_peer.h"
@@ -228,6 +229,180 @@ static void test_probes_without_end_are_survived(void **state)
     leave(&p);
 }
 
+/* -- the way to another worker ----------------------------------------------------------------- */
+
+static void say_meet(peer *p, uint64_t ticket, const char *next)
+{
+    td_stage_msg m = {.type = TD_STAGE_MEET, .meet.ticket = ticket};
+    snprintf(m.meet.next, sizeof m.meet.next, "%s", next);
+    p->last = TD_STAGE_HELLO;
+    say(p, m);
+}
+
+/* Another's path, or key file; a process's own. Nothing is dialled, and that is said. */
+static void test_a_way_that_no_run_would_take_is_not_taken(void **state)
+{
+    (void)state;
+    static const char *const nexts[] = {"ipc:///tmp/elsewhere.sock", "inproc://x", "x",
+                                        "tcp://127.0.0.1:5,/etc/passwd"};
+    char outside[160];
+    peer p;
+    snprintf(outside, sizeof outside, "ipc://%s/../w.sock", folder);
+    greet(&p, 9970, 1);
+    for (uint32_t i = 0; i <= TD_COUNT(nexts); i++) {
+        say_meet(&p, 7, i < TD_COUNT(nexts) ? nexts[i] : outside);
+        hear(&p, TD_STAGE_MET, 5000);
+        assert_int_equal(p.last, TD_STAGE_MET);
+        assert_non_null(strstr(p.met.why, "allowed: tcp://, or a socket beside this worker's"));
+    }
+    leave(&p);
+}
+
+/* Before or while it does something else; a draft's. */
+static void test_meetings_out_of_order_are_refused(void **state)
+{
+    (void)state;
+    char beside[160];
+    snprintf(beside, sizeof beside, "ipc://%s/nobody.sock", folder);
+    for (uint32_t way = 0; way < 3; way++) {
+        peer p;
+        td_stage_plan plan =
+            greet_as(&p, 9980 + way, 1, way == 2 ? TD_STAGE_HELLO_DRAFT : TD_STAGE_HELLO);
+        if (way == 0)
+            say(&p, (td_stage_msg){.type = TD_STAGE_PLAN, .plan = plan});
+        say_meet(&p, 7, beside);
+        if (way == 1)
+            say_meet(&p, 8, "");
+        hear(&p, TD_STAGE_FAIL, 5000);
+        assert_int_equal(p.last, TD_STAGE_FAIL);
+        assert_non_null(strstr(p.reason, "a MEET at the wrong time"));
+        leave(&p);
+    }
+}
+
+/* How many answers come to so many probes; other_seq: the first has that number. */
+static uint32_t count_answers(td_link *link, uint64_t ticket, uint32_t n, uint64_t other_seq,
+                              uint32_t n_back)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static const uint8_t zeros[1];
+    uint32_t n_answers = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        size_t n_bytes;
+        td_stage_msg m = {.type = TD_STAGE_PROBE,
+                          .session = ticket,
+                          .seq = i + other_seq,
+                          .probe = {.n_back = n_back, .n = 1, .bytes = zeros}};
+        assert_true(td_stage_encode(&m, bytes, sizeof bytes, &n_bytes, NULL));
+        td_link_send(link, 0, bytes, n_bytes, NULL);
+        for (uint32_t k = 0; k < 4; k++) {
+            td_link_poll_item item = {.link = link};
+            td_route route;
+            td_link_poll(&item, 1, 5000, NULL);
+            assert_true(td_link_recv(link, bytes, &n_bytes, &route, NULL));
+            if (!n_bytes)
+                continue;
+            assert_true(td_stage_decode(bytes, n_bytes, &m, NULL));
+            assert_int_equal(m.type, TD_STAGE_PROBED);
+            n_answers++;
+            break;
+        }
+    }
+    return n_answers;
+}
+
+/* Without its ticket, by a second who has it, for more bytes or more often than a worker asks. */
+static void test_who_meets_a_worker_is_answered_within_bounds(void **state)
+{
+    (void)state;
+    peer p;
+    greet(&p, 9990, 1);
+    td_link *a = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
+    td_link *b = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
+    assert_true(a && b);
+    assert_int_equal(count_answers(a, 77, 3, 1, 1), 0); /* nobody is expected */
+    say_meet(&p, 77, "");
+    hear(&p, TD_STAGE_MET, 5000);
+    assert_int_equal(p.last, TD_STAGE_MET);
+    assert_string_equal(p.met.why, "");
+    assert_int_equal(count_answers(a, 78, 3, 1, 1), 0);
+    assert_int_equal(count_answers(a, 77, 3, 2, 1), 0);
+    assert_int_equal(count_answers(a, 77, 3, 1, TD_STAGE_DATA_MAX), 0);
+    assert_int_equal(count_answers(a, 77, TD_PROBES_ALL_MAX - 5, 1, 1), TD_PROBES_ALL_MAX - 5);
+    assert_int_equal(count_answers(b, 77, 3, TD_PROBES_ALL_MAX - 4, 1), 0);
+    assert_int_equal(count_answers(a, 77, 9, TD_PROBES_ALL_MAX - 4, 1), 5);
+    say_meet(&p, 79, ""); /* the one before is over */
+    hear(&p, TD_STAGE_MET, 5000);
+    assert_int_equal(count_answers(a, 77, 3, 1, 1), 0);
+    assert_int_equal(count_answers(b, 79, 3, 1, 1), 3);
+    leave(&p);
+    greet(&p, 9991, 1);
+    assert_int_equal(count_answers(b, 79, 3, 4, 1), 0); /* it was another session's */
+    td_link_close(&a, true);
+    td_link_close(&b, true);
+    leave(&p);
+}
+
+enum { NOBODY, MUTE, NONSENSE, TOO_OFTEN, ONCE, N_NEXTS };
+
+/* What another worker says to a probe. */
+static void answer_probe(td_link *next, td_route route, const td_stage_msg *probe, uint32_t way,
+                         uint64_t *n_said)
+{
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    static const uint8_t zeros[TD_STAGE_DATA_MAX];
+    uint32_t n = way == TOO_OFTEN ? 30 : way == MUTE || (way == ONCE && *n_said) ? 0 : 1;
+    assert_in_range(probe->seq, 1, TD_PROBES_ALL_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t n_bytes;
+        bool is_none = way == NONSENSE;
+        td_stage_msg m = {.type = is_none && probe->seq % 2 ? TD_STAGE_PING : TD_STAGE_PROBED,
+                          .session = probe->session + is_none,
+                          .seq = ++*n_said};
+        if (m.type == TD_STAGE_PROBED)
+            m.probe = (td_stage_probe){.n = TD_STAGE_DATA_MAX, .bytes = zeros};
+        assert_true(td_stage_encode(&m, bytes, sizeof bytes, &n_bytes, NULL));
+        bytes[0] ^= (uint8_t)(is_none && probe->seq % 3 == 0);
+        td_link_send(next, route, bytes, n_bytes, NULL);
+    }
+}
+
+/* Whatever the other says, it is over in time, and the worker free for the next question. */
+static void test_a_way_is_measured_in_time(void **state)
+{
+    (void)state;
+    static uint8_t bytes[TD_WIRE_MESSAGE_MAX];
+    peer p;
+    char at[160];
+    greet(&p, 9995, 1);
+    for (uint32_t way = NOBODY; way < N_NEXTS; way++) {
+        snprintf(at, sizeof at, "ipc://%s/next-%u.sock", folder, way);
+        td_link *next = way == NOBODY ? NULL : td_link_open(transport, at, TD_LINK_BIND, NULL);
+        const td_clock clock = td_clock_real();
+        uint64_t begun_us = td_clock_now_us(&clock), n_said = 0;
+        assert_true(next || way == NOBODY);
+        say_meet(&p, 500 + way, at);
+        while (p.last != TD_STAGE_MET && p.last != TD_STAGE_FAIL &&
+               td_clock_now_us(&clock) < begun_us + 60000000) {
+            size_t n = next != NULL;
+            td_route route;
+            td_stage_msg m;
+            hear(&p, TD_STAGE_MET, 5);
+            while (n && td_link_recv(next, bytes, &n, &route, NULL) && n)
+                if (td_stage_decode(bytes, n, &m, NULL) && m.type == TD_STAGE_PROBE)
+                    answer_probe(next, route, &m, way, &n_said);
+        }
+        assert_int_equal(p.last, TD_STAGE_MET);
+        assert_int_equal(p.met.why[0] != 0, way < TOO_OFTEN);
+        assert_int_equal(p.met.bytes_per_s > 0, way >= TOO_OFTEN);
+        assert_true(way < TOO_OFTEN || (p.met.idle_ns > 0 && p.met.loaded_ns > 0));
+        td_link_close(&next, false);
+    }
+    leave(&p);
+}
+
+/* -- what is told ------------------------------------------------------------------------------ */
+
 static void test_a_report_of_layers_is_read_within_bounds(void **state)
 {
     (void)state;
@@ -342,6 +517,10 @@ int main(void)
         cmocka_unit_test(test_a_measurement_leaves_the_worker_free),
         cmocka_unit_test(test_senseless_measurements_are_refused),
         cmocka_unit_test(test_probes_without_end_are_survived),
+        cmocka_unit_test(test_a_way_that_no_run_would_take_is_not_taken),
+        cmocka_unit_test(test_meetings_out_of_order_are_refused),
+        cmocka_unit_test(test_who_meets_a_worker_is_answered_within_bounds),
+        cmocka_unit_test(test_a_way_is_measured_in_time),
         cmocka_unit_test(test_a_report_of_layers_is_read_within_bounds),
     };
     const struct CMUnitTest unable[] = {cmocka_unit_test(test_checks_out_of_order_are_refused)};

@@ -4,6 +4,7 @@ Delay with jitter, stalls as a lost segment makes them, partitions (nothing pass
 resets, half-closed connections, and bytes cut off anywhere. Order within a connection is kept, as TCP
 does: what a link above sees is time, silence and broken connections, never other bytes."""
 import contextlib
+import os
 import random
 import selectors
 import socket
@@ -16,11 +17,24 @@ READ_BYTES = 65536
 QUEUE_BYTES = 4 << 20  # under way each way; more is not read
 
 
+def is_port_of(port, pid):
+    """Whether a process has a TCP socket (IPv4) with that port."""
+    with open('/proc/%d/net/tcp' % pid) as f:
+        rows = [line.split() for line in f][1:]
+    inodes = {'socket:[%s]' % row[9] for row in rows if int(row[1].rpartition(':')[2], 16) == port}
+    folder = '/proc/%d/fd' % pid
+    for fd in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(os.path.join(folder, fd)) in inodes:
+                return True
+    return False
+
+
 class Way:
     """Bytes from one socket to another, each piece due at its time."""
 
-    def __init__(self, source, sink):
-        self.source, self.sink = source, sink
+    def __init__(self, source, sink, delay):
+        self.source, self.sink, self.delay = source, sink, delay
         self.pieces = []  # (due, bytes), in order; b'' is the end
         self.n_queued = 0
         self.is_ended = False
@@ -31,7 +45,7 @@ class Relay:
     """Listens on `port` of `host`, connects to `target` (127.0.0.1) for each peer; runs until close().
 
     delay, jitter in seconds, one way; stall: (chance a piece, seconds); cut: chance a piece that
-    the connection breaks within it."""
+    the connection breaks within it. delay may be a function of the peer's port, None to hang up."""
 
     def __init__(self, port, target, seed=0, delay=0.0, jitter=0.0, stall=(0.0, 0.0), cut=0.0, host='127.0.0.1'):
         self.target, self.delay, self.jitter, self.stall, self.cut = target, delay, jitter, stall, cut
@@ -90,7 +104,11 @@ class Relay:
 
     def _accept(self):
         with contextlib.suppress(OSError):
-            near, _ = self.listener.accept()
+            near, peer = self.listener.accept()
+            delay = self.delay(peer[1]) if callable(self.delay) else self.delay
+            if delay is None:
+                near.close()
+                return
             try:
                 far = socket.create_connection(('127.0.0.1', self.target), timeout=1)
             except OSError:
@@ -100,7 +118,7 @@ class Relay:
             for source, sink in ((near, far), (far, near)):
                 source.setblocking(False)
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.ways[source] = Way(source, sink)
+                self.ways[source] = Way(source, sink, delay)
                 self.selector.register(source, selectors.EVENT_READ, None)
 
     def _read(self, way):
@@ -117,7 +135,7 @@ class Relay:
             self._drop(way, is_reset=True)
             return
         rng = self.random
-        due = time.monotonic() + self.delay + rng.random() * self.jitter
+        due = time.monotonic() + way.delay + rng.random() * self.jitter
         if rng.random() < self.stall[0]:
             due += self.stall[1]
         way.last_due = max(way.last_due, due)

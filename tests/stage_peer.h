@@ -54,6 +54,7 @@ typedef struct {
     td_stage_type last; /* that came */
     td_stage_fail_code code;
     char reason[TD_WIRE_REASON_MAX + 1]; /* of a FAIL */
+    td_stage_met met;
 } peer;
 
 static inline void say(peer *p, td_stage_msg m)
@@ -93,6 +94,8 @@ static inline void hear(peer *p, td_stage_type type, int ms)
                 m.type != TD_STAGE_PONG) { /* a worker may look whether we are there */
                 p->last = m.type;
                 p->is_greeted |= m.type == TD_STAGE_HELLO_OK;
+                if (m.type == TD_STAGE_MET)
+                    p->met = m.met;
                 if (m.type == TD_STAGE_FAIL) {
                     p->code = m.fail.code;
                     memcpy(p->reason, m.fail.reason, sizeof p->reason);

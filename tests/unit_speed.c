@@ -479,6 +479,41 @@ static void test_a_link_is_on_the_way_and_may_be_the_slowest_stage(void **state_
                 1e6 * 1920 / (8000 + 3 * 500 + 64 * 100 + 29 * fmax(4000, 64 * 100)));
 }
 
+/* Two machines may be nearer to each other than to here, or farther; the way back is not that. */
+static void test_a_hop_that_is_known_counts_in_place_of_the_slower_link(void **state_)
+{
+    (void)state_;
+    world w = make_twins();
+    point_at_itself(&w);
+    td_speed_row r = {.n_stages = 2, .i_draft = -1}, back;
+    r.stages[0].last = 3;
+    r.stages[1].device = 1;
+    r.stages[1].first = 4;
+    r.stages[1].last = 7;
+    for (uint32_t i = 0; i < 2; i++) {
+        w.devices[i].machine = i + 1;
+        w.devices[i].way_us = 500;
+        w.devices[i].row_us = 40;
+    }
+    const td_speed_hop hop = {.from = 1, .to = 2, .way_us = 20000, .row_us = 7};
+    td_speed_use use = stream;
+    use.n_prompt = 1920;
+    td_speed_predict(w.devices, NULL, &use, &r);
+    double without_us = r.verify_us;
+    use.hops = &hop;
+    use.n_hops = 1;
+    td_speed_predict(w.devices, NULL, &use, &r);
+    assert_near(r.verify_us, without_us - 500 - 40 + 20000 + 7);
+    assert_near(r.prefill_per_s,
+                1e6 * 1920 / (8000 + 2 * 500 + 20000 + 64 * 7 + 29 * fmax(4000, 64 * 7)));
+    /* The other way round nothing is known. */
+    back = r;
+    back.stages[0].device = 1;
+    back.stages[1].device = 0;
+    td_speed_predict(w.devices, NULL, &use, &back);
+    assert_near(back.verify_us, without_us);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -493,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_cuts_as_fast_as_each_other_are_balanced),
         cmocka_unit_test(test_chunks_are_as_long_as_the_devices_use_them),
         cmocka_unit_test(test_a_link_is_on_the_way_and_may_be_the_slowest_stage),
+        cmocka_unit_test(test_a_hop_that_is_known_counts_in_place_of_the_slower_link),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,7 +14,7 @@
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
     "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD",   "LOADING", "READY",  "FAIL", "ATTACH",
     "STREAM", "PIECE",    "CANCEL", "PING",    "PONG",   "BYE",     "WANT",   "DATA", "HELLO_DRAFT",
-    "CHECK",  "CHECKING", "REPORT", "PROBE",   "PROBED", "TRACE",   "EVENTS",
+    "CHECK",  "CHECKING", "REPORT", "PROBE",   "PROBED", "TRACE",   "EVENTS", "MEET", "MET",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -121,6 +121,13 @@ static bool check_events(const td_stage_events *e, td_err *err)
     return true;
 }
 
+static bool check_meet(const td_stage_meet *m, td_err *err)
+{
+    return (m->ticket != 0 ||
+            td_err_set(err, TD_E_DATA, "ticket is 0; allowed: any other number")) &&
+           td_wire_check_text("next", m->next, TD_STAGE_ENDPOINT_MAX, err);
+}
+
 static bool check_payload(const td_stage_msg *m, td_err *err)
 {
     switch (m->type) {
@@ -163,6 +170,10 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
                 td_wire_check_u32("n_back", m->probe.n_back, 1, TD_STAGE_DATA_MAX, err));
     case TD_STAGE_EVENTS:
         return check_events(&m->events, err);
+    case TD_STAGE_MEET:
+        return check_meet(&m->meet, err);
+    case TD_STAGE_MET:
+        return td_wire_check_text("why", m->met.why, TD_WIRE_REASON_MAX, err);
     case TD_STAGE_REPORT:
         return td_wire_check_u32("n", (uint32_t)m->stream.n, 1, TD_STAGE_REPORT_MAX, err);
     default:
@@ -341,6 +352,16 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
         td_cursor_write_u8(c, m->events.n_parts);
         td_cursor_write_u16(c, m->events.n);
         td_cursor_write_bytes(c, m->events.bytes, m->events.n_bytes);
+        break;
+    case TD_STAGE_MEET:
+        td_cursor_write_u64(c, m->meet.ticket);
+        td_wire_write_text(c, m->meet.next);
+        break;
+    case TD_STAGE_MET:
+        td_cursor_write_u32(c, m->met.idle_ns);
+        td_cursor_write_u32(c, m->met.loaded_ns);
+        td_cursor_write_u64(c, m->met.bytes_per_s);
+        td_wire_write_text(c, m->met.why);
         break;
     case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
@@ -550,6 +571,13 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
         return read_data(c, m->type, &m->data);
     case TD_STAGE_EVENTS:
         return read_events(c, &m->events);
+    case TD_STAGE_MEET:
+        return td_cursor_read_u64(c, &m->meet.ticket) &&
+               td_wire_read_text(c, "next", m->meet.next, TD_STAGE_ENDPOINT_MAX);
+    case TD_STAGE_MET:
+        return td_cursor_read_u32(c, &m->met.idle_ns) && td_cursor_read_u32(c, &m->met.loaded_ns) &&
+               td_cursor_read_u64(c, &m->met.bytes_per_s) &&
+               td_wire_read_text(c, "why", m->met.why, TD_WIRE_REASON_MAX);
     case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
     case TD_STAGE_BYE:

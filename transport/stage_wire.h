@@ -15,6 +15,10 @@
  * measure has layers timed; REPORT brings what was found. PROBE is answered at once, with as many
  * bytes as it asks for: what a link brings.
  *
+ * MEET has a worker do the same with another, over a connection as a stream's would be, whose
+ * session number is the ticket: the worker at its end is told that first, by a MEET that leads
+ * nowhere, then the one that is to dial. MET answers either.
+ *
  * TRACE asks for what was done with batches since the TRACE before; the first has it noted from
  * then on. Each is answered by one EVENTS, as much as goes into it; whoever asks nothing is told
  * nothing.
@@ -39,7 +43,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     6u
+#define TD_STAGE_PROTOCOL     7u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -85,10 +89,12 @@ typedef enum {
     TD_STAGE_CHECK,       /* coordinator: is this device to be trusted? */
     TD_STAGE_CHECKING,    /* worker: so far */
     TD_STAGE_REPORT,      /* worker: what was found, of a CHECK or a PLAN that only measures */
-    TD_STAGE_PROBE,       /* coordinator: an answer at once, please */
+    TD_STAGE_PROBE,       /* coordinator, or worker to another: an answer at once, please */
     TD_STAGE_PROBED,
     TD_STAGE_TRACE, /* coordinator: what did you do since I asked last? */
     TD_STAGE_EVENTS,
+    TD_STAGE_MEET, /* coordinator: what does your way to that worker bring? */
+    TD_STAGE_MET,
     TD_STAGE_END /* one past the last */
 } td_stage_type;
 
@@ -201,6 +207,17 @@ typedef struct {
 } td_stage_probe;
 
 typedef struct {
+    uint64_t ticket;                      /* not 0 */
+    char next[TD_STAGE_ENDPOINT_MAX + 1]; /* ""; whoever shows the ticket is answered */
+} td_stage_meet;
+
+typedef struct {
+    uint32_t idle_ns, loaded_ns; /* round trips: of few bytes, behind as many as the link takes */
+    uint64_t bytes_per_s;
+    char why[TD_WIRE_REASON_MAX + 1]; /* it cannot be reached; or "" */
+} td_stage_met;
+
+typedef struct {
     uint64_t n_dropped;   /* since the first TRACE: there was no room for them */
     uint32_t n_left;      /* that did not go into this message */
     uint8_t n_parts;      /* of the PLAN */
@@ -241,6 +258,8 @@ typedef struct {
         td_stage_check check;
         td_stage_probe probe; /* of PROBED too */
         td_stage_events events;
+        td_stage_meet meet;
+        td_stage_met met;
         char checking[TD_STAGE_TEXT_MAX]; /* what is being tried */
         uint64_t cancel;                  /* the batch */
         struct {

@@ -195,6 +195,12 @@ static td_stage_msg sample(td_stage_type type)
                                      .n_bytes = (size_t)c.pos};
         break;
     }
+    case TD_STAGE_MEET:
+        m.meet = (td_stage_meet){.ticket = 1, .next = "tcp://h:1"};
+        break;
+    case TD_STAGE_MET:
+        m.met = (td_stage_met){.idle_ns = 1, .loaded_ns = 2, .bytes_per_s = 3, .why = "no"};
+        break;
     case TD_STAGE_REPORT:
         m.stream.bytes = piece;
         m.stream.n = sizeof piece;
