@@ -69,16 +69,8 @@ static double cache_bytes(const lane *l, uint32_t i_part, double n_positions)
     const td_layout_part *part = &l->chain->layout->parts[i_part];
     double n = 0;
     for (uint32_t i = 0; i <= part->last - part->first; i++) {
-        td_kv *cache = td_cache_kv(td_forward_cache(l->chain->forwards[i_part]), i);
-        if (!cache) /* recurrent */
-            continue;
-        const td_kv_params *kv = td_kv_get_params(cache);
-        size_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
-        size_t n_k = (h->head_dim_k + block_k - 1) / block_k * block_k;
-        size_t n_v = kv->is_latent ? 0 : (h->head_dim_v + block_v - 1) / block_v * block_v;
         bool is_windowed = td_layer_is_local(l->model, part->first + i) && h->window;
-        n += h->n_head_kv *
-             (double)(td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v)) *
+        n += (double)td_cache_position_bytes(td_forward_cache(l->chain->forwards[i_part]), i) *
              (is_windowed && n_positions > h->window ? h->window : n_positions);
     }
     return n;

@@ -11,6 +11,7 @@ int td_command_inspect(int argc, char **argv, td_err *err);
 int td_command_tokenize(int argc, char **argv, td_err *err);
 int td_command_logits(int argc, char **argv, td_err *err);
 int td_command_bench(int argc, char **argv, td_err *err);
+int td_command_eval(int argc, char **argv, td_err *err);
 int td_command_plan(int argc, char **argv, td_err *err);
 int td_command_check(int argc, char **argv, td_err *err);
 int td_command_draft(int argc, char **argv, td_err *err);

@@ -23,6 +23,7 @@ static const struct {
     {"tokenize", td_command_tokenize, "turn text into token ids"},
     {"logits", td_command_logits, "write the raw logits of given tokens"},
     {"bench", td_command_bench, "measure prefill, decode and verification speed"},
+    {"eval", td_command_eval, "measure what a type of the cache costs a model"},
     {"check", td_command_check, "tell whether the devices here can be trusted"},
     {"report", td_command_report, "make a page of figures and plots of what was measured"},
     {"plan", td_command_plan, "show where the layers would go"},

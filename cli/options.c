@@ -45,15 +45,26 @@ static bool set_number(const option *o, void *fields, const char *text, td_err *
 static const char *const cache_types[] = {"f32", "f16", "q8_0", "q4_0", NULL};
 static const char *const wire_types[] = {"f32", "f16", NULL};
 
-static bool set_type(const option *o, void *fields, const char *text, td_err *err)
+static bool read_type(const char *flag, const char *text, bool is_wire, const td_type_info **out,
+                      td_err *err)
 {
-    bool is_wire = o->kind == OPT_WIRE_TYPE;
     const td_type_info *type = td_type_find_name(text);
     if (!type || !type->is_cache_type || (is_wire && type->unpack))
-        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16%s", o->flag,
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16%s", flag,
                           td_text_quote(text, strlen(text)).text, is_wire ? "" : ", q8_0, q4_0");
-    *(const td_type_info **)field_of(o, fields) = type;
+    *out = type;
     return true;
+}
+
+bool td_options_read_cache_type(const char *flag, const char *text, const td_type_info **out,
+                                td_err *err)
+{
+    return read_type(flag, text, false, out, err);
+}
+
+static bool set_type(const option *o, void *fields, const char *text, td_err *err)
+{
+    return read_type(o->flag, text, o->kind == OPT_WIRE_TYPE, field_of(o, fields), err);
 }
 
 static bool add_to_list(const option *o, void *fields, const char *text, td_err *err)

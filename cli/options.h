@@ -67,6 +67,10 @@ typedef struct {
 bool td_options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                       td_err *err);
 
+/* Reads the name of a type that may hold keys or values, as of an OPT_CACHE_TYPE. TD_E_USAGE. */
+bool td_options_read_cache_type(const char *flag, const char *text, const td_type_info **out,
+                                td_err *err);
+
 /* Reads what OPT_HOSTS holds: hosts[0..n), each name once, of which the endpoints can be reached
  * with our key of that name (NULL: the only one). *hosts points into `texts`. TD_E_USAGE. */
 bool td_options_read_hosts(const option_hosts *texts, const char *key,

@@ -254,6 +254,19 @@ td_kv *td_cache_kv(td_cache *c, uint32_t layer)
     return c->kvs[layer];
 }
 
+uint64_t td_cache_position_bytes(const td_cache *c, uint32_t layer)
+{
+    TD_ASSERT(layer < c->params.n_layers);
+    if (!c->kvs[layer])
+        return 0;
+    const td_kv_params *kv = td_kv_get_params(c->kvs[layer]);
+    uint32_t block_k = kv->type_k->block_elements, block_v = kv->type_v->block_elements;
+    uint32_t n_k = td_div_up(kv->head_dim_k, block_k) * block_k;
+    uint32_t n_v = kv->is_latent ? 0 : td_div_up(kv->head_dim_v, block_v) * block_v;
+    return (uint64_t)kv->n_head_kv *
+           (td_row_bytes(kv->type_k, n_k) + td_row_bytes(kv->type_v, n_v));
+}
+
 td_state *td_cache_state(td_cache *c, uint32_t layer)
 {
     TD_ASSERT(layer < c->params.n_layers);

@@ -47,6 +47,8 @@ td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err 
 void td_cache_destroy(td_cache **c);
 /* Bytes such a cache would take on the device. */
 uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *params);
+/* Of those, what a layer's keys and values of one position take; 0: it is recurrent. */
+uint64_t td_cache_position_bytes(const td_cache *c, uint32_t layer);
 /* Whether each layer's parts are small enough for a buffer of the device. TD_E_NOMEM says how many
  * positions would be. */
 bool td_cache_check(const td_device *dev, const td_cache_params *params, td_err *err);

@@ -38,13 +38,34 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
                                        .n_taps = h->delta_taps}};
 }
 
-uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer)
+/* The part with cache i of those it counts: its own, then those beside it. */
+static td_forward_params with_cache(const td_forward_params *params, uint32_t i)
+{
+    td_forward_params p = *params;
+    if (i > 0) {
+        p.type_k = params->beside[i - 1].k;
+        p.type_v = params->beside[i - 1].v;
+    }
+    return p;
+}
+
+static uint64_t caches_bytes(const td_forward_params *params)
 {
     td_cache_kind kinds[TD_LAYERS_MAX];
+    uint64_t n_bytes = 0;
+    for (uint32_t i = 0; i <= params->n_beside; i++) {
+        td_forward_params p = with_cache(params, i);
+        td_cache_params cache = cache_params(&p, kinds);
+        n_bytes += td_cache_bytes(p.dev, &cache);
+    }
+    return n_bytes;
+}
+
+uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer)
+{
     td_forward_params p = *params;
     p.first = p.last = layer;
-    td_cache_params cache = cache_params(&p, kinds);
-    return td_cache_bytes(p.dev, &cache);
+    return caches_bytes(&p);
 }
 
 static td_weight_params table_params(const td_forward *f)
@@ -84,22 +105,23 @@ bool td_forward_check(const td_forward_params *p, td_err *err)
                               rows[i].params.name, (unsigned long long)n_bytes, info->spec,
                               (unsigned long long)info->max_buffer_bytes);
     }
-    td_cache_kind kinds[TD_LAYERS_MAX];
-    td_cache_params cache = cache_params(p, kinds);
-    return td_cache_check(p->dev, &cache, err) &&
-           td_weights_check_pieces(p->model, p->dev, p->experts_dev ? p->experts_dev : p->dev,
+    for (uint32_t i = 0; i <= p->n_beside; i++) {
+        td_cache_kind kinds[TD_LAYERS_MAX];
+        td_forward_params one = with_cache(p, i);
+        td_cache_params cache = cache_params(&one, kinds);
+        if (!td_cache_check(p->dev, &cache, err))
+            return false;
+    }
+    return td_weights_check_pieces(p->model, p->dev, p->experts_dev ? p->experts_dev : p->dev,
                                    p->first, p->last, err);
 }
 
 uint64_t td_forward_bytes(const td_forward_params *params)
 {
     td_forward f = {.params = *params, .h = td_model_hparams(params->model)};
-    uint64_t n_bytes = tensor_bytes(params, false) +
-                       td_attention_bytes(params->dev, TD_PREFILL_ROWS_MAX, f.h->n_head,
-                                          f.h->head_dim_v, params->n_ctx);
-    td_cache_kind kinds[TD_LAYERS_MAX];
-    td_cache_params cache = cache_params(params, kinds);
-    n_bytes += td_cache_bytes(params->dev, &cache);
+    uint64_t n_bytes = tensor_bytes(params, false) + caches_bytes(params);
+    n_bytes += td_attention_bytes(params->dev, TD_PREFILL_ROWS_MAX, f.h->n_head, f.h->head_dim_v,
+                                  params->n_ctx);
     td_weight_params table = table_params(&f);
     if (params->n_steps_max)
         n_bytes += td_weight_bytes(params->dev, &table);
@@ -226,6 +248,25 @@ static bool record_all(td_forward *f, td_err *err)
     return load_table(f, err) && record(f, DRAFT, &f->draft, err) && record(f, STEP, &f->step, err);
 }
 
+/* Its own, or the lender's. */
+static bool create_tensors(td_forward *f, td_err *err)
+{
+    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX], lent[TD_FORWARD_TENSORS_MAX];
+    uint32_t n = td_forward_tensors(f, rows);
+    if (f->params.lender)
+        td_forward_tensors(f->params.lender, lent);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!rows[i].is_wanted)
+            continue;
+        td_device *dev = rows[i].is_far ? f->params.experts_dev : f->params.dev;
+        *rows[i].slot =
+            f->params.lender ? *lent[i].slot : td_tensor_create(dev, &rows[i].params, err);
+        if (!*rows[i].slot)
+            return false;
+    }
+    return true;
+}
+
 td_forward *td_forward_create(const td_forward_params *params, td_err *err)
 {
     td_forward *f = td_alloc(1, sizeof *f, err);
@@ -234,26 +275,26 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     TD_ASSERT(!params->n_steps_max || (params->is_choosing && is_first(params) && is_last(params)));
     f->params = *params;
     f->h = td_model_hparams(params->model);
+    td_forward *lender = params->lender;
+    TD_ASSERT(!lender || !params->n_steps_max);
     td_device *experts_dev = params->experts_dev ? params->experts_dev : params->dev;
-    f->weights = td_weights_load(params->model, params->dev, experts_dev, params->first,
-                                 params->last, params->progress, params->user, err);
+    f->weights = lender ? lender->weights
+                        : td_weights_load(params->model, params->dev, experts_dev, params->first,
+                                          params->last, params->progress, params->user, err);
     if (!f->weights)
         goto fail;
     td_cache_kind kinds[TD_LAYERS_MAX];
     td_cache_params cache = cache_params(params, kinds);
     f->cache = td_cache_create(params->dev, &cache, err);
-    f->rope = f->cache ? td_rope_create(params->model, params->n_ctx, err) : NULL;
+    if (!f->cache)
+        goto fail;
+    f->rope = lender ? lender->rope : td_rope_create(params->model, params->n_ctx, err);
     if (!f->rope)
         goto fail;
     f->batch.pages = td_cache_pages(f->cache, TD_CACHE_FULL);
     f->batch.spans = td_cache_spans(f->cache);
-    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
-    uint32_t n = td_forward_tensors(f, rows);
-    for (uint32_t i = 0; i < n; i++)
-        if (rows[i].is_wanted &&
-            !(*rows[i].slot = td_tensor_create(rows[i].is_far ? params->experts_dev : params->dev,
-                                               &rows[i].params, err)))
-            goto fail;
+    if (!create_tensors(f, err))
+        goto fail;
     f->local_batch = f->batch;
     f->local_batch.pages = td_cache_pages(f->cache, TD_CACHE_LOCAL);
     if (!record_all(f, err))
@@ -275,13 +316,15 @@ void td_forward_destroy(td_forward **f)
     destroy_pass(&(*f)->draft);
     destroy_pass(&(*f)->step);
     td_weight_destroy(&(*f)->table);
-    td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
-    uint32_t n = td_forward_tensors(*f, rows);
-    for (uint32_t i = 0; i < n; i++)
-        td_tensor_destroy(rows[i].slot);
     td_cache_destroy(&(*f)->cache);
-    td_rope_destroy(&(*f)->rope);
-    td_weights_destroy(&(*f)->weights);
+    if (!(*f)->params.lender) {
+        td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
+        uint32_t n = td_forward_tensors(*f, rows);
+        for (uint32_t i = 0; i < n; i++)
+            td_tensor_destroy(rows[i].slot);
+        td_rope_destroy(&(*f)->rope);
+        td_weights_destroy(&(*f)->weights);
+    }
     td_free(*f);
     *f = NULL;
 }

@@ -19,6 +19,10 @@
 typedef struct td_forward td_forward;
 
 typedef struct {
+    const td_type_info *k, *v;
+} td_cache_types;
+
+typedef struct {
     const td_model *model;
     td_device *dev;
     td_device *experts_dev; /* where the experts' weights are and their products are made; NULL:
@@ -33,6 +37,14 @@ typedef struct {
      * td_forward_choose what was. n_steps_max above 0: td_forward_draft may be called. */
     bool is_choosing;
     uint32_t n_steps_max;
+    /* Several caches over one load, to compare them: a part with a lender has its own cache and
+     * programs, but the lender's weights and tensors, so that a run of one is over, and what it
+     * gave read, before a run of the other. All else is as the lender's, which lives longer; no
+     * n_steps_max. */
+    td_forward *lender; /* NULL: none */
+    /* Types of the caches of those it will lend to, for td_forward_bytes and td_forward_check. */
+    const td_cache_types *beside;
+    uint32_t n_beside;
     /* Of loading; may be NULL. False ends it (TD_E_AGAIN). */
     bool (*progress)(void *user, uint64_t done, uint64_t total);
     void *user;
@@ -69,7 +81,7 @@ uint64_t td_forward_experts_bytes(const td_forward_params *params);
 /* Whether all that is one buffer is one that the devices take: TD_E_NOMEM says which is not. */
 bool td_forward_check(const td_forward_params *params, td_err *err);
 
-/* Of those, the cache of one layer. */
+/* Of those, the cache of one layer, those beside it too. */
 uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer);
 
 /* The part's weights: bytes in the file, and the time it took to have them on the device. */

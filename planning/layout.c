@@ -37,7 +37,9 @@ td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_p
                                .n_ctx = l->n_ctx,
                                .n_pages = l->n_pages,
                                .is_all_logits = p->is_all_logits,
-                               .is_choosing = p->is_choosing};
+                               .is_choosing = p->is_choosing,
+                               .beside = p->beside,
+                               .n_beside = p->n_beside};
 }
 
 /* Parts on the GPU of `info`. The host's threads are devices of their own with one memory, the

@@ -47,7 +47,9 @@ typedef struct {
     const td_type_info *type_k, *type_v;
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
-    bool is_all_logits, is_choosing; /* forward.h */
+    bool is_all_logits, is_choosing; /* forward.h, */
+    const td_cache_types *beside;    /* and caches that room is kept for */
+    uint32_t n_beside;
     /* A draft that will be loaded too (forward.h, td_forward_drafting, with the same slots, types
      * and context) on device draft_spec, for which room is kept; NULL: none. */
     const td_model *draft;

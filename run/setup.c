@@ -16,8 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOADING_REDRAW_US 200000u
-#define LOAD_TRIES        4u
+#define LOAD_TRIES 4u
 
 static bool is_a_stage(const session *r, const char *spec)
 {
@@ -122,26 +121,6 @@ void td_setup_init(session *r, const td_run_params *params)
 
 /* -- loading ----------------------------------------------------------------------------------- */
 
-typedef struct {
-    td_clock clock;
-    uint64_t start_us, drawn_us;
-} loading;
-
-/* One line on a terminal: how much, how fast, how long yet. */
-static bool show_loading(void *user, uint64_t done, uint64_t total)
-{
-    loading *l = user;
-    uint64_t now = td_clock_now_us(&l->clock);
-    if (l->drawn_us && now - l->drawn_us < LOADING_REDRAW_US)
-        return true;
-    l->drawn_us = now;
-    double seconds = (double)(now - l->start_us) * 1e-6, per_s = (double)done / (seconds + 1e-6);
-    td_log_progress("loading: %.2f of %.2f GB, %.2f GB/s, %.0f s left", (double)done * 1e-9,
-                    (double)total * 1e-9, per_s * 1e-9,
-                    per_s > 0 ? (double)(total - done) / per_s : 0);
-    return true;
-}
-
 td_layout_params td_setup_layout_params(const session *r)
 {
     const td_run_params *p = &r->opened;
@@ -164,7 +143,7 @@ td_layout_params td_setup_layout_params(const session *r)
 /* Where layers go is settled before anything is loaded, with room for the draft, which is counted
  * just so; one on another machine is therefore planned there first. Then comes the draft, with the
  * context that was found, and the target last. */
-static bool load_once(session *r, td_layout_params *params, loading *l, td_err *err)
+static bool load_once(session *r, td_layout_params *params, td_loading *l, td_err *err)
 {
     const td_run_params *p = &r->opened;
     uint32_t most = p->n_ctx ? p->n_ctx : td_model_hparams(r->model)->n_ctx_train;
@@ -191,7 +170,7 @@ static bool load_once(session *r, td_layout_params *params, loading *l, td_err *
 static bool load_both(session *r, td_err *err)
 {
     const td_run_params *p = &r->opened;
-    loading l = {.clock = r->clock, .start_us = td_clock_now_us(&r->clock)};
+    td_loading l = {.clock = r->clock, .start_us = td_clock_now_us(&r->clock)};
     td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
     if (p->draft_path && !draft)
         return td_err_prepend(err, "draft");
@@ -200,7 +179,7 @@ static bool load_both(session *r, td_err *err)
         params.draft = draft;
         params.draft_spec = p->draft_spec;
     }
-    params.progress = show_loading;
+    params.progress = td_show_loading;
     params.user = &l;
     td_err lost = {0};
     bool is_ok = load_once(r, &params, &l, &lost);

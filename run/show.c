@@ -120,3 +120,17 @@ void td_show_end(td_show *s)
     (void)s;
     td_log_progress_end();
 }
+
+bool td_show_loading(void *loading, uint64_t done, uint64_t total)
+{
+    td_loading *l = loading;
+    uint64_t now = td_clock_now_us(&l->clock);
+    if (l->drawn_us && now - l->drawn_us < REDRAW_US)
+        return true;
+    l->drawn_us = now;
+    double seconds = (double)(now - l->start_us) * 1e-6, per_s = (double)done / (seconds + 1e-6);
+    td_log_progress("loading: %.2f of %.2f GB, %.2f GB/s, %.0f s left", (double)done * 1e-9,
+                    (double)total * 1e-9, per_s * 1e-9,
+                    per_s > 0 ? (double)(total - done) / per_s : 0);
+    return true;
+}

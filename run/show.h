@@ -3,6 +3,7 @@
 #ifndef TD_RUN_SHOW_H
 #define TD_RUN_SHOW_H
 
+#include "base/clock.h"
 #include "model/tokenizer.h"
 #include "run/run.h"
 
@@ -18,5 +19,12 @@ void td_show_finish(td_show *s, const td_sequence_info *info);
 void td_show_error(td_show *s, const char *id, const char *message);
 void td_show_progress(td_show *s, const td_run_totals *totals, uint64_t now_us);
 void td_show_end(td_show *s);
+
+/* Of loading, as td_layout_params.progress: how much, how fast, how long yet. Start: now. */
+typedef struct {
+    td_clock clock;
+    uint64_t start_us, drawn_us;
+} td_loading;
+bool td_show_loading(void *loading, uint64_t done, uint64_t total);
 
 #endif

@@ -166,13 +166,34 @@ td_chain *td_chain_create(const td_layout_params *params, td_err *err)
     return c;
 }
 
+td_chain *td_chain_create_beside(td_chain *lender, const td_layout_params *params, uint32_t i,
+                                 td_err *err)
+{
+    td_chain *c = td_alloc(1, sizeof *c, err);
+    if (!c)
+        return NULL;
+    c->layout = lender->layout;
+    c->is_beside = true;
+    for (uint32_t k = 0; c && k < lender->layout->n_parts; k++) {
+        td_forward_params p = td_layout_forward_params(lender->layout, params, k);
+        p.type_k = params->beside[i].k;
+        p.type_v = params->beside[i].v;
+        p.lender = lender->forwards[k];
+        c->forwards[k] = td_forward_create(&p, err);
+        if (!c->forwards[k])
+            td_chain_destroy(&c);
+    }
+    return c;
+}
+
 void td_chain_destroy(td_chain **chain)
 {
     if (!*chain)
         return;
     for (uint32_t i = 0; (*chain)->layout && i < (*chain)->layout->n_parts; i++)
         td_forward_destroy(&(*chain)->forwards[i]);
-    td_layout_destroy(&(*chain)->layout);
+    if (!(*chain)->is_beside)
+        td_layout_destroy(&(*chain)->layout);
     td_free(*chain);
     *chain = NULL;
 }

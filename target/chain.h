@@ -13,9 +13,14 @@
 typedef struct {
     td_layout *layout;
     td_forward *forwards[TD_STAGES_MAX]; /* of its parts */
+    bool is_beside;                      /* the layout is the lender's */
 } td_chain;
 
 td_chain *td_chain_create(const td_layout_params *params, td_err *err);
+/* The same parts with cache params->beside[i] and all else the lender's, made for these params
+ * (td_forward_params.lender). */
+td_chain *td_chain_create_beside(td_chain *lender, const td_layout_params *params, uint32_t i,
+                                 td_err *err);
 void td_chain_destroy(td_chain **chain);
 
 /* Runs the rows through every part. Logits: td_forward_output of the last part. */

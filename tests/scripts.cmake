@@ -69,6 +69,7 @@ td_script_test(e2e_strangers e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_strange
 td_script_test(e2e_io e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_io.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_bench e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_bench.py
                $<TARGET_FILE:tandem>)
+td_script_test(e2e_eval e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_eval.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_report e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_report.py
                $<TARGET_FILE:tandem>)
 td_script_test(e2e_scripts e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_scripts.py

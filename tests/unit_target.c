@@ -140,6 +140,64 @@ static void test_a_part_takes_the_bytes_it_was_planned_with(void **state)
     }
 }
 
+/* Memory of the parts' devices: taken, or planned. */
+static uint64_t sum_bytes(const td_chain *chain, bool is_planned)
+{
+    uint64_t sum = 0, used, budget;
+    for (uint32_t i = 0; i < chain->layout->n_parts; i++) {
+        td_device_memory(chain->layout->parts[i].dev, &used, &budget);
+        sum += is_planned ? chain->layout->parts[i].n_bytes : used;
+    }
+    return sum;
+}
+
+/* In turns with the lender, each gives what it gives alone; and it takes its cache's memory, for
+ * which the layout kept room. */
+static void test_chains_beside_another_have_a_cache_each_and_no_more(void **state)
+{
+    (void)state;
+    static float want[2][200 * TOY_VOCAB], got[2][200 * TOY_VOCAB];
+    const td_type_info *q8_0 = td_type_find(TD_TYPE_Q8_0), *f32 = td_type_find(TD_TYPE_F32);
+    const td_cache_types types[] = {{q8_0, f32}};
+    td_layout_params params = params_of(halves, 2, 2), alone = params;
+    params.is_all_logits = alone.is_all_logits = true;
+    params.beside = types;
+    params.n_beside = TD_COUNT(types);
+    td_chain *plain = create_chain(halves, 2, true), *lender = td_chain_create(&params, NULL);
+    alone.type_k = q8_0;
+    alone.type_v = f32;
+    td_chain *other = td_chain_create(&alone, NULL);
+    uint64_t before = sum_bytes(lender, false);
+    assert_true(plain && lender && other);
+    td_chain *beside = NULL;
+    for (uint64_t n = 1; !beside; n += 1 + n / 16) { /* the lender gets over what fails */
+        td_alloc_fail_at(n);
+        beside = td_chain_create_beside(lender, &params, 0, NULL);
+        td_alloc_fail_at(0);
+        assert_true(beside || sum_bytes(lender, false) == before);
+    }
+    uint64_t more = sum_bytes(lender, true) - sum_bytes(plain, true), n_cache = 0;
+    for (uint32_t i = 0; i < td_model_hparams(model)->n_layer; i++) {
+        td_forward_params p = td_layout_forward_params(other->layout, &alone, i / 2);
+        n_cache += td_forward_cache_bytes(&p, i);
+    }
+    assert_int_equal(more, n_cache); /* not what programs keep beside tensors, which is little */
+    assert_in_range(sum_bytes(lender, false) - before, n_cache, 2 * n_cache);
+    for (uint32_t i = 0; i < 2; i++) {
+        run_chain(plain, TD_MODE_PREFILL, 0, 100 * i, 100, want[0]);
+        run_chain(other, TD_MODE_PREFILL, 0, 100 * i, 100, want[1]);
+        run_chain(lender, TD_MODE_PREFILL, 0, 100 * i, 100, got[0]);
+        run_chain(beside, TD_MODE_PREFILL, 0, 100 * i, 100, got[1]);
+        for (uint32_t k = 0; k < 2; k++)
+            assert_memory_equal(want[k], got[k], 100 * TOY_VOCAB * sizeof(float));
+    }
+    assert_memory_not_equal(want[0], want[1], 100 * TOY_VOCAB * sizeof(float));
+    td_chain_destroy(&beside);
+    td_chain_destroy(&lender);
+    td_chain_destroy(&plain);
+    td_chain_destroy(&other);
+}
+
 static void test_a_chain_that_cannot_be_built_says_why(void **state)
 {
     (void)state;
@@ -645,6 +703,7 @@ int main(void)
         cmocka_unit_test(test_loading_ends_when_nobody_wants_it),
         cmocka_unit_test(test_one_error_ends_all_loading),
         cmocka_unit_test(test_a_part_takes_the_bytes_it_was_planned_with),
+        cmocka_unit_test(test_chains_beside_another_have_a_cache_each_and_no_more),
         cmocka_unit_test(test_a_chain_that_cannot_be_built_says_why),
         cmocka_unit_test(test_what_does_not_fit_becomes_fewer_pages),
         cmocka_unit_test(test_a_layout_loads_nothing),
