@@ -24,17 +24,44 @@
 
 #define CONTINUE_MIN 0.1f /* a continuation that is needed less likely than this is not run */
 
+static bool has_chunk(const sequence *s)
+{
+    return s->phase == PHASE_PREFILL && (!s->is_begun || s->n_sent < sequence_prefill_end(s));
+}
+
+/* Rows to replay behind a prompt that is there again; 0: none, or not yet. */
+static uint32_t rows_to_replay(const sequence *s)
+{
+    bool is_due = has_chunk(s) && s->is_begun && s->n_sent >= s->info.n_prompt;
+    return is_due ? sequence_prefill_end(s) - s->n_sent : 0;
+}
+
+/* The oldest sequence with a chunk to run. Of those that are replayed, first come as many that have
+ * one chunk before their rows as give rows for a whole batch. After a loss the oldest goes alone as
+ * far as a token: a target that is lost again and again may never come to the end of what all of
+ * them have to replay. */
 static uint32_t find_prefill(const td_coordinator *c)
 {
-    uint32_t oldest = UINT32_MAX;
+    uint32_t oldest = UINT32_MAX, oldest_short = UINT32_MAX, n_rows = 0;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *s = &c->sequences[i];
-        bool has_chunk =
-            s->phase == PHASE_PREFILL && (!s->is_begun || s->n_sent < sequence_prefill_end(s));
-        if (has_chunk && (oldest == UINT32_MAX || s->order < c->sequences[oldest].order))
+        bool is_token_coming =
+            s->phase == PHASE_DECODE || (s->phase == PHASE_PREFILL && !has_chunk(s));
+        if (c->is_recovering && is_token_coming)
+            return UINT32_MAX;
+        n_rows += rows_to_replay(s);
+        if (!has_chunk(s))
+            continue;
+        if (oldest == UINT32_MAX || s->order < c->sequences[oldest].order)
             oldest = i;
+        bool is_short = s->info.n_tokens > 0 && s->n_sent < s->info.n_prompt &&
+                        s->info.n_prompt <= c->params.prefill_rows;
+        if (is_short && (oldest_short == UINT32_MAX || s->order < c->sequences[oldest_short].order))
+            oldest_short = i;
     }
-    return oldest;
+    bool is_replay = oldest != UINT32_MAX && rows_to_replay(&c->sequences[oldest]) > 0;
+    bool is_whole = n_rows >= c->params.verify_rows_max || c->is_recovering;
+    return is_replay && !is_whole && oldest_short != UINT32_MAX ? oldest_short : oldest;
 }
 
 static batch *new_batch(td_coordinator *c, bool is_prefill)
@@ -103,14 +130,33 @@ static batch *begin_chunk(td_coordinator *c, sequence *s, uint32_t slot)
     return b;
 }
 
-/* What was generated, as rows of a verify batch again. It takes a prompt's turn. */
-static batch *begin_replay(td_coordinator *c, sequence *s, uint32_t slot)
+/* These positions are certain as soon as they are computed. */
+static void end_chunk(td_coordinator *c, sequence *s)
+{
+    s->owes_commit = true;
+    s->commit_length = s->n_sent;
+    if (s->info.n_tokens > 0 && s->n_sent == sequence_prefill_end(s)) {
+        s->phase = PHASE_DECODE;
+        td_round_begin(c, s);
+    }
+}
+
+/* What was generated, as rows of a verify batch again, of this sequence and then of others. It
+ * takes a prompt's turn. */
+static batch *begin_replay(td_coordinator *c, uint32_t first)
 {
     batch *b = new_batch(c, false);
     c->was_prefill = true;
     b->has_output = false;
-    add_part(c, b, slot, td_min_u32(sequence_prefill_end(s) - s->n_sent, c->params.verify_rows_max),
-             false);
+    for (uint32_t i = 0; i < c->params.n_slots && b->n_rows < c->params.verify_rows_max; ++i) {
+        uint32_t slot = (first + i) % c->params.n_slots;
+        sequence *s = &c->sequences[slot];
+        uint32_t n = td_min_u32(rows_to_replay(s), c->params.verify_rows_max - b->n_rows);
+        if (n == 0)
+            continue;
+        add_part(c, b, slot, n, false);
+        end_chunk(c, s);
+    }
     return b;
 }
 
@@ -121,14 +167,12 @@ static bool begin_prefill(td_coordinator *c, uint32_t slot, td_action *action)
         td_prompt_open(c, s, action);
         return true;
     }
-    bool is_prompt = s->n_sent < s->info.n_prompt;
-    const batch *b = is_prompt ? begin_chunk(c, s, slot) : begin_replay(c, s, slot);
-    /* These positions are certain as soon as they are computed. */
-    s->owes_commit = true;
-    s->commit_length = s->n_sent;
-    if (s->info.n_tokens > 0 && s->n_sent == sequence_prefill_end(s)) {
-        s->phase = PHASE_DECODE;
-        td_round_begin(c, s);
+    const batch *b;
+    if (s->n_sent < s->info.n_prompt) {
+        b = begin_chunk(c, s, slot);
+        end_chunk(c, s);
+    } else {
+        b = begin_replay(c, slot);
     }
     return begin(c, b, b->has_output, action);
 }
@@ -283,10 +327,14 @@ static bool begin_continuation(td_coordinator *c, td_action *action)
     return begin(c, b, b->n_rows, action);
 }
 
-/* Room for what cannot be in vain, beside continuations; of verify batches one for each group. */
+/* Room for what cannot be in vain, beside continuations; of verify batches one for each group.
+ * Batches of a replay are of all sizes: so that no stage has less to do than the next, more go. */
 static bool has_room(const td_coordinator *c, bool is_prefill)
 {
     const td_pipeline *p = &c->pipeline;
+    bool is_replaying = false;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        is_replaying |= has_chunk(&c->sequences[i]) && c->sequences[i].info.n_tokens > 0;
     uint32_t n_continued = 0, n_verified = 0;
     for (uint32_t i = 0; i < c->params.n_batches_max; ++i) {
         const batch *b = &c->batches[i];
@@ -294,6 +342,7 @@ static bool has_room(const td_coordinator *c, bool is_prefill)
         n_verified += b->is_in_flight && !b->is_continuation && !b->is_prefill && b->has_output;
     }
     uint32_t n_max = td_max_u32(p->n_groups, td_pipeline_depth(p, true));
+    n_max += is_replaying ? 2 * c->params.n_stages : 0;
     return c->n_in_flight - n_continued < n_max && (is_prefill || n_verified < p->n_groups);
 }
 

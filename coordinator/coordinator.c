@@ -301,6 +301,7 @@ static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
     note_choices(c);
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         sequence *s = &c->sequences[b->parts[i].slot];
+        c->is_recovering &= outcomes[i].n_tokens == 0;
         if (outcomes[i].is_rolled_back)
             td_batch_drop(c, s);
         if (outcomes[i].reason != TD_REASON_NONE)
@@ -345,6 +346,7 @@ void td_coordinator_on_target_lost(td_coordinator *c, uint64_t now_us)
 {
     advance_clock(c, now_us);
     ++c->stats.n_target_losses;
+    c->is_recovering = true;
     c->last_end_us = c->now_us;
     td_pipeline_init(&c->pipeline, c->params.n_stages, c->params.n_batches_max);
     c->n_in_flight = 0;

@@ -37,7 +37,9 @@
  *
  * A target that was lost and came back empty gets everything again: prompts as prompts, in the same
  * chunks, and what was generated as rows of verify batches whose answers are known already. So the
- * caches are bit for bit what they were (law 1), and nothing committed is said twice.
+ * caches are bit for bit what they were (law 1), and nothing committed is said twice. The oldest
+ * sequence comes as far as a token before any other begins: a target that is lost again and again
+ * gets on.
  *
  * Memory: n_pages pages of page_positions hold all sequences. One that may not fit to its end waits
  * for others to end, in order of adding.

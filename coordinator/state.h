@@ -130,7 +130,8 @@ struct td_coordinator {
 
     batch batches[TD_BATCHES_MAX];
     uint32_t n_in_flight;
-    bool was_prefill; /* the last micro-batch */
+    bool was_prefill;   /* the last micro-batch */
+    bool is_recovering; /* the target was lost, and no token has come since */
     uint64_t last_batch;
     td_row rows[TD_BATCH_ROWS_MAX];
     uint32_t next_first; /* slot that comes first in the next verify batch */

@@ -782,10 +782,113 @@ static void test_reasons_have_names(void **state)
     assert_string_equal(td_reason_name(TD_REASON_CANCELLED), "cancelled");
 }
 
+/* Performs actions until a batch is to be run, and answers that. */
+static td_action run_batch(td_coordinator *c, td_row *rows)
+{
+    static const uint32_t chosen[64] = {7, 8};
+    td_action a, forward = {0};
+    while (td_coordinator_next(c, &a))
+        if (a.kind == TD_ACT_FORWARD) {
+            forward = a;
+            memcpy(rows, a.rows, a.n_rows * sizeof *rows);
+        }
+    assert_int_equal(forward.kind, TD_ACT_FORWARD);
+    td_coordinator_on_verified(c, forward.batch, chosen, NULL, 10);
+    return forward;
+}
+
+/* After a loss the oldest sequence goes alone as far as a token. Then what the others had generated
+ * is computed again in batches of all of them, once their prompts are there. */
+static void test_a_replay_fills_its_batches_over_sequences(void **state)
+{
+    (void)state;
+    enum { N = 4 };
+    td_coordinator_params params = params_of(N, 3);
+    params.prefill_rows = 8;
+    td_coordinator *c = create(&params);
+    td_row rows[64];
+    uint32_t ids[N], n_rows = 0, n_done = 0;
+    for (uint32_t i = 0; i < N; i++)
+        ids[i] = add(c, 50, 0);
+    while (td_coordinator_get_info(c, ids[N - 1])->n_tokens < 4)
+        run_batch(c, rows);
+    td_coordinator_on_target_lost(c, 10);
+    for (uint32_t i = 1; i < N; i++)
+        n_rows += td_coordinator_get_info(c, ids[i])->n_tokens - 1; /* the last one was not run */
+    uint32_t n_first = td_coordinator_get_info(c, ids[0])->n_tokens - 1;
+    td_action a = run_batch(c, rows);
+    assert_true(a.is_prefill && a.n_rows == 5 && rows[0].sequence == ids[0]);
+    a = run_batch(c, rows);
+    assert_true(!a.is_prefill && a.n_rows == n_first && a.n_out == 0);
+    a = run_batch(c, rows);
+    assert_true(!a.is_prefill && a.n_rows == 1 && a.n_out == 1 && rows[0].sequence == ids[0]);
+    do
+        a = run_batch(c, rows);
+    while (a.is_prefill || a.n_out > 0);
+    assert_int_equal(a.n_rows, n_rows);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        bool is_next = i > 0 && rows[i].sequence == rows[i - 1].sequence;
+        assert_int_equal(rows[i].position, is_next ? rows[i - 1].position + 1 : 5);
+        n_done += !is_next;
+    }
+    assert_int_equal(n_done, N - 1);
+    a = run_batch(c, rows);
+    assert_true(!a.is_prefill && a.n_rows == N && a.n_out == N);
+    td_coordinator_destroy(&c);
+}
+
+/* A target that is lost as every n_batches-th batch is begun, with so many in flight. */
+static void run_with_losses(uint32_t n_batches, uint32_t n_batches_max)
+{
+    enum { N = 4, N_PREDICT = 12 };
+    static const uint32_t chosen[64] = {7};
+    td_coordinator_params params = params_of(N, 0);
+    params.prefill_rows = 8;
+    params.n_batches_max = n_batches_max;
+    td_coordinator *c = create(&params);
+    uint64_t in_flight[TD_BATCHES_MAX];
+    uint32_t n_in_flight = 0, n_begun = 0, n_ended = 0;
+    for (uint32_t i = 0; i < N; i++)
+        add(c, N_PREDICT, 0);
+    while (n_ended < N) {
+        td_action a;
+        if (!td_coordinator_next(c, &a)) {
+            assert_true(n_in_flight > 0);
+            td_coordinator_on_verified(c, in_flight[0], chosen, NULL, 10);
+            memmove(in_flight, in_flight + 1, --n_in_flight * sizeof *in_flight);
+            continue;
+        }
+        n_ended += a.kind == TD_ACT_FINISH;
+        if (a.kind != TD_ACT_FORWARD)
+            continue;
+        in_flight[n_in_flight++] = a.batch;
+        if (++n_begun < n_batches)
+            continue;
+        td_coordinator_on_target_lost(c, 10);
+        n_begun = n_in_flight = 0;
+        if (td_coordinator_get_stats(c)->n_target_losses > N * N_PREDICT)
+            fail_msg("lost every %u batches, %u in flight: nothing is done between", n_batches,
+                     n_batches_max);
+    }
+    td_coordinator_destroy(&c);
+}
+
+/* A prompt, what was generated behind it, a row that is answered: with room for as many there is
+ * a token between two losses. */
+static void test_a_target_that_is_lost_again_and_again_gets_on(void **state)
+{
+    (void)state;
+    for (uint32_t n_batches_max = 1; n_batches_max <= 3; n_batches_max++)
+        for (uint32_t n_batches = 3 + n_batches_max; n_batches <= 12; n_batches++)
+            run_with_losses(n_batches, n_batches_max);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_coordinator_round_in_order),
+        cmocka_unit_test(test_a_replay_fills_its_batches_over_sequences),
+        cmocka_unit_test(test_a_target_that_is_lost_again_and_again_gets_on),
         cmocka_unit_test(test_coordinator_drops_and_counts_bad_drafts),
         cmocka_unit_test(test_coordinator_silence_mutes_until_an_answer),
         cmocka_unit_test(test_coordinator_lost_drafter_leaves_plain_decoding),
