@@ -64,7 +64,7 @@ if [ -z "$quick" ]; then
         -DTD_SHADERS_OF="$PWD/build/test" "${caches[@]}"
     UBSAN_OPTIONS=print_stacktrace=1 \
         suite "address and undefined-behaviour sanitizers" build/asan -L '^(unit|hostile|sim)$' \
-        -E '^unit_(shaders?_(valid|radv|stats)|vulkan_compile)$|_own$'
+        -E '^unit_(shaders?_(valid|radv|stats)|vulkan_compile)$|_(own|swiftshader)$'
 fi
 
 for name in "${names[@]}"; do
