@@ -36,6 +36,7 @@
 #define REST_RICH       100.0 /* and where savings fill the account, which else sees to it */
 #define SHARE_UNKNOWN   0.5
 #define CLIP            2.0
+#define WAKE_SHARE      0.1 /* of a silent round: waits no longer than this are not for a draft */
 #define MEAN_SAMPLES    32u
 #define PLAIN_MIN       6u  /* silent rounds before the first trial */
 #define INSIST_MIN      8u  /* rounds with drafts that a trial has if it can afford them */
@@ -115,9 +116,11 @@ static double add_saved(td_trial *t, const td_trial_round *r, bool is_loss_only)
     t->draft_scale += (ratio - t->draft_scale) / MEAN_SAMPLES;
     double us = ((double)r->n_tokens / r->n_sequences - ratio) * silent_us - r->wait_us;
     us = is_loss_only ? fmin(us, 0) : us;
-    /* With a unit of its own the drafter took nothing from a round that it gave nothing to. */
-    if (!t->is_one_unit && !r->has_drafts && r->wait_us <= 0)
-        us = 0;
+    /* With a unit of its own the drafter took nothing from a round that it gave nothing to, but
+     * what was waited. That threads take their time to wake is no such wait: else what rounds
+     * differ by counts, and ends a trial before its first draft is there. */
+    if (!t->is_one_unit && !r->has_drafts && r->wait_us <= WAKE_SHARE * silent_us)
+        us = -r->wait_us;
     t->sum_saved_us += us;
     add_to_account(t, us);
     return us;
