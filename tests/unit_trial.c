@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "base/check.h"
 #include "coordinator/trial.h"
 
 #include <math.h>
@@ -79,7 +80,7 @@ static void test_what_rounds_differ_by_ends_no_trial(void **state)
         double us, wait_us;
         bool goes_on;
     } cases[] = {{1300, 0, true}, {1300, 40, true}, {1000, 40, true}, {1700, 400, false}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+    for (size_t i = 0; i < TD_COUNT(cases); ++i) {
         td_trial t;
         td_trial_init(&t, 0.25, false);
         while (!td_trial_is_drafting(&t))
