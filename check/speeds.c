@@ -3,9 +3,9 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/order.h"
 #include "check/rig.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define TIME_S    0.15 /* of each figure */
@@ -17,12 +17,6 @@
 #define DATA_ROWS TD_PREFILL_ROWS_MAX
 
 const uint32_t td_speed_widths[TD_SPEED_WIDTHS] = {1, 2, 4, 8, 16, 32, 64};
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Median seconds of run(user); of a slow device one run, or the first. */
 static bool time_runs(bool (*run)(void *user, td_err *err), void *user, double *seconds,
@@ -43,7 +37,7 @@ static bool time_runs(bool (*run)(void *user, td_err *err), void *user, double *
         samples[n++] = 1e-9 * (double)(td_clock_real_ns() - from_ns);
     }
     if (is_ok) {
-        qsort(samples, n, sizeof samples[0], compare);
+        td_sort_doubles(samples, n);
         *seconds = samples[n / 2];
     }
     return is_ok;

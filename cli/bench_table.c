@@ -5,11 +5,11 @@
 
 #include "base/check.h"
 #include "base/json_writer.h"
+#include "base/order.h"
 #include "base/text.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define CELLS_MAX 64u
@@ -40,18 +40,12 @@ static double value_at(const cell *c, uint32_t i)
 
 /* -- figures ----------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 bench_summary td_bench_summarize(const bench_samples *s)
 {
     if (s->n == 0)
         return (bench_summary){NAN, NAN, NAN, NAN, NAN};
     bench_samples sorted = *s;
-    qsort(sorted.values, s->n, sizeof *sorted.values, by_value);
+    td_sort_doubles(sorted.values, s->n);
     bench_summary r = {.median = s->n % 2
                                      ? sorted.values[s->n / 2]
                                      : (sorted.values[s->n / 2 - 1] + sorted.values[s->n / 2]) / 2,

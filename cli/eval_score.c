@@ -2,9 +2,9 @@
 #include "cli/eval.h"
 
 #include "base/check.h"
+#include "base/order.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 bool td_eval_read_row(const float *logits, uint32_t n_vocab, eval_row *out)
 {
@@ -50,12 +50,6 @@ void td_eval_add(eval_score *s, const eval_row *base, const eval_row *row, uint3
     s->dp2 += dp * dp;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 static double percentile(const eval_score *s, double share)
 {
     double at = share * (s->n - 1);
@@ -66,7 +60,7 @@ static double percentile(const eval_score *s, double share)
 eval_figures td_eval_judge(eval_score *s)
 {
     TD_ASSERT(s->n >= 2);
-    qsort(s->klds, s->n, sizeof *s->klds, by_value);
+    td_sort_floats(s->klds, s->n);
     double mean = s->nll / s->n, variance = s->nll2 / s->n - mean * mean;
     double ppl = exp(mean);
     return (eval_figures){.ppl = ppl,

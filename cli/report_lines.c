@@ -3,11 +3,11 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/order.h"
 #include "job/job.h"
 #include "run/prompts.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define WORKERS_MAX 12u /* with a plot each; the others are one */
@@ -130,16 +130,10 @@ static bool add_line(lines *l, const char *text, size_t n_bytes, const char *nam
 
 /* -- what they come to ------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 static void write_quantiles(report *r, const char *name, float *values, size_t n)
 {
     static const double parts[] = {0, 0.1, 0.5, 0.9, 1};
-    qsort(values, n, sizeof *values, by_value);
+    td_sort_floats(values, n);
     td_report_begin_row(r);
     td_report_cell(r, name);
     for (size_t i = 0; i < TD_COUNT(parts); i++)

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/order.h"
 #include "base/queue.h"
 #include "base/rng.h"
 #include "model/forward.h"
@@ -229,12 +230,6 @@ static bool run_rows(prober *p, td_mode mode, uint32_t position, uint32_t n_rows
     return true;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The lower quartile of a few runs, since what else the machine does only adds; the first one only
  * warms up, unless it takes long. */
 static bool time_rows(prober *p, td_mode mode, uint32_t n_rows, double *out, td_err *err)
@@ -260,7 +255,7 @@ static bool time_rows(prober *p, td_mode mode, uint32_t n_rows, double *out, td_
         if (us >= slow_us)
             break;
     }
-    qsort(samples, n, sizeof *samples, by_value);
+    td_sort_doubles(samples, n);
     *out = samples[n / 4];
     return true;
 }
@@ -463,7 +458,7 @@ bool td_costs_measure_hop(double *us, td_err *err)
     }
     if (is_ok) {
         pthread_join(thread, NULL);
-        qsort(samples, HOPS, sizeof *samples, by_value);
+        td_sort_doubles(samples, HOPS);
         *us = samples[HOPS / 2];
     }
     td_queue_destroy(&p.there);

@@ -2,9 +2,9 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/order.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #define KIND_NS 250000000u
 #define N_LEAST 2u /* answers behind those that only fill the link */
@@ -23,12 +23,6 @@ void td_probes_begin(td_probes *p, bool is_one_way) { *p = (td_probes){.is_one_w
 
 bool td_probes_is_over(const td_probes *p) { return p->kind == (p->is_one_way ? BACK : N_KINDS); }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The median time from a probe to its answer, of those but the first that fill the link; while
  * there is none, the time that it has not come. */
 static double trip_us(const td_probes *p, uint64_t now_ns)
@@ -39,7 +33,7 @@ static double trip_us(const td_probes *p, uint64_t now_ns)
         samples[n++] = (double)(p->answered_ns[i] - p->sent_ns[i]) * 1e-3;
     if (!n)
         return (double)(now_ns - p->sent_ns[0]) * 1e-3;
-    qsort(samples, n, sizeof *samples, by_value);
+    td_sort_doubles(samples, n);
     return samples[n / 2];
 }
 
