@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "base/io.h"
-#include "base/json_writer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -17,6 +16,7 @@
 
 typedef struct {
     const char *model, *text, *base;
+    const char *out;
     option_list devices, kvs;
     uint32_t window, n_windows;
     bool is_json;
@@ -37,6 +37,8 @@ static const option options[] = {
     {"--chunks", NULL, OPT_U32, AT(n_windows), 1, TD_TEXT_MAX, "N",
      "windows at most (default: all that the text fills)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
+    {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE.jsonl",
+     "what is measured, window by window; a file that is there is resumed"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "JSON instead of the table"},
 };
 static const command_help help = {
@@ -80,13 +82,12 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
     return true;
 }
 
-static bool read_kvs(const fields *f, eval_params *p, td_err *err)
+static bool read_kvs(const fields *f, eval_kv kvs[1 + TD_OPTION_LIST_MAX], td_err *err)
 {
-    if (!read_kv("--base", f->base, &p->kvs[0], err))
+    if (!read_kv("--base", f->base, &kvs[0], err))
         return false;
-    p->n_kvs = 1;
     for (uint32_t i = 0; i < f->kvs.n; i++)
-        if (!read_kv("--kv", f->kvs.items[i], &p->kvs[p->n_kvs++], err))
+        if (!read_kv("--kv", f->kvs.items[i], &kvs[1 + i], err))
             return false;
     return true;
 }
@@ -123,93 +124,32 @@ static bool read_text(const fields *f, eval_params *p, uint32_t **ids, td_err *e
                            "or a smaller --window",
                            f->text, n_ids, f->window);
     p->ids = *ids;
+    p->n_ids = n_ids;
     p->window = f->window;
     p->n_windows = td_min_u32((uint32_t)(n_ids / f->window), f->n_windows);
     return is_ok;
 }
 
-/* -- what is shown ----------------------------------------------------------------------------- */
+/* -- what is done ------------------------------------------------------------------------------ */
 
-static const struct {
-    const char *key, *title;
-    size_t offset;
-    int n_decimals; /* in the table, where a share is shown in percent */
-    bool is_share;
-} columns[] = {
-    {"ppl", "perplexity", offsetof(eval_figures, ppl), 4, false},
-    {"ppl_err", "+-", offsetof(eval_figures, ppl_err), 4, false},
-    {"kld_mean", "KLD mean", offsetof(eval_figures, kld_mean), 6, false},
-    {"kld_median", "median", offsetof(eval_figures, kld_median), 6, false},
-    {"kld_99", "99 %", offsetof(eval_figures, kld_99), 6, false},
-    {"kld_99_9", "99.9 %", offsetof(eval_figures, kld_99_9), 6, false},
-    {"kld_max", "most", offsetof(eval_figures, kld_max), 6, false},
-    {"same_top", "same top", offsetof(eval_figures, same_top), 2, true},
-    {"rms_dp", "RMS dp", offsetof(eval_figures, rms_dp), 3, true},
-    {"bytes_per_position", "bytes/position", offsetof(eval_figures, bytes_per_position), 0, false},
-};
-
-static double figure(const eval_figures *figures, size_t column)
+/* All caches over all windows. */
+static bool measure(td_eval_runner *runner, td_eval_results *results, const eval_params *p,
+                    eval_line *lines, td_err *err)
 {
-    double value;
-    memcpy(&value, (const char *)figures + columns[column].offset, sizeof value);
-    return value;
-}
-
-static int width(size_t column)
-{
-    return (int)td_max_u32(10, (uint32_t)strlen(columns[column].title));
-}
-
-static void print_table(const eval_params *p, const eval_figures *figures)
-{
-    printf("%u windows of %u tokens, %u positions scored; divergence from %s\n\n", p->n_windows,
-           p->window, p->n_windows * td_eval_n_scored(p->window), p->kvs[0].name);
-    printf("| %-13s |", "cache");
-    for (size_t c = 0; c < TD_COUNT(columns); c++)
-        printf(" %*s |", width(c), columns[c].title);
-    printf("\n|---------------|");
-    for (size_t c = 0; c < TD_COUNT(columns); c++)
-        printf("%.*s:|", width(c) + 1, "--------------------");
-    putchar('\n');
-    for (uint32_t i = 0; i < p->n_kvs; i++) {
-        printf("| %-13s |", p->kvs[i].name);
-        for (size_t c = 0; c < TD_COUNT(columns); c++) {
-            bool is_share = columns[c].is_share;
-            printf(" %*.*f%s |", width(c) - 2 * is_share, columns[c].n_decimals,
-                   figure(&figures[i], c) * (is_share ? 100 : 1), is_share ? " %" : "");
-        }
-        putchar('\n');
-    }
-}
-
-static bool print_json(const eval_params *p, const eval_figures *figures, td_err *err)
-{
-    const char *text;
-    size_t n_bytes;
-    td_json_writer *w = td_json_writer_create(true, err);
-    if (!w)
-        return false;
-    td_json_begin_array(w);
-    for (uint32_t i = 0; i < p->n_kvs; i++) {
-        td_json_begin_object(w);
-        td_json_put_string(w, "kv", p->kvs[i].name);
-        for (size_t c = 0; c + 1 < TD_COUNT(columns); c++)
-            td_json_put_double(w, columns[c].key, figure(&figures[i], c));
-        td_json_put_u64(w, "bytes_per_position", (uint64_t)figures[i].bytes_per_position);
-        td_json_end_object(w);
-    }
-    td_json_end_array(w);
-    bool is_ok = td_json_writer_end(w, &text, &n_bytes, err);
-    if (is_ok)
-        puts(text);
-    td_json_writer_destroy(&w);
+    uint32_t others[TD_OPTION_LIST_MAX];
+    for (uint32_t i = 1; i < p->n_kvs; i++)
+        others[i - 1] = i;
+    bool is_ok = td_eval_run_windows(runner, results, others, p->n_kvs - 1, 0, p->n_windows, err) &&
+                 td_eval_run_speeds(runner, results, others, p->n_kvs - 1, err);
+    for (uint32_t i = 0; is_ok && i < p->n_kvs; i++)
+        lines[i] = (eval_line){&p->kvs[i], td_eval_results_judge(results, i, p->n_windows)};
     return is_ok;
 }
 
-static void evaluate(const fields *f, eval_params *p, td_err *err)
+static bool evaluate(const fields *f, eval_params *p, td_err *err)
 {
     uint32_t *ids = NULL, n_trained = td_model_hparams(p->model)->n_ctx_train;
-    eval_figures figures[EVAL_KVS_MAX];
+    eval_line lines[1 + TD_OPTION_LIST_MAX];
     td_default_specs defaults;
     td_layout_default_specs(&defaults);
     p->specs = f->devices.n ? f->devices.items : defaults.specs;
@@ -217,18 +157,24 @@ static void evaluate(const fields *f, eval_params *p, td_err *err)
     bool is_ok = check_latent(p, err) && read_text(f, p, &ids, err);
     if (is_ok && p->window > n_trained)
         td_log_warn("--window is %u, but the model's context %u", p->window, n_trained);
-    is_ok = is_ok && td_eval_run(p, figures, err);
+    td_eval_runner *runner = is_ok ? td_eval_runner_create(p, err) : NULL;
+    td_eval_results *results =
+        runner ? td_eval_results_open(p, f->out, td_eval_runner_identity(runner), err) : NULL;
+    is_ok = results && measure(runner, results, p, lines, err);
+    is_ok = td_eval_results_close(&results, is_ok ? err : NULL) && is_ok;
+    td_eval_runner_destroy(&runner);
     if (is_ok && f->is_json)
-        print_json(p, figures, err);
+        is_ok = td_eval_print_json(lines, p->n_kvs, err);
     else if (is_ok)
-        print_table(p, figures);
+        td_eval_print_table(p, lines, p->n_kvs);
     td_free(ids);
+    return is_ok;
 }
 
 int td_command_eval(int argc, char **argv, td_err *err)
 {
     fields f = {.base = "k=f32,v=f32", .window = 512, .n_windows = TD_TEXT_MAX};
-    eval_params params = {.n_kvs = 0};
+    eval_kv kvs[1 + TD_OPTION_LIST_MAX];
     bool is_help;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
@@ -240,12 +186,15 @@ int td_command_eval(int argc, char **argv, td_err *err)
         td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
         return 0;
     }
-    if (!td_options_check_files(&help, &f, NULL, true, err) || !read_kvs(&f, &params, err))
+    if (f.out && !strcmp(f.out, "-")) {
+        td_err_set(err, TD_E_USAGE, "--out: -; allowed: a file");
+        return 0;
+    }
+    if (!td_options_check_files(&help, &f, NULL, true, err) || !read_kvs(&f, kvs, err))
         return 0;
     td_model *model = td_model_open(f.model, err);
-    params.model = model;
     if (model)
-        evaluate(&f, &params, err);
+        evaluate(&f, &(eval_params){.model = model, .n_kvs = 1 + f.kvs.n, .kvs = kvs}, err);
     td_model_close(&model);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* Shared by the files of `tandem eval`: what is compared (eval_run.c), how it is judged
- * (eval_score.c) and how it is shown (eval.c). Private to cli/.
+/* Shared by the files of `tandem eval`: what is asked (eval.c), how it is computed (eval_run.c),
+ * judged (eval_score.c), kept (eval_results.c) and shown (eval_show.c). Private to cli/.
  *
  * A text's tokens are cut into windows, each a sequence of its own whose second half is scored: at
  * every position there the distribution of the next token is held against that of the base, which
@@ -12,8 +12,9 @@
 #include "cli/options.h"
 #include "model/forward.h"
 
-#define EVAL_KVS_MAX    (1 + TD_OPTION_LIST_MAX) /* the base and what is held against it */
-#define EVAL_WINDOW_MIN 8u                       /* three positions are scored */
+#define EVAL_BESIDE_MAX  TD_OPTION_LIST_MAX /* caches at once beside the base's */
+#define EVAL_WINDOW_MIN  8u                 /* three positions are scored */
+#define EVAL_VERIFY_ROWS 8u
 
 /* -- judging ----------------------------------------------------------------------------------- */
 
@@ -32,12 +33,19 @@ typedef struct {
     float *klds; /* [n] and room for more */
 } eval_score;
 
+/* Of passes that end with the window, the median of a few. */
 typedef struct {
+    double decode_ms, verify_ms; /* of one row; of EVAL_VERIFY_ROWS */
+} eval_speeds;
+
+typedef struct {
+    double n_windows;    /* NaN: all */
     double ppl, ppl_err; /* exp of the mean of -log p, and the standard error of that */
     double kld_mean, kld_median, kld_99, kld_99_9, kld_max; /* nats; to the base: D(base || this) */
     double same_top; /* share of the positions with the base's most probable token */
     double rms_dp;   /* of p of the true token, less the base's */
     double bytes_per_position;
+    eval_speeds speeds;
 } eval_figures;
 
 /* The first of the largest logits is the top. False: one is NaN or infinite. */
@@ -48,7 +56,7 @@ void td_eval_add(eval_score *score, const eval_row *base, const eval_row *row, u
  * number 0.99 (n - 1), from 0. Formulas: llama.cpp's tools/perplexity. */
 eval_figures td_eval_judge(eval_score *score);
 
-/* -- running ----------------------------------------------------------------------------------- */
+/* -- what is compared -------------------------------------------------------------------------- */
 
 typedef struct {
     td_cache_types types;
@@ -59,15 +67,64 @@ typedef struct {
     const td_model *model;
     const char *const *specs;
     uint32_t n_specs;
-    const uint32_t *ids; /* [n_windows * window] */
+    const uint32_t *ids; /* [n_ids] of the text, at least n_windows * window */
+    size_t n_ids;
     uint32_t window, n_windows, n_kvs;
-    eval_kv kvs[EVAL_KVS_MAX]; /* the base first */
+    const eval_kv *kvs; /* [n_kvs], the base first */
 } eval_params;
 
 /* Positions scored of a window. */
 static inline uint32_t td_eval_n_scored(uint32_t window) { return window - window / 2 - 1; }
 
-/* out[n_kvs]. Errors: those of forward.h and layout.h; TD_E_DATA: logits are not finite. */
-bool td_eval_run(const eval_params *params, eval_figures *out, td_err *err);
+/* -- what is known ----------------------------------------------------------------------------- */
+
+/* Scores by cache and window, and what else was measured of a cache; with a path each is a line of
+ * a file as soon as it is known, and what the file has is known from the start. */
+typedef struct td_eval_results td_eval_results;
+
+/* path: NULL: none. The file's first line says what all others depend on (`identity`, as
+ * run/identity.h has it; not which caches are asked for, nor how many windows): TD_E_DATA says what
+ * differs, else as jsonl.h. params and its caches outlive it. */
+td_eval_results *td_eval_results_open(const eval_params *params, const char *path,
+                                      const char *identity, td_err *err);
+bool td_eval_results_close(td_eval_results **r, td_err *err);
+
+bool td_eval_results_has(const td_eval_results *r, uint32_t kv, uint32_t window);
+/* What is there already stays. Copies. */
+bool td_eval_results_put(td_eval_results *r, uint32_t kv, uint32_t window, const eval_score *score,
+                         double bytes_per_position, td_err *err);
+/* NaN: not measured. */
+eval_speeds td_eval_results_speeds(const td_eval_results *r, uint32_t kv);
+bool td_eval_results_put_speeds(td_eval_results *r, uint32_t kv, eval_speeds speeds, td_err *err);
+/* Of the first n_windows, all of which are there. */
+eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows);
+
+/* -- running ----------------------------------------------------------------------------------- */
+
+typedef struct td_eval_runner td_eval_runner;
+
+/* Lays the model over the devices; it is loaded when something is first to be computed. */
+td_eval_runner *td_eval_runner_create(const eval_params *params, td_err *err);
+void td_eval_runner_destroy(td_eval_runner **r);
+/* What figures depend on (td_eval_results_open), as of run/identity.h; until destroy. */
+const char *td_eval_runner_identity(const td_eval_runner *r);
+
+/* Computes what the results lack of windows first..end-1 with the base and caches kvs[n].
+ * Errors: those of forward.h and layout.h; TD_E_DATA: logits are not finite. */
+bool td_eval_run_windows(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
+                         uint32_t n, uint32_t first, uint32_t end, td_err *err);
+/* Measures what the results lack of speeds: of the base and caches kvs[n], in turns. */
+bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
+                        uint32_t n, td_err *err);
+
+/* -- showing ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    const eval_kv *kv;
+    eval_figures figures; /* NaN: not measured */
+} eval_line;
+
+void td_eval_print_table(const eval_params *params, const eval_line *lines, uint32_t n);
+bool td_eval_print_json(const eval_line *lines, uint32_t n, td_err *err);
 
 #endif

@@ -6,7 +6,7 @@
  *
  *     "tandem=0.1.0; model=0123456789abcdef; cache=f16,f16; ...; layers=0 on host"
  *
- * Private to run/. Any thread. */
+ * Private to run/, but that `tandem eval` names devices and differences so too. Any thread. */
 #ifndef TD_RUN_IDENTITY_H
 #define TD_RUN_IDENTITY_H
 

@@ -11,13 +11,15 @@ import pty
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
 MODEL = 'configs/tales/tales-target.q8_0.gguf'
 TEXT = 'tests/data/tale.txt'
 KEYS = ['kv', 'ppl', 'ppl_err', 'kld_mean', 'kld_median', 'kld_99', 'kld_99_9', 'kld_max', 'same_top', 'rms_dp',
-        'bytes_per_position']
+        'bytes_per_position', 'decode_ms', 'verify_ms']
+TIMES = ('decode_ms', 'verify_ms')
 # TEXT begins the tales held back from the pair's training (in the public domain).
 # llama.cpp v0.5.0: llama-perplexity -m MODEL -f TEXT -c 512 -b 512 -fa off, with -ctk and -ctv as named.
 REFERENCE = {'f32': (21.9920, 1.90312), 'f16': (21.9986, 1.90356)}
@@ -38,6 +40,10 @@ def evaluate(*args, **files):
     return json.loads(r.stdout)
 
 
+def timeless(figures):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in figures]
+
+
 class Eval(unittest.TestCase):
     def test_perplexity_is_the_references(self):
         # Both round activations to 8 bits, at different places: with F16 weights the two agree to 3e-5.
@@ -51,7 +57,8 @@ class Eval(unittest.TestCase):
                                   ('q8_0', 'q4_0'), ('q4_0', 'q4_0')))
         for figures in base, same, f16, q8_0, k, v, q4_0:
             self.assertEqual(list(figures), KEYS)
-        self.assertEqual(same, base)
+            self.assertGreater(min(figures[key] for key in TIMES), 0)
+        self.assertEqual(*timeless([same, base]))
         self.assertEqual(base['kv'], 'k=f32,v=f32')
         for key in KEYS:
             if key.startswith('kld') or key == 'rms_dp':
@@ -77,7 +84,7 @@ class Eval(unittest.TestCase):
 
     def test_a_split_scores_as_one_device_does(self):
         args = ['--chunks', '1', *kvs(('q8_0', 'q4_0'))]
-        self.assertEqual(evaluate(*args, '--device', 'host:1'), evaluate(*args))
+        self.assertEqual(timeless(evaluate(*args, '--device', 'host:1')), timeless(evaluate(*args)))
 
     def test_windows_are_scored_as_their_logits_say(self):
         """Each from the middle on, in chunks of a prompt, and after BOS where its first token was."""
@@ -104,8 +111,9 @@ class Eval(unittest.TestCase):
 
     def test_the_table_tells_the_same(self):
         args = ['--chunks', '1', *kvs(('q8_0', 'f16'))]
-        figures = evaluate(*args)
-        r = run(*args)
+        with tempfile.TemporaryDirectory() as folder:
+            out = ('--out', os.path.join(folder, 'out'))  # so that both show the same times
+            figures, r = evaluate(*args, *out), run(*args, *out)
         lines = r.stdout.splitlines()
         self.assertEqual(lines[0], '1 windows of 512 tokens, 255 positions scored; divergence from k=f32,v=f32')
         rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[2:]]
@@ -114,7 +122,80 @@ class Eval(unittest.TestCase):
         for row, want in zip(rows[2:], figures):
             self.assertEqual(row[1:], ['%.4f' % want['ppl'], '%.4f' % want['ppl_err'],
                                        *['%.6f' % want[key] for key in KEYS[3:8]], '%.2f %%' % (100 * want['same_top']),
-                                       '%.3f %%' % (100 * want['rms_dp']), str(want['bytes_per_position'])])
+                                       '%.3f %%' % (100 * want['rms_dp']), str(want['bytes_per_position']),
+                                       *['%.3f' % want[key] for key in TIMES]])
+
+    def test_a_run_that_was_ended_goes_on_where_it_was(self):
+        args = ['--window', '128', '--chunks', '6', *kvs(('q8_0', 'q4_0'), ('q4_0', 'q4_0'))]
+        with tempfile.TemporaryDirectory() as folder:
+            whole, part = os.path.join(folder, 'whole'), os.path.join(folder, 'part')
+            want = evaluate(*args, '--out', whole)
+            with open(whole, 'rb') as file:
+                lines = file.readlines()
+            self.assertEqual(len(lines), 1 + 3 * 6 + 3)  # of what it is; caches by windows; speeds
+            self.assertEqual(evaluate(*args, '--out', whole), want)  # the times too: nothing is measured again
+            self.assertEqual(timeless(evaluate(*args)), timeless(want))
+            for n_lines, n_bytes in ((0, 0), (1, 0), (3, 20), (10, 0), (19, 9), (20, 0)):
+                with open(part, 'wb') as file:
+                    file.write(b''.join(lines[:n_lines]) + lines[n_lines][:n_bytes])
+                r = run(*args, '--out', part, '--json')
+                self.assertEqual(r.returncode, 0, r.stderr)
+                self.assertEqual('was not finished and is removed' in r.stderr, n_bytes > 0, r.stderr)
+                self.assertEqual(timeless(json.loads(r.stdout)), timeless(want), n_lines)
+                with open(part, 'rb') as file:
+                    again = file.readlines()
+                self.assertEqual(again[:19], lines[:19])
+            os.remove(part)
+            with subprocess.Popen([TANDEM, 'eval', '--model', MODEL, '--text', TEXT, '--device', 'host:1', *args,
+                                   '--out', part], stdout=subprocess.DEVNULL) as p:
+                while not os.path.exists(part) or os.path.getsize(part) < 5000:
+                    time.sleep(0.005)
+                p.kill()
+            self.assertEqual(timeless(evaluate(*args, '--out', part)), timeless(want))
+
+    def test_a_file_serves_other_caches_and_fewer_windows(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = ['--window', '128', '--out', os.path.join(folder, 'out')]
+            base, q4_0 = evaluate(*out, *kvs(('q4_0', 'q4_0')))
+            few = evaluate(*out, '--chunks', '2', *kvs(('f16', 'f16'), ('q4_0', 'q4_0')))
+            self.assertEqual(timeless(few), timeless(evaluate('--window', '128', '--chunks', '2',
+                                                              *kvs(('f16', 'f16'), ('q4_0', 'q4_0')))))
+            f16 = timeless(evaluate('--window', '128', *kvs(('f16', 'f16'))))[1]
+            self.assertEqual(timeless(evaluate(*out, *kvs(('f16', 'f16'), ('q4_0', 'q4_0')))),
+                             [*timeless([base]), f16, *timeless([q4_0])])
+
+    def test_a_file_of_other_figures_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, text = os.path.join(folder, 'out'), os.path.join(folder, 'text')
+            args = ['--chunks', '1', '--out', path]
+            evaluate(*args)
+            with open(path, 'rb') as file:
+                before = file.read()
+            with open(TEXT, 'rb') as file, open(text, 'wb') as copy:
+                copy.write(file.read()[:-9])
+            for more, files, needle in ((['--window', '256'], {}, 'window is "512" there and "256" now'),
+                                        (['--base', 'k=f16,v=f32'], {}, 'base is "k=f32,v=f32" there and "k=f16,v=f32" now'),
+                                        ([], {'text': text}, 'text is "'),
+                                        ([], {'model': 'configs/tales/tales-draft.q8_0.gguf'}, 'model is "'),
+                                        (['--device', 'scalar'], {}, 'layers is "0 on host, ')):
+                r = run(*args, *more, **files)
+                self.assertEqual((r.returncode, r.stdout), (65, ''), r.stderr)
+                self.assertIn(path + ': ', r.stderr)
+                self.assertIn(needle.replace(', ', ''), r.stderr)
+            lines = before.splitlines(keepends=True)
+            for content, needle in ((lines[1] + lines[0], 'does not say what it is of'), (b'{"id": "a"}\n', 'first line'),
+                                    (b'something else\n', path),
+                                    (lines[0] + lines[1].replace(b'"same_top":255', b'"same_top":256'), '255 of a window'),
+                                    (lines[0] + lines[1].replace(b'"kld_bits":[0,', b'"kld_bits":['), '255 of a window'),
+                                    (lines[0] + lines[1].replace(b'"kld_bits":[0,', b'"kld_bits":[-1,'), 'kld_bits'),
+                                    (lines[0] + lines[1].replace(b'"window":0', b'"window":-1'), 'window')):
+                with open(path, 'wb') as file:
+                    file.write(content)
+                self.fails(65, needle, args=args)
+                with open(path, 'rb') as file:
+                    self.assertEqual(file.read(), content)
+        self.fails(2, '--out', args=['--out', TEXT])
+        self.fails(2, '--out', args=['--out', '-'])
 
     def test_a_terminal_is_told_what_is_left(self):
         main, other = pty.openpty()
