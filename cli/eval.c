@@ -15,7 +15,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *model, *text, *base;
+    const char *model, *text, *base, *draft;
     const char *out;
     option_list devices, kvs;
     uint32_t window, n_windows;
@@ -37,6 +37,8 @@ static const option options[] = {
     {"--chunks", NULL, OPT_U32, AT(n_windows), 1, TD_TEXT_MAX, "N",
      "windows at most (default: all that the text fills)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
+    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf",
+     "a small model as in generate: how much of what it proposes is accepted with each cache"},
     {"--out", NULL, OPT_WRITE, AT(out), 0, 0, "FILE.jsonl",
      "what is measured, window by window; a file that is there is resumed"},
     {"--json", NULL, OPT_FLAG, AT(is_json), 0, 0, NULL, "JSON instead of the table"},
@@ -132,21 +134,36 @@ static bool read_text(const fields *f, eval_params *p, uint32_t **ids, td_err *e
 
 /* -- what is done ------------------------------------------------------------------------------ */
 
-/* All caches over all windows. */
-static bool measure(td_eval_runner *runner, td_eval_results *results, const eval_params *p,
-                    eval_line *lines, td_err *err)
+/* All caches over all windows. *runner is given back when it is not needed any more. */
+static bool measure(td_eval_runner **runner, td_eval_results *results, const eval_params *p,
+                    eval_line *lines, int *signal, td_err *err)
 {
     uint32_t others[TD_OPTION_LIST_MAX];
     for (uint32_t i = 1; i < p->n_kvs; i++)
         others[i - 1] = i;
-    bool is_ok = td_eval_run_windows(runner, results, others, p->n_kvs - 1, 0, p->n_windows, err) &&
-                 td_eval_run_speeds(runner, results, others, p->n_kvs - 1, err);
+    bool is_ok =
+        td_eval_run_windows(*runner, results, others, p->n_kvs - 1, 0, p->n_windows, err) &&
+        td_eval_run_speeds(*runner, results, others, p->n_kvs - 1, err);
+    td_eval_runner_destroy(runner);
+    if (is_ok && p->draft)
+        is_ok = td_eval_run_drafts(p, results, others, p->n_kvs - 1, signal, err);
     for (uint32_t i = 0; is_ok && i < p->n_kvs; i++)
         lines[i] = (eval_line){&p->kvs[i], td_eval_results_judge(results, i, p->n_windows)};
     return is_ok;
 }
 
-static bool evaluate(const fields *f, eval_params *p, td_err *err)
+static bool name_draft(const fields *f, eval_params *p, td_err *err)
+{
+    td_model *draft = f->draft ? td_model_open(f->draft, err) : NULL;
+    if (draft)
+        snprintf(p->draft_sha, sizeof p->draft_sha, "%016llx",
+                 (unsigned long long)td_gguf_hash(td_model_gguf(draft)));
+    p->draft = f->draft;
+    td_model_close(&draft);
+    return !f->draft || *p->draft_sha;
+}
+
+static bool evaluate(const fields *f, eval_params *p, int *signal, td_err *err)
 {
     uint32_t *ids = NULL, n_trained = td_model_hparams(p->model)->n_ctx_train;
     eval_line lines[1 + TD_OPTION_LIST_MAX];
@@ -154,18 +171,18 @@ static bool evaluate(const fields *f, eval_params *p, td_err *err)
     td_layout_default_specs(&defaults);
     p->specs = f->devices.n ? f->devices.items : defaults.specs;
     p->n_specs = f->devices.n ? f->devices.n : defaults.n;
-    bool is_ok = check_latent(p, err) && read_text(f, p, &ids, err);
+    bool is_ok = check_latent(p, err) && name_draft(f, p, err) && read_text(f, p, &ids, err);
     if (is_ok && p->window > n_trained)
         td_log_warn("--window is %u, but the model's context %u", p->window, n_trained);
     td_eval_runner *runner = is_ok ? td_eval_runner_create(p, err) : NULL;
     td_eval_results *results =
         runner ? td_eval_results_open(p, f->out, td_eval_runner_identity(runner), err) : NULL;
-    is_ok = results && measure(runner, results, p, lines, err);
+    is_ok = results && measure(&runner, results, p, lines, signal, err);
     is_ok = td_eval_results_close(&results, is_ok ? err : NULL) && is_ok;
     td_eval_runner_destroy(&runner);
-    if (is_ok && f->is_json)
+    if (is_ok && !*signal && f->is_json)
         is_ok = td_eval_print_json(lines, p->n_kvs, err);
-    else if (is_ok)
+    else if (is_ok && !*signal)
         td_eval_print_table(p, lines, p->n_kvs);
     td_free(ids);
     return is_ok;
@@ -176,6 +193,7 @@ int td_command_eval(int argc, char **argv, td_err *err)
     fields f = {.base = "k=f32,v=f32", .window = 512, .n_windows = TD_TEXT_MAX};
     eval_kv kvs[1 + TD_OPTION_LIST_MAX];
     bool is_help;
+    int signal = 0;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
@@ -194,7 +212,8 @@ int td_command_eval(int argc, char **argv, td_err *err)
         return 0;
     td_model *model = td_model_open(f.model, err);
     if (model)
-        evaluate(&f, &(eval_params){.model = model, .n_kvs = 1 + f.kvs.n, .kvs = kvs}, err);
+        evaluate(&f, &(eval_params){.model = model, .n_kvs = 1 + f.kvs.n, .kvs = kvs}, &signal,
+                 err);
     td_model_close(&model);
-    return 0;
+    return signal ? 128 + signal : 0;
 }

@@ -1,5 +1,6 @@
 /* Shared by the files of `tandem eval`: what is asked (eval.c), how it is computed (eval_run.c),
- * judged (eval_score.c), kept (eval_results.c) and shown (eval_show.c). Private to cli/.
+ * judged (eval_score.c), drafted for (eval_draft.c), kept (eval_results.c) and shown (eval_show.c).
+ * Private to cli/.
  *
  * A text's tokens are cut into windows, each a sequence of its own whose second half is scored: at
  * every position there the distribution of the next token is held against that of the base, which
@@ -38,6 +39,11 @@ typedef struct {
     double decode_ms, verify_ms; /* of one row; of EVAL_VERIFY_ROWS */
 } eval_speeds;
 
+/* Of texts that were drafted (eval_draft.c). */
+typedef struct {
+    uint32_t n_tokens, n_rounds, n_drafted, n_accepted; /* as td_sequence_info has them */
+} eval_drafting;
+
 typedef struct {
     double n_windows;    /* NaN: all */
     double ppl, ppl_err; /* exp of the mean of -log p, and the standard error of that */
@@ -46,6 +52,7 @@ typedef struct {
     double rms_dp;   /* of p of the true token, less the base's */
     double bytes_per_position;
     eval_speeds speeds;
+    double acceptance, tokens_per_verification; /* NaN: nothing was drafted */
 } eval_figures;
 
 /* The first of the largest logits is the top. False: one is NaN or infinite. */
@@ -71,6 +78,8 @@ typedef struct {
     size_t n_ids;
     uint32_t window, n_windows, n_kvs;
     const eval_kv *kvs; /* [n_kvs], the base first */
+    const char *draft;  /* a draft's path, or NULL, and */
+    char draft_sha[24]; /* what it is */
 } eval_params;
 
 /* Positions scored of a window. */
@@ -96,6 +105,10 @@ bool td_eval_results_put(td_eval_results *r, uint32_t kv, uint32_t window, const
 /* NaN: not measured. */
 eval_speeds td_eval_results_speeds(const td_eval_results *r, uint32_t kv);
 bool td_eval_results_put_speeds(td_eval_results *r, uint32_t kv, eval_speeds speeds, td_err *err);
+/* Of the text that goes on from a window; n_rounds = 0: not there. */
+eval_drafting td_eval_results_drafting(const td_eval_results *r, uint32_t kv, uint32_t window);
+bool td_eval_results_put_drafting(td_eval_results *r, uint32_t kv, uint32_t window,
+                                  eval_drafting counts, td_err *err);
 /* Of the first n_windows, all of which are there. */
 eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows);
 
@@ -116,6 +129,10 @@ bool td_eval_run_windows(td_eval_runner *r, td_eval_results *results, const uint
 /* Measures what the results lack of speeds: of the base and caches kvs[n], in turns. */
 bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
                         uint32_t n, td_err *err);
+
+/* Of the draft: what the results lack of the base and caches kvs[n]. Loads models of its own. */
+bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, const uint32_t *kvs,
+                        uint32_t n, int *signal, td_err *err);
 
 /* -- showing ----------------------------------------------------------------------------------- */
 

@@ -21,17 +21,23 @@ struct td_eval_results {
     const char *identity;
     td_jsonl_writer *writer; /* NULL: no file */
     td_json_writer *json;
-    bool has_identity;   /* the file says what it is of */
-    eval_score *scores;  /* [n_kvs][n_windows]; n = 0: not there */
-    double *bytes;       /* [n_kvs] a position */
-    eval_speeds *speeds; /* [n_kvs] */
-    float *klds;         /* [n_windows * n_scored], of the cache that is judged */
+    bool has_identity;        /* the file says what it is of */
+    eval_score *scores;       /* [n_kvs][n_windows]; n = 0: not there */
+    double *bytes;            /* [n_kvs] a position */
+    eval_speeds *speeds;      /* [n_kvs] */
+    eval_drafting *draftings; /* [n_kvs][n_windows] */
+    float *klds;              /* [n_windows * n_scored], of the cache that is judged */
 };
 
 static eval_score *at(const td_eval_results *r, uint32_t kv, uint32_t window)
 {
     TD_ASSERT(kv < r->params->n_kvs && window < r->params->n_windows);
     return &r->scores[(size_t)kv * r->params->n_windows + window];
+}
+
+static eval_drafting *drafting_at(const td_eval_results *r, uint32_t kv, uint32_t window)
+{
+    return &r->draftings[at(r, kv, window) - r->scores];
 }
 
 /* -- reading ----------------------------------------------------------------------------------- */
@@ -49,6 +55,11 @@ static const td_json_field fields[] = {
     {.key = "kld_bits", .type = TD_JSON_INT_LIST, .min = 0, .max = 0x7f800000, .n_max = SCORED_MAX},
     {.key = "decode_ms", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1e12},
     {.key = "verify_ms", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1e12},
+    {.key = "draft", .type = TD_JSON_STRING, .min = 0, .max = 64},
+    {.key = "tokens", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
+    {.key = "rounds", .type = TD_JSON_INT, .min = 1, .max = 1 << 24},
+    {.key = "drafted", .type = TD_JSON_INT, .min = 0, .max = 1 << 28},
+    {.key = "accepted", .type = TD_JSON_INT, .min = 0, .max = 1 << 28},
 };
 static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 
@@ -76,6 +87,17 @@ static bool read_score(td_eval_results *r, const td_json_object *o, uint32_t kv,
                                           .dp2 = td_json_get_double(o, "dp2", INFINITY),
                                           .klds = klds};
     return klds;
+}
+
+static void read_drafting(td_eval_results *r, const td_json_object *o, uint32_t kv)
+{
+    uint32_t window = (uint32_t)td_json_get_int(o, "window", 0);
+    if (window < r->params->n_windows &&
+        !strcmp(td_json_get_string(o, "draft", ""), r->params->draft_sha))
+        *drafting_at(r, kv, window) = (eval_drafting){(uint32_t)td_json_get_int(o, "tokens", 0),
+                                                      (uint32_t)td_json_get_int(o, "rounds", 0),
+                                                      (uint32_t)td_json_get_int(o, "drafted", 0),
+                                                      (uint32_t)td_json_get_int(o, "accepted", 0)};
 }
 
 static bool read_identity(td_eval_results *r, const td_json_object *o, td_err *err)
@@ -108,6 +130,8 @@ static bool read_line(td_eval_results *r, const td_json_object *o, td_err *err)
         if (td_json_has(o, "decode_ms"))
             r->speeds[kv] = (eval_speeds){td_json_get_double(o, "decode_ms", NAN),
                                           td_json_get_double(o, "verify_ms", NAN)};
+        if (td_json_has(o, "draft"))
+            read_drafting(r, o, kv);
         if (td_json_has(o, "kld_bits") && !read_score(r, o, kv, err))
             return false;
     }
@@ -201,12 +225,15 @@ td_eval_results *td_eval_results_open(const eval_params *params, const char *pat
                  (r->scores = td_alloc(n, sizeof *r->scores, err)) &&
                  (r->bytes = td_alloc(params->n_kvs, sizeof *r->bytes, err)) &&
                  (r->speeds = td_alloc(params->n_kvs, sizeof *r->speeds, err)) &&
+                 (r->draftings = td_alloc(n, sizeof *r->draftings, err)) &&
                  (r->klds = td_alloc((size_t)params->n_windows * td_eval_n_scored(params->window),
                                      sizeof *r->klds, err));
     for (uint32_t i = 0; is_ok && i < params->n_kvs; i++)
         r->speeds[i] = (eval_speeds){NAN, NAN};
     if (!is_ok || (path && !open_file(r, path, err)))
         td_eval_results_close(&r, NULL);
+    else
+        r->identity = NULL; /* the caller's */
     return r;
 }
 
@@ -221,6 +248,7 @@ bool td_eval_results_close(td_eval_results **results, td_err *err)
     td_free(r->scores);
     td_free(r->bytes);
     td_free(r->speeds);
+    td_free(r->draftings);
     td_free(r->klds);
     td_json_writer_destroy(&r->json);
     td_free(r);
@@ -263,9 +291,32 @@ bool td_eval_results_put_speeds(td_eval_results *r, uint32_t kv, eval_speeds spe
     return end_line(r, err);
 }
 
+eval_drafting td_eval_results_drafting(const td_eval_results *r, uint32_t kv, uint32_t window)
+{
+    return *drafting_at(r, kv, window);
+}
+
+bool td_eval_results_put_drafting(td_eval_results *r, uint32_t kv, uint32_t window,
+                                  eval_drafting counts, td_err *err)
+{
+    *drafting_at(r, kv, window) = counts;
+    if (!r->writer)
+        return true;
+    td_json_begin_object(r->json);
+    td_json_put_string(r->json, "kv", r->params->kvs[kv].name);
+    td_json_put_string(r->json, "draft", r->params->draft_sha);
+    td_json_put_u64(r->json, "window", window);
+    td_json_put_u64(r->json, "tokens", counts.n_tokens);
+    td_json_put_u64(r->json, "rounds", counts.n_rounds);
+    td_json_put_u64(r->json, "drafted", counts.n_drafted);
+    td_json_put_u64(r->json, "accepted", counts.n_accepted);
+    return end_line(r, err);
+}
+
 eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows)
 {
     eval_score sum = {.klds = r->klds};
+    double n_tokens = 0, n_rounds = 0, n_drafted = 0, n_accepted = 0;
     for (uint32_t w = 0; w < n_windows; w++) {
         const eval_score *s = at(r, kv, w);
         TD_ASSERT(s->n);
@@ -276,10 +327,17 @@ eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_w
         sum.nll2 += s->nll2;
         sum.kld += s->kld;
         sum.dp2 += s->dp2;
+        const eval_drafting *d = drafting_at(r, kv, w);
+        n_tokens += d->n_tokens;
+        n_rounds += d->n_rounds;
+        n_drafted += d->n_drafted;
+        n_accepted += d->n_accepted;
     }
     eval_figures figures = td_eval_judge(&sum);
     figures.n_windows = NAN;
     figures.bytes_per_position = r->bytes[kv];
     figures.speeds = r->speeds[kv];
+    figures.acceptance = n_drafted > 0 ? n_accepted / n_drafted : NAN;
+    figures.tokens_per_verification = n_rounds > 0 ? n_tokens / n_rounds : NAN;
     return figures;
 }

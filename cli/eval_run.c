@@ -18,7 +18,10 @@
 
 #define REDRAW_US 200000u
 #define GROUP_MAX (1 + EVAL_BESIDE_MAX)
-#define ROUNDS    5u /* of speeds, after one that warms up */
+/* Of speeds, after one round that warms up: at least so many, more while there is time. */
+#define ROUNDS_MIN 5u
+#define ROUNDS_MAX 51u
+#define ROUNDS_US  150000u
 
 /* A cache with the chain that computes with it. */
 typedef struct {
@@ -256,11 +259,17 @@ static bool time_pass(td_eval_runner *r, const member *m, uint32_t n_rows, doubl
     return is_ok;
 }
 
+static bool is_over(const td_eval_runner *r, uint32_t n_rounds, uint64_t begin_us)
+{
+    return n_rounds == ROUNDS_MAX ||
+           (n_rounds >= ROUNDS_MIN && td_clock_now_us(&r->clock) - begin_us > ROUNDS_US);
+}
+
 bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
                         uint32_t n, td_err *err)
 {
     static const uint32_t n_rows[] = {1, EVAL_VERIFY_ROWS};
-    double samples[GROUP_MAX][TD_COUNT(n_rows)][ROUNDS], unused;
+    double samples[GROUP_MAX][TD_COUNT(n_rows)][ROUNDS_MAX];
     bool is_known = !isnan(td_eval_results_speeds(results, 0).decode_ms);
     for (uint32_t i = 0; i < n; i++)
         is_known &= !isnan(td_eval_results_speeds(results, kvs[i]).decode_ms);
@@ -269,16 +278,17 @@ bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint3
         return true;
     if (!gather(r, kvs, n, err))
         return false;
-    for (uint32_t round = 0; round <= ROUNDS; round++)
+    uint64_t begin_us = td_clock_now_us(&r->clock);
+    uint32_t n_rounds = 0;
+    for (bool is_warm = false; !is_over(r, n_rounds, begin_us); n_rounds += is_warm, is_warm = true)
         for (uint32_t i = 0; i < r->n_members; i++)
             for (uint32_t k = 0; k < TD_COUNT(n_rows); k++)
-                if (!time_pass(r, &r->members[i], n_rows[k],
-                               round ? &samples[i][k][round - 1] : &unused, err))
+                if (!time_pass(r, &r->members[i], n_rows[k], &samples[i][k][n_rounds], err))
                     return false;
     for (uint32_t i = 0; i < r->n_members; i++) {
-        td_sort_doubles(samples[i][0], ROUNDS);
-        td_sort_doubles(samples[i][1], ROUNDS);
-        const eval_speeds speeds = {samples[i][0][ROUNDS / 2], samples[i][1][ROUNDS / 2]};
+        td_sort_doubles(samples[i][0], n_rounds);
+        td_sort_doubles(samples[i][1], n_rounds);
+        const eval_speeds speeds = {samples[i][0][n_rounds / 2], samples[i][1][n_rounds / 2]};
         if (!td_eval_results_put_speeds(results, r->members[i].kv, speeds, err))
             return false;
     }

@@ -30,6 +30,9 @@ static const struct {
      true},
     {"decode_ms", "1 row ms", offsetof(eval_figures, speeds.decode_ms), 3, false, false},
     {"verify_ms", "8 rows ms", offsetof(eval_figures, speeds.verify_ms), 3, false, false},
+    {"acceptance", "acceptance", offsetof(eval_figures, acceptance), 2, true, false},
+    {"tokens_per_verification", "tokens/verification",
+     offsetof(eval_figures, tokens_per_verification), 2, false, false},
 };
 _Static_assert(EVAL_VERIFY_ROWS == 8, "the title says so");
 

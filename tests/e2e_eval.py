@@ -197,6 +197,32 @@ class Eval(unittest.TestCase):
         self.fails(2, '--out', args=['--out', TEXT])
         self.fails(2, '--out', args=['--out', '-'])
 
+    def test_a_draft_is_accepted_as_often_as_it_is_right(self):
+        args = ['--window', '128', '--chunks', '3', *kvs(('f32', 'f32'), ('q4_0', 'q4_0'))]
+        draft = ('--draft', 'configs/tales/tales-draft.q8_0.gguf')
+        with tempfile.TemporaryDirectory() as folder:
+            out = ('--out', os.path.join(folder, 'out'))
+            figures = evaluate(*args, *draft, *out)
+            base, same, q4_0 = timeless(figures)
+            self.assertEqual(list(figures[0]), [*KEYS, 'acceptance', 'tokens_per_verification'])
+            self.assertEqual(base, same)
+            for row in base, q4_0:
+                self.assertTrue(0.05 < row['acceptance'] < 0.95 and 1 < row['tokens_per_verification'] < 8, row)
+            with open(out[1], encoding='utf-8') as file:
+                lines = file.readlines()
+            counts = [line for line in map(json.loads, lines) if 'draft' in line]
+            self.assertEqual(len(counts), 3 * 3)
+            for line in counts:  # a verification gives what is accepted and a token of its own
+                self.assertEqual(line['tokens'], line['accepted'] + line['rounds'])
+            with open(out[1], 'w', encoding='utf-8') as file:
+                file.write(''.join(lines[:-4]))
+            self.assertEqual(timeless(evaluate(*args, *draft, *out)), [base, same, q4_0])
+            # A draft that is the target is always right: 32 tokens take a prompt's and four of 8.
+            for row in evaluate(*args, '--draft', MODEL, *out):
+                self.assertEqual((row['acceptance'], row['tokens_per_verification']), (1, 32 / 5))
+        self.fails(74, 'cannot be opened', args=['--draft', '/nonexistent'])
+        self.fails(65, 'is no GGUF file', args=['--draft', TEXT])
+
     def test_a_terminal_is_told_what_is_left(self):
         main, other = pty.openpty()
         with subprocess.Popen([TANDEM, 'eval', '--model', MODEL, '--text', TEXT, '--device', 'host:1', '--chunks', '3',
