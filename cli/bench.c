@@ -213,16 +213,15 @@ static void write_lower(char *out, size_t n_bytes, const char *name)
     out[n] = 0;
 }
 
-void td_bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
-                       const td_type_info *type_v)
+void td_bench_describe(bench_case *c, const td_model *model, const td_cache_types *kv)
 {
     const td_gguf *g = td_model_gguf(model);
     c->model = td_model_path(model);
     c->model_bytes = 0;
     for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
         c->model_bytes += td_gguf_tensor_at(g, i)->n_bytes;
-    write_lower(c->type_k, sizeof c->type_k, type_k->name);
-    write_lower(c->type_v, sizeof c->type_v, type_v->name);
+    write_lower(c->type_k, sizeof c->type_k, kv->k->name);
+    write_lower(c->type_v, sizeof c->type_v, kv->v->name);
 }
 
 int td_command_bench(int argc, char **argv, td_err *err)

@@ -71,8 +71,7 @@ typedef struct {
 } bench_case;
 
 /* Fills in what comes from the model and the types. */
-void td_bench_describe(bench_case *c, const td_model *model, const td_type_info *type_k,
-                       const td_type_info *type_v);
+void td_bench_describe(bench_case *c, const td_model *model, const td_cache_types *kv);
 
 typedef enum { BENCH_PREFILL, BENCH_DECODE, BENCH_VERIFY, BENCH_PAIR, BENCH_PROMPT } bench_kind;
 
@@ -128,8 +127,8 @@ void td_bench_output_end(bench_output *o);
 bool td_bench_models(const bench_params *p, td_err *err);
 /* One model over devices of which some are elsewhere: by the target of a run, its links among what
  * is measured (bench_remote.c). */
-bool td_bench_remote(const bench_params *p, const td_model *model, const td_type_info *type_k,
-                     const td_type_info *type_v, bench_output *out, td_err *err);
+bool td_bench_remote(const bench_params *p, const td_model *model, const td_cache_types *kv,
+                     bench_output *out, td_err *err);
 /* Of measured tests: c(n) against a verification of one row, or a step of decoding. */
 void td_bench_compare_widths(bench_test *tests, uint32_t n_tests);
 /* The prompts of --prompts (bench_prompts.c): their number, their names, which one has a name, and

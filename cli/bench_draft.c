@@ -168,8 +168,7 @@ static td_run_params run_params(const bench_params *b)
                        .sampling = TD_SAMPLING_DEFAULTS,
                        .seed = b->seed,
                        .ignore_eos = !b->is_prompts,
-                       .type_k = b->types_k[0],
-                       .type_v = b->types_v[0],
+                       .kv = {.k = b->types_k[0], .v = b->types_v[0]},
                        .n_parallel = b->n_parallel};
     memcpy(p.specs, b->devices.items, sizeof p.specs);
     p.sampling.temperature = b->temperature;
@@ -295,7 +294,7 @@ static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
     if (is_ok) {
         const td_model *model = td_run_model(session);
         p->n_vocab = td_model_hparams(model)->n_vocab;
-        td_bench_describe(&c, model, b->types_k[0], b->types_v[0]);
+        td_bench_describe(&c, model, &params->kv);
         c.draft_device = td_run_draft_device(session);
         td_run_device(session, c.device, sizeof c.device);
         is_ok = (b->in_path || write_prompts(p, td_run_chat(session), &c, err)) &&

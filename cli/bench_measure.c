@@ -316,8 +316,8 @@ static void measure_depth(lane *l)
     }
 }
 
-static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs,
-                      const td_type_info *type_k, const td_type_info *type_v, td_err *err)
+static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs, const td_cache_types *kv,
+                      td_err *err)
 {
     const bench_params *p = l->params;
     uint32_t depth = 0;
@@ -328,15 +328,14 @@ static bool open_lane(lane *l, const char *const *specs, uint32_t n_specs,
                                             .specs = specs,
                                             .n_specs = n_specs,
                                             .place = p->place,
-                                            .type_k = type_k,
-                                            .type_v = type_v,
+                                            .kv = *kv,
                                             .n_slots = 1,
                                             .n_ctx = depth + p->n_prefill +
                                                      td_max_u32(p->n_decode, TD_VERIFY_ROWS_MAX)},
                         err);
     if (!l->chain)
         return false;
-    td_bench_describe(&l->what, l->model, type_k, type_v);
+    td_bench_describe(&l->what, l->model, kv);
     for (uint32_t i = 0; i < l->chain->layout->n_parts; i++) {
         size_t n = strlen(l->what.device);
         snprintf(l->what.device + n, sizeof l->what.device - n, "%s%s", i ? "+" : "",
@@ -435,7 +434,7 @@ typedef struct {
     bench_output *out;
     td_energy *energy;
     const td_model *model;
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
 } bench_job;
 
 /* One group: n_lanes lanes of n_specs specs each. */
@@ -450,7 +449,7 @@ static bool bench_group(const bench_job *j, const char *const *specs, uint32_t n
         l->params = p;
         l->model = j->model;
         l->energy = n_lanes == 1 && td_energy_count(j->energy) ? j->energy : NULL;
-        is_ok = open_lane(l, specs + (size_t)i * n_specs, n_specs, j->type_k, j->type_v, err);
+        is_ok = open_lane(l, specs + (size_t)i * n_specs, n_specs, &j->kv, err);
     }
     if (is_ok && n_lanes > 1)
         name_others(&g);
@@ -470,7 +469,7 @@ static bool bench_devices(const bench_job *j, td_err *err)
     const bench_params *p = j->params;
     td_default_specs defaults;
     if (p->n_hosts)
-        return td_bench_remote(p, j->model, j->type_k, j->type_v, j->out, err);
+        return td_bench_remote(p, j->model, &j->kv, j->out, err);
     td_layout_default_specs(&defaults);
     const char *const *specs = p->devices.n ? p->devices.items : defaults.specs;
     uint32_t n = p->devices.n ? p->devices.n : defaults.n;
@@ -497,8 +496,8 @@ bool td_bench_models(const bench_params *p, td_err *err)
                                                .out = &out,
                                                .energy = energy,
                                                .model = model,
-                                               .type_k = p->types_k[k / p->n_types_v],
-                                               .type_v = p->types_v[k % p->n_types_v]},
+                                               .kv = {.k = p->types_k[k / p->n_types_v],
+                                                      .v = p->types_v[k % p->n_types_v]}},
                                   err);
         td_model_close(&model);
     }

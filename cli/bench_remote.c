@@ -134,8 +134,7 @@ static bool measure_depth(far_lane *l, td_err *err)
     return true;
 }
 
-static bool open_target(far_lane *l, const td_type_info *type_k, const td_type_info *type_v,
-                        td_err *err)
+static bool open_target(far_lane *l, const td_cache_types *kv, td_err *err)
 {
     const bench_params *p = l->params;
     uint32_t depth = 0;
@@ -150,8 +149,7 @@ static bool open_target(far_lane *l, const td_type_info *type_k, const td_type_i
                                .host_key = p->key,
                                .wire = p->wire,
                                .is_trusting = true, /* as of devices here */
-                               .type_k = type_k,
-                               .type_v = type_v,
+                               .kv = *kv,
                                .n_slots = 1,
                                .n_ctx = depth + p->n_prefill +
                                         td_max_u32(p->n_decode, TD_VERIFY_ROWS_MAX)};
@@ -159,7 +157,7 @@ static bool open_target(far_lane *l, const td_type_info *type_k, const td_type_i
     if (!l->target)
         return false;
     l->chunk_rows = TD_HOST_CHUNK_ROWS;
-    td_bench_describe(&l->what, l->model, type_k, type_v);
+    td_bench_describe(&l->what, l->model, kv);
     for (uint32_t i = 0; i < td_target_n_stages(l->target); i++) {
         td_stage_info info;
         td_target_get_stage_info(l->target, i, &info);
@@ -171,8 +169,8 @@ static bool open_target(far_lane *l, const td_type_info *type_k, const td_type_i
     return true;
 }
 
-bool td_bench_remote(const bench_params *p, const td_model *model, const td_type_info *type_k,
-                     const td_type_info *type_v, bench_output *out, td_err *err)
+bool td_bench_remote(const bench_params *p, const td_model *model, const td_cache_types *kv,
+                     bench_output *out, td_err *err)
 {
     if (!p->devices.n)
         return td_err_set(err, TD_E_USAGE, "--host: give --device NAME/SPEC too");
@@ -181,7 +179,7 @@ bool td_bench_remote(const bench_params *p, const td_model *model, const td_type
         return false;
     l->params = p;
     l->model = model;
-    bool is_ok = open_target(l, type_k, type_v, err);
+    bool is_ok = open_target(l, kv, err);
     for (uint32_t d = 0; is_ok && d < p->depths.n; d++) {
         l->what.depth = p->depths.items[d];
         is_ok =

@@ -12,7 +12,7 @@
 
 typedef struct {
     const char *config, *model, *device, *bind, *key, *vocab_of;
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_ctx, n_slots;
 } fields;
 
@@ -31,9 +31,9 @@ static const option options[] = {
      "loopback)"},
     {"--vocab-of", "draft.vocab_of", OPT_READ, AT(vocab_of), 0, 0, "M.gguf",
      "the target's file (its vocabulary is all that is read), where that has another vocabulary"},
-    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
@@ -79,8 +79,7 @@ static bool serve(const fields *f, td_err *err)
         goto done;
     drafter = td_drafter_create(&(td_drafter_params){.model = model,
                                                      .spec = f->device,
-                                                     .type_k = f->type_k,
-                                                     .type_v = f->type_v,
+                                                     .kv = f->kv,
                                                      .n_slots = f->n_slots,
                                                      .n_ctx = f->n_ctx},
                                 err);
@@ -111,8 +110,7 @@ done:
 int td_command_draft(int argc, char **argv, td_err *err)
 {
     fields f = {.device = "host:1",
-                .type_k = td_type_find(TD_TYPE_F16),
-                .type_v = td_type_find(TD_TYPE_F16),
+                .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                 .n_slots = 8};
     td_json *document = NULL;
     bool is_help = false;

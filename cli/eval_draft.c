@@ -112,8 +112,7 @@ static td_run_params run_params(drafted *d, const char *path)
                        .out_path = "/dev/null",
                        .n_predict = td_min_u32(PREDICT_MAX, p->window / 4),
                        .sampling = TD_SAMPLING_DEFAULTS,
-                       .type_k = p->kvs[d->kv].types.k,
-                       .type_v = p->kvs[d->kv].types.v,
+                       .kv = {.k = p->kvs[d->kv].types.k, .v = p->kvs[d->kv].types.v},
                        .n_ctx = p->window, /* a text may take more tokens by itself than it did */
                        .n_parallel = 1,
                        .on_finish = on_finish,

@@ -84,9 +84,9 @@ static const option options[] = {
     {"--out", "run.out", OPT_WRITE, AT(run.out_path), 0, 0, "FILE.jsonl",
      "results, appended; a file that is there is resumed (default: stdout)"},
     TEXT_ROWS,
-    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.type_k), 0, 0, "TYPE",
+    {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.kv.k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.type_v), 0, 0, "TYPE",
+    {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
@@ -214,8 +214,7 @@ static fields defaults(void)
                     .run = {.draft_max = 8,
                             .n_predict = TD_N_PREDICT_DEFAULT,
                             .sampling = TD_SAMPLING_DEFAULTS,
-                            .type_k = td_type_find(TD_TYPE_F16),
-                            .type_v = td_type_find(TD_TYPE_F16),
+                            .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                             .n_parallel = 1}};
 }
 

@@ -17,7 +17,7 @@ typedef struct {
     const char *model, *tokens, *out;
     const char *place;
     option_list devices;
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_ctx, n_rows;
     bool is_step;
 } fields;
@@ -33,9 +33,9 @@ static const option options[] = {
      "the experts of a mixture on another device, say experts=host"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, TD_CTX_MAX, "N",
      "positions of a sequence, which chooses long RoPE factors (default: as many as tokens)"},
-    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
      "through the verify path, N tokens at a time; without it as a prompt"},
@@ -80,8 +80,7 @@ static bool run(const fields *f, const td_model *model, td_err *err)
                                 .specs = f->devices.n ? f->devices.items : defaults.specs,
                                 .n_specs = f->devices.n ? f->devices.n : defaults.n,
                                 .place = f->place,
-                                .type_k = f->type_k,
-                                .type_v = f->type_v,
+                                .kv = f->kv,
                                 .n_slots = 1,
                                 .n_ctx = f->n_ctx ? f->n_ctx : (uint32_t)n_ids,
                                 .is_all_logits = true},
@@ -110,7 +109,7 @@ static bool run(const fields *f, const td_model *model, td_err *err)
 
 int td_command_logits(int argc, char **argv, td_err *err)
 {
-    fields f = {.type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16)};
+    fields f = {.kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)}};
     bool is_help;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;

@@ -24,7 +24,8 @@ typedef struct {
     option_hosts hosts;
     const char *key;
     bool is_trusting;
-    const td_type_info *type_k, *type_v, *wire;
+    td_cache_types kv;
+    const td_type_info *wire;
     uint32_t n_ctx, n_parallel, draft_max, draft_fixed, n_prompt, n_predict;
     float accept;
     bool is_json, is_measure, is_no_measure;
@@ -64,9 +65,9 @@ static const option options[] = {
      "sequences at once (default: 1; for batch: 8)"},
     {"--pp", NULL, OPT_U32, AT(n_prompt), 1, N_MAX, "N", "tokens of a prompt (default: 256)"},
     {"-n", NULL, OPT_U32, AT(n_predict), 1, N_MAX, "N", "tokens generated after it (default: 256)"},
-    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(type_k), 0, 0, "TYPE",
+    {"--kv-k", NULL, OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
      "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
-    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(type_v), 0, 0, "TYPE",
+    {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
@@ -352,8 +353,7 @@ static bool plan(const fields *f, td_err *err)
                                         .host_key = f->key,
                                         .is_trusting = f->is_trusting,
                                         .wire = f->wire,
-                                        .type_k = f->type_k,
-                                        .type_v = f->type_v,
+                                        .kv = f->kv,
                                         .n_slots = f->n_parallel,
                                         .n_ctx = f->n_ctx,
                                         .is_choosing = true},
@@ -406,8 +406,7 @@ static bool read_config(const char *path, fields *f, td_json **document, td_err 
     f->wire = r->wire;
     f->use = c.use ? c.use : r->n_parallel > 1 ? "batch" : "stream";
     f->is_no_measure = c.is_no_measure;
-    f->type_k = r->type_k;
-    f->type_v = r->type_v;
+    f->kv = r->kv;
     f->n_ctx = r->n_ctx;
     f->n_parallel = r->n_parallel;
     f->n_predict = td_min_u32(r->n_predict, N_MAX);
@@ -423,8 +422,8 @@ static bool read_config(const char *path, fields *f, td_json **document, td_err 
 
 int td_command_plan(int argc, char **argv, td_err *err)
 {
-    fields f = {
-        .type_k = td_type_find(TD_TYPE_F16), .type_v = td_type_find(TD_TYPE_F16), .accept = -1};
+    fields f = {.kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+                .accept = -1};
     bool is_help;
     td_json *document = NULL;
     const char *config = td_options_find_config(&help, argc, argv);

@@ -51,8 +51,7 @@ typedef struct {
 
 static td_forward_params forward_params(const td_drafter *d)
 {
-    return td_forward_drafting(d->params.model, d->dev, d->params.type_k, d->params.type_v,
-                               d->params.n_slots, d->n_ctx);
+    return td_forward_drafting(d->params.model, d->dev, &d->params.kv, d->params.n_slots, d->n_ctx);
 }
 
 /* The model's context, halved until it fits. */

@@ -39,7 +39,7 @@ typedef struct td_drafter td_drafter;
 typedef struct {
     const td_model *model;
     const char *spec; /* device, without a layer range */
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_slots;
     uint32_t n_ctx; /* 0: the model's, or what fits */
 } td_drafter_params;

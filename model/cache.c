@@ -77,8 +77,8 @@ static uint32_t n_pages_of(const td_cache_params *p, td_cache_kind kind)
 
 static td_kv_params kv_params(const td_cache_params *p, td_cache_kind kind)
 {
-    return (td_kv_params){.type_k = p->type_k,
-                          .type_v = p->is_latent ? p->type_k : p->type_v,
+    return (td_kv_params){.type_k = p->kv.k,
+                          .type_v = p->is_latent ? p->kv.k : p->kv.v,
                           .n_head_kv = p->n_head_kv,
                           .head_dim_k = p->head_dim_k,
                           .head_dim_v = p->head_dim_v,

@@ -24,15 +24,16 @@
 
 #include "base/err.h"
 #include "kernels/device.h"
+#include "model/cache_types.h"
 
 typedef struct td_cache td_cache;
 
 typedef enum { TD_CACHE_FULL, TD_CACHE_LOCAL, TD_CACHE_RECURRENT } td_cache_kind;
 
 typedef struct {
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_layers, n_head_kv, head_dim_k, head_dim_v;
-    bool is_latent;             /* td_kv_params: values have type_k too */
+    bool is_latent;             /* td_kv_params: values have the type of keys too */
     const td_cache_kind *kinds; /* [n_layers], read by create; NULL: all FULL */
     uint32_t window, chunk;     /* of LOCAL layers: what attention's parameters say */
     uint32_t n_slots;           /* sequences at once */

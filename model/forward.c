@@ -18,8 +18,7 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
         kinds[i - p->first] = td_layer_is_recurrent(p->model, i) ? TD_CACHE_RECURRENT
                               : td_layer_is_local(p->model, i)   ? TD_CACHE_LOCAL
                                                                  : TD_CACHE_FULL;
-    return (td_cache_params){.type_k = p->type_k,
-                             .type_v = p->type_v,
+    return (td_cache_params){.kv = p->kv,
                              .n_layers = p->last - p->first + 1,
                              .n_head_kv = h->n_head_kv,
                              .head_dim_k = h->head_dim_k,
@@ -43,8 +42,7 @@ static td_forward_params with_cache(const td_forward_params *params, uint32_t i)
 {
     td_forward_params p = *params;
     if (i > 0) {
-        p.type_k = params->beside[i - 1].k;
-        p.type_v = params->beside[i - 1].v;
+        p.kv = params->beside[i - 1];
     }
     return p;
 }
@@ -141,15 +139,13 @@ uint64_t td_forward_experts_bytes(const td_forward_params *params)
 }
 
 td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
-                                      const td_type_info *type_k, const td_type_info *type_v,
-                                      uint32_t n_slots, uint32_t n_ctx)
+                                      const td_cache_types *kv, uint32_t n_slots, uint32_t n_ctx)
 {
     bool is_host = td_device_get_info(dev)->kind == TD_DEVICE_HOST; /* submits nothing */
     return (td_forward_params){.model = model,
                                .dev = dev,
                                .last = td_model_hparams(model)->n_layer - 1,
-                               .type_k = type_k,
-                               .type_v = type_v,
+                               .kv = *kv,
                                .n_slots = n_slots,
                                .n_ctx = n_ctx,
                                .n_flight = TD_DRAFT_AHEAD_MAX + TD_DRAFT_STEPS,

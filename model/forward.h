@@ -19,16 +19,12 @@
 typedef struct td_forward td_forward;
 
 typedef struct {
-    const td_type_info *k, *v;
-} td_cache_types;
-
-typedef struct {
     const td_model *model;
     td_device *dev;
     td_device *experts_dev; /* where the experts' weights are and their products are made; NULL:
                              * dev. Then td_forward_draft gives nothing */
     uint32_t first, last;   /* layers, inclusive */
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_slots, n_ctx;
     uint32_t n_pages;   /* td_cache_params; 0: enough for every slot's context */
     uint32_t n_flight;  /* td_cache_params; 0: TD_VERIFY_ROWS_MAX */
@@ -68,8 +64,7 @@ typedef struct {
 #define TD_DRAFT_AHEAD_MAX 128u /* positions of own text past what is committed */
 #define TD_DRAFT_STEPS     4u   /* of td_forward_draft: in one submission, which nothing cancels */
 td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
-                                      const td_type_info *type_k, const td_type_info *type_v,
-                                      uint32_t n_slots, uint32_t n_ctx);
+                                      const td_cache_types *kv, uint32_t n_slots, uint32_t n_ctx);
 
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
 void td_forward_destroy(td_forward **f);

@@ -17,6 +17,7 @@
 #define TD_PLANNING_COSTS_H
 
 #include "base/err.h"
+#include "model/cache_types.h"
 #include "model/model.h"
 
 /* Rows of a prompt's chunk where all layers are on the host: a short chunk costs no more there,
@@ -45,7 +46,7 @@ typedef struct {
     const td_model *model;
     td_device *dev, *experts_dev; /* experts_dev: NULL: dev */
     const char *spec;             /* of dev: threads and CPUs */
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     td_measure measure; /* what to do when nothing is on disk; AGAIN: whatever is there */
 } td_costs_params;
 

@@ -35,7 +35,7 @@ void td_costs_key_write(const td_costs_params *p, const cost_kinds *kinds, char 
         "%s embd %u vocab %u heads %u/%u of %u/%u ff %u experts %u of %u ff %u+%u window %u "
         "delta %u/%u of %u latent %u/%u ends %016llx; kinds",
         TD_VERSION, dev->name, dev->driver, p->spec, dev->n_threads, n_cpus, far ? far->name : "-",
-        far ? far->n_threads : 0, p->type_k->name, p->type_v->name, td_model_arch(p->model)->name,
+        far ? far->n_threads : 0, p->kv.k->name, p->kv.v->name, td_model_arch(p->model)->name,
         h->n_embd, h->n_vocab, h->n_head, h->n_head_kv, h->head_dim_k, h->head_dim_v, h->n_ff,
         h->n_expert_used, h->n_expert, h->n_ff_expert, h->n_ff_shared, h->window, h->delta_heads_k,
         h->delta_heads_v, h->delta_dim, h->lora_q, h->lora_kv, (unsigned long long)kinds->ends);

@@ -31,8 +31,7 @@ td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_p
                                .experts_dev = l->parts[i].experts_dev,
                                .first = l->parts[i].first,
                                .last = l->parts[i].last,
-                               .type_k = p->type_k,
-                               .type_v = p->type_v,
+                               .kv = p->kv,
                                .n_slots = p->n_slots,
                                .n_ctx = l->n_ctx,
                                .n_pages = l->n_pages,
@@ -129,7 +128,7 @@ static bool charge_draft(builder *b, td_err *err)
     }
     uint32_t n_ctx = td_min_u32(b->layout->n_ctx, td_model_hparams(p->draft)->n_ctx_train);
     td_forward_params draft =
-        td_forward_drafting(p->draft, b->draft_dev, p->type_k, p->type_v, p->n_slots, n_ctx);
+        td_forward_drafting(p->draft, b->draft_dev, &p->kv, p->n_slots, n_ctx);
     b->layout->draft_bytes = td_forward_bytes(&draft);
     if (!td_forward_check(&draft, err))
         return td_err_prepend(err, "the draft");

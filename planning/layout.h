@@ -44,7 +44,7 @@ typedef struct {
     uint32_t first_stage;
     /* Nothing is placed: only what devices have, and what layers take with n_ctx positions. */
     bool is_unplaced;
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_slots;
     uint32_t n_ctx;                  /* 0: the smaller of the model's and what fits */
     bool is_all_logits, is_choosing; /* forward.h, */

@@ -105,9 +105,9 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
     begin_part(out->text, "model");
     add(out->text, out->model_sha);
     begin_part(out->text, "cache");
-    add(out->text, params->type_k->name);
+    add(out->text, params->kv.k->name);
     add(out->text, ",");
-    add(out->text, params->type_v->name);
+    add(out->text, params->kv.v->name);
     add_number(out->text, "ctx", td_target_n_ctx(target));
     add_number(out->text, "ignore_eos", params->ignore_eos);
     add_number(out->text, "chunk", prefill_rows);

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "coordinator/coordinator.h"
 #include "kernels/types.h"
+#include "model/cache_types.h"
 #include "model/chat.h"
 #include "model/model.h"
 #include "model/sampling.h"
@@ -59,7 +60,7 @@ typedef struct {
     bool ignore_eos;
     uint32_t n_stops;
     const char *stops[TD_STOPS_MAX];
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
     uint32_t n_parallel;
     bool is_trusting;     /* go on with devices that have failed `tandem check` */

@@ -133,8 +133,7 @@ td_layout_params td_setup_layout_params(const session *r)
                               .host_key = p->key,
                               .wire = p->wire,
                               .is_trusting = p->is_trusting,
-                              .type_k = p->type_k,
-                              .type_v = p->type_v,
+                              .kv = p->kv,
                               .n_slots = p->n_parallel,
                               .n_ctx = p->n_ctx,
                               .is_choosing = true};
@@ -282,7 +281,7 @@ void td_setup_show(const session *r)
         return;
     td_log_progress_end();
     fprintf(stderr, "%s: K %s, V %s, context %u, %u at once\n", td_model_name(r->model),
-            p->type_k->name, p->type_v->name, td_target_n_ctx(r->target), p->n_parallel);
+            p->kv.k->name, p->kv.v->name, td_target_n_ctx(r->target), p->n_parallel);
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info s;
         char layers[32];

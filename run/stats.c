@@ -236,8 +236,8 @@ static void write_config(td_json_writer *w, const td_stats *s)
     for (uint32_t i = 0; i < p->n_stops; i++)
         td_json_write_string(w, p->stops[i]);
     td_json_end_array(w);
-    td_json_put_string(w, "kv_k", p->type_k->name);
-    td_json_put_string(w, "kv_v", p->type_v->name);
+    td_json_put_string(w, "kv_k", p->kv.k->name);
+    td_json_put_string(w, "kv_v", p->kv.v->name);
     td_json_put_string(w, "wire", p->wire ? p->wire->name : NULL);
     td_json_put_u64(w, "ctx", td_target_n_ctx(s->target));
     td_json_put_u64(w, "parallel", p->n_parallel);

@@ -176,8 +176,7 @@ td_chain *td_chain_create_beside(td_chain *lender, const td_layout_params *param
     c->is_beside = true;
     for (uint32_t k = 0; c && k < lender->layout->n_parts; k++) {
         td_forward_params p = td_layout_forward_params(lender->layout, params, k);
-        p.type_k = params->beside[i].k;
-        p.type_v = params->beside[i].v;
+        p.kv = params->beside[i];
         p.lender = lender->forwards[k];
         c->forwards[k] = td_forward_create(&p, err);
         if (!c->forwards[k])

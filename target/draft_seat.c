@@ -53,8 +53,8 @@ bool td_draft_seat_weigh(const td_stage_plan *p, const td_model *model, const ch
         return false;
     uint32_t most = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train);
     uint32_t least = td_min_u32(most, TD_PAGE_POSITIONS);
-    td_forward_params f = td_forward_drafting(model, dev, td_type_find(p->type_k),
-                                              td_type_find(p->type_v), p->n_slots, least);
+    const td_cache_types kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)};
+    td_forward_params f = td_forward_drafting(model, dev, &kv, p->n_slots, least);
     uint64_t n_least = td_forward_bytes(&f);
     f.n_ctx = most;
     uint64_t more = td_forward_bytes(&f) - n_least;
@@ -101,8 +101,7 @@ td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const
     s->drafter = td_drafter_create(
         &(td_drafter_params){.model = model,
                              .spec = spec,
-                             .type_k = td_type_find(p->type_k),
-                             .type_v = td_type_find(p->type_v),
+                             .kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)},
                              .n_slots = p->n_slots,
                              .n_ctx = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train)},
         err);

@@ -69,15 +69,15 @@ static void write_all(td_cursor_out *c, const td_place_device *place, const td_c
 bool td_measured_run(const td_stage_plan *p, const td_model *model, const char *spec, void *bytes,
                      size_t capacity_bytes, size_t *n_bytes, td_err *err)
 {
-    const td_layout_params params = {.model = model,
-                                     .specs = &spec,
-                                     .n_specs = 1,
-                                     .is_unplaced = true,
-                                     .type_k = td_type_find(p->type_k),
-                                     .type_v = td_type_find(p->type_v),
-                                     .n_slots = p->n_slots,
-                                     .n_ctx = p->n_ctx,
-                                     .is_choosing = true};
+    const td_layout_params params = {
+        .model = model,
+        .specs = &spec,
+        .n_specs = 1,
+        .is_unplaced = true,
+        .kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)},
+        .n_slots = p->n_slots,
+        .n_ctx = p->n_ctx,
+        .is_choosing = true};
     td_layout *l = td_layout_create(&params, err);
     td_costs costs = {0};
     bool is_known = false;
@@ -89,8 +89,7 @@ bool td_measured_run(const td_stage_plan *p, const td_model *model, const char *
     bool is_ok = l && td_costs_find(&(td_costs_params){.model = model,
                                                        .dev = l->parts[0].dev,
                                                        .spec = spec,
-                                                       .type_k = params.type_k,
-                                                       .type_v = params.type_v,
+                                                       .kv = params.kv,
                                                        .measure = measure},
                                     &costs, &is_known, err);
     if (is_ok) {

@@ -51,8 +51,8 @@ static void make_plan(const td_remote_draft *d, uint8_t device, td_stage_plan *p
     *p = (td_stage_plan){.n_parts = 1,
                          .experts_device = TD_STAGE_ANY,
                          .n_slots = (uint8_t)d->params.n_slots,
-                         .type_k = (uint8_t)d->params.type_k->id,
-                         .type_v = (uint8_t)d->params.type_v->id,
+                         .type_k = (uint8_t)d->params.kv.k->id,
+                         .type_v = (uint8_t)d->params.kv.v->id,
                          .n_ctx = d->params.n_ctx,
                          .parts = {{device, 0, (uint16_t)(td_model_hparams(m)->n_layer - 1)}}};
     td_models_describe(m, d->model_id, p);

@@ -21,7 +21,7 @@ typedef struct {
     uint32_t n_hosts;
     const char *key;  /* our own pair; NULL: the only one */
     bool is_trusting; /* a device that has failed a check is taken all the same */
-    const td_type_info *type_k, *type_v;
+    td_cache_types kv;
     uint32_t n_slots, n_ctx;                                     /* n_ctx: 1 and up */
     bool (*progress)(void *user, uint64_t done, uint64_t total); /* of both; or NULL */
     void *user;

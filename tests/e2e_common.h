@@ -238,8 +238,7 @@ static inline td_run_params base_params(const scratch *s, const char *target)
                                         .top_p = 1,
                                         .repeat_penalty = 1,
                                         .repeat_last_n = TD_REPEAT_LAST_N},
-                           .type_k = td_type_find(TD_TYPE_F16),
-                           .type_v = td_type_find(TD_TYPE_F16),
+                           .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                            .n_parallel = 1,
                            /* Nothing here depends on how fast the machine is. */
                            .draft_deadline_us = 60000000};

@@ -15,7 +15,7 @@ static const char *const host_placements[] = {"host:1", "host:2", "host:1@0-2+ho
 static td_run_params cache_params(const scratch *s, size_t cache)
 {
     td_run_params params = base_params(s, tales_target());
-    params.type_k = params.type_v = td_type_find(caches[cache].type);
+    params.kv.k = params.kv.v = td_type_find(caches[cache].type);
     return params;
 }
 

@@ -172,8 +172,7 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     r.chain = td_chain_create(&(td_layout_params){.model = model,
                                                   .specs = p->specs,
                                                   .n_specs = p->n_specs,
-                                                  .type_k = type,
-                                                  .type_v = type,
+                                                  .kv = {.k = type, .v = type},
                                                   .n_slots = ROW_SLOTS,
                                                   .n_ctx = 256 + ROW_DRAFTED},
                               &err);

@@ -161,16 +161,16 @@ static td_chain *load_with(const golden_case *c, const placement *p, uint32_t ty
                            uint32_t type_v, uint32_t n_ctx, const char *place)
 {
     td_err err = {0};
-    td_chain *chain = td_chain_create(&(td_layout_params){.model = c->model,
-                                                          .specs = p->specs,
-                                                          .n_specs = p->n_specs,
-                                                          .place = place,
-                                                          .type_k = td_type_find(type_k),
-                                                          .type_v = td_type_find(type_v),
-                                                          .n_slots = 1,
-                                                          .n_ctx = n_ctx,
-                                                          .is_all_logits = true},
-                                      &err);
+    td_chain *chain = td_chain_create(
+        &(td_layout_params){.model = c->model,
+                            .specs = p->specs,
+                            .n_specs = p->n_specs,
+                            .place = place,
+                            .kv = {.k = td_type_find(type_k), .v = td_type_find(type_v)},
+                            .n_slots = 1,
+                            .n_ctx = n_ctx,
+                            .is_all_logits = true},
+        &err);
     if (!chain)
         fail_msg("%s on %s: %s", c->name, p->name, err.message);
     return chain;

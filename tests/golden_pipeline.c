@@ -67,8 +67,7 @@ static td_target *create(const td_model *model, const char *const *specs, uint32
     td_target *t = td_target_create(&(td_layout_params){.model = model,
                                                         .specs = specs,
                                                         .n_specs = n_specs,
-                                                        .type_k = f16,
-                                                        .type_v = f16,
+                                                        .kv = {.k = f16, .v = f16},
                                                         .n_slots = N_SLOTS,
                                                         .n_ctx = TEXT_MAX},
                                     &err);

@@ -62,15 +62,15 @@ static double run(const rule_case *c, uint32_t n_ctx, bool is_prefill, const flo
 {
     static const char *const specs[] = {"host:1"};
     td_err err = {0};
-    td_chain *chain = td_chain_create(&(td_layout_params){.model = c->model,
-                                                          .specs = specs,
-                                                          .n_specs = 1,
-                                                          .type_k = td_type_find(TD_TYPE_F32),
-                                                          .type_v = td_type_find(TD_TYPE_F32),
-                                                          .n_slots = 1,
-                                                          .n_ctx = n_ctx,
-                                                          .is_all_logits = true},
-                                      &err);
+    td_chain *chain = td_chain_create(
+        &(td_layout_params){.model = c->model,
+                            .specs = specs,
+                            .n_specs = 1,
+                            .kv = {.k = td_type_find(TD_TYPE_F32), .v = td_type_find(TD_TYPE_F32)},
+                            .n_slots = 1,
+                            .n_ctx = n_ctx,
+                            .is_all_logits = true},
+        &err);
     if (!chain)
         fail_msg("%s: %s", c->name, err.message);
     const uint32_t kept[] = {c->n_tokens / 2, c->n_tokens - 1}, step = is_prefill ? 64 : 7;

@@ -454,8 +454,7 @@ static void run_toy(const toy *t, const char *draft, const char *prompts, outcom
                             .n_predict = 12,
                             .sampling = TD_SAMPLING_DEFAULTS,
                             .ignore_eos = true,
-                            .type_k = td_type_find(TD_TYPE_F16),
-                            .type_v = td_type_find(TD_TYPE_F16),
+                            .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                             .n_parallel = 3};
     td_run_totals totals;
     td_err err = {0};

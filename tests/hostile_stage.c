@@ -722,8 +722,7 @@ static void run_target_by(uint32_t type, const char *const *specs, uint32_t n_sp
                                .hosts = &host,
                                .n_hosts = 1,
                                .wire = td_type_find(type),
-                               .type_k = f16,
-                               .type_v = f16,
+                               .kv = {.k = f16, .v = f16},
                                .n_slots = 2,
                                .n_ctx = 200};
     td_err err = {0};

@@ -143,15 +143,15 @@ static void test_a_device_that_has_failed_is_not_taken(void **state)
     (void)state;
     static const char *const specs[] = {"w/host:1"};
     td_host host = {.name = "w", .endpoint = endpoint};
-    td_layout_params params = {.model = model,
-                               .specs = specs,
-                               .n_specs = 1,
-                               .hosts = &host,
-                               .n_hosts = 1,
-                               .type_k = td_type_find(TD_TYPE_F16),
-                               .type_v = td_type_find(TD_TYPE_F16),
-                               .n_slots = 1,
-                               .n_ctx = 200};
+    td_layout_params params = {
+        .model = model,
+        .specs = specs,
+        .n_specs = 1,
+        .hosts = &host,
+        .n_hosts = 1,
+        .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+        .n_slots = 1,
+        .n_ctx = 200};
     td_err err = {0};
     assert_null(td_target_open(&params, &err));
     assert_int_equal(err.code, TD_E_UNAVAILABLE);

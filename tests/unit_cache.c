@@ -22,8 +22,7 @@ static td_device *dev;
 static td_cache_params params_of(uint32_t n_pages)
 {
     const td_type_info *f16 = td_type_find(TD_TYPE_F16);
-    return (td_cache_params){.type_k = f16,
-                             .type_v = f16,
+    return (td_cache_params){.kv = {.k = f16, .v = f16},
                              .n_layers = 2,
                              .n_head_kv = 2,
                              .head_dim_k = 8,

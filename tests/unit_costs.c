@@ -29,8 +29,7 @@ static td_costs_params params_of(td_measure measure)
     return (td_costs_params){.model = model,
                              .dev = dev,
                              .spec = "host:1",
-                             .type_k = td_type_find(TD_TYPE_F16),
-                             .type_v = td_type_find(TD_TYPE_F16),
+                             .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                              .measure = measure};
 }
 
@@ -138,7 +137,7 @@ static void test_other_threads_types_and_models_are_other_costs(void **state)
     td_costs c;
     bool is_known = true;
     td_costs_params p = params_of(TD_MEASURE_NEVER);
-    p.type_k = td_type_find(TD_TYPE_Q8_0);
+    p.kv.k = td_type_find(TD_TYPE_Q8_0);
     assert_true(td_costs_find(&p, &c, &is_known, NULL));
     assert_false(is_known);
     p = params_of(TD_MEASURE_NEVER);
@@ -159,14 +158,14 @@ static void test_other_threads_types_and_models_are_other_costs(void **state)
 
 static td_plan_params plan_params(const char *const *specs, uint32_t n_specs, td_measure measure)
 {
-    return (td_plan_params){.layout = {.model = model,
-                                       .specs = specs,
-                                       .n_specs = n_specs,
-                                       .type_k = td_type_find(TD_TYPE_F16),
-                                       .type_v = td_type_find(TD_TYPE_F16),
-                                       .n_slots = 4,
-                                       .is_choosing = true},
-                            .measure = measure};
+    return (td_plan_params){
+        .layout = {.model = model,
+                   .specs = specs,
+                   .n_specs = n_specs,
+                   .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+                   .n_slots = 4,
+                   .is_choosing = true},
+        .measure = measure};
 }
 
 static void test_plan_gives_specs_that_load(void **state)

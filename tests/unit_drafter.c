@@ -25,8 +25,7 @@ static td_drafter *create_on(const char *spec, uint32_t n_ctx)
     td_err err = {0};
     td_drafter *d = td_drafter_create(&(td_drafter_params){.model = model,
                                                            .spec = spec,
-                                                           .type_k = f16,
-                                                           .type_v = f16,
+                                                           .kv = {.k = f16, .v = f16},
                                                            .n_slots = N_SLOTS,
                                                            .n_ctx = n_ctx},
                                       &err);
@@ -150,8 +149,7 @@ static void check_steps(const char *spec)
     td_forward *f = td_forward_create(&(td_forward_params){.model = model,
                                                            .dev = dev,
                                                            .last = 1,
-                                                           .type_k = f16,
-                                                           .type_v = f16,
+                                                           .kv = {.k = f16, .v = f16},
                                                            .n_slots = 1,
                                                            .n_ctx = N_CTX},
                                       &err);
@@ -622,7 +620,7 @@ static void test_create_fails_with_a_reason(void **state)
     (void)state;
     const td_type_info *f32 = td_type_find(TD_TYPE_F32);
     td_drafter_params params = {
-        .model = model, .spec = "nowhere", .type_k = f32, .type_v = f32, .n_slots = 1};
+        .model = model, .spec = "nowhere", .kv = {.k = f32, .v = f32}, .n_slots = 1};
     td_err err = {0};
     assert_null(td_drafter_create(&params, &err));
     assert_int_equal(err.code, TD_E_USAGE);

@@ -370,13 +370,10 @@ static void test_chain_survives_every_failing_allocation(void **state)
     for (bool is_ok = false; !is_ok;) {
         td_err err = {0};
         td_alloc_fail_at(++n);
-        td_chain *chain = td_chain_create(&(td_layout_params){.model = m,
-                                                              .specs = specs,
-                                                              .n_specs = 2,
-                                                              .type_k = f16,
-                                                              .type_v = f16,
-                                                              .n_slots = 1},
-                                          &err);
+        td_chain *chain = td_chain_create(
+            &(td_layout_params){
+                .model = m, .specs = specs, .n_specs = 2, .kv = {.k = f16, .v = f16}, .n_slots = 1},
+            &err);
         td_alloc_fail_at(0);
         is_ok = chain != NULL;
         if (!is_ok && err.code != TD_E_NOMEM)

@@ -28,8 +28,7 @@ static td_run_params params_of(void)
                            .specs = {"host:1", "host:1"},
                            .n_specs = 2,
                            .measure = TD_MEASURE_MISSING,
-                           .type_k = td_type_find(TD_TYPE_F16),
-                           .type_v = td_type_find(TD_TYPE_F16),
+                           .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                            .n_predict = 16,
                            .n_parallel = 4,
                            .use = TD_FOR_BATCH};

@@ -35,8 +35,7 @@ static td_layout_params params_of(const char *const *specs, uint32_t n_specs, ui
     return (td_layout_params){.model = model,
                               .specs = specs,
                               .n_specs = n_specs,
-                              .type_k = f16,
-                              .type_v = f16,
+                              .kv = {.k = f16, .v = f16},
                               .n_slots = n_slots};
 }
 
@@ -164,8 +163,8 @@ static void test_chains_beside_another_have_a_cache_each_and_no_more(void **stat
     params.beside = types;
     params.n_beside = TD_COUNT(types);
     td_chain *plain = create_chain(halves, 2, true), *lender = td_chain_create(&params, NULL);
-    alone.type_k = q8_0;
-    alone.type_v = f32;
+    alone.kv.k = q8_0;
+    alone.kv.v = f32;
     td_chain *other = td_chain_create(&alone, NULL);
     uint64_t before = sum_bytes(lender, false);
     assert_true(plain && lender && other);

@@ -295,8 +295,8 @@ int main(void)
         target = td_target_create(&(td_layout_params){.model = model,
                                                       .specs = specs,
                                                       .n_specs = N_STAGES,
-                                                      .type_k = td_type_find(TD_TYPE_F16),
-                                                      .type_v = td_type_find(TD_TYPE_F16),
+                                                      .kv = {.k = td_type_find(TD_TYPE_F16),
+                                                             .v = td_type_find(TD_TYPE_F16)},
                                                       .n_slots = 1},
                                   &err);
     snprintf(path, sizeof path, "trace-test-%d.json", (int)getpid());

@@ -31,8 +31,7 @@ static side create_side(void)
     td_err err = {0};
     side s = {.drafter = td_drafter_create(&(td_drafter_params){.model = model,
                                                                 .spec = "host:1",
-                                                                .type_k = f16,
-                                                                .type_v = f16,
+                                                                .kv = {.k = f16, .v = f16},
                                                                 .n_slots = N_SLOTS,
                                                                 .n_ctx = N_CTX},
                                            &err)};

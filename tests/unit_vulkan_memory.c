@@ -22,13 +22,13 @@ static td_model *model;
 
 static td_layout_params params_of(const char *const *specs, uint32_t n_slots, uint32_t n_ctx)
 {
-    return (td_layout_params){.model = model,
-                              .specs = specs,
-                              .n_specs = 1,
-                              .type_k = td_type_find(TD_TYPE_F16),
-                              .type_v = td_type_find(TD_TYPE_F16),
-                              .n_slots = n_slots,
-                              .n_ctx = n_ctx};
+    return (td_layout_params){
+        .model = model,
+        .specs = specs,
+        .n_specs = 1,
+        .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+        .n_slots = n_slots,
+        .n_ctx = n_ctx};
 }
 
 static const char *const specs[] = {SPEC};
