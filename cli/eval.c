@@ -16,7 +16,8 @@
 
 typedef struct {
     const char *model, *text, *base, *draft;
-    const char *out;
+    const char *out, *config;
+    float seconds;
     option_list devices, kvs;
     uint32_t window, n_windows;
     bool is_json;
@@ -29,7 +30,12 @@ static const option options[] = {
     {"--text", NULL, OPT_READ, AT(text), 0, 0, "FILE", "a text in UTF-8 to predict (required)"},
     {"--kv", NULL, OPT_LIST, AT(kvs), 0, 0, "k=T,v=T",
      "types of a cache's keys and values, as in generate, to hold against the base; may be given "
-     "up to 16 times"},
+     "up to 16 times; auto:KLD=X or auto:BYTES=N finds the smallest with a mean divergence of at "
+     "most X, or the best of at most N bytes a position (2K: 2048), among those given or all"},
+    {"--seconds", NULL, OPT_FLOAT, AT(seconds), 1e-3, 1e9, "S",
+     "with auto: no window is begun after so long (default: all are used)"},
+    {"--write-config", NULL, OPT_WRITE, AT(config), 0, 0, "FILE.json",
+     "with auto: the choice as `generate --config` reads it"},
     {"--base", NULL, OPT_TEXT, AT(base), 0, 0, "k=T,v=T",
      "what it is held against (default: k=f32,v=f32)"},
     {"--window", NULL, OPT_U32, AT(window), EVAL_WINDOW_MIN, TD_CTX_MAX, "N",
@@ -52,7 +58,7 @@ static const command_help help = {
 
 /* -- what is asked ----------------------------------------------------------------------------- */
 
-static void write_name(eval_kv *kv)
+void td_eval_write_name(eval_kv *kv)
 {
     snprintf(kv->name, sizeof kv->name, "k=%.16s,v=%.16s", kv->types.k->name, kv->types.v->name);
     for (char *p = kv->name; *p; p++)
@@ -80,17 +86,57 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
     if (!out->types.k || !out->types.v)
         return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: k=TYPE,v=TYPE", flag,
                           td_text_quote(text, strlen(text)).text);
-    write_name(out);
+    td_eval_write_name(out);
     return true;
 }
 
-static bool read_kvs(const fields *f, eval_kv kvs[1 + TD_OPTION_LIST_MAX], td_err *err)
+/* "KLD=0.01" or "BYTES=2K". */
+static bool read_goal(const char *text, eval_goal *goal, td_err *err)
 {
+    static const char allowed[] = "allowed: KLD=X above 0, or BYTES=N with K or M for 1024 of them";
+    bool is_bytes = !strncmp(text, "BYTES=", 6);
+    char number[32];
+    double unit = 1;
+    size_t n_name = is_bytes ? 6 : 4, n = strlen(text);
+    if ((!is_bytes && strncmp(text, "KLD=", 4) != 0) || n - n_name >= sizeof number)
+        return td_err_set(err, TD_E_USAGE, "--kv auto: %s; %s", td_text_quote(text, n).text,
+                          allowed);
+    memcpy(number, text + n_name, n - n_name + 1);
+    char *last = number + n - n_name - (n > n_name);
+    if (is_bytes && (*last == 'K' || *last == 'M')) {
+        unit = *last == 'K' ? 1 << 10 : 1 << 20;
+        *last = 0;
+    }
+    *goal = (eval_goal){.is_bytes = is_bytes};
+    if (!td_text_read_double(number, &goal->bound) || !(goal->bound > 0))
+        return td_err_set(err, TD_E_USAGE, "--kv auto: %s; %s", td_text_quote(text, n).text,
+                          allowed);
+    goal->bound *= unit;
+    return true;
+}
+
+/* kvs[*n], the base first; *is_auto: one is to be chosen by the goal. */
+static bool read_kvs(const fields *f, eval_kv kvs[1 + TD_OPTION_LIST_MAX], uint32_t *n,
+                     bool *is_auto, eval_goal *goal, td_err *err)
+{
+    static const char prefix[] = "auto:";
+    *n = 1;
+    *is_auto = false;
     if (!read_kv("--base", f->base, &kvs[0], err))
         return false;
-    for (uint32_t i = 0; i < f->kvs.n; i++)
-        if (!read_kv("--kv", f->kvs.items[i], &kvs[1 + i], err))
+    for (uint32_t i = 0; i < f->kvs.n; i++) {
+        const char *text = f->kvs.items[i];
+        bool is_goal = !strncmp(text, prefix, strlen(prefix));
+        if (is_goal && *is_auto)
+            return td_err_set(err, TD_E_USAGE, "--kv auto: given twice; allowed: once");
+        *is_auto |= is_goal;
+        if (is_goal ? !read_goal(text + strlen(prefix), goal, err)
+                    : !read_kv("--kv", text, &kvs[(*n)++], err))
             return false;
+    }
+    if (!*is_auto && (f->seconds > 0 || f->config))
+        return td_err_set(err, TD_E_USAGE, "%s needs --kv auto:KLD=X or --kv auto:BYTES=N",
+                          f->config ? "--write-config" : "--seconds");
     return true;
 }
 
@@ -134,22 +180,84 @@ static bool read_text(const fields *f, eval_params *p, uint32_t **ids, td_err *e
 
 /* -- what is done ------------------------------------------------------------------------------ */
 
-/* All caches over all windows. *runner is given back when it is not needed any more. */
-static bool measure(td_eval_runner **runner, td_eval_results *results, const eval_params *p,
-                    eval_line *lines, int *signal, td_err *err)
+/* What is asked, with all that it takes. */
+typedef struct {
+    const fields *f;
+    eval_params params;
+    bool is_auto;
+    eval_goal goal;
+    eval_line *lines;         /* [params.n_kvs] */
+    uint32_t choice, nearest; /* of a search */
+    int signal;
+} evaluation;
+
+/* All caches over all windows. */
+static bool measure_all(evaluation *e, td_eval_runner *runner, td_eval_results *results,
+                        td_err *err)
 {
+    const eval_params *p = &e->params;
     uint32_t others[TD_OPTION_LIST_MAX];
     for (uint32_t i = 1; i < p->n_kvs; i++)
         others[i - 1] = i;
-    bool is_ok =
-        td_eval_run_windows(*runner, results, others, p->n_kvs - 1, 0, p->n_windows, err) &&
-        td_eval_run_speeds(*runner, results, others, p->n_kvs - 1, err);
-    td_eval_runner_destroy(runner);
-    if (is_ok && p->draft)
-        is_ok = td_eval_run_drafts(p, results, others, p->n_kvs - 1, signal, err);
-    for (uint32_t i = 0; is_ok && i < p->n_kvs; i++)
-        lines[i] = (eval_line){&p->kvs[i], td_eval_results_judge(results, i, p->n_windows)};
-    return is_ok;
+    if (!td_eval_run_windows(runner, results, others, p->n_kvs - 1, 0, p->n_windows, err) ||
+        !td_eval_run_speeds(runner, results, others, p->n_kvs - 1, err))
+        return false;
+    for (uint32_t i = 0; i < p->n_kvs; i++)
+        e->lines[i] =
+            (eval_line){&p->kvs[i], td_eval_results_judge(results, i, p->n_windows), EVAL_PLAIN};
+    return true;
+}
+
+/* Of those all, or of the choice, which are lines of the table already. */
+static bool draft_for(evaluation *e, td_eval_results *results, td_err *err)
+{
+    const eval_params *p = &e->params;
+    for (uint32_t i = 0; !e->signal && i < p->n_kvs; i++) {
+        uint32_t kv = (uint32_t)(e->lines[i].kv - p->kvs);
+        if (e->is_auto && kv && kv != e->choice)
+            continue;
+        if (!td_eval_run_drafts(p, results, kv, &e->signal, err))
+            return false;
+        td_eval_results_judge_drafting(results, kv, &e->lines[i].figures);
+    }
+    return true;
+}
+
+static bool measure(evaluation *e, td_err *err)
+{
+    eval_params *p = &e->params;
+    td_eval_runner *runner = td_eval_runner_create(p, err);
+    td_eval_results *results =
+        runner ? td_eval_results_open(p, e->f->out, td_eval_runner_identity(runner), err) : NULL;
+    if (runner)
+        td_eval_runner_limit(runner, (double)e->f->seconds);
+    bool is_ok = results && (e->is_auto ? td_eval_search(runner, results, p, &e->goal, e->lines,
+                                                         &e->choice, &e->nearest, err)
+                                        : measure_all(e, runner, results, err));
+    td_eval_runner_destroy(&runner); /* the draft's target is loaded apart */
+    is_ok = is_ok && (!p->draft || draft_for(e, results, err));
+    return td_eval_results_close(&results, is_ok ? err : NULL) && is_ok;
+}
+
+/* 1: no cache reaches the goal. */
+static int tell_choice(const evaluation *e, td_err *err)
+{
+    const eval_kv *kv = &e->params.kvs[e->choice ? e->choice : e->nearest];
+    const eval_line *line = e->lines;
+    while (line->kv != kv)
+        line++;
+    char what[128];
+    snprintf(what, sizeof what, "%s with a mean divergence of %.6f and %.0f bytes a position",
+             kv->name, line->figures.kld_mean, line->figures.bytes_per_position);
+    if (!e->choice)
+        td_log_error("--kv auto: no cache has %s%.6g; nearest is %s",
+                     e->goal.is_bytes ? "so few bytes a position as " : "so small a divergence as ",
+                     e->goal.bound, what);
+    else if (!e->f->is_json)
+        printf("\nchosen: %s\n", what);
+    if (e->choice && e->f->config)
+        td_eval_write_config(e->f->config, kv, err);
+    return e->choice ? 0 : 1;
 }
 
 static bool name_draft(const fields *f, eval_params *p, td_err *err)
@@ -163,10 +271,12 @@ static bool name_draft(const fields *f, eval_params *p, td_err *err)
     return !f->draft || *p->draft_sha;
 }
 
-static bool evaluate(const fields *f, eval_params *p, int *signal, td_err *err)
+static int evaluate(evaluation *e, td_err *err)
 {
+    const fields *f = e->f;
+    eval_params *p = &e->params;
     uint32_t *ids = NULL, n_trained = td_model_hparams(p->model)->n_ctx_train;
-    eval_line lines[1 + TD_OPTION_LIST_MAX];
+    int code = 0;
     td_default_specs defaults;
     td_layout_default_specs(&defaults);
     p->specs = f->devices.n ? f->devices.items : defaults.specs;
@@ -174,46 +284,53 @@ static bool evaluate(const fields *f, eval_params *p, int *signal, td_err *err)
     bool is_ok = check_latent(p, err) && name_draft(f, p, err) && read_text(f, p, &ids, err);
     if (is_ok && p->window > n_trained)
         td_log_warn("--window is %u, but the model's context %u", p->window, n_trained);
-    td_eval_runner *runner = is_ok ? td_eval_runner_create(p, err) : NULL;
-    td_eval_results *results =
-        runner ? td_eval_results_open(p, f->out, td_eval_runner_identity(runner), err) : NULL;
-    is_ok = results && measure(&runner, results, p, lines, signal, err);
-    is_ok = td_eval_results_close(&results, is_ok ? err : NULL) && is_ok;
-    td_eval_runner_destroy(&runner);
-    if (is_ok && !*signal && f->is_json)
-        is_ok = td_eval_print_json(lines, p->n_kvs, err);
-    else if (is_ok && !*signal)
-        td_eval_print_table(p, lines, p->n_kvs);
+    e->lines = td_alloc(p->n_kvs, sizeof *e->lines, is_ok ? err : NULL);
+    is_ok = is_ok && e->lines && measure(e, err);
+    if (is_ok && !e->signal) {
+        if (f->is_json)
+            is_ok = td_eval_print_json(e->lines, p->n_kvs, err);
+        else
+            td_eval_print_table(p, e->lines, p->n_kvs);
+        code = is_ok && e->is_auto ? tell_choice(e, err) : 0;
+    }
+    td_free(e->lines);
     td_free(ids);
-    return is_ok;
+    return e->signal ? 128 + e->signal : code;
+}
+
+static bool check(const fields *f, td_err *err)
+{
+    if (!f->model || !f->text)
+        return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
+    if (f->out && !strcmp(f->out, "-"))
+        return td_err_set(err, TD_E_USAGE, "--out: -; allowed: a file");
+    return td_options_check_files(&help, (void *)f, NULL, true, err);
 }
 
 int td_command_eval(int argc, char **argv, td_err *err)
 {
     fields f = {.base = "k=f32,v=f32", .window = 512, .n_windows = TD_TEXT_MAX};
-    eval_kv kvs[1 + TD_OPTION_LIST_MAX];
+    evaluation e = {.f = &f};
+    eval_kv given[1 + TD_OPTION_LIST_MAX], *all = NULL;
     bool is_help;
-    int signal = 0;
+    int code = 0;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
         return 0;
     if (is_help) {
         td_options_print_help(&help);
         return 0;
     }
-    if (!f.model || !f.text) {
-        td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-        return 0;
-    }
-    if (f.out && !strcmp(f.out, "-")) {
-        td_err_set(err, TD_E_USAGE, "--out: -; allowed: a file");
-        return 0;
-    }
-    if (!td_options_check_files(&help, &f, NULL, true, err) || !read_kvs(&f, kvs, err))
+    if (!check(&f, err) || !read_kvs(&f, given, &e.params.n_kvs, &e.is_auto, &e.goal, err))
         return 0;
     td_model *model = td_model_open(f.model, err);
-    if (model)
-        evaluate(&f, &(eval_params){.model = model, .n_kvs = 1 + f.kvs.n, .kvs = kvs}, &signal,
-                 err);
+    e.params.model = model;
+    e.params.kvs = given;
+    if (model && e.is_auto && e.params.n_kvs == 1)
+        e.params.kvs = all =
+            td_eval_list(given, td_model_arch(model)->is_mla, &e.params.n_kvs, err);
+    if (model && e.params.kvs)
+        code = evaluate(&e, err);
+    td_free(all);
     td_model_close(&model);
-    return signal ? 128 + signal : 0;
+    return code;
 }

@@ -1,6 +1,6 @@
 /* Shared by the files of `tandem eval`: what is asked (eval.c), how it is computed (eval_run.c),
- * judged (eval_score.c), drafted for (eval_draft.c), kept (eval_results.c) and shown (eval_show.c).
- * Private to cli/.
+ * judged (eval_score.c), drafted for (eval_draft.c), kept (eval_results.c), chosen from
+ * (eval_auto.c) and shown (eval_show.c). Private to cli/.
  *
  * A text's tokens are cut into windows, each a sequence of its own whose second half is scored: at
  * every position there the distribution of the next token is held against that of the base, which
@@ -34,7 +34,7 @@ typedef struct {
     float *klds; /* [n] and room for more */
 } eval_score;
 
-/* Of passes that end with the window, the median of a few. */
+/* Of passes that end with the window, the lower quartile of a few. */
 typedef struct {
     double decode_ms, verify_ms; /* of one row; of EVAL_VERIFY_ROWS */
 } eval_speeds;
@@ -109,7 +109,9 @@ bool td_eval_results_put_speeds(td_eval_results *r, uint32_t kv, eval_speeds spe
 eval_drafting td_eval_results_drafting(const td_eval_results *r, uint32_t kv, uint32_t window);
 bool td_eval_results_put_drafting(td_eval_results *r, uint32_t kv, uint32_t window,
                                   eval_drafting counts, td_err *err);
-/* Of the first n_windows, all of which are there. */
+/* Puts the shares of all windows into figures. */
+void td_eval_results_judge_drafting(const td_eval_results *r, uint32_t kv, eval_figures *figures);
+/* Of the first n_windows, all of which are there, without what was drafted. */
 eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows);
 
 /* -- running ----------------------------------------------------------------------------------- */
@@ -122,7 +124,10 @@ void td_eval_runner_destroy(td_eval_runner **r);
 /* What figures depend on (td_eval_results_open), as of run/identity.h; until destroy. */
 const char *td_eval_runner_identity(const td_eval_runner *r);
 
-/* Computes what the results lack of windows first..end-1 with the base and caches kvs[n].
+/* From now on windows end after so many seconds; 0: they do not. */
+void td_eval_runner_limit(td_eval_runner *r, double seconds);
+/* Computes what the results lack of windows first..end-1 with the base and caches kvs[n]; if time
+ * ends it, a part of that.
  * Errors: those of forward.h and layout.h; TD_E_DATA: logits are not finite. */
 bool td_eval_run_windows(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
                          uint32_t n, uint32_t first, uint32_t end, td_err *err);
@@ -130,18 +135,40 @@ bool td_eval_run_windows(td_eval_runner *r, td_eval_results *results, const uint
 bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint32_t *kvs,
                         uint32_t n, td_err *err);
 
-/* Of the draft: what the results lack of the base and caches kvs[n]. Loads models of its own. */
-bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, const uint32_t *kvs,
-                        uint32_t n, int *signal, td_err *err);
+/* Of the draft: what the results lack of a cache. Loads models of its own. */
+bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, uint32_t kv,
+                        int *signal, td_err *err);
 
-/* -- showing ----------------------------------------------------------------------------------- */
+typedef enum { EVAL_PLAIN, EVAL_BASE, EVAL_DOMINATED, EVAL_ON_FRONT, EVAL_CHOSEN } eval_mark;
 
 typedef struct {
     const eval_kv *kv;
     eval_figures figures; /* NaN: not measured */
+    eval_mark mark;       /* of a search; else PLAIN */
 } eval_line;
+
+/* -- searching --------------------------------------------------------------------------------- */
+
+typedef struct {
+    bool is_bytes; /* the least divergence of at most so many bytes a position; else */
+    double bound;  /* the fewest bytes of a mean divergence of at most this */
+} eval_goal;
+
+/* The base, and every pair of types that is smaller than f32, the largest first: kvs[*n], by
+ * td_alloc. is_latent: values have the type of keys. */
+eval_kv *td_eval_list(const eval_kv *base, bool is_latent, uint32_t *n, td_err *err);
+void td_eval_write_name(eval_kv *kv); /* of its types */
+/* lines[n_kvs], by bytes; *choice: the cache within the bound, 0: none is, but *nearest comes
+ * nearest. Errors: as td_eval_run_windows; TD_E_AGAIN: no time for one window. */
+bool td_eval_search(td_eval_runner *runner, td_eval_results *results, const eval_params *params,
+                    const eval_goal *goal, eval_line *lines, uint32_t *choice, uint32_t *nearest,
+                    td_err *err);
+
+/* -- showing ----------------------------------------------------------------------------------- */
 
 void td_eval_print_table(const eval_params *params, const eval_line *lines, uint32_t n);
 bool td_eval_print_json(const eval_line *lines, uint32_t n, td_err *err);
+/* As generate --config reads it. */
+bool td_eval_write_config(const char *path, const eval_kv *kv, td_err *err);
 
 #endif

@@ -123,31 +123,22 @@ static td_run_params run_params(drafted *d, const char *path)
     return r;
 }
 
-static bool run_one(drafted *d, int *signal, td_err *err)
+bool td_eval_run_drafts(const eval_params *p, td_eval_results *results, uint32_t kv, int *signal,
+                        td_err *err)
 {
     char path[64];
     uint32_t n;
+    drafted d = {.params = p, .results = results, .kv = kv};
     int fd = memfd_create("prompts", MFD_CLOEXEC);
     if (fd < 0)
         return td_err_set(err, TD_E_IO, "prompts cannot be written to memory");
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    td_run_params params = run_params(d, path);
+    td_run_params params = run_params(&d, path);
     td_run_totals totals = {0};
-    bool is_ok = write_prompts(d, fd, &n, err) && (!n || td_run(&params, &totals, signal, err));
+    bool is_ok = write_prompts(&d, fd, &n, err) && (!n || td_run(&params, &totals, signal, err));
     if (is_ok && !*signal && (totals.n_error || (n && !totals.n_drafted)))
-        is_ok = td_err_set(err, TD_E_DATA, "--draft: %s: %s", d->params->kvs[d->kv].name,
-                           totals.n_error ? d->problem : "nothing was drafted");
+        is_ok = td_err_set(err, TD_E_DATA, "--draft: %s: %s", p->kvs[kv].name,
+                           totals.n_error ? d.problem : "nothing was drafted");
     close(fd);
-    return is_ok;
-}
-
-bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, const uint32_t *kvs,
-                        uint32_t n, int *signal, td_err *err)
-{
-    bool is_ok = true;
-    for (uint32_t i = 0; is_ok && !*signal && i <= n; i++) {
-        drafted d = {.params = params, .results = results, .kv = i ? kvs[i - 1] : 0};
-        is_ok = run_one(&d, signal, err);
-    }
     return is_ok;
 }

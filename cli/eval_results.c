@@ -313,10 +313,23 @@ bool td_eval_results_put_drafting(td_eval_results *r, uint32_t kv, uint32_t wind
     return end_line(r, err);
 }
 
+void td_eval_results_judge_drafting(const td_eval_results *r, uint32_t kv, eval_figures *figures)
+{
+    double n_tokens = 0, n_rounds = 0, n_drafted = 0, n_accepted = 0;
+    for (uint32_t w = 0; w < r->params->n_windows; w++) {
+        const eval_drafting *d = drafting_at(r, kv, w);
+        n_tokens += d->n_tokens;
+        n_rounds += d->n_rounds;
+        n_drafted += d->n_drafted;
+        n_accepted += d->n_accepted;
+    }
+    figures->acceptance = n_drafted > 0 ? n_accepted / n_drafted : NAN;
+    figures->tokens_per_verification = n_rounds > 0 ? n_tokens / n_rounds : NAN;
+}
+
 eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows)
 {
     eval_score sum = {.klds = r->klds};
-    double n_tokens = 0, n_rounds = 0, n_drafted = 0, n_accepted = 0;
     for (uint32_t w = 0; w < n_windows; w++) {
         const eval_score *s = at(r, kv, w);
         TD_ASSERT(s->n);
@@ -327,17 +340,11 @@ eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_w
         sum.nll2 += s->nll2;
         sum.kld += s->kld;
         sum.dp2 += s->dp2;
-        const eval_drafting *d = drafting_at(r, kv, w);
-        n_tokens += d->n_tokens;
-        n_rounds += d->n_rounds;
-        n_drafted += d->n_drafted;
-        n_accepted += d->n_accepted;
     }
     eval_figures figures = td_eval_judge(&sum);
     figures.n_windows = NAN;
     figures.bytes_per_position = r->bytes[kv];
     figures.speeds = r->speeds[kv];
-    figures.acceptance = n_drafted > 0 ? n_accepted / n_drafted : NAN;
-    figures.tokens_per_verification = n_rounds > 0 ? n_tokens / n_rounds : NAN;
+    figures.acceptance = figures.tokens_per_verification = NAN;
     return figures;
 }

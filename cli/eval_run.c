@@ -18,10 +18,11 @@
 
 #define REDRAW_US 200000u
 #define GROUP_MAX (1 + EVAL_BESIDE_MAX)
-/* Of speeds, after one round that warms up: at least so many, more while there is time. */
-#define ROUNDS_MIN 5u
+/* Of speeds, after one round that warms up: at least so many, more while there is time. Their lower
+ * quartile is told, since what else the machine does only adds. */
+#define ROUNDS_MIN 7u
 #define ROUNDS_MAX 51u
-#define ROUNDS_US  150000u
+#define ROUNDS_US  60000u
 
 /* A cache with the chain that computes with it. */
 typedef struct {
@@ -47,6 +48,7 @@ struct td_eval_runner {
     uint32_t n_base;      /* and positions */
     td_clock clock;
     uint64_t start_us, drawn_us;
+    uint64_t end_us; /* when no window is begun any more; 0: never */
 };
 
 /* -- the group --------------------------------------------------------------------------------- */
@@ -217,7 +219,8 @@ bool td_eval_run_windows(td_eval_runner *r, td_eval_results *results, const uint
     for (uint32_t at = 0; is_ok && (at < n || at == 0); at += EVAL_BESIDE_MAX) {
         uint32_t n_here = td_min_u32(n - at, EVAL_BESIDE_MAX);
         for (uint32_t w = first; is_ok && w < end; w++) {
-            if (!lacks(results, kvs + at, n_here, w))
+            if (!lacks(results, kvs + at, n_here, w) ||
+                (r->end_us && td_clock_now_us(&r->clock) >= r->end_us))
                 continue;
             is_ok = gather(r, kvs + at, n_here, err);
             if (!r->done)
@@ -281,14 +284,17 @@ bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint3
     uint64_t begin_us = td_clock_now_us(&r->clock);
     uint32_t n_rounds = 0;
     for (bool is_warm = false; !is_over(r, n_rounds, begin_us); n_rounds += is_warm, is_warm = true)
-        for (uint32_t i = 0; i < r->n_members; i++)
+        for (uint32_t n_done = 0; n_done < r->n_members; n_done++) {
+            /* whoever else runs here may do so in a rhythm */
+            uint32_t i = (n_done + n_rounds) % r->n_members;
             for (uint32_t k = 0; k < TD_COUNT(n_rows); k++)
                 if (!time_pass(r, &r->members[i], n_rows[k], &samples[i][k][n_rounds], err))
                     return false;
+        }
     for (uint32_t i = 0; i < r->n_members; i++) {
         td_sort_doubles(samples[i][0], n_rounds);
         td_sort_doubles(samples[i][1], n_rounds);
-        const eval_speeds speeds = {samples[i][0][n_rounds / 2], samples[i][1][n_rounds / 2]};
+        const eval_speeds speeds = {samples[i][0][n_rounds / 4], samples[i][1][n_rounds / 4]};
         if (!td_eval_results_put_speeds(results, r->members[i].kv, speeds, err))
             return false;
     }
@@ -366,6 +372,11 @@ void td_eval_runner_destroy(td_eval_runner **r)
     td_free((*r)->base_logits);
     td_free(*r);
     *r = NULL;
+}
+
+void td_eval_runner_limit(td_eval_runner *r, double seconds)
+{
+    r->end_us = seconds > 0 ? td_clock_now_us(&r->clock) + (uint64_t)(seconds * 1e6) : 0;
 }
 
 const char *td_eval_runner_identity(const td_eval_runner *r) { return r->identity; }

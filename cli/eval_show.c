@@ -2,8 +2,10 @@
 #include "cli/eval.h"
 
 #include "base/check.h"
+#include "base/io.h"
 #include "base/json_writer.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +37,12 @@ static const struct {
      offsetof(eval_figures, tokens_per_verification), 2, false, false},
 };
 _Static_assert(EVAL_VERIFY_ROWS == 8, "the title says so");
+
+static const char *const marks[] = {[EVAL_PLAIN] = "",
+                                    [EVAL_BASE] = "  ",
+                                    [EVAL_DOMINATED] = "  ",
+                                    [EVAL_ON_FRONT] = "* ",
+                                    [EVAL_CHOSEN] = "> "};
 
 static double figure(const eval_line *line, size_t column)
 {
@@ -77,6 +85,7 @@ void td_eval_print_table(const eval_params *p, const eval_line *lines, uint32_t 
         n_name = td_max_u32(n_name, (uint32_t)strlen(lines[i].kv->name));
     printf("%u windows of %u tokens, %u positions scored; divergence from %s\n\n", p->n_windows,
            p->window, p->n_windows * td_eval_n_scored(p->window), p->kvs[0].name);
+    n_name += lines[0].mark ? 2 : 0;
     printf("| %-*s |", (int)n_name, "cache");
     for (size_t c = 0; c < TD_COUNT(columns); c++)
         if (is_there(lines, n, c))
@@ -87,7 +96,8 @@ void td_eval_print_table(const eval_params *p, const eval_line *lines, uint32_t 
             printf("%.*s:|", width(c) + 1, dashes);
     putchar('\n');
     for (uint32_t i = 0; i < n; i++) {
-        printf("| %-*s |", (int)n_name, lines[i].kv->name);
+        printf("| %s%-*s |", marks[lines[i].mark], (int)(n_name - strlen(marks[lines[i].mark])),
+               lines[i].kv->name);
         for (size_t c = 0; c < TD_COUNT(columns); c++)
             if (is_there(lines, n, c))
                 print_cell(&lines[i], c);
@@ -113,12 +123,45 @@ bool td_eval_print_json(const eval_line *lines, uint32_t n, td_err *err)
             else if (is_there(lines, n, c))
                 td_json_put_double(w, columns[c].key, value);
         }
+        if (lines[i].mark) {
+            td_json_put_bool(w, "dominated", lines[i].mark == EVAL_DOMINATED);
+            td_json_put_bool(w, "chosen", lines[i].mark == EVAL_CHOSEN);
+        }
         td_json_end_object(w);
     }
     td_json_end_array(w);
     bool is_ok = td_json_writer_end(w, &text, &n_bytes, err);
     if (is_ok)
         puts(text);
+    td_json_writer_destroy(&w);
+    return is_ok;
+}
+
+/* Types are in lower case wherever they are written. */
+static void put_lower(td_json_writer *w, const char *key, const char *name)
+{
+    char text[32] = "";
+    for (size_t i = 0; name[i] && i + 1 < sizeof text; i++)
+        text[i] = (char)tolower((unsigned char)name[i]);
+    td_json_put_string(w, key, text);
+}
+
+bool td_eval_write_config(const char *path, const eval_kv *kv, td_err *err)
+{
+    const char *text;
+    size_t n_bytes;
+    td_json_writer *w = td_json_writer_create(true, err);
+    if (!w)
+        return false;
+    td_json_begin_object(w);
+    td_json_write_key(w, "cache");
+    td_json_begin_object(w);
+    put_lower(w, "k", kv->types.k->name);
+    put_lower(w, "v", kv->types.v->name);
+    td_json_end_object(w);
+    td_json_end_object(w);
+    bool is_ok =
+        td_json_writer_end(w, &text, &n_bytes, err) && td_io_replace_file(path, text, n_bytes, err);
     td_json_writer_destroy(&w);
     return is_ok;
 }

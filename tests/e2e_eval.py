@@ -223,6 +223,84 @@ class Eval(unittest.TestCase):
         self.fails(74, 'cannot be opened', args=['--draft', '/nonexistent'])
         self.fails(65, 'is no GGUF file', args=['--draft', TEXT])
 
+    def test_the_cache_found_is_the_best_within_the_bound(self):
+        types = ('f16', 'q8_0', 'q4_0')
+        pairs = [(k, v) for k in types for v in types]
+        args = ['--window', '128', '--chunks', '6']
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, 'config')
+            out = ('--out', os.path.join(folder, 'out'))
+            base, *all_of_them = timeless(evaluate(*args, *kvs(*pairs), *out))
+            front = [x for x in all_of_them if not any(
+                y['kld_mean'] <= x['kld_mean'] and y['bytes_per_position'] <= x['bytes_per_position'] and y != x
+                for y in all_of_them)]
+            self.assertTrue(3 <= len(front) < 9, front)
+            for goal, best in (('KLD=0.001', min((x['bytes_per_position'], x['kld_mean'], x['kv'])
+                                                 for x in all_of_them if x['kld_mean'] <= 0.001)),
+                               ('BYTES=3K', min((x['kld_mean'], x['bytes_per_position'], x['kv'])
+                                                for x in all_of_them if x['bytes_per_position'] <= 3072))):
+                rows = evaluate(*args, '--kv', 'auto:' + goal, *kvs(*pairs), *out, '--write-config', config)
+                chosen, = [row for row in rows if row['chosen']]
+                self.assertEqual(chosen['kv'], best[2])
+                with open(config, encoding='utf-8') as file:
+                    cache = json.load(file)['cache']
+                self.assertEqual('k={k},v={v}'.format(**cache), best[2])
+                self.assertEqual(rows, sorted(rows, key=lambda row: -row['bytes_per_position']))
+                self.assertEqual(sorted(row['kv'] for row in rows), sorted(x['kv'] for x in [base, *all_of_them]))
+                self.assertEqual({row['kv'] for row in rows if not row['dominated']}, {x['kv'] for x in [base, *front]})
+                again = {x['kv']: x for x in [base, *all_of_them]}
+                for row in rows:
+                    if row['windows'] == 6:
+                        own = {key: row[key] for key in KEYS}
+                        self.assertEqual(*timeless([own]), again[row['kv']])
+                    self.assertTrue(row['windows'] == 6 or row['dominated'])
+            r = subprocess.run([TANDEM, 'generate', '--config', config, '--target', MODEL, '--device', 'host:1',
+                                '--no-measure', '--prompt', 'Once', '-n', '2', '--quiet'], capture_output=True, text=True)
+            self.assertEqual(r.returncode, 0, r.stderr)
+
+    def test_all_types_are_tried_and_a_search_goes_on(self):
+        listed = run('--kv', 'k=f32,v=').stderr.split('allowed: ')[1].split()
+        types = [name.strip(',') for name in listed if name.strip(',') != 'f32']
+        args = ['--window', '64', '--chunks', '4', '--kv', 'auto:KLD=0.001']
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, 'out')
+            want = evaluate(*args, '--out', out)
+            self.assertEqual({row['kv'] for row in want},
+                             {'k=f32,v=f32', *[f'k={k},v={v}' for k in types for v in types]})
+            with open(out, 'rb') as file:
+                lines = file.readlines()
+            with open(out, 'wb') as file:
+                file.write(b''.join(lines[:len(lines) // 2]))
+            self.assertEqual(timeless(evaluate(*args, '--out', out)), timeless(want))
+            # Few seconds: what is whole is shown, and the next run goes on from there.
+            os.remove(out)
+            hasty = run(*args, '--out', out, '--seconds', '0.001', '--json')
+            self.assertIn(hasty.returncode, (0, 75), hasty.stderr)
+            if hasty.returncode == 0:
+                self.assertEqual({row['windows'] for row in json.loads(hasty.stdout)}, {1})
+            self.assertEqual(timeless(evaluate(*args, '--out', out)), timeless(want))
+
+    def test_a_bound_that_no_cache_reaches_is_told(self):
+        given = ['--window', '64', '--chunks', '2', *kvs(('q8_0', 'q4_0'), ('q4_0', 'q4_0'))]
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, 'config')
+            for goal, needle in (('KLD=1e-9', 'small a divergence as 1e-09; nearest is k=q8_0,v=q4_0'),
+                                 ('BYTES=1K', 'few bytes a position as 1024; nearest is k=q4_0,v=q4_0')):
+                r = run(*given, '--kv', 'auto:' + goal, '--json', '--write-config', config)
+                self.assertEqual(r.returncode, 1, r.stderr)
+                self.assertIn(needle, r.stderr)
+                self.assertEqual(len(json.loads(r.stdout)), 3)
+                self.assertFalse(os.path.exists(config))
+            r = run(*given, '--kv', 'auto:KLD=1')
+            self.assertIn('\n| > k=q4_0,v=q4_0 | ', r.stdout)
+            self.assertIn('\nchosen: k=q4_0,v=q4_0 with a mean divergence of 0.00', r.stdout)
+        for value in ('auto:', 'auto:KLD', 'auto:KLD=', 'auto:KLD=0', 'auto:KLD=-1', 'auto:KLD=nan', 'auto:KLD=1K',
+                      'auto:BYTES=1G', 'auto:BYTES=K', 'auto:BYTES=' + '1' * 400, 'auto:PPL=1'):
+            self.fails(2, '--kv auto: "', 'allowed: KLD=X above 0, or BYTES=N', args=['--kv', value])
+        self.fails(2, 'given twice', args=['--kv', 'auto:KLD=1', '--kv', 'auto:BYTES=1'])
+        self.fails(2, '--seconds needs --kv auto', args=['--seconds', '1'])
+        self.fails(2, '--write-config needs --kv auto', args=['--write-config', 'x'])
+
     def test_a_terminal_is_told_what_is_left(self):
         main, other = pty.openpty()
         with subprocess.Popen([TANDEM, 'eval', '--model', MODEL, '--text', TEXT, '--device', 'host:1', '--chunks', '3',
