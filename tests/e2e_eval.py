@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -361,6 +362,58 @@ class Eval(unittest.TestCase):
         self.assertEqual(r.returncode, 75, r.stderr)
         self.assertIn('host', r.stderr)
         self.assertRegex(r.stderr, r'\d+ [MG]iB')
+
+
+class Picture(unittest.TestCase):
+    ROWS = [('k=f32,v=f32', 10240, 0), ('k=f16,v=f16', 5120, 1e-6), ('k=q8_0,v=f16', 3920, 3e-5),
+            ('k=q8_0,v=q8_0', 2720, 1e-5), ('k=q4_0,v=q4_0', 1440, 2e-3)]
+
+    def draw(self, *args, env=None):
+        return subprocess.run(['scripts/kv_pareto.sh', *args], capture_output=True, text=True, env=env)
+
+    def write(self, folder, rows):
+        path = os.path.join(folder, 'eval.json')
+        with open(path, 'w', encoding='utf-8') as file:
+            json.dump([{'kv': kv, 'bytes_per_position': n, 'kld_mean': kld} for kv, n, kld in rows], file)
+        return path
+
+    @unittest.skipUnless(shutil.which('gnuplot'), 'no gnuplot here')
+    def test_caches_and_their_front_are_drawn(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, 'kv.svg')
+            path = self.write(folder, self.ROWS)
+            r = self.draw(path, 'other=' + path, out)
+            self.assertEqual((r.returncode, r.stdout, r.stderr), (0, '', ''))
+            with open(out, encoding='utf-8') as file:
+                picture = file.read()
+            for text in ('k=q8_0,v=f16', 'k=q4_0,v=q4_0', 'eval.json', 'other', 'bytes a position', 'from k=f32,v=f32'):
+                self.assertIn(text, picture)
+            many = self.ROWS + [(f'k=x{i},v=x', 4000 + i, 0.1) for i in range(20)]
+            self.assertEqual(self.draw(self.write(folder, many), out).returncode, 0)
+            with open(out, encoding='utf-8') as file:
+                picture = file.read()  # now the front alone is named
+            self.assertIn('k=q8_0,v=q8_0', picture)
+            self.assertNotIn('k=q8_0,v=f16', picture)
+            for content in ('', '[]', '{}', '[{"kv": "a"}]', '[{"kv": 1, "bytes_per_position": 1, "kld_mean": 1}]'):
+                with open(path, 'w', encoding='utf-8') as file:
+                    file.write(content)
+                r = self.draw(path, out)
+                self.assertNotEqual(r.returncode, 0)
+                self.assertIn('not what `tandem eval --json` prints', r.stderr)
+            self.assertEqual(self.draw(self.write(folder, self.ROWS[:1]), out).returncode, 1)
+            self.assertEqual(self.draw(path, path).returncode, 1)
+            with open(out, encoding='utf-8') as file:
+                self.assertEqual(file.read(), picture)  # none of these has touched it
+            hostile = [('k=a"\nsystem "touch %s/x"' % folder, 10, 1), ('b', 20, 0.5)]
+            self.assertEqual(self.draw(self.write(folder, hostile), out).returncode, 0)
+            self.assertFalse(os.path.exists(folder + '/x'))
+
+    def test_a_missing_gnuplot_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for tool in ('sed', 'sh'):
+                os.symlink(shutil.which(tool), os.path.join(folder, tool))
+            r = self.draw('eval.json', 'out.svg', env={'PATH': folder})
+        self.assertEqual((r.returncode, r.stderr), (69, 'kv_pareto.sh: gnuplot is not installed (Debian, Ubuntu: gnuplot-nox)\n'))
 
 
 if __name__ == '__main__':
