@@ -186,7 +186,7 @@ static void add_attention_as(walk *w, td_case_parts parts, const char *needs)
 {
     const model small = {"small", 0, 0, 2, 2, 64, 0, 0};
     static const char *const variants[] = {"plain", "window", "sinks", "softcap", "chunk"};
-    for (uint32_t i = 0; i < TD_INPUT_CACHE_TYPES * TD_INPUT_CACHE_TYPES; i++) {
+    for (uint32_t i = 0; i < TD_INPUT_CACHE_COMMON * TD_INPUT_CACHE_COMMON; i++) {
         td_case c = attention(&small, td_input_cache_types[i / 4], td_input_cache_types[i % 4], 150);
         c.n_data = i == 5 ? 64 : 8; /* F16 */
         c.parts = parts;
@@ -215,7 +215,7 @@ static void add_attention_as(walk *w, td_case_parts parts, const char *needs)
 static void add_sequence(walk *w)
 {
     add_attention_as(w, TD_CASE_ROWS, NULL);
-    for (uint32_t t = 0; t < TD_INPUT_CACHE_TYPES; t++) {
+    for (uint32_t t = 0; t < TD_INPUT_CACHE_COMMON; t++) {
         td_case c = {.op = "kv_store",
                      .build = td_build_kv_store,
                      .needs = "attention",

@@ -13,7 +13,8 @@ const char *const td_input_weight_types[] = {
     "F32",    "F16",    "BF16",  "Q4_0",  "Q4_1",  "Q5_0",    "Q5_1",   "Q8_0",  "Q2_K",    "Q3_K",
     "Q4_K",   "Q5_K",   "Q6_K",  "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
     "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0",  "Q2_0",    "TQ1_0",  "TQ2_0"};
-const char *const td_input_cache_types[] = {"F32", "F16", "Q8_0", "Q4_0"};
+const char *const td_input_cache_types[] = {"F32",  "F16",  "Q8_0", "Q4_0", "BF16",
+                                            "Q6_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL"};
 
 float td_input_random(uint64_t seed, size_t i)
 {
@@ -27,14 +28,14 @@ static void set_half(unsigned char *p, float f)
     p[1] = (unsigned char)(h >> 8);
 }
 
-/* Where the scales of a type without an encoder lie in its block, and what makes its values about
+/* Where the scales of a type that is not encoded lie in its block, and what makes its values about
  * 1: a half d and a second one for the minimum (0: there is none). */
 static const struct {
     uint32_t type;
     uint32_t d_at, minimum_at;
     float d, minimum;
 } block_scales[] = {
-    {TD_TYPE_Q4_1, 0, 2, 0.1f, 0.8f},     {TD_TYPE_Q5_0, 0, 0, 0.06f, 0},
+    {TD_TYPE_Q4_0, 0, 0, 0.12f, 0},    {TD_TYPE_Q4_1, 0, 2, 0.1f, 0.8f},     {TD_TYPE_Q5_0, 0, 0, 0.06f, 0},
     {TD_TYPE_Q5_1, 0, 2, 0.06f, 0.8f},    {TD_TYPE_Q2_K, 80, 82, 0.02f, 0.06f},
     {TD_TYPE_Q3_K, 108, 0, 0.01f, 0},     {TD_TYPE_Q4_K, 0, 2, 0.002f, 0.014f},
     {TD_TYPE_Q5_K, 0, 2, 0.001f, 0.014f}, {TD_TYPE_Q6_K, 208, 0, 0.0005f, 0},
@@ -73,19 +74,28 @@ static void set_block_scales(const td_type_info *type, float noise, unsigned cha
     }
 }
 
+/* Those of 4 to 6 bits take long to be encoded well. */
+static bool is_encoded(const td_type_info *type)
+{
+    for (size_t i = 0; i < TD_COUNT(block_scales); i++)
+        if (block_scales[i].type == type->id)
+            return false;
+    return type->quantize && type->id != TD_TYPE_BF16;
+}
+
 void td_input_rows(const td_type_info *type, size_t n_rows, size_t n_cols, uint64_t seed,
                    unsigned char *rows)
 {
     size_t row_bytes = td_row_bytes(type, n_cols), n_bytes = n_rows * row_bytes;
     float values[PIECE];
-    for (size_t r = 0; type->quantize && r < n_rows; r++)
+    for (size_t r = 0; is_encoded(type) && r < n_rows; r++)
         for (size_t c = 0; c < n_cols; c += PIECE) {
             size_t n = n_cols - c < PIECE ? n_cols - c : PIECE;
             for (size_t i = 0; i < n; i++)
                 values[i] = td_input_random(seed, r * n_cols + c + i);
             type->quantize(values, rows + r * row_bytes + td_row_bytes(type, c), n);
         }
-    if (type->quantize)
+    if (is_encoded(type))
         return;
     for (size_t i = 0; i < n_bytes; i++)
         rows[i] = (unsigned char)td_noise_bits(seed, i, 0);

@@ -53,7 +53,7 @@ static const option options[] = {
     {"--repeat", NULL, OPT_U32, AT(p.n_repeats), 1, BENCH_REPEATS_MAX, "N",
      "repeats of each test (default: 5; with --prompts 1)"},
     {"--kv-k", NULL, OPT_TEXT, AT(types_k), 0, 0, "TYPE,..",
-     "types of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+     "types of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_TEXT, AT(types_v), 0, 0, "TYPE,..",
      "types of cached values; each with each of the keys (default: f16)"},
     {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL,
@@ -109,8 +109,9 @@ static bool read_types(const char *flag, const char *text, const td_type_info **
             out[(*n)++] = type;
         p += n_bytes + !is_last;
     }
-    return is_ok || td_err_set(err, TD_E_USAGE, "%s: %s; allowed: up to %u of f32, f16, q8_0, q4_0",
-                               flag, td_text_quote(text, strlen(text)).text, BENCH_LIST_MAX);
+    return is_ok ||
+           td_err_set(err, TD_E_USAGE, "%s: %s; allowed: up to %u of " TD_OPTIONS_CACHE_TYPES, flag,
+                      td_text_quote(text, strlen(text)).text, BENCH_LIST_MAX);
 }
 
 static bool read_format(fields *f, td_err *err)

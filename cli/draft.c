@@ -32,7 +32,7 @@ static const option options[] = {
     {"--vocab-of", "draft.vocab_of", OPT_READ, AT(vocab_of), 0, 0, "M.gguf",
      "the target's file (its vocabulary is all that is read), where that has another vocabulary"},
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
-     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+     "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",

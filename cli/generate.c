@@ -85,7 +85,7 @@ static const option options[] = {
      "results, appended; a file that is there is resumed (default: stdout)"},
     TEXT_ROWS,
     {"--kv-k", "cache.k", OPT_CACHE_TYPE, AT(run.kv.k), 0, 0, "TYPE",
-     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+     "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",

@@ -34,7 +34,7 @@ static const option options[] = {
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, TD_CTX_MAX, "N",
      "positions of a sequence, which chooses long RoPE factors (default: as many as tokens)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
-     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+     "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",

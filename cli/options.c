@@ -42,16 +42,18 @@ static bool set_number(const option *o, void *fields, const char *text, td_err *
 }
 
 /* Of those a wire has the first two. */
-static const char *const cache_types[] = {"f32", "f16", "q8_0", "q4_0", NULL};
+static const char *const cache_types[] = {"f32",  "f16",  "bf16", "q8_0",   "q6_0", "q5_1",
+                                          "q5_0", "q4_1", "q4_0", "iq4_nl", NULL};
 static const char *const wire_types[] = {"f32", "f16", NULL};
 
 static bool read_type(const char *flag, const char *text, bool is_wire, const td_type_info **out,
                       td_err *err)
 {
     const td_type_info *type = td_type_find_name(text);
-    if (!type || !type->is_cache_type || (is_wire && type->unpack))
-        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: f32, f16%s", flag,
-                          td_text_quote(text, strlen(text)).text, is_wire ? "" : ", q8_0, q4_0");
+    if (!type || !type->is_cache_type || (is_wire && type->id > TD_TYPE_F16))
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: %s", flag,
+                          td_text_quote(text, strlen(text)).text,
+                          is_wire ? "f32, f16" : TD_OPTIONS_CACHE_TYPES);
     *out = type;
     return true;
 }

@@ -18,6 +18,9 @@
 
 #define TD_OPTION_LIST_MAX 16u
 
+/* What OPT_CACHE_TYPE allows. */
+#define TD_OPTIONS_CACHE_TYPES "f32, f16, bf16, q8_0, q6_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
+
 typedef enum {
     OPT_FLAG,       /* bool */
     OPT_U32,        /* uint32_t in min..max */

@@ -66,7 +66,7 @@ static const option options[] = {
     {"--pp", NULL, OPT_U32, AT(n_prompt), 1, N_MAX, "N", "tokens of a prompt (default: 256)"},
     {"-n", NULL, OPT_U32, AT(n_predict), 1, N_MAX, "N", "tokens generated after it (default: 256)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",
-     "type of cached keys: f32, f16, q8_0, q4_0 (default: f16)"},
+     "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",

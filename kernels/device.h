@@ -189,7 +189,7 @@ uint64_t td_weight_piece_bytes(const td_device *dev, const td_weight_params *par
  * positions is the caller's page table (model/cache.h). Each head's row of head_dim elements is
  * padded to the type's block. */
 typedef struct {
-    const td_type_info *type_k, *type_v; /* f32, f16, q8_0 or q4_0 */
+    const td_type_info *type_k, *type_v; /* is_cache_type */
     uint32_t n_head_kv, head_dim_k, head_dim_v;
     uint32_t n_pages;
     /* Latent attention: a value is the first head_dim_v columns of its key, kept once. type_v is
@@ -197,6 +197,9 @@ typedef struct {
     bool is_latent;
 } td_kv_params;
 
+/* Whether the device has caches of a type. */
+bool td_kv_takes(const td_device *dev, const td_type_info *type);
+/* TD_E_USAGE where it has none of type_k or type_v. */
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);
 void td_kv_destroy(td_kv **kv);
 const td_kv_params *td_kv_get_params(const td_kv *kv);

@@ -72,6 +72,14 @@ uint16_t td_f32_to_f16(float f)
     return (uint16_t)(sign | half);
 }
 
+uint16_t td_f32_to_bf16(float f)
+{
+    uint32_t bits = bits_of_f32(f);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
 static void store_u16(uint8_t *p, uint16_t v)
 {
     p[0] = (uint8_t)(v & 0xff);
@@ -93,6 +101,13 @@ static void dequantize_f16(const void *blocks, float *out, size_t n_elements)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n_elements; i++)
         out[i] = td_load_f16(b + 2 * i);
+}
+
+static void quantize_bf16(const float *in, void *blocks, size_t n_elements)
+{
+    uint8_t *b = blocks;
+    for (size_t i = 0; i < n_elements; i++)
+        store_u16(b + 2 * i, td_f32_to_bf16(in[i]));
 }
 
 static void quantize_f16(const float *in, void *blocks, size_t n_elements)
@@ -135,29 +150,6 @@ static float inverse_scale(float d)
     return isfinite(inverse) ? inverse : 0.0f;
 }
 
-static void quantize_q4_0(const float *in, void *blocks, size_t n_elements)
-{
-    uint8_t *b = blocks;
-    for (size_t i = 0; i < n_elements; i += 32, b += 18, in += 32) {
-        float extreme = extreme_of_32(in);
-        if (isnan(extreme)) {
-            store_u16(b, F16_NAN);
-            memset(b + 2, 0x88, 16);
-            continue;
-        }
-        float d = extreme / -8.0f; /* the extreme becomes -8, which has no positive twin */
-        float inverse = inverse_scale(d);
-        store_u16(b, td_f32_to_f16(d));
-        for (int j = 0; j < 16; j++) {
-            int low = (int)(in[j] * inverse + 8.5f);
-            int high = (int)(in[j + 16] * inverse + 8.5f);
-            low = low > 15 ? 15 : low;
-            high = high > 15 ? 15 : high;
-            b[2 + j] = (uint8_t)(low | high << 4);
-        }
-    }
-}
-
 static void quantize_q8_0(const float *in, void *blocks, size_t n_elements)
 {
     uint8_t *b = blocks;
@@ -197,10 +189,10 @@ static void dequantize_parts(void (*unpack)(const void *, td_type_part *), uint3
 /* The quantized types: name, the same for functions, elements and bytes of a block; is_by_16,
  * has_minimum; is_cache_type and its encoder. */
 #define EACH_QUANTIZED(X)                                                                          \
-    X(Q4_0,    q4_0,     32,  18, false, false, true,  quantize_q4_0)                              \
-    X(Q4_1,    q4_1,     32,  20, false, true,  false, NULL)                                       \
-    X(Q5_0,    q5_0,     32,  22, false, false, false, NULL)                                       \
-    X(Q5_1,    q5_1,     32,  24, false, true,  false, NULL)                                       \
+    X(Q4_0,    q4_0,     32,  18, false, false, true,  td_quantize_q4_0)                           \
+    X(Q4_1,    q4_1,     32,  20, false, true,  true,  td_quantize_q4_1)                           \
+    X(Q5_0,    q5_0,     32,  22, false, false, true,  td_quantize_q5_0)                           \
+    X(Q5_1,    q5_1,     32,  24, false, true,  true,  td_quantize_q5_1)                           \
     X(Q8_0,    q8_0,     32,  34, false, false, true,  quantize_q8_0)                              \
     X(Q2_K,    q2_k,    256,  84, true,  true,  false, NULL)                                       \
     X(Q3_K,    q3_k,    256, 110, true,  false, false, NULL)                                       \
@@ -211,7 +203,7 @@ static void dequantize_parts(void (*unpack)(const void *, td_type_part *), uint3
     X(IQ2_XS,  iq2_xs,  256,  74, true,  false, false, NULL)                                       \
     X(IQ3_XXS, iq3_xxs, 256,  98, false, false, false, NULL)                                       \
     X(IQ1_S,   iq1_s,   256,  50, false, false, false, NULL)                                       \
-    X(IQ4_NL,  iq4_nl,   32,  18, false, false, false, NULL)                                       \
+    X(IQ4_NL,  iq4_nl,   32,  18, false, false, true,  td_quantize_iq4_nl)                         \
     X(IQ3_S,   iq3_s,   256, 110, false, false, false, NULL)                                       \
     X(IQ2_S,   iq2_s,   256,  82, true,  false, false, NULL)                                       \
     X(IQ4_XS,  iq4_xs,  256, 136, false, false, false, NULL)                                       \
@@ -223,12 +215,16 @@ static void dequantize_parts(void (*unpack)(const void *, td_type_part *), uint3
     X(Q1_0,    q1_0,    128,  18, false, false, false, NULL)                                       \
     X(Q2_0,    q2_0,     64,  18, false, false, false, NULL)
 
+/* Of no file. */
+#define OF_CACHES(X) X(Q6_0, q6_0, 32, 26, false, false, true, td_quantize_q6_0)
+
 #define DECODER(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder)                    \
     static void dequantize_##type(const void *blocks, float *out, size_t n_elements)               \
     {                                                                                              \
         dequantize_parts(td_unpack_##type, n, n_bytes, blocks, out, n_elements);                   \
     }
 EACH_QUANTIZED(DECODER)
+OF_CACHES(DECODER)
 
 #define ROW(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder)                        \
     {TD_TYPE_##id, #id, n, n_bytes, is_cache, true, is_by_16, has_minimum, dequantize_##type,      \
@@ -237,8 +233,9 @@ EACH_QUANTIZED(DECODER)
 static const td_type_info types[] = {
     {TD_TYPE_F32, "F32", 1, 4, true, false, false, false, dequantize_f32, NULL, quantize_f32},
     {TD_TYPE_F16, "F16", 1, 2, true, false, false, false, dequantize_f16, NULL, quantize_f16},
-    {TD_TYPE_BF16, "BF16", 1, 2, false, false, false, false, dequantize_bf16, NULL, NULL},
+    {TD_TYPE_BF16, "BF16", 1, 2, true, false, false, false, dequantize_bf16, NULL, quantize_bf16},
     EACH_QUANTIZED(ROW)
+    OF_CACHES(ROW)
 };
 
 #define NAME(id, type, n, n_bytes, is_by_16, has_minimum, is_cache, encoder) ", " #id

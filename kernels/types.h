@@ -38,6 +38,7 @@ typedef enum {
     TD_TYPE_NVFP4 = 40,
     TD_TYPE_Q1_0 = 41,
     TD_TYPE_Q2_0 = 42,
+    TD_TYPE_Q6_0 = 133, /* of caches alone: no id of the format */
 } td_type;
 
 #define TD_PART_ELEMENTS   32u
@@ -88,10 +89,15 @@ const td_type_format *td_type_find_format(uint32_t id);
 /* Name of any type id of the format, supported or not, or "unknown". */
 const char *td_type_format_name(uint32_t id);
 
+/* What a nibble of IQ4_NL and IQ4_XS stands for. */
+extern const int8_t td_levels_iq4[16];
+
 /* IEEE half <-> single; to half rounds to nearest even. Subnormals are exact in both directions,
  * Inf stays Inf, NaN stays NaN (quiet). */
 float td_f16_to_f32(uint16_t h);
 uint16_t td_f32_to_f16(float f);
+/* To the upper half of a single, as F16: nearest even, Inf stays Inf, NaN stays NaN (quiet). */
+uint16_t td_f32_to_bf16(float f);
 
 /* Bytes of a row of n_elements, a multiple of the block. Callers have bounded n_elements. */
 static inline size_t td_row_bytes(const td_type_info *t, size_t n_elements)

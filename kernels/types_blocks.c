@@ -56,6 +56,18 @@ void td_unpack_q5_1(const void *block, td_type_part *parts)
     add_fifth_bits(td_load_u32(b + 4), parts->q);
 }
 
+/* Q6_0: {f16 d; u8 high[8]; u8 q[16]}: value = (6 bits - 32) * d. The high two bits of element j
+ * are in high[j % 8], from bit j % 16 / 8 * 4 + j / 16 * 2. */
+void td_unpack_q6_0(const void *block, td_type_part *parts)
+{
+    const uint8_t *b = block;
+    td_part_set(parts, td_load_f16(b), 0);
+    unpack_pairs(b + 10, -32, parts->q);
+    for (int j = 0; j < 32; j++)
+        parts->q[j] =
+            (int8_t)(parts->q[j] + (b[2 + j % 8] >> (j % 16 / 8 * 4 + j / 16 * 2) & 3) * 16);
+}
+
 /* Q8_0: {f16 d; i8 q[32]}: value = q * d. */
 void td_unpack_q8_0(const void *block, td_type_part *parts)
 {
@@ -221,8 +233,8 @@ void td_unpack_tq2_0(const void *block, td_type_part *parts)
 /* Twice the values of a 4-bit float (E2M1). */
 static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 /* The levels of IQ4, denser near zero. */
-static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                               1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t td_levels_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                  1,    13,   25,  38,  53,  69,  89,  113};
 
 static void unpack_look_up(const uint8_t *b, const int8_t *levels, uint32_t n_pairs, int8_t *q)
 {
@@ -276,7 +288,7 @@ void td_unpack_iq4_nl(const void *block, td_type_part *parts)
 {
     const uint8_t *b = block;
     td_part_set(parts, td_load_f16(b), 0);
-    unpack_look_up(b + 2, iq4, 16, parts->q);
+    unpack_look_up(b + 2, td_levels_iq4, 16, parts->q);
 }
 
 /* IQ4_XS: {f16 d; u16 high; u8 low[4]; u8 q[128]}: 8 sub-blocks of 32 as in IQ4_NL;
@@ -291,6 +303,6 @@ void td_unpack_iq4_xs(const void *block, td_type_part *parts)
         uint32_t low = b[4 + i / 2] >> i % 2 * 4 & 15;
         uint32_t scale = low | (high >> 2 * i & 3) << 4;
         td_part_set(parts, d * (float)((int)scale - 32), 0);
-        unpack_look_up(b + 8 + 16 * i, iq4, 16, parts->q);
+        unpack_look_up(b + 8 + 16 * i, td_levels_iq4, 16, parts->q);
     }
 }

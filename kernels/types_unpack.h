@@ -28,6 +28,7 @@ void td_unpack_q4_0(const void *block, td_type_part *parts);
 void td_unpack_q4_1(const void *block, td_type_part *parts);
 void td_unpack_q5_0(const void *block, td_type_part *parts);
 void td_unpack_q5_1(const void *block, td_type_part *parts);
+void td_unpack_q6_0(const void *block, td_type_part *parts);
 void td_unpack_q8_0(const void *block, td_type_part *parts);
 void td_unpack_q2_k(const void *block, td_type_part *parts);
 void td_unpack_q3_k(const void *block, td_type_part *parts);
@@ -49,6 +50,14 @@ void td_unpack_iq2_xs(const void *block, td_type_part *parts);
 void td_unpack_iq2_s(const void *block, td_type_part *parts);
 void td_unpack_iq3_xxs(const void *block, td_type_part *parts);
 void td_unpack_iq3_s(const void *block, td_type_part *parts);
+
+/* Encoders (td_type_info.quantize), in types_encode.c. */
+void td_quantize_q4_0(const float *in, void *blocks, size_t n_elements);
+void td_quantize_q4_1(const float *in, void *blocks, size_t n_elements);
+void td_quantize_q5_0(const float *in, void *blocks, size_t n_elements);
+void td_quantize_q5_1(const float *in, void *blocks, size_t n_elements);
+void td_quantize_q6_0(const float *in, void *blocks, size_t n_elements);
+void td_quantize_iq4_nl(const float *in, void *blocks, size_t n_elements);
 
 /* Codebooks (types_grids.c): level numbers of 2 bits (IQ1, IQ2: 8 values) or 3 (IQ3: 4 values). */
 extern const uint16_t td_grid_iq1[2048];    /* levels -1 0 1 */

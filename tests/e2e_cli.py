@@ -66,7 +66,7 @@ class Cli(unittest.TestCase):
         self.fails(generate('--prompt', 'x', '--temp', 'hot'), 2, '--temp', '"hot"', '0..100')
         self.fails(generate('--prompt', 'x', '--draft-max', '64'), 2, '--draft-max', '"64"', '1..63')
         self.fails(generate('--prompt', 'x', '-n', '0'), 2, '-n', '"0"')
-        self.fails(generate('--prompt', 'x', '--kv-k', 'q5_0'), 2, '--kv-k', '"q5_0"', 'q8_0')
+        self.fails(generate('--prompt', 'x', '--kv-k', 'q5_k'), 2, '--kv-k', '"q5_k"', 'q8_0')
         self.fails(generate('--prompt', 'x', '--tmep', '1'), 2, '--tmep', '--temp')
         self.fails(generate('--prompt', 'x', '--in', 'y'), 2, '--prompt')
         self.fails(generate(), 2, '--prompt')
@@ -92,7 +92,7 @@ class Cli(unittest.TestCase):
                ('{"sampling": {"temp": 101}}', 'sampling.temp', '101', '100'),
                ('{"draft": {"max": 0}}', 'draft.max', '0', '63'),
                ('{"draft": {"max": 5.0}}', 'draft.max', '5.0'),
-               ('{"cache": {"k": "q5_0"}}', 'cache.k', 'q5_0', 'q8_0'),
+               ('{"cache": {"k": "q5_k"}}', 'cache.k', 'q5_k', 'q8_0'),
                ('{"run": {"n": 1, "n": 2}}', 'n'),
                ('{"target": []}', 'target'),
                ('{"tarket": {}}', 'tarket', 'target'),

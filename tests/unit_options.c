@@ -141,7 +141,8 @@ static void test_values_out_of_range_name_the_range(void **state)
     parse_fails("--seed|9223372036854775808", "allowed: an integer 0..9");
     parse_fails("--seed|18446744073709551615", "--seed");
     parse_fails("--seed|18446744073709551616", "--seed");
-    parse_fails("--kv|q4_k", "--kv: \"q4_k\"; allowed: f32, f16, q8_0, q4_0"); /* no cache type */
+    parse_fails("--kv|q4_k",
+                "--kv: \"q4_k\"; allowed: " TD_OPTIONS_CACHE_TYPES); /* no cache type */
     parse_fails("--kv|", "--kv: \"\"");
     parse_fails("--kv|\x1b[31m", "\\x1b"); /* shown, not sent to the terminal */
 }
@@ -280,8 +281,9 @@ static void test_a_file_sets_fields_by_section(void **state)
     assert_string_equal(f.list.items[0], "r");
     assert_int_equal(f.others.n, 1);
     td_json_destroy(&document);
-    static const char *const types[] = {"f32", "f16", "q8_0", "q4_0"};
-    for (size_t i = 0; i < 4; i++) {
+    static const char *const types[] = {"f32",  "f16",  "bf16", "q8_0", "q6_0",
+                                        "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"};
+    for (size_t i = 0; i < TD_COUNT(types); i++) {
         char json[64];
         snprintf(json, sizeof json, "{\"c\":{\"kv\":\"%s\"}}", types[i]);
         assert_true(read_config(json, &f, &document, &err));

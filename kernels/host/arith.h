@@ -51,14 +51,16 @@
  *   sum = fma(sum, c, sum16(p)); acc = acc * c, then acc = fma(p[j], v[j], acc), visible j
  *   ascending
  * y = acc * (1 / sum).
- * Keys in blocks of 32 with a scale (Q8_0, Q4_0) meet q quantized to 15 bits by the same blocks,
+ * Keys in blocks of 32 with a scale meet q quantized to 15 bits by the same blocks,
  * the head filled up with zeros: amax = max |q|; where one is Inf or NaN, d = NaN and the quants 0;
  * amax < 2^-100: both 0; else d = amax / 32767, quants q * (32767 / amax) rounded half to even.
- * s = fma(scale * isum, d, s), isum exact as f32, by ascending blocks from 0.
+ * s = fma(scale * isum, d, s), isum exact as f32, by ascending blocks from 0. With a minimum m, to
+ * which quants are added, fma(m, sum of the quants of q, scale * isum) in the place of the product.
  * Such values, by blocks, take weights of 15 bits: t = exp(max visible s - m'), g = 1 / t, or 0 for
  * t < 2^-100; D = max visible |scale|, D and what is not finite as amax above;
  *   w[j] = (p[j] * g) * (scale[j] * (32767 / D)) rounded half to even, visible j
- *   acc = fma(isum of w v, t * (D / 32767), acc * c)
+ *   acc = fma(isum of w v, t * (D / 32767), acc * c); with minimums m acc * c + sum16(p m), visible
+ *   j, in the place of acc * c
  * A sink z: m' = max(m, z), c = exp(m - m'); sum = fma(sum, c, exp(z - m')), acc = acc * c.
  *
  * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting

@@ -1,5 +1,5 @@
-/* Attention of up to four queries over one page of F32 or F16: keys and values are decoded on the
- * way, once for all of them. body_attention.h has what is around it. */
+/* Attention of up to four queries over one page of F32, F16 or BF16: keys and values are decoded
+ * on the way, once for all of them. body_attention.h has what is around it. */
 #ifndef TD_KERNELS_HOST_BODY_ATTENTION_FEW_H
 #define TD_KERNELS_HOST_BODY_ATTENTION_FEW_H
 
@@ -17,6 +17,7 @@
 typedef struct { /* a query for quantized keys, in blocks of 32 */
     _Alignas(64) int16_t q[TD_HOST_HEAD_DIM_MAX];
     float d[TD_HOST_HEAD_DIM_MAX / 32];
+    float sums[TD_HOST_HEAD_DIM_MAX / 32]; /* of q */
 } wide_query;
 
 typedef struct {
@@ -53,16 +54,22 @@ INLINE void fetch_piece(fetch *f)
 
 #define STEPS_OF_PIECE 16u /* of a loop for each piece that is fetched */
 
-/* Element d of the keys of VL positions from `lane` on. */
-INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, const bool is_f16)
+INLINE vf load_halves(const uint16_t *p, const td_type type)
 {
-    return is_f16 ? vf_load_f16((const uint16_t *)(const void *)k + d * POSITIONS + lane)
-                  : vf_load((const float *)(const void *)k + d * POSITIONS + lane);
+    return type == TD_TYPE_F16 ? vf_load_f16(p) : vf_load_bf16(p);
+}
+
+/* Element d of the keys of VL positions from `lane` on. */
+INLINE vf load_key(const uint8_t *k, uint32_t d, uint32_t lane, const td_type type)
+{
+    uint32_t i = d * POSITIONS + lane;
+    return type == TD_TYPE_F32 ? vf_load((const float *)(const void *)k + i)
+                               : load_halves((const uint16_t *)(const void *)k + i, type);
 }
 
 /* s[j] = q . k[j] for all positions of a page, those not written included. */
 INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs, fetch *ahead,
-                       const uint32_t n, const bool is_f16)
+                       const uint32_t n, const td_type type)
 {
     uint32_t n_d = kv->base.params.head_dim_k;
     const uint32_t n_chains = CHAINS_OF(n);
@@ -74,7 +81,7 @@ INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs,
             fetch_piece(ahead);
             for (uint32_t end = td_min_u32(d + STEPS_OF_PIECE, n_d); d < end; d++) {
                 vf key[CHAINS];
-                EACH_CHAIN key[c] = load_key(k, d, lane + c * VL, is_f16);
+                EACH_CHAIN key[c] = load_key(k, d, lane + c * VL, type);
                 EACH_QUERY
                 {
                     vf qd = vf_set1(qs[i]->q[d]);
@@ -87,15 +94,15 @@ INLINE void score_page(const td_host_kv *kv, const uint8_t *k, query *const *qs,
 }
 
 /* Elements d..d+VL-1 of one position's value. */
-INLINE vf load_value(const uint8_t *row, uint32_t d, uint32_t n, const bool is_f16)
+INLINE vf load_value(const uint8_t *row, uint32_t d, uint32_t n, const td_type type)
 {
-    return is_f16 ? vf_load_f16((const uint16_t *)(const void *)row + d)
-                  : vf_load_n((const float *)(const void *)row + d, n);
+    return type == TD_TYPE_F32 ? vf_load_n((const float *)(const void *)row + d, n)
+                               : load_halves((const uint16_t *)(const void *)row + d, type);
 }
 
 /* y = y * c + sum of p[j] v[j], j in [begin, end) */
 INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
-                       uint32_t end, fetch *ahead, const uint32_t n, const bool is_f16)
+                       uint32_t end, fetch *ahead, const uint32_t n, const td_type type)
 {
     uint32_t n_d = kv->base.params.head_dim_v;
     const uint32_t n_chains = CHAINS_OF(n);
@@ -116,7 +123,7 @@ INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs,
                 const uint8_t *row = v + j * kv->row_bytes_v;
                 EACH_CHAIN if (n_lanes[c])
                 {
-                    vf value = load_value(row, d + c * VL, n_lanes[c], is_f16);
+                    vf value = load_value(row, d + c * VL, n_lanes[c], type);
                     EACH_QUERY acc[i][c] = vf_fma(vf_set1(qs[i]->s[j]), value, acc[i][c]);
                 }
             }
@@ -126,41 +133,48 @@ INLINE void add_values(const td_host_kv *kv, const uint8_t *v, query *const *qs,
     }
 }
 
-/* tile(n, is_f16) with both constant, n from 1 to QUERIES. */
-#define EACH_COUNT(n, tile, is_f16)                                                                \
-    switch (n) {                                                                                   \
-    case 1:                                                                                        \
-        tile(1, is_f16);                                                                           \
+/* run(..., type) with the type constant. */
+#define EACH_PLAIN_TYPE(id, run, ...)                                                              \
+    switch (id) {                                                                                  \
+    case TD_TYPE_F16:                                                                              \
+        run(__VA_ARGS__, TD_TYPE_F16);                                                             \
         break;                                                                                     \
-    case 2:                                                                                        \
-        tile(2, is_f16);                                                                           \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        tile(3, is_f16);                                                                           \
+    case TD_TYPE_BF16:                                                                             \
+        run(__VA_ARGS__, TD_TYPE_BF16);                                                            \
         break;                                                                                     \
     default:                                                                                       \
-        tile(4, is_f16);                                                                           \
+        run(__VA_ARGS__, TD_TYPE_F32);                                                             \
+    }
+
+/* tile(n, type) with both constant, n from 1 to QUERIES. */
+#define EACH_COUNT(n, tile, type)                                                                  \
+    switch (n) {                                                                                   \
+    case 1:                                                                                        \
+        tile(1, type);                                                                             \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        tile(2, type);                                                                             \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        tile(3, type);                                                                             \
+        break;                                                                                     \
+    default:                                                                                       \
+        tile(4, type);                                                                             \
     }
 
 static void score_any(const td_host_kv *kv, const uint8_t *k, query *const *qs, uint32_t n,
                       fetch *ahead)
 {
-#define TILE(n, is_f16) score_page(kv, k, qs, ahead, n, is_f16)
-    if (kv->base.params.type_k->id == TD_TYPE_F16)
-        EACH_COUNT(n, TILE, true)
-    else
-        EACH_COUNT(n, TILE, false)
+#define TILE(n, type) score_page(kv, k, qs, ahead, n, type)
+    EACH_PLAIN_TYPE(kv->base.params.type_k->id, EACH_COUNT, n, TILE)
 #undef TILE
 }
 
 static void add_range(const td_host_kv *kv, const uint8_t *v, query *const *qs, uint32_t begin,
                       uint32_t end, uint32_t n, fetch *ahead)
 {
-#define TILE(n, is_f16) add_values(kv, v, qs, begin, end, ahead, n, is_f16)
-    if (kv->base.params.type_v->id == TD_TYPE_F16)
-        EACH_COUNT(n, TILE, true)
-    else
-        EACH_COUNT(n, TILE, false)
+#define TILE(n, type) add_values(kv, v, qs, begin, end, ahead, n, type)
+    EACH_PLAIN_TYPE(kv->base.params.type_v->id, EACH_COUNT, n, TILE)
 #undef TILE
 }
 

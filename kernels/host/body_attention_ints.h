@@ -7,9 +7,8 @@
 #ifndef TD_KERNELS_HOST_BODY_ATTENTION_INTS_H
 #define TD_KERNELS_HOST_BODY_ATTENTION_INTS_H
 
-#include "kernels/host/body_attention_many.h"
+#include "kernels/host/body_attention_quants.h"
 
-#define BLOCK      32u
 #define PAIRS      (POSITIONS / 2)
 #define INT_CHAINS 2u
 #define INT_LANES  (INT_CHAINS * VL)
@@ -28,13 +27,9 @@ typedef struct {
     _Alignas(64) int32_t x[BLOCK / 2 * POSITIONS];
 } int_scratch;
 
-/* Pairs of the quants at a and at b, which are of element d, and so of its half of a byte. */
-INLINE void store_pairs(int32_t *to, const uint8_t *a, const uint8_t *b, uint32_t d,
-                        const bool is_q8)
+INLINE void store_pairs(int32_t *to, const int8_t *a, const int8_t *b)
 {
-    vi pairs = is_q8 ? vi_pairs_i8((const int8_t *)a, (const int8_t *)b)
-                     : vi_pairs_i4(a, b, d % BLOCK >= BLOCK / 2);
-    vf_store((float *)(void *)to, vf_bits(pairs));
+    vf_store((float *)(void *)to, vf_bits(vi_pairs_i8(a, b)));
 }
 
 INLINE vi load_pair(const int16_t *p)
@@ -80,30 +75,29 @@ static void quantize_query(const float *q, uint32_t n, wide_query *to)
         find_amax(x, 1, &amax);
         float by = raise_of(amax, &to->d[d / BLOCK]);
         round_wide(x, by, NULL, BLOCK, to->q + d);
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < BLOCK; i++)
+            sum += to->q[d + i];
+        to->sums[d / BLOCK] = (float)sum;
     }
 }
 
-/* Where element d of the keys of a page lies, position by position. */
-INLINE const uint8_t *key_quants_at(const uint8_t *k, uint32_t d, bool is_q8)
-{
-    return k + (is_q8 ? d : d / BLOCK * (BLOCK / 2) + d % (BLOCK / 2)) * POSITIONS;
-}
-
-INLINE void decode_key_block(const uint8_t *k, uint32_t d0, int_scratch *to, const bool is_q8)
+/* quants: [BLOCK][POSITIONS] */
+static void decode_key_block(const int8_t *quants, int_scratch *to)
 {
     int32_t *x = to->x;
     for (uint32_t lane = 0; lane < POSITIONS; lane += INT_LANES)
-        for (uint32_t d = d0; d < d0 + BLOCK; d += 2, x += INT_LANES)
+        for (uint32_t d = 0; d < BLOCK; d += 2, x += INT_LANES)
             EACH_INT_CHAIN
             {
-                const uint8_t *first = key_quants_at(k, d, is_q8) + lane + c * VL;
-                store_pairs(x + c * VL, first, first + POSITIONS, d, is_q8);
+                const int8_t *first = quants + d * POSITIONS + lane + c * VL;
+                store_pairs(x + c * VL, first, first + POSITIONS);
             }
 }
 
 /* s[lane..] += q[d0..] . k, from 0 with d0, for a block. x: [BLOCK / 2][INT_LANES] */
 INLINE void score_wide(query *const *qs, const int32_t *x, const uint16_t *scales, uint32_t d0,
-                       uint32_t lane, const uint32_t n)
+                       uint32_t lane, const bool has_minimum, const uint32_t n)
 {
     vi acc[TILE_QUERIES][INT_CHAINS];
     const int16_t *q[TILE_QUERIES];
@@ -130,15 +124,18 @@ INLINE void score_wide(query *const *qs, const int32_t *x, const uint16_t *scale
         {
             float *s = qs[i]->s + lane + c * VL;
             vf total = vf_mul(vf_load_f16(scales + lane + c * VL), vf_of_vi(acc[i][c]));
+            if (has_minimum)
+                total = vf_fma(vf_load_f16(scales + POSITIONS + lane + c * VL),
+                               vf_set1(qs[i]->wide->sums[d0 / BLOCK]), total);
             vf_store(s, vf_fma(total, by, d0 ? vf_load(s) : vf_zero()));
         }
     }
 }
 
 static void score_wide_any(query *const *qs, const int32_t *x, const uint16_t *scales, uint32_t d0,
-                           uint32_t lane, uint32_t n)
+                           uint32_t lane, bool has_minimum, uint32_t n)
 {
-#define TILE(n) score_wide(qs, x, scales, d0, lane, n)
+#define TILE(n) score_wide(qs, x, scales, d0, lane, has_minimum, n)
     EACH_TILE_SIZE(n, TILE)
 #undef TILE
 }
@@ -148,72 +145,69 @@ static void score_ints(const td_host_kv *kv, const uint8_t *k, query *const *qs,
                        fetch *ahead)
 {
     int_scratch keys;
-    const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
+    block_bytes bytes;
     uint32_t n_k = kv->padded_k;
-    bool is_q8 = kv->base.params.type_k->id == TD_TYPE_Q8_0;
+    bool has_minimum = kv->base.params.type_k->has_minimum;
     const query_tiles first = first_tile(n, INT_QUERIES);
     cut_fetch(ahead, n_k / BLOCK * (POSITIONS / INT_LANES) * td_div_up(n, INT_QUERIES));
-    for (uint32_t d0 = 0; d0 < n_k; d0 += BLOCK, scales += POSITIONS) {
-        if (is_q8)
-            decode_key_block(k, d0, &keys, true);
-        else
-            decode_key_block(k, d0, &keys, false);
+    for (uint32_t d0 = 0; d0 < n_k; d0 += BLOCK) {
+        const uint16_t *scales = key_scales(kv, k, d0 / BLOCK);
+        decode_key_block(key_quants(kv, k, d0 / BLOCK, &bytes), &keys);
         for (uint32_t lane = 0; lane < POSITIONS; lane += INT_LANES)
             EACH_TILE(t, first)
             {
                 fetch_piece(ahead);
-                score_wide_any(qs + t.begin, keys.x + lane * (BLOCK / 2), scales, d0, lane, t.n);
+                score_wide_any(qs + t.begin, keys.x + lane * (BLOCK / 2), scales, d0, lane,
+                               has_minimum, t.n);
             }
     }
 }
 
-/* A block of the values of a page: its scales, f32, and its quants. */
+/* A block of the values of a page: its scales and minimums, f32, and its quants. */
 typedef struct {
     int_scratch quants;
-    _Alignas(64) float scales[POSITIONS];
+    _Alignas(64) float scales[POSITIONS], minimums[POSITIONS];
 } value_block;
 
-INLINE void decode_value_block(const td_host_kv *kv, const uint8_t *v, value_block *to,
-                               const bool is_q8)
+static void decode_value_block(const td_host_kv *kv, const uint8_t *v, value_block *to)
 {
-    for (uint32_t j = 0; j < POSITIONS; j += 2, v += 2 * kv->row_bytes_v) {
-        const uint8_t *next = v + kv->row_bytes_v;
-        uint16_t halves[2];
-        memcpy(&halves[0], v, sizeof halves[0]);
-        memcpy(&halves[1], next, sizeof halves[1]);
-        to->scales[j] = f32_of_f16(halves[0]);
-        to->scales[j + 1] = f32_of_f16(halves[1]);
+    block_bytes bytes;
+    size_t row_bytes;
+    uint16_t halves[2][POSITIONS];
+    uint32_t n_halves = td_host_scale_bytes(kv->base.params.type_v) / 2;
+    const int8_t *q = value_quants(kv, v, &bytes, &row_bytes);
+    for (uint32_t j = 0; j < POSITIONS; j++, v += kv->row_bytes_v)
+        for (uint32_t i = 0; i < n_halves; i++)
+            memcpy(&halves[i][j], v + 2 * i, sizeof halves[i][j]);
+    for (uint32_t j = 0; j < POSITIONS; j += VL) {
+        vf_store(to->scales + j, vf_load_f16(halves[0] + j));
+        if (n_halves == 2)
+            vf_store(to->minimums + j, vf_load_f16(halves[1] + j));
+    }
+    for (uint32_t j = 0; j < POSITIONS; j += 2, q += 2 * row_bytes)
         UNROLL for (uint32_t d = 0; d < BLOCK; d += VL) store_pairs(
             to->quants.x + d / INT_LANES * INT_LANES * PAIRS + j / 2 * INT_LANES + d % INT_LANES,
-            v + 2 + (is_q8 ? d : d % 16), next + 2 + (is_q8 ? d : d % 16), d, is_q8);
-    }
-}
-
-/* Element d of the keys of VL positions from `lane` on. */
-INLINE vi key_quants(const uint8_t *k, uint32_t d, uint32_t lane, bool is_q8)
-{
-    const uint8_t *at = key_quants_at(k, d, is_q8) + lane;
-    if (is_q8)
-        return vi_load_i8(at);
-    vi pair = vi_load_u8(at);
-    return vi_sub(d % 32 < 16 ? vi_and(pair, vi_set1(15)) : vi_srl(pair, 4), vi_set1(8));
+            q + d, q + row_bytes + d);
 }
 
 /* The values of a latent cache, which are columns of its keys. */
-static void decode_latent_block(const td_host_kv *kv, const uint8_t *k, uint32_t d0,
-                                value_block *to)
+static void decode_latent_block(const td_host_kv *kv, const uint8_t *k, uint32_t b, value_block *to)
 {
-    const uint16_t *scales = (const uint16_t *)(const void *)(k + kv->scales_offset_k);
-    bool is_q8 = kv->base.params.type_k->id == TD_TYPE_Q8_0;
-    for (uint32_t j = 0; j < POSITIONS; j += VL)
-        vf_store(to->scales + j, vf_load_f16(scales + d0 / BLOCK * POSITIONS + j));
+    block_bytes bytes;
+    const uint16_t *scales = key_scales(kv, k, b);
+    const int8_t *quants = key_quants(kv, k, b, &bytes);
+    for (uint32_t j = 0; j < POSITIONS; j += VL) {
+        vf_store(to->scales + j, vf_load_f16(scales + j));
+        if (kv->base.params.type_k->has_minimum)
+            vf_store(to->minimums + j, vf_load_f16(scales + POSITIONS + j));
+    }
     for (uint32_t d = 0; d < BLOCK; d += 4) {
         _Alignas(64) int16_t columns[4][POSITIONS];
         for (uint32_t i = 0; i < 4; i++)
             for (uint32_t j = 0; j < POSITIONS; j += 16) {
                 vi q[VECTORS];
                 UNROLL for (uint32_t v = 0; v < VECTORS; v++) q[v] =
-                    key_quants(k, d0 + d + i, j + v * VL, is_q8);
+                    vi_load_i8(quants + (d + i) * POSITIONS + j + v * VL);
                 v16_store_i16(&columns[i][j], q);
             }
         int32_t *x = to->quants.x + d / INT_LANES * INT_LANES * PAIRS + d % INT_LANES;
@@ -222,15 +216,21 @@ static void decode_latent_block(const td_host_kv *kv, const uint8_t *k, uint32_t
     }
 }
 
+/* to = x at positions [begin, end), else 0. */
+INLINE void copy_visible(const float *x, uint32_t begin, uint32_t end, float *to)
+{
+    memcpy(to, x, POSITIONS * sizeof *to);
+    memset(to, 0, begin * sizeof *to);
+    memset(to + end, 0, (POSITIONS - end) * sizeof *to);
+}
+
 /* What a page's weights are multiplied by for a block's scales, for a query that sees [begin,
  * end): up to TD_WIDE_MAX, and `scale` undoes that. */
 static void raise_scales(const float *scales, uint32_t begin, uint32_t end, float *raised,
                          float *scale)
 {
     uint32_t amax[2];
-    memcpy(raised, scales, POSITIONS * sizeof *raised);
-    memset(raised, 0, begin * sizeof *raised);
-    memset(raised + end, 0, (POSITIONS - end) * sizeof *raised);
+    copy_visible(scales, begin, end, raised);
     find_amax(raised, 2, amax);
     float by = raise_of(td_max_u32(amax[0], amax[1]), scale);
     for (uint32_t j = 0; by != 0 && j < POSITIONS; j += VL)
@@ -242,7 +242,21 @@ static void raise_scales(const float *scales, uint32_t begin, uint32_t end, floa
 typedef struct { /* of one query and a block of values */
     _Alignas(64) int16_t w[POSITIONS];
     float scale;
+    float minimum; /* of all columns of the block */
 } wide_weights;
+
+/* What the minimums of visible positions add to each column. */
+static float weigh_minimums(const query *q, const float *minimums)
+{
+    _Alignas(64) float visible[POSITIONS];
+    vf sum[VECTORS];
+    copy_visible(minimums, q->begin, q->end, visible);
+    UNROLL for (uint32_t v = 0; v < VECTORS; v++) sum[v] = vf_zero();
+    for (uint32_t j = 0; j < POSITIONS; j += 16)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) sum[v] =
+            vf_fma(vf_load(q->s + j + v * VL), vf_load(visible + j + v * VL), sum[v]);
+    return v16_sum(sum);
+}
 
 static void weigh(query *const *qs, uint32_t n, const float *scales, wide_weights *to)
 {
@@ -260,7 +274,7 @@ static void weigh(query *const *qs, uint32_t n, const float *scales, wide_weight
 
 /* y[d0..] = y * c + weights . values, of INT_LANES columns. x: [PAIRS][INT_LANES] */
 INLINE void add_wide(query *const *qs, const wide_weights *weights, const int32_t *x, uint32_t d0,
-                     uint32_t n_v, const uint32_t n)
+                     uint32_t n_v, const bool has_minimum, const uint32_t n)
 {
     vi acc[TILE_QUERIES][INT_CHAINS];
     EACH_QUERY EACH_INT_CHAIN acc[i][c] = vi_set1(0);
@@ -283,15 +297,17 @@ INLINE void add_wide(query *const *qs, const wide_weights *weights, const int32_
             uint32_t n_lanes = lanes_left(n_v, d0 + c * VL);
             float *y = qs[i]->y + (n_lanes ? d0 + c * VL : 0);
             vf old = vf_mul(vf_load_n(y, n_lanes), before);
+            if (has_minimum)
+                old = vf_add(old, vf_set1(weights[i].minimum));
             vf_store_n(y, vf_fma(vf_of_vi(acc[i][c]), by, old), n_lanes);
         }
     }
 }
 
 static void add_wide_any(query *const *qs, const wide_weights *weights, const int32_t *x,
-                         uint32_t d0, uint32_t n_v, uint32_t n)
+                         uint32_t d0, uint32_t n_v, bool has_minimum, uint32_t n)
 {
-#define TILE(n) add_wide(qs, weights, x, d0, n_v, n)
+#define TILE(n) add_wide(qs, weights, x, d0, n_v, has_minimum, n)
     EACH_TILE_SIZE(n, TILE)
 #undef TILE
 }
@@ -308,18 +324,18 @@ static void add_ints(const td_host_kv *kv, const uint8_t *v, query *const *qs, u
     cut_fetch(ahead, n_blocks * (BLOCK / INT_LANES) * td_div_up(n, INT_QUERIES));
     for (uint32_t b = 0; b < n_blocks; b++) {
         if (kv->base.params.is_latent)
-            decode_latent_block(kv, v, b * BLOCK, &values);
-        else if (type->id == TD_TYPE_Q8_0)
-            decode_value_block(kv, v + b * type->block_bytes, &values, true);
+            decode_latent_block(kv, v, b, &values);
         else
-            decode_value_block(kv, v + b * type->block_bytes, &values, false);
+            decode_value_block(kv, v + b * type->block_bytes, &values);
         weigh(qs, n, values.scales, weights);
+        for (uint32_t i = 0; type->has_minimum && i < n; i++)
+            weights[i].minimum = weigh_minimums(qs[i], values.minimums);
         for (uint32_t d = 0; d < BLOCK; d += INT_LANES)
             EACH_TILE(t, first)
             {
                 fetch_piece(ahead);
                 add_wide_any(qs + t.begin, weights + t.begin, values.quants.x + d * PAIRS,
-                             b * BLOCK + d, n_v, t.n);
+                             b * BLOCK + d, n_v, type->has_minimum, t.n);
             }
     }
 }

@@ -1,8 +1,8 @@
-/* Attention of many queries over one page of F32 or F16: its keys, then its values, are decoded in
- * pieces of D_CHUNK elements into a scratch that stays in the first level cache, and tiles of up to
- * TILE_QUERIES queries run over that as products of matrices do. A query's sums are those of
- * body_attention_few.h, in the same order: between two pieces they lie in its scores and its
- * output. */
+/* Attention of many queries over one page of F32, F16 or BF16: its keys, then its values, are
+ * decoded in pieces of D_CHUNK elements into a scratch that stays in the first level cache, and
+ * tiles of up to TILE_QUERIES queries run over that as products of matrices do. A query's sums are
+ * those of body_attention_few.h, in the same order: between two pieces they lie in its scores and
+ * its output. */
 #ifndef TD_KERNELS_HOST_BODY_ATTENTION_MANY_H
 #define TD_KERNELS_HOST_BODY_ATTENTION_MANY_H
 
@@ -22,26 +22,21 @@ typedef struct {
 } scratch;
 
 INLINE void decode_keys_of(const uint8_t *k, uint32_t d0, uint32_t n_d, scratch *to,
-                           const bool is_f16)
+                           const td_type type)
 {
     float *x = to->x;
     for (uint32_t lane = 0; lane < POSITIONS; lane += TILE_LANES)
         for (uint32_t d = d0; d < d0 + n_d; d++, x += TILE_LANES)
             UNROLL for (uint32_t c = 0; c < TILE_CHAINS; c++)
-                vf_store(x + c * VL, load_key(k, d, lane + c * VL, is_f16));
+                vf_store(x + c * VL, load_key(k, d, lane + c * VL, type));
 }
 
 static void decode_keys(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                        scratch *to)
-{
-    if (kv->base.params.type_k->id == TD_TYPE_F16)
-        decode_keys_of(k, d0, n_d, to, true);
-    else
-        decode_keys_of(k, d0, n_d, to, false);
-}
+                        scratch *to){
+    EACH_PLAIN_TYPE(kv->base.params.type_k->id, decode_keys_of, k, d0, n_d, to)}
 
 INLINE void decode_values_of(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
-                             scratch *to, const bool is_f16)
+                             scratch *to, const td_type type)
 {
     float *x = to->x;
     for (uint32_t d = 0; d < n_d; d += TILE_LANES) {
@@ -50,7 +45,7 @@ INLINE void decode_values_of(const td_host_kv *kv, const uint8_t *v, uint32_t d0
         const uint8_t *row = v;
         for (uint32_t j = 0; j < POSITIONS; j++, row += kv->row_bytes_v, x += TILE_LANES)
             EACH_TILE_CHAIN if (n_lanes[c])
-                vf_store(x + c * VL, load_value(row, d0 + d + c * VL, n_lanes[c], is_f16));
+                vf_store(x + c * VL, load_value(row, d0 + d + c * VL, n_lanes[c], type));
     }
 }
 
@@ -73,16 +68,15 @@ INLINE void transpose(const void *from, uint32_t n_from, void *to, uint32_t n_to
 }
 
 /* The values of a latent cache, which are columns of its keys. */
-static void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
-                           scratch *to)
+INLINE void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, uint32_t n_d,
+                           scratch *to, const td_type type)
 {
-    bool is_f16 = kv->base.params.type_k->id == TD_TYPE_F16;
     _Alignas(64) float four[4 * POSITIONS]; /* columns */
     for (uint32_t d = 0; d < n_d; d += 4) {
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t column = td_min_u32(d0 + d + i, kv->base.params.head_dim_k - 1);
             for (uint32_t lane = 0; lane < POSITIONS; lane += VL)
-                vf_store(four + i * POSITIONS + lane, load_key(k, column, lane, is_f16));
+                vf_store(four + i * POSITIONS + lane, load_key(k, column, lane, type));
         }
         float *x = to->x + d / TILE_LANES * TILE_LANES * POSITIONS + d % TILE_LANES;
         for (uint32_t j = 0; j < POSITIONS; j += 4)
@@ -93,12 +87,11 @@ static void decode_latents(const td_host_kv *kv, const uint8_t *k, uint32_t d0, 
 static void decode_values(const td_host_kv *kv, const uint8_t *v, uint32_t d0, uint32_t n_d,
                           scratch *to)
 {
-    if (kv->base.params.is_latent)
-        decode_latents(kv, v, d0, n_d, to);
-    else if (kv->base.params.type_v->id == TD_TYPE_F16)
-        decode_values_of(kv, v, d0, n_d, to, true);
+    const td_kv_params *p = &kv->base.params;
+    if (p->is_latent)
+        EACH_PLAIN_TYPE(p->type_k->id, decode_latents, kv, v, d0, n_d, to)
     else
-        decode_values_of(kv, v, d0, n_d, to, false);
+        EACH_PLAIN_TYPE(p->type_v->id, decode_values_of, kv, v, d0, n_d, to)
 }
 
 /* s[lane..] += q[d0..d0 + n_d) . x, from 0 with d0. x: [n_d][TILE_LANES] */

@@ -58,9 +58,9 @@ typedef struct {
 } td_host_parts;
 
 /* One kv head of one page. Keys are transposed, so that a vector lane is a position:
- *   F32, F16   [head_dim][64]
- *   Q8_0       [padded dim][64] quants; then [padded dim / 32][64] f16 d
- *   Q4_0       [padded dim / 2][64] bytes, paired as in the format's block; then d as in Q8_0
+ *   F32, F16, BF16   [head_dim][64]
+ *   in blocks        [padded dim / 32][bytes of a block's quants, in its order][64]; then
+ *                    [padded dim / 32][its scale, and its minimum if it has one][64], f16
  * Values are [64] rows in the cache's type. */
 typedef struct {
     td_kv base;
@@ -71,6 +71,12 @@ typedef struct {
     uint32_t padded_k, padded_v; /* head_dim rounded up to the type's block */
     uint64_t n_bytes;
 } td_host_kv;
+
+/* With which a block of a cache's type begins, f16: a scale, and a minimum where there is one. */
+static inline uint32_t td_host_scale_bytes(const td_type_info *type)
+{
+    return type->block_elements == 1 ? 0 : type->has_minimum ? 4 : 2;
+}
 
 #define TD_HOST_ACTS 2u /* activation buffers of a program */
 

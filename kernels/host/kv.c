@@ -23,10 +23,9 @@ static void head_sizes(const td_kv_params *p, td_host_kv *kv, uint64_t *bytes_k,
     kv->head_bytes_k = *bytes_k;
     kv->head_bytes_v = *bytes_v;
     kv->row_bytes_v = row_v;
-    size_t scale_bytes = p->type_k->block_elements > 1
-                             ? (size_t)padded_k / BLOCK_ELEMENTS * TD_PAGE_POSITIONS * 2
-                             : 0;
-    kv->scales_offset_k = kv->head_bytes_k - scale_bytes;
+    size_t n_blocks = padded_k / BLOCK_ELEMENTS;
+    kv->scales_offset_k =
+        kv->head_bytes_k - n_blocks * td_host_scale_bytes(p->type_k) * TD_PAGE_POSITIONS;
 }
 
 uint64_t td_host_kv_bytes(const td_device *dev, const td_kv_params *params)
@@ -84,23 +83,27 @@ static void write_key(const td_host_kv *kv, uint8_t *head, uint32_t slot, const 
             memcpy(head + (d * TD_PAGE_POSITIONS + slot) * 4, k + d, 4);
         return;
     }
-    if (type->id == TD_TYPE_F16) {
+    if (type->block_bytes == 2) {
         for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS) {
             uint16_t halves[BLOCK_ELEMENTS];
             uint32_t n_left = td_min_u32(n - d0, BLOCK_ELEMENTS);
-            kernels_of(kv)->to_f16(k + d0, n_left, halves);
+            if (type->id == TD_TYPE_F16)
+                kernels_of(kv)->to_f16(k + d0, n_left, halves);
+            else
+                type->quantize(k + d0, halves, n_left);
             for (uint32_t i = 0; i < n_left; i++)
                 memcpy(head + ((d0 + i) * TD_PAGE_POSITIONS + slot) * 2, &halves[i], 2);
         }
         return;
     }
-    uint32_t n_quants = type->block_bytes - 2; /* both types: an f16 scale, then bytes */
+    uint32_t n_scales = td_host_scale_bytes(type) / 2, n_quants = type->block_bytes - 2 * n_scales;
+    uint8_t *scales = head + kv->scales_offset_k;
     for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS) {
-        uint32_t b = d0 / BLOCK_ELEMENTS;
         encode_block(type, k, d0, n, block);
-        memcpy(head + kv->scales_offset_k + (b * TD_PAGE_POSITIONS + slot) * 2, block, 2);
-        for (uint32_t i = 0; i < n_quants; i++)
-            head[(b * n_quants + i) * TD_PAGE_POSITIONS + slot] = block[2 + i];
+        for (uint32_t i = 0; i < n_scales; i++, scales += 2 * TD_PAGE_POSITIONS)
+            memcpy(scales + 2 * slot, block + 2 * i, 2);
+        for (uint32_t i = 0; i < n_quants; i++, head += TD_PAGE_POSITIONS)
+            head[slot] = block[2 * n_scales + i];
     }
 }
 
@@ -112,8 +115,8 @@ static void write_value(const td_host_kv *kv, uint8_t *row, const float *v)
         kernels_of(kv)->to_f16(v, n, (uint16_t *)(void *)row);
         return;
     }
-    if (type->id == TD_TYPE_F32) {
-        memcpy(row, v, n * sizeof *v);
+    if (type->block_elements == 1) {
+        type->quantize(v, row, n);
         return;
     }
     for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS, row += type->block_bytes)

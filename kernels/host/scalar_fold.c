@@ -71,6 +71,18 @@ float td_scalar_fold(const td_type_info *type, float acc, const void *block, con
     return acc;
 }
 
+/* The minimums' part of a value, the same for all elements of a block. */
+static float fold_minimums(const td_scalar_page *page, const td_type_part *parts)
+{
+    float lane[16] = {0};
+    for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++)
+        lane[j % 16] = fmaf(page->p[j], page->rows[j] ? -parts[j].minimum[0] : 0.0f, lane[j % 16]);
+    for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    return lane[0];
+}
+
 /* One block: y[0..n), n <= 32. */
 static void fold_value_block(const td_scalar_page *page, const td_type_part *parts, uint32_t n,
                              float *y)
@@ -103,6 +115,9 @@ void td_scalar_fold_values(const td_type_info *type, const td_scalar_page *page,
         for (uint32_t j = 0; j < TD_PAGE_POSITIONS; j++)
             if (page->rows[j])
                 type->unpack(page->rows[j] + d / TD_PART_ELEMENTS * type->block_bytes, &parts[j]);
+        float minimums = type->has_minimum ? fold_minimums(page, parts) : 0;
+        for (uint32_t i = d; type->has_minimum && i < n && i < d + TD_PART_ELEMENTS; i++)
+            y[i] += minimums;
         fold_value_block(page, parts, n - d < TD_PART_ELEMENTS ? n - d : TD_PART_ELEMENTS, y + d);
     }
 }
