@@ -18,8 +18,9 @@ typedef struct {
     bool has_norms, has_experts, has_shared; /* shared expert, with a gate */
     bool is_joined;                          /* an expert's gate and up stand side by side */
     bool is_latent;                          /* col0 columns of a head are the latent */
-    bool is_gated,
-        is_last; /* attention's heads are normed and gated; nothing is normed at the end */
+    bool is_gated; /* attention's heads are normed and gated */
+    bool has_post; /* what is added to the stream is normed before */
+    bool is_last;  /* nothing is normed at the end */
     td_rope_kind rope;
     uint32_t n_rot, col0;         /* of a head */
     uint32_t n_pages;             /* columns of the table; 32 and more: strands */
@@ -122,6 +123,13 @@ static td_view record_experts(layer *l, const layer_case *c, td_view normed)
     return gate;
 }
 
+static void record_post_norm(layer *l, const layer_case *c, uint64_t seed)
+{
+    td_view delta = td_all(l->t[DELTA]);
+    if (c->has_post)
+        td_op_rms_norm(l->b.p, delta, weight(l, "F32", 1, delta.n_cols, 0, seed), 1, 1e-5f, delta);
+}
+
 static void record_feed_forward(layer *l, const layer_case *c)
 {
     td_program *p = l->b.p;
@@ -129,6 +137,7 @@ static void record_feed_forward(layer *l, const layer_case *c)
     td_view x = td_all(l->t[X]), normed = td_all(l->t[NORMED]), delta = td_all(l->t[DELTA]);
     td_view gate = td_columns(l->t[GATE_UP], 0, c->n_ff);
     td_view up = td_columns(l->t[GATE_UP], c->n_ff, c->n_ff);
+    record_post_norm(l, c, 16);
     td_op_add(p, x, delta, x);
     td_op_rms_norm(p, x, weight(l, "F32", 1, n_embd, 0, 8), 1, 1e-5f, normed);
     if (c->has_experts) {
@@ -155,6 +164,7 @@ static void record_feed_forward(layer *l, const layer_case *c)
         td_op_glu(p, TD_GLU_GELU, gate, up, NULL, gate);
         td_op_mat_mul(p, weight(l, c->weights, n_embd, c->n_ff, 0, 12), NULL, gate, delta);
     }
+    record_post_norm(l, c, 17);
     td_op_add(p, x, delta, x);
     if (!c->is_last) {
         td_op_rms_norm(p, x, NULL, 1, 1e-5f, normed);
@@ -349,11 +359,12 @@ static const layer_case cases[] = {
      .dim = 96,
      .n_ff = 96,
      .has_norms = true,
+     .has_post = true,
      .rope = TD_ROPE_NEOX,
      .n_rot = 32,
      .col0 = 64,
      .n_pages = 4,
-     .n_alone = 20,
+     .n_alone = 22,
      .n_steps = 11,
      .n_barriers = 9},
     {.name = "experts, wide heads",
@@ -448,12 +459,14 @@ static const layer_case cases[] = {
      .n_head_kv = 2,
      .dim = 20, /* no whole blocks */
      .n_ff = 36,
+     .has_post = true,
+     .is_last = true,
      .rope = TD_ROPE_NEOX,
      .n_rot = 20,
      .n_pages = 4,
-     .n_alone = 14,
-     .n_steps = 10,
-     .n_barriers = 8},
+     .n_alone = 17,
+     .n_steps = 11,
+     .n_barriers = 9},
 };
 
 static void test_layers_are_the_same_in_fewer_dispatches(void **state)

@@ -2,8 +2,9 @@
  * columns on its own. y may be x. Grid: groups, rows. Source: Zhang & Sennrich 2019.
  *
  * Specialization: 0 OF: what is normed is x; or x + b, which is kept in `sum` (which may be either);
- * or the rows of x that b names, kept as well; or, as experts_sum, glu and add do it, x and what experts add to it, b being their sum: of `parts`
- * by their shares; then the shared expert's output, too, which a gate may scale. 1 HAS_INT8: y is
+ * or the rows of x that b names, kept as well; or x + the norm of b, in whose place that is kept; or,
+ * as experts_sum, glu and add do it, x and what experts add to it, b being their sum: of `parts` by
+ * their shares; then the shared expert's output, too, which a gate may scale. 1 HAS_INT8: y is
  * quantized too, as quantize.comp does it. 2 TO: y is the norm; or nothing is normed; or, as glu
  * does it, y is glu(b, norm).
  *
@@ -31,6 +32,7 @@ layout(set = 0, binding = 4) writeonly buffer sum_floats { float sum_x[]; };
 layout(set = 0, binding = 5) writeonly buffer q_words { uint q[]; };
 layout(set = 0, binding = 5) writeonly buffer q_uvec4s { uvec4 q4[]; };
 layout(set = 0, binding = 6) readonly buffer part_floats { float parts[]; };
+layout(set = 0, binding = 6) readonly buffer b_weight_floats { float b_weight[]; };
 layout(set = 0, binding = 7) readonly buffer share_floats { float shares[]; };
 layout(set = 0, binding = 8) buffer shared_floats { float shared_y[]; };
 layout(set = 0, binding = 9) readonly buffer gate_floats { float gates[]; };
@@ -45,6 +47,7 @@ const bool HAS_EXPERTS = OF >= TD_VK_NORM_EXPERTS, HAS_SHARED = OF >= TD_VK_NORM
 
 bool is_there; /* of a row that is gathered; else it is zeros */
 uint i_x, i_b, i_sum, i_y, i_parts, i_shares, i_shared, i_gate; /* where the group begins */
+float b_scale;                                                   /* of b's norm */
 
 /* What the shared expert adds in column i. */
 float shared_output(uint i)
@@ -60,6 +63,11 @@ float shared_output(uint i)
 /* What is added to column i of x, and of it the shared expert's. */
 vec2 added(uint i)
 {
+    if (OF == TD_VK_NORM_POST) {
+        precise float own = b[i_b + i] * b_scale;
+        own *= b_weight[i];
+        return vec2(own, 0.0);
+    }
     if (!HAS_EXPERTS)
         return vec2(HAS_SUM ? b[i_b + i] : 0.0, 0.0);
     precise float sum = shares[i_shares] * parts[i_parts + i];
@@ -86,7 +94,7 @@ void keep(uint i, float value, vec2 more)
 {
     if (IS_KEPT)
         sum_x[i_sum + i] = value;
-    if (HAS_EXPERTS)
+    if (HAS_EXPERTS || OF == TD_VK_NORM_POST)
         b[i_b + i] = more.x;
     if (OF == TD_VK_NORM_GATED)
         shared_y[i_shared + i] = more.y;
@@ -145,6 +153,24 @@ void finish_blocks(uint t, uint r, float scale)
     }
 }
 
+/* 1 / the root of the mean of squares, of which `sum` are a lane's. */
+float scale_of(uint t, float sum)
+{
+    sums[t] = sum;
+    barrier();
+    for (uint n = 128u; n > 0u; n >>= 1) {
+        if (t < n) {
+            precise float both = sums[t] + sums[t + n];
+            sums[t] = both;
+        }
+        barrier();
+    }
+    /* sqrt and a division, which are more accurate than inversesqrt where it matters. */
+    precise float mean = sums[0] / float(p.group_cols);
+    precise float scale = 1.0 / sqrt(mean + p.eps);
+    return scale;
+}
+
 void main()
 {
     uint t = gl_LocalInvocationID.x, r = gl_WorkGroupID.y;
@@ -159,6 +185,13 @@ void main()
     i_shares = r * p.n_used;
     i_shared = r * p.shared_stride + p.shared_col0;
     i_gate = r * p.gate_stride + p.gate_col0;
+    if (OF == TD_VK_NORM_POST) {
+        precise float sum = 0.0;
+        for (uint i = t; i < p.group_cols; i += 256u)
+            sum = fma(b[i_b + i], b[i_b + i], sum);
+        b_scale = scale_of(t, sum);
+        barrier(); /* all have it */
+    }
     if (TO == TD_VK_NORM_NONE) {
         for (uint i = t; i < p.group_cols; i += 256u) {
             vec2 more = added(i);
@@ -171,18 +204,7 @@ void main()
         float v = total(i, added(i));
         sum = fma(v, v, sum);
     }
-    sums[t] = sum;
-    barrier();
-    for (uint n = 128u; n > 0u; n >>= 1) {
-        if (t < n) {
-            precise float both = sums[t] + sums[t + n];
-            sums[t] = both;
-        }
-        barrier();
-    }
-    /* sqrt and a division, which are more accurate than inversesqrt where it matters. */
-    precise float mean = sums[0] / float(p.group_cols);
-    precise float scale = 1.0 / sqrt(mean + p.eps);
+    float scale = scale_of(t, sum);
     if (HAS_INT8) {
         finish_blocks(t, r, scale);
         return;

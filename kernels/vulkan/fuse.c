@@ -5,6 +5,7 @@
  *     [experts_sum, [[glu,] add,]] add [, rms_norm]
  *                                        the stream, with what experts add to it, is normed as it
  *                                        is made
+ *     rms_norm, add [, rms_norm]         the same of what is normed before it is added
  *     gather, rms_norm                   rows of the stream are normed as they are copied
  *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
@@ -38,6 +39,11 @@ static bool is_kind(const td_program *p, uint32_t i, td_op_kind kind)
     return i < p->n_ops && p->ops[i].kind == kind;
 }
 
+static bool has_same_eps(const td_op *a, const td_op *b) /* two norms */
+{
+    return memcmp(&a->u.rms_norm.eps, &b->u.rms_norm.eps, sizeof(float)) == 0;
+}
+
 /* Rows are those of the output, whose kind says which. */
 static bool has_same_rows(const td_op *a, const td_op *b)
 {
@@ -61,6 +67,14 @@ static bool is_shared_gate(const td_op *glu)
            is_same(glu->in[1], glu->out) && glu->in[0].t != glu->out.t;
 }
 
+/* A norm in place of what is then added to the stream. */
+static bool is_post_norm(const td_op *norm, const td_op *add)
+{
+    return norm->weight && norm->u.rms_norm.n_groups == 1 && is_same(norm->in[0], norm->out) &&
+           is_same(norm->out, add->in[1]) && norm->out.t != add->in[0].t &&
+           norm->out.t != add->out.t && has_same_rows(norm, add);
+}
+
 /* From op i on; the kind says whether there are experts at all. */
 td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i)
 {
@@ -77,13 +91,18 @@ td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i)
         if (is_kind(p, i, TD_OP_ADD) && is_kind(p, i + 1, TD_OP_ADD))
             a.shared = &p->ops[i++];
     }
+    if (!a.experts && is_kind(p, i, TD_OP_RMS_NORM) && is_kind(p, i + 1, TD_OP_ADD) &&
+        is_post_norm(&p->ops[i], &p->ops[i + 1]))
+        a.post = &p->ops[i++];
     if (!is_kind(p, i, TD_OP_ADD))
         return none;
     a.add = &p->ops[i++];
-    a.norm = is_kind(p, i, TD_OP_RMS_NORM) && is_norm_of(a.add, &p->ops[i]) ? &p->ops[i++] : NULL;
+    if (is_kind(p, i, TD_OP_RMS_NORM) && is_norm_of(a.add, &p->ops[i]) &&
+        (!a.post || has_same_eps(a.post, &p->ops[i])))
+        a.norm = &p->ops[i++];
     a.n_ops = i - begin;
     if (!a.experts)
-        return a.norm ? a : none;
+        return a.norm || a.post ? a : none;
     td_view sum = a.experts->out;
     bool is_one = is_same(a.add->in[1], sum) && a.add->in[0].t != sum.t && a.add->out.t != sum.t &&
                   has_same_rows(a.experts, a.add) && a.experts->in[0].t != a.add->out.t &&
@@ -184,7 +203,7 @@ static bool is_rope_store(const td_program *p, uint32_t i, uint32_t n_norms)
     if (n_norms == 1)
         return kv->is_latent && is_latent_norm(q_norm, k, store);
     return !kv->is_latent && is_head_norm(q_norm, q) && is_head_norm(k_norm, k) &&
-           memcmp(&q_norm->u.rms_norm.eps, &k_norm->u.rms_norm.eps, sizeof(float)) == 0;
+           has_same_eps(q_norm, k_norm);
 }
 
 td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)

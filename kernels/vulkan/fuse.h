@@ -21,7 +21,7 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op);
 /* What is added to the stream, or gathered of it, and its norm: ops that stand together, NULL those
  * there are not. */
 typedef struct {
-    const td_op *experts, *gate, *shared, *add, *gather, *norm;
+    const td_op *experts, *gate, *shared, *post, *add, *gather, *norm; /* post: of what is added */
     uint32_t n_ops; /* 0: there is no such thing at op i */
 } td_vk_addition;
 td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i_op);

@@ -93,8 +93,11 @@ static void bind_experts(td_vk_device *d, td_vk_step *s, const td_vk_addition *a
 {
     td_view none = {0}, shares = a->experts ? a->experts->in[1] : none;
     uint32_t col0, row; /* of shares, which have a tensor of their own */
-    bind_optional(d, s, a->experts ? a->experts->in[0] : none, false, &push->parts_col0,
-                  &push->parts_stride);
+    if (a->post)
+        bind_vector(d, s, a->post->weight);
+    else
+        bind_optional(d, s, a->experts ? a->experts->in[0] : none, false, &push->parts_col0,
+                      &push->parts_stride);
     bind_optional(d, s, shares, false, &col0, &row);
     /* it is read too, but being written orders it with both */
     bind_optional(d, s, a->shared ? a->shared->in[1] : none, true, &push->shared_col0,
@@ -109,7 +112,7 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
                        td_vk_step *s, td_err *err)
 {
     td_vk_device *d = (td_vk_device *)p->dev;
-    const td_op *norm = a->norm, *last = glu ? glu : norm;
+    const td_op *norm = a->norm, *some = norm ? norm : a->post, *last = glu ? glu : norm;
     const td_op *reader = last ? td_vk_quantizes_for(p, (uint32_t)(last - p->ops)) : NULL;
     const td_op *first = a->add ? a->add : a->gather; /* which makes what is normed */
     td_view none = {0}, x = first ? first->in[0] : norm->in[0], y = norm ? norm->out : none;
@@ -120,6 +123,7 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
     s->key.spec[0] = a->gate      ? TD_VK_NORM_GATED
                      : a->shared  ? TD_VK_NORM_SHARED
                      : a->experts ? TD_VK_NORM_EXPERTS
+                     : a->post    ? TD_VK_NORM_POST
                      : a->add     ? TD_VK_NORM_SUM
                      : a->gather  ? TD_VK_NORM_GATHER
                                   : TD_VK_NORM_X;
@@ -130,14 +134,14 @@ static bool lower_norm(const td_program *p, const td_vk_addition *a, const td_op
     struct push_rms_norm push = {
         .n_groups = norm ? norm->u.rms_norm.n_groups : 1,
         .has_weight = norm && norm->weight,
-        .eps = norm ? norm->u.rms_norm.eps : 0,
+        .eps = some ? some->u.rms_norm.eps : 0,
         VIEW(x, x),
         .n_blocks = reader ? td_vk_int8_blocks(reader) : 0,
         .n_rows_x = x.t->params.n_rows,
     };
     push.group_cols = x.n_cols / push.n_groups;
     bind_optional(d, s, y, true, &push.y_col0, &push.y_stride);
-    bind_optional(d, s, b, a->experts != NULL, &push.b_col0, &push.b_stride);
+    bind_optional(d, s, b, a->experts || a->post, &push.b_col0, &push.b_stride);
     bind_optional(d, s, sum, true, &push.sum_col0, &push.sum_stride);
     if (!td_vk_bind_int8(d, s, reader, err))
         return false;

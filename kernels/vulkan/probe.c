@@ -304,6 +304,7 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
         const char *name;
         uint32_t spec[3], n_spec;
     } fused[] = {{"rms_norm", {TD_VK_NORM_SUM, 1}, 2},
+                 {"rms_norm", {TD_VK_NORM_POST, 1, TD_VK_NORM_PLAIN}, 3},
                  {"rms_norm", {TD_VK_NORM_GATED, 1, TD_VK_NORM_PLAIN}, 3},
                  {"rms_norm", {TD_VK_NORM_GATED, 0, TD_VK_NORM_NONE}, 3},
                  {"rms_norm", {TD_VK_NORM_X, 1, TD_VK_NORM_SILU}, 3},

@@ -8,8 +8,8 @@
  * read-only; an absent bias or norm weight is bound to a dummy, and has_bias or has_weight is 0):
  *
  *     embed      0 ids   1 weight            2 y
- *     rms_norm   0 x, a  1 weight            2 y  3 b, gate, rows  4 sum  5 q  6 parts  7 shares
- *                8 shared  9 its gate
+ *     rms_norm   0 x, a  1 weight            2 y  3 b, gate, rows  4 sum  5 q
+ *                6 parts, b's weight  7 shares  8 shared  9 its gate
  *     quantize   0 x     1 q
  *     mat_vec    0 x, q  1 weight  2 bias    3 y  4 experts  5 lists  6 gated  7 its q
  *     list_experts  0 experts  1 lists
@@ -120,9 +120,10 @@ struct push_embed {
 #define TD_VK_NORM_X       0u
 #define TD_VK_NORM_SUM     1u
 #define TD_VK_NORM_GATHER  2u /* rows of x */
-#define TD_VK_NORM_EXPERTS 3u /* x, and what experts add to it, */
-#define TD_VK_NORM_SHARED  4u /* the shared one as well, */
-#define TD_VK_NORM_GATED   5u /* by its gate */
+#define TD_VK_NORM_POST    3u /* x and the norm of b */
+#define TD_VK_NORM_EXPERTS 4u /* x, and what experts add to it, */
+#define TD_VK_NORM_SHARED  5u /* the shared one as well, */
+#define TD_VK_NORM_GATED   6u /* by its gate */
 #define TD_VK_NORM_PLAIN 0u
 #define TD_VK_NORM_NONE  1u /* there is no norm */
 #define TD_VK_NORM_SILU  2u /* y = glu(b, norm) */
