@@ -11,13 +11,16 @@
 #define ROWS_FEW 4u /* a product of no more does what follows it, on a software driver, too */
 #define N_EXPERT 6u
 #define N_USED   2u
+#define N_NOPE   128u /* columns of a head before its product, */
+#define N_VALUE  64u  /* and after it */
 
 typedef struct {
     const char *name, *weights, *cache;
     uint32_t n_head, n_head_kv, dim, n_ff;
     bool has_norms, has_experts, has_shared; /* shared expert, with a gate */
     bool is_joined;                          /* an expert's gate and up stand side by side */
-    bool is_latent;                          /* col0 columns of a head are the latent */
+    bool is_latent;                          /* col0 columns of a head are the latent, */
+    bool is_absorbed;                        /* which products by head make and use up */
     bool is_gated; /* attention's heads are normed and gated */
     bool has_post; /* what is added to the stream is normed before */
     bool is_last;  /* nothing is normed at the end */
@@ -44,6 +47,8 @@ enum {
     GATED,
     OUT,
     OUT_NORMED,
+    Q_NOPE,
+    VALUES,
     N_KEPT
 };
 
@@ -64,6 +69,28 @@ static td_weight *weight(layer *l, const char *type_name, uint32_t n_rows, uint3
     return w;
 }
 
+/* q's latents, of each head's own columns. */
+static void record_q_latents(layer *l, const layer_case *c)
+{
+    td_program *p = l->b.p;
+    uint32_t n_embd = c->n_head * c->dim, span = (c->n_head - 1) * c->dim + c->col0;
+    td_view q_nope = td_all(l->t[Q_NOPE]);
+    td_op_mat_mul(p, weight(l, c->weights, q_nope.n_cols, n_embd, 0, 18), NULL,
+                  td_all(l->t[NORMED]), q_nope);
+    td_op_mat_mul_groups(p, weight(l, c->weights, c->n_head * c->col0, N_NOPE, c->n_head, 19),
+                         q_nope, N_NOPE, td_columns(l->t[QKV], 0, span), c->dim);
+}
+
+/* Values of what was attended of the latents. */
+static td_view record_values(layer *l, const layer_case *c, td_view attended)
+{
+    td_view values = td_all(l->t[VALUES]);
+    td_op_mat_mul_groups(l->b.p,
+                         weight(l, c->weights, c->n_head * N_VALUE, c->col0, c->n_head, 20),
+                         attended, c->col0, values, N_VALUE);
+    return values;
+}
+
 static void record_attention(layer *l, const layer_case *c)
 {
     td_program *p = l->b.p;
@@ -80,6 +107,8 @@ static void record_attention(layer *l, const layer_case *c)
     td_op_rms_norm(p, td_all(l->t[X]), weight(l, "F32", 1, n_embd, 0, 1), 1, 1e-5f, normed);
     td_op_mat_mul(p, weight(l, c->weights, n_embd + 2 * n_kv, n_embd, 0, 2), NULL, normed,
                   td_all(l->t[QKV]));
+    if (c->is_absorbed)
+        record_q_latents(l, c);
     if (c->has_norms && c->is_latent) {
         td_op_rms_norm(p, v, weight(l, "F32", 1, c->col0, 0, 5), 1, 1e-5f, v);
     } else if (c->has_norms) {
@@ -95,6 +124,8 @@ static void record_attention(layer *l, const layer_case *c)
         td_op_rms_norm(p, attended, weight(l, "F32", 1, c->dim, 0, 13), c->n_head, 1e-5f, attended);
         td_op_glu(p, TD_GLU_SILU, q, attended, NULL, attended);
     }
+    if (c->is_absorbed)
+        attended = record_values(l, c, attended);
     td_op_mat_mul(p, weight(l, c->weights, n_embd, attended.n_cols, 0, 7), NULL, attended,
                   td_all(l->t[DELTA]));
 }
@@ -191,13 +222,20 @@ static layer begin_layer(td_device *dev, const layer_case *c)
                                      [GATED] = N_USED * c->n_ff,
                                      [OUT] = n_embd,
                                      [OUT_NORMED] = n_embd,
+                                     [Q_NOPE] = c->n_head * N_NOPE,
+                                     [VALUES] = c->n_head * N_VALUE,
                                      [PARTS] = N_USED * n_embd};
-    for (uint32_t i = 0; i < N_KEPT; i++)
+    for (uint32_t i = 0; i < N_KEPT; i++) {
+        bool is_out = i == OUT || i == OUT_NORMED;
+        bool is_there = i >= Q_NOPE ? c->is_absorbed
+                        : is_out    ? c->is_last
+                                    : c->has_experts || i < ROUTER;
         if (i == CHOSEN)
             l.t[i] = bench_tensor(&l.b, TD_ELEM_I32, TD_ROWS_BATCH, ROWS, N_USED);
-        else if (i >= OUT ? c->is_last : c->has_experts || i < ROUTER)
-            l.t[i] = bench_tensor(&l.b, TD_ELEM_F32, i >= OUT ? TD_ROWS_OUT : TD_ROWS_BATCH, ROWS,
+        else if (is_there)
+            l.t[i] = bench_tensor(&l.b, TD_ELEM_F32, is_out ? TD_ROWS_OUT : TD_ROWS_BATCH, ROWS,
                                   n_cols[i]);
+    }
     /* no more than BENCH_OBJECTS_MAX: the cosines and the batch are of columns of others' rows */
     static td_tensor *inputs[5];
     td_err err = {0};
@@ -441,17 +479,18 @@ static const layer_case cases[] = {
      .cache = "Q8_0",
      .n_head = 2,
      .n_head_kv = 1,
-     .dim = 96,
+     .dim = 416,
      .n_ff = 32,
      .has_experts = true,
      .is_latent = true,
+     .is_absorbed = true,
      .rope = TD_ROPE_NEOX,
      .n_rot = 32,
-     .col0 = 64,
-     .n_pages = 4,
-     .n_alone = 15,
-     .n_steps = 15,
-     .n_barriers = 12},
+     .col0 = 384, /* more than join's at once */
+     .n_pages = 40,
+     .n_alone = 30,
+     .n_steps = 18,
+     .n_barriers = 13},
     {.name = "unquantized",
      .weights = "F16",
      .cache = "F32",

@@ -25,21 +25,21 @@ layout(constant_id = 0) const bool HAS_INT8 = false;
 #define TD_INT8_LANES 64u
 #include "inc/int8_encode.glsl"
 
-shared float joined[TD_VK_JOIN_DIM_MAX];
+shared float joined[TD_VK_JOIN_DIM];
 
-/* The head's blocks, out of shared memory. */
-void quantize(uint row, uint head)
+/* The blocks of columns begin..end-1 of a head, out of shared memory. */
+void quantize(uint row, uint head, uint begin, uint end)
 {
     uint t = gl_LocalInvocationID.x, i = t % 8u, n_blocks = p.head_dim_v / 32u;
-    for (uint first = 0u; first < n_blocks; first += 8u) {
-        uint b = first + t / 8u, c = 32u * b + 4u * i;
+    for (uint first = begin / 32u; first < end / 32u; first += 8u) {
+        uint b = first + t / 8u, c = 32u * b + 4u * i - begin;
         uint at = ((row * p.n_head + head) * n_blocks + b) * TD_INT8_UNITS;
         vec4 v = vec4(0.0);
-        if (b < n_blocks)
+        if (b < end / 32u)
             v = vec4(joined[c], joined[c + 1u], joined[c + 2u], joined[c + 3u]);
         uvec4 last;
         uint word = td_int8_encode_together(t, v, last);
-        if (b >= n_blocks)
+        if (b >= end / 32u)
             continue;
         q[4u * at + i] = word;
         if (i == 0u)
@@ -59,23 +59,27 @@ void main()
         top = max(top, sinks[head]);
         sink_weight = exp(sinks[head] - top);
     }
-    for (uint i = gl_LocalInvocationID.x; i < p.head_dim_v; i += 64u) {
-        precise float sum = 0.0, total = sink_weight;
-        for (uint s = 0u; s < p.n_strands; s++) {
-            uint at = from + s * pitch;
-            if (partials[at + 1u] == 0.0)
-                continue;
-            precise float factor = exp(partials[at] - top);
-            total = fma(factor, partials[at + 1u], total);
-            sum = fma(factor, partials[at + 2u + i], sum);
+    uint n_at_once = HAS_INT8 ? TD_VK_JOIN_DIM : p.head_dim_v;
+    for (uint begin = 0u; begin < p.head_dim_v; begin += n_at_once) {
+        uint end = min(begin + n_at_once, p.head_dim_v);
+        for (uint i = begin + gl_LocalInvocationID.x; i < end; i += 64u) {
+            precise float sum = 0.0, total = sink_weight;
+            for (uint s = 0u; s < p.n_strands; s++) {
+                uint at = from + s * pitch;
+                if (partials[at + 1u] == 0.0)
+                    continue;
+                precise float factor = exp(partials[at] - top);
+                total = fma(factor, partials[at + 1u], total);
+                sum = fma(factor, partials[at + 2u + i], sum);
+            }
+            precise float value = sum / total;
+            y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i] = value;
+            if (HAS_INT8)
+                joined[i - begin] = value;
         }
-        precise float value = sum / total;
-        y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i] = value;
-        if (HAS_INT8)
-            joined[i] = value;
+        if (HAS_INT8) {
+            barrier();
+            quantize(row, head, begin, end); /* whose barriers come after its last read */
+        }
     }
-    if (!HAS_INT8)
-        return;
-    barrier();
-    quantize(row, head);
 }

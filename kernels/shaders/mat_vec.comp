@@ -12,7 +12,7 @@
  * goes through its choices, N_ROWS at a time, so that its weights are read from memory once;
  * 5 UNROLLED_MAX: up to how many sums an invocation takes a quad without a loop; 6 GLU: 0, or 1 and
  * glu's kind: the workgroup's panel is gates and what they gate, side by side, and it does what glu
- * does; 7 HAS_INT8: as glu quantizes; TD_VK_SPEC_FULL. -DQUANT: inc/quant.glsl.
+ * does; 7 HAS_INT8: what it makes is quantized too, as quantize.comp does it; TD_VK_SPEC_FULL. -DQUANT: inc/quant.glsl.
  *
  * Law 1: an output's slices each add in ascending k (int8: exact integers within a block, blocks by
  * td_fold), then the slices are added in ascending order. SLICES follows from n_k; N_ROWS and
@@ -42,13 +42,13 @@ layout(set = 0, binding = 7) writeonly buffer q_words { uint q[]; };
 layout(set = 0, binding = 7) writeonly buffer q_uvec4s { uvec4 q4[]; };
 
 #include "inc/mat_mul.glsl"
-#define TD_INT8_LANES 40u /* those that gate a panel, and 8 places for all others */
+#define TD_INT8_LANES 40u /* those that quantize half a panel, and 8 places for all others */
 #include "inc/int8_encode.glsl"
 
 const uint SLICES = GROUP / LANES;
 const uint BATCH = N_ROWS % 4u == 0u ? 4u : N_ROWS % 2u == 0u ? 2u : 1u; /* rows reduced at once */
 
-const bool IS_SHARED = SLICES > 1u || GLU != 0u;
+const bool IS_SHARED = SLICES > 1u || GLU != 0u || HAS_INT8;
 
 shared float partial[SLICES * BATCH * LANES];
 
@@ -161,6 +161,36 @@ void keep(uint panel, uint row0, uint i, float sum)
         y[find_y(find_row(row0 + i / LANES)) + o] = partial[i];
 }
 
+/* Quantizes, of block `block` of a row, the 4 columns of lane t % 8. All lanes call it, those with
+ * !is_there to no effect. */
+void quantize(uint t, vec4 v, bool is_there, uint row, uint block)
+{
+    uvec4 last;
+    uint word = td_int8_encode_together(t < 32u ? t : 32u + t % 8u, v, last);
+    if (!is_there)
+        return;
+    uint at = (row * p.n_blocks + block) * TD_INT8_UNITS;
+    q[4u * at + t % 8u] = word;
+    if (t % 8u == 0u)
+        q4[at + 2u] = last;
+}
+
+/* The panel of rows row0..row0+BATCH-1, whose outputs are in partial: 2 blocks of a row. 8 lanes
+ * make a row's. */
+void quantize_panel(uint panel, uint row0)
+{
+    uint t = gl_LocalInvocationID.x, j = t / 8u;
+    uint column = KIND == TD_VK_MUL_GROUPS ? (p.group0 + group) * p.y_group : 0u;
+    for (uint in_panel = 0u; in_panel < LANES; in_panel += 32u) {
+        uint first = panel * LANES + in_panel, from = j * LANES + in_panel + 4u * (t % 8u);
+        bool is_there = j < BATCH && row0 + j < n_rows && first < p.n_o;
+        vec4 v = vec4(0.0);
+        if (is_there)
+            v = vec4(partial[from], partial[from + 1u], partial[from + 2u], partial[from + 3u]);
+        quantize(t, v, is_there, row0 + j, (column + first) / 32u);
+    }
+}
+
 /* Gates the panel of rows row0..row0+BATCH-1, whose outputs are in partial. 8 lanes make a row's. */
 void gate_panel(uint panel, uint row0)
 {
@@ -178,16 +208,8 @@ void gate_panel(uint panel, uint row0)
             v[k] = td_glu(GLU - 1u, partial[from], partial[from + TD_VK_GATES]);
             gated[at + p.gated_col0 + first + k] = v[k];
         }
-    if (!HAS_INT8)
-        return;
-    uvec4 last;
-    uint word = td_int8_encode_together(t < 32u ? t : 32u + t % 8u, v, last);
-    if (!is_there || panel >= p.n_blocks)
-        return;
-    at = (row * p.n_blocks + panel) * TD_INT8_UNITS;
-    q[4u * at + i] = word;
-    if (i == 0u)
-        q4[at + 2u] = last;
+    if (HAS_INT8)
+        quantize(t, v, is_there && panel < p.n_blocks, row, panel);
 }
 
 /* Adds the slices of rows r0..r0+BATCH-1 of one panel and stores them. */
@@ -200,16 +222,18 @@ void reduce_and_store(uint o, uint r0, uint panel, uint slice, uint lane, uint r
         precise float sum = partial[i];
         [[unroll]] for (uint s = 1u; s < SLICES; s++)
             sum += partial[s * BATCH * LANES + i];
-        if (GLU == 0u)
+        if (GLU == 0u && !HAS_INT8)
             store(find_output(panel, i % LANES), row0 + r0 + i / LANES, sum);
         else
             keep(panel, row0 + r0, i, sum);
     }
     barrier();
-    if (GLU != 0u) {
+    if (GLU != 0u)
         gate_panel(panel, row0 + r0);
+    else if (HAS_INT8)
+        quantize_panel(panel, row0 + r0);
+    if (GLU != 0u || HAS_INT8)
         barrier();
-    }
 }
 
 /* Rows row0..row0+N_ROWS-1; those past the last repeat it, unstored. */

@@ -13,8 +13,8 @@
  *     mat_mul, glu                       gates and what they gate are outputs of one workgroup, if
  *                                        the rows are few
  *     route | mat_mul by expert          the choice lists who chose whom
- *     anything | mat_mul                 rms_norm, glu and attention's join quantize what a product
- *                                        reads of them
+ *     anything | mat_mul                 rms_norm, glu, attention's join and products (of few rows)
+ *                                        quantize what a product reads of them
  *
  * What is computed is the same, bit for bit, and so is every tensor that is written.
  * TD_VK_LIMIT=fusedOps=1 leaves each op its own step, fusedOps=9 does on a software driver what
@@ -222,6 +222,25 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
 }
 
+/* Whether the groups of columns that a product reads are of whole quads of blocks: then their quants
+ * lie as those of all columns together. */
+static bool is_one_row(td_view x, const td_op *reader)
+{
+    uint32_t n_k = reader->weight->params.n_cols;
+    return n_k % 128 == 0 && x.n_cols == n_k * td_vk_int8_groups(reader);
+}
+
+/* A product that writes whole blocks, side by side. */
+static bool is_of_blocks(const td_program *p, const td_op *mul)
+{
+    uint32_t n_groups = mul->u.mat_mul.n_groups;
+    bool is_dense =
+        !n_groups || (mul->u.mat_mul.y_stride == td_group_rows(&mul->weight->params) &&
+                      mul->u.mat_mul.y_stride % 32 == 0);
+    return is_dense && !td_vk_is_by_expert(mul) && !is_mul_glu(p, (uint32_t)(mul - p->ops)) &&
+           ((const td_vk_weight *)mul->weight)->n_slabs == 1;
+}
+
 /* Whether what a writes can be quantized as it is written, for a reader of it. */
 static bool can_quantize(const td_program *p, const td_op *a, const td_op *reader)
 {
@@ -234,9 +253,10 @@ static bool can_quantize(const td_program *p, const td_op *a, const td_op *reade
         return true;
     case TD_OP_RMS_NORM:
         return n_k == x.n_cols && x.n_cols / a->u.rms_norm.n_groups % 32 == 0;
+    case TD_OP_MAT_MUL:
+        return is_one_row(x, reader) && is_of_blocks(p, a);
     case TD_OP_ATTENTION:
-        return n_k == x.n_cols && n_k % 128 == 0 && a->kv->params.head_dim_v % 32 == 0 &&
-               a->kv->params.head_dim_v <= TD_VK_JOIN_DIM_MAX && td_vk_has_join(p, a);
+        return is_one_row(x, reader) && a->kv->params.head_dim_v % 32 == 0 && td_vk_has_join(p, a);
     default:
         return false;
     }

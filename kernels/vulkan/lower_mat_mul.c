@@ -238,27 +238,32 @@ static const td_op *glu_of(const td_program *p, uint32_t i_op)
     return td_vk_fuse(p, i_op).kind == TD_VK_FUSE_MUL_GLU ? &p->ops[i_op + 1] : NULL;
 }
 
-/* What a product does of glu, or NULL; its kind and whether it quantizes are specialized in mat_vec
- * alone. */
-static bool add_glu(const td_program *p, const td_op *glu, struct push_mat_mul *push, td_vk_step *s,
-                    td_err *err)
+/* What a product does besides: glu, or NULL, and it quantizes what it makes; both are specialized in
+ * mat_vec alone. */
+static bool add_glu(const td_program *p, const td_op *op, const td_op *glu,
+                    struct push_mat_mul *push, td_vk_step *s, td_err *err)
 {
-    if (!glu) {
-        bind(s, &((td_vk_device *)p->dev)->dummy);
-        bind(s, &((td_vk_device *)p->dev)->dummy);
-        return true;
-    }
-    const td_op *reader = td_vk_quantizes_for(p, (uint32_t)(glu - p->ops));
-    bind_view_out(s, glu->out);
-    if (!td_vk_bind_int8((td_vk_device *)p->dev, s, reader, err))
+    td_vk_device *d = (td_vk_device *)p->dev;
+    const td_op *reader = td_vk_quantizes_for(p, (uint32_t)((glu ? glu : op) - p->ops));
+    s->key.spec[7] = reader != NULL;
+    if (glu)
+        bind_view_out(s, glu->out);
+    else
+        bind(s, &d->dummy);
+    if (!td_vk_bind_int8(d, s, reader, err))
         return false;
+    if (!glu && reader) {
+        push->n_blocks = td_vk_int8_blocks(reader) * td_vk_int8_groups(reader);
+        s->n_gate_panels = td_div_up(push->n_o, TD_VK_PANEL);
+    }
+    if (!glu)
+        return true;
     push->gated_col0 = glu->out.col0;
     push->gated_stride = stride(glu->out);
     push->n_blocks = reader ? td_vk_int8_blocks(reader) : 0;
     push->is_in_place = glu->out.t == glu->in[0].t;
     s->n_gate_panels = reader ? push->n_blocks : td_div_up(push->n_o / 2, TD_VK_GATES);
     s->key.spec[6] = 1 + glu->u.glu.kind;
-    s->key.spec[7] = reader != NULL;
     return true;
 }
 
@@ -302,7 +307,7 @@ static bool lower_product(const td_program *program, const td_op *op, uint32_t i
     s->groups_z = 1;
     if (op->u.mat_mul.n_groups)
         set_groups(op, i_slab, &push, s);
-    if (!add_glu(program, glu, &push, s, err))
+    if (!add_glu(program, op, glu, &push, s, err))
         return false;
     set_push(s, &push, sizeof push);
     td_vk_mat_mul_shape(d, p->type, p->n_cols, push.n_o, s);
@@ -379,9 +384,9 @@ static uint32_t choose_variant(const td_vk_step *s, uint32_t n_rows, uint32_t *n
     return i;
 }
 
-/* From how many rows on a product leaves its glu to the step that follows; more than there may be:
- * there is no such step. */
-static uint32_t rows_of_glu(const td_program *p, uint32_t i_op)
+/* From how many rows on a product leaves glu, or its quants, to a step that follows; more than there
+ * may be: there is no such step. */
+static uint32_t rows_apart(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
     uint32_t n = 1, n_passes;
@@ -399,9 +404,9 @@ static uint32_t rows_of_glu(const td_program *p, uint32_t i_op)
 
 uint32_t td_vk_count_mat_mul(const td_program *p, uint32_t i_op)
 {
-    bool has_glu = glu_of(p, i_op) && rows_of_glu(p, i_op) <= p->params.n_rows_max;
+    bool does_more = glu_of(p, i_op) || td_vk_quantizes_for(p, i_op);
     return ((const td_vk_weight *)p->ops[i_op].weight)->n_slabs + needs_quantize(p, i_op) +
-           needs_lists(p, i_op) + has_glu;
+           needs_lists(p, i_op) + (does_more && rows_apart(p, i_op) <= p->params.n_rows_max);
 }
 
 bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err *err)
@@ -415,8 +420,10 @@ bool td_vk_lower_mat_mul(const td_program *p, uint32_t i_op, uint32_t i, td_vk_s
     i -= has_quantize + has_lists;
     if (i < ((const td_vk_weight *)op->weight)->n_slabs)
         return lower_product(p, op, i, s, err);
+    s->n_rows_min = rows_apart(p, i_op);
+    if (!glu_of(p, i_op))
+        return lower_quantize(td_vk_quantizes_for(p, i_op), s, err);
     s->op = &p->ops[i_op + 1];
-    s->n_rows_min = rows_of_glu(p, i_op);
     return td_vk_lower_glu(p, i_op + 1, s, err);
 }
 

@@ -272,21 +272,23 @@ static bool is_compiled(const td_shader *shader, uint32_t kind, uint32_t i_rows)
     return is_sampled >> i_rows & 1;
 }
 
-/* A product of a weight with glu's kind (mat_vec.comp), or -1. */
+/* A product of a weight with glu's kind (mat_vec.comp), or -1; or one that only quantizes. */
+#define QUANTIZES -2
 static bool compile_products(const compile_run *run, const td_shader *shader, int glu, td_err *err)
 {
     static const uint32_t kinds[] = {TD_VK_MUL_PLAIN, TD_VK_MUL_EXPERT};
     const td_type_info *type = td_type_find_name(shader->name + strlen("mat_vec."));
     td_vk_pipeline_key key = {.shader = shader->name, .n_bindings = TD_VK_BINDINGS_MAX};
-    td_vk_step step = {.key = key, .n_gate_panels = glu >= 0};
+    td_vk_step step = {.key = key, .n_gate_panels = glu != -1};
     td_vk_mat_mul_shape(run->d, type, 4096, 4096, &step);
-    step.key.spec[6] = (uint32_t)(glu + 1);
-    step.key.spec[7] = type->has_int8_activations;
+    step.key.spec[6] = glu == QUANTIZES ? 0 : (uint32_t)(glu + 1);
+    step.key.spec[7] = glu == QUANTIZES || type->has_int8_activations;
     for (size_t k = 0; k < TD_COUNT(kinds); k++) {
         step.key.spec[4] = kinds[k];
         for (uint32_t i = 0; i < step.n_row_variants; i++) {
             td_vk_row_variant(&step, i, &key);
-            bool is_known = glu >= 0 && strcmp(key.shader, shader->name) != 0; /* a mat_tile */
+            bool is_known = glu != -1 && strcmp(key.shader, shader->name) != 0; /* a mat_tile */
+            is_known |= glu == QUANTIZES && (kinds[k] != TD_VK_MUL_PLAIN || !(0x84u >> i & 1));
             if (!is_known && is_compiled(shader, kinds[k], i) && !compile_one(run, &key, err))
                 return false;
         }
@@ -326,7 +328,8 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
     bool has_glu = strstr(shader->name, ".Q8_0") || strstr(shader->name, ".Q4_K") ||
                    strstr(shader->name, ".F32"); /* enough to see what it takes */
     return compile_products(run, shader, -1, err) &&
-           (!has_glu || compile_products(run, shader, 0, err));
+           (!has_glu || compile_products(run, shader, 0, err)) &&
+           (!strstr(shader->name, ".Q4_K") || compile_products(run, shader, QUANTIZES, err));
 }
 
 bool td_vulkan_compile_all(const char *which,

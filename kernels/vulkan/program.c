@@ -122,8 +122,9 @@ static bool lower_op(td_vk_program *p, uint32_t i_op, td_err *err)
         td_vk_step *s = &p->steps[p->n_steps++];
         if (!td_vk_lower(&p->head, i_op, k, s, err))
             return false;
-        s->is_last = k + 1 == n;
-        if (k && s[-1].op != s->op)
+        bool is_spared = k + 1 == n && k && s->n_rows_min; /* few rows do without */
+        s->is_last = k + 1 == n && !(is_spared && s[-1].op == s->op);
+        if (k && (is_spared || s[-1].op != s->op))
             s[-1].is_last = true;
         s->us_per_work = 1 / first_speed(d->head.info.kind);
         for (uint32_t i = 0; d->instance.is_sync_checked && i < s->n_accesses; i++)

@@ -350,7 +350,7 @@ typedef struct { /* one dispatch */
     td_vk_tiling tiling;                           /* attention, which has variants too */
     const char *tile_shader; /* a product: mat_tile of the type, key.shader being mat_vec */
     uint32_t n_panels;       /* a product: of the slab, or of one of its groups */
-    uint32_t n_gate_panels;  /* the same where mat_vec gates; 0: it does not */
+    uint32_t n_gate_panels;  /* the same where mat_vec gates or quantizes; 0: it does not */
     uint32_t n_used;         /* a product by expert: those a row chose; else 0 */
     uint32_t n_experts;      /* of them */
     bool is_software;

@@ -58,7 +58,8 @@
  *
  * With glu's kind, the outputs (of a group) are gates and as many that they gate: y gets both, `gated`
  * their product, and with quants of that the grid is x = n_blocks / OUTPUTS, else half the outputs / 32,
- * rounded up. Where the product lies in the gates' place, y gets no gates. */
+ * rounded up. Where the product lies in the gates' place, y gets no gates. With quants of y, its
+ * columns are counted from y_col0 on. */
 #define TD_VK_SPEC_FULL  16  /* constant_id: are all subgroups full? */
 #define TD_VK_PANEL      64u /* rows of a weight that lie interleaved */
 #define TD_VK_MUL_PLAIN  0u
@@ -79,7 +80,7 @@ struct push_mat_mul {
     uint x_group, y_group;
     uint n_used; /* experts of a row */
     uint gated_col0, gated_stride;
-    uint n_blocks;    /* of quants: as of push_quantize */
+    uint n_blocks;    /* of quants in a row of what is gated, or of y's */
     uint is_in_place; /* gated */
 };
 
@@ -221,7 +222,7 @@ struct push_attention {
 };
 
 /* One workgroup per query head (x) and row (y). */
-#define TD_VK_JOIN_DIM_MAX 256u /* head_dim_v where it quantizes */
+#define TD_VK_JOIN_DIM 256u /* columns of a head that are joined at once */
 struct push_attention_join {
     uint n_rows;
     uint n_head, head_dim_v, n_strands;
