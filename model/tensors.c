@@ -400,21 +400,29 @@ static td_wanted describe(const td_model *m, uint32_t layer, const td_tensor_row
 }
 
 /* Products of one input that stand side by side in its output, in this order: one op instead of
- * several, of each run of neighbours whose types are the same and to none of which anything else (a
- * factor, a bias) is done. Of experts the rows of each stand together. The first of a run stands
- * before the others in the table above, too: it makes the weight that they are loaded into. */
+ * several, of each run of neighbours whose types are the same, that all have a bias or none, and to
+ * none of which anything else (a factor) is done. Of experts the rows of each stand together. The
+ * first of a run stands before the others in the table above, too: it makes the weight that they
+ * are loaded into. */
 #define JOINED_MAX 7u
-static const struct {
-    uint8_t slots[JOINED_MAX], n, biases[3], n_biases;
-} joins[] = {
-    {{TD_W_Q, TD_W_K, TD_W_V, TD_W_Q_GATE}, 4, {TD_W_BQ, TD_W_BK, TD_W_BV}, 3},
-    {{TD_W_Q_A, TD_W_KV_A}, 2, {0}, 0},
-    {{TD_W_GATE, TD_W_UP}, 2, {TD_W_B_GATE, TD_W_B_UP}, 2},
-    {{TD_W_ROUTER, TD_W_SH_ROUTER}, 2, {TD_W_B_ROUTER}, 1},
-    {{TD_W_EX_GATE, TD_W_EX_UP}, 2, {TD_W_EX_B_GATE, TD_W_EX_S_GATE, TD_W_EX_S_UP}, 3},
-    {{TD_W_SH_GATE, TD_W_SH_UP}, 2, {0}, 0},
-    {{TD_W_Z, TD_W_QKV, TD_W_DELTA_Q, TD_W_DELTA_K, TD_W_DELTA_V, TD_W_ALPHA, TD_W_BETA},
-     7,
+#define NO_SLOT    TD_W_LAYER_COUNT
+typedef struct {
+    uint8_t n, slots[JOINED_MAX], biases[JOINED_MAX], factors[2], n_factors;
+} join_row;
+static const join_row joins[] = {
+    {4, {TD_W_Q, TD_W_K, TD_W_V, TD_W_Q_GATE}, {TD_W_BQ, TD_W_BK, TD_W_BV, NO_SLOT}, {0}, 0},
+    {2, {TD_W_Q_A, TD_W_KV_A}, {NO_SLOT, NO_SLOT}, {0}, 0},
+    {2, {TD_W_GATE, TD_W_UP}, {TD_W_B_GATE, TD_W_B_UP}, {0}, 0},
+    {2, {TD_W_ROUTER, TD_W_SH_ROUTER}, {TD_W_B_ROUTER, NO_SLOT}, {0}, 0},
+    {2,
+     {TD_W_EX_GATE, TD_W_EX_UP},
+     {TD_W_EX_B_GATE, TD_W_EX_B_UP},
+     {TD_W_EX_S_GATE, TD_W_EX_S_UP},
+     2},
+    {2, {TD_W_SH_GATE, TD_W_SH_UP}, {NO_SLOT, NO_SLOT}, {0}, 0},
+    {7,
+     {TD_W_Z, TD_W_QKV, TD_W_DELTA_Q, TD_W_DELTA_K, TD_W_DELTA_V, TD_W_ALPHA, TD_W_BETA},
+     {NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT},
      {0},
      0},
 };
@@ -435,41 +443,62 @@ static const td_type_info *type_of(const td_wanted *w)
 static bool is_joinable(const td_wanted *a, const td_wanted *b)
 {
     return type_of(a) == type_of(b) && a->n_cols == b->n_cols && !a->factor && !b->factor &&
-           a->n_groups == b->n_groups && !a->is_turned && !b->is_turned && !a->is_vector &&
-           (uint64_t)a->n_joined + b->n_rows <= UINT32_MAX;
+           a->n_groups == b->n_groups && !a->is_turned && !b->is_turned && !a->is_vector;
 }
 
-/* Joins those that follow `first` in a row of joins, as far as they can be; returns the place of
- * the next that begins anew. */
-static uint32_t join_run(td_wanted *list, uint32_t n, const uint8_t *slots, uint32_t n_slots,
-                         uint32_t i)
+/* Those of `slots` that the list has, among them the first, become one weight. */
+static void join_slots(td_wanted *list, uint32_t n, const uint8_t *slots, uint32_t n_slots)
 {
-    td_wanted *first = find_wanted(list, n, slots[i]), *next;
-    uint32_t begin = i++;
-    for (; first && i < n_slots; i++) {
-        next = find_wanted(list, n, slots[i]);
-        if (next && !is_joinable(first, next))
-            break;
-        if (!next)
+    td_wanted *first = find_wanted(list, n, slots[0]), *next;
+    uint32_t n_before = 0;
+    for (uint32_t i = 0; i < n_slots; i++) {
+        if (!(next = find_wanted(list, n, slots[i])))
             continue;
         next->into = first->slot;
-        next->row0 = first->n_joined / td_max_u32(first->n_groups, 1);
-        first->n_joined += next->n_rows;
+        next->row0 = n_before / td_max_u32(first->n_groups, 1);
+        n_before += next->is_bias ? next->n_cols : next->n_rows;
     }
-    for (uint32_t k = begin + 1; first && k < i; k++)
-        if ((next = find_wanted(list, n, slots[k])))
-            next->n_joined = first->n_joined;
+    for (uint32_t i = 0; i < n_slots; i++)
+        if ((next = find_wanted(list, n, slots[i])))
+            next->n_joined = n_before;
+}
+
+/* Joins those that follow place i in a row of joins, as far as they can be, and their biases, by
+ * the weight's groups; returns the place of the next that begins anew. */
+static uint32_t join_run(td_wanted *list, uint32_t n, const join_row *row, uint32_t i)
+{
+    td_wanted *first = find_wanted(list, n, row->slots[i]), *bias;
+    bool has_bias = find_wanted(list, n, row->biases[i]) != NULL;
+    uint64_t n_rows = first ? first->n_rows : 0;
+    uint32_t begin = i++;
+    for (; first && i < row->n; i++) {
+        td_wanted *next = find_wanted(list, n, row->slots[i]);
+        n_rows += next ? next->n_rows : 0;
+        if (next && (!is_joinable(first, next) || n_rows > UINT32_MAX ||
+                     has_bias != (find_wanted(list, n, row->biases[i]) != NULL)))
+            break;
+    }
+    if (!first)
+        return i;
+    join_slots(list, n, row->slots + begin, i - begin);
+    for (uint32_t k = begin; has_bias && k < i; k++)
+        if ((bias = find_wanted(list, n, row->biases[k]))) {
+            bias->is_bias = first->n_joined > first->n_rows;
+            bias->n_groups = first->n_groups;
+        }
+    if (has_bias && first->n_joined > first->n_rows)
+        join_slots(list, n, row->biases + begin, i - begin);
     return i;
 }
 
 static void join(td_wanted *list, uint32_t n)
 {
     for (size_t i = 0; i < TD_COUNT(joins); i++) {
-        bool has_bias = false;
-        for (uint32_t k = 0; k < joins[i].n_biases; k++)
-            has_bias |= find_wanted(list, n, joins[i].biases[k]) != NULL;
-        for (uint32_t k = 0; k < joins[i].n && !has_bias;)
-            k = join_run(list, n, joins[i].slots, joins[i].n, k);
+        bool has_factor = false;
+        for (uint32_t k = 0; k < joins[i].n_factors; k++)
+            has_factor |= find_wanted(list, n, joins[i].factors[k]) != NULL;
+        for (uint32_t k = 0; k < joins[i].n && !has_factor;)
+            k = join_run(list, n, &joins[i], k);
     }
 }
 
@@ -493,9 +522,9 @@ td_weight_params td_wanted_params(const td_wanted *w)
 {
     td_weight_params p = {.name = w->tensor->name,
                           .type = type_of(w),
-                          .n_rows = w->n_joined,
-                          .n_cols = w->n_cols,
-                          .n_groups = w->n_groups};
+                          .n_rows = w->is_bias ? 1 : w->n_joined,
+                          .n_cols = w->is_bias ? w->n_joined : w->n_cols,
+                          .n_groups = w->is_vector ? 0 : w->n_groups};
     if (w->is_turned) {
         p.n_cols = w->count;
         p.n_rows = w->n_groups * w->n_cols;

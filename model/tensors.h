@@ -18,8 +18,10 @@ typedef struct {
     uint32_t n_taps;                   /* a vector [n][n_taps], to be [n_taps][n]; 0: as it is */
     uint32_t n_cols, n_rows, n_groups; /* of the weight */
     /* Matrices that read the same are joined: those that follow the first, whose rows stand behind
-     * its own (of each group), have no weight of their own. */
+     * its own (of each group), have no weight of their own. So are their biases, of whose columns
+     * the same is said. */
     uint32_t into, row0, n_joined; /* the first's slot, rows before (of a group), rows of all */
+    bool is_bias;                  /* one of several that are joined */
     /* Its rows are `count` of every `period` rows of the tensor, from `offset` on. */
     uint32_t period, offset, count;
 } td_wanted;

@@ -115,6 +115,31 @@ static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, float 
     return is_ok;
 }
 
+/* Of a bias that is the first of several: all of them, which are items of the same slot. */
+static bool load_biases(loader *l, td_weight *w, const item *first, td_err *err)
+{
+    uint32_t n = first->wanted.n_joined, n_groups = td_max_u32(first->wanted.n_groups, 1);
+    float *values = td_alloc(n, 2 * sizeof *values, err), *joined = values ? values + n : NULL;
+    bool is_ok = values;
+    for (const item *it = first; is_ok && it < l->items + l->n_items; it++) {
+        const td_wanted *bias = &it->wanted;
+        const td_gguf_tensor *t = bias->tensor;
+        if (it->slot != first->slot)
+            continue;
+        is_ok = read_bytes(l, t, 0, t->n_bytes, err);
+        if (is_ok)
+            t->type->dequantize(l->staging + td_row_bytes(t->type, bias->offset), values,
+                                bias->n_cols);
+        uint32_t n_own = bias->n_cols / n_groups;
+        for (uint32_t g = 0; is_ok && g < n_groups; g++)
+            memcpy(joined + g * (n / n_groups) + bias->row0, values + g * n_own,
+                   n_own * sizeof *values);
+    }
+    is_ok = is_ok && td_weight_write(w, 0, 1, joined, err);
+    td_free(values);
+    return is_ok;
+}
+
 /* Group by group: rows of a tensor become the columns of a weight. */
 static bool load_turned(loader *l, td_weight *w, const td_wanted *wanted, td_err *err)
 {
@@ -177,7 +202,8 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
     if (!w)
         return NULL;
     bool is_ok = read_factor(l, wanted, it->factor, err);
-    is_ok = is_ok && (wanted->is_vector   ? load_vector(l, w, wanted, *it->factor, err)
+    is_ok = is_ok && (wanted->is_bias     ? wanted->row0 || load_biases(l, w, it, err)
+                      : wanted->is_vector ? load_vector(l, w, wanted, *it->factor, err)
                       : wanted->is_turned ? load_turned(l, w, wanted, err)
                                           : load_rows(l, w, wanted, err));
     if (is_ok) {

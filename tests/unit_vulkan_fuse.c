@@ -21,9 +21,9 @@ typedef struct {
     bool is_joined;                          /* an expert's gate and up stand side by side */
     bool is_latent;                          /* col0 columns of a head are the latent, */
     bool is_absorbed;                        /* which products by head make and use up */
-    bool is_gated; /* attention's heads are normed and gated */
-    bool has_post; /* what is added to the stream is normed before */
-    bool is_last;  /* nothing is normed at the end */
+    bool is_gated;                           /* attention's heads are normed and gated */
+    bool has_post;                           /* what is added to the stream is normed before */
+    bool is_last;                            /* nothing is normed at the end */
     td_rope_kind rope;
     uint32_t n_rot, col0;         /* of a head */
     uint32_t n_pages;             /* columns of the table; 32 and more: strands */
@@ -85,8 +85,7 @@ static void record_q_latents(layer *l, const layer_case *c)
 static td_view record_values(layer *l, const layer_case *c, td_view attended)
 {
     td_view values = td_all(l->t[VALUES]);
-    td_op_mat_mul_groups(l->b.p,
-                         weight(l, c->weights, c->n_head * N_VALUE, c->col0, c->n_head, 20),
+    td_op_mat_mul_groups(l->b.p, weight(l, c->weights, c->n_head * N_VALUE, c->col0, c->n_head, 20),
                          attended, c->col0, values, N_VALUE);
     return values;
 }

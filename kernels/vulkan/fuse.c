@@ -234,9 +234,8 @@ static bool is_one_row(td_view x, const td_op *reader)
 static bool is_of_blocks(const td_program *p, const td_op *mul)
 {
     uint32_t n_groups = mul->u.mat_mul.n_groups;
-    bool is_dense =
-        !n_groups || (mul->u.mat_mul.y_stride == td_group_rows(&mul->weight->params) &&
-                      mul->u.mat_mul.y_stride % 32 == 0);
+    bool is_dense = !n_groups || (mul->u.mat_mul.y_stride == td_group_rows(&mul->weight->params) &&
+                                  mul->u.mat_mul.y_stride % 32 == 0);
     return is_dense && !td_vk_is_by_expert(mul) && !is_mul_glu(p, (uint32_t)(mul - p->ops)) &&
            ((const td_vk_weight *)mul->weight)->n_slabs == 1;
 }
