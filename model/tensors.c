@@ -481,13 +481,14 @@ static uint32_t join_run(td_wanted *list, uint32_t n, const join_row *row, uint3
     if (!first)
         return i;
     join_slots(list, n, row->slots + begin, i - begin);
-    for (uint32_t k = begin; has_bias && k < i; k++)
+    if (!has_bias || first->n_joined == first->n_rows)
+        return i;
+    for (uint32_t k = begin; k < i; k++)
         if ((bias = find_wanted(list, n, row->biases[k]))) {
-            bias->is_bias = first->n_joined > first->n_rows;
+            bias->is_bias = true;
             bias->n_groups = first->n_groups;
         }
-    if (has_bias && first->n_joined > first->n_rows)
-        join_slots(list, n, row->biases + begin, i - begin);
+    join_slots(list, n, row->biases + begin, i - begin);
     return i;
 }
 

@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
-#include "model/gguf.h"
+#include "model/tensors.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -206,6 +206,45 @@ static void test_vocabularies_open(void **state)
     }
 }
 
+static const td_wanted *find_wanted(const td_wanted *list, uint32_t n, uint32_t slot)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].slot == slot)
+            return &list[i];
+    fail_msg("slot %u is not wanted", slot);
+    return NULL;
+}
+
+/* b's rows, or columns of a bias, stand behind a's, in each of the weight's groups. */
+static void check_joined(const char *name, uint32_t slot_a, uint32_t slot_b, uint32_t n_rows_a,
+                         uint32_t n_cols)
+{
+    char path[4096];
+    td_err err = {0};
+    td_wanted list[TD_WANTED_MAX];
+    snprintf(path, sizeof path, "%s/models/%s/model.gguf", golden, name);
+    td_model *m = td_model_open(path, &err);
+    if (!m)
+        fail_msg("%s", err.message);
+    uint32_t n = td_tensors_wanted(m, 0, list);
+    const td_wanted *a = find_wanted(list, n, slot_a), *b = find_wanted(list, n, slot_b);
+    assert_int_equal(b->into, slot_a);
+    assert_int_equal(a->row0, 0);
+    assert_int_equal(b->row0, n_rows_a);
+    if (n_cols)
+        assert_int_equal(td_wanted_params(a).n_cols, n_cols);
+    td_model_close(&m);
+}
+
+static void test_biases_are_joined_as_their_matrices_are(void **state)
+{
+    (void)state;
+    check_joined("qwen2", TD_W_Q, TD_W_V, 96, 0);
+    check_joined("qwen2", TD_W_BQ, TD_W_BV, 96, 128);
+    check_joined("gpt-oss", TD_W_EX_GATE, TD_W_EX_UP, 64, 0);
+    check_joined("gpt-oss", TD_W_EX_B_GATE, TD_W_EX_B_UP, 64, 2 * 64 * 6);
+}
+
 int main(void)
 {
     golden = getenv("TD_GOLDEN");
@@ -224,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_llama_split_equals_its_parts),
         cmocka_unit_test(test_llama_q4_k_m_facts),
         cmocka_unit_test(test_vocabularies_open),
+        cmocka_unit_test(test_biases_are_joined_as_their_matrices_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

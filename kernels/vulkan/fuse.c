@@ -222,8 +222,8 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
 }
 
-/* Whether the groups of columns that a product reads are of whole quads of blocks: then their quants
- * lie as those of all columns together. */
+/* Whether the groups of columns that a product reads are of whole quads of blocks: then their
+ * quants lie as those of all columns together. */
 static bool is_one_row(td_view x, const td_op *reader)
 {
     uint32_t n_k = reader->weight->params.n_cols;

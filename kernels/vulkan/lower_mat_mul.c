@@ -238,8 +238,8 @@ static const td_op *glu_of(const td_program *p, uint32_t i_op)
     return td_vk_fuse(p, i_op).kind == TD_VK_FUSE_MUL_GLU ? &p->ops[i_op + 1] : NULL;
 }
 
-/* What a product does besides: glu, or NULL, and it quantizes what it makes; both are specialized in
- * mat_vec alone. */
+/* What a product does besides: glu, or NULL, and it quantizes what it makes; both are specialized
+ * in mat_vec alone. */
 static bool add_glu(const td_program *p, const td_op *op, const td_op *glu,
                     struct push_mat_mul *push, td_vk_step *s, td_err *err)
 {
@@ -384,8 +384,8 @@ static uint32_t choose_variant(const td_vk_step *s, uint32_t n_rows, uint32_t *n
     return i;
 }
 
-/* From how many rows on a product leaves glu, or its quants, to a step that follows; more than there
- * may be: there is no such step. */
+/* From how many rows on a product leaves glu, or its quants, to a step that follows; more than
+ * there may be: there is no such step. */
 static uint32_t rows_apart(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
