@@ -218,10 +218,28 @@ fail:
     return NULL;
 }
 
+/* Whether every page is free or named by as many slots as its references count: none has leaked. */
+static bool is_accounted_for(const pool *p, uint32_t n_slots)
+{
+    if (!p->table) /* create failed before */
+        return true;
+    uint64_t n_references = 0, n_named = 0;
+    uint32_t n_used = 0;
+    for (uint32_t i = 0; i < p->n_pages; i++) {
+        n_references += p->n_references[i];
+        n_used += p->n_references[i] > 0;
+    }
+    for (uint32_t i = 0; i < n_slots; i++)
+        n_named += p->runs[i].end - p->runs[i].first;
+    return n_references == n_named && n_used + p->n_free == p->n_pages;
+}
+
 void td_cache_destroy(td_cache **c)
 {
     if (!*c)
         return;
+    for (size_t k = 0; k < TD_COUNT((*c)->pools); k++)
+        TD_ASSERT(is_accounted_for(&(*c)->pools[k], (*c)->params.n_slots));
     for (uint32_t i = 0; (*c)->kvs && i < (*c)->params.n_layers; i++)
         td_kv_destroy(&(*c)->kvs[i]);
     for (uint32_t i = 0; (*c)->states && i < (*c)->params.n_layers; i++)

@@ -45,6 +45,8 @@ typedef struct {
 } td_cache_params;
 
 td_cache *td_cache_create(td_device *dev, const td_cache_params *params, td_err *err);
+/* Counts the pages: one that is neither free nor some slot's is a fault of ours, of which the
+ * program dies. */
 void td_cache_destroy(td_cache **c);
 /* Bytes such a cache would take on the device. */
 uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *params);

@@ -87,6 +87,9 @@ td_script_test(e2e_stage_faults e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_stag
                $<TARGET_FILE:tandem>)
 td_script_test(e2e_weights e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_weights.py
                $<TARGET_FILE:tandem>)
+# All but the drift, which would be timed.
+td_script_test(e2e_soak e2e ${CMAKE_SOURCE_DIR}/scripts/soak.sh --tandem $<TARGET_FILE:tandem>
+               --minutes 2 --longest 1500 --lose 15)
 td_script_test(e2e_kill e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_kill.py $<TARGET_FILE:tandem>)
 set_property(TEST e2e_law1 e2e_draft APPEND PROPERTY ENVIRONMENT "TANDEM=$<TARGET_FILE:tandem>")
 td_script_test(e2e_check e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_check.py
