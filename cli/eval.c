@@ -6,6 +6,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/sha256.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "planning/layout.h"
@@ -15,7 +16,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *model, *text, *base, *draft;
+    const char *model, *text, *task, *base, *draft;
     const char *out, *config;
     float seconds;
     option_list devices, kvs;
@@ -28,6 +29,9 @@ typedef struct {
 static const option options[] = {
     {"--model", NULL, OPT_READ, AT(model), 0, 0, "M.gguf", "the model (required)"},
     {"--text", NULL, OPT_READ, AT(text), 0, 0, "FILE", "a text in UTF-8 to predict (required)"},
+    {"--task", NULL, OPT_TEXT, AT(task), 0, 0, "copy|needle",
+     "not the text itself is predicted, but at the end of each window a passage of it again, or a "
+     "number hidden in it, at five depths in turns"},
     {"--kv", NULL, OPT_LIST, AT(kvs), 0, 0, "k=T,v=T",
      "types of a cache's keys and values, as in generate, to hold against the base; may be given "
      "up to 16 times; auto:KLD=X or auto:BYTES=N finds the smallest with a mean divergence of at "
@@ -152,6 +156,16 @@ static bool check_latent(const eval_params *p, td_err *err)
     return true;
 }
 
+static void name_text(eval_params *p, size_t n_ids)
+{
+    uint8_t digest[32];
+    td_sha256 s;
+    td_sha256_begin(&s);
+    td_sha256_add(&s, p->ids, n_ids * sizeof *p->ids);
+    td_sha256_end(&s, digest);
+    td_sha256_hex(digest, p->text_sha, 16);
+}
+
 /* The tokens of the text, *ids by td_alloc, and how many windows they fill. */
 static bool read_text(const fields *f, eval_params *p, uint32_t **ids, td_err *err)
 {
@@ -172,10 +186,14 @@ static bool read_text(const fields *f, eval_params *p, uint32_t **ids, td_err *e
                            "or a smaller --window",
                            f->text, n_ids, f->window);
     p->ids = *ids;
-    p->n_ids = n_ids;
     p->window = f->window;
     p->n_windows = td_min_u32((uint32_t)(n_ids / f->window), f->n_windows);
-    return is_ok;
+    p->n_scored = f->window - f->window / 2 - 1;
+    if (is_ok)
+        name_text(p, n_ids);
+    p->task = f->task;
+    return is_ok && (!f->task || td_eval_make_task(td_model_tokenizer(p->model), f->task, *ids,
+                                                   p->window, p->n_windows, &p->n_scored, err));
 }
 
 /* -- what is done ------------------------------------------------------------------------------ */
@@ -304,6 +322,8 @@ static bool check(const fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
     if (f->out && !strcmp(f->out, "-"))
         return td_err_set(err, TD_E_USAGE, "--out: -; allowed: a file");
+    if (f->task && f->draft)
+        return td_err_set(err, TD_E_USAGE, "--draft does not go with --task");
     return td_options_check_files(&help, (void *)f, NULL, true, err);
 }
 

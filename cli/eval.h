@@ -16,6 +16,7 @@
 #define EVAL_BESIDE_MAX  TD_OPTION_LIST_MAX /* caches at once beside the base's */
 #define EVAL_WINDOW_MIN  8u                 /* three positions are scored */
 #define EVAL_VERIFY_ROWS 8u
+#define EVAL_DEPTHS      5u /* of a task: window w has depth w % EVAL_DEPTHS, 0 at its beginning */
 
 /* -- judging ----------------------------------------------------------------------------------- */
 
@@ -28,7 +29,7 @@ typedef struct {
 
 /* Sums over the positions scored. */
 typedef struct {
-    uint32_t n, n_same_top;
+    uint32_t n, n_same_top, n_right; /* n_right: the true token was the most probable */
     double nll, nll2, kld,
         dp2;     /* -log p of the true token, KL divergence, difference of p; squares */
     float *klds; /* [n] and room for more */
@@ -50,6 +51,9 @@ typedef struct {
     double kld_mean, kld_median, kld_99, kld_99_9, kld_max; /* nats; to the base: D(base || this) */
     double same_top; /* share of the positions with the base's most probable token */
     double rms_dp;   /* of p of the true token, less the base's */
+    /* Of a task: shares of right tokens, in all and by depth (NaN: none), and of windows where all
+     * are. NaN: no task. */
+    double right, right_at[EVAL_DEPTHS], whole;
     double bytes_per_position;
     eval_speeds speeds;
     double acceptance, tokens_per_verification; /* NaN: nothing was drafted */
@@ -74,16 +78,21 @@ typedef struct {
     const td_model *model;
     const char *const *specs;
     uint32_t n_specs;
-    const uint32_t *ids; /* [n_ids] of the text, at least n_windows * window */
-    size_t n_ids;
+    char text_sha[24];   /* of all tokens of the text, and */
+    const char *task;    /* what became of them (td_eval_make_task), or NULL */
+    const uint32_t *ids; /* [n_windows * window] */
     uint32_t window, n_windows, n_kvs;
+    uint32_t n_scored;  /* positions of a window, the last but one at the end */
     const eval_kv *kvs; /* [n_kvs], the base first */
     const char *draft;  /* a draft's path, or NULL, and */
     char draft_sha[24]; /* what it is */
 } eval_params;
 
-/* Positions scored of a window. */
-static inline uint32_t td_eval_n_scored(uint32_t window) { return window - window / 2 - 1; }
+/* Makes windows of a text's tokens a task, "copy" or "needle" (eval_task.c): ids of
+ * [n_windows * window] are changed; *n_scored is of each. TD_E_USAGE: no such task, or windows too
+ * short. */
+bool td_eval_make_task(const td_tokenizer *tokenizer, const char *task, uint32_t *ids,
+                       uint32_t window, uint32_t n_windows, uint32_t *n_scored, td_err *err);
 
 /* -- what is known ----------------------------------------------------------------------------- */
 

@@ -22,6 +22,7 @@
 
 #define PLACES_MAX  8u
 #define PREDICT_MAX 64u
+#define DEADLINE_US 600000000u /* a draft is waited for, or the figures would depend on times */
 
 typedef struct {
     const eval_params *params;
@@ -115,6 +116,7 @@ static td_run_params run_params(drafted *d, const char *path)
                        .kv = {.k = p->kvs[d->kv].types.k, .v = p->kvs[d->kv].types.v},
                        .n_ctx = p->window, /* a text may take more tokens by itself than it did */
                        .n_parallel = 1,
+                       .draft_deadline_us = DEADLINE_US,
                        .on_finish = on_finish,
                        .on_error = on_error,
                        .user = d};

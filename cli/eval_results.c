@@ -48,6 +48,7 @@ static const td_json_field fields[] = {
     {.key = "bytes_per_position", .type = TD_JSON_FLOAT, .f_min = 0, .f_max = 1e15},
     {.key = "window", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
     {.key = "same_top", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
+    {.key = "right", .type = TD_JSON_INT, .min = 0, .max = UINT32_MAX},
     {.key = "nll", .type = TD_JSON_FLOAT, .nullable = true, .f_min = 0, .f_max = INFINITY},
     {.key = "nll2", .type = TD_JSON_FLOAT, .nullable = true, .f_min = 0, .f_max = INFINITY},
     {.key = "kld", .type = TD_JSON_FLOAT, .nullable = true, .f_min = 0, .f_max = INFINITY},
@@ -66,8 +67,9 @@ static const td_json_schema schema = {fields, TD_COUNT(fields), true};
 static bool read_score(td_eval_results *r, const td_json_object *o, uint32_t kv, td_err *err)
 {
     uint32_t window = (uint32_t)td_json_get_int(o, "window", 0);
-    uint32_t n = td_eval_n_scored(r->params->window);
-    if (td_json_count(o, "kld_bits") != n || td_json_get_int(o, "same_top", 0) > n)
+    uint32_t n = r->params->n_scored;
+    if (td_json_count(o, "kld_bits") != n || td_json_get_int(o, "same_top", 0) > n ||
+        td_json_get_int(o, "right", 0) > n)
         return td_json_fail(o, "kld_bits", err, "%zu positions; wanted: the %u of a window",
                             td_json_count(o, "kld_bits"), n);
     r->bytes[kv] = td_json_get_double(o, "bytes_per_position", 0);
@@ -81,6 +83,7 @@ static bool read_score(td_eval_results *r, const td_json_object *o, uint32_t kv,
     if (klds)
         *at(r, kv, window) = (eval_score){.n = n,
                                           .n_same_top = (uint32_t)td_json_get_int(o, "same_top", 0),
+                                          .n_right = (uint32_t)td_json_get_int(o, "right", 0),
                                           .nll = td_json_get_double(o, "nll", INFINITY),
                                           .nll2 = td_json_get_double(o, "nll2", INFINITY),
                                           .kld = td_json_get_double(o, "kld", INFINITY),
@@ -175,6 +178,7 @@ static bool write_score(td_eval_results *r, uint32_t kv, uint32_t window, td_err
     td_json_put_double(r->json, "bytes_per_position", r->bytes[kv]);
     td_json_put_u64(r->json, "window", window);
     td_json_put_u64(r->json, "same_top", s->n_same_top);
+    td_json_put_u64(r->json, "right", s->n_right);
     td_json_put_double(r->json, "nll", s->nll);
     td_json_put_double(r->json, "nll2", s->nll2);
     td_json_put_double(r->json, "kld", s->kld);
@@ -194,7 +198,7 @@ static bool write_score(td_eval_results *r, uint32_t kv, uint32_t window, td_err
 
 static bool open_file(td_eval_results *r, const char *path, td_err *err)
 {
-    if (td_eval_n_scored(r->params->window) > SCORED_MAX)
+    if (r->params->n_scored > SCORED_MAX)
         return td_err_set(err, TD_E_USAGE, "--out: windows of %u tokens; allowed: 8..%u",
                           r->params->window, 2 * SCORED_MAX);
     r->writer = td_jsonl_writer_open(&(td_jsonl_writer_params){.path = path,
@@ -221,13 +225,13 @@ td_eval_results *td_eval_results_open(const eval_params *params, const char *pat
         return NULL;
     r->params = params;
     r->identity = identity;
-    bool is_ok = (r->json = td_json_writer_create(false, err)) &&
-                 (r->scores = td_alloc(n, sizeof *r->scores, err)) &&
-                 (r->bytes = td_alloc(params->n_kvs, sizeof *r->bytes, err)) &&
-                 (r->speeds = td_alloc(params->n_kvs, sizeof *r->speeds, err)) &&
-                 (r->draftings = td_alloc(n, sizeof *r->draftings, err)) &&
-                 (r->klds = td_alloc((size_t)params->n_windows * td_eval_n_scored(params->window),
-                                     sizeof *r->klds, err));
+    bool is_ok =
+        (r->json = td_json_writer_create(false, err)) &&
+        (r->scores = td_alloc(n, sizeof *r->scores, err)) &&
+        (r->bytes = td_alloc(params->n_kvs, sizeof *r->bytes, err)) &&
+        (r->speeds = td_alloc(params->n_kvs, sizeof *r->speeds, err)) &&
+        (r->draftings = td_alloc(n, sizeof *r->draftings, err)) &&
+        (r->klds = td_alloc((size_t)params->n_windows * params->n_scored, sizeof *r->klds, err));
     for (uint32_t i = 0; is_ok && i < params->n_kvs; i++)
         r->speeds[i] = (eval_speeds){NAN, NAN};
     if (!is_ok || (path && !open_file(r, path, err)))
@@ -327,6 +331,24 @@ void td_eval_results_judge_drafting(const td_eval_results *r, uint32_t kv, eval_
     figures->tokens_per_verification = n_rounds > 0 ? n_tokens / n_rounds : NAN;
 }
 
+static void judge_task(const td_eval_results *r, uint32_t kv, uint32_t n_windows,
+                       eval_figures *figures)
+{
+    uint32_t n_right = 0, n_whole = 0, right_at[EVAL_DEPTHS] = {0}, n_at[EVAL_DEPTHS] = {0};
+    for (uint32_t w = 0; w < n_windows; w++) {
+        const eval_score *s = at(r, kv, w);
+        n_right += s->n_right;
+        n_whole += s->n_right == s->n;
+        right_at[w % EVAL_DEPTHS] += s->n_right;
+        n_at[w % EVAL_DEPTHS] += s->n;
+    }
+    bool is_task = r->params->task;
+    figures->right = is_task ? (double)n_right / ((double)n_windows * r->params->n_scored) : NAN;
+    figures->whole = is_task ? (double)n_whole / n_windows : NAN;
+    for (uint32_t i = 0; i < EVAL_DEPTHS; i++)
+        figures->right_at[i] = is_task && n_at[i] ? (double)right_at[i] / n_at[i] : NAN;
+}
+
 eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_windows)
 {
     eval_score sum = {.klds = r->klds};
@@ -342,6 +364,7 @@ eval_figures td_eval_results_judge(td_eval_results *r, uint32_t kv, uint32_t n_w
         sum.dp2 += s->dp2;
     }
     eval_figures figures = td_eval_judge(&sum);
+    judge_task(r, kv, n_windows, &figures);
     figures.n_windows = NAN;
     figures.bytes_per_position = r->bytes[kv];
     figures.speeds = r->speeds[kv];

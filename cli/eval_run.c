@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/order.h"
-#include "base/sha256.h"
 #include "run/identity.h"
 #include "run/show.h"
 #include "target/chain.h"
@@ -80,8 +79,7 @@ static bool join(td_eval_runner *r, uint32_t kv, td_err *err)
         params.n_beside = 1;
         m->chain = td_chain_create_beside(r->members[0].chain, &params, 0, err);
     }
-    m->score.klds =
-        td_alloc(td_eval_n_scored(r->params->window), sizeof *m->score.klds, m->chain ? err : NULL);
+    m->score.klds = td_alloc(r->params->n_scored, sizeof *m->score.klds, m->chain ? err : NULL);
     return m->chain && m->score.klds;
 }
 
@@ -162,7 +160,7 @@ static void make_rows(const td_eval_runner *r, uint32_t window, uint32_t begin, 
 /* Positions begin..end-1 of a window, with each cache. What follows its last token is not known. */
 static bool run_chunk(td_eval_runner *r, uint32_t window, uint32_t begin, uint32_t end, td_err *err)
 {
-    uint32_t first = td_max_u32(begin, r->params->window / 2);
+    uint32_t first = td_max_u32(begin, r->params->window - 1 - r->params->n_scored);
     td_forward_row rows[TD_PREFILL_ROWS_MAX];
     make_rows(r, window, begin, end, first, rows);
     for (uint32_t i = 0; i < r->n_members; i++) {
@@ -307,17 +305,10 @@ bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint3
 static void write_identity(td_eval_runner *r)
 {
     const eval_params *p = r->params;
-    char hex[TD_SHA_HEX + 1];
-    uint8_t digest[32];
-    td_sha256 s;
-    td_sha256_begin(&s);
-    td_sha256_add(&s, p->ids, p->n_ids * sizeof *p->ids);
-    td_sha256_end(&s, digest);
-    td_sha256_hex(digest, hex, TD_SHA_HEX);
     snprintf(r->identity, sizeof r->identity,
-             "tandem=%s; model=%016llx; text=%s; window=%u; base=%s", TD_VERSION,
-             (unsigned long long)td_gguf_hash(td_model_gguf(p->model)), hex, p->window,
-             p->kvs[0].name);
+             "tandem=%s; model=%016llx; text=%s; window=%u; task=%s; base=%s", TD_VERSION,
+             (unsigned long long)td_gguf_hash(td_model_gguf(p->model)), p->text_sha, p->window,
+             p->task ? p->task : "none", p->kvs[0].name);
     char kind[TD_KIND_BYTES], previous[TD_KIND_BYTES] = "";
     for (uint32_t i = 0; i < r->layout->n_parts; i++) {
         size_t n = strlen(r->identity);

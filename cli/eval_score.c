@@ -43,6 +43,7 @@ void td_eval_add(eval_score *s, const eval_row *base, const eval_row *row, uint3
     double kld = row == base ? 0 : divergence(base, row);
     double nll = -log_p(row, token), dp = exp(-nll) - exp(log_p(base, token));
     s->klds[s->n++] = (float)kld;
+    s->n_right += row->top == token;
     s->n_same_top += row->top == base->top;
     s->nll += nll;
     s->nll2 += nll * nll;

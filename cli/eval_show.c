@@ -28,6 +28,13 @@ static const struct {
     {"kld_max", "most", offsetof(eval_figures, kld_max), 6, false, false},
     {"same_top", "same top", offsetof(eval_figures, same_top), 2, true, false},
     {"rms_dp", "RMS dp", offsetof(eval_figures, rms_dp), 3, true, false},
+    {"right", "right", offsetof(eval_figures, right), 2, true, false},
+    {"right_at_0", "at 0 %", offsetof(eval_figures, right_at[0]), 2, true, false},
+    {"right_at_25", "at 25 %", offsetof(eval_figures, right_at[1]), 2, true, false},
+    {"right_at_50", "at 50 %", offsetof(eval_figures, right_at[2]), 2, true, false},
+    {"right_at_75", "at 75 %", offsetof(eval_figures, right_at[3]), 2, true, false},
+    {"right_at_100", "at 100 %", offsetof(eval_figures, right_at[4]), 2, true, false},
+    {"whole", "all right", offsetof(eval_figures, whole), 2, true, false},
     {"bytes_per_position", "bytes/position", offsetof(eval_figures, bytes_per_position), 0, false,
      true},
     {"decode_ms", "1 row ms", offsetof(eval_figures, speeds.decode_ms), 3, false, false},
@@ -36,7 +43,7 @@ static const struct {
     {"tokens_per_verification", "tokens/verification",
      offsetof(eval_figures, tokens_per_verification), 2, false, false},
 };
-_Static_assert(EVAL_VERIFY_ROWS == 8, "the title says so");
+_Static_assert(EVAL_VERIFY_ROWS == 8 && EVAL_DEPTHS == 5, "the titles say so");
 
 static const char *const marks[] = {[EVAL_PLAIN] = "",
                                     [EVAL_BASE] = "  ",
@@ -84,7 +91,7 @@ void td_eval_print_table(const eval_params *p, const eval_line *lines, uint32_t 
     for (uint32_t i = 0; i < n; i++)
         n_name = td_max_u32(n_name, (uint32_t)strlen(lines[i].kv->name));
     printf("%u windows of %u tokens, %u positions scored; divergence from %s\n\n", p->n_windows,
-           p->window, p->n_windows * td_eval_n_scored(p->window), p->kvs[0].name);
+           p->window, p->n_windows * p->n_scored, p->kvs[0].name);
     n_name += lines[0].mark ? 2 : 0;
     printf("| %-*s |", (int)n_name, "cache");
     for (size_t c = 0; c < TD_COUNT(columns); c++)

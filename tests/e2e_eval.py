@@ -91,24 +91,53 @@ class Eval(unittest.TestCase):
         """Each from the middle on, in chunks of a prompt, and after BOS where its first token was."""
         window, n_windows, sum_nll = 500, 2, 0
         figures = evaluate('--window', str(window), '--chunks', str(n_windows))[0]
-        with open(TEXT, encoding='utf-8') as file:
-            text = file.read()
-        ids = json.loads(subprocess.run([TANDEM, 'tokenize', '--model', MODEL, '--add-special', '--text', text],
-                                        capture_output=True, text=True).stdout)
+        ids = self.tokens()
         for w in range(n_windows):
             own = ids[:1] + ids[w * window + 1:(w + 1) * window]
-            with tempfile.TemporaryDirectory() as folder:
-                out = os.path.join(folder, 'logits')
-                subprocess.run([TANDEM, 'logits', '--model', MODEL, '--device', 'host:1', '--tokens', ','.join(map(str, own)),
-                                '--kv-k', 'f32', '--kv-v', 'f32', '--out', out], check=True)
-                logits = array.array('f')
-                with open(out, 'rb') as file:
-                    logits.frombytes(file.read())
-            n_vocab = len(logits) // window
-            for i in range(window // 2, window - 1):
-                row = logits[i * n_vocab:(i + 1) * n_vocab]
-                sum_nll += math.log(math.fsum(map(math.exp, row))) - row[own[i + 1]]
+            sum_nll += sum(nll for nll, _ in self.judge(own, window // 2))
         self.assertAlmostEqual(math.log(figures['ppl']), sum_nll / n_windows / (window // 2 - 1), delta=1e-6)
+
+    def tokens(self):
+        with open(TEXT, encoding='utf-8') as file:
+            text = file.read()
+        return json.loads(subprocess.run([TANDEM, 'tokenize', '--model', MODEL, '--add-special', '--text', text],
+                                         capture_output=True, text=True).stdout)
+
+    def judge(self, ids, first):
+        """-log p of each token after first, and whether it is the most probable: of `tandem logits`."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, 'logits')
+            subprocess.run([TANDEM, 'logits', '--model', MODEL, '--device', 'host:1', '--tokens', ','.join(map(str, ids)),
+                            '--kv-k', 'f32', '--kv-v', 'f32', '--out', out], check=True)
+            logits = array.array('f')
+            with open(out, 'rb') as file:
+                logits.frombytes(file.read())
+        n_vocab = len(logits) // len(ids)
+        for i in range(first, len(ids) - 1):
+            row = logits[i * n_vocab:(i + 1) * n_vocab]
+            yield math.log(math.fsum(map(math.exp, row))) - row[ids[i + 1]], row[ids[i + 1]] == max(row)
+
+    def test_a_task_scores_what_it_repeats(self):
+        window = 128
+        base, other = evaluate('--window', str(window), '--chunks', '6', '--task', 'copy', *kvs(('q4_0', 'q4_0')))
+        ids, sum_nll, right = self.tokens(), 0, []
+        for w in range(6):
+            own = ids[:1] + ids[w * window + 1:(w + 1) * window]
+            at = 1 + (window - 2 * 32 - 1) * (w % 5) // 4
+            judged = list(self.judge(own[:-32] + own[at:at + 32], window - 25))
+            sum_nll += sum(nll for nll, _ in judged)
+            right.append(sum(is_right for _, is_right in judged))
+        self.assertAlmostEqual(math.log(base['ppl']), sum_nll / 6 / 24, delta=1e-6)
+        self.assertEqual(base['right'], sum(right) / 6 / 24)
+        self.assertEqual([base['right_at_%s' % depth] for depth in (0, 25, 50, 75, 100)],
+                         [(right[0] + right[5]) / 48, *[n / 24 for n in right[1:5]]])
+        self.assertEqual(base['whole'], 0)
+        self.assertGreater(other['kld_mean'], 0)
+        needle = evaluate('--window', '128', '--chunks', '1', '--task', 'needle')[0]
+        self.assertEqual('right_at_0' in needle, 'right_at_25' not in needle, needle)  # one window: one depth
+        self.fails(2, '--task: "x"; allowed: copy, needle', args=['--task', 'x'])
+        self.fails(2, '--window: 64; allowed with --task copy: at least 128', args=['--task', 'copy', '--window', '64'])
+        self.fails(2, '--draft does not go with --task', args=['--task', 'copy', '--draft', MODEL])
 
     def test_the_table_tells_the_same(self):
         args = ['--chunks', '1', *kvs(('q8_0', 'f16'))]
@@ -136,7 +165,7 @@ class Eval(unittest.TestCase):
             self.assertEqual(len(lines), 1 + 3 * 6 + 3)  # of what it is; caches by windows; speeds
             self.assertEqual(evaluate(*args, '--out', whole), want)  # the times too: nothing is measured again
             self.assertEqual(timeless(evaluate(*args)), timeless(want))
-            for n_lines, n_bytes in ((0, 0), (1, 0), (3, 20), (10, 0), (19, 9), (20, 0)):
+            for n_lines, n_bytes in ((1, 0), (3, 20), (10, 0), (20, 0)):
                 with open(part, 'wb') as file:
                     file.write(b''.join(lines[:n_lines]) + lines[n_lines][:n_bytes])
                 r = run(*args, '--out', part, '--json')
@@ -176,6 +205,7 @@ class Eval(unittest.TestCase):
                 copy.write(file.read()[:-9])
             for more, files, needle in ((['--window', '256'], {}, 'window is "512" there and "256" now'),
                                         (['--base', 'k=f16,v=f32'], {}, 'base is "k=f32,v=f32" there and "k=f16,v=f32" now'),
+                                        (['--task', 'copy'], {}, 'task is "none" there and "copy" now'),
                                         ([], {'text': text}, 'text is "'),
                                         ([], {'model': 'configs/tales/tales-draft.q8_0.gguf'}, 'model is "'),
                                         (['--device', 'scalar'], {}, 'layers is "0 on host, ')):
@@ -262,7 +292,7 @@ class Eval(unittest.TestCase):
     def test_all_types_are_tried_and_a_search_goes_on(self):
         listed = run('--kv', 'k=f32,v=').stderr.split('allowed: ')[1].split()
         types = [name.strip(',') for name in listed if name.strip(',') != 'f32']
-        args = ['--window', '64', '--chunks', '4', '--kv', 'auto:KLD=0.001']
+        args = ['--window', '16', '--chunks', '2', '--kv', 'auto:KLD=0.001']
         with tempfile.TemporaryDirectory() as folder:
             out = os.path.join(folder, 'out')
             want = evaluate(*args, '--out', out)

@@ -11,6 +11,7 @@
 #include "cli/eval.h"
 
 #include <math.h>
+#include <string.h>
 
 #define N_VOCAB 5u
 #define N_ROWS  5u
@@ -38,6 +39,7 @@ static eval_figures judge(const float (*logits)[N_VOCAB], bool is_base)
         assert_true(td_eval_read_row(logits[i], N_VOCAB, &row));
         td_eval_add(&score, &base, is_base ? &base : &row, tokens[i]);
     }
+    assert_int_equal(score.n_right, logits == base_logits ? 2 : 4);
     return td_eval_judge(&score);
 }
 
@@ -105,6 +107,47 @@ static void test_eval_refuses_logits_that_are_not_finite(void **state)
     near((double)kld, 0.026344585976886742);
 }
 
+/* At the end of a window stands what stands at its depth, and no other token has moved. */
+static void test_eval_tasks_repeat_what_is_at_their_depth(void **state)
+{
+    (void)state;
+    enum { WINDOW = 200, N_WINDOWS = 10 };
+    static const char *const tasks[] = {"copy", "needle"};
+    td_err err = {0};
+    td_model *model = td_model_open("configs/tales/tales-draft.q8_0.gguf", &err);
+    if (!model)
+        fail_msg("%s", err.message);
+    for (uint32_t t = 0; t < TD_COUNT(tasks); t++) {
+        uint32_t ids[WINDOW * N_WINDOWS], n_scored, n = WINDOW / 4, n_other = 0, first[WINDOW];
+        for (uint32_t i = 0; i < WINDOW * N_WINDOWS; i++)
+            ids[i] = 1000 + i;
+        assert_true(td_eval_make_task(td_model_tokenizer(model), tasks[t], ids, WINDOW, N_WINDOWS,
+                                      &n_scored, &err));
+        while (memcmp(ids + 1, ids + WINDOW - n, n * sizeof *ids) != 0)
+            n--; /* tokens of the passage, which begins the first window */
+        assert_true(n_scored >= 6 && n_scored < n && n <= WINDOW / 4);
+        for (uint32_t w = 0; w < N_WINDOWS; w++) {
+            const uint32_t *window = ids + w * WINDOW, *end = window + WINDOW - n;
+            uint32_t at = 1 + (WINDOW - 2 * n - 1) * (w % 5) / 4, own = 1000 + w * WINDOW;
+            assert_memory_equal(window + at, end, n * sizeof *end);
+            for (uint32_t i = 0; i < WINDOW - n; i++)
+                if (t == 0 || i < at)
+                    assert_int_equal(window[i], own + i);
+                else if (i >= at + n)
+                    assert_int_equal(window[i], own + i - n);
+            n_other += w > 0 && memcmp(first, end, n * sizeof *end) != 0;
+            assert_true(t == 0 || !memcmp(ids + WINDOW - n, end, (n - n_scored) * sizeof *end));
+            memcpy(first, end, n * sizeof *end);
+        }
+        assert_int_equal(n_other, N_WINDOWS - 1);
+        assert_false(td_eval_make_task(td_model_tokenizer(model), tasks[t], ids, 4 * n - 1, 1,
+                                       &n_scored, &err));
+        assert_int_equal(err.code, TD_E_USAGE);
+        err = (td_err){0};
+    }
+    td_model_close(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +155,7 @@ int main(void)
         cmocka_unit_test(test_eval_equal_logits_diverge_by_nothing),
         cmocka_unit_test(test_eval_top_is_the_first_of_the_largest),
         cmocka_unit_test(test_eval_refuses_logits_that_are_not_finite),
+        cmocka_unit_test(test_eval_tasks_repeat_what_is_at_their_depth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
