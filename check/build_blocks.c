@@ -81,7 +81,7 @@ bool td_build_attention_block(td_rig *r, td_device *dev, const td_case *c, td_er
     td_batch_tensors batch = td_build_batch(r, positions, slots, c->n_data, 1);
     td_kv *kv = td_rig_kv(r, &(td_kv_params){td_type_find_name(c->type_v),
                                              td_type_find_name(c->type_v), n_kv, dim, dim,
-                                             c->n_data, false});
+                                             c->n_data, false, false, false});
     td_view x = input(r, n, 211), cos_sin = input(r, dim, 212), normed = hidden(r, n);
     td_view q = hidden(r, n_head * dim), k = hidden(r, n_kv * dim), v = hidden(r, n_kv * dim);
     td_view attended = hidden(r, n_head * dim), out = hidden(r, n), y = output(r, c);

@@ -36,7 +36,7 @@ td_batch_tensors td_build_batch(td_rig *r, const int32_t *positions, const int32
 static td_kv *make_kv(td_rig *r, const td_case *c, uint32_t n_pages)
 {
     return td_rig_kv(r, &(td_kv_params){td_type_find_name(c->type), td_type_find_name(c->type_v),
-                                        c->n[0], c->n[2], c->n[3], N_SEQUENCES * n_pages, false});
+                                        c->n[0], c->n[2], c->n[3], N_SEQUENCES * n_pages, false, false, false});
 }
 
 void td_build_fill(td_rig *r, td_kv *kv, td_tensor *pages, uint32_t n_slots, uint32_t n_positions)

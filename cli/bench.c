@@ -56,6 +56,9 @@ static const option options[] = {
      "types of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_TEXT, AT(types_v), 0, 0, "TYPE,..",
      "types of cached values; each with each of the keys (default: f16)"},
+    {"--kv-rotate", NULL, OPT_ROTATE, AT(p.kv), 0, 0, "MODE",
+     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
+     "each, k=on,v=off (default: auto, which is off so far)"},
     {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL,
      "the time of each test by op too, of three more runs"},
     {"--measure", NULL, OPT_FLAG, AT(p.is_measure), 0, 0, NULL,
@@ -214,6 +217,27 @@ static void write_lower(char *out, size_t n_bytes, const char *name)
     out[n] = 0;
 }
 
+td_cache_types td_bench_cache(const bench_params *p, uint32_t i)
+{
+    td_cache_types kv = p->kv;
+    kv.k = p->types_k[i / p->n_types_v];
+    kv.v = p->types_v[i % p->n_types_v];
+    return kv;
+}
+
+static void mark_rotated(const td_cache_types *kv, const td_model *model, bench_case *c)
+{
+    const td_hparams *h = td_model_hparams(model);
+    td_kv_params layer = {.head_dim_k = h->head_dim_k,
+                          .head_dim_v = h->head_dim_v,
+                          .is_latent = td_model_arch(model)->is_mla};
+    td_cache_types_apply(kv, 0, &layer);
+    if (layer.rotates_k)
+        strcat(c->type_k, "+rot");
+    if (layer.rotates_v)
+        strcat(c->type_v, "+rot");
+}
+
 void td_bench_describe(bench_case *c, const td_model *model, const td_cache_types *kv)
 {
     const td_gguf *g = td_model_gguf(model);
@@ -223,6 +247,7 @@ void td_bench_describe(bench_case *c, const td_model *model, const td_cache_type
         c->model_bytes += td_gguf_tensor_at(g, i)->n_bytes;
     write_lower(c->type_k, sizeof c->type_k, kv->k->name);
     write_lower(c->type_v, sizeof c->type_v, kv->v->name);
+    mark_rotated(kv, model, c);
 }
 
 int td_command_bench(int argc, char **argv, td_err *err)

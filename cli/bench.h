@@ -34,6 +34,7 @@ typedef struct {
     bench_list widths, depths, draft_max;
     uint32_t n_types_k, n_types_v;
     const td_type_info *types_k[BENCH_LIST_MAX], *types_v[BENCH_LIST_MAX];
+    td_cache_types kv; /* all else of caches; types are those */
     uint32_t n_prefill, n_decode, n_repeats;
     bool is_each, is_together, is_ops, is_measure, is_prompts;
     bench_format format;
@@ -65,11 +66,13 @@ typedef struct {
     char device[BENCH_DEVICE_MAX]; /* SPECs joined by '+' */
     const char *draft_device;      /* of a pair */
     const char *beside;            /* other devices that ran at the same time; NULL: none */
-    char type_k[8], type_v[8];     /* as the command line has them: "f16" */
+    char type_k[16], type_v[16];   /* as the command line has them, "f16"; "q4_0+rot": rotated */
     uint32_t depth;
     const char *chat; /* --prompts: how they are written (td_chat_describe) */
 } bench_case;
 
+/* The i-th cache of all that types_k and types_v are together. */
+td_cache_types td_bench_cache(const bench_params *p, uint32_t i);
 /* Fills in what comes from the model and the types. */
 void td_bench_describe(bench_case *c, const td_model *model, const td_cache_types *kv);
 

@@ -168,7 +168,7 @@ static td_run_params run_params(const bench_params *b)
                        .sampling = TD_SAMPLING_DEFAULTS,
                        .seed = b->seed,
                        .ignore_eos = !b->is_prompts,
-                       .kv = {.k = b->types_k[0], .v = b->types_v[0]},
+                       .kv = td_bench_cache(b, 0),
                        .n_parallel = b->n_parallel};
     memcpy(p.specs, b->devices.items, sizeof p.specs);
     p.sampling.temperature = b->temperature;

@@ -496,8 +496,7 @@ bool td_bench_models(const bench_params *p, td_err *err)
                                                .out = &out,
                                                .energy = energy,
                                                .model = model,
-                                               .kv = {.k = p->types_k[k / p->n_types_v],
-                                                      .v = p->types_v[k % p->n_types_v]}},
+                                               .kv = td_bench_cache(p, k)},
                                   err);
         td_model_close(&model);
     }

@@ -35,6 +35,9 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
+    {"--kv-rotate", "cache.rotate", OPT_ROTATE, AT(kv), 0, 0, "MODE",
+     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
+     "each, k=on,v=off (default: auto, which is off so far)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N",

@@ -9,6 +9,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "base/utf8.h"
+#include "cli/cache_options.h"
 #include "planning/layout.h"
 
 #include <ctype.h>
@@ -67,9 +68,33 @@ void td_eval_write_name(eval_kv *kv)
     snprintf(kv->name, sizeof kv->name, "k=%.16s,v=%.16s", kv->types.k->name, kv->types.v->name);
     for (char *p = kv->name; *p; p++)
         *p = (char)tolower((unsigned char)*p);
+    const td_rotate k = kv->types.rotate_k, v = kv->types.rotate_v;
+    size_t n = strlen(kv->name);
+    if (k == v && k != TD_ROTATE_AUTO)
+        snprintf(kv->name + n, sizeof kv->name - n, ",rotate=%s", td_cache_options_mode_name(k));
+    else if (k != v)
+        snprintf(kv->name + n, sizeof kv->name - n, ",rotate_k=%s,rotate_v=%s",
+                 td_cache_options_mode_name(k), td_cache_options_mode_name(v));
 }
 
-/* "k=q8_0,v=f16", in either order. */
+/* "rotate=on", "rotate_k=off": whether it is one of these. */
+static bool is_rotation(const char *p, size_t n_bytes, td_cache_types *out, bool *is_ok,
+                        td_err *err)
+{
+    bool is_both = !strncmp(p, "rotate=", 7);
+    bool is_k = is_both || !strncmp(p, "rotate_k=", 9),
+         is_v = is_both || !strncmp(p, "rotate_v=", 9);
+    size_t n_name = is_both ? 7 : 9;
+    td_rotate mode = TD_ROTATE_AUTO;
+    if (!is_k && !is_v)
+        return false;
+    *is_ok = td_cache_options_mode("rotate", p + n_name, n_bytes - n_name, &mode, err);
+    out->rotate_k = is_k ? mode : out->rotate_k;
+    out->rotate_v = is_v ? mode : out->rotate_v;
+    return true;
+}
+
+/* "k=q8_0,v=f16", in any order, with "rotate=on" or "rotate_k=on,rotate_v=off". */
 static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *err)
 {
     *out = (eval_kv){.name = ""};
@@ -79,9 +104,17 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
                                     : !strncmp(p, "v=", 2) ? &out->types.v
                                                            : NULL;
         char name[TD_TEXT_QUOTE_MAX] = "";
+        bool is_ok = true;
+        if (is_rotation(p, n_bytes, &out->types, &is_ok, err)) {
+            if (!is_ok)
+                return false;
+            p += n_bytes + (p[n_bytes] == ',');
+            continue;
+        }
         if (!type || *type || (p[n_bytes] && !p[n_bytes + 1]))
-            return td_err_set(err, TD_E_USAGE, "%s: %s in \"%.96s\"; allowed: k=TYPE,v=TYPE", flag,
-                              td_text_quote(p, n_bytes).text, text);
+            return td_err_set(err, TD_E_USAGE,
+                              "%s: %s in \"%.96s\"; allowed: k=TYPE,v=TYPE,rotate=auto|on|off",
+                              flag, td_text_quote(p, n_bytes).text, text);
         memcpy(name, p + 2, td_min_u32((uint32_t)n_bytes - 2, sizeof name - 1));
         if (!td_options_read_cache_type(flag, name, type, err))
             return false;
@@ -264,7 +297,7 @@ static int tell_choice(const evaluation *e, td_err *err)
     const eval_line *line = e->lines;
     while (line->kv != kv)
         line++;
-    char what[128];
+    char what[192];
     snprintf(what, sizeof what, "%s with a mean divergence of %.6f and %.0f bytes a position",
              kv->name, line->figures.kld_mean, line->figures.bytes_per_position);
     if (!e->choice)

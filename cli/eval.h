@@ -71,7 +71,7 @@ eval_figures td_eval_judge(eval_score *score);
 
 typedef struct {
     td_cache_types types;
-    char name[40]; /* "k=q8_0,v=f16" */
+    char name[80]; /* "k=q8_0,v=f16", and ",rotate=on" where that is not auto */
 } eval_kv;
 
 typedef struct {

@@ -54,7 +54,7 @@ eval_kv *td_eval_list(const eval_kv *base, bool is_latent, uint32_t *n, td_err *
     *n = 1;
     for (uint32_t k = 0; k < n_types; k++)
         for (uint32_t v = 0; v < n_types; v++) {
-            kvs[*n] = (eval_kv){.types = {types[k], types[v]}};
+            kvs[*n] = (eval_kv){.types = {.k = types[k], .v = types[v]}};
             if ((!is_latent || k == v) && !is_same(&kvs[*n], base))
                 td_eval_write_name(&kvs[(*n)++]);
         }

@@ -336,7 +336,7 @@ td_eval_runner *td_eval_runner_create(const eval_params *p, td_err *err)
     r->layout_params = (td_layout_params){.model = p->model,
                                           .specs = p->specs,
                                           .n_specs = p->n_specs,
-                                          .kv = {.k = p->kvs[0].types.k, .v = p->kvs[0].types.v},
+                                          .kv = p->kvs[0].types,
                                           .beside = r->beside,
                                           .n_beside = n_beside,
                                           .n_slots = 1,

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/io.h"
 #include "base/json_writer.h"
+#include "cli/cache_options.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -157,14 +158,19 @@ bool td_eval_write_config(const char *path, const eval_kv *kv, td_err *err)
 {
     const char *text;
     size_t n_bytes;
+    char rotate[16];
     td_json_writer *w = td_json_writer_create(true, err);
     if (!w)
         return false;
+    snprintf(rotate, sizeof rotate, "k=%.4s,v=%.4s", td_cache_options_mode_name(kv->types.rotate_k),
+             td_cache_options_mode_name(kv->types.rotate_v));
     td_json_begin_object(w);
     td_json_write_key(w, "cache");
     td_json_begin_object(w);
     put_lower(w, "k", kv->types.k->name);
     put_lower(w, "v", kv->types.v->name);
+    if (kv->types.rotate_k != TD_ROTATE_AUTO || kv->types.rotate_v != TD_ROTATE_AUTO)
+        td_json_put_string(w, "rotate", rotate);
     td_json_end_object(w);
     td_json_end_object(w);
     bool is_ok =

@@ -37,6 +37,9 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
+    {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
+     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
+     "each, k=on,v=off (default: auto, which is off so far)"},
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
      "through the verify path, N tokens at a time; without it as a prompt"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "cli/cache_options.h"
 #include "kernels/types.h"
 #include "transport/link.h"
 
@@ -107,6 +108,8 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
         return add_to_list(o, fields, text, err);
     case OPT_HOSTS:
         return add_host(o, fields, text, err);
+    case OPT_ROTATE:
+        return td_cache_options_rotate(o->flag, text, field_of(o, fields), err);
     case OPT_CACHE_TYPE:
     case OPT_WIRE_TYPE:
         return set_type(o, fields, text, err);
@@ -243,6 +246,7 @@ static td_json_field json_field(const option *o, const char *key)
     case OPT_TEXT:
     case OPT_READ:
     case OPT_WRITE:
+    case OPT_ROTATE:
         f.type = TD_JSON_STRING;
         f.min = 1;
         f.max = PATH_MAX_BYTES;
@@ -325,6 +329,8 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
         return true;
     case OPT_HOSTS:
         return true; /* read_hosts */
+    case OPT_ROTATE:
+        return set_option(o, fields, td_json_get_string(object, key, NULL), err);
     case OPT_CACHE_TYPE:
     case OPT_WIRE_TYPE:
         return set_type(o, fields, cache_types[td_json_get_enum(object, key, 1)], err);

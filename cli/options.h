@@ -32,6 +32,7 @@ typedef enum {
     OPT_LIST,       /* option_list: given several times on the command line, a list in the file */
     OPT_HOSTS,      /* option_hosts: NAME=EP each; in a file an object of a name's own keys */
     OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
+    OPT_ROTATE,     /* td_cache_types: how they are rotated */
     OPT_WIRE_TYPE,  /* const td_type_info * of activations between machines */
 } option_kind;
 

@@ -69,6 +69,9 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
+    {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
+     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
+     "each, k=on,v=off (default: auto, which is off so far)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--measure", NULL, OPT_FLAG, AT(is_measure), 0, 0, NULL,

@@ -313,6 +313,7 @@ td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
     TD_ASSERT(params->type_k->is_cache_type && params->type_v->is_cache_type);
     TD_ASSERT(!params->is_latent ||
               (params->type_v == params->type_k && params->head_dim_v <= params->head_dim_k));
+    TD_ASSERT(!params->is_latent || params->rotates_k == params->rotates_v);
     TD_ASSERT(params->n_pages > 0 && params->n_head_kv > 0);
     if (!check_takes(dev, params->type_k, err) || !check_takes(dev, params->type_v, err))
         return NULL;

@@ -195,6 +195,12 @@ typedef struct {
     /* Latent attention: a value is the first head_dim_v columns of its key, kept once. type_v is
      * type_k then. */
     bool is_latent;
+    /* Heads of keys, of values, are rotated before they are kept, which spreads outliers over a
+     * head; so are queries when they meet them, and what attention gives is rotated back. The
+     * rotation is a Walsh-Hadamard transform, its own inverse, of groups of columns: each the
+     * largest power of two that fits into what is left of the head. Of a latent cache both are
+     * rotated or neither, and values are whole groups. */
+    bool rotates_k, rotates_v;
 } td_kv_params;
 
 /* Whether the device has caches of a type. */

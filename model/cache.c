@@ -75,15 +75,16 @@ static uint32_t n_pages_of(const td_cache_params *p, td_cache_kind kind)
     return p->n_slots * n;
 }
 
-static td_kv_params kv_params(const td_cache_params *p, td_cache_kind kind)
+static td_kv_params kv_params(const td_cache_params *p, uint32_t layer)
 {
-    return (td_kv_params){.type_k = p->kv.k,
-                          .type_v = p->is_latent ? p->kv.k : p->kv.v,
-                          .n_head_kv = p->n_head_kv,
-                          .head_dim_k = p->head_dim_k,
-                          .head_dim_v = p->head_dim_v,
-                          .is_latent = p->is_latent,
-                          .n_pages = n_pages_of(p, kind)};
+    td_cache_kind kind = kind_of(p, layer);
+    td_kv_params kv = {.n_head_kv = p->n_head_kv,
+                       .head_dim_k = p->head_dim_k,
+                       .head_dim_v = p->head_dim_v,
+                       .is_latent = p->is_latent,
+                       .n_pages = n_pages_of(p, kind == TD_CACHE_LOCAL ? kind : TD_CACHE_FULL)};
+    td_cache_types_apply(&p->kv, p->first_layer + layer, &kv);
+    return kv;
 }
 
 /* Rows that may be kept: those in flight in the last run, all of which may be committed since, and
@@ -105,7 +106,7 @@ uint64_t td_cache_bytes(const td_device *dev, const td_cache_params *p)
             td_state_params s = state_params(p);
             n_bytes += td_state_bytes(dev, &s);
         } else {
-            td_kv_params kv = kv_params(p, kind);
+            td_kv_params kv = kv_params(p, i);
             n_bytes += td_kv_bytes(dev, &kv);
         }
     }
@@ -118,7 +119,7 @@ bool td_cache_check(const td_device *dev, const td_cache_params *p, td_err *err)
     for (uint32_t i = 0; i < p->n_layers; i++) {
         td_cache_kind kind = kind_of(p, i);
         td_state_params s = state_params(p);
-        td_kv_params kv = kv_params(p, kind == TD_CACHE_RECURRENT ? TD_CACHE_FULL : kind);
+        td_kv_params kv = kv_params(p, i);
         uint64_t piece = kind == TD_CACHE_RECURRENT ? td_state_piece_bytes(dev, &s)
                                                     : td_kv_piece_bytes(dev, &kv);
         if (piece <= most || !most)
@@ -182,7 +183,7 @@ static bool create_layer(td_cache *c, td_device *dev, uint32_t i, td_err *err)
         c->states[i] = td_state_create(dev, &s, err);
         return c->states[i];
     }
-    td_kv_params kv = kv_params(&c->params, kind);
+    td_kv_params kv = kv_params(&c->params, i);
     c->kvs[i] = td_kv_create(dev, &kv, err);
     return c->kvs[i];
 }

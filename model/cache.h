@@ -32,6 +32,7 @@ typedef enum { TD_CACHE_FULL, TD_CACHE_LOCAL, TD_CACHE_RECURRENT } td_cache_kind
 
 typedef struct {
     td_cache_types kv;
+    uint32_t first_layer; /* of the model: kv may say something of some */
     uint32_t n_layers, n_head_kv, head_dim_k, head_dim_v;
     bool is_latent;             /* td_kv_params: values have the type of keys too */
     const td_cache_kind *kinds; /* [n_layers], read by create; NULL: all FULL */

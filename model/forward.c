@@ -19,6 +19,7 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
                               : td_layer_is_local(p->model, i)   ? TD_CACHE_LOCAL
                                                                  : TD_CACHE_FULL;
     return (td_cache_params){.kv = p->kv,
+                             .first_layer = p->first,
                              .n_layers = p->last - p->first + 1,
                              .n_head_kv = h->n_head_kv,
                              .head_dim_k = h->head_dim_k,

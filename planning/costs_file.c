@@ -27,18 +27,20 @@ void td_costs_key_write(const td_costs_params *p, const cost_kinds *kinds, char 
     const td_hparams *h = td_model_hparams(p->model);
     const td_device_info *dev = td_device_get_info(p->dev);
     const td_device_info *far = p->experts_dev ? td_device_get_info(p->experts_dev) : NULL;
+    char kv[TD_CACHE_TYPES_TEXT];
     cpu_set_t cpus;
     int n_cpus = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 0;
+    td_cache_types_write(&p->kv, kv);
     size_t n = (size_t)snprintf(
         key, COST_KEY_MAX,
-        "tandem %s 3; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s %s; "
+        "tandem %s 3; %.200s, %.200s, %.120s, %u threads of %d; experts on %.200s %u; cache %s; "
         "%s embd %u vocab %u heads %u/%u of %u/%u ff %u experts %u of %u ff %u+%u window %u "
         "delta %u/%u of %u latent %u/%u ends %016llx; kinds",
         TD_VERSION, dev->name, dev->driver, p->spec, dev->n_threads, n_cpus, far ? far->name : "-",
-        far ? far->n_threads : 0, p->kv.k->name, p->kv.v->name, td_model_arch(p->model)->name,
-        h->n_embd, h->n_vocab, h->n_head, h->n_head_kv, h->head_dim_k, h->head_dim_v, h->n_ff,
-        h->n_expert_used, h->n_expert, h->n_ff_expert, h->n_ff_shared, h->window, h->delta_heads_k,
-        h->delta_heads_v, h->delta_dim, h->lora_q, h->lora_kv, (unsigned long long)kinds->ends);
+        far ? far->n_threads : 0, kv, td_model_arch(p->model)->name, h->n_embd, h->n_vocab,
+        h->n_head, h->n_head_kv, h->head_dim_k, h->head_dim_v, h->n_ff, h->n_expert_used,
+        h->n_expert, h->n_ff_expert, h->n_ff_shared, h->window, h->delta_heads_k, h->delta_heads_v,
+        h->delta_dim, h->lora_q, h->lora_kv, (unsigned long long)kinds->ends);
     TD_ASSERT(n < COST_KEY_MAX);
     for (uint32_t i = 0; i < kinds->n_kinds; i++)
         n += (size_t)snprintf(key + n, COST_KEY_MAX - n, " %016llx",

@@ -97,6 +97,7 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
 {
     td_sha256 s;
     uint8_t digest[32];
+    char kv[TD_CACHE_TYPES_TEXT];
     *out = (td_identity){0};
     snprintf(out->model_sha, sizeof out->model_sha, "%016llx",
              (unsigned long long)td_gguf_hash(td_model_gguf(model)));
@@ -105,9 +106,8 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
     begin_part(out->text, "model");
     add(out->text, out->model_sha);
     begin_part(out->text, "cache");
-    add(out->text, params->kv.k->name);
-    add(out->text, ",");
-    add(out->text, params->kv.v->name);
+    td_cache_types_write(&params->kv, kv);
+    add(out->text, kv);
     add_number(out->text, "ctx", td_target_n_ctx(target));
     add_number(out->text, "ignore_eos", params->ignore_eos);
     add_number(out->text, "chunk", prefill_rows);

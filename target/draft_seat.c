@@ -1,5 +1,7 @@
 #include "target/draft_seat.h"
 
+#include "target/cache_wire.h"
+
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -48,12 +50,12 @@ bool td_draft_seat_check(const td_stage_plan *p, const td_model *model, td_err *
 bool td_draft_seat_weigh(const td_stage_plan *p, const td_model *model, const char *spec,
                          td_layout_guest *out, uint64_t *budget_bytes, td_err *err)
 {
-    td_device *dev = td_device_create(spec, err);
+    td_cache_types kv;
+    td_device *dev = td_cache_from_wire(&p->kv, &kv, err) ? td_device_create(spec, err) : NULL;
     if (!dev)
         return false;
     uint32_t most = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train);
     uint32_t least = td_min_u32(most, TD_PAGE_POSITIONS);
-    const td_cache_types kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)};
     td_forward_params f = td_forward_drafting(model, dev, &kv, p->n_slots, least);
     uint64_t n_least = td_forward_bytes(&f);
     f.n_ctx = most;
@@ -92,7 +94,8 @@ td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const
                                   const char *spec, td_transport *transport, td_link *link,
                                   uint32_t number, td_err *err)
 {
-    td_draft_seat *s = td_alloc(1, sizeof *s, err);
+    td_cache_types kv;
+    td_draft_seat *s = td_cache_from_wire(&p->kv, &kv, err) ? td_alloc(1, sizeof *s, err) : NULL;
     if (!s)
         return NULL;
     s->name = (uint32_t)(ticket >> 32);
@@ -101,7 +104,7 @@ td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const
     s->drafter = td_drafter_create(
         &(td_drafter_params){.model = model,
                              .spec = spec,
-                             .kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)},
+                             .kv = kv,
                              .n_slots = p->n_slots,
                              .n_ctx = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train)},
         err);

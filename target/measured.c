@@ -1,5 +1,7 @@
 #include "target/measured.h"
 
+#include "target/cache_wire.h"
+
 #include "base/check.h"
 #include "base/cursor.h"
 #include "base/mem.h"
@@ -69,15 +71,17 @@ static void write_all(td_cursor_out *c, const td_place_device *place, const td_c
 bool td_measured_run(const td_stage_plan *p, const td_model *model, const char *spec, void *bytes,
                      size_t capacity_bytes, size_t *n_bytes, td_err *err)
 {
-    const td_layout_params params = {
-        .model = model,
-        .specs = &spec,
-        .n_specs = 1,
-        .is_unplaced = true,
-        .kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)},
-        .n_slots = p->n_slots,
-        .n_ctx = p->n_ctx,
-        .is_choosing = true};
+    td_cache_types kv;
+    if (!td_cache_from_wire(&p->kv, &kv, err))
+        return false;
+    const td_layout_params params = {.model = model,
+                                     .specs = &spec,
+                                     .n_specs = 1,
+                                     .is_unplaced = true,
+                                     .kv = kv,
+                                     .n_slots = p->n_slots,
+                                     .n_ctx = p->n_ctx,
+                                     .is_choosing = true};
     td_layout *l = td_layout_create(&params, err);
     td_costs costs = {0};
     bool is_known = false;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signals.h"
+#include "target/cache_wire.h"
 #include "target/models.h"
 #include "target/split.h"
 #include "target/target.h"
@@ -51,8 +52,7 @@ static void make_plan(const td_remote_draft *d, uint8_t device, td_stage_plan *p
     *p = (td_stage_plan){.n_parts = 1,
                          .experts_device = TD_STAGE_ANY,
                          .n_slots = (uint8_t)d->params.n_slots,
-                         .type_k = (uint8_t)d->params.kv.k->id,
-                         .type_v = (uint8_t)d->params.kv.v->id,
+                         .kv = td_cache_to_wire(&d->params.kv),
                          .n_ctx = d->params.n_ctx,
                          .parts = {{device, 0, (uint16_t)(td_model_hparams(m)->n_layer - 1)}}};
     td_models_describe(m, d->model_id, p);

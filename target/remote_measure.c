@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/cache_wire.h"
 #include "target/measured.h"
 #include "target/models.h"
 #include "target/remote_impl.h"
@@ -118,8 +119,7 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
     td_stage_plan p = {.n_parts = 1,
                        .experts_device = TD_STAGE_ANY,
                        .n_slots = (uint8_t)m->params.n_slots,
-                       .type_k = (uint8_t)m->params.kv.k->id,
-                       .type_v = (uint8_t)m->params.kv.v->id,
+                       .kv = td_cache_to_wire(&m->params.kv),
                        .wire = TD_STAGE_F32,
                        .n_ctx = n_ctx,
                        .measure = (uint8_t)(measure + 1),

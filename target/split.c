@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "target/cache_wire.h"
 #include "target/models.h"
 #include "target/target.h"
 
@@ -335,8 +336,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .n_parts = (uint8_t)s->workers[w].n_stages,
                                 .experts_device = TD_STAGE_ANY,
                                 .n_slots = (uint8_t)p->n_slots,
-                                .type_k = (uint8_t)p->kv.k->id,
-                                .type_v = (uint8_t)p->kv.v->id,
+                                .kv = td_cache_to_wire(&p->kv),
                                 .wire = p->wire ? (uint8_t)p->wire->id : TD_STAGE_F32,
                                 .n_ctx = n_ctx};
         td_models_describe(p->model, s->model_id, plan);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "target/cache_wire.h"
 #include "target/check_seat.h"
 #include "target/draft_seat.h"
 #include "target/fetch.h"
@@ -60,6 +61,7 @@ struct td_worker_seat {
     uint64_t n_seen, heard_us, told_us, cut_us, probed_us;
     bool is_cut, is_over; /* is_over: it ends when the helper is done */
     td_stage_plan plan;
+    td_cache_types kv; /* of the plan */
     td_stage_load load;
     td_target *target;
     const td_model *model; /* a draft's, and where it is served; or NULL */
@@ -116,7 +118,7 @@ static td_layout_params params_of(worker *w, const td_model *model)
                               .place = p->experts_device != TD_STAGE_ANY ? w->place : NULL,
                               .is_partial = true,
                               .first_stage = p->first_stage,
-                              .kv = {.k = td_type_find(p->type_k), .v = td_type_find(p->type_v)},
+                              .kv = w->kv,
                               .n_slots = p->n_slots,
                               .n_ctx = p->n_ctx,
                               .guest = w->guest,
@@ -125,15 +127,14 @@ static td_layout_params params_of(worker *w, const td_model *model)
 }
 
 /* What the wire could not know. */
-static bool check_plan(const worker *w, td_err *err)
+static bool check_plan(worker *w, td_err *err)
 {
     const td_stage_plan *p = &w->plan;
-    const td_type_info *k = td_type_find(p->type_k), *v = td_type_find(p->type_v);
-    bool is_ok = k && v && k->is_cache_type && v->is_cache_type &&
-                 (p->experts_device == TD_STAGE_ANY || p->experts_device < w->hello->n_devices);
+    bool is_ok = p->experts_device == TD_STAGE_ANY || p->experts_device < w->hello->n_devices;
     for (uint32_t i = 0; i < p->n_parts; i++)
         is_ok &= p->parts[i].device < w->hello->n_devices;
-    return is_ok || td_err_set(err, TD_E_DATA, "a plan with a device or a cache type that is none");
+    return (is_ok || td_err_set(err, TD_E_DATA, "a plan with a device that is none")) &&
+           td_cache_from_wire(&p->kv, &w->kv, err);
 }
 
 /* A file of our own, or what was sent. NULL without an error: something is to be fetched. */

@@ -67,6 +67,9 @@ class Cli(unittest.TestCase):
         self.fails(generate('--prompt', 'x', '--draft-max', '64'), 2, '--draft-max', '"64"', '1..63')
         self.fails(generate('--prompt', 'x', '-n', '0'), 2, '-n', '"0"')
         self.fails(generate('--prompt', 'x', '--kv-k', 'q5_k'), 2, '--kv-k', '"q5_k"', 'q8_0')
+        for rotate in 'of', 'k=off,v=', 'k=of', 'on,off', ',', 'k':
+            self.fails(generate('--prompt', 'x', '--kv-rotate', rotate), 2, '--kv-rotate',
+                       'allowed: auto, on, off')
         self.fails(generate('--prompt', 'x', '--tmep', '1'), 2, '--tmep', '--temp')
         self.fails(generate('--prompt', 'x', '--in', 'y'), 2, '--prompt')
         self.fails(generate(), 2, '--prompt')
@@ -142,6 +145,8 @@ class Cli(unittest.TestCase):
         self.assertIn('layers=0 on host', line['config'])
         self.fails(generate(*args, '--kv-k', 'q8_0', stdin=both), 65,
                    'cache is "F16,F16" there and "Q8_0,F16" now')
+        self.fails(generate(*args, '--kv-rotate', 'k=on', stdin=both), 65,
+                   'cache is "F16,F16" there and "F16 rotated,F16" now')
         # As an older tandem, and a GPU's other driver, would have left it.
         line.update(config=line['config'].replace('layers=0 on host', 'layers=0 on GPU (radv 1.2)')
                     .replace('tandem=', 'tandem=0.0.'), config_sha='0123456789abcdef')

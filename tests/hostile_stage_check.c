@@ -408,8 +408,7 @@ static void test_a_report_of_layers_is_read_within_bounds(void **state)
     (void)state;
     static uint8_t bytes[TD_STAGE_REPORT_MAX];
     const uint32_t n_layer = td_model_hparams(model)->n_layer;
-    const td_stage_plan plan = {.type_k = TD_TYPE_F16,
-                                .type_v = TD_TYPE_F16,
+    const td_stage_plan plan = {.kv = {.type_k = TD_TYPE_F16, .type_v = TD_TYPE_F16},
                                 .n_slots = 1,
                                 .n_ctx = 200,
                                 .measure = 1 + TD_MEASURE_MISSING};

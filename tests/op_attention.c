@@ -95,9 +95,9 @@ static att_bench begin_case(td_device *dev, const att_case *c, uint32_t n_rows, 
     m.pages = bench_tensor(&m.b, TD_ELEM_I32, TD_ROWS_FIXED, N_SEQUENCES, PAGES_MAX);
     for (uint32_t i = 0; i < N_SEQUENCES * PAGES_MAX; i++) /* 7 and n_pages = 81 are coprime */
         i32_data(m.pages)[i] = (int32_t)((i * 7 + shift) % n_pages);
-    td_kv *kv =
-        bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k), td_type_find_name(c->type_v),
-                                       c->n_head_kv, c->dim_k, c->dim_v, n_pages, false});
+    td_kv *kv = bench_kv(&m.b, &(td_kv_params){td_type_find_name(c->type_k),
+                                               td_type_find_name(c->type_v), c->n_head_kv, c->dim_k,
+                                               c->dim_v, n_pages, false, false, false});
     const td_batch_tensors batch = {m.positions, m.slots, m.pages, NULL};
     float sinks[HEADS_MAX];
     for (uint32_t h = 0; h < n_head(c); h++)

@@ -111,8 +111,7 @@ static inline td_stage_plan greet_as(peer *p, uint64_t session, uint32_t n_parts
                           .n_parts = (uint8_t)n_parts,
                           .experts_device = TD_STAGE_ANY,
                           .n_slots = 4,
-                          .type_k = TD_TYPE_F16,
-                          .type_v = TD_TYPE_F16,
+                          .kv = {.type_k = TD_TYPE_F16, .type_v = TD_TYPE_F16},
                           .n_ctx = 200,
                           .parts = {{0, 0, n_parts == 1 ? 3 : 1}, {0, 2, 3}}};
     assert_true(td_models_id(model, plan.hash, NULL));

@@ -23,6 +23,7 @@ typedef struct {
     uint32_t window;
     float softcap;
     float odd_weight; /* put into the first norm; 0: nothing */
+    bool rotates_k, rotates_v;
 } block_case;
 
 typedef struct {
@@ -80,7 +81,8 @@ static void record_attention(block *m, const block_case *c)
     uint32_t n_v = N_HEAD_KV * c->head_dim_v;
     td_kv *kv =
         bench_kv(&m->b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
-                                        N_HEAD_KV, c->head_dim_k, c->head_dim_v, N_PAGES, false});
+                                        N_HEAD_KV, c->head_dim_k, c->head_dim_v, N_PAGES, false,
+                                        c->rotates_k, c->rotates_v});
     td_view q = td_columns(m->qkv, 0, n_q), k = td_columns(m->qkv, n_q, n_k);
     td_view v = td_columns(m->qkv, n_q + n_k, n_v);
     td_op_rms_norm(p, td_all(m->x), vector(m, N_EMBD, c->odd_weight), 1, 1e-5f, td_all(m->mid));
@@ -230,47 +232,51 @@ static void check_levels(const block_case *c)
 static void test_q8_0_block(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q8_0", "F16", "F16", 64, 64, TD_ROPE_NORM, 0, 0, 0});
+    check_levels(&(block_case){"Q8_0", "F16", "F16", 64, 64, TD_ROPE_NORM, 0, 0, 0, false, false});
 }
 
 static void test_q4_0_block_with_quantized_cache(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q4_0", "Q8_0", "Q4_0", 64, 32, TD_ROPE_NEOX, 0, 0, 0});
+    check_levels(&(block_case){"Q4_0", "Q8_0", "Q4_0", 64, 32, TD_ROPE_NEOX, 0, 0, 0, false, true});
 }
 
 static void test_q4_k_block_with_window(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q4_K", "Q4_0", "Q8_0", 40, 48, TD_ROPE_NEOX, 37, 0, 0});
+    check_levels(&(block_case){"Q4_K", "Q4_0", "Q8_0", 40, 48, TD_ROPE_NEOX, 37, 0, 0, true, true});
 }
 
 static void test_q6_k_block_with_softcap(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q6_K", "F32", "F16", 36, 16, TD_ROPE_NORM, 0, 5.0f, 0});
-    check_levels(&(block_case){"BF16", "F16", "Q4_0", 70, 33, TD_ROPE_NEOX, 0, 0, 0});
+    check_levels(
+        &(block_case){"Q6_K", "F32", "F16", 36, 16, TD_ROPE_NORM, 0, 5.0f, 0, false, false});
+    check_levels(&(block_case){"BF16", "F16", "Q4_0", 70, 33, TD_ROPE_NEOX, 0, 0, 0, true, false});
 }
 
 static void test_f16_block_with_odd_heads(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"F16", "F16", "F32", 33, 19, TD_ROPE_NORM, 65, 0, 0});
+    check_levels(&(block_case){"F16", "F16", "F32", 33, 19, TD_ROPE_NORM, 65, 0, 0, true, true});
 }
 
 static void test_f32_block(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"F32", "Q8_0", "F16", 35, 8, TD_ROPE_NEOX, 0, 0, 0});
+    check_levels(&(block_case){"F32", "Q8_0", "F16", 35, 8, TD_ROPE_NEOX, 0, 0, 0, false, false});
 }
 
 /* Not finite in, not finite out, the same everywhere, and no trap on the way. */
 static void test_non_finite_weights_go_through(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q4_K", "Q8_0", "Q4_0", 64, 64, TD_ROPE_NORM, 0, 0, INFINITY});
-    check_levels(&(block_case){"F16", "F16", "F16", 64, 64, TD_ROPE_NORM, 0, 3.0f, NAN});
-    check_levels(&(block_case){"Q6_K", "F32", "Q8_0", 32, 32, TD_ROPE_NEOX, 9, 0, 1e38f});
+    check_levels(
+        &(block_case){"Q4_K", "Q8_0", "Q4_0", 64, 64, TD_ROPE_NORM, 0, 0, INFINITY, false, false});
+    check_levels(
+        &(block_case){"F16", "F16", "F16", 64, 64, TD_ROPE_NORM, 0, 3.0f, NAN, false, false});
+    check_levels(
+        &(block_case){"Q6_K", "F32", "Q8_0", 32, 32, TD_ROPE_NEOX, 9, 0, 1e38f, false, false});
 }
 
 /* -- attention alone -------------------------------------------------------------------------- */
@@ -282,6 +288,7 @@ typedef struct {
     const char *k_type, *v_type;
     uint32_t n_head_kv, group, dim_k, dim_v, window, chunk;
     float softcap;
+    bool rotates_k, rotates_v;
 } deep_case;
 
 typedef struct {
@@ -304,9 +311,9 @@ static deep begin_deep(td_device *dev, const deep_case *c)
     m.batch.pages = bench_tensor(b, TD_ELEM_I32, TD_ROWS_FIXED, DEEP_SLOTS, DEEP_PAGES);
     for (uint32_t i = 0; i < n_pages; i++)
         i32_data(m.batch.pages)[i] = (int32_t)(i * 7 % n_pages);
-    td_kv *kv =
-        bench_kv(b, &(td_kv_params){td_type_find_name(c->k_type), td_type_find_name(c->v_type),
-                                    c->n_head_kv, c->dim_k, c->dim_v, n_pages, false});
+    td_kv *kv = bench_kv(b, &(td_kv_params){td_type_find_name(c->k_type),
+                                            td_type_find_name(c->v_type), c->n_head_kv, c->dim_k,
+                                            c->dim_v, n_pages, false, c->rotates_k, c->rotates_v});
     td_attention_params params = {.n_head = n_head,
                                   .scale = 0.3f,
                                   .window = c->window,
@@ -365,9 +372,12 @@ static void test_queries_that_share_keys_keep_their_bits(void **state)
 {
     (void)state;
     static const deep_case cases[] = {
-        {"F16", "F16", 2, 4, 64, 64, 0, 0, 0},     {"Q8_0", "Q8_0", 1, 5, 128, 96, 0, 0, 0},
-        {"Q4_0", "Q4_0", 3, 1, 72, 40, 70, 0, 0},  {"F32", "Q8_0", 1, 7, 33, 130, 3, 0, 0},
-        {"Q8_0", "F32", 2, 2, 70, 5, 0, 50, 2.0f}, {"F16", "Q4_0", 1, 16, 96, 64, 100, 70, 0},
+        {"F16", "F16", 2, 4, 64, 64, 0, 0, 0, false, false},
+        {"Q8_0", "Q8_0", 1, 5, 128, 96, 0, 0, 0, true, true},
+        {"Q4_0", "Q4_0", 3, 1, 72, 40, 70, 0, 0, true, true},
+        {"F32", "Q8_0", 1, 7, 33, 130, 3, 0, 0, false, true},
+        {"Q8_0", "F32", 2, 2, 70, 5, 0, 50, 2.0f, true, false},
+        {"F16", "Q4_0", 1, 16, 96, 64, 100, 70, 0, false, false},
     };
     static const char *const levels[] = {"generic", "avx2", "avxvnni", "avx512"};
     static const uint32_t widths[] = {20, 7, 3, 2, 1};

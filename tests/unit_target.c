@@ -157,7 +157,7 @@ static void test_chains_beside_another_have_a_cache_each_and_no_more(void **stat
     (void)state;
     static float want[2][200 * TOY_VOCAB], got[2][200 * TOY_VOCAB];
     const td_type_info *q8_0 = td_type_find(TD_TYPE_Q8_0), *f32 = td_type_find(TD_TYPE_F32);
-    const td_cache_types types[] = {{q8_0, f32}};
+    const td_cache_types types[] = {{.k = q8_0, .v = f32}};
     td_layout_params params = params_of(halves, 2, 2), alone = params;
     params.is_all_logits = alone.is_all_logits = true;
     params.beside = types;

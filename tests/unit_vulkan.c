@@ -699,7 +699,8 @@ static void test_cache_stores_and_ignores_what_is_outside(void **state)
     td_device *dev = open_device();
     td_err err = {0};
     const td_type_info *type = td_type_find(TD_TYPE_F32);
-    td_kv *kv = td_kv_create(dev, &(td_kv_params){type, type, HEADS, DIM, DIM, 3, false}, &err);
+    td_kv *kv = td_kv_create(
+        dev, &(td_kv_params){type, type, HEADS, DIM, DIM, 3, false, false, false}, &err);
     assert_non_null(kv);
     td_tensor *q = make(dev, "q", TD_ELEM_F32, TD_ROWS_BATCH, ROWS, 3 * HEADS * DIM, true);
     td_tensor *y = make(dev, "y", TD_ELEM_F32, TD_ROWS_BATCH, ROWS, HEADS * DIM, true);

@@ -257,9 +257,9 @@ static layer begin_layer(td_device *dev, const layer_case *c)
     l.slots = inputs[2];
     l.pages = inputs[3];
     l.out_rows = inputs[4];
-    l.kv =
-        bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim,
-                                       c->is_latent ? c->col0 : c->dim, c->n_pages, c->is_latent});
+    l.kv = bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim,
+                                          c->is_latent ? c->col0 : c->dim, c->n_pages, c->is_latent,
+                                          false, false});
     record_attention(&l, c);
     record_feed_forward(&l, c);
     bench_end(&l.b);

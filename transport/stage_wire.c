@@ -66,6 +66,17 @@ static bool check_hello_ok(const td_stage_hello_ok *h, td_err *err)
     return ok;
 }
 
+static bool check_kv(const td_stage_kv *kv, td_err *err)
+{
+    bool ok = td_wire_check_u32("rotate_k", kv->rotate_k, 0, TD_STAGE_ROTATES - 1, err) &&
+              td_wire_check_u32("rotate_v", kv->rotate_v, 0, TD_STAGE_ROTATES - 1, err) &&
+              td_wire_check_u32("n_rules", kv->n_rules, 0, TD_STAGE_RULES_MAX, err);
+    for (uint32_t i = 0; ok && i < kv->n_rules; i++)
+        ok = td_wire_check_u32("last", kv->rules[i].last, 0, TD_STAGE_LAYERS_MAX - 1, err) &&
+             td_wire_check_u32("first", kv->rules[i].first, 0, kv->rules[i].last, err);
+    return ok;
+}
+
 static bool check_plan(const td_stage_plan *p, td_err *err)
 {
     bool ok = td_wire_check_text("model_name", p->model_name, TD_STAGE_TEXT_MAX - 1, err) &&
@@ -73,6 +84,7 @@ static bool check_plan(const td_stage_plan *p, td_err *err)
               td_wire_check_u32("n_parts", p->n_parts, 1,
                                 TD_STAGE_PARTS_MAX - (uint32_t)p->first_stage, err) &&
               td_wire_check_u32("n_slots", p->n_slots, 1, TD_STAGE_SLOTS_MAX, err) &&
+              check_kv(&p->kv, err) &&
               td_wire_check_u32("n_ctx", p->n_ctx, 0, TD_WIRE_POSITION_MAX, err) &&
               td_wire_check_u32("wire", p->wire, TD_STAGE_F32, TD_STAGE_F16, err);
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
@@ -213,6 +225,21 @@ static void write_hello_ok(td_cursor_out *c, const td_stage_hello_ok *h)
     }
 }
 
+static void write_kv(td_cursor_out *c, const td_stage_kv *kv)
+{
+    td_cursor_write_u8(c, kv->type_k);
+    td_cursor_write_u8(c, kv->type_v);
+    td_cursor_write_u8(c, kv->rotate_k);
+    td_cursor_write_u8(c, kv->rotate_v);
+    td_cursor_write_u8(c, kv->n_rules);
+    for (uint32_t i = 0; i < kv->n_rules; i++) {
+        td_cursor_write_u16(c, kv->rules[i].first);
+        td_cursor_write_u16(c, kv->rules[i].last);
+        td_cursor_write_u8(c, kv->rules[i].type_k);
+        td_cursor_write_u8(c, kv->rules[i].type_v);
+    }
+}
+
 static void write_plan(td_cursor_out *c, const td_stage_plan *p)
 {
     td_cursor_write_bytes(c, p->hash, sizeof p->hash);
@@ -222,8 +249,7 @@ static void write_plan(td_cursor_out *c, const td_stage_plan *p)
     td_cursor_write_u8(c, p->n_parts);
     td_cursor_write_u8(c, p->experts_device);
     td_cursor_write_u8(c, p->n_slots);
-    td_cursor_write_u8(c, p->type_k);
-    td_cursor_write_u8(c, p->type_v);
+    write_kv(c, &p->kv);
     td_cursor_write_u8(c, p->wire);
     td_cursor_write_u32(c, p->n_ctx);
     for (uint32_t i = 0; i < p->n_parts; i++) {
@@ -435,6 +461,19 @@ static bool read_hello_ok(td_cursor *c, td_stage_hello_ok *h)
     return ok;
 }
 
+static bool read_kv(td_cursor *c, td_stage_kv *kv)
+{
+    bool ok = td_cursor_read_u8(c, &kv->type_k) && td_cursor_read_u8(c, &kv->type_v) &&
+              td_cursor_read_u8(c, &kv->rotate_k) && td_cursor_read_u8(c, &kv->rotate_v) &&
+              read_count(c, "n_rules", &kv->n_rules, TD_STAGE_RULES_MAX);
+    for (uint32_t i = 0; ok && i < kv->n_rules; i++) {
+        td_stage_kv_rule *r = &kv->rules[i];
+        ok = td_cursor_read_u16(c, &r->first) && td_cursor_read_u16(c, &r->last) &&
+             td_cursor_read_u8(c, &r->type_k) && td_cursor_read_u8(c, &r->type_v);
+    }
+    return ok;
+}
+
 static bool read_plan(td_cursor *c, td_stage_plan *p)
 {
     bool ok = td_cursor_read_bytes(c, p->hash, sizeof p->hash) &&
@@ -443,8 +482,8 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
               td_cursor_read_u8(c, &p->first_stage) &&
               read_count(c, "n_parts", &p->n_parts, TD_STAGE_PARTS_MAX) &&
               td_cursor_read_u8(c, &p->experts_device) && td_cursor_read_u8(c, &p->n_slots) &&
-              td_cursor_read_u8(c, &p->type_k) && td_cursor_read_u8(c, &p->type_v) &&
-              td_cursor_read_u8(c, &p->wire) && td_cursor_read_u32(c, &p->n_ctx);
+              read_kv(c, &p->kv) && td_cursor_read_u8(c, &p->wire) &&
+              td_cursor_read_u32(c, &p->n_ctx);
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u8(c, &p->parts[i].device) &&
              td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);

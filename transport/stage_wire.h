@@ -43,7 +43,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     7u
+#define TD_STAGE_PROTOCOL     8u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -54,7 +54,9 @@
 #define TD_STAGE_TEXT_MAX     128u
 #define TD_STAGE_ENDPOINT_MAX 319u
 #define TD_STAGE_HASH_BYTES   32u
-#define TD_STAGE_ANY          255u /* no device */
+#define TD_STAGE_ANY          255u /* no device, no type */
+#define TD_STAGE_RULES_MAX    48u  /* of layers with types of their own */
+#define TD_STAGE_ROTATES      3u   /* ways of rotating */
 #define TD_STAGE_F32          0u   /* ids of the file format */
 #define TD_STAGE_F16          1u
 #define TD_STAGE_PIECE_MAX    (TD_WIRE_MESSAGE_MAX - TD_WIRE_HEADER_BYTES - 12u)
@@ -129,6 +131,18 @@ typedef struct {
     td_stage_device devices[TD_STAGE_DEVICES_MAX];
 } td_stage_hello_ok;
 
+/* How layers first..last keep theirs; TD_STAGE_ANY: as without the rule. */
+typedef struct {
+    uint16_t first, last;
+    uint8_t type_k, type_v;
+} td_stage_kv_rule;
+
+/* td_cache_types, types as ids of the file format. */
+typedef struct {
+    uint8_t type_k, type_v, rotate_k, rotate_v, n_rules;
+    td_stage_kv_rule rules[TD_STAGE_RULES_MAX];
+} td_stage_kv;
+
 typedef struct {
     uint8_t hash[TD_STAGE_HASH_BYTES]; /* of the model; name-independent */
     uint64_t model_bytes;
@@ -137,9 +151,9 @@ typedef struct {
     uint8_t n_parts;                    /* 1..TD_STAGE_PARTS_MAX */
     uint8_t experts_device;             /* TD_STAGE_ANY: none of their own */
     uint8_t n_slots;
-    uint8_t type_k, type_v; /* of the cache, ids of the file format */
-    uint8_t wire;           /* of activations, the same ids: TD_STAGE_F32 or TD_STAGE_F16 */
-    uint32_t n_ctx;         /* 0: the smaller of the model's and what fits */
+    td_stage_kv kv;
+    uint8_t wire;   /* of activations, ids of the file format: TD_STAGE_F32 or TD_STAGE_F16 */
+    uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
     struct {
         uint8_t device; /* by HELLO_OK */
         uint16_t first, last;

@@ -61,6 +61,11 @@
  *   w[j] = (p[j] * g) * (scale[j] * (32767 / D)) rounded half to even, visible j
  *   acc = fma(isum of w v, t * (D / 32767), acc * c); with minimums m acc * c + sum16(p m), visible
  *   j, in the place of acc * c
+ * A rotated cache (td_kv_params) has keys and values rotated before they are encoded; q is rotated
+ * before all of this, y after it.
+ * rotate, of n elements: groups, each the largest power of two that fits into what is left (96 is
+ * 64 and 32). In a group of g elements, for h = 1, 2, 4, ... g / 2: (x[i], x[i + h]) -> (x[i] +
+ * x[i + h], x[i] - x[i + h]) where i has not the bit h; then x * (1 / sqrt(g)).
  * A sink z: m' = max(m, z), c = exp(m - m'); sum = fma(sum, c, exp(z - m')), acc = acc * c.
  *
  * exp. x clamped to [-105, 89]; n = x / ln 2 rounded to an integer by adding and subtracting
@@ -142,6 +147,38 @@ static inline float td_arith_decay(float alpha, float a, float dt)
 {
     double x = (double)(alpha + dt);
     return td_arith_exp(a * (float)(x > 30 ? x : log1p(exp(x))));
+}
+
+/* Of the first group of n elements that are rotated. */
+static inline uint32_t td_arith_rotation_size(uint32_t n)
+{
+    uint32_t size = 1;
+    while (size <= n / 2)
+        size *= 2;
+    return size;
+}
+
+static inline float td_arith_rotation_scale(uint32_t size) { return 1.0f / sqrtf((float)size); }
+
+static inline void td_arith_rotate_group(float *x, uint32_t size)
+{
+    for (uint32_t h = 1; h < size; h *= 2)
+        for (uint32_t i = 0; i < size; i++)
+            if (!(i & h)) {
+                float a = x[i], b = x[i + h];
+                x[i] = a + b;
+                x[i + h] = a - b;
+            }
+    for (uint32_t i = 0; i < size; i++)
+        x[i] *= td_arith_rotation_scale(size);
+}
+
+static inline void td_arith_rotate(float *x, uint32_t n)
+{
+    for (uint32_t size; n; x += size, n -= size) {
+        size = td_arith_rotation_size(n);
+        td_arith_rotate_group(x, size);
+    }
 }
 
 /* A quantized activation block: 64 bytes, so that one cache line holds one. The sums are those a

@@ -7,6 +7,7 @@
 #define TD_KERNELS_HOST_BODY_ATTENTION_H
 
 #include "kernels/host/body_attention_ints.h"
+#include "kernels/host/body_rotate.h"
 
 /* Scales and caps the scores, hides those outside [begin, end) and returns the largest. */
 static float finish_scores(float *s, uint32_t begin, uint32_t end, float scale, float softcap)
@@ -122,13 +123,19 @@ static void attention(const td_host_attention *a)
     uint32_t n_v = a->kv->base.params.head_dim_v, first = UINT32_MAX, last = 0;
     query queries[TD_HOST_QUERIES_MAX];
     wide_query wide[TD_HOST_QUERIES_MAX];
+    const td_kv_params *kv = &a->kv->base.params;
+    float rotated[TD_HOST_QUERIES_MAX][TD_HOST_HEAD_DIM_MAX]; /* written where it is read */
     for (uint32_t i = 0; i < a->n_queries; i++) {
         query *q = &queries[i];
         q->q = a->queries[i].q;
+        if (kv->rotates_k) {
+            rotate_row(q->q, kv->head_dim_k, rotated[i]);
+            q->q = rotated[i];
+        }
         q->y = a->queries[i].y;
         q->wide = &wide[i];
-        if (is_quantized(a->kv->base.params.type_k))
-            quantize_query(q->q, a->kv->base.params.head_dim_k, q->wide);
+        if (is_quantized(kv->type_k))
+            quantize_query(q->q, kv->head_dim_k, q->wide);
         q->last = a->queries[i].position;
         q->first = td_first_visible(a->params, q->last);
         q->m = -INFINITY;
@@ -150,6 +157,8 @@ static void attention(const td_host_attention *a)
         if (a->params->sinks)
             add_sink(&queries[i], n_v, td_host_vector(a->params->sinks)[a->queries[i].head]);
         scale_row(queries[i].y, n_v, 1.0f / queries[i].sum);
+        if (kv->rotates_v)
+            rotate_row(queries[i].y, n_v, queries[i].y);
     }
 }
 

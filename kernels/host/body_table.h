@@ -20,6 +20,7 @@ const td_host_kernels KERNELS = {
     .experts_sum = experts_sum_row,
     .delta = {conv_row, unit_row, delta_step},
     .to_f16 = f16_row,
+    .rotate = rotate_row,
     .attention = attention,
     .exp = exp_row,
 };

@@ -119,7 +119,7 @@ typedef struct {
 } td_host_rows;
 
 #define TD_HOST_QUERIES_MAX  32u
-#define TD_HOST_HEAD_DIM_MAX 1024u /* of keys that are quantized */
+#define TD_HOST_HEAD_DIM_MAX 1024u /* of keys, and of values that are rotated */
 
 /* Query heads, of one row or of several, that read the same kv head of the same sequence. */
 typedef struct {
@@ -165,6 +165,8 @@ typedef struct {
                         float *y);
     struct td_host_delta_kernels delta;
     void (*to_f16)(const float *x, uint32_t n, uint16_t *y);
+    /* y = the head x of n elements, rotated (arith.h); y may be x. */
+    void (*rotate)(const float *x, uint32_t n, float *y);
     void (*attention)(const td_host_attention *a);
     void (*exp)(const float *x, uint32_t n, float *y); /* for the tests */
 } td_host_kernels;

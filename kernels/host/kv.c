@@ -40,6 +40,7 @@ bool td_host_kv_init(td_kv *base, td_err *err)
 {
     td_host_kv *kv = (td_host_kv *)base;
     TD_ASSERT(base->params.head_dim_k <= TD_HOST_HEAD_DIM_MAX);
+    TD_ASSERT(!base->params.rotates_v || base->params.head_dim_v <= TD_HOST_HEAD_DIM_MAX);
     uint64_t head_k, head_v, n_bytes = td_host_kv_bytes(base->dev, &base->params);
     head_sizes(&base->params, kv, &head_k, &head_v);
     if (!td_host_reserve(base->dev, n_bytes, err))
@@ -126,10 +127,21 @@ static void write_value(const td_host_kv *kv, uint8_t *row, const float *v)
 void td_host_kv_write(td_host_kv *kv, uint32_t page, uint32_t head, uint32_t slot, const float *k,
                       const float *v)
 {
-    size_t i = (size_t)page * kv->base.params.n_head_kv + head;
+    const td_kv_params *p = &kv->base.params;
+    size_t i = (size_t)page * p->n_head_kv + head;
+    float rotated[TD_HOST_HEAD_DIM_MAX];
+    if (p->rotates_k) {
+        kernels_of(kv)->rotate(k, p->head_dim_k, rotated);
+        k = rotated;
+    }
     write_key(kv, kv->k + i * kv->head_bytes_k, slot, k);
-    if (!kv->base.params.is_latent)
-        write_value(kv, kv->v + i * kv->head_bytes_v + slot * kv->row_bytes_v, v);
+    if (p->is_latent)
+        return;
+    if (p->rotates_v) {
+        kernels_of(kv)->rotate(v, p->head_dim_v, rotated);
+        v = rotated;
+    }
+    write_value(kv, kv->v + i * kv->head_bytes_v + slot * kv->row_bytes_v, v);
 }
 
 uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint32_t row)

@@ -211,12 +211,14 @@ static size_t cache_row(const td_op *op, uint32_t r, uint32_t position, uint32_t
            position % TD_PAGE_POSITIONS;
 }
 
-static void store_row(const td_type_info *type, const float *x, uint32_t n, uint8_t *out,
-                      float *padded)
+static void store_row(const td_type_info *type, const float *x, uint32_t n, bool is_rotated,
+                      uint8_t *out, float *padded)
 {
     uint32_t n_padded = td_round_up(n, type->block_elements);
     memset(padded, 0, n_padded * sizeof *padded);
     memcpy(padded, x, n * sizeof *x);
+    if (is_rotated)
+        td_arith_rotate(padded, n);
     type->quantize(padded, out, n_padded);
 }
 
@@ -234,11 +236,11 @@ static void kv_store(const td_op *op, uint32_t r, float *scratch)
     for (uint32_t h = 0; h < p->n_head_kv; h++) {
         size_t i = cache_row(op, r, row_position(op, r), h);
         store_row(p->type_k, td_host_row(op->in[0], r) + h * p->head_dim_k, p->head_dim_k,
-                  kv->k + i * kv->row_bytes_k, scratch);
+                  p->rotates_k, kv->k + i * kv->row_bytes_k, scratch);
         if (p->is_latent)
             continue;
         store_row(p->type_v, td_host_row(op->in[1], r) + h * p->head_dim_v, p->head_dim_v,
-                  kv->v + i * kv->row_bytes_v, scratch);
+                  p->rotates_v, kv->v + i * kv->row_bytes_v, scratch);
     }
 }
 
@@ -316,7 +318,13 @@ static void attend_head(const td_op *op, uint32_t r, uint32_t h, td_scalar_quant
     uint32_t h_kv = h / (a->n_head / p->n_head_kv), last = row_position(op, r);
     const float *q = td_host_row(op->in[0], r) + h * p->head_dim_k;
     float *y = td_host_row(op->out, r) + h * p->head_dim_v;
+    float rotated[TD_HOST_HEAD_DIM_MAX];
     softmax_state state = {-INFINITY, 0};
+    if (p->rotates_k) {
+        memcpy(rotated, q, p->head_dim_k * sizeof *q);
+        td_arith_rotate(rotated, p->head_dim_k);
+        q = rotated;
+    }
     if (p->type_k->block_elements > 1)
         quantize_query(q, p->head_dim_k, quants);
     memset(y, 0, p->head_dim_v * sizeof *y);
@@ -352,6 +360,8 @@ static void attend_head(const td_op *op, uint32_t r, uint32_t h, td_scalar_quant
     float inverse = 1.0f / sum;
     for (uint32_t d = 0; d < p->head_dim_v; d++)
         y[d] *= inverse;
+    if (p->rotates_v)
+        td_arith_rotate(y, p->head_dim_v);
 }
 
 static float glu_of(td_glu_kind kind, float g, float u)

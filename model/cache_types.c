@@ -1,0 +1,45 @@
+#include "model/cache_types.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* `auto` is what `tandem eval` says pays (docs/eval.md). */
+static bool rotates(td_rotate rotate, const td_type_info *type)
+{
+    (void)type;
+    return rotate == TD_ROTATE_ON;
+}
+
+void td_cache_types_apply(const td_cache_types *t, uint32_t layer, td_kv_params *kv)
+{
+    kv->type_k = t->k;
+    kv->type_v = t->v;
+    for (uint32_t i = 0; i < t->n_rules; i++) {
+        const td_cache_rule *r = &t->rules[i];
+        if (layer < r->first || layer > r->last)
+            continue;
+        kv->type_k = r->k ? r->k : kv->type_k;
+        kv->type_v = r->v ? r->v : kv->type_v;
+    }
+    kv->rotates_k = rotates(t->rotate_k, kv->type_k);
+    kv->rotates_v = rotates(t->rotate_v, kv->type_v);
+    if (!kv->is_latent)
+        return;
+    /* Values are a key's first columns: whole groups of it, or it cannot be turned back. */
+    uint32_t smallest = kv->head_dim_v & -kv->head_dim_v;
+    kv->type_v = kv->type_k;
+    kv->rotates_k = kv->rotates_k && (kv->head_dim_k & ~(smallest - 1)) == kv->head_dim_v;
+    kv->rotates_v = kv->rotates_k;
+}
+
+void td_cache_types_write(const td_cache_types *t, char *out)
+{
+    size_t n = (size_t)snprintf(out, TD_CACHE_TYPES_TEXT, "%s%s,%s%s", t->k->name,
+                                rotates(t->rotate_k, t->k) ? " rotated" : "", t->v->name,
+                                rotates(t->rotate_v, t->v) ? " rotated" : "");
+    for (uint32_t i = 0; i < t->n_rules && n < TD_CACHE_TYPES_TEXT; i++) {
+        const td_cache_rule *r = &t->rules[i];
+        n += (size_t)snprintf(out + n, TD_CACHE_TYPES_TEXT - n, " %u-%u %s,%s", r->first, r->last,
+                              r->k ? r->k->name : "-", r->v ? r->v->name : "-");
+    }
+}
