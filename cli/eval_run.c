@@ -21,7 +21,7 @@
  * quartile is told, since what else the machine does only adds. */
 #define ROUNDS_MIN 7u
 #define ROUNDS_MAX 51u
-#define ROUNDS_US  60000u
+#define ROUNDS_US  30000u
 
 /* A cache with the chain that computes with it. */
 typedef struct {

@@ -56,9 +56,10 @@ has_all = sum(len(points) for _, _, points in sets) <= LABELS_MAX
 bytes_all = [p[0] for _, _, points in sets for p in points]
 print('set terminal svg size 1000,640 dynamic noenhanced font "sans,13" background "white"')
 print('set output "/dev/stdout"\nset grid lc "#dddddd"\nset logscale y\nset format y "%.0e"')
-print('set xlabel "bytes a position"\nset ylabel "mean KL divergence from %s, nats"' % sets[0][1])
+print('set xlabel "bytes a position (types of keys,values)"\nset ylabel "mean KL divergence from %s, nats"' % sets[0][1])
 low, high = min(bytes_all), max(bytes_all)
-print('set xrange [%g:%g]\nset key top right' % (low - 0.05 * (high - low) - 1, high + 0.15 * (high - low) + 1))
+print('set logscale x 2\nset xtics (%s)' % ', '.join('%d' % (f * 2 ** i) for i in range(1, 32) for f in (1, 1.25, 1.5, 1.75)))
+print('set xrange [%g:%g]\nset key top right' % (0.75 * low, 1.1 * high))
 plots = []
 for i, (name, _, points) in enumerate(sets):
     points.sort()
@@ -67,12 +68,12 @@ for i, (name, _, points) in enumerate(sets):
     for block, rows in (('all', points), ('front', front), ('named', named), ('chosen', [p for p in points if p[3]])):
         print('$%s%d << EOD' % (block, i))
         for x, y, kv, *_ in rows:
-            print('%.17g %.17g "%s"' % (x, y, kv))
+            print('%.17g %.17g "%s"' % (x, y, re.sub('(^|,)[kv]=', r'\1', kv)))
         print('EOD')
     color = ('#1f5fa8', '#b4451f', '#2f7d32', '#7b3fa0', '#8a6d00')[i % 5]
     plots += ['$all%d using 1:2 with points pt 7 ps 0.6 lc "%s" title "%s"' % (i, color, name),
               '$front%d using 1:2 with steps lw 1.5 lc "%s" notitle' % (i, color),
-              '$named%d using 1:2:3 with labels left offset 0.6,0.5 font ",10" tc "%s" notitle' % (i, color)]
+              '$named%d using 1:2:3 with labels right offset -0.6,-0.5 font ",10" tc "%s" notitle' % (i, color)]
     if any(p[3] for p in points):
         plots.append('$chosen%d using 1:2 with points pt 6 ps 1.8 lw 2 lc "%s" notitle' % (i, color))
 print('plot ' + ', \\\n     '.join(plots))

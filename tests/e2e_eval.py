@@ -416,14 +416,14 @@ class Picture(unittest.TestCase):
             self.assertEqual((r.returncode, r.stdout, r.stderr), (0, '', ''))
             with open(out, encoding='utf-8') as file:
                 picture = file.read()
-            for text in ('k=q8_0,v=f16', 'k=q4_0,v=q4_0', 'eval.json', 'other', 'bytes a position', 'from k=f32,v=f32'):
+            for text in ('>q8_0,f16<', '>q4_0,q4_0<', 'eval.json', 'other', 'bytes a position', 'from k=f32,v=f32'):
                 self.assertIn(text, picture)
             many = self.ROWS + [(f'k=x{i},v=x', 4000 + i, 0.1) for i in range(20)]
             self.assertEqual(self.draw(self.write(folder, many), out).returncode, 0)
             with open(out, encoding='utf-8') as file:
                 picture = file.read()  # now the front alone is named
-            self.assertIn('k=q8_0,v=q8_0', picture)
-            self.assertNotIn('k=q8_0,v=f16', picture)
+            self.assertIn('>q8_0,q8_0<', picture)
+            self.assertNotIn('>q8_0,f16<', picture)
             for content in ('', '[]', '{}', '[{"kv": "a"}]', '[{"kv": 1, "bytes_per_position": 1, "kld_mean": 1}]'):
                 with open(path, 'w', encoding='utf-8') as file:
                     file.write(content)
