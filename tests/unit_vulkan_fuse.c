@@ -22,6 +22,7 @@ typedef struct {
     bool is_latent;                          /* col0 columns of a head are the latent, */
     bool is_absorbed;                        /* which products by head make and use up */
     bool is_gated;                           /* attention's heads are normed and gated */
+    bool has_gate;                           /* what is attended is gated */
     bool has_post;                           /* what is added to the stream is normed before */
     bool is_last;                            /* nothing is normed at the end */
     td_rope_kind rope;
@@ -123,6 +124,8 @@ static void record_attention(layer *l, const layer_case *c)
         td_op_rms_norm(p, attended, weight(l, "F32", 1, c->dim, 0, 13), c->n_head, 1e-5f, attended);
         td_op_glu(p, TD_GLU_SILU, q, attended, NULL, attended);
     }
+    if (c->has_gate)
+        td_op_glu(p, TD_GLU_SIGMOID, q, attended, NULL, attended);
     if (c->is_absorbed)
         attended = record_values(l, c, attended);
     td_op_mat_mul(p, weight(l, c->weights, n_embd, attended.n_cols, 0, 7), NULL, attended,
@@ -381,12 +384,13 @@ static const layer_case cases[] = {
      .n_head_kv = 2,
      .dim = 32,
      .n_ff = 160, /* a row of quants is padded */
+     .has_gate = true,
      .has_post = true,
      .rope = TD_ROPE_NORM,
      .n_rot = 32,
      .n_pages = 40,
      .is_brief = true,
-     .n_alone = 22,
+     .n_alone = 23,
      .n_steps = 11,
      .n_barriers = 9},
     {.name = "norms of heads, part of a head rotated",

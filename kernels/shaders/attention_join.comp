@@ -5,11 +5,14 @@
  *
  * partials [n_rows][n_head][n_strands][2 + head_dim_v], y [n_rows][n_head][head_dim_v], sinks
  * [n_head]. Grid: x = head, y = row. Specialization: 0 HAS_INT8: y is quantized too, as quantize.comp
- * does it; heads are of whole blocks and rows of whole quads of them then. */
+ * does it; heads are of whole blocks and rows of whole quads of them then. 1 IS_GATED: y is glu of
+ * its gate and that. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 
+#include "inc/exp.glsl"
+#include "inc/glu.glsl"
 #include "inc/push.glsl"
 #include "inc/int8.glsl"
 
@@ -20,7 +23,9 @@ layout(set = 0, binding = 1) writeonly buffer y_floats { float y[]; };
 layout(set = 0, binding = 2) readonly buffer sink_floats { float sinks[]; };
 layout(set = 0, binding = 3) writeonly buffer q_words { uint q[]; };
 layout(set = 0, binding = 3) writeonly buffer q_uvec4s { uvec4 q4[]; };
+layout(set = 0, binding = 4) readonly buffer gate_floats { float gates[]; };
 layout(constant_id = 0) const bool HAS_INT8 = false;
+layout(constant_id = 1) const bool IS_GATED = false;
 
 #define TD_INT8_LANES 64u
 #include "inc/int8_encode.glsl"
@@ -73,7 +78,10 @@ void main()
                 sum = fma(factor, partials[at + 2u + i], sum);
             }
             precise float value = sum / total;
-            y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i] = value;
+            uint column = head * p.head_dim_v + i;
+            if (IS_GATED)
+                value = td_glu(SIGMOID, gates[row * p.gate_stride + p.gate_col0 + column], value);
+            y[row * p.y_stride + p.y_col0 + column] = value;
             if (HAS_INT8)
                 joined[i - begin] = value;
         }

@@ -10,6 +10,7 @@
  *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
  *     [rms_norm,] 2 rope, kv_store       the same of a latent, which is k's first columns
+ *     attention, glu                     its join gates what it joins
  *     mat_mul, glu                       gates and what they gate are outputs of one workgroup, if
  *                                        the rows are few
  *     route | mat_mul by expert          the choice lists who chose whom
@@ -136,6 +137,27 @@ static bool is_norm_gate(const td_program *p, uint32_t i)
            has_same_rows(norm, glu) && is_whole;
 }
 
+/* Whether the groups of columns that a product reads are of whole quads of blocks: then their
+ * quants lie as those of all columns together. */
+static bool is_one_row(td_view x, const td_op *reader)
+{
+    uint32_t n_k = reader->weight->params.n_cols;
+    return n_k % 128 == 0 && x.n_cols == n_k * td_vk_int8_groups(reader);
+}
+
+/* Attention, of which a join is a step, and a gate for each of its columns. */
+static bool is_gated_attention(const td_program *p, uint32_t i)
+{
+    if (!is_kind(p, i, TD_OP_ATTENTION) || !is_kind(p, i + 1, TD_OP_GLU))
+        return false;
+    const td_op *op = &p->ops[i], *glu = op + 1, *reader = td_vk_quantizes_for(p, i + 1);
+    bool is_whole = !reader || (is_one_row(op->out, reader) && op->kv->params.head_dim_v % 32 == 0);
+    return glu->u.glu.kind == TD_GLU_SIGMOID && !glu->u.glu.n_scales && glu->u.glu.n_groups == 1 &&
+           is_same(op->out, glu->in[1]) && is_same(glu->in[1], glu->out) &&
+           glu->in[0].n_cols == glu->out.n_cols && glu->in[0].t != glu->out.t &&
+           has_same_rows(op, glu) && is_whole && td_vk_has_join(p, op);
+}
+
 /* A product whose outputs, or each expert's, are gates and then as many that they gate. */
 static bool is_mul_glu(const td_program *p, uint32_t i)
 {
@@ -216,18 +238,12 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
         return (td_vk_fusion){TD_VK_FUSE_NORM_GATE, 2};
     if (n_most >= 2 && is_mul_glu(p, i_op))
         return (td_vk_fusion){TD_VK_FUSE_MUL_GLU, 2};
+    if (n_most >= 2 && is_gated_attention(p, i_op))
+        return (td_vk_fusion){TD_VK_FUSE_ATTEND_GATE, 2};
     for (uint32_t n_norms = 0; n_norms <= 2; n_norms++)
         if (n_most >= 3 + n_norms && is_rope_store(p, i_op, n_norms))
             return (td_vk_fusion){TD_VK_FUSE_ROPE_STORE, 3 + n_norms};
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
-}
-
-/* Whether the groups of columns that a product reads are of whole quads of blocks: then their
- * quants lie as those of all columns together. */
-static bool is_one_row(td_view x, const td_op *reader)
-{
-    uint32_t n_k = reader->weight->params.n_cols;
-    return n_k % 128 == 0 && x.n_cols == n_k * td_vk_int8_groups(reader);
 }
 
 /* A product that writes whole blocks, side by side. */

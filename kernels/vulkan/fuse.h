@@ -12,6 +12,7 @@ typedef enum {
     TD_VK_FUSE_NORM_GATE,
     TD_VK_FUSE_ROPE_STORE, /* after n_ops - 3 norms */
     TD_VK_FUSE_MUL_GLU,    /* by few rows; by more it is two steps */
+    TD_VK_FUSE_ATTEND_GATE,
 } td_vk_fuse_kind;
 typedef struct {
     td_vk_fuse_kind kind;

@@ -434,7 +434,8 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
     case TD_VK_FUSE_ROPE_STORE:
         td_vk_lower_rope_store(p, i_op, fusion.n_ops - 3, s);
         return true;
-    case TD_VK_FUSE_MUL_GLU: /* a product, and what it does besides */
+    case TD_VK_FUSE_MUL_GLU: /* a product, or a join, and what it does besides */
+    case TD_VK_FUSE_ATTEND_GATE:
     case TD_VK_FUSE_NONE:
         break;
     }

@@ -183,26 +183,35 @@ static bool lower_list_tiles(const td_program *p, const td_op *op, td_vk_step *s
 
 static bool lower_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *err)
 {
-    const td_op *op = &p->ops[i_op], *reader = td_vk_quantizes_for(p, i_op);
-    td_vk_buffer *partials = partials_of(p, op, err), *int8 = NULL;
-    if (!partials || (reader && !(int8 = td_vk_int8_of(reader, err))))
+    td_vk_device *d = (td_vk_device *)p->dev;
+    const td_op *op = &p->ops[i_op];
+    bool is_gated = td_vk_fuse(p, i_op).kind == TD_VK_FUSE_ATTEND_GATE;
+    td_view none = {0}, gate = is_gated ? op[1].in[0] : none;
+    const td_op *reader = td_vk_quantizes_for(p, i_op + is_gated);
+    td_vk_buffer *partials = partials_of(p, op, err);
+    if (!partials)
         return false;
     s->key.shader = "attention_join";
-    s->key.n_spec = 1;
-    s->key.spec[0] = int8 != NULL;
+    s->key.n_spec = 2;
+    s->key.spec[0] = reader != NULL;
+    s->key.spec[1] = is_gated;
     bind_in(s, partials);
     bind_view_out(s, op->out);
-    bind_vector((td_vk_device *)p->dev, s, op->u.attention.sinks);
-    if (int8)
-        bind_out(s, int8);
+    bind_vector(d, s, op->u.attention.sinks);
+    if (!td_vk_bind_int8(d, s, reader, err))
+        return false;
+    if (is_gated)
+        bind_view_in(s, gate);
     else
-        bind(s, &((td_vk_device *)p->dev)->dummy);
+        bind(s, &d->dummy);
     struct push_attention_join push = {
         .n_head = op->u.attention.n_head,
         .head_dim_v = op->kv->params.head_dim_v,
         .n_strands = n_strands(p, op),
         .has_sinks = op->u.attention.sinks != NULL,
         VIEW(y, op->out),
+        .gate_col0 = gate.col0,
+        .gate_stride = is_gated ? stride(gate) : 0,
     };
     set_push(s, &push, sizeof push);
     s->groups_x = push.n_head;

@@ -312,7 +312,8 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
                  {"rms_norm", {TD_VK_NORM_X, 1, TD_VK_NORM_SILU}, 3},
                  {"glu", {0, 1}, 2},
                  {"route", {true}, 1},
-                 {"attention_join", {1}, 1}};
+                 {"attention_join", {1}, 1},
+                 {"attention_join", {1, 1}, 2}};
     for (size_t i = 0; i < TD_COUNT(fused); i++) {
         td_vk_pipeline_key k = {.shader = shader->name,
                                 .n_bindings = TD_VK_BINDINGS_MAX,

@@ -1,6 +1,6 @@
 /* A gate's value times what it gates: kinds as td_glu_kind counts them (kernels/ops.h). After
  * exp.glsl. */
-const uint SILU = 0u, GELU = 1u, CLAMPED = 2u; /* else sigmoid */
+const uint SILU = 0u, GELU = 1u, CLAMPED = 2u, SIGMOID = 3u;
 
 float td_glu(uint kind, float gate, float up)
 {

@@ -19,7 +19,7 @@
  *     attention  0 q     1 K  2 V  3 positions  4 tiles  5 pages  6 y, partials  7 sinks
  *     rope_store 0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages  7 cos_sin  8 q
  *                9 q's weight  10 k's weight
- *     attention_join  0 partials  1 y        2 sinks  3 q
+ *     attention_join  0 partials  1 y        2 sinks  3 q  4 gate
  *     glu        0 gate  1 up  2 scales      3 y  4 q
  *     add        0 a     1 b                 2 y
  *     scale      0 x     1 factors           2 y
@@ -228,6 +228,7 @@ struct push_attention_join {
     uint n_head, head_dim_v, n_strands;
     uint has_sinks;
     uint y_col0, y_stride;
+    uint gate_col0, gate_stride;
 };
 
 /* add. Grid: x = n_cols / 256 rounded up, y = row. */
