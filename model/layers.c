@@ -352,13 +352,11 @@ static void scale_experts(const block *b, const expert_tensors *t, td_weight *fa
     }
 }
 
-/* parts -> out, where the weights are in them already. */
+/* parts -> out, where the weights are in them already, and there are several. */
 static void add_experts(const block *b, const expert_tensors *t)
 {
     uint32_t n = b->f->h->n_embd;
     td_view out = td_all(t->out), sum = td_columns(t->parts, 0, n);
-    if (b->f->h->n_expert_used == 1)
-        td_op_scale(b->p, sum, 1.0f, (td_view){NULL, 0, 0}, out);
     for (uint32_t i = 1; i < b->f->h->n_expert_used; i++) {
         td_op_add(b->p, sum, td_columns(t->parts, i * n, n), out);
         sum = out;
@@ -372,7 +370,9 @@ static void run_experts(const block *b, const expert_tensors *t)
     const td_arch *arch = td_model_arch(b->f->params.model);
     td_weight **w = b->w;
     uint32_t n = h->n_expert_used, n_ff = h->n_ff_expert;
-    td_view in = td_all(t->in), parts = td_all(t->parts), gated = td_all(t->gated);
+    bool is_sum = n == 1 && arch->is_expert_input_scaled; /* the part is */
+    td_view in = td_all(t->in), parts = td_all(is_sum ? t->out : t->parts);
+    td_view gated = td_all(t->gated);
     td_tensor *scales = arch->is_expert_input_scaled ? t->weights : NULL;
     td_view gate = td_columns(t->gate_up, 0, n * n_ff),
             up = td_columns(t->gate_up, n * n_ff, n * n_ff);
