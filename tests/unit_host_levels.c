@@ -244,7 +244,7 @@ static void test_q4_0_block_with_quantized_cache(void **state)
 static void test_q4_k_block_with_window(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"Q4_K", "Q4_0", "Q8_0", 40, 48, TD_ROPE_NEOX, 37, 0, 0, true, true});
+    check_levels(&(block_case){"Q4_K", "Q4_1", "Q5_0", 40, 48, TD_ROPE_NEOX, 37, 0, 0, true, true});
 }
 
 static void test_q6_k_block_with_softcap(void **state)
@@ -252,7 +252,7 @@ static void test_q6_k_block_with_softcap(void **state)
     (void)state;
     check_levels(
         &(block_case){"Q6_K", "F32", "F16", 36, 16, TD_ROPE_NORM, 0, 5.0f, 0, false, false});
-    check_levels(&(block_case){"BF16", "F16", "Q4_0", 70, 33, TD_ROPE_NEOX, 0, 0, 0, true, false});
+    check_levels(&(block_case){"BF16", "BF16", "Q5_1", 70, 33, TD_ROPE_NEOX, 0, 0, 0, true, false});
 }
 
 static void test_f16_block_with_odd_heads(void **state)
@@ -264,7 +264,7 @@ static void test_f16_block_with_odd_heads(void **state)
 static void test_f32_block(void **state)
 {
     (void)state;
-    check_levels(&(block_case){"F32", "Q8_0", "F16", 35, 8, TD_ROPE_NEOX, 0, 0, 0, false, false});
+    check_levels(&(block_case){"F32", "Q6_0", "BF16", 35, 8, TD_ROPE_NEOX, 0, 0, 0, false, false});
 }
 
 /* Not finite in, not finite out, the same everywhere, and no trap on the way. */
@@ -272,11 +272,11 @@ static void test_non_finite_weights_go_through(void **state)
 {
     (void)state;
     check_levels(
-        &(block_case){"Q4_K", "Q8_0", "Q4_0", 64, 64, TD_ROPE_NORM, 0, 0, INFINITY, false, false});
+        &(block_case){"Q4_K", "Q5_0", "Q4_1", 64, 64, TD_ROPE_NORM, 0, 0, INFINITY, false, false});
     check_levels(
         &(block_case){"F16", "F16", "F16", 64, 64, TD_ROPE_NORM, 0, 3.0f, NAN, false, false});
     check_levels(
-        &(block_case){"Q6_K", "F32", "Q8_0", 32, 32, TD_ROPE_NEOX, 9, 0, 1e38f, false, false});
+        &(block_case){"Q6_K", "Q4_0", "Q8_0", 32, 32, TD_ROPE_NEOX, 9, 0, 1e38f, false, false});
 }
 
 /* -- attention alone -------------------------------------------------------------------------- */
@@ -374,10 +374,10 @@ static void test_queries_that_share_keys_keep_their_bits(void **state)
     static const deep_case cases[] = {
         {"F16", "F16", 2, 4, 64, 64, 0, 0, 0, false, false},
         {"Q8_0", "Q8_0", 1, 5, 128, 96, 0, 0, 0, true, true},
-        {"Q4_0", "Q4_0", 3, 1, 72, 40, 70, 0, 0, true, true},
-        {"F32", "Q8_0", 1, 7, 33, 130, 3, 0, 0, false, true},
-        {"Q8_0", "F32", 2, 2, 70, 5, 0, 50, 2.0f, true, false},
-        {"F16", "Q4_0", 1, 16, 96, 64, 100, 70, 0, false, false},
+        {"Q5_1", "Q4_1", 3, 1, 72, 40, 70, 0, 0, true, true},
+        {"F32", "Q6_0", 1, 7, 33, 130, 3, 0, 0, false, true},
+        {"IQ4_NL", "F32", 2, 2, 70, 5, 0, 50, 2.0f, true, false},
+        {"BF16", "IQ4_NL", 1, 16, 96, 64, 100, 70, 0, false, false},
     };
     static const char *const levels[] = {"generic", "avx2", "avxvnni", "avx512"};
     static const uint32_t widths[] = {20, 7, 3, 2, 1};

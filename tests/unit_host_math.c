@@ -236,6 +236,61 @@ static void test_halves_are_those_of_the_types_table(void **state)
     }
 }
 
+/* Blocks of a size, of values as a cache has them: some far out, some alike, some zero. */
+static void fill_blocks(float *x, uint32_t seed)
+{
+    for (uint32_t l = 0; l < TD_ENCODE_LANES; l++) {
+        int exponent = (int)(td_noise_bits(seed, l, 1) % 50) - 35;
+        float offset = l % 4 == 1 ? 3.0f : 0;
+        for (uint32_t j = 0; j < 32; j++) {
+            float a = (float)td_noise_bits(seed, l * 32 + j, 2) * 0x1p-31f - 1.0f;
+            a = l % 3 ? a : a * a * a;
+            x[j * TD_ENCODE_LANES + l] = l == 5 ? 0 : ldexpf(a + offset, exponent);
+        }
+        static const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, 1e-45f};
+        if (seed % 4 == 0 && l % 2)
+            x[(l * 7 + seed) % 32 * TD_ENCODE_LANES + l] = odd[l % TD_COUNT(odd)];
+    }
+}
+
+/* Decoded alike, which is all there is to know of a block that holds NaN. */
+static void assert_same_blocks(const td_type_info *type, const uint8_t *a, const uint8_t *b,
+                               const char *level)
+{
+    float x[32], y[32];
+    type->dequantize(a, x, 32);
+    type->dequantize(b, y, 32);
+    for (uint32_t j = 0; j < 32; j++)
+        if (!same(x[j], y[j]))
+            fail_msg("%s, %s: element %u is %a, expected %a", type->name, level, j, (double)x[j],
+                     (double)y[j]);
+}
+
+static void test_blocks_are_encoded_as_the_types_table_does(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q6_0", "IQ4_NL"};
+    for (uint32_t seed = 0; seed < 100; seed++) {
+        _Alignas(64) float x[32 * TD_ENCODE_LANES], d[TD_ENCODE_LANES], m[TD_ENCODE_LANES];
+        _Alignas(64) int32_t n[32 * TD_ENCODE_LANES];
+        const td_type_info *type = td_type_find_name(names[seed % TD_COUNT(names)]);
+        const td_grid *grid = td_grid_find(type);
+        fill_blocks(x, seed / TD_COUNT(names));
+        for (size_t i = 0; i < n_levels; i++) {
+            levels[i]->encode(grid, x, d, m, n);
+            for (uint32_t l = 0; l < TD_ENCODE_LANES; l++) {
+                float row[32];
+                uint8_t got[TD_BLOCK_BYTES_MAX], want[TD_BLOCK_BYTES_MAX];
+                for (uint32_t j = 0; j < 32; j++)
+                    row[j] = x[j * TD_ENCODE_LANES + l];
+                type->quantize(row, want, 32);
+                td_grid_pack(grid, d[l], m[l], n + l, TD_ENCODE_LANES, got);
+                assert_same_blocks(type, got, want, levels[i]->name);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +300,7 @@ int main(void)
         cmocka_unit_test(test_tanh_is_close_to_libm),
         cmocka_unit_test(test_halves_are_those_of_the_types_table),
         cmocka_unit_test(test_quantize_follows_its_definition),
+        cmocka_unit_test(test_blocks_are_encoded_as_the_types_table_does),
         cmocka_unit_test(test_quantize_is_defined_for_every_float),
     };
     return cmocka_run_group_tests(tests, find_levels, NULL);

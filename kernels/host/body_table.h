@@ -3,6 +3,7 @@
 #define TD_KERNELS_HOST_BODY_TABLE_H
 
 #include "kernels/host/body_attention.h"
+#include "kernels/host/body_encode.h"
 #include "kernels/host/body_mat_mul.h"
 #include "kernels/host/body_math.h"
 #include "kernels/host/body_mix.h"
@@ -21,6 +22,7 @@ const td_host_kernels KERNELS = {
     .delta = {conv_row, unit_row, delta_step},
     .to_f16 = f16_row,
     .rotate = rotate_row,
+    .encode = encode_blocks,
     .attention = attention,
     .exp = exp_row,
 };

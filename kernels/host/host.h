@@ -5,6 +5,7 @@
 #include "kernels/backend.h"
 #include "kernels/host/arith.h"
 #include "kernels/pool.h"
+#include "kernels/types_encode.h"
 
 /* Tiles are inlined and unrolled so that their accumulators live in registers. Under a sanitizer
  * each unrolled access is instrumented and a file would take minutes to compile: not there. */
@@ -134,6 +135,8 @@ typedef struct {
     } queries[TD_HOST_QUERIES_MAX];
 } td_host_attention;
 
+#define TD_ENCODE_LANES 16u
+
 /* The arithmetic of arith.h's delta_net. */
 typedef struct td_host_delta_kernels {
     /* y[i] = silu(sum over t of w[t * stride + i] taps[t][i]), i < n */
@@ -167,6 +170,10 @@ typedef struct {
     void (*to_f16)(const float *x, uint32_t n, uint16_t *y);
     /* y = the head x of n elements, rotated (arith.h); y may be x. */
     void (*rotate)(const float *x, uint32_t n, float *y);
+    /* TD_ENCODE_LANES blocks of 32 as types_encode.c does it, element j of block l being
+     * x[j * TD_ENCODE_LANES + l], and so the numbers of quants in n. d, m: to be stored as halves.
+     */
+    void (*encode)(const td_grid *g, const float *x, float *d, float *m, int32_t *n);
     void (*attention)(const td_host_attention *a);
     void (*exp)(const float *x, uint32_t n, float *y); /* for the tests */
 } td_host_kernels;
@@ -211,9 +218,14 @@ void td_host_weight_read(const td_host_weight *w, uint32_t row, float *out);
 uint64_t td_host_kv_bytes(const td_device *dev, const td_kv_params *params);
 bool td_host_kv_init(td_kv *kv, td_err *err);
 void td_host_kv_free(td_kv *kv);
-/* One head of one position: slot = position % 64 of the page. */
-void td_host_kv_write(td_host_kv *kv, uint32_t page, uint32_t head, uint32_t slot, const float *k,
-                      const float *v);
+/* Where a position's heads lie. */
+typedef struct {
+    uint32_t page, slot; /* position % 64 */
+    uint32_t head, n_heads;
+} td_host_place;
+
+/* k: [n_heads][head_dim_k], v: [n_heads][head_dim_v], of these heads. */
+void td_host_kv_write(td_host_kv *kv, const td_host_place *at, const float *k, const float *v);
 /* The page of a row's position; asserts that row, position and page are in range. */
 uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint32_t row);
 

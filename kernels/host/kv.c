@@ -60,88 +60,159 @@ void td_host_kv_free(td_kv *base)
     td_free(kv->v);
 }
 
-/* The block of `type` that begins at element d0 of a head of n elements, padded with zeros. */
-static void encode_block(const td_type_info *type, const float *x, uint32_t d0, uint32_t n,
-                         uint8_t *block)
-{
-    float padded[BLOCK_ELEMENTS] = {0};
-    memcpy(padded, x + d0, td_min_u32(n - d0, BLOCK_ELEMENTS) * sizeof *x);
-    type->quantize(padded, block, BLOCK_ELEMENTS);
-}
-
 static const td_host_kernels *kernels_of(const td_host_kv *kv)
 {
     return ((const td_host_device *)kv->base.dev)->kernels;
 }
 
-static void write_key(const td_host_kv *kv, uint8_t *head, uint32_t slot, const float *k)
+static uint8_t *key_head(const td_host_kv *kv, const td_host_place *at, uint32_t i)
 {
-    const td_type_info *type = kv->base.params.type_k;
-    uint32_t n = kv->base.params.head_dim_k;
+    size_t head = (size_t)at->page * kv->base.params.n_head_kv + at->head + i;
+    return kv->k + head * kv->head_bytes_k;
+}
+
+static uint8_t *value_row(const td_host_kv *kv, const td_host_place *at, uint32_t i)
+{
+    size_t head = (size_t)at->page * kv->base.params.n_head_kv + at->head + i;
+    return kv->v + head * kv->head_bytes_v + at->slot * kv->row_bytes_v;
+}
+
+/* Keys or values of some heads of a position. */
+typedef struct {
+    const td_host_kv *kv;
+    const td_host_place *at;
+    const td_type_info *type;
+    const float *x;              /* [n_heads][head_dim] */
+    uint32_t head_dim, n_blocks; /* of a head */
+    bool is_key, is_rotated;
+    uint32_t n_rotated; /* heads so far; the last one is */
+    float rotated[TD_HOST_HEAD_DIM_MAX];
+} side;
+
+/* Head i, as it is to be stored; heads are asked for in ascending order. */
+static const float *find_head(side *s, uint32_t i)
+{
+    const float *x = s->x + (size_t)i * s->head_dim;
+    if (!s->is_rotated)
+        return x;
+    if (s->n_rotated != i + 1)
+        kernels_of(s->kv)->rotate(x, s->head_dim, s->rotated);
+    s->n_rotated = i + 1;
+    return s->rotated;
+}
+
+/* -- types without blocks ---------------------------------------------------------------------- */
+
+static void convert(const side *s, const float *x, uint32_t n, uint8_t *out)
+{
+    if (s->type->id == TD_TYPE_F16)
+        kernels_of(s->kv)->to_f16(x, n, (uint16_t *)(void *)out);
+    else
+        s->type->quantize(x, out, n);
+}
+
+static void write_plain_head(side *s, uint32_t i)
+{
+    const float *x = find_head(s, i);
+    if (!s->is_key) {
+        convert(s, x, s->head_dim, value_row(s->kv, s->at, i));
+        return;
+    }
+    uint32_t n_bytes = s->type->block_bytes;
+    _Alignas(64) uint8_t values[BLOCK_ELEMENTS * sizeof(float)];
+    uint8_t *to = key_head(s->kv, s->at, i) + s->at->slot * n_bytes;
+    for (uint32_t d0 = 0; d0 < s->head_dim; d0 += BLOCK_ELEMENTS) {
+        uint32_t n = td_min_u32(s->head_dim - d0, BLOCK_ELEMENTS);
+        convert(s, x + d0, n, values);
+        for (uint32_t j = 0; j < n; j++, to += TD_PAGE_POSITIONS * n_bytes)
+            memcpy(to, values + j * n_bytes, n_bytes);
+    }
+}
+
+/* -- blocks ------------------------------------------------------------------------------------ */
+
+/* Block i of all heads'. */
+static void place_block(const side *s, uint32_t i, const uint8_t *block)
+{
+    uint32_t i_block = i % s->n_blocks, n_bytes = s->type->block_bytes, slot = s->at->slot;
+    if (!s->is_key) {
+        memcpy(value_row(s->kv, s->at, i / s->n_blocks) + i_block * n_bytes, block, n_bytes);
+        return;
+    }
+    uint32_t n_scales = td_host_scale_bytes(s->type) / 2, n_quants = n_bytes - 2 * n_scales;
+    uint8_t *head = key_head(s->kv, s->at, i / s->n_blocks);
+    uint8_t *scales = head + s->kv->scales_offset_k, *quants = head;
+    scales += (i_block * n_scales * TD_PAGE_POSITIONS + slot) * 2;
+    quants += i_block * n_quants * TD_PAGE_POSITIONS + slot;
+    for (uint32_t j = 0; j < n_scales; j++)
+        memcpy(scales + j * TD_PAGE_POSITIONS * 2, block + 2 * j, 2);
+    for (uint32_t j = 0; j < n_quants; j++)
+        quants[j * TD_PAGE_POSITIONS] = block[2 * n_scales + j];
+}
+
+/* Filled up with zeros; elements `stride` apart. */
+static void read_block(side *s, uint32_t i, float *out, size_t stride)
+{
+    uint32_t d0 = i % s->n_blocks * BLOCK_ELEMENTS;
+    const float *x = find_head(s, i / s->n_blocks);
+    for (uint32_t j = 0; j < BLOCK_ELEMENTS; j++)
+        out[j * stride] = d0 + j < s->head_dim ? x[d0 + j] : 0.0f;
+}
+
+static void write_blocks(side *s)
+{
+    const td_grid *g = td_grid_find(s->type);
+    uint32_t n = s->at->n_heads * s->n_blocks;
+    _Alignas(64) float x[BLOCK_ELEMENTS * TD_ENCODE_LANES], d[TD_ENCODE_LANES], m[TD_ENCODE_LANES];
+    _Alignas(64) int32_t quants[BLOCK_ELEMENTS * TD_ENCODE_LANES];
     uint8_t block[BLOCK_BYTES_MAX];
-    if (type->id == TD_TYPE_F32) {
-        for (uint32_t d = 0; d < n; d++)
-            memcpy(head + (d * TD_PAGE_POSITIONS + slot) * 4, k + d, 4);
-        return;
+    for (uint32_t i = 0; !g && i < n; i++) {
+        read_block(s, i, x, 1);
+        s->type->quantize(x, block, BLOCK_ELEMENTS);
+        place_block(s, i, block);
     }
-    if (type->block_bytes == 2) {
-        for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS) {
-            uint16_t halves[BLOCK_ELEMENTS];
-            uint32_t n_left = td_min_u32(n - d0, BLOCK_ELEMENTS);
-            if (type->id == TD_TYPE_F16)
-                kernels_of(kv)->to_f16(k + d0, n_left, halves);
-            else
-                type->quantize(k + d0, halves, n_left);
-            for (uint32_t i = 0; i < n_left; i++)
-                memcpy(head + ((d0 + i) * TD_PAGE_POSITIONS + slot) * 2, &halves[i], 2);
+    for (uint32_t i = 0; g && i < n; i += TD_ENCODE_LANES) {
+        for (uint32_t l = 0; l < TD_ENCODE_LANES; l++)
+            read_block(s, td_min_u32(i + l, n - 1), x + l, TD_ENCODE_LANES);
+        kernels_of(s->kv)->encode(g, x, d, m, quants);
+        for (uint32_t l = 0; l < td_min_u32(n - i, TD_ENCODE_LANES); l++) {
+            td_grid_pack(g, d[l], m[l], quants + l, TD_ENCODE_LANES, block);
+            place_block(s, i + l, block);
         }
-        return;
-    }
-    uint32_t n_scales = td_host_scale_bytes(type) / 2, n_quants = type->block_bytes - 2 * n_scales;
-    uint8_t *scales = head + kv->scales_offset_k;
-    for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS) {
-        encode_block(type, k, d0, n, block);
-        for (uint32_t i = 0; i < n_scales; i++, scales += 2 * TD_PAGE_POSITIONS)
-            memcpy(scales + 2 * slot, block + 2 * i, 2);
-        for (uint32_t i = 0; i < n_quants; i++, head += TD_PAGE_POSITIONS)
-            head[slot] = block[2 * n_scales + i];
     }
 }
 
-static void write_value(const td_host_kv *kv, uint8_t *row, const float *v)
+static void write_side(side *s)
 {
-    const td_type_info *type = kv->base.params.type_v;
-    uint32_t n = kv->base.params.head_dim_v;
-    if (type->id == TD_TYPE_F16) {
-        kernels_of(kv)->to_f16(v, n, (uint16_t *)(void *)row);
-        return;
-    }
-    if (type->block_elements == 1) {
-        type->quantize(v, row, n);
-        return;
-    }
-    for (uint32_t d0 = 0; d0 < n; d0 += BLOCK_ELEMENTS, row += type->block_bytes)
-        encode_block(type, v, d0, n, row);
+    s->n_blocks = td_div_up(s->head_dim, BLOCK_ELEMENTS);
+    s->n_rotated = 0;
+    if (s->type->block_elements > 1)
+        write_blocks(s);
+    else
+        for (uint32_t i = 0; i < s->at->n_heads; i++)
+            write_plain_head(s, i);
 }
 
-void td_host_kv_write(td_host_kv *kv, uint32_t page, uint32_t head, uint32_t slot, const float *k,
-                      const float *v)
+void td_host_kv_write(td_host_kv *kv, const td_host_place *at, const float *k, const float *v)
 {
     const td_kv_params *p = &kv->base.params;
-    size_t i = (size_t)page * p->n_head_kv + head;
-    float rotated[TD_HOST_HEAD_DIM_MAX];
-    if (p->rotates_k) {
-        kernels_of(kv)->rotate(k, p->head_dim_k, rotated);
-        k = rotated;
-    }
-    write_key(kv, kv->k + i * kv->head_bytes_k, slot, k);
+    side s; /* not cleared: it is large */
+    s.kv = kv;
+    s.at = at;
+    s.type = p->type_k;
+    s.x = k;
+    s.head_dim = p->head_dim_k;
+    s.is_key = true;
+    s.is_rotated = p->rotates_k;
+    write_side(&s);
     if (p->is_latent)
         return;
-    if (p->rotates_v) {
-        kernels_of(kv)->rotate(v, p->head_dim_v, rotated);
-        v = rotated;
-    }
-    write_value(kv, kv->v + i * kv->head_bytes_v + slot * kv->row_bytes_v, v);
+    s.type = p->type_v;
+    s.x = v;
+    s.head_dim = p->head_dim_v;
+    s.is_key = false;
+    s.is_rotated = p->rotates_v;
+    write_side(&s);
 }
 
 uint32_t td_host_find_page(const td_kv *kv, const td_batch_tensors *batch, uint32_t row)

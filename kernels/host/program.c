@@ -386,11 +386,12 @@ static void run_kv_store(const part *t, const td_op *op)
     if (heads.begin == heads.end)
         return;
     for (uint32_t r = 0; r < t->n_rows; r++) {
-        uint32_t page = td_host_find_page(op->kv, &op->batch, r);
-        uint32_t slot = (uint32_t)positions[r] % TD_PAGE_POSITIONS;
-        for (uint32_t h = heads.begin; h < heads.end; h++)
-            td_host_kv_write(kv, page, h, slot, td_host_row(op->in[0], r) + h * params->head_dim_k,
-                             td_host_row(op->in[1], r) + h * params->head_dim_v);
+        const td_host_place at = {.page = td_host_find_page(op->kv, &op->batch, r),
+                                  .slot = (uint32_t)positions[r] % TD_PAGE_POSITIONS,
+                                  .head = heads.begin,
+                                  .n_heads = heads.end - heads.begin};
+        td_host_kv_write(kv, &at, td_host_row(op->in[0], r) + at.head * params->head_dim_k,
+                         td_host_row(op->in[1], r) + at.head * params->head_dim_v);
     }
 }
 

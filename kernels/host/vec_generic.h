@@ -94,6 +94,12 @@ INLINE vf vf_max(vf a, vf b)
     EACH(i, 16) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;
 }
+/* Where a < b, else the other; a NaN is not below. */
+INLINE vf vf_if_below(vf a, vf b, vf where, vf other)
+{
+    EACH(i, 16) a.v[i] = a.v[i] < b.v[i] ? where.v[i] : other.v[i];
+    return a;
+}
 INLINE vf vf_load_f16(const uint16_t *p)
 {
     vf r;
