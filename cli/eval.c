@@ -33,8 +33,9 @@ static const option options[] = {
     {"--task", NULL, OPT_TEXT, AT(task), 0, 0, "copy|needle",
      "not the text itself is predicted, but at the end of each window a passage of it again, or a "
      "number hidden in it, at five depths in turns"},
-    {"--kv", NULL, OPT_LIST, AT(kvs), 0, 0, "k=T,v=T",
-     "types of a cache's keys and values, as in generate, to hold against the base; may be given "
+    {"--kv", NULL, OPT_LIST, AT(kvs), 0, 0, "k=T,v=T[,rotate=on]",
+     "types of a cache's keys and values, and whether they are rotated (rotate_k, rotate_v: one of "
+     "them), as in generate, to hold against the base; may be given "
      "up to 16 times; auto:KLD=X or auto:BYTES=N finds the smallest with a mean divergence of at "
      "most X, or the best of at most N bytes a position (2K: 2048), among those given or all"},
     {"--seconds", NULL, OPT_FLOAT, AT(seconds), 1e-3, 1e9, "S",
@@ -104,14 +105,14 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
                                     : !strncmp(p, "v=", 2) ? &out->types.v
                                                            : NULL;
         char name[TD_TEXT_QUOTE_MAX] = "";
-        bool is_ok = true;
-        if (is_rotation(p, n_bytes, &out->types, &is_ok, err)) {
+        bool is_ok = true, is_whole = !p[n_bytes] || p[n_bytes + 1]; /* no comma at the end */
+        if (is_whole && is_rotation(p, n_bytes, &out->types, &is_ok, err)) {
             if (!is_ok)
-                return false;
+                return td_err_prepend(err, "%s", flag);
             p += n_bytes + (p[n_bytes] == ',');
             continue;
         }
-        if (!type || *type || (p[n_bytes] && !p[n_bytes + 1]))
+        if (!type || *type || !is_whole)
             return td_err_set(err, TD_E_USAGE,
                               "%s: %s in \"%.96s\"; allowed: k=TYPE,v=TYPE,rotate=auto|on|off",
                               flag, td_text_quote(p, n_bytes).text, text);
@@ -121,8 +122,8 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
         p += n_bytes + (p[n_bytes] == ',');
     }
     if (!out->types.k || !out->types.v)
-        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: k=TYPE,v=TYPE", flag,
-                          td_text_quote(text, strlen(text)).text);
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: k=TYPE,v=TYPE,rotate=auto|on|off",
+                          flag, td_text_quote(text, strlen(text)).text);
     td_eval_write_name(out);
     return true;
 }
@@ -327,12 +328,16 @@ static int evaluate(evaluation *e, td_err *err)
     const fields *f = e->f;
     eval_params *p = &e->params;
     uint32_t *ids = NULL, n_trained = td_model_hparams(p->model)->n_ctx_train;
+    eval_kv *all = NULL; /* to choose from, where none is named */
     int code = 0;
     td_default_specs defaults;
     td_layout_default_specs(&defaults);
     p->specs = f->devices.n ? f->devices.items : defaults.specs;
     p->n_specs = f->devices.n ? f->devices.n : defaults.n;
-    bool is_ok = check_latent(p, err) && name_draft(f, p, err) && read_text(f, p, &ids, err);
+    if (e->is_auto && p->n_kvs == 1)
+        p->kvs = all = td_eval_list(p, p->kvs, &p->n_kvs, err);
+    bool is_ok =
+        p->kvs && check_latent(p, err) && name_draft(f, p, err) && read_text(f, p, &ids, err);
     if (is_ok && p->window > n_trained)
         td_log_warn("--window is %u, but the model's context %u", p->window, n_trained);
     e->lines = td_alloc(p->n_kvs, sizeof *e->lines, is_ok ? err : NULL);
@@ -345,6 +350,7 @@ static int evaluate(evaluation *e, td_err *err)
         code = is_ok && e->is_auto ? tell_choice(e, err) : 0;
     }
     td_free(e->lines);
+    td_free(all);
     td_free(ids);
     return e->signal ? 128 + e->signal : code;
 }
@@ -364,7 +370,7 @@ int td_command_eval(int argc, char **argv, td_err *err)
 {
     fields f = {.base = "k=f32,v=f32", .window = 512, .n_windows = TD_TEXT_MAX};
     evaluation e = {.f = &f};
-    eval_kv given[1 + TD_OPTION_LIST_MAX], *all = NULL;
+    eval_kv given[1 + TD_OPTION_LIST_MAX];
     bool is_help;
     int code = 0;
     if (!td_options_parse(&help, argc, argv, &f, &is_help, err))
@@ -378,12 +384,8 @@ int td_command_eval(int argc, char **argv, td_err *err)
     td_model *model = td_model_open(f.model, err);
     e.params.model = model;
     e.params.kvs = given;
-    if (model && e.is_auto && e.params.n_kvs == 1)
-        e.params.kvs = all =
-            td_eval_list(given, td_model_arch(model)->is_mla, &e.params.n_kvs, err);
-    if (model && e.params.kvs)
+    if (model)
         code = evaluate(&e, err);
-    td_free(all);
     td_model_close(&model);
     return code;
 }

@@ -163,9 +163,9 @@ typedef struct {
     double bound;  /* the fewest bytes of a mean divergence of at most this */
 } eval_goal;
 
-/* The base, and every pair of types that is smaller than f32, the largest first: kvs[*n], by
- * td_alloc. is_latent: values have the type of keys. */
-eval_kv *td_eval_list(const eval_kv *base, bool is_latent, uint32_t *n, td_err *err);
+/* The base, and every pair of types that is smaller than f32 and that the devices take, the largest
+ * first: kvs[*n], by td_alloc. params: its model and devices. Errors: as layout.h. */
+eval_kv *td_eval_list(const eval_params *params, const eval_kv *base, uint32_t *n, td_err *err);
 void td_eval_write_name(eval_kv *kv); /* of its types */
 /* lines[n_kvs], by bytes; *choice: the cache within the bound, 0: none is, but *nearest comes
  * nearest. Errors: as td_eval_run_windows; TD_E_AGAIN: no time for one window. */

@@ -72,6 +72,11 @@ class Eval(unittest.TestCase):
         self.assertLess(q4_0['same_top'], q8_0['same_top'])
         self.assertTrue(1e-3 < q4_0['kld_mean'] < 1e-2, q4_0)  # llama.cpp's, without its rotation: 2.6e-3
         self.assertTrue(q4_0['kld_median'] < q4_0['kld_99'] < q4_0['kld_99_9'] < q4_0['kld_max'])
+        turned, keys, plain = evaluate('--chunks', '2', *kvs(('q4_0', 'q4_0,rotate=on'), ('q4_0', 'q4_0,rotate_k=on,rotate_v=off'),
+                                                               ('q4_0', 'q4_0,rotate=off')))[1:]
+        self.assertEqual((turned['kv'], keys['kv'], plain['kv']),
+                         ('k=q4_0,v=q4_0,rotate=on', 'k=q4_0,v=q4_0,rotate_k=on,rotate_v=off', 'k=q4_0,v=q4_0,rotate=off'))
+        self.assertEqual(len({x['kld_mean'] for x in (turned, keys, plain)}), 3)
         # 10 layers of 2 heads of 64 keys and as many values
         self.assertEqual([x['bytes_per_position'] for x in (base, f16, q8_0, k, v, q4_0)],
                          [10 * 2 * 2 * n for n in (256, 128, 68, 52, 52, 36)])
@@ -355,9 +360,10 @@ class Eval(unittest.TestCase):
 
     def test_wrong_arguments_are_refused(self):
         for value in ('k=q8_0', 'v=q8_0', '', ',', 'k=f16,v=f16,', 'k=f16,k=f16', 'k=f16,v=f16,k=f16', 'f16',
-                      'k=f16,v=f16,rotate=on', 'K=f16,v=f16'):
+                      'k=f16,v=f16,rotate=on,', 'k=f16,rotate=on', 'k=f16,v=f16,rotate', 'K=f16,v=f16'):
             self.fails(2, '--kv: ', 'allowed: k=TYPE,v=TYPE', args=['--kv', value])
-        self.fails(2, 'rotate=on', args=['--kv', 'k=f16,v=f16,rotate=on'])
+        for value in ('rotate=', 'rotate=yes', 'rotate_k=onn', 'rotate_v=' + 'x' * 4000):
+            self.fails(2, '--kv: ', 'on', args=['--kv', 'k=f16,v=f16,' + value])
         for value in ('k=q9_9,v=f16', 'k=f16;v=f16', 'k=f16,v=', 'k=q4_k,v=f16', 'k=f16,v=' + 'q' * 4000):
             self.fails(2, '--kv: ', 'allowed: f32, f16, ', args=['--kv', value])
         self.fails(2, '--base: "f16"', args=['--base', 'f16'])
