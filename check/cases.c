@@ -193,6 +193,13 @@ static void add_attention_as(walk *w, td_case_parts parts, const char *needs)
         c.needs = needs;
         add(w, c);
     }
+    for (uint32_t i = TD_INPUT_CACHE_COMMON; i < TD_INPUT_CACHE_TYPES; i++) { /* each as either */
+        const char *type = td_input_cache_types[i];
+        td_case c = attention(&small, type, type, 150);
+        c.parts = parts;
+        c.needs = needs;
+        add(w, c);
+    }
     for (int variant = 1; variant < (int)TD_COUNT(variants); variant++) {
         td_case c = attention(&small, "F16", "F16", 300);
         c.variant = variant;
@@ -215,7 +222,7 @@ static void add_attention_as(walk *w, td_case_parts parts, const char *needs)
 static void add_sequence(walk *w)
 {
     add_attention_as(w, TD_CASE_ROWS, NULL);
-    for (uint32_t t = 0; t < TD_INPUT_CACHE_COMMON; t++) {
+    for (uint32_t t = 0; t < TD_INPUT_CACHE_TYPES; t++) {
         td_case c = {.op = "kv_store",
                      .build = td_build_kv_store,
                      .needs = "attention",

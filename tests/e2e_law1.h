@@ -159,20 +159,20 @@ static inline void run_mixture(const row_check *r, uint32_t n, uint32_t draw)
 }
 
 static inline void check_rows(const char *name, const td_model *model, const placement *p,
-                              uint32_t cache_type, uint32_t n_draws, bool is_brief)
+                              const uint32_t kv[2], uint32_t n_draws, bool is_brief)
 {
     static const uint32_t widths[] = {1, 2, 3, 5, 8, 9, 16, 17, 33, 64};
     char what[256];
     td_err err = {0};
-    const td_type_info *type = td_type_find(cache_type);
-    snprintf(what, sizeof what, "%s on %s, %s cache", name, p->name, type->name);
+    const td_type_info *k = td_type_find(kv[0]), *v = td_type_find(kv[1]);
+    snprintf(what, sizeof what, "%s on %s, %s/%s cache", name, p->name, k->name, v->name);
     row_check r = {.what = what,
                    .prompts = is_brief ? brief_prompts : row_prompts,
                    .n_vocab = td_model_hparams(model)->n_vocab};
     r.chain = td_chain_create(&(td_layout_params){.model = model,
                                                   .specs = p->specs,
                                                   .n_specs = p->n_specs,
-                                                  .kv = {.k = type, .v = type},
+                                                  .kv = {.k = k, .v = v},
                                                   .n_slots = ROW_SLOTS,
                                                   .n_ctx = 256 + ROW_DRAFTED},
                               &err);
