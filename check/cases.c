@@ -186,16 +186,10 @@ static void add_attention_as(walk *w, td_case_parts parts, const char *needs)
 {
     const model small = {"small", 0, 0, 2, 2, 64, 0, 0};
     static const char *const variants[] = {"plain", "window", "sinks", "softcap", "chunk"};
-    for (uint32_t i = 0; i < TD_INPUT_CACHE_COMMON * TD_INPUT_CACHE_COMMON; i++) {
-        td_case c = attention(&small, td_input_cache_types[i / 4], td_input_cache_types[i % 4], 150);
-        c.n_data = i == 5 ? 64 : 8; /* F16 */
-        c.parts = parts;
-        c.needs = needs;
-        add(w, c);
-    }
-    for (uint32_t i = TD_INPUT_CACHE_COMMON; i < TD_INPUT_CACHE_TYPES; i++) { /* each as either */
-        const char *type = td_input_cache_types[i];
-        td_case c = attention(&small, type, type, 150);
+    for (uint32_t i = 0; i < TD_INPUT_CACHE_TYPES; i++) { /* each as keys and as values */
+        const char *k = td_input_cache_types[i];
+        td_case c = attention(&small, k, td_input_cache_types[(i + 1) % TD_INPUT_CACHE_TYPES], 150);
+        c.n_data = i == 1 ? 64 : 8; /* F16 */
         c.parts = parts;
         c.needs = needs;
         add(w, c);

@@ -10,7 +10,7 @@
 #define TD_INPUT_PLAIN_TYPES  3u
 #define TD_INPUT_WEIGHT_TYPES 28u
 #define TD_INPUT_CACHE_TYPES  10u
-#define TD_INPUT_CACHE_COMMON 4u /* the first, which every device has */
+#define TD_INPUT_CACHE_COMMON 4u /* the first */
 extern const char *const td_input_weight_types[TD_INPUT_WEIGHT_TYPES];
 extern const char *const td_input_cache_types[TD_INPUT_CACHE_TYPES];
 

@@ -5,7 +5,8 @@
  *
  * Everything is f32 arithmetic in this order, which lanes of a block each or four lanes for its
  * quarters do too (host/body_encode.h): sums run over the 8 elements of a quarter in ascending
- * order by fma from 0, and are then (a + b) + (c + d); integers are rounded half to even. */
+ * order from 0, and are then (a + b) + (c + d); integers are rounded half to even. Products are
+ * rounded before they are added: a GPU may have no fma. */
 #include "kernels/types_encode.h"
 #include "kernels/types_unpack.h"
 
@@ -30,6 +31,8 @@ typedef struct {
 typedef struct {
     float xq, q, qq; /* of values times integers, integers, their squares */
 } sums;
+
+static float mul_add(float a, float b, float c) { return a * b + c; }
 
 static float rounded(float f) { return td_f16_to_f32(td_f32_to_f16(f)); }
 
@@ -66,9 +69,9 @@ static sums sum_up(const td_grid *g, const float *x, float from, float inverse)
     float xq[4] = {0}, sum_q[4] = {0}, qq[4] = {0};
     for (int j = 0; j < N; j++) {
         float q = round_to(g, (x[j] - from) * inverse);
-        xq[j / 8] = fmaf(x[j], q, xq[j / 8]);
+        xq[j / 8] = mul_add(x[j], q, xq[j / 8]);
         sum_q[j / 8] += q;
-        qq[j / 8] = fmaf(q, q, qq[j / 8]);
+        qq[j / 8] = mul_add(q, q, qq[j / 8]);
     }
     return (sums){sum_quarters(xq), sum_quarters(sum_q), sum_quarters(qq)};
 }
@@ -79,7 +82,7 @@ static void keep_better(fit f, fit *best)
         *best = f;
 }
 
-static float scale_error(const sums *s, float d) { return d * fmaf(d, s->qq, -2 * s->xq); }
+static float scale_error(const sums *s, float d) { return d * mul_add(d, s->qq, -2 * s->xq); }
 
 static void try_scale(const sums *s, fit *best)
 {
@@ -97,9 +100,9 @@ static fit fit_scale(const td_grid *g, const float *x)
     fit best;
     for (uint32_t i = 0; i < TD_GRID_STEPS; i++) {
         float end = i < TD_GRID_STEPS / 2 ? g->low : g->high;
-        sums s = sum_up(g, x, 0, fmaf(td_grid_steps[i], unit, end) * inverse);
+        sums s = sum_up(g, x, 0, mul_add(td_grid_steps[i], unit, end) * inverse);
         if (i == 0) {
-            best = (fit){.d = rounded(extreme / g->low)};
+            best = (fit){.d = rounded(extreme * (1 / g->low))};
             best.error = scale_error(&s, best.d);
         }
         try_scale(&s, &best);
@@ -112,14 +115,14 @@ static fit fit_scale(const td_grid *g, const float *x)
 /* In what follows values are less `middle`, a minimum is not. */
 static float line_error(const sums *s, float x_sum, float d, float m)
 {
-    return fmaf(2 * m, fmaf(d, s->q, -x_sum), fmaf(N * m, m, scale_error(s, d)));
+    return mul_add(2 * m, mul_add(d, s->q, -x_sum), mul_add(N * m, m, scale_error(s, d)));
 }
 
 static void try_line(const sums *s, float x_sum, float middle, fit *best)
 {
-    float by = inverse_of(fmaf(N, s->qq, -(s->q * s->q)));
-    fit f = {.d = rounded(fmaf(N, s->xq, -(x_sum * s->q)) * by)};
-    f.m = rounded(fmaf(fmaf(-f.d, s->q, x_sum), 1.0f / N, middle));
+    float by = inverse_of(mul_add(N, s->qq, -(s->q * s->q)));
+    fit f = {.d = rounded(mul_add(N, s->xq, -(x_sum * s->q)) * by)};
+    f.m = rounded(mul_add(mul_add(-f.d, s->q, x_sum), 1.0f / N, middle));
     f.error = line_error(s, x_sum, f.d, f.m - middle);
     keep_better(f, best);
 }
@@ -131,7 +134,7 @@ static fit fit_line(const td_grid *g, const float *in)
         low = in[j] < low ? in[j] : low;
         high = in[j] > high ? in[j] : high;
     }
-    float middle = fmaf(0.5f, low, 0.5f * high), unit = (high - low) * (1 / g->high);
+    float middle = mul_add(0.5f, low, 0.5f * high), unit = (high - low) * (1 / g->high);
     for (int j = 0; j < N; j++) {
         x[j] = in[j] - middle;
         x_sums[j / 8] += x[j];
@@ -139,8 +142,8 @@ static fit fit_line(const td_grid *g, const float *in)
     float x_sum = sum_quarters(x_sums);
     fit best;
     for (uint32_t i = 0; i < TD_GRID_ENDS; i++) {
-        float from = fmaf(td_grid_ends[i][0], unit, low - middle);
-        float to = fmaf(-td_grid_ends[i][1], unit, high - middle);
+        float from = mul_add(td_grid_ends[i][0], unit, low - middle);
+        float to = mul_add(-td_grid_ends[i][1], unit, high - middle);
         sums s = sum_up(g, x, from, g->high * inverse_of(to - from));
         if (i == 0) {
             best = (fit){.d = rounded(unit), .m = rounded(low)};
@@ -163,7 +166,7 @@ static void encode_block(const td_grid *g, const float *x, uint8_t *block)
     for (int j = 0; j < N; j++) {
         float v = (x[j] - f.m) * inverse;
         n[j] = g->is_levels ? find_level(v) : (int32_t)(round_to(g, v) - g->low);
-        poison = fmaf(0, x[j], poison); /* NaN, if one of them is not finite */
+        poison = mul_add(0, x[j], poison); /* NaN, if one of them is not finite */
     }
     td_grid_pack(g, f.d + poison, f.m, n, 1, block);
 }

@@ -37,10 +37,14 @@ folder=$(mktemp -d)
 export MESA_SHADER_CACHE_DISABLE=1 XDG_CACHE_HOME=/dev/null # RADV fails with what it has kept
 trap 'rm -rf "$folder"' EXIT
 
-# Of the shaders with cache types, the usual ones with heads of 128; of products by expert and of
+# Of the shaders with cache types, those of one type with heads of 128; of products by expert and of
 # rare weight types a few row counts.
 wanted='/^\| spoil / { next } # sabotage: no model runs it
-        /^\| (attention|kv_store|rope_store) / { if (/ 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /) print; next }
+        /^\| (attention|kv_store|rope_store) / {
+            if (/ 1 1 128 128 | 8 8 128 128 | 2 2 128 128 /) print
+            else if (/ (30 30|133 133|7 7|6 6|3 3|20 20) 128 128 / && !/ 2 64 0 0 | 4 (64|128) 0 0 /) print
+            next
+        }
         /^\| mat_tile/ {
             if (/ 4 1 2 8 0 /) { if (/(Q4_K|MXFP4) /) print; next }
             if (!/\.(F32|F16|BF16|Q4_0|Q8_0|Q4_K|Q5_K|Q6_K|MXFP4) /) next

@@ -367,6 +367,12 @@ static void test_cache_rows_hold_padded_heads(void **state)
     assert_int_equal(td_vk_kv_row_words(q8_0, 64), 16 + 1);
     assert_int_equal(td_vk_kv_row_words(q8_0, 96), 24 + 2);
     assert_int_equal(td_vk_kv_row_words(q4_0, 128), 16 + 2);
+    static const struct {
+        uint32_t type, n_words; /* of 96 elements: 3 blocks */
+    } rows[] = {{TD_TYPE_BF16, 48},         {TD_TYPE_IQ4_NL, 12 + 2},   {TD_TYPE_Q4_1, 12 + 3},
+                {TD_TYPE_Q5_0, 12 + 3 + 2}, {TD_TYPE_Q5_1, 12 + 3 + 3}, {TD_TYPE_Q6_0, 12 + 6 + 2}};
+    for (size_t i = 0; i < TD_COUNT(rows); i++)
+        assert_int_equal(td_vk_kv_row_words(td_type_find(rows[i].type), 96), rows[i].n_words);
 }
 
 int main(void)

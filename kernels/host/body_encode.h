@@ -25,6 +25,8 @@ typedef struct { /* of the blocks, values of element j at x[j * TD_ENCODE_LANES]
 
 INLINE vf vf_abs(vf a) { return vf_bits(vi_and(vi_bits(a), vi_set1(INT32_MAX))); }
 
+INLINE vf lane_mul_add(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+
 INLINE vf lane_rounded(vf a)
 {
     uint16_t halves[VL];
@@ -73,9 +75,9 @@ INLINE lane_sums lane_sum_up(const lane_blocks *b, vf from, vf inverse)
         for (uint32_t j = 8 * k; j < 8 * k + 8; j++) {
             vf x = lane_value(b, j);
             vf q = lane_round(b->g, vf_mul(vf_sub(x, from), inverse));
-            xq[k] = vf_fma(x, q, xq[k]);
+            xq[k] = lane_mul_add(x, q, xq[k]);
             sum_q[k] = vf_add(sum_q[k], q);
-            qq[k] = vf_fma(q, q, qq[k]);
+            qq[k] = lane_mul_add(q, q, qq[k]);
         }
     }
     return (lane_sums){add_quarters(xq), add_quarters(sum_q), add_quarters(qq)};
@@ -92,13 +94,13 @@ INLINE vf lane_negative(vf a) { return vf_bits(vi_xor(vi_bits(a), vi_set1(INT32_
 
 INLINE vf lane_scale_error(const lane_sums *s, vf d)
 {
-    return vf_mul(d, vf_fma(d, s->qq, vf_mul(vf_set1(-2), s->xq)));
+    return vf_mul(d, lane_mul_add(d, s->qq, vf_mul(vf_set1(-2), s->xq)));
 }
 
 INLINE vf lane_line_error(const lane_blocks *b, const lane_sums *s, vf d, vf m)
 {
-    vf e = vf_fma(vf_mul(vf_set1(N), m), m, lane_scale_error(s, d));
-    return vf_fma(vf_mul(vf_set1(2), m), vf_fma(d, s->q, lane_negative(b->x_sum)), e);
+    vf e = lane_mul_add(vf_mul(vf_set1(N), m), m, lane_scale_error(s, d));
+    return lane_mul_add(vf_mul(vf_set1(2), m), lane_mul_add(d, s->q, lane_negative(b->x_sum)), e);
 }
 
 INLINE void lane_try(const lane_blocks *b, const lane_sums *s, lane_fit *best)
@@ -109,11 +111,11 @@ INLINE void lane_try(const lane_blocks *b, const lane_sums *s, lane_fit *best)
         f.error = lane_scale_error(s, f.d);
     } else {
         vf n = vf_set1(N);
-        vf by = lane_inverse(vf_fma(n, s->qq, lane_negative(vf_mul(s->q, s->q))));
-        vf over = vf_fma(n, s->xq, lane_negative(vf_mul(b->x_sum, s->q)));
+        vf by = lane_inverse(lane_mul_add(n, s->qq, lane_negative(vf_mul(s->q, s->q))));
+        vf over = lane_mul_add(n, s->xq, lane_negative(vf_mul(b->x_sum, s->q)));
         f.d = lane_rounded(vf_mul(over, by));
-        vf left = vf_fnma(f.d, s->q, b->x_sum);
-        f.m = lane_rounded(vf_fma(left, vf_set1(1.0f / N), b->middle));
+        vf left = vf_sub(b->x_sum, vf_mul(f.d, s->q));
+        f.m = lane_rounded(lane_mul_add(left, vf_set1(1.0f / N), b->middle));
         f.error = lane_line_error(b, s, f.d, vf_sub(f.m, b->middle));
     }
     lane_keep_better(&f, best);
@@ -132,10 +134,10 @@ INLINE lane_fit lane_fit_scale(lane_blocks *b)
     lane_fit best = {.m = vf_zero()};
     for (uint32_t i = 0; i < TD_GRID_STEPS; i++) {
         vf end = vf_set1(i < TD_GRID_STEPS / 2 ? g->low : g->high);
-        vf by = vf_mul(vf_fma(vf_set1(td_grid_steps[i]), unit, end), inverse);
+        vf by = vf_mul(lane_mul_add(vf_set1(td_grid_steps[i]), unit, end), inverse);
         lane_sums s = lane_sum_up(b, vf_zero(), by);
         if (i == 0) {
-            best.d = lane_rounded(vf_div(extreme, vf_set1(g->low)));
+            best.d = lane_rounded(vf_mul(extreme, vf_set1(1 / g->low)));
             best.error = lane_scale_error(&s, best.d);
         }
         lane_try(b, &s, &best);
@@ -155,7 +157,7 @@ INLINE lane_fit lane_fit_line(lane_blocks *b)
         high = vf_if_below(high, x, x, high);
     }
     vf half = vf_set1(0.5f), unit = vf_mul(vf_sub(high, low), vf_set1(1 / g->high));
-    b->middle = vf_fma(half, low, vf_mul(half, high));
+    b->middle = lane_mul_add(half, low, vf_mul(half, high));
     for (uint32_t k = 0; k < 4; k++) {
         sums[k] = vf_zero();
         for (uint32_t j = 8 * k; j < 8 * k + 8; j++)
@@ -165,8 +167,8 @@ INLINE lane_fit lane_fit_line(lane_blocks *b)
     vf begin = vf_sub(low, b->middle), end = vf_sub(high, b->middle);
     lane_fit best;
     for (uint32_t i = 0; i < TD_GRID_ENDS; i++) {
-        vf from = vf_fma(vf_set1(td_grid_ends[i][0]), unit, begin);
-        vf to = vf_fma(vf_set1(-td_grid_ends[i][1]), unit, end);
+        vf from = lane_mul_add(vf_set1(td_grid_ends[i][0]), unit, begin);
+        vf to = lane_mul_add(vf_set1(-td_grid_ends[i][1]), unit, end);
         lane_sums s =
             lane_sum_up(b, from, vf_mul(vf_set1(g->high), lane_inverse(vf_sub(to, from))));
         if (i == 0) {
@@ -191,7 +193,7 @@ INLINE void encode_lanes(lane_blocks *b, const bool has_minimum, float *d, float
         vf v = vf_mul(vf_sub(x, f.m), inverse);
         v = b->g->is_levels ? lane_level(v, true) : vf_sub(lane_round(b->g, v), vf_set1(b->g->low));
         vf_store((float *)(void *)(n + j * TD_ENCODE_LANES), vf_bits(vi_of_vf(v)));
-        poison = vf_fma(vf_zero(), x, poison);
+        poison = lane_mul_add(vf_zero(), x, poison);
     }
     vf_store(d, vf_add(f.d, poison));
     vf_store(m, f.m);

@@ -78,6 +78,7 @@ const uint PART_K = CHUNK_K < 8u || IS_SOFTWARE ? 4u : 8u; /* elements decoded a
 const uint TELLERS = IS_SOFTWARE ? BROADCAST : 1u;
 const uint HELD = IS_SOFTWARE ? (PAIRS + TELLERS - 1u) / TELLERS : 1u; /* pairs a lane tells of */
 const uint OWN_K = IS_SOFTWARE ? 4u : 1u; /* positions of a lane */
+const uint HIGH_K = TD_KV_HIGH(TYPE_K), HIGH_WORDS_K = HIGH_K == 0u ? 1u : HIGH_K;
 const uint AHEAD = IS_SOFTWARE ? 1u : CHUNK_K > 8u ? 2u : 4u; /* chunks loaded at once */
 
 const uint UNIT_V = 8u; /* columns */
@@ -171,6 +172,16 @@ void add_part(uint quad, uint j, uint d)
 
 uvec4 quants[AHEAD * OWN_K];
 uint scale_words[AHEAD * OWN_K];
+uint high[AHEAD * OWN_K * HIGH_WORDS_K];
+
+/* The high bits of unit u of chunk a of the lane's o-th position. */
+uint high_bits(uint a, uint o, uint u)
+{
+    if (HIGH_K == 0u)
+        return 0u;
+    return high[(a * OWN_K + o) * HIGH_WORDS_K + td_kv_high_word(TYPE_K, u)] >>
+           td_kv_high_at(TYPE_K, u);
+}
 
 /* Adds PART_K elements of chunk c, the a-th of those loaded, from its vec4 j0 on. In its quants
  * they are from `at` on. */
@@ -180,10 +191,11 @@ void add_elements(uint a, uint c, uint j0, uint at)
         return; /* padding */
     [[unroll]] for (uint j = 0u; j < PART_K / 4u; j++) {
         [[unroll]] for (uint o = 0u; o < OWN_K; o++) {
-            float d = 0.0;
+            vec2 scale = vec2(0.0);
             if (td_kv_has_scales(TYPE_K))
-                d = td_kv_scale(TYPE_K, scale_words[a * OWN_K + o], c);
-            keys[j * OWN_K + o] = td_kv_decode(TYPE_K, quants[a * OWN_K + o], d, at + j);
+                scale = td_kv_scale(TYPE_K, scale_words[a * OWN_K + o], c);
+            keys[j * OWN_K + o] = td_kv_decode(TYPE_K, quants[a * OWN_K + o],
+                                               high_bits(a, o, j0 / 2u), scale, at + j);
         }
         if (IS_SOFTWARE) {
             [[unroll]] for (uint i = 0u; i < HELD; i++)
@@ -220,10 +232,10 @@ uint k_chunk_at(uint cell, uint slot, uint c)
     return IS_LATENT ? td_kv_v_chunk_at(cell, CHUNKS_K, slot, c) : td_kv_k_chunk_at(cell, slot, c);
 }
 
-uint k_scale_at(uint cell, uint slot, uint i)
+uint k_side_at(uint cell, uint slot, uint i)
 {
-    return IS_LATENT ? td_kv_v_scale_at(cell, CHUNKS_K, td_kv_scale_words(TYPE_K, HEAD_DIM_K), slot, i)
-                     : td_kv_k_scale_at(cell, CHUNKS_K, slot, i);
+    return IS_LATENT ? td_kv_v_side_at(cell, CHUNKS_K, td_kv_side_words(TYPE_K, HEAD_DIM_K), slot, i)
+                     : td_kv_k_side_at(cell, CHUNKS_K, slot, i);
 }
 
 /* Scores of the positions lane, lane + LANES / OWN_K, ... of a cell, into rows of weights. */
@@ -244,7 +256,11 @@ void make_scores(uint cell, uint lane)
                 uint i = min(c + a, CHUNKS_K - 1u), slot = lane + o * (LANES / OWN_K);
                 quants[a * OWN_K + o] = k4[k_chunk_at(cell, slot, i)];
                 if (td_kv_has_scales(TYPE_K))
-                    scale_words[a * OWN_K + o] = k[k_scale_at(cell, slot, i * CHUNK_K / 64u)];
+                    scale_words[a * OWN_K + o] =
+                        k[k_side_at(cell, slot, td_kv_scale_word(TYPE_K, HEAD_DIM_K, i))];
+                [[unroll]] for (uint h = 0u; h < HIGH_K; h++)
+                    high[(a * OWN_K + o) * HIGH_WORDS_K + h] =
+                        k[k_side_at(cell, slot, i * HIGH_K + h)];
             }
         [[unroll]] for (uint a = 0u; a < AHEAD; a++)
             if (c + a < CHUNKS_K)
@@ -262,6 +278,11 @@ void make_scores(uint cell, uint lane)
 
 /* -- values --------------------------------------------------------------------------------- */
 
+uint v_side_at(uint cell, uint slot, uint i)
+{
+    return td_kv_v_side_at(cell, CHUNKS_V, td_kv_side_words(TYPE_V, ROW_V), slot, i);
+}
+
 /* Unit u of a slot's value. */
 void load_value(uint cell, uint slot, uint u, out vec4 a, out vec4 b)
 {
@@ -273,20 +294,24 @@ void load_value(uint cell, uint slot, uint u, out vec4 a, out vec4 b)
     }
     uint at = td_kv_v_chunk_at(cell, CHUNKS_V, slot, u * UNIT_V / TD_KV_CHUNK(TYPE_V));
     uvec4 quants = uvec4(0u);
-    float d = 0.0;
-    if (TYPE_V == TD_KV_F16)
+    uint high = 0u;
+    vec2 scale = vec2(0.0);
+    if (TD_KV_IS_HALF(TYPE_V))
         quants = v4[at];
     else if (TYPE_V == TD_KV_Q8_0)
         quants.xy = v2[2u * at + u % 2u];
     else
         quants.x = v[4u * at + u % 4u];
     if (td_kv_has_scales(TYPE_V)) {
-        vec2 both = unpackHalf2x16(v[td_kv_v_scale_at(
-            cell, CHUNKS_V, td_kv_scale_words(TYPE_V, ROW_V), slot, u * UNIT_V / 64u)]);
-        d = (u * UNIT_V / 32u & 1u) == 0u ? both.x : both.y;
+        uint c = u * UNIT_V / TD_KV_CHUNK(TYPE_V);
+        scale = td_kv_scale(TYPE_V, v[v_side_at(cell, slot, td_kv_scale_word(TYPE_V, ROW_V, c))], c);
     }
-    a = td_kv_decode(TYPE_V, quants, d, 0u);
-    b = td_kv_decode(TYPE_V, quants, d, 1u);
+    if (TD_KV_HIGH(TYPE_V) != 0u) {
+        uint i = u / 4u * TD_KV_HIGH(TYPE_V) + td_kv_high_word(TYPE_V, u);
+        high = v[v_side_at(cell, slot, i)] >> td_kv_high_at(TYPE_V, u);
+    }
+    a = td_kv_decode(TYPE_V, quants, high, scale, 0u);
+    b = td_kv_decode(TYPE_V, quants, high, scale, 1u);
 }
 
 void add_weighted(uint i, float weight, vec4 a, vec4 b, bool is_masked)

@@ -1,6 +1,6 @@
 /* Writes k[r] ([n_head_kv][head_dim_k]) and v[r] into the page slot of the row's position, in the
  * cache's types. A lane encodes 8 elements of one head; four lanes that share a block of 32 tell
- * each other their extremes in shared memory.
+ * each other what they know of it in shared memory.
  * Grid: units of 64 elements of a row / 8, rows, K or V. Rows whose slot, position or page does not
  * exist are left alone. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K, 3 HEAD_DIM_V.
  * A latent cache stores but keys, laid out as values: they come as v, and k_words is 0. */

@@ -217,7 +217,6 @@ static const td_backend backend = {
     .weight_piece_bytes = td_vk_weight_piece_bytes,
     .kv_piece_bytes = td_vk_kv_piece_bytes,
     .state_piece_bytes = td_vk_state_piece_bytes,
-    .kv_takes = td_vk_kv_takes,
     .kv_init = td_vk_kv_init,
     .kv_free = td_vk_kv_free,
     .kv_bytes = td_vk_kv_bytes,

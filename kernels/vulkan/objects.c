@@ -86,12 +86,6 @@ static uint64_t v_bytes(const td_kv_params *p)
     return p->is_latent ? 0 : cache_bytes(p, p->type_v, p->head_dim_v);
 }
 
-bool td_vk_kv_takes(const td_type_info *type)
-{
-    return type->id == TD_TYPE_F32 || type->id == TD_TYPE_F16 || type->id == TD_TYPE_Q8_0 ||
-           type->id == TD_TYPE_Q4_0;
-}
-
 bool td_vk_kv_init(td_kv *cache, td_err *err)
 {
     td_vk_kv *kv = (td_vk_kv *)cache;

@@ -149,16 +149,28 @@ void td_vk_pack_rows(const td_type_info *type, const void *src, uint32_t n_rows,
 
 uint32_t td_vk_kv_row_words(const td_type_info *type, uint32_t head_dim)
 {
+    uint32_t n_blocks = td_div_up(head_dim, 32), n_halves = td_div_up(head_dim, 64);
     switch (type->id) {
     case TD_TYPE_F32:
         return td_round_up(head_dim, 4);
     case TD_TYPE_F16:
+    case TD_TYPE_BF16:
         return td_round_up(head_dim, 8) / 2;
     case TD_TYPE_Q8_0: /* two blocks share a word of scales */
-        return td_div_up(head_dim, 32) * 8 + td_div_up(head_dim, 64);
+        return 8 * n_blocks + n_halves;
     case TD_TYPE_Q4_0:
-        return td_div_up(head_dim, 32) * 4 + td_div_up(head_dim, 64);
-    default: /* td_vk_kv_takes: only counted */
-        return (uint32_t)td_row_bytes(type, td_round_up(head_dim, type->block_elements)) / 4 + 1;
+    case TD_TYPE_IQ4_NL:
+        return 4 * n_blocks + n_halves;
+    case TD_TYPE_Q5_0:
+        return 5 * n_blocks + n_halves;
+    case TD_TYPE_Q6_0:
+        return 6 * n_blocks + n_halves;
+    case TD_TYPE_Q4_1:
+        return 5 * n_blocks;
+    case TD_TYPE_Q5_1:
+        return 6 * n_blocks;
+    default:
+        TD_ASSERT(!"not a cache type");
+        return 0;
     }
 }

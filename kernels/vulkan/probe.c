@@ -237,25 +237,36 @@ static bool compile_attention(const compile_run *run, const td_vk_pipeline_key *
     return true;
 }
 
-/* Cache types in every pair, with head sizes that are and are not multiples of the blocks. The last
- * constant is rope_store's: columns that are normed. */
+static bool compile_cache_pair(const compile_run *run, const td_shader *shader, uint32_t type_k,
+                               uint32_t type_v, const uint32_t *head_dims, td_err *err)
+{
+    td_vk_pipeline_key key = {.shader = shader->name,
+                              .n_bindings = TD_VK_BINDINGS_MAX,
+                              .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1]},
+                              .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
+    return strcmp(shader->name, "attention") ? compile_one(run, &key, err)
+                                             : compile_attention(run, &key, type_k == type_v, err);
+}
+
+/* Every cache type beside itself and another, with head sizes that are and are not multiples of the
+ * blocks; the rarer types, which differ in how they decode, with the usual size and the largest.
+ * The last constant is rope_store's: columns that are normed. */
 static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
-    static const uint32_t types[] = {TD_TYPE_F32, TD_TYPE_F16, TD_TYPE_Q8_0, TD_TYPE_Q4_0};
-    static const uint32_t head_dims[][2] = {{64, 64}, {80, 80}, {128, 128}, {256, 256}, {576, 512}};
-    for (size_t k = 0; k < TD_COUNT(types); k++)
-        for (size_t v = 0; v < TD_COUNT(types); v++)
-            for (size_t i = 0; i < TD_COUNT(head_dims); i++) {
-                td_vk_pipeline_key key = {
-                    .shader = shader->name,
-                    .n_bindings = TD_VK_BINDINGS_MAX,
-                    .spec = {types[k], types[v], head_dims[i][0], head_dims[i][1], head_dims[i][1]},
-                    .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
-                if (!strcmp(shader->name, "attention")
-                        ? !compile_attention(run, &key, types[k] == types[v], err)
-                        : !compile_one(run, &key, err))
-                    return false;
-            }
+    static const uint32_t types[] = {TD_TYPE_F32,  TD_TYPE_F16,   TD_TYPE_Q8_0, TD_TYPE_Q4_0,
+                                     TD_TYPE_BF16, TD_TYPE_Q6_0,  TD_TYPE_Q5_1, TD_TYPE_Q5_0,
+                                     TD_TYPE_Q4_1, TD_TYPE_IQ4_NL};
+    static const uint32_t head_dims[][2] = {{128, 128}, {576, 512}, {64, 64}, {80, 80}, {256, 256}};
+    enum { COMMON = 4, USUAL = 2 };
+    for (size_t t = 0; t < TD_COUNT(types); t++) {
+        for (size_t i = 0; i < (t < COMMON ? TD_COUNT(head_dims) : USUAL); i++)
+            if (!compile_cache_pair(run, shader, types[t], types[t], head_dims[i], err))
+                return false;
+        uint32_t next = types[(t + 1) % TD_COUNT(types)];
+        if (!compile_cache_pair(run, shader, types[t], next, head_dims[t % TD_COUNT(head_dims)],
+                                err))
+            return false;
+    }
     return true;
 }
 

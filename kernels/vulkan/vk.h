@@ -273,7 +273,6 @@ typedef struct {
 bool td_vk_tensor_init(td_tensor *t, td_err *err);
 void td_vk_tensor_free(td_tensor *t);
 const void *td_vk_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
-bool td_vk_kv_takes(const td_type_info *type);
 bool td_vk_kv_init(td_kv *kv, td_err *err);
 void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);

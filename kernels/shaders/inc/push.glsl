@@ -157,7 +157,7 @@ struct push_rope {
 
 /* Grid: x = units of 64 elements of a row, ceil(head_dim / 64) * n_head_kv, / 8 rounded up;
  * y = row; z = 0 for K, 1 for V. Specialization constants of kv_store and attention: 0 TYPE_K,
- * 1 TYPE_V (GGUF type ids: F32 0, F16 1, Q4_0 2, Q8_0 8), 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
+ * 1 TYPE_V (type ids: inc/kv.glsl), 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
 struct push_kv_store {
     uint n_rows;
     uint n_head_kv, head_dim_k, head_dim_v;
