@@ -10,11 +10,29 @@ set(TD_SHADER_VARIANTS # shader:macro:list of NAME=VALUE
     mat_tile:QUANT:TD_QUANTS
     mat_vec:QUANT:TD_QUANTS)
 
-# Another build of the same sources, whose SPIR-V is taken as it is instead of compiled again.
+# Another build of the same sources, whose SPIR-V is taken as it is instead of compiled again. A
+# finished build says in shaders/key of which sources its shaders are.
 set(TD_SHADERS_OF "" CACHE PATH "a finished build whose shaders are used")
 set(TD_SHADER_DIR ${CMAKE_BINARY_DIR}/shaders)
 file(MAKE_DIRECTORY ${TD_SHADER_DIR})
+set(td_shaders_of "")
+if(TD_SHADERS_OF)
+    set(SOURCE ${CMAKE_SOURCE_DIR})
+    include(${CMAKE_SOURCE_DIR}/cmake/shader_key.cmake)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${texts})
+    set(key "none")
+    if(EXISTS ${TD_SHADERS_OF}/shaders/key)
+        file(READ ${TD_SHADERS_OF}/shaders/key key)
+        set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${TD_SHADERS_OF}/shaders/key)
+    endif()
+    if(key STREQUAL td_shader_key)
+        set(td_shaders_of ${TD_SHADERS_OF})
+    else()
+        message(STATUS "Shaders of ${TD_SHADERS_OF} are of other sources: compiled here instead")
+    endif()
+endif()
 
+set(td_shader_files "")
 set(td_shader_externs "")
 set(td_shader_rows "")
 set(td_shader_count 0)
@@ -23,11 +41,12 @@ set(td_shader_count 0)
 macro(td_shader name source)
     set(spv ${TD_SHADER_DIR}/${name}.spv)
     string(MAKE_C_IDENTIFIER "td_spv_${name}" symbol)
-    if(TD_SHADERS_OF)
+    list(APPEND td_shader_files ${spv})
+    if(td_shaders_of)
         add_custom_command(
             OUTPUT ${spv}
-            COMMAND ${CMAKE_COMMAND} -E copy ${TD_SHADERS_OF}/shaders/${name}.spv ${spv}
-            DEPENDS ${TD_SHADERS_OF}/shaders/${name}.spv
+            COMMAND ${CMAKE_COMMAND} -E copy ${td_shaders_of}/shaders/${name}.spv ${spv}
+            DEPENDS ${td_shaders_of}/shaders/${name}.spv
             VERBATIM)
     else()
         add_custom_command(
@@ -78,5 +97,14 @@ foreach(path ${td_shader_sources})
     endif()
 endforeach()
 
+file(GLOB td_shader_includes CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/shaders/inc/*)
+add_custom_command(
+    OUTPUT ${TD_SHADER_DIR}/key
+    COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DOUTPUT=${TD_SHADER_DIR}/key
+            -P ${CMAKE_SOURCE_DIR}/cmake/shader_key.cmake
+    DEPENDS ${td_shader_files} ${td_shader_sources} ${td_shader_includes}
+            ${CMAKE_SOURCE_DIR}/cmake/shaders.cmake ${CMAKE_SOURCE_DIR}/cmake/shader_key.cmake
+    VERBATIM)
+add_custom_target(td_shader_key ALL DEPENDS ${TD_SHADER_DIR}/key)
 configure_file(${CMAKE_SOURCE_DIR}/cmake/shader_table.c.in ${TD_SHADER_DIR}/shader_table.c @ONLY)
 target_sources(td_kernels PRIVATE ${TD_SHADER_DIR}/shader_table.c)
