@@ -37,14 +37,14 @@ done
 status=0
 names=()
 # suite NAME BUILD-DIR CTEST-OPTIONS...: runs and logs; goes on after failures, so that one run
-# tells all of them. One more at a time than there are cores, as those of several processes mostly
+# tells all of them. Two more at a time than there are cores, as those of several processes mostly
 # wait for each other.
 suite() {
     local name=$1 build=$2
     shift 2
     names+=("$name:$build")
     echo "== $name" >&2
-    ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(($(nproc) + 1))" "$@" 2>&1 |
+    ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(($(nproc) + 2))" "$@" 2>&1 |
         tee "$build/ctest.log" || status=1
 }
 

@@ -4,8 +4,8 @@ function(td_script_test name label)
     td_set_up(${name} ${label} TANDEM_CACHE_DIR=${TD_TEST_CACHE}/tandem
               TANDEM_KEYS_DIR=${TD_TEST_CACHE}/no-keys)
     # See CMakeLists.txt; the others mostly wait, or compile shaders on one thread.
-    if(name MATCHES "^e2e_(bench|io|job|stage|stage_faults)$")
-        set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+    if(name MATCHES "^e2e_(bench|io)$")
+        set_tests_properties(${name} PROPERTIES PROCESSORS 3)
     endif()
 endfunction()
 
