@@ -58,7 +58,7 @@ static const option options[] = {
      "types of cached values; each with each of the keys (default: f16)"},
     {"--kv-rotate", NULL, OPT_ROTATE, AT(p.kv), 0, 0, "MODE",
      "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off (default: auto, which is off so far)"},
+     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
     {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL,
      "the time of each test by op too, of three more runs"},
     {"--measure", NULL, OPT_FLAG, AT(p.is_measure), 0, 0, NULL,

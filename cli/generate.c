@@ -90,7 +90,7 @@ static const option options[] = {
      "type of cached values (default: f16)"},
     {"--kv-rotate", "cache.rotate", OPT_ROTATE, AT(run.kv), 0, 0, "MODE",
      "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off (default: auto, which is off so far)"},
+     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "run.parallel", OPT_U32, AT(run.n_parallel), 1, TD_SEQUENCES_MAX, "N",

@@ -39,7 +39,7 @@ static const option options[] = {
      "type of cached values (default: f16)"},
     {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
      "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off (default: auto, which is off so far)"},
+     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
      "through the verify path, N tokens at a time; without it as a prompt"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},

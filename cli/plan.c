@@ -71,7 +71,7 @@ static const option options[] = {
      "type of cached values (default: f16)"},
     {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
      "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off (default: auto, which is off so far)"},
+     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--measure", NULL, OPT_FLAG, AT(is_measure), 0, 0, NULL,

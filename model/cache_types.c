@@ -6,8 +6,8 @@
 /* `auto` is what `tandem eval` says pays (docs/eval.md). */
 static bool rotates(td_rotate rotate, const td_type_info *type)
 {
-    (void)type;
-    return rotate == TD_ROTATE_ON;
+    bool is_auto = rotate == TD_ROTATE_AUTO;
+    return is_auto ? type->block_bytes < type->block_elements : rotate == TD_ROTATE_ON;
 }
 
 void td_cache_types_apply(const td_cache_types *t, uint32_t layer, td_kv_params *kv)

@@ -166,13 +166,15 @@ static inline void check_rows(const char *name, const td_model *model, const pla
     td_err err = {0};
     const td_type_info *k = td_type_find(kv[0]), *v = td_type_find(kv[1]);
     snprintf(what, sizeof what, "%s on %s, %s/%s cache", name, p->name, k->name, v->name);
+    /* Both where a type has less than 8 bits, values alone of one that has them, else neither. */
+    td_rotate rotate = kv[1] == TD_TYPE_Q8_0 ? TD_ROTATE_ON : TD_ROTATE_AUTO;
     row_check r = {.what = what,
                    .prompts = is_brief ? brief_prompts : row_prompts,
                    .n_vocab = td_model_hparams(model)->n_vocab};
     r.chain = td_chain_create(&(td_layout_params){.model = model,
                                                   .specs = p->specs,
                                                   .n_specs = p->n_specs,
-                                                  .kv = {.k = k, .v = v},
+                                                  .kv = {.k = k, .v = v, .rotate_v = rotate},
                                                   .n_slots = ROW_SLOTS,
                                                   .n_ctx = 256 + ROW_DRAFTED},
                               &err);

@@ -119,8 +119,6 @@ static void check_kept(td_device *dev, const rotate_case *c, const float *y)
     }
 }
 
-static bool can(const td_device *dev) { return !is_vulkan(dev); }
-
 static void test_a_rotated_cache_gives_what_a_plain_one_does(void **state)
 {
     (void)state;
@@ -129,10 +127,8 @@ static void test_a_rotated_cache_gives_what_a_plain_one_does(void **state)
         {"F32", "F16", 40, 96, 70, false, true}, {"F32", "F32", 5, 300, 0, true, true},
         {"F32", "F32", 192, 64, 9, true, true},
     };
-    for (size_t i = 0; i < (wants_brief() ? 3 : TD_COUNT(cases)); i++)
+    for (size_t i = 0; i < (wants_brief() ? 2 : TD_COUNT(cases)); i++)
         for (size_t d = 0; d < n_test_devices; d++) {
-            if (!can(test_devices[d]))
-                continue;
             rotate_case plain = cases[i];
             plain.rotates_k = plain.rotates_v = false;
             bool is_half = !strcmp(plain.type_k, "F16") || !strcmp(plain.type_v, "F16");
@@ -155,17 +151,16 @@ static void test_a_rotated_cache_keeps_the_rotated(void **state)
         {"Q8_0", "Q4_0", 80, 80, 1, true, true},   {"Q4_0", "F16", 64, 20, 1, true, true},
         {"Q4_0", "Q4_0", 256, 256, 1, true, true}, {"Q8_0", "F32", 72, 300, 1, true, true},
     };
-    for (size_t i = 0; i < (wants_brief() ? 3 : TD_COUNT(cases)); i++) {
+    for (size_t i = 0; i < (wants_brief() ? 2 : TD_COUNT(cases)); i++) {
         size_t n = (size_t)N_POSITIONS * N_HEAD_KV * GROUP * cases[i].dim_v;
         rotate_case wide = cases[i];
         wide.window = 0;
         float *scalar = NULL;
         for (size_t d = 0; d < n_test_devices; d++) {
             td_device *dev = test_devices[d];
-            if (!can(dev))
-                continue;
             float *kept = new_attended(dev, &cases[i], 33);
-            check_kept(dev, &cases[i], kept);
+            if (!is_vulkan(dev) || strcmp(cases[i].type_v, "Q4_0") != 0) /* another scale there */
+                check_kept(dev, &cases[i], kept);
             free(kept);
             float *y = new_attended(dev, &wide, ROWS_MAX), *singly = new_attended(dev, &wide, 1);
             check_same_bits(singly, y, n, "rows alone", dev);

@@ -5,7 +5,8 @@
  *
  * Grid: heads of q, then of k, then of v; rows. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K,
  * 3 HEAD_DIM_V, 4 N_NORM: columns of a head of k that are normed, or 0; where that is all of
- * them, so are those of q.
+ * them, so are those of q; 5 ROTATED: heads of keys (1) and of values (2) are rotated as they are
+ * stored (inc/rotate.glsl).
  *
  * Law 1: rms_norm adds 256 sums as a balanced tree; of fewer columns most are zeros, and adding
  * those changes nothing. */
@@ -22,6 +23,7 @@ layout(constant_id = 1) const uint TYPE_V = TD_KV_F16;
 layout(constant_id = 2) const uint HEAD_DIM_K = 128u;
 layout(constant_id = 3) const uint HEAD_DIM_V = 128u;
 layout(constant_id = 4) const uint N_NORM = 0u;
+layout(constant_id = 5) const uint ROTATED = 0u;
 
 layout(local_size_x = 64) in;
 layout(push_constant) uniform push_block { push_rope_store p; };
@@ -46,6 +48,9 @@ const uint ROW = (HEAD_DIM_MAX + 63u) / 64u * 64u;
 
 shared float row[ROW]; /* of one head, zeros behind */
 shared float sums[256];
+
+#define TD_ROTATE_ROW row
+#include "inc/rotate.glsl"
 
 void norm(uint t, bool is_q)
 {
@@ -134,11 +139,15 @@ void main()
                 k[at + c] = row[c];
         if (is_q)
             return;
+        if ((ROTATED & 1u) != 0u)
+            td_rotate(t, HEAD_DIM_K);
     } else {
         uint at = r * p.v_stride + p.v_col0 + head * HEAD_DIM_V;
         for (uint c = t; c < ROW; c += 64u)
             row[c] = c < HEAD_DIM_V ? v[at + c] : 0.0;
         barrier();
+        if ((ROTATED & 2u) != 0u)
+            td_rotate(t, HEAD_DIM_V);
     }
     is_k = is_k && p.k_words != 0u;
     uint page = td_kv_page(position, sequence, p.n_slots, p.n_pages_max, p.n_pages);

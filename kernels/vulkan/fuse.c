@@ -155,7 +155,7 @@ static bool is_gated_attention(const td_program *p, uint32_t i)
     return glu->u.glu.kind == TD_GLU_SIGMOID && !glu->u.glu.n_scales && glu->u.glu.n_groups == 1 &&
            is_same(op->out, glu->in[1]) && is_same(glu->in[1], glu->out) &&
            glu->in[0].n_cols == glu->out.n_cols && glu->in[0].t != glu->out.t &&
-           has_same_rows(op, glu) && is_whole && td_vk_has_join(p, op);
+           has_same_rows(op, glu) && is_whole && td_vk_has_join(p, op) && !op->kv->params.rotates_v;
 }
 
 /* A product whose outputs, or each expert's, are gates and then as many that they gate. */
@@ -270,8 +270,9 @@ static bool can_quantize(const td_program *p, const td_op *a, const td_op *reade
         return n_k == x.n_cols && x.n_cols / a->u.rms_norm.n_groups % 32 == 0;
     case TD_OP_MAT_MUL:
         return is_one_row(x, reader) && is_of_blocks(p, a);
-    case TD_OP_ATTENTION:
-        return is_one_row(x, reader) && a->kv->params.head_dim_v % 32 == 0 && td_vk_has_join(p, a);
+    case TD_OP_ATTENTION: /* what is rotated back comes after it */
+        return is_one_row(x, reader) && !a->kv->params.rotates_v &&
+               a->kv->params.head_dim_v % 32 == 0 && td_vk_has_join(p, a);
     default:
         return false;
     }

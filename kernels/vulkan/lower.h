@@ -144,7 +144,7 @@ bool td_vk_has_join(const td_program *p, const td_op *op);
 td_vk_dispatch td_vk_attention_dispatch(const td_vk_step *s, uint32_t n_rows);
 
 /* lower_sequence.c: the other ops that know of sequences. */
-void td_vk_lower_kv_store(const td_op *op, td_vk_step *s);
+void td_vk_lower_kv_store(td_vk_device *d, const td_op *op, td_vk_step *s);
 /* i_op is the first of them: a norm, where there are any. */
 void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, uint32_t n_norms, td_vk_step *s);
 void td_vk_lower_delta_net(const td_op *op, td_vk_step *s);

@@ -219,6 +219,46 @@ static bool lower_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err
     return true;
 }
 
+/* Queries for rotated keys, side by side, beside the tensor that attention writes. */
+static td_vk_buffer *rotated_of(const td_op *op, td_err *err)
+{
+    td_vk_tensor *t = (td_vk_tensor *)op->out.t;
+    return td_vk_side_buffer(op->out.t, t->rotated,
+                             4ull * op->out.t->params.n_rows * op->in[0].n_cols, err);
+}
+
+static void lower_rotate(const td_op *op, uint32_t head_dim, const struct push_rotate *push,
+                         td_vk_step *s)
+{
+    s->key.shader = "rotate";
+    s->key.n_spec = 1;
+    s->key.spec[0] = head_dim;
+    set_push(s, push, sizeof *push);
+    s->groups_x = op->u.attention.n_head;
+    s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * head_dim * op->u.attention.n_head;
+}
+
+static bool lower_rotate_q(const td_op *op, td_vk_step *s, td_err *err)
+{
+    td_vk_buffer *q = rotated_of(op, err);
+    if (!q)
+        return false;
+    bind_view_in(s, op->in[0]);
+    bind_out(s, q);
+    lower_rotate(op, op->kv->params.head_dim_k,
+                 &(struct push_rotate){VIEW(x, op->in[0]), .y_stride = op->in[0].n_cols}, s);
+    return true;
+}
+
+static bool lower_rotate_y(const td_op *op, td_vk_step *s)
+{
+    bind_view_out(s, op->out); /* it is read too, but being written orders it with both */
+    bind_view_out(s, op->out);
+    lower_rotate(op, op->kv->params.head_dim_v,
+                 &(struct push_rotate){VIEW(x, op->out), VIEW(y, op->out)}, s);
+    return true;
+}
+
 /* The push constants but n_rows, which comes with the recording. */
 static void set_attention_push(const td_op *op, uint32_t strands, td_vk_step *s)
 {
@@ -234,7 +274,8 @@ static void set_attention_push(const td_op *op, uint32_t strands, td_vk_step *s)
         .chunk = a->chunk,
         .softcap = a->softcap,
         .has_sinks = a->sinks != NULL,
-        VIEW(q, op->in[0]),
+        .q_col0 = kv->head.params.rotates_k ? 0 : op->in[0].col0,
+        .q_stride = kv->head.params.rotates_k ? op->in[0].n_cols : stride(op->in[0]),
         VIEW(y, op->out),
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = s->tiling.n_slots,
@@ -255,7 +296,8 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     uint32_t strands = n_strands(program, op);
     td_vk_buffer *partials = strands > 1 ? partials_of(program, op, err) : NULL;
     td_vk_buffer *tiles = tiles_of(op->batch.slots, err);
-    if (!tiles || (strands > 1 && !partials))
+    td_vk_buffer *rotated = p->rotates_k ? rotated_of(op, err) : NULL;
+    if (!tiles || (strands > 1 && !partials) || (p->rotates_k && !rotated))
         return false;
     s->key.shader = "attention";
     set_cache_types(s, p);
@@ -263,7 +305,10 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     s->key.spec[7] = p->is_latent;
     s->tiling.n_head_kv = p->n_head_kv;
     s->tiling.n_slots = op->batch.pages->params.n_rows;
-    bind_view_in(s, op->in[0]);
+    if (rotated)
+        bind_in(s, rotated);
+    else
+        bind_view_in(s, op->in[0]);
     bind_in(s, &kv->k);
     bind_in(s, p->is_latent ? &kv->k : &kv->v);
     bind_in(s, buffer_of(op->batch.positions));
@@ -286,7 +331,9 @@ bool td_vk_has_join(const td_program *p, const td_op *op) { return n_strands(p, 
 
 uint32_t td_vk_count_attention(const td_program *p, uint32_t i_op)
 {
-    return 1u + !is_listed(p, i_op) + td_vk_has_join(p, &p->ops[i_op]);
+    const td_op *op = &p->ops[i_op];
+    return 1u + !is_listed(p, i_op) + td_vk_has_join(p, op) + op->kv->params.rotates_k +
+           op->kv->params.rotates_v;
 }
 
 bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
@@ -298,5 +345,9 @@ bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk
             return lower_list_tiles(p, op, s, err);
         i--;
     }
-    return i ? lower_join(p, i_op, s, err) : lower_attention(p, op, s, err);
+    if (op->kv->params.rotates_k && i-- == 0)
+        return lower_rotate_q(op, s, err);
+    if (i == 0)
+        return lower_attention(p, op, s, err);
+    return i == 1 && td_vk_has_join(p, op) ? lower_join(p, i_op, s, err) : lower_rotate_y(op, s);
 }

@@ -8,10 +8,53 @@
 #define STORE_UNITS 8u  /* encodes so many */
 
 /* The rows of a latent cache are keys that lie as values do (inc/README). */
-void td_vk_lower_kv_store(const td_op *op, td_vk_step *s)
+static uint32_t rotated(const td_kv_params *p)
+{
+    return (p->rotates_k ? 1u : 0u) | (p->rotates_v ? 2u : 0u);
+}
+
+/* A head is a workgroup's, as rope_store has it; there is nothing else for it to do. */
+static void lower_rotated_store(td_vk_device *d, const td_op *op, td_vk_step *s)
 {
     const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const td_kv_params *p = &kv->head.params;
+    td_view k = op->in[0], v = op->in[1];
+    s->key.shader = "rope_store";
+    set_cache_types(s, p);
+    if (p->is_latent)
+        s->key.spec[3] = p->head_dim_k;
+    s->key.spec[s->key.n_spec++] = 0;
+    s->key.spec[s->key.n_spec++] = rotated(p);
+    bind_view_in(s, k);
+    bind_view_in(s, v);
+    bind_out(s, &kv->k);
+    bind_out(s, p->is_latent ? &kv->k : &kv->v);
+    bind_batch(s, &op->batch);
+    for (uint32_t i = 0; i < 4; i++) /* angles, q, weights of norms */
+        bind(s, &d->dummy);
+    struct push_rope_store push = {
+        .n_head_kv = p->n_head_kv,
+        .k_words = p->is_latent ? 0 : kv->k_words,
+        .v_words = kv->v_words,
+        VIEW(k, k),
+        VIEW(v, v),
+        .n_pages_max = op->batch.pages->params.n_cols,
+        .n_slots = op->batch.pages->params.n_rows,
+        .n_pages = p->n_pages,
+    };
+    set_push(s, &push, sizeof push);
+    s->groups_x = (p->is_latent ? 1 : 2) * p->n_head_kv;
+    s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (k.n_cols + v.n_cols);
+}
+
+void td_vk_lower_kv_store(td_vk_device *d, const td_op *op, td_vk_step *s)
+{
+    const td_vk_kv *kv = (const td_vk_kv *)op->kv;
+    const td_kv_params *p = &kv->head.params;
+    if (rotated(p)) {
+        lower_rotated_store(d, op, s);
+        return;
+    }
     td_view v = op->in[p->is_latent ? 0 : 1];
     s->key.shader = "kv_store";
     set_cache_types(s, p);
@@ -57,6 +100,7 @@ void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, uint32_t n
     s->key.spec[s->key.n_spec++] = n_norms == 1   ? first->out.n_cols
                                    : n_norms == 2 ? p->head_dim_k
                                                   : 0;
+    s->key.spec[s->key.n_spec++] = rotated(p);
     bind_view_out(s, k); /* it is read too, but being written orders it with both */
     bind_view_in(s, v);
     bind_out(s, &kv->k);

@@ -45,6 +45,7 @@ void td_vk_tensor_free(td_tensor *tensor)
     for (uint32_t i = 0; i < TD_VK_SIDES_MAX; i++) {
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8[i]);
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials[i]);
+        td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->rotated[i]);
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->lists[i]);
     }
 }
@@ -91,8 +92,6 @@ bool td_vk_kv_init(td_kv *cache, td_err *err)
     td_vk_kv *kv = (td_vk_kv *)cache;
     td_vk_device *d = (td_vk_device *)cache->dev;
     const td_kv_params *p = &cache->params;
-    if (p->rotates_k || p->rotates_v)
-        return td_err_set(err, TD_E_USAGE, "a rotated cache: on the host alone so far");
     kv->k_words = td_vk_kv_row_words(p->type_k, p->head_dim_k);
     kv->v_words = p->is_latent ? kv->k_words : td_vk_kv_row_words(p->type_v, p->head_dim_v);
     if (!td_vk_buffer_create(d, k_bytes(p), TD_VK_USE_DEVICE, "cache k", &kv->k, err) ||

@@ -242,15 +242,16 @@ static bool compile_cache_pair(const compile_run *run, const td_shader *shader, 
 {
     td_vk_pipeline_key key = {.shader = shader->name,
                               .n_bindings = TD_VK_BINDINGS_MAX,
-                              .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1]},
-                              .n_spec = strcmp(shader->name, "rope_store") ? 4 : 5};
+                              .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1],
+                                       3 * (head_dims[0] != 64)},
+                              .n_spec = strcmp(shader->name, "rope_store") ? 4 : 6};
     return strcmp(shader->name, "attention") ? compile_one(run, &key, err)
                                              : compile_attention(run, &key, type_k == type_v, err);
 }
 
 /* Every cache type beside itself and another, with head sizes that are and are not multiples of the
  * blocks; the rarer types, which differ in how they decode, with the usual size and the largest.
- * The last constant is rope_store's: columns that are normed. */
+ * The last constants are rope_store's: columns that are normed, what is rotated. */
 static bool compile_cache_shader(const compile_run *run, const td_shader *shader, td_err *err)
 {
     static const uint32_t types[] = {TD_TYPE_F32,  TD_TYPE_F16,   TD_TYPE_Q8_0, TD_TYPE_Q4_0,

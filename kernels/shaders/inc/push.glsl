@@ -155,6 +155,13 @@ struct push_rope {
     uint cos_sin_col0, cos_sin_stride;
 };
 
+/* Grid: x = heads, y = row. */
+struct push_rotate {
+    uint n_rows;
+    uint x_col0, x_stride;
+    uint y_col0, y_stride;
+};
+
 /* Grid: x = units of 64 elements of a row, ceil(head_dim / 64) * n_head_kv, / 8 rounded up;
  * y = row; z = 0 for K, 1 for V. Specialization constants of kv_store and attention: 0 TYPE_K,
  * 1 TYPE_V (type ids: inc/kv.glsl), 2 HEAD_DIM_K, 3 HEAD_DIM_V. */
@@ -170,7 +177,8 @@ struct push_kv_store {
 };
 
 /* Grid: x = heads of q, k and v, y = row. Specialization constants as kv_store has them; 4: how many
- * columns of a head are normed. */
+ * columns of a head are normed; 5: what is rotated (td_kv_params), 1: keys, 2: values. Without
+ * heads of q and columns to rotate by position it is a kv_store that rotates. */
 #define TD_VK_ROPE_DIM_MAX 1024u /* of heads, as they lie in shared memory */
 struct push_rope_store {
     uint n_rows;
