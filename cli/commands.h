@@ -18,6 +18,7 @@ int td_command_draft(int argc, char **argv, td_err *err);
 int td_command_stage(int argc, char **argv, td_err *err);
 int td_command_job(int argc, char **argv, td_err *err);
 int td_command_report(int argc, char **argv, td_err *err);
+int td_command_prefix(int argc, char **argv, td_err *err);
 int td_command_keys(int argc, char **argv, td_err *err);
 
 #endif

@@ -2,6 +2,7 @@
 #include "cli/generate.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/prefix.h"
 #include "cli/text_rows.h"
 
 #include "base/check.h"
@@ -17,7 +18,8 @@ typedef struct {
     td_run_params run;
     option_list devices, spares, stops;
     option_hosts hosts;
-    const char *config, *use;
+    const char *config, *use, *prefix;
+    char prefix_path[PATH_MAX];
     float lease_s, drain_s;
     bool is_no_measure;
 } fields;
@@ -93,6 +95,10 @@ static const option options[] = {
      "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
+    {"--prefix-cache", "cache.prefix", OPT_TEXT, AT(prefix), 0, 0, "DIR[:SIZE]",
+     "a folder where prompts are kept as they are read, for this run and later ones, up to SIZE, "
+     "as "
+     "500M or 20G (default: none; SIZE: 20G)"},
     {"--parallel", "run.parallel", OPT_U32, AT(run.n_parallel), 1, TD_SEQUENCES_MAX, "N",
      "sequences at once (default: 1)"},
     {"--stats", "run.stats", OPT_WRITE, AT(run.stats_path), 0, 0, "FILE.json",
@@ -170,6 +176,11 @@ static bool check(fields *f, td_err *err)
     bool is_batch = f->use ? !strcmp(f->use, "batch") : r->n_parallel > 1;
     r->use = is_batch ? TD_FOR_BATCH : TD_FOR_STREAM;
     r->measure = f->is_no_measure ? TD_MEASURE_NEVER : TD_MEASURE_MISSING;
+    if (f->prefix) {
+        if (!td_prefix_option_read(f->prefix, f->prefix_path, &r->prefix_bytes, err))
+            return false;
+        r->prefix_path = f->prefix_path;
+    }
     r->n_specs = f->devices.n;
     memcpy(r->specs, f->devices.items, sizeof r->specs);
     r->n_spares = f->spares.n;

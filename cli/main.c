@@ -17,6 +17,7 @@ static const struct {
     {"draft", td_command_draft, "serve a draft model to a generate elsewhere"},
     {"stage", td_command_stage, "serve layers of a target to a generate elsewhere"},
     {"job", td_command_job, "keep a batch in a database, for any number of workers"},
+    {"prefix", td_command_prefix, "show, check and remove the prompts kept on the disk"},
     {"keys", td_command_keys, "make and list the keys for workers on other machines"},
     {"devices", td_command_devices, "list the devices that can run a model"},
     {"inspect", td_command_inspect, "show what a GGUF file holds"},

@@ -400,6 +400,8 @@ static td_outcome end_prefill(td_coordinator *c, sequence *s, const uint32_t *ch
 
 static void take_times(td_coordinator *c, const batch *b, const td_batch_times *times)
 {
+    if (times->is_restored)
+        return;
     if (b->is_prefill || b->has_output)
         td_pipeline_add(&c->pipeline, &(td_pipeline_sample){.is_prefill = b->is_prefill,
                                                             .n_rows = b->n_rows,

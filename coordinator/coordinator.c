@@ -250,7 +250,8 @@ static void take_prompt_time(td_coordinator *c, uint32_t n_rows, double us, bool
 
 /* The time since the last answer is this one's. That of a batch of which nothing was wanted is the
  * next one's. */
-static void take_time(td_coordinator *c, const batch *b, const td_outcome *outcomes)
+static void take_time(td_coordinator *c, const batch *b, const td_outcome *outcomes,
+                      bool is_restored)
 {
     td_trial_round round = {
         .us = (double)(c->now_us - c->last_end_us),
@@ -271,7 +272,7 @@ static void take_time(td_coordinator *c, const batch *b, const td_outcome *outco
     round.n_sequences = td_div_up(round.n_sequences, c->pipeline.n_groups);
     if (b->sent_us > c->last_end_us)
         round.wait_us = (double)(b->sent_us - c->last_end_us);
-    if (!b->is_prefill && !b->has_output) {
+    if (is_restored || (!b->is_prefill && !b->has_output)) {
         td_trial_pass(&c->trial, round.us);
     } else if (b->is_prefill) {
         take_prompt_time(c, b->n_rows, round.us, round.is_quiet);
@@ -297,7 +298,7 @@ static void end_batch(td_coordinator *c, batch *b, const uint32_t *chosen,
 {
     td_outcome outcomes[TD_VERIFY_ROWS_MAX];
     td_batch_end(c, b, chosen, times, outcomes);
-    take_time(c, b, outcomes);
+    take_time(c, b, outcomes, times && times->is_restored);
     note_choices(c);
     for (uint32_t i = 0; i < b->n_parts; ++i) {
         sequence *s = &c->sequences[b->parts[i].slot];

@@ -161,6 +161,7 @@ typedef struct {
  * them for the ones before it. */
 typedef struct {
     uint64_t sum_us, max_us, waited_us;
+    bool is_restored; /* a prompt's chunk, read from a disk: that says nothing of the next */
 } td_batch_times;
 
 /* Errors: TD_E_USAGE (a parameter out of its range), TD_E_DATA (a token longer than

@@ -3,6 +3,7 @@
 #ifndef TD_KERNELS_BACKEND_H
 #define TD_KERNELS_BACKEND_H
 
+#include "kernels/cut.h"
 #include "kernels/ops.h"
 
 #include <string.h>
@@ -119,6 +120,15 @@ static inline float td_top_value(int32_t key)
 
 typedef struct td_backend td_backend;
 
+/* Where bytes of a cut lie on the device, or words that follow from it and are only written. */
+#define TD_CUT_RANGES_MAX 20u
+typedef struct {
+    void *where;              /* memory, or a buffer of the backend's */
+    uint64_t offset, n_bytes; /* of whole words */
+    bool is_fill;             /* with `word`: not among the cut's bytes */
+    uint32_t word;
+} td_cut_range;
+
 typedef struct { /* of one op, while the program is profiled */
     uint64_t n_calls;
     double seconds;
@@ -204,6 +214,10 @@ struct td_backend {
     bool (*state_init)(td_state *s, td_err *err);
     void (*state_free)(td_state *s);
     uint64_t (*state_bytes)(const td_device *dev, const td_state_params *params);
+    /* cut.h: ranges of `out`, at most TD_CUT_RANGES_MAX; their number. And moving them, all of one
+     * device; NULL: they are in memory. */
+    uint32_t (*cut_ranges)(const td_cut *cut, td_cut_range *out);
+    bool (*cuts_move)(const td_cut *cuts, uint32_t n, bool is_read, td_err *err);
     bool (*program_compile)(td_program *p, td_err *err);
     bool (*program_run)(td_program *p, uint32_t n_rows, uint32_t n_out, td_err *err);
     /* All calls in one go; NULL: one after another by program_run. */

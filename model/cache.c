@@ -385,6 +385,14 @@ void td_cache_commit(td_cache *c, uint32_t slot, uint32_t length)
             UINT32_MAX);
 }
 
+uint32_t td_cache_first_kept(const td_cache *c, td_cache_kind kind, uint32_t committed)
+{
+    uint32_t n = kind == TD_CACHE_LOCAL ? forgotten(&c->params, committed) : 0;
+    return n - n % TD_PAGE_POSITIONS;
+}
+
+uint32_t td_cache_n_layers(const td_cache *c) { return c->params.n_layers; }
+
 void td_cache_clear(td_cache *c, uint32_t slot)
 {
     slot_state *s = slot_of(c, slot);

@@ -57,6 +57,7 @@ uint64_t td_cache_position_bytes(const td_cache *c, uint32_t layer);
  * positions would be. */
 bool td_cache_check(const td_device *dev, const td_cache_params *params, td_err *err);
 
+uint32_t td_cache_n_layers(const td_cache *c);
 /* Of a layer, 0-based within the part: its kind, and NULL where it has no such thing. */
 td_cache_kind td_cache_layer_kind(const td_cache *c, uint32_t layer);
 td_kv *td_cache_kv(td_cache *c, uint32_t layer);
@@ -82,6 +83,22 @@ void td_cache_share(td_cache *c, uint32_t from, uint32_t to, uint32_t length);
  * TD_PAGE_POSITIONS, at most what is committed. The rest is given back, whoever else may
  * share it. Not for caches that forget. */
 void td_cache_rewind(td_cache *c, uint32_t slot, uint32_t length);
+
+/* Positions first..end-1 of a slot as bytes, in all layers, for who begins alike later (cut.h):
+ * multiples of TD_PAGE_POSITIONS, TD_PREFILL_ROWS_MAX of them at most, computed by one prefill, of
+ * which nothing is behind them. `end` decides what a cache that forgets still has of them. Sizes may
+ * be asked for by any thread. */
+uint64_t td_cache_chunk_bytes(const td_cache *c, uint32_t first, uint32_t end);
+uint64_t td_cache_layer_bytes(const td_cache *c, uint32_t layer); /* of a page, or a state */
+uint64_t td_cache_chunk_bytes_max(const td_cache *c, uint32_t n_positions);
+bool td_cache_read_chunk(td_cache *c, uint32_t slot, uint32_t first, uint32_t end, void *bytes,
+                         td_err *err);
+/* The slot, `first` long, grows by them, as by a prefill of them. bytes[td_cache_chunk_bytes]. */
+bool td_cache_write_chunk(td_cache *c, uint32_t slot, uint32_t first, uint32_t end, void *bytes,
+                          td_err *err);
+/* The first position that layers of a kind have, once so many are committed; multiples of
+ * TD_PAGE_POSITIONS. */
+uint32_t td_cache_first_kept(const td_cache *c, td_cache_kind kind, uint32_t committed);
 
 uint32_t td_cache_length(const td_cache *c, uint32_t slot);
 uint32_t td_cache_committed(const td_cache *c, uint32_t slot);

@@ -120,6 +120,24 @@ void td_identity_write(const td_run_params *params, const td_model *model, const
     td_sha256_hex(digest, out->sha, TD_SHA_HEX);
 }
 
+/* All parts but the two that say when a text ends; the context also chooses between tables of
+ * rotations (model/rope.c). */
+void td_identity_write_prompts(const td_identity *identity, const td_model *model, uint32_t n_ctx,
+                               char out[TD_IDENTITY_BYTES])
+{
+    out[0] = 0;
+    for (const char *at = identity->text; *at;) {
+        const char *end = strstr(at, SEPARATOR);
+        size_t n = end ? (size_t)(end - at) : strlen(at), used = strlen(out);
+        if (strncmp(at, "ctx=", 4) != 0 && strncmp(at, "ignore_eos=", 11) != 0)
+            snprintf(out + used, TD_IDENTITY_BYTES - used, "%.*s" SEPARATOR, (int)n, at);
+        at += n + (end ? strlen(SEPARATOR) : 0);
+    }
+    size_t used = strlen(out);
+    bool is_long = n_ctx > td_model_hparams(model)->rope_orig_ctx;
+    snprintf(out + used, TD_IDENTITY_BYTES - used, "rope=%s", is_long ? "long" : "short");
+}
+
 /* The value of a key of n_key bytes, n_value bytes; NULL where there is none. */
 static const char *find(const char *text, const char *key, size_t n_key, size_t *n_value)
 {
@@ -133,6 +151,13 @@ static const char *find(const char *text, const char *key, size_t n_key, size_t 
         at += n + (end ? strlen(SEPARATOR) : 0);
     }
     return NULL;
+}
+
+void td_identity_read(const char *text, const char *key, char *out, size_t n_bytes)
+{
+    size_t n = 0;
+    const char *value = find(text, key, strlen(key), &n);
+    snprintf(out, n_bytes, "%.*s", (int)n, value ? value : "");
 }
 
 /* Adds a part that differs. One that a text lacks cannot be compared, unless that means `usual`. */

@@ -25,6 +25,13 @@ typedef struct {
 void td_identity_write(const td_run_params *params, const td_model *model, const td_target *target,
                        uint32_t prefill_rows, td_identity *out);
 
+/* What of it the cache of a prompt depends on, and what else that does. */
+void td_identity_write_prompts(const td_identity *identity, const td_model *model, uint32_t n_ctx,
+                               char out[TD_IDENTITY_BYTES]);
+
+/* The value of a part, cut off; "" where there is none. */
+void td_identity_read(const char *text, const char *key, char *out, size_t n_bytes);
+
 /* Devices of one kind round alike: of what kind is this one? TD_KIND_BYTES hold any. */
 void td_identity_kind(const td_device_info *device, char *out, size_t n_bytes);
 

@@ -291,7 +291,8 @@ static bool take_verified(session *r, td_err *err)
         td_coordinator_on_verified(r->coordinator, result.batch, result.chosen,
                                    &(td_batch_times){.sum_us = result.sum_us,
                                                      .max_us = result.max_us,
-                                                     .waited_us = result.waited_us},
+                                                     .waited_us = result.waited_us,
+                                                     .is_restored = result.is_restored},
                                    now_us(r));
         td_recover_note(r);
         if (!perform_all(r, err))

@@ -135,7 +135,7 @@ static bool load(session *r, const standing *s, const spec_text *texts, uint32_t
     params.n_ctx = s->n_ctx;
     td_target *t = td_target_create(&params, err);
     td_log_progress_end();
-    if (t && !check_identity(r, t, err))
+    if (t && (!check_identity(r, t, err) || !td_setup_keep_prompts(r, t, err)))
         td_target_destroy(&t);
     if (!t)
         return false;

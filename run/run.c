@@ -210,6 +210,11 @@ static bool go(session *r, td_err *err)
     }
     td_input_destroy(&r->input);                         /* it asks the results of what was there */
     is_ok = is_ok && td_results_close(&r->results, err); /* stats tell of lines that are there */
+    td_prefix_counts kept = {0};
+    if (r->prompts_kept) {
+        td_prefix_store_flush(r->prompts_kept);
+        kept = td_prefix_store_counts(r->prompts_kept);
+    }
     if (is_ok && r->params->stats_path)
         is_ok = td_stats_write(
             &(td_stats){.params = r->params,
@@ -222,6 +227,7 @@ static bool go(session *r, td_err *err)
                         .draft_info = r->drafting ? td_draft_client_get_device(r->drafting) : NULL,
                         .draft_bytes = r->draft_bytes,
                         .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
+                        .prompts_kept = r->prompts_kept ? &kept : NULL,
                         .identity = &r->identity,
                         .date = r->date},
             r->params->stats_path, err);

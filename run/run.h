@@ -54,6 +54,9 @@ typedef struct {
     const char *chat_template; /* of messages (td_chat_open); NULL: the one the target's file has */
     bool is_special;           /* control tokens in `prompt` are such */
 
+    const char *prefix_path; /* a folder where prompts are kept (model/prefix_store.h), or NULL, */
+    uint64_t prefix_bytes;   /* and so many bytes of them at most */
+
     uint32_t n_predict;
     td_sampling_params sampling;
     uint64_t seed;

@@ -237,11 +237,32 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
             td_verdict_ask_spec(p->draft_spec, err));
 }
 
+bool td_setup_keep_prompts(session *r, td_target *target, td_err *err)
+{
+    char text[TD_IDENTITY_BYTES], what[TD_PREFIX_WHAT_BYTES], kind[TD_KIND_BYTES], cache[80];
+    td_stage_info info;
+    if (!r->prompts_kept)
+        return true;
+    if (td_target_n_hosts(target) > 0) {
+        td_log_warn("--prefix-cache: layers are on other machines, so no prompts are kept");
+        return true;
+    }
+    td_target_get_stage_info(target, 0, &info);
+    td_identity_kind(info.device, kind, sizeof kind);
+    td_identity_read(r->identity.text, "cache", cache, sizeof cache);
+    snprintf(what, sizeof what, "%s on %.150s", cache, kind);
+    td_identity_write_prompts(&r->identity, r->model, td_target_n_ctx(target), text);
+    return td_target_keep_prompts(target, r->prompts_kept, text, what, r->prefill_rows, err);
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
     if (!ask_verdicts(p, err))
         return false;
+    if (p->prefix_path &&
+        !(r->prompts_kept = td_prefix_store_open(p->prefix_path, p->prefix_bytes, err)))
+        return td_err_prepend(err, "--prefix-cache");
     if (p->stats_path || p->on_finish) { /* it looks at the devices ten times a second */
         r->energy = td_energy_open(NULL, err);
         if (!r->energy)
@@ -261,6 +282,8 @@ bool td_setup_load(session *r, td_err *err)
     td_run_placement_write(r->target, r->placement, sizeof r->placement);
     r->prefill_rows = choose_prefill_rows(r->target);
     td_identity_write(p, r->model, r->target, r->prefill_rows, &r->identity);
+    if (!td_setup_keep_prompts(r, r->target, err))
+        return false;
     return !r->drafting || td_draft_client_connect(r->drafting, r->model,
                                                    td_target_n_ctx(r->target), &r->clock, err);
 }
@@ -331,6 +354,7 @@ void td_run_close(td_run_session **opened)
         return;
     td_draft_client_destroy(&r->drafting);
     td_target_destroy(&r->target);
+    td_prefix_store_close(&r->prompts_kept);
     td_chat_close(&r->chat);
     td_model_close(&r->model);
     td_energy_close(&r->energy);

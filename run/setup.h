@@ -33,6 +33,7 @@ typedef struct td_run_session {
     td_chat *chat;
     td_run_placement placing;
     td_target *target;
+    td_prefix_store *prompts_kept; /* NULL: none are */
     td_draft_client *drafting;
     uint64_t draft_bytes; /* what a draft of this process takes on its device */
     td_ngram *ngram;      /* NULL: none */
@@ -74,6 +75,8 @@ bool td_setup_load(session *r, td_err *err);
 td_layout_params td_setup_layout_params(const session *r);
 /* The day that a run's chat templates are told: the one recorded in its results, else today. */
 void td_setup_choose_date(session *r);
+/* Has a target that was just loaded keep its prompts, where that is wanted. */
+bool td_setup_keep_prompts(session *r, td_target *target, td_err *err);
 /* On a terminal, before any text: what was chosen. */
 void td_setup_show(const session *r);
 /* Do draft and target take each other's time: one device, or more threads than CPUs? */

@@ -17,7 +17,8 @@ typedef struct {
     const char *draft_device; /* "" or NULL when elsewhere or none */
     uint64_t draft_bytes;
     const td_device_info *draft_info;
-    const td_drafter_stats *draft; /* both NULL when elsewhere or none */
+    const td_drafter_stats *draft;        /* both NULL when elsewhere or none */
+    const td_prefix_counts *prompts_kept; /* NULL: none are */
     const td_identity *identity;
     const char *date; /* that chat templates were told; "": none asked */
 } td_stats;

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/queue.h"
 #include "model/forward.h"
+#include "model/prefix.h"
 #include "model/sampling.h"
 #include "target/target.h"
 
@@ -41,8 +42,13 @@ typedef struct micro_batch {
     td_err err;
     uint64_t came_us; /* to the stage that it is at */
     td_target_span spans[TD_STAGES_MAX];
-    td_target_span received;  /* by a worker: from its first message to its last, */
-    uint32_t n_in_bytes;      /* with so many of activations */
+    td_target_span received; /* by a worker: from its first message to its last, */
+    uint32_t n_in_bytes;     /* with so many of activations */
+    /* A full chunk of a prompt on its way from the disk or to it; NULL: none. Stages have put or
+     * taken chunk_at bytes of it. */
+    td_prefix_blob *chunk;
+    uint64_t chunk_at;
+    bool is_restored;         /* nothing was computed of it */
     bool is_in_flight;        /* the calling thread's: submitted and not finished */
     atomic_bool is_cancelled; /* set by the calling thread at any time */
     bool is_skipped;          /* a stage saw that, and no later one does anything */

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/crc32c.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -242,7 +243,7 @@ static bool is_whole(td_kept *k, const record *r)
             return false;
         if (n < 0)
             continue;
-        crc = td_wire_crc32c(crc, k->bytes, (size_t)n);
+        crc = td_crc32c(crc, k->bytes, (size_t)n);
         at += (uint64_t)n;
     }
     return crc == r->crc;
@@ -488,7 +489,7 @@ bool td_kept_put(td_kept *k, uint32_t i, const void *bytes, uint32_t n, td_err *
             return td_err_set(err, TD_E_IO, "%.200s: %s", k->folder, strerror(errno));
         done += wrote > 0 ? (uint32_t)wrote : 0;
     }
-    k->crc = td_wire_crc32c(k->n_put ? k->crc : 0, bytes, n);
+    k->crc = td_crc32c(k->n_put ? k->crc : 0, bytes, n);
     k->n_put += n;
     k->n_unsafe += n;
     k->n_fetched += n;

@@ -161,6 +161,64 @@ static void hand_on_activations(stage *s, micro_batch *b)
     s->info.n_copied_bytes += 4ull * b->n_rows * s->n_embd;
 }
 
+/* -- chunks of prompts on the disk (model/prefix.h) ---------------------------------------------
+ * The first stage looks for a full chunk before it is computed. What was found is put into the
+ * caches, stage by stage; what was not is computed and taken out of them, stage by stage, to be
+ * written when the last one is done. */
+
+static void find_chunk(stage *s, micro_batch *b)
+{
+    const stage_prompts *p = s->prompts;
+    uint32_t first = b->rows[0].position, tokens[TD_PREFILL_ROWS_MAX];
+    b->chunk = NULL;
+    b->chunk_at = 0;
+    if (!p || b->mode != TD_MODE_PREFILL || b->n_rows != p->chunk_rows || first % p->chunk_rows)
+        return;
+    uint64_t n_bytes = 0;
+    for (uint32_t i = 0; i < p->n_parts; i++)
+        n_bytes += td_cache_chunk_bytes(p->parts[i], first, first + b->n_rows);
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        tokens[i] = b->rows[i].token;
+    b->chunk = td_prefix_find(p->prefix, b->rows[0].slot, first, tokens, n_bytes, b->n_out == 0);
+    b->is_restored = b->chunk && b->chunk->is_loaded;
+}
+
+/* The stage's part of a chunk that was found, or of one that was not. One that cannot be taken out
+ * is not kept. */
+static bool move_chunk(stage *s, micro_batch *b)
+{
+    td_cache *cache = td_forward_cache(s->forward);
+    uint32_t slot = b->rows[0].slot, first = b->rows[0].position, end = first + b->n_rows;
+    uint64_t n_bytes = td_cache_chunk_bytes(cache, first, end);
+    uint8_t *bytes = b->chunk->bytes + b->chunk_at;
+    TD_ASSERT(b->chunk_at + n_bytes <= b->chunk->head.n_bytes);
+    if (b->is_restored && !td_cache_write_chunk(cache, slot, first, end, bytes, &b->err))
+        return false;
+    if (b->is_restored || td_cache_read_chunk(cache, slot, first, end, bytes, NULL))
+        b->chunk_at += n_bytes;
+    return true;
+}
+
+static void end_chunk(stage *s, micro_batch *b)
+{
+    bool is_whole = b->chunk && b->chunk_at == b->chunk->head.n_bytes && b->err.code == TD_OK;
+    if (b->chunk && td_forward_is_last(s->forward))
+        td_prefix_done(s->prompts->prefix, &b->chunk, is_whole);
+}
+
+static bool compute(stage *s, micro_batch *b)
+{
+    bool is_last = td_forward_is_last(s->forward);
+    take_activations(s, b);
+    expect_next(s);
+    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err) ||
+        (is_last && !choose_rows(s, b)))
+        return false;
+    if (!is_last)
+        hand_on_activations(s, b);
+    return true;
+}
+
 static void run_batch(stage *s, micro_batch *b)
 {
     const td_clock clock = td_clock_real();
@@ -180,21 +238,18 @@ static void run_batch(stage *s, micro_batch *b)
         s->failure = b->err;
         return;
     }
-    take_activations(s, b);
-    expect_next(s);
-    bool is_last = td_forward_is_last(s->forward);
-    if (is_last)
+    if (td_forward_is_first(s->forward))
+        find_chunk(s, b);
+    if (td_forward_is_last(s->forward))
         prepare_rows(s, b);
-    if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err) ||
-        (is_last && !choose_rows(s, b))) {
+    if ((!b->is_restored && !compute(s, b)) || (b->chunk && !move_chunk(s, b))) {
         s->failure = b->err;
         return;
     }
-    if (!is_last)
-        hand_on_activations(s, b);
     uint64_t end = td_clock_now_us(&clock);
     b->spans[s->index].end_us = b->came_us = end;
-    td_stage_add_busy(&s->info, b, end - start);
+    if (!b->is_restored)
+        td_stage_add_busy(&s->info, b, end - start);
 }
 
 static void open_slot(stage *s, const job *j)
@@ -213,6 +268,8 @@ static void open_slot(stage *s, const job *j)
         td_cache_share(cache, j->from_slot, j->slot, length);
     if (length && is_other && to->tokens)
         memcpy(to->tokens, s->slots[j->from_slot].tokens, length * sizeof *to->tokens);
+    if (s->prompts && td_forward_is_first(s->forward))
+        td_prefix_open(s->prompts->prefix, j->slot, j->from_slot, length);
     to->has_hole = false;
     to->is_open = true;
     to->stream = j->stream;
@@ -227,6 +284,7 @@ static void perform(stage *s, job *j)
     switch (j->kind) {
     case JOB_FORWARD:
         run_batch(s, j->batch);
+        end_chunk(s, j->batch);
         break;
     case JOB_OPEN:
         open_slot(s, j);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kernels/cut.h"
 #include "target/remote.h"
 #include "target/ring.h"
 #include "target/split.h"
@@ -34,6 +35,7 @@ struct td_target {
     td_remotes *remotes;
     uint32_t n_stages, n_local, n_slots, n_ctx, n_pages, n_jobs;
     bool forgets, is_started;
+    stage_prompts prompts;
     stage stages[TD_STAGES_MAX];               /* here, [n_local] */
     td_queue runs[TD_STAGES_MAX];              /* of remote runs, into which their jobs go */
     td_stage_info remote_infos[TD_STAGES_MAX]; /* by stage */
@@ -153,7 +155,8 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     b->err.code = TD_OK;
     b->is_in_flight = true;
     b->activations = b->room;
-    b->is_skipped = b->is_sent = b->is_cancel_sent = false;
+    b->is_skipped = b->is_sent = b->is_cancel_sent = b->is_restored = false;
+    b->chunk = NULL;
     atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
     memcpy(b->rows, rows, n_rows * sizeof *rows);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -194,6 +197,8 @@ micro_batch *td_ring_take_batch(td_target *t)
     b->err.code = TD_OK;
     b->is_in_flight = true;
     b->activations = b->room;
+    b->chunk = NULL;
+    b->is_restored = false;
     memset(b->chosen, 0, sizeof b->chosen);
     memset(b->spans, 0, sizeof b->spans);
     atomic_store_explicit(&b->is_cancelled, false, memory_order_relaxed);
@@ -263,6 +268,7 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .bad = b->bad,
                               .n_bad = b->n_bad,
                               .is_cancelled = b->is_skipped,
+                              .is_restored = b->is_restored,
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
@@ -542,6 +548,57 @@ fail:
     return td_err_prepend(err, "target");
 }
 
+/* The caches' layers one by one, so that whatever they are made of is in it. */
+static bool write_identity(const td_target *t, const char *identity, char **out, td_err *err)
+{
+    size_t n = strlen(identity), room = n + 64 + TD_LAYERS_MAX * 32;
+    char *text = td_alloc(room, 1, err);
+    if (!text)
+        return false;
+    n = (size_t)snprintf(text, room, "%s; layout=%u; bytes=", identity, TD_CUT_LAYOUT);
+    for (uint32_t i = 0; i < t->n_local; i++)
+        for (uint32_t k = 0; k < td_cache_n_layers(t->prompts.parts[i]); k++)
+            n += (size_t)snprintf(text + n, room - n, "%d:%llu,",
+                                  (int)td_cache_layer_kind(t->prompts.parts[i], k),
+                                  (unsigned long long)td_cache_layer_bytes(t->prompts.parts[i], k));
+    *out = text;
+    return true;
+}
+
+bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
+                            const char *what, uint32_t chunk_rows, td_err *err)
+{
+    stage_prompts *p = &t->prompts;
+    td_prefix_params params = {.store = store,
+                               .model = td_model_name(t->params.model),
+                               .what = what,
+                               .chunk_rows = chunk_rows,
+                               .n_slots = t->n_slots,
+                               .n_ctx = t->n_ctx,
+                               .n_reading = t->n_local + 1};
+    char *text = NULL;
+    TD_ASSERT(!t->split && !t->params.is_partial && chunk_rows % TD_PAGE_POSITIONS == 0);
+    p->chunk_rows = chunk_rows;
+    p->n_parts = t->n_local;
+    for (uint32_t i = 0; i < t->n_local; i++) {
+        p->parts[i] = td_forward_cache(t->stages[i].forward);
+        params.chunk_bytes += td_cache_chunk_bytes_max(p->parts[i], chunk_rows);
+    }
+    if (!write_identity(t, identity, &text, err))
+        return false;
+    params.identity = text;
+    p->prefix = td_prefix_create(&params, err);
+    td_free(text);
+    for (uint32_t i = 0; i < t->n_local && p->prefix; i++) /* they wait for their first job */
+        t->stages[i].prompts = p;
+    return p->prefix;
+}
+
+uint64_t td_target_n_unkept(const td_target *t)
+{
+    return t->prompts.prefix ? td_prefix_n_dropped(t->prompts.prefix) : 0;
+}
+
 td_target *td_target_create(const td_layout_params *params, td_err *err)
 {
     td_target *t = td_target_open(params, err);
@@ -560,6 +617,7 @@ void td_target_destroy(td_target **target)
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
         td_stage_stop(&t->stages[i]);
     td_remotes_destroy(&t->remotes);
+    td_prefix_destroy(&t->prompts.prefix);
     bool is_left = true; /* by devices */
     for (uint32_t i = 0; i < t->n_local; i++) {
         stage *s = &t->stages[i];

@@ -30,6 +30,7 @@
 
 #include "base/err.h"
 #include "model/forward.h"
+#include "model/prefix_store.h"
 #include "model/sampling.h"
 #include "target/chain.h"
 
@@ -73,6 +74,7 @@ typedef struct {
      * the slot, which may be another's by now. Valid until the next poll. */
     const uint32_t *bad;
     uint32_t n_bad;
+    bool is_restored;            /* a chunk of a prompt that was read instead of computed */
     bool is_cancelled;           /* then chosen means nothing; no error */
     const td_target_span *spans; /* [n_stages], valid until the next poll */
     uint64_t sum_us, max_us;     /* of the spans' lengths */
@@ -133,6 +135,14 @@ td_target *td_target_open(const td_layout_params *params, td_err *err);
 bool td_target_load(td_target *t, td_err *err);     /* destroy it when it fails */
 uint64_t td_target_draft_bytes(const td_target *t); /* for which room was kept */
 void td_target_destroy(td_target **t);
+
+/* Once loaded and before any job, where all stages are here (td_target_n_hosts): full chunks of
+ * prompts, of chunk_rows, are read from a store where they are there, and kept there when they were
+ * computed. identity: what the bits depend on beside tokens and the caches' sizes; what: of it, for
+ * people. The store is borrowed. TD_E_NOMEM. */
+bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
+                            const char *what, uint32_t chunk_rows, td_err *err);
+uint64_t td_target_n_unkept(const td_target *t); /* chunks that found the disk too slow */
 
 uint32_t td_target_n_ctx(const td_target *t);
 uint32_t td_target_n_pages(const td_target *t); /* of the cache; 0: enough for all slots */

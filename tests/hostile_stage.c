@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/crc32c.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "target/fetch.h"
@@ -180,7 +181,7 @@ static bool read_all(const td_stage_msg *m, td_stage_record *records, td_stage_b
 static void seal(uint8_t *bytes, size_t n)
 {
     memset(bytes + CRC_AT, 0, 4);
-    uint32_t crc = td_wire_crc32c(0, bytes, n);
+    uint32_t crc = td_crc32c(0, bytes, n);
     memcpy(bytes + CRC_AT, &crc, sizeof crc);
 }
 

@@ -1,4 +1,5 @@
 /* Bytes that are no message, or almost one: each gets an error, none a crash. */
+#include "base/crc32c.h"
 #include "transport/wire.h"
 
 #include "base/check.h"
@@ -42,7 +43,7 @@ static void seal(uint8_t *bytes, size_t n)
 {
     put_u32(bytes + 24, (uint32_t)(n - TD_WIRE_HEADER_BYTES));
     put_u32(bytes + 28, 0);
-    put_u32(bytes + 28, td_wire_crc32c(0, bytes, n));
+    put_u32(bytes + 28, td_crc32c(0, bytes, n));
 }
 
 static size_t encode(const td_wire_msg *m, uint8_t buffer[TD_WIRE_MESSAGE_MAX])

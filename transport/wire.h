@@ -185,7 +185,4 @@ bool td_wire_is_hello_family(td_wire_type type);
 /* Largest message of a type with its header; 0 for a type that does not exist. */
 size_t td_wire_type_max_bytes(td_wire_type type);
 
-/* CRC-32C going on from `crc` (0 at the start). */
-uint32_t td_wire_crc32c(uint32_t crc, const void *bytes, size_t n_bytes);
-
 #endif

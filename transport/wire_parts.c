@@ -1,5 +1,6 @@
 /* The header and the fields that both wires are made of. */
 #include "transport/wire_parts.h"
+#include "base/crc32c.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -62,9 +63,9 @@ bool td_wire_read_text(td_cursor *c, const char *field, char *text, size_t max)
 static uint32_t message_crc(const uint8_t *bytes, size_t n_bytes)
 {
     static const uint8_t zero[4];
-    uint32_t crc = td_wire_crc32c(0, bytes, CRC_OFFSET);
-    crc = td_wire_crc32c(crc, zero, sizeof zero);
-    return td_wire_crc32c(crc, bytes + TD_WIRE_HEADER_BYTES, n_bytes - TD_WIRE_HEADER_BYTES);
+    uint32_t crc = td_crc32c(0, bytes, CRC_OFFSET);
+    crc = td_crc32c(crc, zero, sizeof zero);
+    return td_crc32c(crc, bytes + TD_WIRE_HEADER_BYTES, n_bytes - TD_WIRE_HEADER_BYTES);
 }
 
 void td_wire_begin(td_cursor_out *c)

@@ -161,6 +161,7 @@ static const td_backend host_backend = {
     .state_init = td_host_state_init,
     .state_free = td_host_state_free,
     .state_bytes = td_host_state_bytes,
+    .cut_ranges = td_host_cut_ranges,
     .program_size = sizeof(td_host_program),
     .program_compile = td_host_program_compile,
     .program_run = td_host_program_run,

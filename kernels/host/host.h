@@ -202,6 +202,9 @@ void td_host_read_cpu(char *name, size_t name_size, char *vendor, size_t vendor_
 /* For memory that is about to be written whole and then read as a stream. */
 void td_host_use_huge_pages(void *begin, uint64_t n_bytes);
 
+/* cut.c */
+uint32_t td_host_cut_ranges(const td_cut *cut, td_cut_range *out);
+
 bool td_host_tensor_init(td_tensor *t, td_err *err);
 void td_host_tensor_free(td_tensor *t);
 void td_host_device_destroy(td_device *dev);

@@ -103,6 +103,18 @@ static void kv_free(td_kv *base)
         td_free(kv->v);
 }
 
+static uint32_t cut_ranges(const td_cut *cut, td_cut_range *out)
+{
+    const scalar_kv *kv = (const scalar_kv *)cut->kv;
+    if (!kv)
+        return td_host_cut_ranges(cut, out);
+    uint64_t n_rows = (uint64_t)kv->base.params.n_head_kv * TD_PAGE_POSITIONS;
+    uint64_t k_bytes = n_rows * kv->row_bytes_k, v_bytes = n_rows * kv->row_bytes_v;
+    out[0] = (td_cut_range){kv->k, cut->index * k_bytes, k_bytes, false, 0};
+    out[1] = (td_cut_range){kv->v, cut->index * v_bytes, v_bytes, false, 0};
+    return kv->base.params.is_latent ? 1 : 2;
+}
+
 /* -- arithmetic -------------------------------------------------------------------------------- */
 
 /* sum16 of x x. */
@@ -619,6 +631,7 @@ const td_backend td_scalar_backend = {
     .state_init = td_host_state_init,
     .state_free = td_host_state_free,
     .state_bytes = td_host_state_bytes,
+    .cut_ranges = cut_ranges,
     .program_compile = program_compile,
     .program_run = program_run,
     .program_free = program_free,

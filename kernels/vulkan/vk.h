@@ -274,6 +274,9 @@ typedef struct {
 bool td_vk_tensor_init(td_tensor *t, td_err *err);
 void td_vk_tensor_free(td_tensor *t);
 const void *td_vk_tensor_read(td_tensor *t, uint32_t row0, uint32_t n_rows, td_err *err);
+/* cut.c */
+uint32_t td_vk_cut_ranges(const td_cut *cut, td_cut_range *out);
+bool td_vk_cuts_move(const td_cut *cuts, uint32_t n, bool is_read, td_err *err);
 bool td_vk_kv_init(td_kv *kv, td_err *err);
 void td_vk_kv_free(td_kv *kv);
 uint64_t td_vk_kv_bytes(const td_device *dev, const td_kv_params *params);

@@ -7,6 +7,7 @@
 #ifndef TD_TESTS_FUZZ_H
 #define TD_TESTS_FUZZ_H
 
+#include "base/crc32c.h"
 #include "transport/wire.h"
 
 #include <stddef.h>
@@ -40,7 +41,7 @@ static inline void fuzz_seal(uint8_t *message, size_t n)
     fuzz_put(message + 4, TD_WIRE_VERSION, 2);
     fuzz_put(message + 24, n - TD_WIRE_HEADER_BYTES, 4);
     fuzz_put(message + 28, 0, 4);
-    fuzz_put(message + 28, td_wire_crc32c(0, message, n), 4);
+    fuzz_put(message + 28, td_crc32c(0, message, n), 4);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* CRC-32C (Castagnoli polynomial 0x1edc6f41, reflected; RFC 3720 appendix B.4): by the CPU's own
  * instruction where it has one, eight bytes at a time, for activations are megabytes; else four
  * bits at a time by a table of 16 words that a reader can check by hand. */
-#include "transport/wire.h"
+#include "base/crc32c.h"
 
 #include <string.h>
 
@@ -36,7 +36,7 @@ __attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t crc, c
 }
 #endif
 
-uint32_t td_wire_crc32c(uint32_t crc, const void *bytes, size_t n_bytes)
+uint32_t td_crc32c(uint32_t crc, const void *bytes, size_t n_bytes)
 {
 #if defined(__x86_64__)
     if (n_bytes >= 16 && __builtin_cpu_supports("sse4.2"))

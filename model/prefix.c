@@ -1,0 +1,140 @@
+#include "model/prefix.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "base/sha256.h"
+#include "base/text.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef uint8_t hash[TD_PREFIX_HASH_BYTES];
+
+typedef struct { /* names of a slot's first chunks, as far as they are known */
+    hash *names; /* [n_ctx / chunk_rows] */
+    uint32_t n;
+} chain;
+
+struct td_prefix {
+    td_prefix_params params;
+    td_prefix_head head; /* with the texts for people */
+    hash root;
+    chain *chains; /* [n_slots] */
+    td_prefix_blob *blobs;
+    uint32_t n_blobs;
+    td_queue free;
+    uint64_t n_dropped;
+};
+
+td_prefix *td_prefix_create(const td_prefix_params *params, td_err *err)
+{
+    td_prefix *p = td_alloc(1, sizeof *p, err);
+    if (!p)
+        return NULL;
+    td_queue_init(&p->free);
+    TD_ASSERT(params->chunk_rows >= 1 && params->chunk_rows <= TD_PREFIX_TOKENS_MAX);
+    p->params = *params;
+    snprintf(p->head.model, sizeof p->head.model, "%s", params->model);
+    snprintf(p->head.what, sizeof p->head.what, "%s", params->what);
+    td_text_make_printable(p->head.model);
+    td_text_make_printable(p->head.what);
+    p->params.model = p->params.what = p->params.identity = NULL;
+    td_sha256 s;
+    td_sha256_begin(&s);
+    td_sha256_add(&s, params->identity, strlen(params->identity));
+    td_sha256_end(&s, p->root);
+    p->chains = td_alloc(params->n_slots, sizeof *p->chains, err);
+    p->blobs = td_alloc(params->n_reading + TD_PREFIX_WRITING, sizeof *p->blobs, err);
+    if (!p->chains || !p->blobs)
+        goto fail;
+    for (uint32_t i = 0; i < params->n_slots; i++)
+        if (!(p->chains[i].names =
+                  td_alloc(params->n_ctx / params->chunk_rows + 1, sizeof(hash), err)))
+            goto fail;
+    for (uint32_t i = 0; i < params->n_reading + TD_PREFIX_WRITING; i++) {
+        td_prefix_blob *b = &p->blobs[i];
+        b->home = &p->free;
+        b->capacity = params->chunk_bytes;
+        if (!(b->bytes = td_alloc(params->chunk_bytes, 1, err)))
+            goto fail;
+        td_queue_push(&p->free, &b->item);
+        p->n_blobs++;
+    }
+    return p;
+fail:
+    td_err_prepend(err, "room for chunks of prompts on their way to the disk");
+    td_prefix_destroy(&p);
+    return NULL;
+}
+
+void td_prefix_destroy(td_prefix **prefix)
+{
+    td_prefix *p = *prefix;
+    if (!p)
+        return;
+    for (uint32_t i = 0; i < p->n_blobs; i++)
+        td_queue_pop(&p->free);
+    for (uint32_t i = 0; i < p->n_blobs; i++)
+        td_free(p->blobs[i].bytes);
+    for (uint32_t i = 0; p->chains && i < p->params.n_slots; i++)
+        td_free(p->chains[i].names);
+    td_free(p->blobs);
+    td_free(p->chains);
+    td_queue_destroy(&p->free);
+    td_free(p);
+    *prefix = NULL;
+}
+
+void td_prefix_open(td_prefix *p, uint32_t slot, uint32_t from_slot, uint32_t length)
+{
+    const chain *from = &p->chains[from_slot];
+    chain *to = &p->chains[slot];
+    to->n = td_min_u32(from->n, length / p->params.chunk_rows);
+    memmove(to->names, from->names, to->n * sizeof(hash));
+}
+
+td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
+                               uint64_t n_bytes, bool is_wanted)
+{
+    chain *c = &p->chains[slot];
+    uint32_t n_rows = p->params.chunk_rows, i = first / n_rows;
+    TD_ASSERT(first % n_rows == 0 && first + n_rows <= p->params.n_ctx);
+    TD_ASSERT(n_bytes <= p->params.chunk_bytes);
+    if (i > c->n) /* nobody asked for what is before it */
+        return NULL;
+    td_prefix_head head = p->head;
+    head.n_bytes = n_bytes;
+    head.first = first;
+    head.n_tokens = n_rows;
+    memcpy(head.before, i ? c->names[i - 1] : p->root, sizeof head.before);
+    memcpy(head.tokens, tokens, n_rows * sizeof *tokens);
+    td_prefix_head_name(&head);
+    memcpy(c->names[i], head.name, sizeof head.name);
+    c->n = i + 1;
+    uint32_t n_free = atomic_load(&p->free.n_items);
+    td_prefix_blob *b = (td_prefix_blob *)td_queue_try_pop(&p->free);
+    if (b) {
+        b->head = head;
+        b->is_loaded = b->is_replacing = false;
+        if ((is_wanted && td_prefix_store_read(p->params.store, b)) || n_free > p->params.n_reading)
+            return b;
+        td_queue_push(&p->free, &b->item);
+    }
+    p->n_dropped++;
+    return NULL;
+}
+
+void td_prefix_done(td_prefix *p, td_prefix_blob **blob, bool is_whole)
+{
+    td_prefix_blob *b = *blob;
+    *blob = NULL;
+    if (!b)
+        return;
+    if (is_whole && !b->is_loaded)
+        td_prefix_store_write(p->params.store, b);
+    else
+        td_queue_push(&p->free, &b->item);
+}
+
+uint64_t td_prefix_n_dropped(const td_prefix *p) { return p->n_dropped; }
