@@ -86,8 +86,8 @@ void td_cache_rewind(td_cache *c, uint32_t slot, uint32_t length);
 
 /* Positions first..end-1 of a slot as bytes, in all layers, for who begins alike later (cut.h):
  * multiples of TD_PAGE_POSITIONS, TD_PREFILL_ROWS_MAX of them at most, computed by one prefill, of
- * which nothing is behind them. `end` decides what a cache that forgets still has of them. Sizes may
- * be asked for by any thread. */
+ * which nothing is behind them. `end` decides what a cache that forgets still has of them. Sizes
+ * may be asked for by any thread. */
 uint64_t td_cache_chunk_bytes(const td_cache *c, uint32_t first, uint32_t end);
 uint64_t td_cache_layer_bytes(const td_cache *c, uint32_t layer); /* of a page, or a state */
 uint64_t td_cache_chunk_bytes_max(const td_cache *c, uint32_t n_positions);

@@ -1,6 +1,6 @@
-/* A file of the prefix cache: what a cache (cache.h) holds of one chunk of a prompt, and what it was
- * computed from. Files are named by a chain: SHA-256 of the name of the chunk before (of the first
- * chunk: of what the bits depend on beside the tokens) and of the chunk's tokens.
+/* A file of the prefix cache: what a cache (cache.h) holds of one chunk of a prompt, and what it
+ * was computed from. Files are named by a chain: SHA-256 of the name of the chunk before (of the
+ * first: of what the bits depend on beside the tokens) and of the chunk's tokens.
  *
  *   0     "tdprefix", version u32, bytes of the head u32
  *   16    name [32], name of the chunk before [32]
@@ -59,8 +59,8 @@ bool td_prefix_file_read(int folder, const char *name, td_prefix_head *head, voi
                          uint64_t capacity, bool *is_there, td_err *err);
 /* Reads and checks the head alone. */
 bool td_prefix_file_read_head(int folder, const char *name, td_prefix_head *head, td_err *err);
-/* Writes it whole or not at all, under a name of its own before it is there: any number of processes
- * may do so at once. Fills in head->crc. */
+/* Writes it whole or not at all, under a name of its own before it is there: any number of
+ * processes may do so at once. Fills in head->crc. */
 bool td_prefix_file_write(int folder, td_prefix_head *head, const void *bytes, td_err *err);
 
 #endif

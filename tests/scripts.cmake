@@ -66,6 +66,8 @@ td_script_test(e2e_keys e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_keys.py $<TA
 td_script_test(e2e_job e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_job.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_strangers e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_strangers.py
                $<TARGET_FILE:tandem>)
+td_script_test(e2e_prefix e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_prefix.py
+               $<TARGET_FILE:tandem>)
 td_script_test(e2e_io e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_io.py $<TARGET_FILE:tandem>)
 td_script_test(e2e_bench e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_bench.py
                $<TARGET_FILE:tandem>)

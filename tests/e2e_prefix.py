@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Prompts kept on the disk: the tokens are the same without the cache, with an empty one, with a full
+one, a damaged one and one that a killed run left; and a full one is read instead of computed.
+
+usage: e2e_prefix.py TANDEM   (run from the source root; standard library only)"""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
+GOLDEN = 'tests/data/golden/models/%s/model.gguf'
+TARGET = 'configs/tales/tales-target.q8_0.gguf'
+DRAFT = 'configs/tales/tales-draft.q8_0.gguf'
+CHUNK = 64  # rows of a chunk on a host
+TEXT = 'Once upon a time there was a king who had three sons and a garden with a tree of golden apples. '
+HOST = ['--device', 'host:1', '--no-measure']
+
+
+class Prefix(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        self.kept = os.path.join(self.dir.name, 'kept')
+        self.stats = os.path.join(self.dir.name, 'stats.json')
+        self.prompts = os.path.join(self.dir.name, 'in.jsonl')
+
+    def write_prompts(self, *ends, text=TEXT * 2):
+        with open(self.prompts, 'w') as f:
+            for i, end in enumerate(ends):
+                f.write(json.dumps({'id': str(i), 'prompt': text + end, 'seed': i}) + '\n')
+
+    def command(self, model, args):
+        return [TANDEM, 'generate', '--target', model, '--in', self.prompts, '-n', '6', '--quiet', '--ignore-eos',
+                '--stats', self.stats, *args]
+
+    def run_once(self, model, *args, keep=True):
+        """Tokens by id, the figures of the cache, positions computed, and the log."""
+        options = ['--prefix-cache', self.kept + ':1G'] if keep else []
+        r = subprocess.run(self.command(model, [*args, *options]), capture_output=True, text=True, timeout=600)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(self.stats) as f:
+            stats = json.load(f)
+        tokens = {line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}
+        return tokens, stats.get('prefix_cache'), stats['stages'][0]['prefill_rows'], r.stderr
+
+    def files(self):
+        return sorted(os.path.join(self.kept, name) for name in os.listdir(self.kept))
+
+    def check(self, model, *args):
+        """Off, cold, warm and damaged. Only full chunks are kept, and the last row of a prompt is run."""
+        self.write_prompts('Then the first son', 'Then the second', text=TEXT * (8 if model == TARGET else 2))
+        off, none, n_off, _ = self.run_once(model, *args, keep=False)
+        self.assertIsNone(none)
+        cold, figures, n_cold, _ = self.run_once(model, *args)
+        self.assertEqual(cold, off)
+        n_kept = figures['stored_positions']
+        self.assertGreaterEqual(n_kept, 2 * CHUNK)
+        self.assertEqual(n_cold + figures['restored_positions'], n_off)
+        for path in self.files():
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        warm, figures, n_warm, log = self.run_once(model, *args)
+        self.assertEqual(warm, off)
+        self.assertEqual(figures['stored_positions'], 0)
+        self.assertGreaterEqual(figures['restored_positions'], n_kept)
+        self.assertEqual(n_warm + figures['restored_positions'], n_off)
+        self.assertEqual(log, '')
+        files = self.files()
+        with open(files[0], 'r+b') as f:  # in what is kept, near its end
+            f.seek(-5, os.SEEK_END)
+            byte = f.read(1)
+            f.seek(-5, os.SEEK_END)
+            f.write(bytes([byte[0] ^ 0x10]))
+        os.truncate(files[1], os.path.getsize(files[1]) - 1)
+        bad = subprocess.run([TANDEM, 'prefix', 'verify', self.kept], capture_output=True, text=True)
+        self.assertEqual(bad.returncode, 65)
+        self.assertEqual({line.split(':')[0] for line in bad.stdout.splitlines()}, set(files[:2]))
+        damaged, figures, _, log = self.run_once(model, *args)
+        self.assertEqual(damaged, off)
+        self.assertEqual(figures['damaged_files'], log.count('is left out'))
+        self.assertGreaterEqual(figures['damaged_files'], 2)  # or more: the second line may be there before the writer
+        self.assertGreaterEqual(figures['stored_positions'], 2 * CHUNK)
+        good = subprocess.run([TANDEM, 'prefix', 'verify', self.kept], capture_output=True, text=True)
+        self.assertEqual((good.returncode, good.stdout), (0, ''))
+
+    def test_a_dense_model_and_a_draft(self):
+        self.check(TARGET, *HOST, '--kv-k', 'q8_0', '--kv-v', 'q4_0')
+        plain, figures, _, _ = self.run_once(TARGET, *HOST, '--kv-k', 'q8_0', '--kv-v', 'q4_0')
+        drafted, again, _, _ = self.run_once(TARGET, *HOST, '--kv-k', 'q8_0', '--kv-v', 'q4_0', '--draft', DRAFT,
+                                             '--draft-device', 'host:1', '--draft-fixed', '3')
+        self.assertEqual(drafted, plain)
+        self.assertEqual(again['restored_positions'], figures['restored_positions'])
+        # Another cache, another context's end, other chunks: nothing of it is taken for the same.
+        other, figures, _, _ = self.run_once(TARGET, *HOST)
+        self.assertEqual(figures['restored_positions'], 0)
+        self.assertEqual(other, self.run_once(TARGET, *HOST, keep=False)[0])
+        listed = subprocess.run([TANDEM, 'prefix', 'list', self.kept, '--json'], capture_output=True, text=True)
+        groups = json.loads(listed.stdout)
+        self.assertEqual(len(groups), 2)
+        self.assertEqual(sum(g['chunks'] for g in groups), len(self.files()))
+        dropped = subprocess.run([TANDEM, 'prefix', 'drop', self.kept, '--model', groups[0]['model']],
+                                 capture_output=True, text=True)
+        self.assertEqual((dropped.returncode, self.files()), (0, []))
+
+    def test_windows(self):
+        self.check(GOLDEN % 'gemma3', *HOST)
+
+    def test_recurrent_layers_and_experts(self):
+        self.check(GOLDEN % 'qwen35moe', *HOST)
+
+    def test_chunked_layers(self):
+        self.check(GOLDEN % 'llama4', *HOST)
+
+    def test_latent_attention_in_two_stages(self):
+        self.check(GOLDEN % 'deepseek2', '--device', 'host:1@0-0', '--device', 'host:1', '--no-measure')
+
+    def test_a_gpu(self):
+        r = subprocess.run([TANDEM, 'devices', '--json'], capture_output=True, text=True)
+        if '"vulkan:0"' not in r.stdout:
+            self.skipTest('no Vulkan device')
+        # A chunk has 256 rows there.
+        self.write_prompts('Then', text=TEXT * 4)
+        args = [GOLDEN % 'qwen35moe', '--device', 'vulkan:0', '--no-measure', '--ctx', '500', '--kv-k', 'q8_0']
+        off = self.run_once(*args, keep=False)[0]
+        cold, figures, _, _ = self.run_once(*args)
+        self.assertEqual((cold, figures['stored_positions']), (off, 256))
+        warm, figures, n_rows, _ = self.run_once(*args)
+        self.assertEqual((warm, figures['restored_positions']), (off, 256))
+        self.assertLess(n_rows, 256, 'rows computed')
+        host, figures, _, _ = self.run_once(args[0], *HOST, '--ctx', '500', '--kv-k', 'q8_0')
+        self.assertEqual(figures['restored_positions'], 0)
+
+    def test_a_killed_run_leaves_what_it_read(self):
+        self.write_prompts(*('Line %d' % i for i in range(40)), text=TEXT * 10)
+        with open(self.prompts) as f:  # no two begin alike
+            lines = [dict(line, prompt=line['id'] + line['prompt']) for line in map(json.loads, f)]
+        with open(self.prompts, 'w') as f:
+            f.writelines(json.dumps(line) + '\n' for line in lines)
+        args = [*HOST, '--prefix-cache', self.kept, '--parallel', '4']
+        p = subprocess.Popen(self.command(TARGET, args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and (not os.path.isdir(self.kept) or len(os.listdir(self.kept)) < 6):
+            time.sleep(0.001)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        whole = [path for path in self.files() if path.endswith('.prefix')]
+        self.assertGreaterEqual(len(whole), 5)
+        after, figures, _, log = self.run_once(TARGET, *HOST, '--parallel', '4')
+        self.assertEqual((figures['restored_positions'], log), (len(whole) * CHUNK, ''))
+        self.assertEqual(after, self.run_once(TARGET, *HOST, '--parallel', '4', keep=False)[0])
+
+    def test_the_folder_stays_within_its_bound(self):
+        self.write_prompts('a', 'b', text=TEXT * 12)
+        _, figures, _, _ = self.run_once(TARGET, *HOST)
+        size = os.path.getsize(self.files()[0])
+        shutil.rmtree(self.kept)
+        r = subprocess.run(self.command(TARGET, [*HOST, '--prefix-cache', '%s:%dK' % (self.kept, 3 * size // 1000)]),
+                           capture_output=True, text=True)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertLessEqual(len(self.files()), 2)
+        self.assertGreater(figures['stored_positions'], 2 * CHUNK)
+
+    def test_what_cannot_be(self):
+        self.write_prompts('a')
+        for value, word in ((self.kept + ':5Q', 'size'), (':5G', 'path'), (self.prompts, 'Not a directory'),
+                            (self.kept + '/a/b', 'No such file')):
+            r = subprocess.run(self.command(TARGET, [*HOST, '--prefix-cache', value]), capture_output=True, text=True)
+            self.assertIn(r.returncode, (2, 74), r.stderr)
+            self.assertIn(word, r.stderr)
+
+
+if __name__ == '__main__':
+    unittest.main()
