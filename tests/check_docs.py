@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-COMMANDS = ["generate", "draft", "stage", "job", "keys", "devices", "inspect", "tokenize", "logits", "bench", "eval", "report", "plan",
+COMMANDS = ["generate", "draft", "stage", "job", "prefix", "keys", "devices", "inspect", "tokenize", "logits", "bench", "eval", "report", "plan",
             "check"]
 ROW = re.compile(r"^\| `(--?[a-z-]+)([^`]*)` \| (.*) \|$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
