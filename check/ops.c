@@ -81,8 +81,7 @@ static bool visit(const td_case *c, void *user)
 {
     tour *t = user;
     td_check_report *report = t->report;
-    const td_type_info *cache = c->type_v ? td_type_find_name(c->type_v) : NULL;
-    if (!is_wanted(t, c) || (cache && !td_kv_takes(t->dev, cache)))
+    if (!is_wanted(t, c))
         return true;
     td_check_item *op = find_op(report, c->op);
     if (!op) {

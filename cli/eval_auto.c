@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "base/mem.h"
-#include "planning/layout.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -39,16 +38,13 @@ static bool is_same(const eval_kv *a, const eval_kv *b)
     return a->types.k == b->types.k && a->types.v == b->types.v;
 }
 
-/* The types of caches that each device takes and that are smaller than f32: their number. */
-static uint32_t list_types(const td_layout *l, const td_type_info *types[TYPE_IDS])
+/* The types of caches that are smaller than f32: their number. */
+static uint32_t list_types(const td_type_info *types[TYPE_IDS])
 {
     uint32_t n = 0;
     for (uint32_t id = 0; id < TYPE_IDS; id++) {
         const td_type_info *t = td_type_find(id);
-        bool is_taken = t && t->is_cache_type && t->block_bytes < 4 * t->block_elements;
-        for (uint32_t i = 0; is_taken && i < l->n_parts; i++)
-            is_taken = td_kv_takes(l->parts[i].dev, t);
-        if (is_taken)
+        if (t && t->is_cache_type && t->block_bytes < 4 * t->block_elements)
             types[n++] = t;
     }
     return n;
@@ -58,18 +54,7 @@ eval_kv *td_eval_list(const eval_params *p, const eval_kv *base, uint32_t *n, td
 {
     const td_type_info *types[TYPE_IDS];
     bool is_latent = td_model_arch(p->model)->is_mla;
-    td_layout *l = td_layout_create(&(td_layout_params){.model = p->model,
-                                                        .specs = p->specs,
-                                                        .n_specs = p->n_specs,
-                                                        .kv = base->types,
-                                                        .n_slots = 1,
-                                                        .n_ctx = 1,
-                                                        .is_unplaced = true},
-                                    err);
-    if (!l)
-        return NULL;
-    uint32_t n_types = list_types(l, types);
-    td_layout_destroy(&l);
+    uint32_t n_types = list_types(types);
     eval_kv *kvs = td_alloc(1 + n_types * n_types, sizeof *kvs, err);
     if (!kvs)
         return NULL;

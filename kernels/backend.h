@@ -207,7 +207,6 @@ struct td_backend {
     uint64_t (*weight_piece_bytes)(const td_weight_params *params);
     uint64_t (*kv_piece_bytes)(const td_kv_params *params);
     uint64_t (*state_piece_bytes)(const td_state_params *params);
-    bool (*kv_takes)(const td_type_info *type); /* NULL: every cache type */
     bool (*kv_init)(td_kv *kv, td_err *err);
     void (*kv_free)(td_kv *kv);
     uint64_t (*kv_bytes)(const td_device *dev, const td_kv_params *params);

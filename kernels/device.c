@@ -295,19 +295,6 @@ uint64_t td_weight_piece_bytes(const td_device *dev, const td_weight_params *par
     return dev->backend->weight_piece_bytes ? dev->backend->weight_piece_bytes(params) : 0;
 }
 
-bool td_kv_takes(const td_device *dev, const td_type_info *type)
-{
-    return type->is_cache_type && (!dev->backend->kv_takes || dev->backend->kv_takes(type));
-}
-
-static bool check_takes(const td_device *dev, const td_type_info *type, td_err *err)
-{
-    return td_kv_takes(dev, type) ||
-           td_err_set(err, TD_E_USAGE,
-                      "%s has no cache of type %s yet; allowed: F32, F16, Q8_0, Q4_0",
-                      dev->info.spec, type->name);
-}
-
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
 {
     TD_ASSERT(params->type_k->is_cache_type && params->type_v->is_cache_type);
@@ -315,8 +302,6 @@ td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err)
               (params->type_v == params->type_k && params->head_dim_v <= params->head_dim_k));
     TD_ASSERT(!params->is_latent || params->rotates_k == params->rotates_v);
     TD_ASSERT(params->n_pages > 0 && params->n_head_kv > 0);
-    if (!check_takes(dev, params->type_k, err) || !check_takes(dev, params->type_v, err))
-        return NULL;
     td_kv *kv = td_alloc(1, dev->backend->kv_size, err);
     if (!kv)
         return NULL;

@@ -203,9 +203,6 @@ typedef struct {
     bool rotates_k, rotates_v;
 } td_kv_params;
 
-/* Whether the device has caches of a type. */
-bool td_kv_takes(const td_device *dev, const td_type_info *type);
-/* TD_E_USAGE where it has none of type_k or type_v. */
 td_kv *td_kv_create(td_device *dev, const td_kv_params *params, td_err *err);
 void td_kv_destroy(td_kv **kv);
 const td_kv_params *td_kv_get_params(const td_kv *kv);
