@@ -10,7 +10,7 @@
 
 #define N_SEQUENCES 2u
 #define ATTENTION   3e-5 /* scores of f32 through exp */
-#define ATTENTION_Q 0x1p-12 /* of quantized keys or values: the scalar device rounds to 15 bits */
+#define ATTENTION_Q 0x1p-11 /* of quantized keys or values: the scalar device rounds to 15 bits */
 #define CACHED      1e-6 /* of a window of one position: the value itself */
 #define RECURRENT   5e-5
 

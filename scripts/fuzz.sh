@@ -63,7 +63,7 @@ flags+=($(pkg-config --cflags jansson libzmq))
 share=$((seconds / ${#names[@]}))
 status=0
 mkdir "$work/o"
-for file in "$top"/base/*.c "$top"/transport/*.c; do
+for file in "$top"/base/*.c "$top"/transport/*.c "$top"/model/prefix_file.c; do
     printf '%s\0%s\0' "$file" "$work/o/$(basename "$(dirname "$file")")-$(basename "$file" .c).o"
 done | xargs -0 -n 2 -P "$(nproc)" sh -c 'shift 0; src=$1 obj=$2; shift 2; exec '"$clang $(printf "'%s' " "${flags[@]}")"' -c "$src" -o "$obj"' sh
 for name in "${names[@]}"; do
