@@ -313,8 +313,11 @@ static void test_a_dying_draft_is_joined_again(void **state)
     (void)state;
     td_run_params params = draft_params();
     td_run_totals totals;
+    params.n_parallel = 1; /* long texts one by one: the run is to last until the draft is back */
+    params.n_predict = 8 * N_PREDICT;
+    json_t *usual = wanted;
+    wanted = run_lines(&dir, &params, NULL);
     params.draft_fixed = 2;
-    params.n_parallel = 1; /* the longest run */
     /* What was under way when it died is never answered. */
     params.draft_deadline_us = 50000;
     bool is_joined_again = false;
@@ -322,6 +325,8 @@ static void test_a_dying_draft_is_joined_again(void **state)
         json_decref(run_with(DYING, "dying", &params, &totals));
         is_joined_again = totals.n_draft_losses > 0 && totals.n_draft_joins > 1;
     }
+    json_decref(wanted);
+    wanted = usual;
     assert_true(is_joined_again);
 }
 

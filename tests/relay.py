@@ -54,7 +54,7 @@ class Relay:
         self.listener = socket.create_server((host, port))
         self.listener.setblocking(False)
         self.wake_read, self.wake_write = socket.socketpair()
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.SelectSelector()  # the others round waits up to whole ms
         self.selector.register(self.listener, selectors.EVENT_READ, None)
         self.selector.register(self.wake_read, selectors.EVENT_READ, None)
         self.ways = {}  # source socket -> Way

@@ -240,11 +240,14 @@ static bool compile_attention(const compile_run *run, const td_vk_pipeline_key *
 static bool compile_cache_pair(const compile_run *run, const td_shader *shader, uint32_t type_k,
                                uint32_t type_v, const uint32_t *head_dims, td_err *err)
 {
-    td_vk_pipeline_key key = {.shader = shader->name,
-                              .n_bindings = TD_VK_BINDINGS_MAX,
-                              .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1],
-                                       3 * (head_dims[0] != 64)},
-                              .n_spec = strcmp(shader->name, "rope_store") ? 4 : 6};
+    const td_type_info *k = td_type_find(type_k);
+    bool is_rotated =
+        k->block_bytes < k->block_elements; /* as unless something else is asked for */
+    td_vk_pipeline_key key = {
+        .shader = shader->name,
+        .n_bindings = TD_VK_BINDINGS_MAX,
+        .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1], is_rotated ? 3 : 0},
+        .n_spec = strcmp(shader->name, "rope_store") ? 4 : 6};
     return strcmp(shader->name, "attention") ? compile_one(run, &key, err)
                                              : compile_attention(run, &key, type_k == type_v, err);
 }
