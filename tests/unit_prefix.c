@@ -362,11 +362,17 @@ static void test_writers_at_once_leave_whole_files(void **state)
         assert_int_equal(waitpid(children[i], &status, 0), children[i]);
         assert_int_equal(status, 0);
     }
+    /* Who writes in the same second counts for himself; the next to come counts all. */
+    const uint32_t n_most = 20;
+    td_prefix_store *next =
+        td_prefix_store_open(folder, n_most * (TD_PREFIX_HEAD_BYTES + N_BYTES), NULL);
+    put(next, 31);
+    td_prefix_store_close(&next);
     td_prefix_entry *entries;
     uint32_t n;
     uint64_t n_bytes;
     assert_true(td_prefix_store_list(fd, &entries, &n, &n_bytes, NULL));
-    assert_true(n > 0 && n <= 24);
+    assert_true(n > 0 && n <= n_most);
     for (uint32_t i = 0; i < n; i++) {
         td_prefix_head h;
         bool is_there;
