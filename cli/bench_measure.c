@@ -58,7 +58,7 @@ static double weight_bytes(const lane *l, const td_layout_part *part, double exp
              experts_share *
                  (double)td_weights_layer_bytes(l->model, part->dev, i, TD_SHARE_EXPERTS);
     if (part->last + 1 == n_layer && n_layer > 1)
-        n += (double)td_weights_end_bytes(l->model, part->dev, n_layer - 1, n_layer - 1);
+        n += (double)td_weights_end_bytes(l->model, NULL, part->dev, n_layer - 1, n_layer - 1);
     return n;
 }
 

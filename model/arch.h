@@ -64,6 +64,7 @@ typedef struct {
     bool is_expert_ff_dense;     /* experts are as wide as feed_forward_length says */
     td_shared shared;
     bool is_grouped_heads; /* delta net: v head h has k head h / ratio, not h % n_head_k */
+    bool has_head;         /* files may have a next-token head that is known here */
     uint32_t large_layers; /* so many layers: attention scale is 1 / sqrt(n_embd / n_head) */
 } td_arch;
 

@@ -14,13 +14,15 @@ static td_cache_params cache_params(const td_forward_params *p, td_cache_kind ki
 {
     const td_hparams *h = td_model_hparams(p->model);
     const td_arch *arch = td_model_arch(p->model);
-    for (uint32_t i = p->first; i <= p->last; i++)
-        kinds[i - p->first] = td_layer_is_recurrent(p->model, i) ? TD_CACHE_RECURRENT
-                              : td_layer_is_local(p->model, i)   ? TD_CACHE_LOCAL
-                                                                 : TD_CACHE_FULL;
+    for (uint32_t k = 0; k < td_part_n_layers(p); k++) {
+        td_part_layer l = td_part_layer_at(p, k);
+        kinds[k] = td_layer_is_recurrent(l.model, l.layer) ? TD_CACHE_RECURRENT
+                   : td_layer_is_local(l.model, l.layer)   ? TD_CACHE_LOCAL
+                                                           : TD_CACHE_FULL;
+    }
     return (td_cache_params){.kv = p->kv,
                              .first_layer = p->first,
-                             .n_layers = p->last - p->first + 1,
+                             .n_layers = td_part_n_layers(p),
                              .n_head_kv = h->n_head_kv,
                              .head_dim_k = h->head_dim_k,
                              .head_dim_v = h->head_dim_v,
@@ -64,6 +66,7 @@ uint64_t td_forward_cache_bytes(const td_forward_params *params, uint32_t layer)
 {
     td_forward_params p = *params;
     p.first = p.last = layer;
+    p.head = NULL;
     return caches_bytes(&p);
 }
 
@@ -111,8 +114,9 @@ bool td_forward_check(const td_forward_params *p, td_err *err)
         if (!td_cache_check(p->dev, &cache, err))
             return false;
     }
-    return td_weights_check_pieces(p->model, p->dev, p->experts_dev ? p->experts_dev : p->dev,
-                                   p->first, p->last, err);
+    return td_weights_check_pieces(p->model, td_part_has_head(p) ? p->head : NULL, p->dev,
+                                   p->experts_dev ? p->experts_dev : p->dev, p->first, p->last,
+                                   err);
 }
 
 uint64_t td_forward_bytes(const td_forward_params *params)
@@ -124,18 +128,23 @@ uint64_t td_forward_bytes(const td_forward_params *params)
     td_weight_params table = table_params(&f);
     if (params->n_steps_max)
         n_bytes += td_weight_bytes(params->dev, &table);
-    n_bytes += td_weights_end_bytes(params->model, params->dev, params->first, params->last);
-    for (uint32_t i = params->first; i <= params->last; i++)
-        n_bytes += td_weights_layer_bytes(params->model, params->dev, i,
+    n_bytes += td_weights_end_bytes(params->model, td_part_has_head(params) ? params->head : NULL,
+                                    params->dev, params->first, params->last);
+    for (uint32_t k = 0; k < td_part_n_layers(params); k++) {
+        td_part_layer l = td_part_layer_at(params, k);
+        n_bytes += td_weights_layer_bytes(l.model, params->dev, l.layer,
                                           params->experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL);
+    }
     return n_bytes;
 }
 
 uint64_t td_forward_experts_bytes(const td_forward_params *params)
 {
     uint64_t n_bytes = params->experts_dev ? tensor_bytes(params, true) : 0;
-    for (uint32_t i = params->first; params->experts_dev && i <= params->last; i++)
-        n_bytes += td_weights_layer_bytes(params->model, params->experts_dev, i, TD_SHARE_EXPERTS);
+    for (uint32_t k = 0; params->experts_dev && k < td_part_n_layers(params); k++) {
+        td_part_layer l = td_part_layer_at(params, k);
+        n_bytes += td_weights_layer_bytes(l.model, params->experts_dev, l.layer, TD_SHARE_EXPERTS);
+    }
     return n_bytes;
 }
 
@@ -166,7 +175,7 @@ static void record_feed(td_forward *f, td_program *p)
     td_op_feed(p, &feed);
 }
 
-typedef enum { VERIFY, PREFILL, DRAFT, STEP } program_kind;
+typedef enum { VERIFY, PREFILL, DRAFT, STEP, HEAD, HEAD_PREFILL } program_kind;
 
 bool td_recorder_end(td_recorder *r)
 {
@@ -195,10 +204,13 @@ static void destroy_pass(td_pass *pass)
 
 static bool record(td_forward *f, program_kind kind, td_pass *pass, td_err *err)
 {
-    static const char *const names[] = {"verify", "prefill", "draft", "step"};
+    static const char *const names[] = {"verify", "prefill", "draft",
+                                        "step",   "head",    "head prefill"};
     const td_forward_params *params = &f->params;
-    td_mode mode = kind == PREFILL ? TD_MODE_PREFILL : TD_MODE_VERIFY;
-    uint32_t n_rows = kind == STEP ? 1 : kind == PREFILL ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
+    bool is_prefill = kind == PREFILL || kind == HEAD_PREFILL;
+    bool is_head = kind == HEAD || kind == HEAD_PREFILL;
+    td_mode mode = is_prefill ? TD_MODE_PREFILL : TD_MODE_VERIFY;
+    uint32_t n_rows = kind == STEP ? 1 : is_prefill ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
     uint32_t n_out = td_min_u32(kind == DRAFT           ? 1
                                 : params->is_all_logits ? n_rows
                                                         : TD_VERIFY_ROWS_MAX,
@@ -208,10 +220,11 @@ static bool record(td_forward *f, program_kind kind, td_pass *pass, td_err *err)
         .params = {.name = names[kind], .mode = mode, .n_rows_max = n_rows, .n_out_max = n_out},
         .pass = pass,
         .err = err};
-    pass->capacity = params->experts_dev ? 2 * (params->last - params->first + 1) + 1 : 1;
+    pass->capacity = params->experts_dev ? 2 * td_part_n_layers(params) + 1 : 1;
     pass->items = td_alloc(pass->capacity, sizeof(td_program *), err);
+    td_tensor *out_rows = kind == STEP ? f->step_rows : f->out_rows;
     if (!pass->items || !td_recorder_cut(&r, params->dev) ||
-        !td_forward_record(&r, kind == STEP ? f->step_rows : f->out_rows))
+        !(is_head ? td_forward_record_head : td_forward_record)(&r, out_rows))
         return false;
     if (kind == DRAFT || kind == STEP)
         record_feed(f, r.p);
@@ -235,6 +248,9 @@ static bool load_table(td_forward *f, td_err *err)
 static bool record_all(td_forward *f, td_err *err)
 {
     if (!record(f, VERIFY, &f->verify, err) || !record(f, PREFILL, &f->prefill, err))
+        return false;
+    if (td_part_has_head(&f->params) &&
+        (!record(f, HEAD, &f->head_verify, err) || !record(f, HEAD_PREFILL, &f->head_prefill, err)))
         return false;
     td_weight_params table = table_params(f);
     uint64_t table_bytes = td_weight_bytes(f->params.dev, &table);
@@ -274,10 +290,13 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     f->h = td_model_hparams(params->model);
     td_forward *lender = params->lender;
     TD_ASSERT(!lender || !params->n_steps_max);
+    TD_ASSERT(!params->head || (!lender && !params->n_steps_max));
     td_device *experts_dev = params->experts_dev ? params->experts_dev : params->dev;
-    f->weights = lender ? lender->weights
-                        : td_weights_load(params->model, params->dev, experts_dev, params->first,
-                                          params->last, params->progress, params->user, err);
+    f->weights =
+        lender ? lender->weights
+               : td_weights_load(params->model, td_part_has_head(params) ? params->head : NULL,
+                                 params->dev, experts_dev, params->first, params->last,
+                                 params->progress, params->user, err);
     if (!f->weights)
         goto fail;
     td_cache_kind kinds[TD_LAYERS_MAX];
@@ -312,6 +331,8 @@ void td_forward_destroy(td_forward **f)
     destroy_pass(&(*f)->prefill);
     destroy_pass(&(*f)->draft);
     destroy_pass(&(*f)->step);
+    destroy_pass(&(*f)->head_verify);
+    destroy_pass(&(*f)->head_prefill);
     td_weight_destroy(&(*f)->table);
     td_cache_destroy(&(*f)->cache);
     if (!(*f)->params.lender) {
@@ -456,12 +477,10 @@ static void fill_span(td_forward *f, td_mode mode, const td_forward_row *last)
     span[1] = (int32_t)end;
 }
 
-/* Fills the inputs for the rows; the cache grows by them. */
-static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
-                        td_err *err)
+/* Fills the inputs for the rows. */
+static void fill_rows(td_forward *f, const td_forward_row *rows, uint32_t n_rows)
 {
-    const td_hparams *h = f->h;
-    int32_t *ids = is_first(&f->params) ? td_tensor_data(f->ids) : NULL;
+    int32_t *ids = f->ids ? td_tensor_data(f->ids) : NULL;
     int32_t *out_rows = is_last(&f->params) ? td_tensor_data(f->out_rows) : NULL;
     int32_t *positions = td_tensor_data(f->batch.positions);
     int32_t *slots = td_tensor_data(f->batch.slots);
@@ -470,16 +489,12 @@ static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows,
     uint32_t n_out = 0, n_constants = td_rope_cols(f->params.model);
     for (uint32_t i = 0; i < n_rows; i++) {
         const td_forward_row *r = &rows[i];
-        TD_ASSERT(r->token < h->n_vocab && r->position == td_cache_length(f->cache, r->slot));
-        if (!td_cache_reserve(f->cache, r->slot, r->position + 1, err))
-            return false;
+        TD_ASSERT(r->token < f->h->n_vocab);
         if (ids)
             ids[i] = (int32_t)r->token;
         positions[i] = (int32_t)r->position;
         slots[i] = (int32_t)r->slot;
         td_rope_row(f->rope, r->position, constants + (size_t)i * n_constants);
-        if (i + 1 == n_rows || rows[i + 1].slot != r->slot)
-            fill_span(f, mode, r);
         if (!r->is_output || !out_rows)
             continue;
         if (draws)
@@ -488,6 +503,21 @@ static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows,
     }
     f->n_out = n_out;
     f->read = NULL;
+}
+
+/* The same; the cache grows by them. */
+static bool fill_inputs(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
+                        td_err *err)
+{
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const td_forward_row *r = &rows[i];
+        TD_ASSERT(r->position == td_cache_length(f->cache, r->slot));
+        if (!td_cache_reserve(f->cache, r->slot, r->position + 1, err))
+            return false;
+        if (i + 1 == n_rows || rows[i + 1].slot != r->slot)
+            fill_span(f, mode, r);
+    }
+    fill_rows(f, rows, n_rows);
     return true;
 }
 
@@ -532,6 +562,21 @@ bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uin
     if (mode == TD_MODE_PREFILL && td_cache_forgets(f->cache))
         td_cache_commit(f->cache, rows[0].slot, rows[n_rows - 1].position + 1);
     return true;
+}
+
+const float *td_forward_hidden(td_forward *f) { return td_tensor_data(f->hidden); }
+const float *td_forward_head_hidden(td_forward *f) { return td_tensor_data(f->normed_out); }
+
+bool td_forward_run_head(td_forward *f, td_mode mode, const td_forward_row *rows,
+                         const float *hidden, uint32_t n_rows, td_err *err)
+{
+    TD_ASSERT(td_part_has_head(&f->params));
+    memcpy(td_tensor_data(f->head_in), hidden, (size_t)n_rows * f->h->n_embd * sizeof *hidden);
+    for (uint32_t i = 0; i < n_rows; i++)
+        TD_ASSERT(rows[i].position < td_cache_length(f->cache, rows[i].slot));
+    fill_rows(f, rows, n_rows);
+    f->expected = NULL;
+    return run_pass(f, mode == TD_MODE_VERIFY ? &f->head_verify : &f->head_prefill, n_rows, err);
 }
 
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,

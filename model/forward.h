@@ -24,6 +24,7 @@ typedef struct {
     td_device *experts_dev; /* where the experts' weights are and their products are made; NULL:
                              * dev. Then td_forward_draft gives nothing */
     uint32_t first, last;   /* layers, inclusive */
+    const td_model *head;   /* whose head (td_model_check_head) the last part has too; NULL: none */
     td_cache_types kv;
     uint32_t n_slots, n_ctx;
     uint32_t n_pages;   /* td_cache_params; 0: enough for every slot's context */
@@ -122,6 +123,23 @@ uint64_t td_forward_rows_read(const td_forward *f);
  * tokens. */
 bool td_forward_draft(td_forward *f, const td_forward_row *rows, uint32_t n_rows, uint32_t n_steps,
                       const td_sampler *sampler, uint32_t *tokens, uint32_t *n_tokens, td_err *err);
+
+/* -- the head of a last part that has one -------------------------------------------------------
+ * It guesses the token after a pair of a token and the hidden row of the position before it. A
+ * pair has the position of its token, and its keys and values are one layer more of the cache. A
+ * sequence's first pair has a row of zeros. */
+
+/* After a run: row i after the final norm, of every row, [n_rows][n_embd]; until the next run. */
+const float *td_forward_hidden(td_forward *f);
+/* Runs pairs, n_rows as in td_forward_run: the tokens of rows, each with hidden[n_rows][n_embd].
+ * The cache has their positions already (td_cache_reserve) and those of a sequence ascend; earlier
+ * ones have been run. Outputs are as of td_forward_run, td_forward_choose too, but of a last run
+ * what it gave is gone. */
+bool td_forward_run_head(td_forward *f, td_mode mode, const td_forward_row *rows,
+                         const float *hidden, uint32_t n_rows, td_err *err);
+/* After that: its own rows after its final norm, of outputs, [n_out][n_embd]: the hidden rows that
+ * a guess goes on with. */
+const float *td_forward_head_hidden(td_forward *f);
 
 /* device.h's profile, of both programs: op times are their sums. */
 bool td_forward_profile(td_forward *f, bool is_on, td_err *err);

@@ -55,7 +55,12 @@ struct td_forward {
     td_tensor *far_gate_up, *far_gated, *far_parts; /* as gate_up, gated, expert_out */
     td_tensor *far_factor;                          /* as expert_factor */
     td_tensor *far_out;                             /* as returned */
+    /* The head: rows after the final norm that go to it, and pairs with tokens in its input. */
+    td_tensor *hidden;     /* [rows][n_embd], host-visible */
+    td_tensor *head_in;    /* [rows][n_embd], host-visible */
+    td_tensor *head_pairs; /* [rows][2 * n_embd] */
     td_pass verify, prefill;
+    td_pass head_verify, head_prefill;
     const td_pass *expected; /* and its rows, of the run after the next; or NULL */
     uint32_t n_expected_rows, n_expected_out;
     /* Choosing tokens. */
@@ -79,13 +84,36 @@ typedef struct {
     bool is_wanted, is_far; /* far: on experts_dev */
 } td_forward_tensor;
 
-#define TD_FORWARD_TENSORS_MAX 56u
+#define TD_FORWARD_TENSORS_MAX 60u
 uint32_t td_forward_tensors(td_forward *f, td_forward_tensor rows[TD_FORWARD_TENSORS_MAX]);
 
 static inline bool td_part_is_first(const td_forward_params *p) { return p->first == 0; }
 static inline bool td_part_is_last(const td_forward_params *p)
 {
     return p->last + 1 == td_model_hparams(p->model)->n_layer;
+}
+
+static inline bool td_part_has_head(const td_forward_params *p)
+{
+    return p->head && td_part_is_last(p);
+}
+
+/* Layer k of a part, 0..td_part_n_layers - 1, and whose it is: behind the last comes the head. */
+typedef struct {
+    const td_model *model;
+    uint32_t layer;
+} td_part_layer;
+
+static inline uint32_t td_part_n_layers(const td_forward_params *p)
+{
+    return p->last - p->first + (td_part_has_head(p) ? 2 : 1);
+}
+
+static inline td_part_layer td_part_layer_at(const td_forward_params *p, uint32_t k)
+{
+    if (p->first + k <= p->last)
+        return (td_part_layer){p->model, p->first + k};
+    return (td_part_layer){p->head, td_model_hparams(p->head)->n_layer};
 }
 
 /* Programs being recorded, p the last of them. */
@@ -103,5 +131,7 @@ bool td_recorder_end(td_recorder *r);
 
 /* Records the layers and, on the last part, the logits of out_rows. */
 bool td_forward_record(td_recorder *r, td_tensor *out_rows);
+/* The same of the head alone. */
+bool td_forward_record_head(td_recorder *r, td_tensor *out_rows);
 
 #endif

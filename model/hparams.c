@@ -457,7 +457,8 @@ static bool derive_routed(td_model *m)
 {
     td_hparams *h = &m->hparams;
     uint32_t n = 0;
-    for (uint32_t i = h->n_dense; h->n_expert && i < h->n_layer; i++) {
+    uint32_t n_all = h->n_layer + (h->n_nextn ? 1 : 0); /* with the head that may be run */
+    for (uint32_t i = h->n_dense; h->n_expert && i < n_all; i++) {
         char name[TD_NAME_MAX];
         bool has = !(m->arch->reads & TD_READS_INTERLEAVED);
         snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", i);
@@ -467,7 +468,7 @@ static bool derive_routed(td_model *m)
         if (!has)
             continue;
         add_layer(&h->routed, i);
-        n++;
+        n += i < h->n_layer;
     }
     return n == h->n_layer;
 }

@@ -17,9 +17,10 @@ static needs needs_of(const td_forward_params *p)
 {
     const td_hparams *h = td_model_hparams(p->model);
     needs n = {.mla = td_model_arch(p->model)->is_mla};
-    for (uint32_t i = p->first; i <= p->last; i++) {
-        bool is_recurrent = td_layer_is_recurrent(p->model, i);
-        bool has_experts = td_layer_has_experts(p->model, i);
+    for (uint32_t k = 0; k < td_part_n_layers(p); k++) {
+        td_part_layer l = td_part_layer_at(p, k);
+        bool is_recurrent = td_layer_is_recurrent(l.model, l.layer);
+        bool has_experts = td_layer_has_experts(l.model, l.layer);
         n.recurrent |= is_recurrent;
         n.attention |= !is_recurrent;
         n.experts |= has_experts;
@@ -54,8 +55,8 @@ static void list_stream(tensor_list *l)
 {
     const td_forward_params *p = &l->f->params;
     const td_hparams *h = l->f->h;
-    const bool last = td_part_is_last(p), first = td_part_is_first(p);
-    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, TD_HOST_WRITES, first);
+    const bool last = td_part_is_last(p), first = td_part_is_first(p), head = td_part_has_head(p);
+    ROW(ids, TD_ELEM_I32, TD_ROWS_BATCH, 1, TD_HOST_WRITES, first || head);
     ROW(x_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, !first);
     ROW(out_rows, TD_ELEM_I32, TD_ROWS_OUT, 1, TD_HOST_WRITES, last);
     ROW(constants, TD_ELEM_F32, TD_ROWS_BATCH, td_rope_cols(p->model), TD_HOST_WRITES, true);
@@ -65,7 +66,10 @@ static void list_stream(tensor_list *l)
     ACT(normed, h->n_embd, true);
     ACT(delta, h->n_embd, true);
     ROW(x_out, TD_ELEM_F32, last ? TD_ROWS_OUT : TD_ROWS_BATCH, h->n_embd, READS(!last), true);
-    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, TD_HOST_NONE, last);
+    ROW(normed_out, TD_ELEM_F32, TD_ROWS_OUT, h->n_embd, READS(head), last);
+    ROW(hidden, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, head);
+    ROW(head_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, head);
+    ACT(head_pairs, 2 * h->n_embd, head);
     ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, READS(!p->is_choosing), last);
 }
 
@@ -158,7 +162,9 @@ typedef struct { /* a layer being recorded */
     td_program *p; /* r's */
     td_weight **w;
     const float *factors; /* of the products of w */
-    uint32_t layer;       /* of the model */
+    const td_model *m;
+    uint32_t layer; /* of m */
+    uint32_t index; /* in the part and its cache */
     td_kv *kv;
     const td_batch_tensors *batch;
 } block;
@@ -189,7 +195,7 @@ static void project_all(const block *b, const td_layer_weight *w, const td_layer
 
 static void rope(const block *b, td_view x, uint32_t col0)
 {
-    td_rope_part part = td_rope_of_layer(b->f->params.model, b->layer);
+    td_rope_part part = td_rope_of_layer(b->m, b->layer);
     if (part.n_cols)
         td_op_rope(b->p, x, constants(b, part), td_model_arch(b->f->params.model)->rope,
                    b->f->h->head_dim_k, col0);
@@ -199,7 +205,7 @@ static void rope(const block *b, td_view x, uint32_t col0)
 static void scale_q(const block *b, td_view q)
 {
     td_rope_part part = td_rope_q_scale(b->f->params.model);
-    bool has_rope = td_rope_of_layer(b->f->params.model, b->layer).n_cols;
+    bool has_rope = td_rope_of_layer(b->m, b->layer).n_cols;
     if (part.n_cols && !(b->f->h->nope_period && has_rope))
         td_op_scale(b->p, q, 1.0f, constants(b, part), q);
 }
@@ -210,7 +216,7 @@ static void norm_q_k(const block *b, td_view q, td_view k, bool is_after)
     td_qk_norm kind = h->qk_norm;
     if (kind == TD_QK_NORM_NONE || (kind == TD_QK_NORM_AFTER) != is_after)
         return;
-    if (is_after ? !td_rope_of_layer(b->f->params.model, b->layer).n_cols : !b->w[TD_W_Q_NORM])
+    if (is_after ? !td_rope_of_layer(b->m, b->layer).n_cols : !b->w[TD_W_Q_NORM])
         return;
     bool is_all = kind == TD_QK_NORM_ALL;
     td_op_rms_norm(b->p, q, b->w[TD_W_Q_NORM], is_all ? 1 : h->n_head, h->rms_eps, q);
@@ -221,7 +227,7 @@ static void attend(const block *b, td_view q, td_view k, td_view v)
 {
     const td_hparams *h = b->f->h;
     td_op_kv_store(b->p, b->kv, k, v, b->batch);
-    bool is_local = td_layer_is_local(b->f->params.model, b->layer);
+    bool is_local = td_layer_is_local(b->m, b->layer);
     uint32_t chunk = td_model_arch(b->f->params.model)->local_chunk;
     td_attention_params params = {.n_head = h->n_head,
                                   .scale = h->attention_scale,
@@ -316,7 +322,7 @@ static void delta_net(const block *b)
                                   .dt = w[TD_W_DT],
                                   .order = is_grouped ? TD_HEADS_GROUPED : TD_HEADS_TILED,
                                   .eps = h->rms_eps};
-    td_state *state = td_cache_state(f->cache, b->layer - f->params.first);
+    td_state *state = td_cache_state(f->cache, b->index);
     td_op_delta_net(b->p, state, in, &params, b->batch, out);
     td_op_state_keep(b->p, state, in, b->batch);
     td_op_rms_norm(b->p, out, w[TD_W_DELTA_NORM], n_v, h->rms_eps, out);
@@ -464,7 +470,7 @@ static bool record_layer(block *b, td_view in, td_view out)
     td_weight **w = b->w;
     td_view normed = td_all(f->normed), x = td_all(f->x), delta = td_all(f->delta);
     td_op_rms_norm(b->p, in, w[TD_W_ATTN_NORM], 1, f->h->rms_eps, normed);
-    if (td_layer_is_recurrent(f->params.model, b->layer))
+    if (td_layer_is_recurrent(b->m, b->layer))
         delta_net(b);
     else if (td_model_arch(f->params.model)->is_mla)
         latent_attention(b);
@@ -475,7 +481,7 @@ static bool record_layer(block *b, td_view in, td_view out)
     td_op_rms_norm(b->p, x, w[TD_W_FFN_NORM], 1, f->h->rms_eps, normed);
     static const td_layer_weight dense[6] = {TD_W_GATE,   TD_W_UP,   TD_W_DOWN,
                                              TD_W_B_GATE, TD_W_B_UP, TD_W_B_DOWN};
-    if (!td_layer_has_experts(f->params.model, b->layer))
+    if (!td_layer_has_experts(b->m, b->layer))
         feed_forward(b, dense, f->gate_up, f->h->n_ff, delta);
     else if (!experts(b))
         return false;
@@ -484,24 +490,52 @@ static bool record_layer(block *b, td_view in, td_view out)
     return true;
 }
 
-/* Logits, and of them what it takes to choose tokens. */
-static void record_end(td_forward *f, td_program *p, td_tensor *out_rows)
+/* Logits of the stream, and of them what it takes to choose tokens. The head has a norm and a
+ * matrix of its own, or the model's. */
+static void record_end(const td_recorder *r, td_tensor *out_rows, td_weight **head,
+                       const float *head_factors)
 {
-    td_weight **ends = f->weights->ends;
+    td_forward *f = r->f;
+    td_program *p = r->p;
+    td_weight **ends = f->weights->ends, *norm = ends[TD_W_OUT_NORM], *bias = ends[TD_W_B_OUT];
+    td_weight *out = ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT];
+    float factor = f->h->is_tied ? 1.0f : f->weights->end_factors[TD_W_OUT];
     td_view logits = td_all(f->logits);
+    if (head && head[TD_W_HEAD_OUT_NORM])
+        norm = head[TD_W_HEAD_OUT_NORM];
+    if (head && head[TD_W_HEAD_OUT]) {
+        out = head[TD_W_HEAD_OUT];
+        factor = head_factors[TD_W_HEAD_OUT];
+        bias = NULL;
+    }
     td_op_gather(p, td_all(f->x), out_rows, td_all(f->x_out));
-    td_op_rms_norm(p, td_all(f->x_out), ends[TD_W_OUT_NORM], 1, f->h->rms_eps,
-                   td_all(f->normed_out));
-    td_op_mat_mul(p, ends[f->h->is_tied ? TD_W_EMBD : TD_W_OUT], ends[TD_W_B_OUT],
-                  td_all(f->normed_out), logits);
-    if (!f->h->is_tied && f->weights->end_factors[TD_W_OUT] != 1.0f)
-        td_op_scale(p, logits, f->weights->end_factors[TD_W_OUT], (td_view){NULL, 0, 0}, logits);
+    td_op_rms_norm(p, td_all(f->x_out), norm, 1, f->h->rms_eps, td_all(f->normed_out));
+    td_op_mat_mul(p, out, bias, td_all(f->normed_out), logits);
+    if (factor != 1.0f)
+        td_op_scale(p, logits, factor, (td_view){NULL, 0, 0}, logits);
     if (f->h->final_softcap > 0)
         td_op_softcap(p, logits, f->h->final_softcap, logits);
     if (!f->params.is_choosing)
         return;
     td_op_top(p, logits, f->draws, f->parts);
     td_op_pick(p, logits, f->parts, f->draws, f->picks);
+}
+
+static block block_at(td_recorder *r, uint32_t k)
+{
+    td_forward *f = r->f;
+    bool is_local = td_cache_layer_kind(f->cache, k) == TD_CACHE_LOCAL;
+    td_part_layer l = td_part_layer_at(&f->params, k);
+    return (block){.f = f,
+                   .r = r,
+                   .p = r->p,
+                   .w = f->weights->layers[k],
+                   .factors = f->weights->factors[k],
+                   .m = l.model,
+                   .layer = l.layer,
+                   .index = k,
+                   .kv = td_cache_kv(f->cache, k),
+                   .batch = is_local ? &f->local_batch : &f->batch};
 }
 
 bool td_forward_record(td_recorder *r, td_tensor *out_rows)
@@ -516,23 +550,37 @@ bool td_forward_record(td_recorder *r, td_tensor *out_rows)
     } else {
         in = td_all(f->x_in); /* read in place; the stream goes on in x */
     }
-    for (uint32_t i = params->first; i <= params->last; i++) {
-        uint32_t k = i - params->first;
-        bool is_local = td_cache_layer_kind(f->cache, k) == TD_CACHE_LOCAL;
-        block b = {.f = f,
-                   .r = r,
-                   .p = r->p,
-                   .w = f->weights->layers[k],
-                   .factors = f->weights->factors[k],
-                   .layer = i,
-                   .kv = td_cache_kv(f->cache, k),
-                   .batch = is_local ? &f->local_batch : &f->batch};
-        bool is_handed_over = i == params->last && !td_part_is_last(params);
+    for (uint32_t k = 0; k <= params->last - params->first; k++) {
+        block b = block_at(r, k);
+        bool is_handed_over = b.layer == params->last && !td_part_is_last(params);
         if (!record_layer(&b, in, is_handed_over ? td_all(f->x_out) : x))
             return false;
         in = x;
     }
+    if (td_part_has_head(params))
+        td_op_rms_norm(r->p, x, f->weights->ends[TD_W_OUT_NORM], 1, f->h->rms_eps,
+                       td_all(f->hidden));
     if (td_part_is_last(params))
-        record_end(f, r->p, out_rows);
+        record_end(r, out_rows, NULL, NULL);
+    return true;
+}
+
+/* eh_proj [rms(embedding) * enorm ; rms(hidden) * hnorm], then a layer as the model's own are. */
+bool td_forward_record_head(td_recorder *r, td_tensor *out_rows)
+{
+    td_forward *f = r->f;
+    const uint32_t n_embd = f->h->n_embd;
+    block b = block_at(r, td_part_n_layers(&f->params) - 1);
+    td_weight **w = b.w, *embd = w[TD_W_HEAD_EMBD];
+    td_view x = td_all(f->x), pairs = td_all(f->head_pairs);
+    td_op_embed(r->p, embd ? embd : f->weights->ends[TD_W_EMBD], td_all(f->ids), x);
+    td_op_rms_norm(r->p, x, w[TD_W_HEAD_E_NORM], 1, f->h->rms_eps,
+                   td_columns(f->head_pairs, 0, n_embd));
+    td_op_rms_norm(r->p, td_all(f->head_in), w[TD_W_HEAD_H_NORM], 1, f->h->rms_eps,
+                   td_columns(f->head_pairs, n_embd, n_embd));
+    project(&b, TD_W_HEAD_PROJ, 0, pairs, x);
+    if (!record_layer(&b, x, x))
+        return false;
+    record_end(r, out_rows, w, b.factors);
     return true;
 }

@@ -3,10 +3,11 @@
 
 #include "base/mem.h"
 #include "model/model_private.h"
+#include "model/vocab_map.h"
 
 #include <string.h>
 
-static bool open_parts(td_model *m, const char *path, td_err *err)
+static bool open_parts(td_model *m, const char *path, bool is_head, td_err *err)
 {
     m->path = td_strndup(path, strlen(path), err);
     m->gguf = m->path ? td_gguf_open(path, err) : NULL;
@@ -17,7 +18,7 @@ static bool open_parts(td_model *m, const char *path, td_err *err)
         return false;
     m->hparams.n_vocab = td_tokenizer_get_info(m->tokenizer)->n_vocab;
     m->hparams.is_tied = !td_gguf_find_tensor(m->gguf, "output.weight");
-    if (!td_weights_check(m, err))
+    if (is_head ? !td_model_check_head(m, err) : !td_weights_check(m, err))
         return false;
     /* created to check its parameters */
     td_rope *rope = td_rope_create(m, m->hparams.n_ctx_train, err);
@@ -31,7 +32,38 @@ td_model *td_model_open(const char *path, td_err *err)
     td_model *m = td_alloc(1, sizeof *m, err);
     if (!m)
         return NULL;
-    if (!open_parts(m, path, err)) {
+    if (!open_parts(m, path, false, err)) {
+        td_err_prepend(err, "%s", path);
+        td_model_close(&m);
+    }
+    return m;
+}
+
+/* Keys that a head and its model must have in common: all that are numbers, but for what may be
+ * said of layers that one of the files lacks. */
+static bool is_of(const td_model *head, const td_model *target)
+{
+    td_hparams a = head->hparams, b = target->hparams;
+    a.n_nextn = b.n_nextn = a.n_ctx_train = b.n_ctx_train = 0;
+    a.is_tied = b.is_tied = false;
+    a.local = b.local = a.recurrent = b.recurrent = a.routed = b.routed = (td_layer_set){0};
+    return head->arch == target->arch && !memcmp(&a, &b, sizeof a) &&
+           td_vocab_is_same(head->tokenizer, target->tokenizer);
+}
+
+td_model *td_model_open_head(const char *path, const td_model *target, td_err *err)
+{
+    td_model *m = td_alloc(1, sizeof *m, err);
+    if (!m)
+        return NULL;
+    bool is_ok = open_parts(m, path, true, err);
+    if (is_ok && !is_of(m, target))
+        is_ok = td_err_set(err, TD_E_DATA,
+                           "its head is not one of %s: architecture, keys and vocabulary must be "
+                           "the same (%s of %u layers of %u here, %s of %u of %u there)",
+                           target->path, m->arch->name, m->hparams.n_layer, m->hparams.n_embd,
+                           target->arch->name, target->hparams.n_layer, target->hparams.n_embd);
+    if (!is_ok) {
         td_err_prepend(err, "%s", path);
         td_model_close(&m);
     }

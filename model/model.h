@@ -27,7 +27,7 @@ typedef struct {
 
 typedef struct {
     uint32_t n_vocab, n_embd, n_layer, n_ff;
-    uint32_t n_nextn; /* layers at the end of the file that predict further tokens; not used */
+    uint32_t n_nextn; /* layers behind n_layer that predict further tokens: heads */
     uint32_t n_head, n_head_kv;
     uint32_t head_dim_k, head_dim_v; /* of the cache */
     uint32_t n_rot;                  /* columns of each head that rope rotates */
@@ -74,6 +74,14 @@ const td_hparams *td_model_hparams(const td_model *m);
 const td_tokenizer *td_model_tokenizer(const td_model *m);
 const char *td_model_path(const td_model *m);
 const char *td_model_name(const td_model *m); /* general.name or the file's name */
+
+/* A next-token head (multi-token prediction: DeepSeek-V3, 2024): layer n_layer of a file, the first
+ * of n_nextn, which drafts for the model (forward.h). Files are opened without a look at it; here
+ * its tensors are checked. TD_E_DATA names what is missing, or says that there is none. */
+bool td_model_check_head(const td_model *m, td_err *err);
+/* A file of which only the head is wanted, for a target; whatever else it has is not used.
+ * TD_E_DATA if the head is none of such a model. */
+td_model *td_model_open_head(const char *path, const td_model *target, td_err *err);
 
 /* What a layer (0-based) is. */
 bool td_layer_is_recurrent(const td_model *m, uint32_t layer);
@@ -141,15 +149,21 @@ typedef enum {
     TD_W_SH_UP,
     TD_W_SH_DOWN,
     TD_W_POST_FFN_NORM,
+    TD_W_HEAD_PROJ, /* of a head: [2 n_embd] of a token's embedding and a hidden row, */
+    TD_W_HEAD_E_NORM,
+    TD_W_HEAD_H_NORM, /* normed each; */
+    TD_W_HEAD_EMBD,   /* and what it has instead of the model's ends, or NULL */
+    TD_W_HEAD_OUT,
+    TD_W_HEAD_OUT_NORM,
     TD_W_LAYER_COUNT
 } td_layer_weight;
 
 typedef enum { TD_W_EMBD, TD_W_OUT_NORM, TD_W_OUT, TD_W_B_OUT, TD_W_END_COUNT } td_end_weight;
 
-/* Layers first..last (inclusive) of a model on one device. */
+/* Layers first..last (inclusive) of a model on one device, and behind the last its head. */
 typedef struct {
-    uint32_t first, last;
-    td_weight *(*layers)[TD_W_LAYER_COUNT]; /* [last - first + 1]; NULL where the file has none */
+    uint32_t first, last, n_layers;         /* n_layers: with the head */
+    td_weight *(*layers)[TD_W_LAYER_COUNT]; /* [n_layers]; NULL where the file has none */
     td_weight *ends[TD_W_END_COUNT];        /* embd on the first part; norm and out on the last;
                                                out is NULL where tied (use embd) */
     /* What a matrix's products are multiplied by, 1 where the file has no such factor; biases are
@@ -162,10 +176,11 @@ typedef struct {
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */
 bool td_weights_check(const td_model *m, td_err *err);
 /* Reads, repacks and uploads; the weights of experts to experts_dev. Source pages are dropped as
- * they are consumed. progress may be NULL: called with bytes done and total; when it
+ * they are consumed. head: whose head is loaded too, m itself or a file of only that; NULL: none;
+ * for the last part. progress may be NULL: called with bytes done and total; when it
  * says false loading ends (TD_E_AGAIN). */
-td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
-                            uint32_t first, uint32_t last,
+td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *dev,
+                            td_device *experts_dev, uint32_t first, uint32_t last,
                             bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err);
 void td_weights_destroy(td_weights **w);
@@ -174,15 +189,16 @@ typedef enum { TD_SHARE_ALL, TD_SHARE_OTHERS, TD_SHARE_EXPERTS } td_weight_share
  * part of first..last needs. */
 uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer,
                                 td_weight_share share);
-uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
-                              uint32_t last);
+uint64_t td_weights_end_bytes(const td_model *m, const td_model *head, const td_device *dev,
+                              uint32_t first, uint32_t last);
 /* Which tensors of the file a part of first..last reads: is_read[td_gguf_n_tensors], the others'
  * stay as they are. */
 void td_weights_mark_read(const td_model *m, uint32_t first, uint32_t last, bool *is_read);
 /* Whether the device (the experts', for theirs) takes each weight, in pieces if need be. TD_E_NOMEM
  * names the first that it does not. */
-bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_device *experts_dev,
-                             uint32_t first, uint32_t last, td_err *err);
+bool td_weights_check_pieces(const td_model *m, const td_model *head, const td_device *dev,
+                             const td_device *experts_dev, uint32_t first, uint32_t last,
+                             td_err *err);
 
 /* -- what depends on a row's position alone (rope.c) ------------------------------------------- */
 

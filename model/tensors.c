@@ -52,6 +52,7 @@ typedef enum {
     D_DELTA_QKV,
     D_DELTA_INNER,
     D_DELTA_TAPS, /* of all channels */
+    D_2_EMBD,
     D_COUNT
 } dim;
 
@@ -74,6 +75,7 @@ typedef enum {
     EXPERTS,
     EXPERTS_FACTORS, /* that have no biases, which would be scaled too */
     SHARED,
+    HEAD,
 } when;
 
 /* LEADING: a matrix whose tensor may go on with other rows. COLUMN: a vector as a matrix. */
@@ -188,6 +190,13 @@ static const td_tensor_row layer_rows[] = {
     {TD_W_SH_UP, "ffn_up_shexp.weight", SHARED, REQUIRED, MATRIX, D_EMBD, D_FF_SH, D_ONE, D_ONE, D_ZERO},
     {TD_W_SH_DOWN, "ffn_down_shexp.weight", SHARED, REQUIRED, MATRIX, D_FF_SH, D_EMBD, D_ONE, D_ONE, D_ZERO},
     {TD_W_POST_FFN_NORM, "post_ffw_norm.weight", POST_NORMS, REQUIRED, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
+
+    {TD_W_HEAD_PROJ, "nextn.eh_proj.weight", HEAD, REQUIRED, MATRIX, D_2_EMBD, D_EMBD, D_ONE, D_ONE, D_ZERO},
+    {TD_W_HEAD_E_NORM, "nextn.enorm.weight", HEAD, REQUIRED, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_HEAD_H_NORM, "nextn.hnorm.weight", HEAD, REQUIRED, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
+    {TD_W_HEAD_EMBD, "nextn.embed_tokens.weight", HEAD, OPTIONAL, MATRIX, D_EMBD, D_VOCAB, D_ONE, D_ONE, D_ZERO},
+    {TD_W_HEAD_OUT, "nextn.shared_head_head.weight", HEAD, OPTIONAL, MATRIX, D_EMBD, D_VOCAB, D_ONE, D_ONE, D_ZERO},
+    {TD_W_HEAD_OUT_NORM, "nextn.shared_head_norm.weight", HEAD, OPTIONAL, VECTOR, D_EMBD, D_ONE, D_ONE, D_ONE, D_ZERO},
 };
 
 static const td_tensor_row end_rows[] = {
@@ -210,6 +219,7 @@ static uint64_t dim_of(const td_hparams *h, dim d)
     const uint64_t dims[D_COUNT] = {
         [D_ONE] = 1,
         [D_EMBD] = h->n_embd,
+        [D_2_EMBD] = 2ull * h->n_embd,
         [D_VOCAB] = h->n_vocab,
         [D_HEADS] = h->n_head,
         [D_HEAD_K] = h->head_dim_k,
@@ -306,6 +316,8 @@ static bool is_wanted(const td_model *m, const td_tensor_row *r, uint32_t layer)
         return has_experts && !has_tensor(m, "ffn_down_exps.bias", layer);
     case SHARED:
         return has_experts && m->hparams.n_ff_shared;
+    case HEAD:
+        return layer >= m->hparams.n_layer && layer != TD_ENDS;
     }
     return true;
 }
@@ -343,10 +355,11 @@ static const td_gguf_tensor *find(const td_model *m, const td_tensor_row *r, uin
 static bool may_have_factor(uint32_t layer, uint32_t slot)
 {
     static const uint8_t layer_slots[] = {
-        TD_W_Q,         TD_W_K,     TD_W_V,       TD_W_O,     TD_W_BQ,      TD_W_BK,
-        TD_W_BV,        TD_W_BO,    TD_W_Q_GATE,  TD_W_QKV,   TD_W_DELTA_Q, TD_W_DELTA_K,
-        TD_W_DELTA_V,   TD_W_ALPHA, TD_W_BETA,    TD_W_Z,     TD_W_GATE,    TD_W_UP,
-        TD_W_DELTA_OUT, TD_W_DOWN,  TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
+        TD_W_Q,       TD_W_K,       TD_W_V,       TD_W_O,         TD_W_BQ,
+        TD_W_BK,      TD_W_BV,      TD_W_BO,      TD_W_Q_GATE,    TD_W_QKV,
+        TD_W_DELTA_Q, TD_W_DELTA_K, TD_W_DELTA_V, TD_W_ALPHA,     TD_W_BETA,
+        TD_W_Z,       TD_W_GATE,    TD_W_UP,      TD_W_DELTA_OUT, TD_W_DOWN,
+        TD_W_SH_GATE, TD_W_SH_UP,   TD_W_SH_DOWN, TD_W_HEAD_PROJ, TD_W_HEAD_OUT};
     for (size_t i = 0; layer != TD_ENDS && i < TD_COUNT(layer_slots); i++)
         if (layer_slots[i] == slot)
             return true;
@@ -676,4 +689,41 @@ bool td_weights_check(const td_model *m, td_err *err)
     is_ok = is_ok && check_extra(m, is_used, err);
     td_free(is_used);
     return is_ok;
+}
+
+/* A tensor of the head's layer that no row names would be missed. */
+static bool check_head_extra(const td_model *m, const bool *is_used, td_err *err)
+{
+    for (uint32_t i = 0; i < td_gguf_n_tensors(m->gguf); i++) {
+        const char *name = td_gguf_tensor_at(m->gguf, i)->name, *rest;
+        unsigned long layer;
+        if (!is_used[i] && split_name(name, &layer, &rest) && layer == m->hparams.n_layer &&
+            !strstr(name, ".input_scale") && !is_spare(m, (uint32_t)layer, rest))
+            return td_err_set(err, TD_E_DATA, "tensor %s: nothing in a head of %s uses it", name,
+                              m->arch->name);
+    }
+    return true;
+}
+
+bool td_model_check_head(const td_model *m, td_err *err)
+{
+    const td_hparams *h = &m->hparams;
+    if (!h->n_nextn)
+        return td_err_set(err, TD_E_DATA,
+                          "%s has no head for multi-token prediction: %s.nextn_predict_layers is 0 "
+                          "or missing",
+                          m->path, m->arch->name);
+    if (!m->arch->has_head)
+        return td_err_set(
+            err, TD_E_DATA,
+            "%s: heads for multi-token prediction of %s are not known; allowed: those "
+            "of deepseek2, glm4moe, qwen35, qwen35moe",
+            m->path, m->arch->name);
+    bool *is_used = td_alloc(td_gguf_n_tensors(m->gguf) + 1, sizeof *is_used, err);
+    bool is_ok =
+        is_used && check_layer(m, h->n_layer, is_used, err) && check_head_extra(m, is_used, err);
+    td_free(is_used);
+    if (is_ok && h->n_nextn > 1)
+        td_log_info("%s: the first of %u heads is used", m->path, h->n_nextn);
+    return is_ok || td_err_prepend(err, "%s: the head for multi-token prediction", m->path);
 }

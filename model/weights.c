@@ -15,6 +15,7 @@
 
 typedef struct {
     td_wanted wanted;
+    const td_model *m; /* whose file has it */
     td_device *dev;
     td_weight **slot;
     float *factor;
@@ -27,7 +28,7 @@ static bool is_of_experts(const td_wanted *w)
 
 /* State of a load: what there is to load, a bounded staging buffer and the progress so far. */
 typedef struct {
-    const td_model *m;
+    const td_gguf *gguf; /* of the item being loaded */
     td_device *dev, *experts_dev;
     item *items; /* [n_items] in the order they are loaded */
     uint32_t n_items, capacity;
@@ -48,7 +49,7 @@ static void read_ahead(loader *l)
         const td_gguf_tensor *t = l->items[l->i_ahead].wanted.tensor;
         uint64_t n = t->n_bytes - l->from_ahead;
         n = n < CHUNK_BYTES ? n : CHUNK_BYTES;
-        td_gguf_prefetch(l->m->gguf, t, l->from_ahead, n);
+        td_gguf_prefetch(l->items[l->i_ahead].m->gguf, t, l->from_ahead, n);
         l->ahead += n;
         l->from_ahead += n;
         if (l->from_ahead == t->n_bytes) {
@@ -62,7 +63,7 @@ static bool read_bytes(loader *l, const td_gguf_tensor *t, uint64_t from, uint64
 {
     read_ahead(l);
     l->ahead -= n < l->ahead ? n : l->ahead;
-    return td_gguf_read(l->m->gguf, t, from, n, l->staging, err);
+    return td_gguf_read(l->gguf, t, from, n, l->staging, err);
 }
 
 static bool read_floats(loader *l, const td_gguf_tensor *t, uint64_t row, uint32_t n_rows,
@@ -89,7 +90,7 @@ static bool read_factor(loader *l, const td_wanted *wanted, float *factor, td_er
     *factor = 1.0f;
     if (!wanted->factor)
         return true;
-    if (!td_gguf_read(l->m->gguf, wanted->factor, 0, sizeof *factor, factor, err))
+    if (!td_gguf_read(l->gguf, wanted->factor, 0, sizeof *factor, factor, err))
         return false;
     return (isfinite(*factor) && *factor != 0) ||
            td_err_set(err, TD_E_DATA, "tensor %s is %g; allowed: finite numbers but 0",
@@ -183,7 +184,7 @@ static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *
         if (!read_bytes(l, t, row * row_bytes, n * row_bytes, err) ||
             !td_weight_write(w, place_of(wanted, i), n, l->staging, err))
             return false;
-        td_gguf_drop(l->m->gguf, t, row * row_bytes, n * row_bytes);
+        td_gguf_drop(l->gguf, t, row * row_bytes, n * row_bytes);
     }
     return true;
 }
@@ -198,6 +199,7 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
 {
     const td_wanted *wanted = &it->wanted;
     td_weight_params params = td_wanted_params(wanted);
+    l->gguf = it->m->gguf;
     td_weight *w = wanted->row0 ? *it->slot : td_weight_create(it->dev, &params, err);
     if (!w)
         return NULL;
@@ -216,11 +218,24 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
     return NULL;
 }
 
-static bool needs_end(const td_model *m, uint32_t end, uint32_t first, uint32_t last)
+/* Whether the file's head has a tensor of its own. */
+static bool has_own(const td_model *head, uint32_t slot)
+{
+    td_wanted wanted[TD_WANTED_MAX];
+    uint32_t n = td_tensors_wanted(head, head->hparams.n_layer, wanted);
+    for (uint32_t i = 0; i < n; i++)
+        if (wanted[i].slot == slot)
+            return true;
+    return false;
+}
+
+static bool needs_end(const td_model *m, const td_model *head, uint32_t end, uint32_t first,
+                      uint32_t last)
 {
     bool is_last = last + 1 == m->hparams.n_layer;
     if (end == TD_W_EMBD)
-        return first == 0 || (is_last && m->hparams.is_tied);
+        return first == 0 ||
+               (is_last && (m->hparams.is_tied || (head && !has_own(head, TD_W_HEAD_EMBD))));
     return is_last;
 }
 
@@ -231,12 +246,12 @@ static size_t staging_of(const td_wanted *w)
     return w->is_vector ? w->tensor->n_bytes : w->is_turned ? w->count * row_bytes : row_bytes;
 }
 
-static void add_item(loader *l, const td_wanted *wanted, td_device *dev, td_weight **slot,
-                     float *factor)
+static void add_item(loader *l, const td_model *m, const td_wanted *wanted, td_device *dev,
+                     td_weight **slot, float *factor)
 {
     if (l->items) {
         TD_ASSERT(l->n_items < l->capacity);
-        l->items[l->n_items++] = (item){*wanted, dev, slot, factor};
+        l->items[l->n_items++] = (item){*wanted, m, dev, slot, factor};
         return;
     }
     l->capacity++;
@@ -246,20 +261,22 @@ static void add_item(loader *l, const td_wanted *wanted, td_device *dev, td_weig
 }
 
 /* Counts what a part needs, or lists it once there is room for it. */
-static void add_items(loader *l, td_weights *w)
+static void add_items(loader *l, const td_model *m, const td_model *head, td_weights *w)
 {
     td_wanted wanted[TD_WANTED_MAX];
-    uint32_t n = td_tensors_wanted(l->m, TD_ENDS, wanted);
+    uint32_t n = td_tensors_wanted(m, TD_ENDS, wanted);
     for (uint32_t i = 0; i < n; i++)
-        if (needs_end(l->m, wanted[i].slot, w->first, w->last))
-            add_item(l, &wanted[i], l->dev, &w->ends[wanted[i].slot],
+        if (needs_end(m, head, wanted[i].slot, w->first, w->last))
+            add_item(l, m, &wanted[i], l->dev, &w->ends[wanted[i].slot],
                      &w->end_factors[wanted[i].slot]);
-    for (uint32_t layer = w->first; layer <= w->last; layer++) {
-        n = td_tensors_wanted(l->m, layer, wanted);
+    for (uint32_t k = 0; k < w->n_layers; k++) {
+        bool is_head = w->first + k > w->last;
+        const td_model *of = is_head ? head : m;
+        n = td_tensors_wanted(of, is_head ? of->hparams.n_layer : w->first + k, wanted);
         for (uint32_t i = 0; i < n; i++)
-            add_item(l, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
-                     l->items ? &w->layers[layer - w->first][wanted[i].into] : NULL,
-                     l->items ? &w->factors[layer - w->first][wanted[i].slot] : NULL);
+            add_item(l, of, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
+                     l->items ? &w->layers[k][wanted[i].into] : NULL,
+                     l->items ? &w->factors[k][wanted[i].slot] : NULL);
     }
 }
 
@@ -283,14 +300,14 @@ static void log_load(const td_weights *w, const char *spec)
                  gb, s, gb / s);
 }
 
-td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *experts_dev,
-                            uint32_t first, uint32_t last,
+td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *dev,
+                            td_device *experts_dev, uint32_t first, uint32_t last,
                             bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                             td_err *err)
 {
     TD_ASSERT(first <= last && last < m->hparams.n_layer);
-    loader l = {.m = m,
-                .dev = dev,
+    TD_ASSERT(!head || last + 1 == m->hparams.n_layer);
+    loader l = {.dev = dev,
                 .experts_dev = experts_dev,
                 .staging_bytes = CHUNK_BYTES,
                 .progress = progress,
@@ -300,16 +317,17 @@ td_weights *td_weights_load(const td_model *m, td_device *dev, td_device *expert
         return NULL;
     w->first = first;
     w->last = last;
-    add_items(&l, w);
-    w->layers = td_alloc(last - first + 1, sizeof *w->layers, err);
-    w->factors = td_alloc(last - first + 1, sizeof *w->factors, err);
+    w->n_layers = last - first + (head ? 2 : 1);
+    add_items(&l, m, head, w);
+    w->layers = td_alloc(w->n_layers, sizeof *w->layers, err);
+    w->factors = td_alloc(w->n_layers, sizeof *w->factors, err);
     l.staging = td_alloc(l.staging_bytes, 1, err);
     l.items = td_alloc(l.capacity, sizeof *l.items, err);
     const td_clock clock = td_clock_real();
     uint64_t start_us = td_clock_now_us(&clock);
     bool is_ok = w->layers && w->factors && l.staging && l.items;
     if (is_ok)
-        add_items(&l, w);
+        add_items(&l, m, head, w);
     if (!is_ok || !load_all(&l, err)) {
         td_err_prepend(err, "%s on %s", m->path, td_device_get_info(dev)->spec);
         td_weights_destroy(&w);
@@ -329,7 +347,7 @@ void td_weights_destroy(td_weights **w)
     if (!*w)
         return;
     if ((*w)->layers)
-        for (uint32_t i = 0; i <= (*w)->last - (*w)->first; i++)
+        for (uint32_t i = 0; i < (*w)->n_layers; i++)
             for (int k = 0; k < TD_W_LAYER_COUNT; k++)
                 td_weight_destroy(&(*w)->layers[i][k]);
     for (int i = 0; i < TD_W_END_COUNT; i++)
@@ -357,27 +375,32 @@ uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_
     return n_bytes;
 }
 
-uint64_t td_weights_end_bytes(const td_model *m, const td_device *dev, uint32_t first,
-                              uint32_t last)
+uint64_t td_weights_end_bytes(const td_model *m, const td_model *head, const td_device *dev,
+                              uint32_t first, uint32_t last)
 {
     uint64_t n_bytes = 0;
     td_wanted wanted[TD_WANTED_MAX];
     uint32_t n = td_tensors_wanted(m, TD_ENDS, wanted);
     for (uint32_t i = 0; i < n; i++)
-        if (needs_end(m, wanted[i].slot, first, last)) {
+        if (needs_end(m, head, wanted[i].slot, first, last)) {
             td_weight_params params = td_wanted_params(&wanted[i]);
             n_bytes += td_weight_bytes(dev, &params);
         }
     return n_bytes;
 }
 
-bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_device *experts_dev,
-                             uint32_t first, uint32_t last, td_err *err)
+bool td_weights_check_pieces(const td_model *m, const td_model *head, const td_device *dev,
+                             const td_device *experts_dev, uint32_t first, uint32_t last,
+                             td_err *err)
 {
     td_wanted wanted[TD_WANTED_MAX];
-    for (uint32_t layer = first; layer <= last + 1; layer++) { /* at last + 1: the ends */
-        bool is_end = layer == last + 1;
-        uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
+    for (uint32_t layer = first; layer <= last + (head ? 2 : 1); layer++) {
+        bool is_end = layer == last + 1, is_head = layer == last + 2;
+        uint32_t n = td_tensors_wanted(is_head ? head : m,
+                                       is_end    ? TD_ENDS
+                                       : is_head ? head->hparams.n_layer
+                                                 : layer,
+                                       wanted);
         for (uint32_t i = 0; i < n; i++) {
             if (wanted[i].row0)
                 continue;
@@ -385,7 +408,8 @@ bool td_weights_check_pieces(const td_model *m, const td_device *dev, const td_d
             td_weight_params params = td_wanted_params(&wanted[i]);
             uint64_t piece = td_weight_piece_bytes(on, &params);
             uint64_t most = td_device_get_info(on)->max_buffer_bytes;
-            if ((!is_end || needs_end(m, wanted[i].slot, first, last)) && most && piece > most)
+            if ((!is_end || needs_end(m, head, wanted[i].slot, first, last)) && most &&
+                piece > most)
                 return td_err_set(err, TD_E_NOMEM,
                                   "%.100s has pieces of %llu bytes, above the largest buffer of "
                                   "%s, %llu",
@@ -409,7 +433,7 @@ void td_weights_mark_read(const td_model *m, uint32_t first, uint32_t last, bool
         bool is_end = layer == last + 1;
         uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
         for (uint32_t i = 0; i < n; i++) {
-            if (is_end && !needs_end(m, wanted[i].slot, first, last))
+            if (is_end && !needs_end(m, NULL, wanted[i].slot, first, last))
                 continue;
             mark(m, wanted[i].tensor, is_read);
             mark(m, wanted[i].factor, is_read);

@@ -27,6 +27,7 @@ td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_p
                                            uint32_t i)
 {
     return (td_forward_params){.model = p->model,
+                               .head = p->head,
                                .dev = l->parts[i].dev,
                                .experts_dev = l->parts[i].experts_dev,
                                .first = l->parts[i].first,
@@ -143,23 +144,27 @@ static td_place_device describe_place(const builder *b, uint32_t i, const td_dev
     const td_hparams *h = td_model_hparams(b->params.model);
     uint32_t n_out = b->params.is_all_logits ? TD_PREFILL_ROWS_MAX : TD_VERIFY_ROWS_MAX;
     td_forward_params p = td_layout_forward_params(b->layout, &b->params, i);
+    p.first = p.last = h->n_layer - 1;
+    uint64_t head = p.head ? td_forward_bytes(&p) : 0;
+    p.head = NULL;
+    head -= head ? td_forward_bytes(&p) : 0;
     p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
     bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
     uint64_t one_part = td_forward_bytes(&p);
     td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
     for (uint32_t k = 0; k < h->n_layer; k++)
         bytes[k] = td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
-    uint64_t ends = td_weights_end_bytes(p.model, p.dev, p.first, p.last);
-    uint64_t first = td_weights_end_bytes(p.model, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
-    uint64_t last =
-        td_weights_end_bytes(p.model, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0, h->n_layer - 1);
+    uint64_t ends = td_weights_end_bytes(p.model, NULL, p.dev, p.first, p.last);
+    uint64_t first = td_weights_end_bytes(p.model, NULL, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
+    uint64_t last = td_weights_end_bytes(p.model, NULL, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
+                                         h->n_layer - 1);
     uint64_t shared = b->rooms[i].shared < b->system_bytes ? b->rooms[i].shared : b->system_bytes;
     td_place_device place = {.budget_bytes = b->rooms[i].own + shared,
                              .shared_bytes = shared,
                              .system_bytes = b->system_bytes,
                              .fixed_bytes = one_part - ends - bytes[p.first],
                              .first_bytes = first,
-                             .last_bytes = last + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
+                             .last_bytes = last + head + (is_alone ? 0 : 4ull * n_out * h->n_vocab),
                              .layer_bytes = bytes,
                              .is_pinned = spec->is_pinned,
                              .first = spec->first,

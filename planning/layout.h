@@ -27,6 +27,7 @@ typedef struct {
 
 typedef struct {
     const td_model *model;
+    const td_model *head;     /* td_forward_params: of the last part; NULL: none */
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
     const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
