@@ -1,6 +1,7 @@
 /* tandem bench: the command line. What is measured is in bench_measure.c (a model: prefill, decode,
  * the cost of verifying n rows) and bench_draft.c (a pair); what is shown, in bench_table.c. */
 #include "cli/bench.h"
+#include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/simple.h"
@@ -56,9 +57,7 @@ static const option options[] = {
      "types of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_TEXT, AT(types_v), 0, 0, "TYPE,..",
      "types of cached values; each with each of the keys (default: f16)"},
-    {"--kv-rotate", NULL, OPT_ROTATE, AT(p.kv), 0, 0, "MODE",
-     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
+    CACHE_ROWS(p.kv, CACHE_NO_KEY),
     {"--ops", NULL, OPT_FLAG, AT(p.is_ops), 0, 0, NULL,
      "the time of each test by op too, of three more runs"},
     {"--measure", NULL, OPT_FLAG, AT(p.is_measure), 0, 0, NULL,
@@ -231,7 +230,9 @@ static void mark_rotated(const td_cache_types *kv, const td_model *model, bench_
     td_kv_params layer = {.head_dim_k = h->head_dim_k,
                           .head_dim_v = h->head_dim_v,
                           .is_latent = td_model_arch(model)->is_mla};
-    td_cache_types_apply(kv, 0, &layer);
+    td_cache_types most = *kv;
+    most.n_rules = 0;
+    td_cache_types_apply(&most, 0, &layer);
     if (layer.rotates_k)
         strcat(c->type_k, "+rot");
     if (layer.rotates_v)
@@ -248,6 +249,14 @@ void td_bench_describe(bench_case *c, const td_model *model, const td_cache_type
     write_lower(c->type_k, sizeof c->type_k, kv->k->name);
     write_lower(c->type_v, sizeof c->type_v, kv->v->name);
     mark_rotated(kv, model, c);
+    td_cache_types_list_kept(kv, c->kept, sizeof c->kept);
+    bool has_k = false, has_v = false;
+    for (uint32_t i = 0; i < kv->n_rules; i++) {
+        has_k |= kv->rules[i].k != NULL;
+        has_v |= kv->rules[i].v != NULL;
+    }
+    strcat(c->type_k, has_k ? "+keep" : "");
+    strcat(c->type_v, has_v ? "+keep" : "");
 }
 
 int td_command_bench(int argc, char **argv, td_err *err)

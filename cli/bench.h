@@ -66,7 +66,9 @@ typedef struct {
     char device[BENCH_DEVICE_MAX]; /* SPECs joined by '+' */
     const char *draft_device;      /* of a pair */
     const char *beside;            /* other devices that ran at the same time; NULL: none */
-    char type_k[16], type_v[16];   /* as the command line has them, "f16"; "q4_0+rot": rotated */
+    /* As the command line has them, "f16"; "q4_0+rot": rotated, "q8_0+keep": but for some layers */
+    char type_k[24], type_v[24];
+    char kept[256]; /* layers of other types (td_cache_types_list_kept) */
     uint32_t depth;
     const char *chat; /* --prompts: how they are written (td_chat_describe) */
 } bench_case;

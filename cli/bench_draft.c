@@ -294,7 +294,7 @@ static bool measure(pair *p, td_run_params *params, int *signal, td_err *err)
     if (is_ok) {
         const td_model *model = td_run_model(session);
         p->n_vocab = td_model_hparams(model)->n_vocab;
-        td_bench_describe(&c, model, &params->kv);
+        td_bench_describe(&c, model, td_run_cache(session));
         c.draft_device = td_run_draft_device(session);
         td_run_device(session, c.device, sizeof c.device);
         is_ok = (b->in_path || write_prompts(p, td_run_chat(session), &c, err)) &&

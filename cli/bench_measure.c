@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "model/cache.h"
+#include "model/cache_choice.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -491,13 +492,14 @@ bool td_bench_models(const bench_params *p, td_err *err)
     for (uint32_t i = 0; is_ok && i < p->models.n; i++) {
         td_model *model = td_model_open(p->models.items[i], err);
         is_ok = model;
-        for (uint32_t k = 0; is_ok && k < p->n_types_k * p->n_types_v; k++)
-            is_ok = bench_devices(&(bench_job){.params = p,
-                                               .out = &out,
-                                               .energy = energy,
-                                               .model = model,
-                                               .kv = td_bench_cache(p, k)},
-                                  err);
+        for (uint32_t k = 0; is_ok && k < p->n_types_k * p->n_types_v; k++) {
+            bench_job job = {.params = p,
+                             .out = &out,
+                             .energy = energy,
+                             .model = model,
+                             .kv = td_bench_cache(p, k)};
+            is_ok = td_cache_choose(&job.kv, model, err) && bench_devices(&job, err);
+        }
         td_model_close(&model);
     }
     td_bench_output_end(&out);

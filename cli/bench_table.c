@@ -486,6 +486,8 @@ static void write_object(td_json_writer *w, const bench_output *o, const bench_c
     td_json_put_string(w, "device", c->device);
     td_json_put_string(w, "beside", c->beside);
     td_json_put_string(w, "kv_k", c->type_k);
+    if (*c->kept)
+        td_json_put_string(w, "kv_keep", c->kept);
     td_json_put_string(w, "kv_v", c->type_v);
     td_json_put_u64(w, "depth", c->depth);
     for (uint32_t i = 0; i < n_tests; i++) {
@@ -537,6 +539,8 @@ static bool print_json(td_json_writer *w, td_err *err)
 static void print_prompts_head(const bench_output *o, const bench_case *c)
 {
     printf("%s on %s, K %s, V %s", base_name(c->model), c->device, c->type_k, c->type_v);
+    if (*c->kept)
+        printf(", layers %s", c->kept);
     if (o->params->draft)
         printf("; draft %s on %s", base_name(o->params->draft), c->draft_device);
     printf("; chat template: %s\n\n", c->chat);

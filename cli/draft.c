@@ -1,10 +1,12 @@
 /* tandem draft: a draft worker in a process of its own. */
+#include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 
 #include "base/check.h"
 #include "base/signals.h"
 #include "draft/worker.h"
+#include "model/cache_choice.h"
 #include "transport/link.h"
 
 #include <stddef.h>
@@ -35,9 +37,7 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
-    {"--kv-rotate", "cache.rotate", OPT_ROTATE, AT(kv), 0, 0, "MODE",
-     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
+    CACHE_ROWS(kv, CACHE_KEY),
     {"--ctx", "cache.ctx", OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N",
@@ -80,12 +80,13 @@ static bool serve(const fields *f, td_err *err)
         return false;
     if (f->vocab_of && !read_vocabulary(f->vocab_of, td_model_tokenizer(model), &target, &map, err))
         goto done;
-    drafter = td_drafter_create(&(td_drafter_params){.model = model,
-                                                     .spec = f->device,
-                                                     .kv = f->kv,
-                                                     .n_slots = f->n_slots,
-                                                     .n_ctx = f->n_ctx},
-                                err);
+    td_cache_types kv = f->kv;
+    if (!td_cache_choose(&kv, model, err))
+        goto done;
+    drafter = td_drafter_create(
+        &(td_drafter_params){
+            .model = model, .spec = f->device, .kv = kv, .n_slots = f->n_slots, .n_ctx = f->n_ctx},
+        err);
     transport = drafter ? td_transport_create(err) : NULL;
     if (transport) {
         td_transport_set_key(transport, f->key);

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "cli/cache_options.h"
+#include "model/cache_choice.h"
 #include "planning/layout.h"
 
 #include <ctype.h>
@@ -35,8 +36,9 @@ static const option options[] = {
      "number hidden in it, at five depths in turns"},
     {"--kv", NULL, OPT_LIST, AT(kvs), 0, 0, "k=T,v=T[,rotate=on]",
      "types of a cache's keys and values, and whether they are rotated (rotate_k, rotate_v: one of "
-     "them), as in generate, to hold against the base; may be given "
-     "up to 16 times; auto:KLD=X or auto:BYTES=N finds the smallest with a mean divergence of at "
+     "them), as in generate, to hold against the base; keep=first+last:f16 for layers of others; "
+     "may be given up to 16 times; auto:KLD=X or auto:BYTES=N finds the smallest with a mean "
+     "divergence of at "
      "most X, or the best of at most N bytes a position (2K: 2048), among those given or all"},
     {"--seconds", NULL, OPT_FLOAT, AT(seconds), 1e-3, 1e9, "S",
      "with auto: no window is begun after so long (default: all are used)"},
@@ -76,6 +78,12 @@ void td_eval_write_name(eval_kv *kv)
     else if (k != v)
         snprintf(kv->name + n, sizeof kv->name - n, ",rotate_k=%s,rotate_v=%s",
                  td_cache_options_mode_name(k), td_cache_options_mode_name(v));
+    for (uint32_t i = 0; i < kv->types.n_rules; i++) {
+        char kept[TD_CACHE_TYPES_TEXT];
+        n = strlen(kv->name);
+        if (td_cache_types_write_kept(&kv->types, i, "+:", kept, sizeof kept))
+            snprintf(kv->name + n, sizeof kv->name - n, ",keep=%s", kept);
+    }
 }
 
 /* "rotate=on", "rotate_k=off": whether it is one of these. */
@@ -95,7 +103,10 @@ static bool is_rotation(const char *p, size_t n_bytes, td_cache_types *out, bool
     return true;
 }
 
-/* "k=q8_0,v=f16", in any order, with "rotate=on" or "rotate_k=on,rotate_v=off". */
+static const char kv_allowed[] = "k=TYPE,v=TYPE,rotate=auto|on|off,keep=LAYERS:TYPE";
+
+/* "k=q8_0,v=f16", in any order, with "rotate=on" or "rotate_k=on,rotate_v=off", and
+ * "keep=first+last:f16" any number of times. */
 static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *err)
 {
     *out = (eval_kv){.name = ""};
@@ -112,19 +123,23 @@ static bool read_kv(const char *flag, const char *text, eval_kv *out, td_err *er
             p += n_bytes + (p[n_bytes] == ',');
             continue;
         }
+        if (is_whole && !strncmp(p, "keep=", 5)) {
+            if (!td_cache_options_keep("keep", p + 5, n_bytes - 5, "+:", &out->types, err))
+                return td_err_prepend(err, "%s", flag);
+            p += n_bytes + (p[n_bytes] == ',');
+            continue;
+        }
         if (!type || *type || !is_whole)
-            return td_err_set(err, TD_E_USAGE,
-                              "%s: %s in \"%.96s\"; allowed: k=TYPE,v=TYPE,rotate=auto|on|off",
-                              flag, td_text_quote(p, n_bytes).text, text);
+            return td_err_set(err, TD_E_USAGE, "%s: %s in \"%.96s\"; allowed: %s", flag,
+                              td_text_quote(p, n_bytes).text, text, kv_allowed);
         memcpy(name, p + 2, td_min_u32((uint32_t)n_bytes - 2, sizeof name - 1));
         if (!td_options_read_cache_type(flag, name, type, err))
             return false;
         p += n_bytes + (p[n_bytes] == ',');
     }
     if (!out->types.k || !out->types.v)
-        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: k=TYPE,v=TYPE,rotate=auto|on|off",
-                          flag, td_text_quote(text, strlen(text)).text);
-    td_eval_write_name(out);
+        return td_err_set(err, TD_E_USAGE, "%s: %s; allowed: %s", flag,
+                          td_text_quote(text, strlen(text)).text, kv_allowed);
     return true;
 }
 
@@ -187,6 +202,17 @@ static bool check_latent(const eval_params *p, td_err *err)
                               "%s %s: this model has latent attention, whose values have the type "
                               "of keys; allowed: the same type for both",
                               i ? "--kv" : "--base", p->kvs[i].name);
+    return true;
+}
+
+/* What was asked for, by the layers of the model. */
+static bool choose_layers(const td_model *model, eval_kv *kvs, uint32_t n, td_err *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!td_cache_choose(&kvs[i].types, model, err))
+            return td_err_prepend(err, i ? "--kv" : "--base");
+        td_eval_write_name(&kvs[i]);
+    }
     return true;
 }
 
@@ -298,7 +324,7 @@ static int tell_choice(const evaluation *e, td_err *err)
     const eval_line *line = e->lines;
     while (line->kv != kv)
         line++;
-    char what[192];
+    char what[EVAL_NAME_BYTES + 112];
     snprintf(what, sizeof what, "%s with a mean divergence of %.6f and %.0f bytes a position",
              kv->name, line->figures.kld_mean, line->figures.bytes_per_position);
     if (!e->choice)
@@ -384,7 +410,7 @@ int td_command_eval(int argc, char **argv, td_err *err)
     td_model *model = td_model_open(f.model, err);
     e.params.model = model;
     e.params.kvs = given;
-    if (model)
+    if (model && choose_layers(model, given, e.params.n_kvs, err))
         code = evaluate(&e, err);
     td_model_close(&model);
     return code;

@@ -14,7 +14,8 @@
 #include "model/forward.h"
 
 #define EVAL_BESIDE_MAX  TD_OPTION_LIST_MAX /* caches at once beside the base's */
-#define EVAL_WINDOW_MIN  8u                 /* three positions are scored */
+#define EVAL_NAME_BYTES  (TD_CACHE_TYPES_TEXT + 80u)
+#define EVAL_WINDOW_MIN  8u /* three positions are scored */
 #define EVAL_VERIFY_ROWS 8u
 #define EVAL_DEPTHS      5u /* of a task: window w has depth w % EVAL_DEPTHS, 0 at its beginning */
 
@@ -71,7 +72,8 @@ eval_figures td_eval_judge(eval_score *score);
 
 typedef struct {
     td_cache_types types;
-    char name[80]; /* "k=q8_0,v=f16", and ",rotate=on" where that is not auto */
+    /* "k=q8_0,v=f16", then ",rotate=on" where that is not auto and ",keep=0+27:f16" by layers */
+    char name[EVAL_NAME_BYTES];
 } eval_kv;
 
 typedef struct {

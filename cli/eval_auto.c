@@ -35,7 +35,8 @@ static int by_size(const void *a, const void *b)
 
 static bool is_same(const eval_kv *a, const eval_kv *b)
 {
-    return a->types.k == b->types.k && a->types.v == b->types.v;
+    return a->types.k == b->types.k && a->types.v == b->types.v && !a->types.n_rules &&
+           !b->types.n_rules;
 }
 
 /* The types of caches that are smaller than f32: their number. */

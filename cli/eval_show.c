@@ -84,7 +84,11 @@ static void print_cell(const eval_line *line, size_t column)
                value * (is_share ? 100 : 1), is_share ? " %" : "");
 }
 
-static const char dashes[] = "--------------------------------------------------------------------";
+static void print_dashes(uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        putchar('-');
+}
 
 void td_eval_print_table(const eval_params *p, const eval_line *lines, uint32_t n)
 {
@@ -98,10 +102,14 @@ void td_eval_print_table(const eval_params *p, const eval_line *lines, uint32_t 
     for (size_t c = 0; c < TD_COUNT(columns); c++)
         if (is_there(lines, n, c))
             printf(" %*s |", width(c), columns[c].title);
-    printf("\n|%.*s|", (int)n_name + 2, dashes);
+    printf("\n|");
+    print_dashes(n_name + 2);
+    putchar('|');
     for (size_t c = 0; c < TD_COUNT(columns); c++)
-        if (is_there(lines, n, c))
-            printf("%.*s:|", width(c) + 1, dashes);
+        if (is_there(lines, n, c)) {
+            print_dashes((uint32_t)width(c) + 1);
+            printf(":|");
+        }
     putchar('\n');
     for (uint32_t i = 0; i < n; i++) {
         printf("| %s%-*s |", marks[lines[i].mark], (int)(n_name - strlen(marks[lines[i].mark])),
@@ -171,6 +179,15 @@ bool td_eval_write_config(const char *path, const eval_kv *kv, td_err *err)
     put_lower(w, "v", kv->types.v->name);
     if (kv->types.rotate_k != TD_ROTATE_AUTO || kv->types.rotate_v != TD_ROTATE_AUTO)
         td_json_put_string(w, "rotate", rotate);
+    if (kv->types.n_rules) {
+        char kept[TD_CACHE_TYPES_TEXT];
+        td_json_write_key(w, "keep");
+        td_json_begin_array(w);
+        for (uint32_t i = 0; i < kv->types.n_rules; i++)
+            if (td_cache_types_write_kept(&kv->types, i, ",=", kept, sizeof kept))
+                td_json_write_string(w, kept);
+        td_json_end_array(w);
+    }
     td_json_end_object(w);
     td_json_end_object(w);
     bool is_ok =

@@ -1,5 +1,6 @@
 /* tandem generate: the main job. */
 #include "cli/generate.h"
+#include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/prefix.h"
@@ -90,9 +91,12 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", "cache.v", OPT_CACHE_TYPE, AT(run.kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
-    {"--kv-rotate", "cache.rotate", OPT_ROTATE, AT(run.kv), 0, 0, "MODE",
-     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
+    CACHE_ROWS(run.kv, CACHE_KEY),
+    {"--draft-kv-k", "draft.kv_k", OPT_CACHE_TYPE, AT(run.draft_kv.k), 0, 0, "TYPE",
+     "type of the draft's cached keys (default: as --kv-k; f16 for a draft of less than 1 B "
+     "parameters)"},
+    {"--draft-kv-v", "draft.kv_v", OPT_CACHE_TYPE, AT(run.draft_kv.v), 0, 0, "TYPE",
+     "type of the draft's cached values (default: likewise)"},
     {"--ctx", "cache.ctx", OPT_U32, AT(run.n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--prefix-cache", "cache.prefix", OPT_TEXT, AT(prefix), 0, 0, "DIR[:SIZE]",

@@ -1,4 +1,5 @@
 /* tandem logits: raw logits of given tokens, for comparing with other programs. */
+#include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/simple.h"
@@ -6,6 +7,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/mem.h"
+#include "model/cache_choice.h"
 #include "target/chain.h"
 
 #include <errno.h>
@@ -37,9 +39,7 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
-    {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
-     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
+    CACHE_ROWS(kv, CACHE_NO_KEY),
     {"--rows", NULL, OPT_U32, AT(n_rows), 1, TD_VERIFY_ROWS_MAX, "N",
      "through the verify path, N tokens at a time; without it as a prompt"},
     {"--step", NULL, OPT_FLAG, AT(is_step), 0, 0, NULL, "the same as --rows 1"},
@@ -77,13 +77,15 @@ static bool run(const fields *f, const td_model *model, td_err *err)
             td_err_set(err, TD_E_USAGE, "--ctx is %u, but there are %zu tokens", f->n_ctx, n_ids);
     td_default_specs defaults;
     td_layout_default_specs(&defaults);
+    td_cache_types kv = f->kv;
+    is_ok = is_ok && td_cache_choose(&kv, model, err);
     if (is_ok)
         chain = td_chain_create(
             &(td_layout_params){.model = model,
                                 .specs = f->devices.n ? f->devices.items : defaults.specs,
                                 .n_specs = f->devices.n ? f->devices.n : defaults.n,
                                 .place = f->place,
-                                .kv = f->kv,
+                                .kv = kv,
                                 .n_slots = 1,
                                 .n_ctx = f->n_ctx ? f->n_ctx : (uint32_t)n_ids,
                                 .is_all_logits = true},

@@ -110,6 +110,10 @@ static bool set_option(const option *o, void *fields, const char *text, td_err *
         return add_host(o, fields, text, err);
     case OPT_ROTATE:
         return td_cache_options_rotate(o->flag, text, field_of(o, fields), err);
+    case OPT_KEEP:
+        return td_cache_options_keep(o->flag, text, strlen(text), ",=", field_of(o, fields), err);
+    case OPT_KEEP_FILE:
+        return td_cache_options_layers(text, field_of(o, fields), err);
     case OPT_CACHE_TYPE:
     case OPT_WIRE_TYPE:
         return set_type(o, fields, text, err);
@@ -168,7 +172,7 @@ const char *td_options_find_config(const command_help *help, int argc, char **ar
 bool td_options_parse(const command_help *help, int argc, char **argv, void *fields, bool *is_help,
                       td_err *err)
 {
-    bool is_list_begun[FIELDS_MAX] = {false};
+    bool is_list_begun[FIELDS_MAX] = {false}, is_keep_begun = false;
     TD_ASSERT(help->n_options <= FIELDS_MAX);
     *is_help = false;
     for (int i = 0; i < argc; i++) {
@@ -193,6 +197,10 @@ bool td_options_parse(const command_help *help, int argc, char **argv, void *fie
             ((option_list *)field_of(o, fields))->n = 0;
         if (o->kind == OPT_HOSTS && !is_list_begun[index])
             ((option_hosts *)field_of(o, fields))->n = 0;
+        if ((o->kind == OPT_KEEP || o->kind == OPT_KEEP_FILE) && !is_keep_begun) {
+            ((td_cache_types *)field_of(o, fields))->n_rules = 0;
+            is_keep_begun = true;
+        }
         is_list_begun[index] = true;
         if (!set_option(o, fields, value, err))
             return false;
@@ -247,11 +255,13 @@ static td_json_field json_field(const option *o, const char *key)
     case OPT_READ:
     case OPT_WRITE:
     case OPT_ROTATE:
+    case OPT_KEEP_FILE:
         f.type = TD_JSON_STRING;
         f.min = 1;
         f.max = PATH_MAX_BYTES;
         break;
     case OPT_LIST:
+    case OPT_KEEP:
         f.type = TD_JSON_STRING_OR_LIST;
         f.min = 1;
         f.max = PATH_MAX_BYTES;
@@ -329,7 +339,13 @@ static bool apply_field(const option *o, const char *key, const td_json_object *
         return true;
     case OPT_HOSTS:
         return true; /* read_hosts */
+    case OPT_KEEP:
+        for (size_t i = 0; i < td_json_count(object, key); i++)
+            if (!set_option(o, fields, td_json_get_string_at(object, key, i), err))
+                return false;
+        return true;
     case OPT_ROTATE:
+    case OPT_KEEP_FILE:
         return set_option(o, fields, td_json_get_string(object, key, NULL), err);
     case OPT_CACHE_TYPE:
     case OPT_WIRE_TYPE:
@@ -397,10 +413,13 @@ bool td_options_read_config(const command_help *help, const char *path, void *fi
             continue;
         if (!td_json_read_member(&root, sections[i].name, &sections[i].schema, &object, err))
             return false;
-        for (size_t k = 0; k < sections[i].n_fields; k++)
+        for (size_t k = 0; k < sections[i].n_fields; k++) {
+            td_err why = {0};
             if (!apply_field(sections[i].options[k], sections[i].fields[k].key, &object, fields,
-                             err))
-                return false;
+                             &why))
+                return td_err_set(err, why.code == TD_E_USAGE ? TD_E_DATA : why.code, "%s: %s: %s",
+                                  path, sections[i].options[k]->config, why.message);
+        }
     }
     if (n_roots > n && td_json_has(&root, hosts->config))
         return read_hosts(hosts, &root, fields, err);

@@ -33,6 +33,10 @@ typedef enum {
     OPT_HOSTS,      /* option_hosts: NAME=EP each; in a file an object of a name's own keys */
     OPT_CACHE_TYPE, /* const td_type_info * that may hold keys or values */
     OPT_ROTATE,     /* td_cache_types: how they are rotated */
+    OPT_KEEP,       /* and what some layers have of their own: given several times, a list in the
+                     * file; these and */
+    OPT_KEEP_FILE,  /* those of a file add up. The first of them on the command line replaces what a
+                     * configuration says of either */
     OPT_WIRE_TYPE,  /* const td_type_info * of activations between machines */
 } option_kind;
 

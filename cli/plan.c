@@ -1,6 +1,7 @@
 /* tandem plan: where the layers would go, what they would take, and how fast that would be. With
  * --hardware, for machines that are not here (plan_hardware.c). */
 #include "cli/plan.h"
+#include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
 #include "cli/options.h"
@@ -8,6 +9,7 @@
 #include "base/check.h"
 #include "base/json_writer.h"
 #include "base/text.h"
+#include "model/cache_choice.h"
 #include "planning/planner.h"
 #include "target/remote_measure.h"
 
@@ -24,7 +26,7 @@ typedef struct {
     option_hosts hosts;
     const char *key;
     bool is_trusting;
-    td_cache_types kv;
+    td_cache_types kv, draft_kv;
     const td_type_info *wire;
     uint32_t n_ctx, n_parallel, draft_max, draft_fixed, n_prompt, n_predict;
     float accept;
@@ -69,9 +71,11 @@ static const option options[] = {
      "type of cached keys: " TD_OPTIONS_CACHE_TYPES " (default: f16)"},
     {"--kv-v", NULL, OPT_CACHE_TYPE, AT(kv.v), 0, 0, "TYPE",
      "type of cached values (default: f16)"},
-    {"--kv-rotate", NULL, OPT_ROTATE, AT(kv), 0, 0, "MODE",
-     "heads of keys and values are kept rotated, which spreads outliers: auto, on or off, or of "
-     "each, k=on,v=off; auto: those of less than 8 bits (default: auto)"},
+    CACHE_ROWS(kv, CACHE_NO_KEY),
+    {"--draft-kv-k", NULL, OPT_CACHE_TYPE, AT(draft_kv.k), 0, 0, "TYPE",
+     "type of the draft's cached keys (default: as in generate)"},
+    {"--draft-kv-v", NULL, OPT_CACHE_TYPE, AT(draft_kv.v), 0, 0, "TYPE",
+     "type of the draft's cached values (default: likewise)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, 1 << 24, "N",
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--measure", NULL, OPT_FLAG, AT(is_measure), 0, 0, NULL,
@@ -128,6 +132,7 @@ typedef struct {
     const char *const *specs; /* as given */
     td_plan plan;             /* with the parts of the placement chosen */
     uint64_t draft_bytes;
+    char kept[256]; /* layers of other types (td_cache_types_list_kept) */
 } shown;
 
 static void print_part(const td_plan_part *p)
@@ -160,6 +165,8 @@ static void print_plan(const shown *s)
     if (p->n_pages)
         printf(", cache of %u positions in all", p->n_pages * TD_PAGE_POSITIONS);
     printf("\n");
+    if (*s->kept)
+        printf("  layers %s\n", s->kept);
     for (uint32_t i = 0; i < p->n_parts; i++) {
         print_part(&p->parts[i]);
         if (p->parts[i].experts_bytes)
@@ -346,7 +353,11 @@ static bool plan(const fields *f, td_err *err)
         return false;
     td_model *model = td_model_open(f->target, err);
     td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
-    bool is_ok = model && (draft || !f->draft);
+    td_cache_types kv = f->kv, draft_kv = f->draft_kv;
+    bool is_ok = model && (draft || !f->draft) &&
+                 (!draft || td_cache_choose_draft(&draft_kv, &kv, draft, err)) &&
+                 td_cache_choose(&kv, model, err);
+    td_cache_types_list_kept(&kv, s.kept, sizeof s.kept);
     td_plan_params params = {.layout = {.model = model,
                                         .specs = s.specs,
                                         .n_specs = f->devices.n ? f->devices.n : defaults.n,
@@ -356,7 +367,8 @@ static bool plan(const fields *f, td_err *err)
                                         .host_key = f->key,
                                         .is_trusting = f->is_trusting,
                                         .wire = f->wire,
-                                        .kv = f->kv,
+                                        .kv = kv,
+                                        .draft_kv = &draft_kv,
                                         .n_slots = f->n_parallel,
                                         .n_ctx = f->n_ctx,
                                         .is_choosing = true},
@@ -410,6 +422,7 @@ static bool read_config(const char *path, fields *f, td_json **document, td_err 
     f->use = c.use ? c.use : r->n_parallel > 1 ? "batch" : "stream";
     f->is_no_measure = c.is_no_measure;
     f->kv = r->kv;
+    f->draft_kv = r->draft_kv;
     f->n_ctx = r->n_ctx;
     f->n_parallel = r->n_parallel;
     f->n_predict = td_min_u32(r->n_predict, N_MAX);

@@ -129,7 +129,7 @@ static bool charge_draft(builder *b, td_err *err)
     }
     uint32_t n_ctx = td_min_u32(b->layout->n_ctx, td_model_hparams(p->draft)->n_ctx_train);
     td_forward_params draft =
-        td_forward_drafting(p->draft, b->draft_dev, &p->kv, p->n_slots, n_ctx);
+        td_forward_drafting(p->draft, b->draft_dev, td_layout_kv(p, p->draft), p->n_slots, n_ctx);
     b->layout->draft_bytes = td_forward_bytes(&draft);
     if (!td_forward_check(&draft, err))
         return td_err_prepend(err, "the draft");

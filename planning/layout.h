@@ -51,9 +51,11 @@ typedef struct {
     bool is_all_logits, is_choosing; /* forward.h, */
     const td_cache_types *beside;    /* and caches that room is kept for */
     uint32_t n_beside;
-    /* A draft that will be loaded too (forward.h, td_forward_drafting, with the same slots, types
-     * and context) on device draft_spec, for which room is kept; NULL: none. */
+    /* A draft that will be loaded too (forward.h, td_forward_drafting, with the same slots and
+     * context, and types of its own; NULL: the same) on device draft_spec, for which room is kept;
+     * NULL: none. */
     const td_model *draft;
+    const td_cache_types *draft_kv;
     const char *draft_spec;
     td_layout_guest guest; /* else, whose model is not here */
     /* Of loading; may be NULL. False ends it (TD_E_AGAIN). */
@@ -63,6 +65,12 @@ typedef struct {
      * were loaded, which is taken from there; NULL: it is made now. */
     td_layout **made;
 } td_layout_params;
+
+/* How a cache of `model` is kept: the target's or the draft's. */
+static inline const td_cache_types *td_layout_kv(const td_layout_params *p, const td_model *model)
+{
+    return p->draft_kv && model != p->model ? p->draft_kv : &p->kv;
+}
 
 typedef struct {
     char spec[128]; /* "host:1", without the range */

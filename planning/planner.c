@@ -312,7 +312,7 @@ static bool find_costs(const planner *p, const td_model *model, td_device *dev,
                                           .dev = dev,
                                           .experts_dev = experts_dev,
                                           .spec = spec,
-                                          .kv = p->params->layout.kv,
+                                          .kv = *td_layout_kv(&p->params->layout, model),
                                           .measure = p->measure},
                        out, &is_known, &why))
         td_log_warn("%s cannot be measured, so layers go by bytes: %s", spec, why.message);
@@ -435,8 +435,8 @@ static bool describe_draft(planner *p, const char *text, td_speed_draft *d, td_e
     if (is_known) {
         d->step = td_costs_part(&costs, 0, h->n_layer - 1);
         td_forward_params forward =
-            td_forward_drafting(model, dev, &p->params->layout.kv, p->params->layout.n_slots,
-                                td_min_u32(p->n_ctx, h->n_ctx_train));
+            td_forward_drafting(model, dev, td_layout_kv(&p->params->layout, model),
+                                p->params->layout.n_slots, td_min_u32(p->n_ctx, h->n_ctx_train));
         d->n_bytes = td_forward_bytes(&forward);
         uint64_t own =
             td_capacity_is_shared(at.info->kind) ? at.info->capacity.own_bytes : UINT64_MAX;

@@ -75,7 +75,7 @@ static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t 
     uint32_t n_train = td_model_hparams(d->model)->n_ctx_train;
     d->drafter = td_drafter_create(&(td_drafter_params){.model = d->model,
                                                         .spec = params->draft_spec,
-                                                        .kv = params->kv,
+                                                        .kv = params->draft_kv,
                                                         .n_slots = params->n_parallel,
                                                         .n_ctx = td_min_u32(n_ctx, n_train)},
                                    err);
@@ -122,7 +122,7 @@ static bool plan_there(td_draft_client *d, const td_tokenizer *target, uint32_t 
                                                          .n_hosts = params->n_hosts,
                                                          .key = params->key,
                                                          .is_trusting = params->is_trusting,
-                                                         .kv = params->kv,
+                                                         .kv = params->draft_kv,
                                                          .n_slots = params->n_parallel,
                                                          .n_ctx = td_min_u32(n_ctx, n_train)},
                                err);

@@ -64,7 +64,8 @@ typedef struct {
     uint32_t n_stops;
     const char *stops[TD_STOPS_MAX];
     td_cache_types kv;
-    uint32_t n_ctx; /* 0: the smaller of the model's and what fits */
+    td_cache_types draft_kv; /* of draft_path; types NULL: chosen (model/cache_choice.h) */
+    uint32_t n_ctx;          /* 0: the smaller of the model's and what fits */
     uint32_t n_parallel;
     bool is_trusting;     /* go on with devices that have failed `tandem check` */
     bool is_force;        /* go on though results of another input or configuration are there */
@@ -132,7 +133,8 @@ td_run_session *td_run_open(const td_run_params *params, td_err *err);
 bool td_run_go(td_run_session *session, const td_run_params *params, td_run_totals *totals,
                int *signal, td_err *err);
 void td_run_close(td_run_session **session);
-const td_model *td_run_model(const td_run_session *session); /* the target's */
+const td_model *td_run_model(const td_run_session *session);       /* the target's */
+const td_cache_types *td_run_cache(const td_run_session *session); /* chosen for it */
 const td_chat *td_run_chat(const td_run_session *session);
 const char *td_run_draft_device(const td_run_session *session); /* SPEC; "" when elsewhere */
 /* The target's devices, SPECs joined by '+'. */

@@ -115,6 +115,7 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
                                    .wire = params->wire,
                                    .is_trusting = params->is_trusting,
                                    .kv = params->kv,
+                                   .draft_kv = &params->draft_kv,
                                    .n_slots = params->n_parallel,
                                    .n_ctx = params->n_ctx},
                         .use = n_at_once > 1 ? params->use : TD_FOR_STREAM,

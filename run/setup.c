@@ -7,6 +7,7 @@
 #include "base/signals.h"
 #include "check/verdict.h"
 #include "kernels/chips.h"
+#include "model/cache_choice.h"
 #include "run/recover.h"
 
 #include <sched.h>
@@ -134,6 +135,7 @@ td_layout_params td_setup_layout_params(const session *r)
                               .wire = p->wire,
                               .is_trusting = p->is_trusting,
                               .kv = p->kv,
+                              .draft_kv = &p->draft_kv,
                               .n_slots = p->n_parallel,
                               .n_ctx = p->n_ctx,
                               .is_choosing = true};
@@ -255,6 +257,33 @@ bool td_setup_keep_prompts(session *r, td_target *target, td_err *err)
     return td_target_keep_prompts(target, r->prompts_kept, text, what, r->prefill_rows, err);
 }
 
+/* Tells once what is insisted on. */
+static void warn_of_types(const td_cache_types *kv, const td_model *m)
+{
+    td_cache_advice advice;
+    if (td_cache_find_advice(m, &advice) &&
+        (td_cache_is_less(kv->k, advice.k) || td_cache_is_less(kv->v, advice.v)))
+        td_log_warn("%s: cache K %s, V %s; advised for %s: K %s, V %s or better (%s)",
+                    td_model_name(m), kv->k->name, kv->v->name, advice.name, advice.k->name,
+                    advice.v->name, advice.figure);
+}
+
+static bool choose_caches(session *r, td_err *err)
+{
+    td_run_params *p = &r->opened;
+    td_model *draft = p->draft_path ? td_model_open(p->draft_path, err) : NULL;
+    if (p->draft_path && !draft)
+        return td_err_prepend(err, "draft");
+    bool is_ok = !draft || td_cache_choose_draft(&p->draft_kv, &p->kv, draft, err);
+    if (is_ok && draft)
+        warn_of_types(&p->draft_kv, draft);
+    td_model_close(&draft);
+    is_ok = is_ok && td_cache_choose(&p->kv, r->model, err);
+    if (is_ok)
+        warn_of_types(&p->kv, r->model);
+    return is_ok;
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
@@ -270,7 +299,7 @@ bool td_setup_load(session *r, td_err *err)
     }
     r->model = td_model_open(p->target_path, err);
     const char *recorded = r->results ? td_results_placement(r->results) : NULL;
-    if (!r->model || !open_chat(r, err) ||
+    if (!r->model || !open_chat(r, err) || !choose_caches(r, err) ||
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
         return false;
     if (p->draft_path && !p->draft_spec && !choose_draft_device(r, err))
@@ -297,14 +326,28 @@ static void show_memory(const char *spec, const char *what, uint64_t n_bytes, ui
     fprintf(stderr, "  %s\n", name);
 }
 
+/* Layers whose types are others, and those whose keys may be kept otherwise for their biases. */
+static void show_kept(const session *r)
+{
+    char text[TD_CACHE_TYPES_TEXT];
+    for (uint32_t i = 0; i < r->opened.kv.n_rules; i++)
+        if (td_cache_types_write_kept(&r->opened.kv, i, ",=", text, sizeof text))
+            fprintf(stderr, "  layers %s%s\n", text, strchr(text, '/') ? " (K/V)" : "");
+    td_cache_write_outliers(&r->opened.kv, r->model, text, sizeof text);
+    if (*text)
+        fprintf(stderr, "  %s\n", text);
+}
+
 void td_setup_show(const session *r)
 {
     const td_run_params *p = &r->opened;
     if (p->is_quiet || !isatty(STDERR_FILENO))
         return;
+    char kept[TD_CACHE_TYPES_TEXT];
     td_log_progress_end();
     fprintf(stderr, "%s: K %s, V %s, context %u, %u at once\n", td_model_name(r->model),
             p->kv.k->name, p->kv.v->name, td_target_n_ctx(r->target), p->n_parallel);
+    show_kept(r);
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info s;
         char layers[32];
@@ -316,8 +359,12 @@ void td_setup_show(const session *r)
     }
     if (p->draft_endpoint)
         fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
-    else if (r->drafting)
+    else if (r->drafting) {
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
+        td_cache_types_list_kept(&p->draft_kv, kept, sizeof kept);
+        fprintf(stderr, "  its cache: K %s, V %s%s%s\n", p->draft_kv.k->name, p->draft_kv.v->name,
+                *kept ? ", layers " : "", kept);
+    }
     if (p->is_ngram)
         fprintf(stderr, "  drafts from the texts so far\n");
     for (uint32_t i = 0; r->placing.is_planned && i < r->placing.plan.n_links; i++) {
@@ -363,6 +410,8 @@ void td_run_close(td_run_session **opened)
 }
 
 const td_model *td_run_model(const td_run_session *r) { return r->model; }
+
+const td_cache_types *td_run_cache(const td_run_session *r) { return &r->opened.kv; }
 
 const td_chat *td_run_chat(const td_run_session *r) { return r->chat; }
 

@@ -231,6 +231,7 @@ static void write_prefix_cache(td_json_writer *w, const td_prefix_counts *c, uin
 static void write_config(td_json_writer *w, const td_stats *s)
 {
     const td_run_params *p = s->params;
+    char kept[TD_CACHE_TYPES_TEXT];
     td_json_write_key(w, "config");
     td_json_begin_object(w);
     td_json_put_string(w, "target", p->target_path);
@@ -256,6 +257,14 @@ static void write_config(td_json_writer *w, const td_stats *s)
     td_json_end_array(w);
     td_json_put_string(w, "kv_k", p->kv.k->name);
     td_json_put_string(w, "kv_v", p->kv.v->name);
+    td_json_write_key(w, "kv_keep");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < p->kv.n_rules; i++)
+        if (td_cache_types_write_kept(&p->kv, i, ",=", kept, sizeof kept))
+            td_json_write_string(w, kept);
+    td_json_end_array(w);
+    td_json_put_string(w, "draft_kv_k", p->draft_kv.k ? p->draft_kv.k->name : NULL);
+    td_json_put_string(w, "draft_kv_v", p->draft_kv.v ? p->draft_kv.v->name : NULL);
     td_json_put_string(w, "wire", p->wire ? p->wire->name : NULL);
     td_json_put_u64(w, "ctx", td_target_n_ctx(s->target));
     td_json_put_u64(w, "parallel", p->n_parallel);

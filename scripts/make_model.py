@@ -44,6 +44,7 @@ TYPES = {
     "TQ2_0": (35, 256, 66), "MXFP4": (39, 32, 17), "NVFP4": (40, 64, 36), "Q1_0": (41, 128, 18),
     "Q2_0": (42, 64, 18),
 }
+LOUD = 30.0     # sigma of a bias of keys as the first and last layers of Qwen2.5 have it
 GUESSED = 1024  # a file type that says: look at the tensors
 FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10,
@@ -292,7 +293,7 @@ def fitting_type(name, n_in):
 
 
 def tensors(a):
-    """(name, dims, type, kind): kind is 'norm', 'bias' or the sigma of the weights."""
+    """(name, dims, type, kind): kind is 'norm', 'bias', 'loud' or the sigma of the weights."""
     n_q, n_kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
     base = "Q4_K" if a.type == "Q4_K_M" else a.type
     better = "Q6_K" if a.type == "Q4_K_M" else a.type
@@ -315,7 +316,7 @@ def tensors(a):
         yield matrix(p + "attn_v.weight", a.n_embd, n_kv, more)
         if a.arch == "qwen2":
             yield vector(p + "attn_q.bias", n_q, "bias")
-            yield vector(p + "attn_k.bias", n_kv, "bias")
+            yield vector(p + "attn_k.bias", n_kv, "loud" if i in a.loud_keys else "bias")
             yield vector(p + "attn_v.bias", n_kv, "bias")
         if a.arch == "qwen3":
             yield vector(p + "attn_q_norm.weight", a.head_dim, "norm")
@@ -338,7 +339,7 @@ def size_of(dims, type_name):
 def write_tensor(f, a, pools, index, dims, type_name, kind):
     rng = random.Random("%d tensor %d" % (a.seed, index))
     if not isinstance(kind, float):
-        mean, sigma = (1, 0.1) if kind == "norm" else (0, 0.1)
+        mean, sigma = {"norm": (1, 0.1), "bias": (0, 0.1), "loud": (0, LOUD)}[kind]
         f.write(struct.pack("<%df" % dims[0], *(rng.gauss(mean, sigma) for _ in range(dims[0]))))
         return
     pool = memoryview(pools.get(type_name, kind))
@@ -388,6 +389,8 @@ def parse_args(argv):
     p.add_argument("--tied", action="store_true", help="no output.weight: token_embd serves twice")
     p.add_argument("--faint-from", type=int, metavar="LAYER", help="default: no layer is faint")
     p.add_argument("--faint", type=float, default=0.1, metavar="F", help="0.001..1 (default: 0.1)")
+    p.add_argument("--loud-keys", type=int, nargs="+", default=[], metavar="LAYER",
+                   help="qwen2: layers whose biases of keys are %g wide, others' 0.1" % LOUD)
     p.add_argument("--chat-template", metavar="TEXT", help="default: none")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--out", required=True)

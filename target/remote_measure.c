@@ -119,7 +119,7 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
     td_stage_plan p = {.n_parts = 1,
                        .experts_device = TD_STAGE_ANY,
                        .n_slots = (uint8_t)m->params.n_slots,
-                       .kv = td_cache_to_wire(&m->params.kv),
+                       .kv = td_cache_to_wire(td_layout_kv(&m->params, model)),
                        .wire = TD_STAGE_F32,
                        .n_ctx = n_ctx,
                        .measure = (uint8_t)(measure + 1),

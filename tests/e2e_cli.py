@@ -70,6 +70,11 @@ class Cli(unittest.TestCase):
         for rotate in 'of', 'k=off,v=', 'k=of', 'on,off', ',', 'k':
             self.fails(generate('--prompt', 'x', '--kv-rotate', rotate), 2, '--kv-rotate',
                        'allowed: auto, on, off')
+        for keep, *needles in (('first', 'allowed: LAYERS=TYPE'), ('7-4=f16', '"7-4"', 'a range as 4-7'),
+                               ('0=q5_k', '"q5_k"', 'q8_0'), ('10=f16', 'layer 10 of', '0..9, first, last')):
+            self.fails(generate('--prompt', 'x', '--kv-keep', keep), 2, '--kv-keep', *needles)
+        layers = self.path('layers.json', '{"0-1": {"k": "f17"}}')
+        self.fails(generate('--prompt', 'x', '--kv-layers', layers), 2, 'layers.json: 0-1.k: "f17"; allowed: f32')
         self.fails(generate('--prompt', 'x', '--tmep', '1'), 2, '--tmep', '--temp')
         self.fails(generate('--prompt', 'x', '--in', 'y'), 2, '--prompt')
         self.fails(generate(), 2, '--prompt')
@@ -96,6 +101,8 @@ class Cli(unittest.TestCase):
                ('{"draft": {"max": 0}}', 'draft.max', '0', '63'),
                ('{"draft": {"max": 5.0}}', 'draft.max', '5.0'),
                ('{"cache": {"k": "q5_k"}}', 'cache.k', 'q5_k', 'q8_0'),
+               ('{"cache": {"keep": ["0=f16", "1-=f16"]}}', 'cache.keep', '"1-"', 'first, last'),
+               ('{"draft": {"kv_k": "f15"}}', 'draft.kv_k', 'f15', 'q8_0'),
                ('{"run": {"n": 1, "n": 2}}', 'n'),
                ('{"target": []}', 'target'),
                ('{"tarket": {}}', 'tarket', 'target'),
@@ -118,6 +125,33 @@ class Cli(unittest.TestCase):
                 stdin='{"prompt": "The fox"}\n')
         self.assertEqual(len(json.loads(r.stdout)['tokens']), 5)
         self.assertEqual(len(json.loads(read(self.path('s.json')))['stages']), 1)
+
+    def test_layers_of_other_types(self):
+        stats, layers = self.path('s.json'), self.path('l.json', '{"last": {"k": "f16"}, "3-4": {"v": "f32"}}')
+        config = self.path('c.json', json.dumps({
+            'target': {'model': TARGET, 'devices': 'host:1'}, 'draft': {'model': DRAFT, 'device': 'host:1', 'max': 4},
+            'cache': {'k': 'q4_0', 'v': 'q8_0', 'keep': ['first=f16', '4=q4_0/-'], 'layers': layers}}))
+        for args, kept, draft in (([], ['0=f16', '3-4=-/f32', '9=f16/-'], ('F16', 'F16')),
+                                  (['--kv-keep', '5=bf16', '--draft-kv-v', 'q5_1'], ['5=bf16'], ('F16', 'Q5_1'))):
+            r = run('generate', '--config', config, *args, '--prompt', 'x', '-n', '2', '--no-measure', '--stats', stats)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            s = json.loads(read(stats))
+            self.assertEqual(s['config']['kv_keep'], kept)
+            self.assertEqual((s['config']['draft_kv_k'], s['config']['draft_kv_v']), draft)
+
+        def n_bytes(*args):
+            r = run('plan', '--target', TARGET, '--device', 'host:1', '--kv-k', 'q8_0', '--kv-v', 'q8_0', '--ctx', '512',
+                    '--no-measure', '--json', *args)
+            return json.loads(r.stdout)['placement'][0]['bytes']
+
+        # Two heads of 64 elements: f16 takes 256 bytes a position and layer, q8_0 136.
+        self.assertEqual(n_bytes('--kv-keep', 'first,2-3=f16/-') - n_bytes(), 3 * 512 * (256 - 136))
+        r = run('plan', '--config', config, '--no-measure')
+        self.assertIn('  layers 0=f16 3-4=-/f32 9=f16/-\n', r.stdout)
+        r = run('bench', '--model', TARGET, '--device', 'host:1', '--pp', '8', '--tg', '1', '--repeat', '1', '--widths',
+                '1', '--kv-k', 'q8_0', '--kv-keep', 'last=f16', '--json')
+        row = json.loads(r.stdout)
+        self.assertEqual((row['kv_k'], row['kv_v'], row['kv_keep']), ('q8_0+keep', 'f16', '9=f16/-'))
 
     def test_a_prompt_is_text_on_stdout(self):
         r = generate('--prompt', 'The fox said', '-n', '8', '--temp', '0')
@@ -147,6 +181,8 @@ class Cli(unittest.TestCase):
                    'cache is "F16,F16" there and "Q8_0,F16" now')
         self.fails(generate(*args, '--kv-rotate', 'k=on', stdin=both), 65,
                    'cache is "F16,F16" there and "F16 rotated,F16" now')
+        self.fails(generate(*args, '--kv-keep', '2=q8_0/-', stdin=both), 65,
+                   'cache is "F16,F16" there and "F16,F16 2-2 Q8_0,-" now')
         # As an older tandem, and a GPU's other driver, would have left it.
         line.update(config=line['config'].replace('layers=0 on host', 'layers=0 on GPU (radv 1.2)')
                     .replace('tandem=', 'tandem=0.0.'), config_sha='0123456789abcdef')

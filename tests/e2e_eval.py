@@ -88,6 +88,48 @@ class Eval(unittest.TestCase):
         self.assertEqual((other['kv'], other['ppl']), ('k=f32,v=f32', f32['ppl']))
         self.assertGreater(other['kld_mean'], 0)
 
+    def test_layers_of_other_types_cost_what_they_are(self):
+        args = ['--window', '64', '--chunks', '4']
+        q4_0 = 'k=q4_0,v=q4_0'
+        rows = evaluate(*args, '--kv', q4_0, '--kv', q4_0 + ',keep=first+last:f16', '--kv', q4_0 + ',keep=0-9:f16',
+                        '--kv', 'k=f16,v=f16', '--kv', q4_0 + ',keep=4:f16/-,keep=5:-/q8_0')
+        _, plain, ends, all_of_them, f16, own = rows
+        self.assertEqual([row['kv'] for row in (ends, all_of_them, own)],
+                         [q4_0 + ',keep=' + x for x in ('0+9:f16', '0-9:f16', '4:f16/-,keep=5:-/q8_0')])
+        # Two heads of 64: f16 256 bytes, q8_0 136, q4_0 72; of keys and of values.
+        self.assertEqual(plain['bytes_per_position'], 20 * 72)
+        self.assertEqual(ends['bytes_per_position'], 16 * 72 + 4 * 256)
+        self.assertEqual(own['bytes_per_position'], 18 * 72 + 256 + 136)
+        self.assertEqual(*[{**row, 'kv': ''} for row in timeless([all_of_them, f16])])
+        self.assertTrue(0 < f16['kld_mean'] < ends['kld_mean'] < plain['kld_mean'])
+        split = evaluate(*args, '--device', 'host:1', '--kv', q4_0 + ',keep=first+last:f16')[1]
+        self.assertEqual(*timeless([split, ends]))
+
+    def test_keys_with_outlying_biases_are_kept(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model, config = (os.path.join(folder, name) for name in ('loud.gguf', 'config.json'))
+            subprocess.run([sys.executable, 'scripts/make_model.py', '--arch', 'qwen2', '--n-embd', '128', '--layers', '4',
+                            '--heads', '2', '--type', 'F16', '--loud-keys', '0', '3', '--out', model], check=True,
+                           stdout=subprocess.DEVNULL)
+            args = ['--window', '64', '--chunks', '3']
+            rows = evaluate(*args, '--kv', 'k=q8_0,v=f16', '--kv', 'k=q8_0,v=f16,keep=first+last:q8_0/-', '--kv',
+                            'k=f16,v=f16', model=model)
+            self.assertEqual([row['kv'] for row in rows[1:]], ['k=q8_0,v=f16,keep=0+3:f16/-',
+                                                               'k=q8_0,v=f16,keep=0+3:q8_0/-', 'k=f16,v=f16'])
+            _, by_default, insisted, _ = rows
+            self.assertLess(100 * by_default['kld_mean'], insisted['kld_mean'])
+            # What is written is what was measured, for who insists too.
+            for keep, kept in (('', '0,3=f16/-'), (',keep=0+3:q8_0/-', '0,3=q8_0/-')):
+                evaluate(*args, '--kv', 'auto:KLD=9', '--kv', 'k=q8_0,v=f16' + keep, '--write-config', config, model=model)
+                with open(config, encoding='utf-8') as file:
+                    self.assertEqual(json.load(file)['cache'], {'k': 'q8_0', 'v': 'f16', 'keep': [kept]})
+                stats = os.path.join(folder, 'stats.json')
+                subprocess.run([TANDEM, 'generate', '--config', config, '--target', model, '--device', 'host:1',
+                                '--no-measure', '--prompt', 'a', '-n', '1', '--quiet', '--stats', stats], check=True,
+                               stdout=subprocess.DEVNULL)
+                with open(stats, encoding='utf-8') as file:
+                    self.assertEqual(json.load(file)['config']['kv_keep'], [kept])
+
     def test_a_split_scores_as_one_device_does(self):
         args = ['--chunks', '1', *kvs(('q8_0', 'q4_0'))]
         self.assertEqual(timeless(evaluate(*args, '--device', 'host:1')), timeless(evaluate(*args)))
@@ -359,6 +401,9 @@ class Eval(unittest.TestCase):
             self.assertIn(needle, r.stderr)
 
     def test_wrong_arguments_are_refused(self):
+        for keep, needle in (('1', 'allowed: LAYERS:TYPE'), ('1=f16', 'allowed: LAYERS:TYPE'), ('x:f16', 'layers "x"'),
+                             ('99:f16', 'layer 99 of'), ('1:f17', '"f17"; allowed: f32')):
+            self.fails(2, '--kv', needle, args=['--kv', 'k=f16,v=f16,keep=' + keep])
         for value in ('k=q8_0', 'v=q8_0', '', ',', 'k=f16,v=f16,', 'k=f16,k=f16', 'k=f16,v=f16,k=f16', 'f16',
                       'k=f16,v=f16,rotate=on,', 'k=f16,rotate=on', 'k=f16,v=f16,rotate', 'K=f16,v=f16'):
             self.fails(2, '--kv: ', 'allowed: k=TYPE,v=TYPE', args=['--kv', value])

@@ -7,9 +7,10 @@
 static const struct {
     const char *name;
     uint32_t kv[2];
-} caches[] = {{"f16", {TD_TYPE_F16, TD_TYPE_F16}},
-              {"q8_0/q4_0", {TD_TYPE_Q8_0, TD_TYPE_Q4_0}},
-              {"q5_1/q6_0", {TD_TYPE_Q5_1, TD_TYPE_Q6_0}}};
+    bool has_rules; /* some layers have other types, on both sides of a cut too */
+} caches[] = {{"f16", {TD_TYPE_F16, TD_TYPE_F16}, false},
+              {"q8_0/q4_0, not all layers,", {TD_TYPE_Q8_0, TD_TYPE_Q4_0}, true},
+              {"q5_1/q6_0", {TD_TYPE_Q5_1, TD_TYPE_Q6_0}, false}};
 static size_t n_caches = TD_COUNT(caches);
 
 static const char *const host_placements[] = {"host:1", "host:2", "host:1@0-2+host:1@3-9",
@@ -20,6 +21,14 @@ static td_run_params cache_params(const scratch *s, size_t cache)
     td_run_params params = base_params(s, tales_target());
     params.kv.k = td_type_find(caches[cache].kv[0]);
     params.kv.v = td_type_find(caches[cache].kv[1]);
+    if (caches[cache].has_rules) {
+        const td_type_info *f16 = td_type_find(TD_TYPE_F16), *q4_0 = td_type_find(TD_TYPE_Q4_0);
+        params.kv.rules[0] = (td_cache_rule){TD_CACHE_LAYER_FIRST, TD_CACHE_LAYER_FIRST, f16, NULL};
+        params.kv.rules[1] = (td_cache_rule){TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, f16, f16};
+        params.kv.rules[2] = (td_cache_rule){2, 3, q4_0, f16};
+        params.kv.n_rules = 3;
+        params.draft_kv.k = q4_0; /* and the draft has its own */
+    }
     return params;
 }
 

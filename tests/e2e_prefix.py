@@ -107,6 +107,12 @@ class Prefix(unittest.TestCase):
                                  capture_output=True, text=True)
         self.assertEqual((dropped.returncode, self.files()), (0, []))
 
+    def test_layers_of_other_types(self):
+        args = [TARGET, *HOST, '--kv-k', 'q8_0', '--kv-v', 'q4_0']
+        self.check(*args, '--kv-keep', 'first,last=f16')
+        _, figures, _, _ = self.run_once(*args, '--kv-keep', 'first=f16')
+        self.assertEqual(figures['restored_positions'], 0)  # another cache
+
     def test_windows(self):
         self.check(GOLDEN % 'gemma3', *HOST)
 

@@ -91,12 +91,15 @@ class Stage(Case):
                   ['a/host:1', 'a/host:1', 'host:1', 'b/host:1']]
         ways = [['--parallel', '4'], ['--parallel', '4', '--draft', DRAFT, '--draft-device', 'host:1'],
                 ['--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '5'],
-                ['--parallel', '3', '--kv-k', 'q8_0', '--kv-v', 'q8_0', '--draft-ngram']]
+                ['--parallel', '3', '--kv-k', 'q8_0', '--kv-v', 'q8_0', '--draft-ngram'],
+                ['--kv-k', 'q8_0', '--kv-v', 'q4_0', '--kv-keep', 'first,last=f16', '--kv-keep', '3-5=q4_0/f32', '--draft',
+                 DRAFT, '--draft-device', 'host:1', '--draft-fixed', '4', '--draft-kv-k', 'q4_0']]
         wanted = {}
         for i, way in enumerate(ways):
-            cache = tuple(x for x in way if x == 'q8_0')
+            cache = tuple(x for k, x in zip(way, way[1:]) if k.startswith('--kv'))
             if cache not in wanted:
-                wanted[cache] = self.generate('--device', 'host:1', '--device', 'host:1', *way[:6])
+                wanted[cache] = self.generate('--device', 'host:1', '--device', 'host:1', *[
+                    x for pair in zip(way, way[1:]) if pair[0].startswith('--kv') for x in pair])
             for split in splits if i < 2 else splits[2 + i % 2:4 + i % 2]:
                 devices = [x for spec in split for x in ('--device', spec)]
                 self.assertEqual(self.generate(*hosts, *devices, *way), wanted[cache], (split, way))

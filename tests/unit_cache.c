@@ -8,8 +8,10 @@
 
 #include "base/mem.h"
 #include "model/cache.h"
+#include "model/cache_choice.h"
 
 #include "dies.h"
+#include "toy_model.h"
 
 #include <string.h>
 
@@ -372,6 +374,212 @@ static void test_cache_survives_every_failing_allocation(void **state)
     assert_true(n_failed >= 8); /* cache, 4 lists, table, 2 layers */
 }
 
+/* -- what a model's layers are kept as --------------------------------------------------------- */
+
+static td_model *open_toy(const toy *t)
+{
+    td_err err = {0};
+    td_model *m = toy_open(t, &err);
+    if (!m)
+        fail_msg("%s", err.message);
+    return m;
+}
+
+static td_cache_types types_of(const char *k, const char *v)
+{
+    return (td_cache_types){.k = td_type_find_name(k), .v = td_type_find_name(v)};
+}
+
+static void keep(td_cache_types *t, uint32_t first, uint32_t last, const char *k, const char *v)
+{
+    t->rules[t->n_rules++] =
+        (td_cache_rule){(uint16_t)first, (uint16_t)last, k ? td_type_find_name(k) : NULL,
+                        v ? td_type_find_name(v) : NULL};
+}
+
+static void assert_kept(td_cache_types t, const td_model *m, const char *wanted)
+{
+    char text[TD_CACHE_TYPES_TEXT], again[TD_CACHE_TYPES_TEXT];
+    td_err err = {0};
+    for (uint32_t i = 0; i < 2; i++) { /* choosing twice changes nothing */
+        if (!td_cache_choose(&t, m, &err))
+            fail_msg("%s", err.message);
+        td_cache_types_list_kept(&t, i ? again : text, sizeof text);
+    }
+    assert_string_equal(text, wanted);
+    assert_string_equal(again, wanted);
+}
+
+static void assert_refused(td_cache_types t, const td_model *m, const char *part)
+{
+    td_err err = {0};
+    assert_false(td_cache_choose(&t, m, &err));
+    assert_int_equal(err.code, TD_E_USAGE);
+    if (!strstr(err.message, part))
+        fail_msg("\"%s\" lacks \"%s\"", err.message, part);
+}
+
+static void test_layers_are_kept_as_was_asked_for(void **state)
+{
+    (void)state;
+    toy_shape shape = TOY_SHAPE;
+    shape.n_layer = 8;
+    toy plain = toy_begin("llama", shape);
+    td_model *m = open_toy(&plain);
+    td_cache_types t = types_of("Q4_0", "Q4_0");
+    assert_kept(t, m, "");
+    keep(&t, TD_CACHE_LAYER_FIRST, TD_CACHE_LAYER_FIRST, "F16", "F16");
+    keep(&t, TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, "F16", "F16");
+    assert_kept(t, m, "0,7=f16");
+    keep(&t, 3, 5, "Q8_0", NULL);
+    keep(&t, 4, 4, "Q4_0", "F32");
+    assert_kept(t, m, "0,7=f16 3,5=q8_0/- 4=-/f32");
+    keep(&t, 0, 7, "Q5_0", "Q5_0"); /* the last counts */
+    assert_kept(t, m, "0-7=q5_0");
+    /* What says nothing is no rule: the same caches, the same text, whatever was asked for. */
+    keep(&t, 0, 7, "Q4_0", "Q4_0");
+    assert_kept(t, m, "");
+    t = types_of("Q4_0", "Q4_0");
+    keep(&t, 8, 8, "F16", "F16");
+    assert_refused(t, m, "layer 8 of ");
+    assert_refused(t, m, "allowed: 0..7, first, last");
+    td_model_close(&m);
+}
+
+/* Recurrent layers have no keys: first and last pass them by, a range goes over them. */
+static void test_layers_without_keys_are_passed_by(void **state)
+{
+    (void)state;
+    td_err err = {0};
+    td_model *m = td_model_open("tests/data/golden/models/qwen3next/model.gguf", &err);
+    if (!m)
+        fail_msg("%s", err.message);
+    uint32_t n = td_model_hparams(m)->n_layer, first = 0, last = n - 1;
+    while (td_layer_is_recurrent(m, first))
+        first++;
+    while (td_layer_is_recurrent(m, last))
+        last--;
+    assert_true(first > 0);
+    char wanted[64];
+    td_cache_types t = types_of("Q8_0", "Q8_0");
+    keep(&t, TD_CACHE_LAYER_FIRST, TD_CACHE_LAYER_FIRST, "F16", NULL);
+    keep(&t, TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, NULL, "F16");
+    keep(&t, 0, n - 1, NULL, "Q4_0");
+    snprintf(wanted, sizeof wanted, "%u=f16/q4_0", first);
+    if (first == last)
+        assert_kept(t, m, wanted);
+    t.n_rules = 0;
+    keep(&t, 0, n - 1, "Q4_0", "F16"); /* of several of attention one run, over what lies between */
+    snprintf(wanted, sizeof wanted, first == last ? "%u=q4_0/f16" : "%u-%u=q4_0/f16", first, last);
+    assert_kept(t, m, wanted);
+    t.n_rules = 0;
+    keep(&t, 0, 0, "F16", "F16");
+    assert_refused(t, m, "layer 0 of ");
+    assert_refused(t, m, "is recurrent and has no keys");
+    td_model_close(&m);
+}
+
+/* Biases of keys of which two are far larger than the others. */
+static toy make_loud(float loud)
+{
+    toy_shape shape = TOY_SHAPE;
+    shape.n_layer = 6;
+    shape.has_biases = true;
+    toy t = toy_begin("qwen2", shape);
+    for (uint32_t i = 0; i < t.n_tensors; i++) {
+        bool is_loud = !strcmp(t.tensors[i].name, "blk.0.attn_k.bias") ||
+                       !strcmp(t.tensors[i].name, "blk.5.attn_k.bias");
+        t.tensors[i].scale = is_loud ? loud : t.tensors[i].scale;
+    }
+    return t;
+}
+
+static void test_keys_with_outlying_biases_are_kept_in_f16(void **state)
+{
+    (void)state;
+    toy loud = make_loud(30), quiet = make_loud(0.5f);
+    td_model *m = open_toy(&loud), *other = open_toy(&quiet);
+    float norms[TD_LAYERS_MAX], median;
+    td_layer_set outlying;
+    td_err err = {0};
+    char text[TD_CACHE_TYPES_TEXT];
+    assert_true(td_cache_find_outliers(m, norms, &outlying, &median, &err));
+    assert_true(outlying.words[0] == (1 | 1 << 5));
+    /* uniform(-x, x) in 32 elements: x sqrt(32/3) */
+    assert_true(fabsf(norms[0] - 98) < 30 && fabsf(norms[1] - 0.33f) < 0.1f && norms[1] > 0);
+    assert_true(median < 0.5f);
+    td_cache_types t = types_of("Q4_0", "Q4_0");
+    assert_kept(t, m, "0,5=f16/-");
+    td_cache_write_outliers(&t, m, text, sizeof text);
+    assert_non_null(strstr(text, "layer 0 "));
+    assert_non_null(strstr(text, "layer 5 "));
+    keep(&t, 5, 5, "Q8_0", "Q8_0"); /* who insists has it */
+    assert_kept(t, m, "0=f16/- 5=q8_0");
+    keep(&t, 0, 0, "Q4_0", NULL);
+    assert_kept(t, m, "0=q4_0/- 5=q8_0"); /* told, though like the others */
+    assert_kept(types_of("F16", "Q4_0"), m, "");
+    assert_kept(types_of("BF16", "Q4_0"), m, "");
+    assert_kept(types_of("Q8_0", "F16"), m, "0,5=f16/-");
+    /* Several times the others, and still small against a key: nothing is gained. */
+    assert_true(td_cache_find_outliers(other, norms, &outlying, &median, &err));
+    assert_true(norms[0] > 4 * median && !outlying.words[0]);
+    assert_kept(types_of("Q4_0", "Q4_0"), other, "");
+    td_model_close(&m); /* large ones that are all alike are not outlying */
+    toy all = make_loud(30);
+    for (uint32_t i = 0; i < all.n_tensors; i++)
+        if (strstr(all.tensors[i].name, "attn_k.bias"))
+            all.tensors[i].scale = strstr(all.tensors[i].name, ".0.") ? 40 : 10;
+    m = open_toy(&all);
+    assert_kept(types_of("Q4_0", "Q4_0"), m, "");
+    td_model_close(&m);
+    td_model_close(&other);
+}
+
+static void test_a_small_draft_keeps_f16(void **state)
+{
+    (void)state;
+    toy plain = toy_begin("llama", TOY_SHAPE), loud = make_loud(30);
+    td_model *m = open_toy(&plain), *biased = open_toy(&loud);
+    td_err err = {0};
+    char text[TD_CACHE_TYPES_TEXT];
+    td_cache_types target = types_of("Q8_0", "F32"), draft = {.k = NULL};
+    keep(&target, 40, 40, "F16", "F16"); /* of the target alone */
+    target.rotate_k = TD_ROTATE_ON;
+    assert_true(td_cache_choose_draft(&draft, &target, m, &err));
+    td_cache_types_write(&draft, text);
+    assert_string_equal(text, "F16 rotated,F32");
+    draft = (td_cache_types){.k = td_type_find_name("Q4_0")}; /* said, and biases heeded */
+    assert_true(td_cache_choose_draft(&draft, &target, biased, &err));
+    td_cache_types_write(&draft, text);
+    assert_string_equal(text, "Q4_0 rotated,F32 0-0 F16,- 5-5 F16,-");
+    td_model_close(&m);
+    td_model_close(&biased);
+}
+
+static void test_families_that_need_more_are_known(void **state)
+{
+    static const struct {
+        const char *model, *k;
+    } wanted[] = {{"gpt-oss", "F16"}, {"gemma3", "F16"}, {"qwen3next", "Q5_0"}, {"llama", NULL}};
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(wanted); i++) {
+        char path[128];
+        td_err err = {0};
+        td_cache_advice advice;
+        snprintf(path, sizeof path, "tests/data/golden/models/%s/model.gguf", wanted[i].model);
+        td_model *m = td_model_open(path, &err);
+        if (!m)
+            fail_msg("%s", err.message);
+        assert_int_equal(td_cache_find_advice(m, &advice), wanted[i].k != NULL);
+        if (wanted[i].k)
+            assert_string_equal(advice.k->name, wanted[i].k);
+        td_model_close(&m);
+    }
+    assert_true(td_cache_is_less(td_type_find_name("Q8_0"), td_type_find_name("F16")));
+    assert_false(td_cache_is_less(td_type_find_name("BF16"), td_type_find_name("F16")));
+    assert_true(td_cache_is_less(td_type_find_name("Q4_0"), td_type_find_name("Q4_1")));
+}
+
 int main(void)
 {
     td_err err = {0};
@@ -390,6 +598,11 @@ int main(void)
         cmocka_unit_test(test_cache_agrees_with_a_list_of_pages),
         cmocka_unit_test(test_cache_holds_its_contracts),
         cmocka_unit_test(test_cache_survives_every_failing_allocation),
+        cmocka_unit_test(test_layers_are_kept_as_was_asked_for),
+        cmocka_unit_test(test_layers_without_keys_are_passed_by),
+        cmocka_unit_test(test_keys_with_outlying_biases_are_kept_in_f16),
+        cmocka_unit_test(test_a_small_draft_keeps_f16),
+        cmocka_unit_test(test_families_that_need_more_are_known),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     td_device_destroy(&dev);

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "cli/cache_options.h"
 #include "cli/options.h"
 #include "kernels/types.h"
 
@@ -24,6 +25,7 @@ typedef struct {
     bool is_loud;
     option_list list, others;
     const td_type_info *type;
+    td_cache_types kv;
 } fields;
 
 #define AT(name) offsetof(fields, name)
@@ -38,6 +40,8 @@ static const option options[] = {
     {"--item", "a.items", OPT_LIST, AT(list), 0, 0, "X", "some"},
     {"--other", NULL, OPT_LIST, AT(others), 0, 0, "X", "some that are in no file"},
     {"--kv", "c.kv", OPT_CACHE_TYPE, AT(type), 0, 0, "TYPE", "a type"},
+    {"--keep", "c.keep", OPT_KEEP, AT(kv), 0, 0, "LAYERS=TYPE", "layers of other types"},
+    {"--layers", "c.layers", OPT_KEEP_FILE, AT(kv), 0, 0, "FILE", "the same"},
 };
 static const command_help help = {"try", "tandem try [options]", "Tries.", options,
                                   TD_COUNT(options)};
@@ -335,6 +339,106 @@ static void test_wrong_files_are_told(void **state)
     assert_int_equal(err.code, TD_E_IO);
 }
 
+/* -- layers of other types --------------------------------------------------------------------- */
+
+static void assert_rule(const td_cache_rule *r, uint32_t first, uint32_t last, const char *k,
+                        const char *v)
+{
+    assert_int_equal(r->first, first);
+    assert_int_equal(r->last, last);
+    assert_ptr_equal(r->k, k ? td_type_find_name(k) : NULL);
+    assert_ptr_equal(r->v, v ? td_type_find_name(v) : NULL);
+}
+
+static void test_layers_of_other_types_are_read(void **state)
+{
+    (void)state;
+    fields f =
+        parse_ok("--keep|first,last=f16|--keep|0,4-7=Q8_0/q5_0|--keep=1=bf16/-|--keep=2=-/f32");
+    assert_int_equal(f.kv.n_rules, 6);
+    assert_rule(&f.kv.rules[0], TD_CACHE_LAYER_FIRST, TD_CACHE_LAYER_FIRST, "F16", "F16");
+    assert_rule(&f.kv.rules[1], TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, "F16", "F16");
+    assert_rule(&f.kv.rules[2], 0, 0, "Q8_0", "Q5_0");
+    assert_rule(&f.kv.rules[3], 4, 7, "Q8_0", "Q5_0");
+    assert_rule(&f.kv.rules[4], 1, 1, "BF16", NULL);
+    assert_rule(&f.kv.rules[5], 2, 2, NULL, "F32");
+    parse_fails("--keep|first", "--keep: \"first\"; allowed: LAYERS=TYPE");
+    parse_fails("--keep|0=q4_k", "--keep: \"q4_k\"; allowed: " TD_OPTIONS_CACHE_TYPES);
+    parse_fails("--keep|0=", "--keep: \"\"; allowed: f32");
+    parse_fails("--keep|0=f16/q9", "--keep: \"q9\"");
+    parse_fails("--keep|0=f16/f16/f16", "--keep: \"f16/f16\"");
+    static const char *const wrong[] = {"",      "-",     "1-",     "-1",        "7-4",
+                                        "x",     "0,",    ",0",     "firstlast", "first-last",
+                                        "65534", "65535", "123456", "0x1",       "1 "};
+    for (size_t i = 0; i < TD_COUNT(wrong); i++) {
+        char line[64];
+        snprintf(line, sizeof line, "--keep|%s=f16", wrong[i]);
+        parse_fails(line, "allowed: a layer from 0, a range as 4-7, first, last");
+    }
+    char many[512] = "--keep|0";
+    for (uint32_t i = 0; i < TD_CACHE_RULES_MAX; i++)
+        strcat(many, ",0");
+    parse_fails(strcat(many, "=f16"), "--keep: more layers or runs of layers than 48");
+}
+
+static void write_layers(char path[64], const char *json)
+{
+    strcpy(path, "/tmp/tandem-layers-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, json, strlen(json)) == (ssize_t)strlen(json));
+    close(fd);
+}
+
+static void layers_fail(const char *json, const char *part)
+{
+    char path[64];
+    td_cache_types kv = {.n_rules = 0};
+    td_err err = {0};
+    write_layers(path, json);
+    if (td_cache_options_layers(path, &kv, &err))
+        fail_msg("%s was taken", json);
+    if (!strstr(err.message, part) || !strstr(err.message, path))
+        fail_msg("%s: \"%s\" lacks \"%s\"", json, err.message, part);
+    unlink(path);
+}
+
+static void test_layers_come_from_files_too(void **state)
+{
+    (void)state;
+    char path[64], line[128], json[256];
+    fields f = {.n = 1};
+    td_json *document = NULL;
+    td_err err = {0};
+    bool is_help;
+    write_layers(path, "{\"last\": {\"k\": \"f16\"}, \"3-5\": {\"k\": \"q8_0\", \"v\": \"q4_0\"}}");
+    snprintf(json, sizeof json, "{\"c\":{\"keep\":[\"0=f16\",\"1=f32\"],\"layers\":\"%s\"}}", path);
+    assert_true(read_config(json, &f, &document, &err));
+    assert_int_equal(f.kv.n_rules, 4);
+    assert_rule(&f.kv.rules[1], 1, 1, "F32", "F32");
+    assert_rule(&f.kv.rules[2], TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, "F16", NULL);
+    assert_rule(&f.kv.rules[3], 3, 5, "Q8_0", "Q4_0");
+    td_json_destroy(&document);
+    /* Flags, of either kind, replace what a file says. */
+    snprintf(line, sizeof line, "--layers|%s|--keep|9=f16", path);
+    assert_true(parse(line, &f, &is_help, &err));
+    assert_int_equal(f.kv.n_rules, 3);
+    assert_rule(&f.kv.rules[2], 9, 9, "F16", "F16");
+    unlink(path);
+    assert_true(read_config("{\"c\":{\"keep\":\"2=f16\"}}", &f, &document, &err));
+    td_json_destroy(&document);
+    config_fails("{\"c\":{\"keep\":5}}", "c.keep");
+    config_fails("{\"c\":{\"keep\":\"0=q4_k\"}}", "c.keep: --keep: \"q4_k\"; allowed: f32");
+    layers_fail("{\"0\": {\"k\": \"q4_k\"}}", "0.k: \"q4_k\"; allowed: f32");
+    layers_fail("{\"0\": {\"key\": \"f16\"}}", "key");
+    layers_fail("{\"0\": \"f16\"}", "0");
+    layers_fail("{\"x-1\": {\"k\": \"f16\"}}", "layers \"x-1\"; allowed");
+    layers_fail("[]", "");
+    layers_fail("", "JSON");
+    td_cache_types kv = {.n_rules = 0};
+    assert_false(td_cache_options_layers("/nonexistent/l.json", &kv, &err));
+    assert_int_equal(err.code, TD_E_IO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +451,8 @@ int main(void)
         cmocka_unit_test(test_config_is_found_among_flags),
         cmocka_unit_test(test_a_file_sets_fields_by_section),
         cmocka_unit_test(test_wrong_files_are_told),
+        cmocka_unit_test(test_layers_of_other_types_are_read),
+        cmocka_unit_test(test_layers_come_from_files_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
