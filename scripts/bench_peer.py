@@ -18,6 +18,7 @@ capitals, LLAMA_BENCH and TANDEM_PEER, serve too):
                        (ppN, tgN, verify); inherits the environment
 Without one this exits with 77. Standard library only."""
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -72,10 +73,10 @@ def figures(text, a, what):
     return found
 
 
-def run_tandem(a, model, device):
+def run_tandem(a, model, device, kv, depth):
     command = [a.tandem, "bench", "--model", model, "--device", device, "--pp", str(a.pp), "--tg",
                str(a.tg), "--widths", ",".join(map(str, a.widths)), "--repeat", str(a.repeat),
-               "--kv-k", a.kv, "--kv-v", a.kv, "--json"]
+               "--kv-k", kv, "--kv-v", kv, "--depth", str(depth), "--json"]
     return figures(call(command, "tandem"), a, "tandem")
 
 
@@ -84,24 +85,25 @@ def threads_of(device):
     return n if device.startswith("host") and n else str(os.cpu_count())
 
 
-def run_peer(a, model, device):
+def run_peer(a, model, device, kv, depth):
     command = [*shlex.split(a.peer), model, "--device",
                "vulkan" if device.startswith("vulkan") else "cpu", "--threads", threads_of(device),
                "--pp", str(a.pp), "--tg", str(a.tg), "--widths", ",".join(map(str, a.widths)),
-               "--reps", str(a.repeat), "--kv", a.kv, "--json", *shlex.split(a.peer_args)]
+               "--reps", str(a.repeat), "--kv", kv, *(["--depth", str(depth)] if depth else []),
+               "--json", *shlex.split(a.peer_args)]
     return figures(call(command, "the reference"), a, "the reference")
 
 
-def run_llama_bench(a, model, device):
+def run_llama_bench(a, model, device, kv, depth):
     """Its prompts of n tokens at a depth are verifications of n rows after a prompt."""
     base = [a.llama_bench, "-m", model, "-t", threads_of(device), "-ngl",
-            "999" if device.startswith("vulkan") else "0", "-ctk", a.kv, "-ctv", a.kv, "-r",
+            "999" if device.startswith("vulkan") else "0", "-ctk", kv, "-ctv", kv, "-r",
             str(a.repeat), "-o", "json", *shlex.split(a.peer_args)]
     widths = ",".join(map(str, a.widths))
     found, tests = {}, []
     if a.pp:
-        tests.append(["-p", str(a.pp), "-n", "0", "-d", "0"])
-    tests.append(["-p", widths, "-n", str(a.tg), "-d", str(a.pp)])
+        tests.append(["-p", str(a.pp), "-n", "0", "-d", str(depth)])
+    tests.append(["-p", widths, "-n", str(a.tg), "-d", str(depth + a.pp)])
     for test in tests:
         text = call(base + test, "llama-bench")
         try:
@@ -147,19 +149,22 @@ def short(x):
     return "" if x is None else "%.*f" % (0 if x >= 1000 else 1 if x >= 100 else 2, x)
 
 
-def compare(a, model, device, out):
+def compare(a, model, device, kv, depth, out):
     ours, theirs = [], []
     peer = run_llama_bench if a.llama_bench else run_peer
     for turn in range(a.turns):
         for is_ours in ((True, False) if turn % 2 == 0 else (False, True)):
-            (ours if is_ours else theirs).append((run_tandem if is_ours else peer)(a, model, device))
+            (ours if is_ours else theirs).append((run_tandem if is_ours else peer)(a, model, device, kv,
+                                                                                depth))
         if out:
-            print(json.dumps({"model": model, "device": device, "turn": turn, "tandem": ours[-1],
-                              "reference": theirs[-1]}), file=out, flush=True)
+            print(json.dumps({"model": model, "device": device, "kv": kv, "depth": depth,
+                              "turn": turn, "tandem": ours[-1], "reference": theirs[-1]}),
+                  file=out, flush=True)
         print("%s on %s: turn %d of %d" % (model, device, turn + 1, a.turns), file=sys.stderr)
     for test in ours[0]:
         ratios = [o[test][0] / t[test][0] for o, t in zip(ours, theirs)]
-        cells = [os.path.basename(model), device, test]
+        cells = [os.path.basename(model), device, test + (" " + kv if len(a.kv) > 1 else "") +
+                 (" behind %d" % depth if depth else "")]
         cells += [short(statistics.median(s[test][0] for s in side)) for side in (ours, theirs)]
         cells += ["%.2f" % statistics.median(ratios), "%.2f..%.2f" % (min(ratios), max(ratios))]
         for side in (ours, theirs):
@@ -183,7 +188,10 @@ def parse_args(argv):
     p.add_argument("--pp", type=int, default=128)
     p.add_argument("--tg", type=int, default=32)
     p.add_argument("--widths", type=widths, default=[1, 2, 4, 8, 16], help="1..64 each")
-    p.add_argument("--kv", default="f16", help="type of the cache")
+    p.add_argument("--kv", type=lambda text: text.split(","), default=["f16"],
+                   help="types of the cache, each measured (default: f16)")
+    p.add_argument("--depth", type=lambda text: [int(n) for n in text.split(",")], default=[0],
+                   help="tokens in the cache before each test begins, each measured (default: 0)")
     p.add_argument("--turns", type=int, default=5)
     p.add_argument("--repeat", type=int, default=3, help="of each test within a turn")
     p.add_argument("--out", help="every turn's figures as JSON lines")
@@ -197,6 +205,8 @@ def parse_args(argv):
     if not a.llama_bench and not a.peer:
         print("There is no reference to compare with. " + __doc__.split("\n\n")[3], file=sys.stderr)
         sys.exit(77)
+    if min(a.depth) < 0:
+        p.error("--depth is %d; at least 0 is allowed" % min(a.depth))
     for name, low in (("pp", 0), ("tg", 0), ("turns", 1), ("repeat", 1)):
         if getattr(a, name) < low:
             p.error("--%s is %d; at least %d is allowed" % (name, getattr(a, name), low))
@@ -213,8 +223,8 @@ def main(argv):
     print("| model | device | test | tandem, tokens/s | reference | ratio | spread | c(n) tandem |"
           " c(n) reference |\n|---|---|---|---:|---:|---:|---|---:|---:|")
     for model in a.model:
-        for device in a.device:
-            compare(a, model, device, out)
+        for device, depth, kv in itertools.product(a.device, a.depth, a.kv):
+            compare(a, model, device, kv, depth, out)
     print("\nThe reference: %s." % "; ".join(sorted(builds or {a.peer_name or a.peer})))
     print("%d turns of %d repeats. Other programs took %.0f %% of the CPU meanwhile." %
           (a.turns, a.repeat, 100 * others["busy"] / max(others["all"], 1e-9)))

@@ -232,6 +232,17 @@ class Scripts(unittest.TestCase):
         self.assertEqual(rows['verify4'][8], '%.2f' % (101 * 4 / 104))
         self.assertIn('The reference: llama.cpp ? (?), ?, built elsewhere.', r.stdout)
 
+    def test_types_and_depths_are_measured_each(self):
+        log = self.path('log')
+        peer = self.path('peer.py', PEER.format(log=log))
+        r = self.script('bench_peer.sh', *self.SHAPE, '--device', 'host:1', '--turns', '1', '--kv', 'f16,q4_0',
+                        '--depth', '0,64', env={'TANDEM_PEER': sys.executable + ' ' + peer})
+        self.assertEqual([x[2] for x in self.table(r.stdout) if x[2].startswith('tg')],
+                         ['tg4 f16', 'tg4 q4_0', 'tg4 f16 behind 64', 'tg4 q4_0 behind 64'])
+        calls = read(log).splitlines()
+        self.assertEqual([('--kv q4_0' in x, '--depth 64' in x) for x in calls],
+                         [(False, False), (True, False), (False, True), (True, True)])
+
     def test_the_build_of_the_reference_is_named(self):
         tool = self.path('llama-bench', LLAMA_BENCH)
         os.chmod(tool, 0o755)
@@ -247,7 +258,7 @@ class Scripts(unittest.TestCase):
                      'print(\'{"pp16": 1, "tg4": 1, "verify": {"1": {"ms": 0, "c": 1}}}\')'):
             r = self.script('bench_peer.sh', *self.SHAPE, '--peer', sys.executable + ' ' + self.path('p.py', text), code=1)
             self.assertIn('the reference', r.stderr)
-        for args in (['--widths', '0'], ['--widths', '65'], ['--widths', 'x'], ['--turns', '0'], ['--device', 'gpu']):
+        for args in (['--widths', '0'], ['--widths', '65'], ['--widths', 'x'], ['--turns', '0'], ['--depth', '-1'], ['--device', 'gpu']):
             self.script('bench_peer.sh', *self.SHAPE, '--peer', 'true', *args, code=2)
 
 
