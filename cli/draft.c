@@ -2,8 +2,10 @@
 #include "cli/cache_options.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/prefix.h"
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/signals.h"
 #include "draft/worker.h"
 #include "model/cache_choice.h"
@@ -13,7 +15,7 @@
 #include <stdio.h>
 
 typedef struct {
-    const char *config, *model, *device, *bind, *key, *vocab_of;
+    const char *config, *model, *device, *bind, *key, *vocab_of, *prefix;
     td_cache_types kv;
     uint32_t n_ctx, n_slots;
 } fields;
@@ -42,6 +44,9 @@ static const option options[] = {
      "positions of a sequence (default: the smaller of the model's and what fits)"},
     {"--parallel", "draft.parallel", OPT_U32, AT(n_slots), 1, 64, "N",
      "sequences at once (default: 8)"},
+    {"--prefix-cache", "cache.prefix", OPT_TEXT, AT(prefix), 0, 0, "DIR[:SIZE]",
+     "a folder where prompts are kept as they are read, up to SIZE, as 500M or 20G (default: none; "
+     "SIZE: 20G)"},
 };
 static const command_help help = {
     "draft", "tandem draft --model D.gguf --bind EP [options]",
@@ -69,6 +74,7 @@ static bool serve(const fields *f, td_err *err)
     td_vocab_map *map = NULL;
     td_transport *transport = NULL;
     td_drafter *drafter = NULL;
+    td_prefix_store *prompts = NULL;
     bool is_ok = false;
     char title[520];
     if (!td_link_check(f->bind, TD_LINK_BIND, f->key, err))
@@ -81,12 +87,16 @@ static bool serve(const fields *f, td_err *err)
     if (f->vocab_of && !read_vocabulary(f->vocab_of, td_model_tokenizer(model), &target, &map, err))
         goto done;
     td_cache_types kv = f->kv;
-    if (!td_cache_choose(&kv, model, err))
+    if (!td_cache_choose(&kv, model, err) ||
+        (f->prefix && !(prompts = td_prefix_option_open(f->prefix, err))))
         goto done;
-    drafter = td_drafter_create(
-        &(td_drafter_params){
-            .model = model, .spec = f->device, .kv = kv, .n_slots = f->n_slots, .n_ctx = f->n_ctx},
-        err);
+    drafter = td_drafter_create(&(td_drafter_params){.model = model,
+                                                     .spec = f->device,
+                                                     .kv = kv,
+                                                     .n_slots = f->n_slots,
+                                                     .n_ctx = f->n_ctx,
+                                                     .prompts = prompts},
+                                err);
     transport = drafter ? td_transport_create(err) : NULL;
     if (transport) {
         td_transport_set_key(transport, f->key);
@@ -101,10 +111,16 @@ static bool serve(const fields *f, td_err *err)
                                       .title = title,
                                       .stop_fd = td_signals_fd()},
             err);
+        const td_drafter_stats *stats = td_drafter_get_stats(drafter);
+        if (prompts)
+            td_log_info("draft worker: %llu positions of prompts read from the disk, %llu rows run",
+                        (unsigned long long)stats->n_restored,
+                        (unsigned long long)stats->n_evaluated);
     }
 done:
     td_transport_destroy(&transport);
     td_drafter_destroy(&drafter);
+    td_prefix_store_close(&prompts);
     td_vocab_map_destroy(&map);
     td_tokenizer_destroy(&target);
     td_model_close(&model);

@@ -309,10 +309,10 @@ static void write_identity(td_eval_runner *r)
              "tandem=%s; model=%016llx; text=%s; window=%u; task=%s; base=%s", TD_VERSION,
              (unsigned long long)td_gguf_hash(td_model_gguf(p->model)), p->text_sha, p->window,
              p->task ? p->task : "none", p->kvs[0].name);
-    char kind[TD_KIND_BYTES], previous[TD_KIND_BYTES] = "";
+    char kind[TD_DEVICE_KIND_BYTES], previous[TD_DEVICE_KIND_BYTES] = "";
     for (uint32_t i = 0; i < r->layout->n_parts; i++) {
         size_t n = strlen(r->identity);
-        td_identity_kind(td_device_get_info(r->layout->parts[i].dev), kind, sizeof kind);
+        td_device_write_kind(td_device_get_info(r->layout->parts[i].dev), kind, sizeof kind);
         if (strcmp(kind, previous) != 0)
             snprintf(r->identity + n, sizeof r->identity - n, "%s%u on %s",
                      i ? ", " : "; layers=", r->layout->parts[i].first, kind);

@@ -56,6 +56,18 @@ bool td_prefix_option_read(const char *text, char path[PATH_MAX], uint64_t *n_by
     return true;
 }
 
+td_prefix_store *td_prefix_option_open(const char *text, td_err *err)
+{
+    char path[PATH_MAX];
+    uint64_t n_bytes;
+    td_prefix_store *s = td_prefix_option_read(text, path, &n_bytes, err)
+                             ? td_prefix_store_open(path, n_bytes, err)
+                             : NULL;
+    if (!s && err->code == TD_E_IO)
+        td_err_prepend(err, "--prefix-cache");
+    return s;
+}
+
 typedef struct {
     const char *model;
     bool is_json;
@@ -68,7 +80,7 @@ static const option options[] = {
 };
 static const command_help help = {
     "prefix", "tandem prefix list DIR [--json] | verify DIR | drop DIR [--model NAME]",
-    "The prompts that `tandem generate --prefix-cache DIR` keeps. `list` shows what is there by "
+    "The prompts that --prefix-cache DIR keeps. `list` shows what is there by "
     "model, "
     "`verify` reads every file and names those that are damaged (exit code 65 if any is), `drop` "
     "removes files.",

@@ -1,6 +1,7 @@
 /* tandem stage: layers of a target elsewhere, on devices here. */
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/prefix.h"
 
 #include "base/check.h"
 #include "base/signals.h"
@@ -14,7 +15,7 @@
 
 typedef struct {
     option_list devices;
-    const char *config, *models, *model, *bind, *key;
+    const char *config, *models, *model, *bind, *key, *prefix;
     float cache_gb;
     bool is_trusting;
 } fields;
@@ -35,6 +36,9 @@ static const option options[] = {
     {"--cache-size", "stage.cache_size", OPT_FLOAT, AT(cache_gb), 0, 1048576, "GB",
      "bytes on the disk, in units of 10^9, for weights that coordinators send of models that are "
      "not there; 0: none are taken (default: 100)"},
+    {"--prefix-cache", "stage.prefix", OPT_TEXT, AT(prefix), 0, 0, "DIR[:SIZE]",
+     "a folder where prompts are kept as drafts here read them, up to SIZE, as 500M or 20G "
+     "(default: none; SIZE: 20G)"},
     {"--key", "stage.key", OPT_TEXT, AT(key), 0, 0, "NAME",
      "our own pair of `tandem keys`, for tcp (default: the only one, where the endpoint is off "
      "loopback)"},
@@ -82,8 +86,10 @@ static bool serve(const fields *f, td_err *err)
     if (!params.transport)
         return false;
     td_transport_set_key(params.transport, f->key);
-    bool is_ok = td_stage_worker_run(&params, err);
+    bool is_ok = (!f->prefix || (params.prompts = td_prefix_option_open(f->prefix, err))) &&
+                 td_stage_worker_run(&params, err);
     td_transport_destroy(&params.transport);
+    td_prefix_store_close(&params.prompts);
     return is_ok;
 }
 

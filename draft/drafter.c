@@ -6,8 +6,10 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "model/prefix.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct {
@@ -27,7 +29,8 @@ typedef struct {
 
 /* Read by another thread than the drafter's. */
 typedef struct {
-    _Atomic uint64_t n_proposals, n_tokens, n_fed, n_evaluated, n_shared, n_runs, n_read, busy_us;
+    _Atomic uint64_t n_proposals, n_tokens, n_fed, n_evaluated, n_shared, n_restored, n_runs,
+        n_read, busy_us;
 } counters;
 
 struct td_drafter {
@@ -35,7 +38,9 @@ struct td_drafter {
     td_device *dev;
     td_forward *forward;
     td_sampler *sampler;
-    td_cache *cache; /* of forward */
+    td_cache *cache;   /* of forward */
+    td_prefix *prefix; /* NULL: no prompts are kept */
+    uint32_t n_chunk;  /* positions of what is kept as one */
     uint32_t n_ctx, n_vocab, n_steps;
     uint64_t n_closed;
     drafter_sequence *sequences; /* [n_slots], the slot is the index */
@@ -74,6 +79,41 @@ static bool choose_context(td_drafter *d, td_err *err)
     return true;
 }
 
+/* Everything that a chunk's bits depend on. */
+static bool keep_prompts(td_drafter *d, td_err *err)
+{
+    char kind[TD_DEVICE_KIND_BYTES], kv[TD_CACHE_TYPES_TEXT], what[TD_PREFIX_WHAT_BYTES];
+    char said[sizeof kind + sizeof kv + 160], *identity = NULL;
+    const td_model *model = d->params.model;
+    const td_cache *caches[] = {d->cache};
+    if (!d->params.prompts)
+        return true;
+    bool is_host = td_device_get_info(d->dev)->kind == TD_DEVICE_HOST;
+    bool is_long = d->n_ctx > td_model_hparams(model)->rope_orig_ctx;
+    d->n_chunk = is_host ? TD_PAGE_POSITIONS : TD_PREFILL_ROWS_MAX;
+    td_device_write_kind(td_device_get_info(d->dev), kind, sizeof kind);
+    td_cache_types_write(&d->params.kv, kv);
+    snprintf(what, sizeof what, "draft, %.79s on %.150s", kv, kind);
+    snprintf(said, sizeof said, "draft; tandem=%s; model=%016llx; cache=%s; chunk=%u; %s; rope=%s",
+             TD_VERSION, (unsigned long long)td_gguf_hash(td_model_gguf(model)), kv, d->n_chunk,
+             kind, is_long ? "long" : "short");
+    if (!td_prefix_write_identity(said, caches, TD_COUNT(caches), &identity, err))
+        return false;
+    d->prefix = td_prefix_create(
+        &(td_prefix_params){.store = d->params.prompts,
+                            .identity = identity,
+                            .model = td_model_name(model),
+                            .what = what,
+                            .chunk_rows = d->n_chunk,
+                            .chunk_bytes = td_cache_chunk_bytes_max(d->cache, d->n_chunk),
+                            .n_slots = d->params.n_slots,
+                            .n_ctx = d->n_ctx,
+                            .n_reading = 1},
+        err);
+    td_free(identity);
+    return d->prefix;
+}
+
 td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err)
 {
     td_drafter *d = td_alloc(1, sizeof *d, err);
@@ -97,6 +137,8 @@ td_drafter *td_drafter_create(const td_drafter_params *params, td_err *err)
     for (uint32_t i = 0; i < params->n_slots; i++)
         if (!(d->sequences[i].tokens = td_alloc((size_t)d->n_ctx + 1, sizeof(uint32_t), err)))
             goto fail;
+    if (!keep_prompts(d, err))
+        goto fail;
     return d;
 fail:
     td_err_prepend(err, "draft");
@@ -113,6 +155,7 @@ void td_drafter_destroy(td_drafter **drafter)
         for (uint32_t i = 0; i < d->params.n_slots; i++)
             td_free(d->sequences[i].tokens);
     td_free(d->sequences);
+    td_prefix_destroy(&d->prefix);
     td_sampler_destroy(&d->sampler);
     td_forward_destroy(&d->forward);
     td_device_destroy(&d->dev);
@@ -132,6 +175,7 @@ const td_drafter_stats *td_drafter_get_stats(td_drafter *d)
                                   .n_fed = c->n_fed,
                                   .n_evaluated = c->n_evaluated,
                                   .n_shared = c->n_shared,
+                                  .n_restored = c->n_restored,
                                   .n_runs = c->n_runs,
                                   .n_read = c->n_read,
                                   .busy_us = c->busy_us};
@@ -270,6 +314,8 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
         n_equal++;
     if (n_equal < end) { /* a difference, or nothing more to compare with */
         roll_back(d, s, n_equal);
+        if (d->prefix) /* names of chunks go by these tokens */
+            td_prefix_open(d->prefix, slot_of(d, s), slot_of(d, s), n_equal);
         for (uint32_t i = n_equal; i < end; i++)
             s->tokens[i] = ids[i - position];
         s->n_tokens = end;
@@ -340,25 +386,57 @@ static void share(td_drafter *d, drafter_sequence *s)
     s->n_cached = n_best;
 }
 
+static bool compute(td_drafter *d, drafter_sequence *s, td_mode mode, uint32_t n_rows, td_err *err)
+{
+    td_forward_row rows[TD_PREFILL_ROWS_MAX];
+    for (uint32_t i = 0; i < n_rows; i++)
+        rows[i] = row_of(d, s, s->n_cached + i);
+    if (!run(d, mode, rows, n_rows, err))
+        return false;
+    commit(d, s, s->n_committed - 1);
+    return true;
+}
+
+/* A chunk of what is committed, from the disk, or computed by one prefill and kept there. */
+static bool read_kept(td_drafter *d, drafter_sequence *s, td_err *err)
+{
+    uint32_t slot = slot_of(d, s), first = s->n_cached, end = first + d->n_chunk;
+    td_prefix_name(d->prefix, slot, s->tokens, first);
+    td_prefix_blob *chunk = td_prefix_find(d->prefix, slot, first, s->tokens + first,
+                                           td_cache_chunk_bytes(d->cache, first, end), true);
+    bool is_found = chunk && chunk->is_loaded, is_whole = false, is_ok;
+    if (is_found) {
+        is_ok = td_cache_write_chunk(d->cache, slot, first, end, chunk->bytes, err);
+        s->n_cached = is_ok ? end : first;
+        d->counts.n_restored += is_ok ? d->n_chunk : 0;
+        commit(d, s, s->n_committed - 1);
+    } else {
+        is_ok = compute(d, s, TD_MODE_PREFILL, d->n_chunk, err);
+        is_whole =
+            is_ok && chunk && td_cache_read_chunk(d->cache, slot, first, end, chunk->bytes, NULL);
+    }
+    td_prefix_done(d->prefix, &chunk, is_whole);
+    return is_ok;
+}
+
 /* A chunk of more rows than a batch takes. The last row is not among them, nor any of the tail in a
  * prefill: both may be run again, td_cache_forgets. */
 static bool read_chunk(td_drafter *d, drafter_sequence *s, td_err *err)
 {
-    td_forward_row rows[TD_PREFILL_ROWS_MAX];
     share(d, s);
     if (n_unread(s) <= TD_VERIFY_ROWS_MAX)
         return true;
     uint32_t n_rows = td_min_u32(n_unread(s) - 1, TD_PREFILL_ROWS_MAX);
     uint32_t n_stay = s->n_committed > s->n_cached + 1 ? s->n_committed - 1 - s->n_cached : 0;
+    uint32_t n_begun = d->prefix ? s->n_cached % d->n_chunk : 0;
+    if (d->prefix && n_begun == 0 && n_stay >= d->n_chunk)
+        return read_kept(d, s, err);
     n_rows = td_max_u32(td_min_u32(n_rows, n_stay), TD_VERIFY_ROWS_MAX);
     n_rows = td_min_u32(n_rows, n_unread(s) - 1);
-    for (uint32_t i = 0; i < n_rows; i++)
-        rows[i] = row_of(d, s, s->n_cached + i);
+    if (n_begun) /* as far as the next chunk that may be there */
+        n_rows = td_min_u32(n_rows, d->n_chunk - n_begun);
     td_mode mode = n_rows > TD_VERIFY_ROWS_MAX ? TD_MODE_PREFILL : TD_MODE_VERIFY;
-    if (!run(d, mode, rows, n_rows, err))
-        return false;
-    commit(d, s, s->n_committed - 1);
-    return true;
+    return compute(d, s, mode, n_rows, err);
 }
 
 static void append(td_drafter *d, decode_job *j, uint32_t token)

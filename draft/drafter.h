@@ -30,6 +30,7 @@
 #include "base/err.h"
 #include "draft/proposal.h"
 #include "model/forward.h"
+#include "model/prefix_store.h"
 #include "model/sampling.h"
 
 #define TD_DRAFTER_AHEAD_MAX TD_DRAFT_AHEAD_MAX /* positions of own text past the committed */
@@ -42,13 +43,17 @@ typedef struct {
     td_cache_types kv;
     uint32_t n_slots;
     uint32_t n_ctx; /* 0: the model's, or what fits */
+    /* Where full chunks of prompts are kept, and found again by whoever drafts with the same model,
+     * caches and kind of device; borrowed. NULL: nowhere. */
+    td_prefix_store *prompts;
 } td_drafter_params;
 
 typedef struct {
     uint64_t n_proposals, n_tokens, n_fed, n_evaluated; /* evaluated: rows run through the model */
-    uint64_t n_shared; /* positions taken over from another sequence's cache */
-    uint64_t n_runs;   /* of the model: submissions, of one step or several */
-    uint64_t n_read;   /* tokens that took the logits of a row */
+    uint64_t n_shared;   /* positions taken over from another sequence's cache */
+    uint64_t n_restored; /* positions of prompts that were read from the disk instead */
+    uint64_t n_runs;     /* of the model: submissions, of one step or several */
+    uint64_t n_read;     /* tokens that took the logits of a row */
     uint64_t busy_us;
 } td_drafter_stats;
 

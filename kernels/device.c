@@ -77,6 +77,14 @@ static bool unknown(const char *spec, td_err *err)
                       spec);
 }
 
+void td_device_write_kind(const td_device_info *d, char *out, size_t n_bytes)
+{
+    if (d->kind != TD_DEVICE_HOST)
+        snprintf(out, n_bytes, "%s (%s)", d->name, d->driver);
+    else
+        snprintf(out, n_bytes, "%s", strcmp(d->spec, "scalar") != 0 ? "host" : "scalar");
+}
+
 bool td_device_find(const char *spec, td_device_info *out, td_err *err)
 {
     uint32_t n_threads;

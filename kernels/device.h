@@ -83,6 +83,11 @@ uint32_t td_device_list(td_device_info *out, uint32_t max);
 /* The device a SPEC means, not opened. TD_E_USAGE as td_device_create. */
 bool td_device_find(const char *spec, td_device_info *out, td_err *err);
 
+#define TD_DEVICE_KIND_BYTES 600u /* hold any */
+/* Devices of one kind round alike: the host at any SIMD level and any number of threads; a GPU with
+ * a driver. */
+void td_device_write_kind(const td_device_info *info, char *out, size_t n_bytes);
+
 /* SPEC without a layer range: host[:threads[:cpus]] (cpus: each thread bound to one of a list like
  * 0-3,8), scalar, vulkan:INDEX, vulkan:VENDOR, vulkan:pci:ADDRESS, vulkan:uuid:ID,
  * vulkan:NAME-SUBSTRING (td_chips_find). */

@@ -4,6 +4,8 @@
 #include "base/mem.h"
 #include "base/sha256.h"
 #include "base/text.h"
+#include "kernels/cut.h"
+#include "model/model.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -86,12 +88,51 @@ void td_prefix_destroy(td_prefix **prefix)
     *prefix = NULL;
 }
 
+bool td_prefix_write_identity(const char *said, const td_cache *const *caches, uint32_t n_caches,
+                              char **out, td_err *err)
+{
+    size_t n = strlen(said), room = n + 64 + TD_LAYERS_MAX * 32;
+    char *text = td_alloc(room, 1, err);
+    if (!text)
+        return false;
+    n = (size_t)snprintf(text, room, "%s; layout=%u; bytes=", said, TD_CUT_LAYOUT);
+    for (uint32_t i = 0; i < n_caches; i++)
+        for (uint32_t k = 0; k < td_cache_n_layers(caches[i]); k++)
+            n += (size_t)snprintf(text + n, room - n, "%d:%llu,",
+                                  (int)td_cache_layer_kind(caches[i], k),
+                                  (unsigned long long)td_cache_layer_bytes(caches[i], k));
+    *out = text;
+    return true;
+}
+
 void td_prefix_open(td_prefix *p, uint32_t slot, uint32_t from_slot, uint32_t length)
 {
     const chain *from = &p->chains[from_slot];
     chain *to = &p->chains[slot];
     to->n = td_min_u32(from->n, length / p->params.chunk_rows);
     memmove(to->names, from->names, to->n * sizeof(hash));
+}
+
+/* Names chunk i of the slot, all before it being named: the head of a blob, but for its size. */
+static td_prefix_head name_chunk(td_prefix *p, chain *c, uint32_t i, const uint32_t *tokens)
+{
+    td_prefix_head head = p->head;
+    head.n_tokens = p->params.chunk_rows;
+    head.first = i * head.n_tokens;
+    memcpy(head.before, i ? c->names[i - 1] : p->root, sizeof head.before);
+    memcpy(head.tokens, tokens, head.n_tokens * sizeof *tokens);
+    td_prefix_head_name(&head);
+    memcpy(c->names[i], head.name, sizeof head.name);
+    c->n = i + 1;
+    return head;
+}
+
+void td_prefix_name(td_prefix *p, uint32_t slot, const uint32_t *tokens, uint32_t n)
+{
+    chain *c = &p->chains[slot];
+    TD_ASSERT(n <= p->params.n_ctx);
+    while (c->n < n / p->params.chunk_rows)
+        name_chunk(p, c, c->n, tokens + (size_t)c->n * p->params.chunk_rows);
 }
 
 td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
@@ -103,15 +144,8 @@ td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, cons
     TD_ASSERT(n_bytes <= p->params.chunk_bytes);
     if (i > c->n) /* nobody asked for what is before it */
         return NULL;
-    td_prefix_head head = p->head;
+    td_prefix_head head = name_chunk(p, c, i, tokens);
     head.n_bytes = n_bytes;
-    head.first = first;
-    head.n_tokens = n_rows;
-    memcpy(head.before, i ? c->names[i - 1] : p->root, sizeof head.before);
-    memcpy(head.tokens, tokens, n_rows * sizeof *tokens);
-    td_prefix_head_name(&head);
-    memcpy(c->names[i], head.name, sizeof head.name);
-    c->n = i + 1;
     uint32_t n_free = atomic_load(&p->free.n_items);
     td_prefix_blob *b = (td_prefix_blob *)td_queue_try_pop(&p->free);
     if (b) {

@@ -15,6 +15,7 @@
 #ifndef TD_MODEL_PREFIX_H
 #define TD_MODEL_PREFIX_H
 
+#include "model/cache.h"
 #include "model/prefix_store.h"
 
 #define TD_PREFIX_WRITING 3u /* chunks that wait to be written, at most */
@@ -35,8 +36,15 @@ td_prefix *td_prefix_create(const td_prefix_params *params, td_err *err);
 /* Waits until what is on its way is written. */
 void td_prefix_destroy(td_prefix **p);
 
+/* An identity with all that caches are made of, layer by layer, behind what is said already; *out
+ * is the caller's, td_free. */
+bool td_prefix_write_identity(const char *said, const td_cache *const *caches, uint32_t n_caches,
+                              char **out, td_err *err);
+
 /* The slot begins with the first `length` positions of another, or of its own. */
 void td_prefix_open(td_prefix *p, uint32_t slot, uint32_t from_slot, uint32_t length);
+/* The slot begins with tokens[n]: its full chunks need not be asked for one by one. */
+void td_prefix_name(td_prefix *p, uint32_t slot, const uint32_t *tokens, uint32_t n);
 /* The chunk of tokens[chunk_rows] at positions first.. of a slot, n_bytes of it, what is before it
  * having been asked for too: loaded, or room to be filled; NULL: neither. is_wanted false: its rows
  * have to be run anyway, so it is not looked for. */

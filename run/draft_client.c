@@ -66,7 +66,8 @@ static bool map_vocabulary(td_draft_client *d, const td_tokenizer *target, td_er
 }
 
 /* Loads the draft model and serves it from a thread. */
-static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx, td_err *err)
+static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t n_ctx,
+                       td_prefix_store *prompts, td_err *err)
 {
     const td_run_params *params = d->params;
     d->model = td_model_open(params->draft_path, err);
@@ -77,7 +78,8 @@ static bool start_here(td_draft_client *d, const td_tokenizer *target, uint32_t 
                                                         .spec = params->draft_spec,
                                                         .kv = params->draft_kv,
                                                         .n_slots = params->n_parallel,
-                                                        .n_ctx = td_min_u32(n_ctx, n_train)},
+                                                        .n_ctx = td_min_u32(n_ctx, n_train),
+                                                        .prompts = prompts},
                                    err);
     d->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!d->drafter || d->stop_fd < 0)
@@ -155,7 +157,8 @@ td_draft_client *td_draft_client_create(const td_run_params *params, const td_mo
     return d;
 }
 
-bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx, td_err *err)
+bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx,
+                          td_prefix_store *prompts, td_err *err)
 {
     if (d->is_loaded)
         return true;
@@ -163,8 +166,8 @@ bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n
         d->is_loaded = td_remote_draft_load(
             d->remote, td_min_u32(n_ctx, td_model_hparams(d->model)->n_ctx_train), err);
     else
-        d->is_loaded =
-            d->params->draft_endpoint || start_here(d, td_model_tokenizer(target), n_ctx, err);
+        d->is_loaded = d->params->draft_endpoint ||
+                       start_here(d, td_model_tokenizer(target), n_ctx, prompts, err);
     return d->is_loaded || td_err_prepend(err, "draft");
 }
 

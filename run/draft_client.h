@@ -10,6 +10,7 @@
 
 #include "draft/drafter.h"
 #include "model/model.h"
+#include "model/prefix_store.h"
 #include "run/run.h"
 #include "transport/link.h"
 #include "transport/peer.h"
@@ -36,8 +37,10 @@ typedef struct {
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err);
 /* Loads a draft of this process, with n_ctx positions or as many as it was trained for, and starts
- * its thread; or has it loaded on a host, and waits until it is. After that it does nothing. */
-bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx, td_err *err);
+ * its thread; or has it loaded on a host, and waits until it is. After that it does nothing.
+ * prompts: where one of this process keeps what it has read of them, or NULL; borrowed. */
+bool td_draft_client_load(td_draft_client *d, const td_model *target, uint32_t n_ctx,
+                          td_prefix_store *prompts, td_err *err);
 /* What a draft on a host takes there; else 0. */
 uint64_t td_draft_client_bytes(const td_draft_client *d);
 /* Begins the session. n_ctx: the target's. */

@@ -30,15 +30,6 @@ static void add_number(char *text, const char *key, uint32_t value)
     add(text, number);
 }
 
-/* The host at any SIMD level and any number of threads; a GPU with a driver. */
-void td_identity_kind(const td_device_info *d, char *out, size_t n_bytes)
-{
-    if (d->kind != TD_DEVICE_HOST)
-        snprintf(out, n_bytes, "%s (%s)", d->name, d->driver);
-    else
-        snprintf(out, n_bytes, "%s", strcmp(d->spec, "scalar") != 0 ? "host" : "scalar");
-}
-
 /* Layers may be cut anywhere among devices of one kind without changing a bit. */
 static void add_layers(char *text, const td_target *target)
 {
@@ -47,10 +38,10 @@ static void add_layers(char *text, const td_target *target)
     for (uint32_t i = 0; i < td_target_n_stages(target); i++) {
         td_stage_info info;
         td_target_get_stage_info(target, i, &info);
-        td_identity_kind(info.device, kind, sizeof kind);
+        td_device_write_kind(info.device, kind, sizeof kind);
         if (info.experts_device) {
             size_t n = strlen(kind);
-            td_identity_kind(info.experts_device, place, sizeof place);
+            td_device_write_kind(info.experts_device, place, sizeof place);
             snprintf(kind + n, sizeof kind - n, " with experts on %s", place);
         }
         snprintf(first, sizeof first, "%s%u on ", i ? ", " : "", info.first);

@@ -14,7 +14,6 @@
 #include "target/target.h"
 
 #define TD_IDENTITY_BYTES (512u + TD_STAGES_MAX * 640u)
-#define TD_KIND_BYTES     600u
 
 typedef struct {
     char text[TD_IDENTITY_BYTES];
@@ -31,9 +30,6 @@ void td_identity_write_prompts(const td_identity *identity, const td_model *mode
 
 /* The value of a part, cut off; "" where there is none. */
 void td_identity_read(const char *text, const char *key, char *out, size_t n_bytes);
-
-/* Devices of one kind round alike: of what kind is this one? TD_KIND_BYTES hold any. */
-void td_identity_kind(const td_device_info *device, char *out, size_t n_bytes);
 
 /* Whether activations come to a stage from another machine than its own. */
 bool td_identity_has_hop(const td_target *target, uint32_t stage);

@@ -286,13 +286,14 @@ static bool take_verified(session *r, td_err *err)
             td_trace_verified(r->trace, &result, now_us(r));
             td_trace_take(r->trace, r->target, 0);
         }
+        r->totals->n_restored += result.n_restored;
         for (uint32_t i = 0; i < result.n_bad && !result.is_cancelled; i++)
             fail_sequence(r, result.bad[i]);
         td_coordinator_on_verified(r->coordinator, result.batch, result.chosen,
                                    &(td_batch_times){.sum_us = result.sum_us,
                                                      .max_us = result.max_us,
                                                      .waited_us = result.waited_us,
-                                                     .is_restored = result.is_restored},
+                                                     .is_restored = result.n_restored > 0},
                                    now_us(r));
         td_recover_note(r);
         if (!perform_all(r, err))

@@ -49,7 +49,7 @@ static uint64_t n_committed(const session *r)
 typedef struct {
     uint32_t n_stages, n_ctx, n_looks;
     td_stage_info stages[TD_STAGES_MAX]; /* figures and layers; what they point to is gone */
-    char kinds[TD_STAGES_MAX][TD_KIND_BYTES];
+    char kinds[TD_STAGES_MAX][TD_DEVICE_KIND_BYTES];
     /* Of the stages; of the spares; of what the run began with, which is as good as a spare. */
     td_target_look looks[TD_STAGES_MAX + SPARES_MAX];
     bool is_bad[TD_STAGES_MAX + SPARES_MAX]; /* a spare that did not do */
@@ -70,7 +70,7 @@ static void note_standing(const session *r, standing *s)
     *s = (standing){.n_stages = td_target_n_stages(t), .n_ctx = td_target_n_ctx(t)};
     for (uint32_t i = 0; i < s->n_stages; i++) {
         td_target_get_stage_info(t, i, &s->stages[i]);
-        td_identity_kind(s->stages[i].device, s->kinds[i], sizeof s->kinds[i]);
+        td_device_write_kind(s->stages[i].device, s->kinds[i], sizeof s->kinds[i]);
         set_spec(&s->looks[i], s->stages[i].spec);
         s->is_rounded |=
             r->opened.wire && r->opened.wire->id != TD_TYPE_F32 && td_identity_has_hop(t, i);
@@ -98,8 +98,8 @@ static bool look(const session *r, standing *s, uint64_t within_us, td_err *err)
 
 static bool is_kind(const td_target_look *look, const char *kind)
 {
-    char own[TD_KIND_BYTES];
-    td_identity_kind(&look->info, own, sizeof own);
+    char own[TD_DEVICE_KIND_BYTES];
+    td_device_write_kind(&look->info, own, sizeof own);
     return !strcmp(own, kind);
 }
 
@@ -367,15 +367,15 @@ static bool check_spare(const standing *s, const td_target_look *spare, td_err *
         const td_target_look *stage = &s->looks[i];
         if (!strchr(stage->spec, '/') || !stage->is_there)
             continue;
-        char kind[TD_KIND_BYTES];
+        char kind[TD_DEVICE_KIND_BYTES];
         size_t n = strlen(kinds);
-        td_identity_kind(&stage->info, kind, sizeof kind);
+        td_device_write_kind(&stage->info, kind, sizeof kind);
         is_fit_for_any |= is_kind(spare, kind);
         snprintf(kinds + n, sizeof kinds - n, "%s%.100s is %.150s", n ? ", " : "", stage->spec,
                  kind);
     }
-    char own[TD_KIND_BYTES];
-    td_identity_kind(&spare->info, own, sizeof own);
+    char own[TD_DEVICE_KIND_BYTES];
+    td_device_write_kind(&spare->info, own, sizeof own);
     return is_fit_for_any || !kinds[0] ||
            td_err_set(err, TD_E_USAGE,
                       "--spare %s is %s, and would choose other tokens; allowed: of the kind of a "

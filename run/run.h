@@ -99,7 +99,8 @@ typedef struct {
     uint64_t n_ok, n_error, n_skipped; /* skipped: results were there already */
     uint64_t n_old_errors;             /* of the skipped: errors, see is_retry_errors */
     uint64_t n_tokens, n_prompt_tokens, n_rounds, n_drafted, n_accepted;
-    uint64_t n_shared;                       /* prompt positions taken over, not computed */
+    uint64_t n_restored; /* positions of prompts that the target had read from the disk */
+    uint64_t n_shared;   /* prompt positions taken over, not computed */
     uint64_t n_looked_up, n_lookup_accepted; /* of n_drafted, n_accepted: found in the texts */
     uint64_t drafted_at[TD_DRAFT_MAX + 1], accepted_at[TD_DRAFT_MAX + 1];
     uint64_t start_us, end_us, ttft_sum_us;

@@ -152,9 +152,9 @@ static bool load_once(session *r, td_layout_params *params, td_loading *l, td_er
         !(r->drafting = td_draft_client_create(p, r->model, most, err)))
         return false;
     r->target = td_target_open(params, err);
-    bool is_ok =
-        r->target && (!r->drafting ||
-                      td_draft_client_load(r->drafting, r->model, td_target_n_ctx(r->target), err));
+    bool is_ok = r->target && (!r->drafting || td_draft_client_load(r->drafting, r->model,
+                                                                    td_target_n_ctx(r->target),
+                                                                    r->prompts_kept, err));
     if (is_ok && r->drafting)
         r->draft_bytes = td_draft_client_bytes(r->drafting);
     if (is_ok && !r->draft_bytes)
@@ -241,16 +241,17 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
 
 bool td_setup_keep_prompts(session *r, td_target *target, td_err *err)
 {
-    char text[TD_IDENTITY_BYTES], what[TD_PREFIX_WHAT_BYTES], kind[TD_KIND_BYTES], cache[80];
+    char text[TD_IDENTITY_BYTES], what[TD_PREFIX_WHAT_BYTES], kind[TD_DEVICE_KIND_BYTES], cache[80];
     td_stage_info info;
     if (!r->prompts_kept)
         return true;
     if (td_target_n_hosts(target) > 0) {
-        td_log_warn("--prefix-cache: layers are on other machines, so no prompts are kept");
+        td_log_warn(
+            "--prefix-cache: layers are on other machines, so no prompts of the target are kept");
         return true;
     }
     td_target_get_stage_info(target, 0, &info);
-    td_identity_kind(info.device, kind, sizeof kind);
+    td_device_write_kind(info.device, kind, sizeof kind);
     td_identity_read(r->identity.text, "cache", cache, sizeof cache);
     snprintf(what, sizeof what, "%s on %.150s", cache, kind);
     td_identity_write_prompts(&r->identity, r->model, td_target_n_ctx(target), text);

@@ -206,22 +206,25 @@ static void write_draft(td_json_writer *w, const td_stats *s)
         td_json_put_u64(w, "proposals", s->draft->n_proposals);
         td_json_put_u64(w, "tokens", s->draft->n_tokens);
         td_json_put_u64(w, "evaluated_rows", s->draft->n_evaluated);
+        if (s->prompts_kept)
+            td_json_put_u64(w, "restored_positions", s->draft->n_restored);
     }
     td_json_end_object(w);
 }
 
 /* What of prompts was read from the disk instead of computed, and what was written there. */
-static void write_prefix_cache(td_json_writer *w, const td_prefix_counts *c, uint64_t n_unkept)
+static void write_prefix_cache(td_json_writer *w, const td_stats *s)
 {
+    const td_prefix_counts *c = s->prompts_kept;
     td_json_write_key(w, "prefix_cache");
     td_json_begin_object(w);
-    td_json_put_u64(w, "restored_positions", c->read_positions);
+    td_json_put_u64(w, "restored_positions", s->totals->n_restored);
     td_json_put_u64(w, "restored_bytes", c->read_bytes);
     td_json_put_double(w, "restored_seconds", (double)c->read_us * 1e-6);
     td_json_put_u64(w, "stored_positions", c->written_positions);
     td_json_put_u64(w, "stored_bytes", c->written_bytes);
     td_json_put_double(w, "stored_seconds", (double)c->write_us * 1e-6);
-    td_json_put_u64(w, "dropped_chunks", n_unkept);
+    td_json_put_u64(w, "dropped_chunks", td_target_n_unkept(s->target));
     td_json_put_u64(w, "failed_chunks", c->n_failed);
     td_json_put_u64(w, "damaged_files", c->n_damaged);
     td_json_put_u64(w, "removed_files", c->n_removed);
@@ -309,7 +312,7 @@ bool td_stats_write(const td_stats *s, const char *path, td_err *err)
     write_stages(w, s);
     write_draft(w, s);
     if (s->prompts_kept)
-        write_prefix_cache(w, s->prompts_kept, td_target_n_unkept(s->target));
+        write_prefix_cache(w, s);
     write_config(w, s);
     td_json_end_object(w);
     const char *text;

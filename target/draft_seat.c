@@ -91,8 +91,9 @@ static bool start(td_draft_seat *s, td_err *err)
 }
 
 td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const td_model *model,
-                                  const char *spec, td_transport *transport, td_link *link,
-                                  uint32_t number, td_err *err)
+                                  const char *spec, td_prefix_store *prompts,
+                                  td_transport *transport, td_link *link, uint32_t number,
+                                  td_err *err)
 {
     td_cache_types kv;
     td_draft_seat *s = td_cache_from_wire(&p->kv, &kv, err) ? td_alloc(1, sizeof *s, err) : NULL;
@@ -106,7 +107,8 @@ td_draft_seat *td_draft_seat_open(const td_stage_plan *p, uint64_t ticket, const
                              .spec = spec,
                              .kv = kv,
                              .n_slots = p->n_slots,
-                             .n_ctx = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train)},
+                             .n_ctx = td_min_u32(p->n_ctx, td_model_hparams(model)->n_ctx_train),
+                             .prompts = prompts},
         err);
     /* Its own and none before's, whose name is let go of only a little later; its memory and its
      * ticket may be the same again. */

@@ -9,6 +9,7 @@
 #ifndef TD_TARGET_DRAFT_SEAT_H
 #define TD_TARGET_DRAFT_SEAT_H
 
+#include "model/prefix_store.h"
 #include "planning/layout.h"
 #include "transport/link.h"
 #include "transport/stage_wire.h"
@@ -22,11 +23,12 @@ bool td_draft_seat_check(const td_stage_plan *plan, const td_model *model, td_er
 bool td_draft_seat_weigh(const td_stage_plan *plan, const td_model *model, const char *spec,
                          td_layout_guest *out, uint64_t *budget_bytes, td_err *err);
 
-/* Loads the model on a device and serves it. spec: borrowed. link: answers go there. number:
- * another for each seat at the link, also for those that are closed. */
+/* Loads the model on a device and serves it. spec, prompts (or NULL): borrowed. link: answers go
+ * there. number: another for each seat at the link, also for those that are closed. */
 td_draft_seat *td_draft_seat_open(const td_stage_plan *plan, uint64_t ticket, const td_model *model,
-                                  const char *spec, td_transport *transport, td_link *link,
-                                  uint32_t number, td_err *err);
+                                  const char *spec, td_prefix_store *prompts,
+                                  td_transport *transport, td_link *link, uint32_t number,
+                                  td_err *err);
 void td_draft_seat_close(td_draft_seat **seat);
 
 td_link *td_draft_seat_link(td_draft_seat *seat); /* to poll */

@@ -9,7 +9,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kernels/cut.h"
 #include "target/remote.h"
 #include "target/ring.h"
 #include "target/split.h"
@@ -268,7 +267,7 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .bad = b->bad,
                               .n_bad = b->n_bad,
                               .is_cancelled = b->is_skipped,
-                              .is_restored = b->is_restored,
+                              .n_restored = b->is_restored && !b->is_skipped ? b->n_rows : 0,
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
@@ -548,23 +547,6 @@ fail:
     return td_err_prepend(err, "target");
 }
 
-/* The caches' layers one by one, so that whatever they are made of is in it. */
-static bool write_identity(const td_target *t, const char *identity, char **out, td_err *err)
-{
-    size_t n = strlen(identity), room = n + 64 + TD_LAYERS_MAX * 32;
-    char *text = td_alloc(room, 1, err);
-    if (!text)
-        return false;
-    n = (size_t)snprintf(text, room, "%s; layout=%u; bytes=", identity, TD_CUT_LAYOUT);
-    for (uint32_t i = 0; i < t->n_local; i++)
-        for (uint32_t k = 0; k < td_cache_n_layers(t->prompts.parts[i]); k++)
-            n += (size_t)snprintf(text + n, room - n, "%d:%llu,",
-                                  (int)td_cache_layer_kind(t->prompts.parts[i], k),
-                                  (unsigned long long)td_cache_layer_bytes(t->prompts.parts[i], k));
-    *out = text;
-    return true;
-}
-
 bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
                             const char *what, uint32_t chunk_rows, td_err *err)
 {
@@ -584,7 +566,7 @@ bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *id
         p->parts[i] = td_forward_cache(t->stages[i].forward);
         params.chunk_bytes += td_cache_chunk_bytes_max(p->parts[i], chunk_rows);
     }
-    if (!write_identity(t, identity, &text, err))
+    if (!td_prefix_write_identity(identity, p->parts, p->n_parts, &text, err))
         return false;
     params.identity = text;
     p->prefix = td_prefix_create(&params, err);

@@ -74,7 +74,7 @@ typedef struct {
      * the slot, which may be another's by now. Valid until the next poll. */
     const uint32_t *bad;
     uint32_t n_bad;
-    bool is_restored;            /* a chunk of a prompt that was read instead of computed */
+    uint32_t n_restored;         /* positions of a prompt's chunk that was read, not computed */
     bool is_cancelled;           /* then chosen means nothing; no error */
     const td_target_span *spans; /* [n_stages], valid until the next poll */
     uint64_t sum_us, max_us;     /* of the spans' lengths */

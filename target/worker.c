@@ -200,7 +200,7 @@ static void do_load(worker *w)
     } else if (w->is_draft) {
         w->plan.n_ctx = w->load.n_ctx;
         w->draft = td_draft_seat_open(&w->plan, w->load.ticket, w->model,
-                                      w->params->specs[w->plan.parts[0].device],
+                                      w->params->specs[w->plan.parts[0].device], w->params->prompts,
                                       w->params->transport, w->link, w->n_drafts++, &w->task_err);
         if (w->task_err.code == TD_E_NOMEM)
             w->task_code = TD_STAGE_FAIL_MEMORY;

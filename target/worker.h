@@ -11,6 +11,7 @@
 #define TD_TARGET_WORKER_H
 
 #include "base/err.h"
+#include "model/prefix_store.h"
 #include "transport/link.h"
 
 #include <stdint.h>
@@ -31,6 +32,7 @@ typedef struct {
     const char *models;       /* a folder of model files, or NULL */
     const char *model;        /* a model file, or NULL */
     uint64_t cache_bytes;     /* of weights that are sent, kept on the disk; 0: none are taken */
+    td_prefix_store *prompts; /* where what was read of prompts is kept, or NULL */
     td_transport *transport;
     const char *endpoint; /* bound */
     int stop_fd;          /* readable: stop */

@@ -95,6 +95,8 @@ class Prefix(unittest.TestCase):
                                              '--draft-device', 'host:1', '--draft-fixed', '3')
         self.assertEqual(drafted, plain)
         self.assertEqual(again['restored_positions'], figures['restored_positions'])
+        shutil.rmtree(self.kept)
+        self.run_once(TARGET, *HOST, '--kv-k', 'q8_0', '--kv-v', 'q4_0')
         # Another cache, another context's end, other chunks: nothing of it is taken for the same.
         other, figures, _, _ = self.run_once(TARGET, *HOST)
         self.assertEqual(figures['restored_positions'], 0)
@@ -112,6 +114,59 @@ class Prefix(unittest.TestCase):
         self.check(*args, '--kv-keep', 'first,last=f16')
         _, figures, _, _ = self.run_once(*args, '--kv-keep', 'first=f16')
         self.assertEqual(figures['restored_positions'], 0)  # another cache
+
+    def run_drafted(self, model, draft, *args, keep=True):
+        """As run_once, and the draft's figures."""
+        tokens, figures, rows, log = self.run_once(model, *HOST, '--draft', draft, '--draft-fixed', '3',
+                                                   '--draft-device', 'host:1', *args, keep=keep)
+        with open(self.stats) as f:
+            return tokens, figures, rows, log, json.load(f)['draft']
+
+    def check_draft(self, model, draft, text):
+        """Off, cold and warm: the draft's chunks are kept beside the target's, and found again."""
+        self.write_prompts('Then', text=text)
+        plain = self.run_once(model, *HOST, keep=False)[0]
+        off, _, n_rows, _, d = self.run_drafted(model, draft, keep=False)
+        self.assertNotIn('restored_positions', d)
+        self.assertEqual(off, plain)
+        n_draft = d['evaluated_rows']
+        cold, figures, _, _, d = self.run_drafted(model, draft)
+        self.assertEqual((cold, figures['restored_positions'], d['restored_positions']), (plain, 0, 0))
+        warm, figures, n_warm, log, d = self.run_drafted(model, draft)
+        self.assertEqual((warm, log), (plain, ''))
+        self.assertGreaterEqual(figures['restored_positions'], 2 * CHUNK)
+        self.assertEqual(n_warm + figures['restored_positions'], n_rows)
+        self.assertEqual(d['restored_positions'], figures['restored_positions'])
+        self.assertLess(d['evaluated_rows'], n_draft - CHUNK)
+        # Another draft finds nothing of this one, nor of the target.
+        _, _, _, _, d = self.run_drafted(model, draft, '--draft-kv-k', 'q8_0')
+        self.assertEqual(d['restored_positions'], 0)
+
+    def test_a_draft(self):
+        self.check_draft(TARGET, DRAFT, TEXT * 8)
+
+    def test_drafts_that_forget(self):
+        for name in ('gemma3', 'qwen35moe'):
+            with self.subTest(name):
+                self.kept = os.path.join(self.dir.name, name)
+                self.check_draft(GOLDEN % name, GOLDEN % name, TEXT * 2)
+
+    def test_a_draft_of_another_process(self):
+        self.write_prompts('Then', text=TEXT * 8)
+        endpoint = 'ipc://' + os.path.join(self.dir.name, 'draft')
+        kept = os.path.join(self.dir.name, 'kept by the draft')
+        plain = self.run_once(TARGET, *HOST, keep=False)[0]
+        for n_restored in (0, 1):
+            worker = subprocess.Popen([TANDEM, 'draft', '--model', DRAFT, '--bind', endpoint, '--prefix-cache', kept],
+                                      stderr=subprocess.PIPE, text=True)
+            tokens = self.run_once(TARGET, *HOST, '--draft-endpoint', endpoint, '--draft-fixed', '3', keep=False)[0]
+            worker.send_signal(signal.SIGTERM)
+            log = worker.communicate(timeout=60)[1]
+            self.assertEqual(tokens, plain)
+            told = [line for line in log.splitlines() if 'positions of prompts' in line]
+            self.assertEqual(len(told), 1, log)
+            self.assertEqual('draft worker: 0 positions of prompts read' not in told[0], bool(n_restored), log)
+            self.assertGreaterEqual(len(os.listdir(kept)), 2)
 
     def test_windows(self):
         self.check(GOLDEN % 'gemma3', *HOST)
@@ -158,6 +213,42 @@ class Prefix(unittest.TestCase):
         after, figures, _, log = self.run_once(TARGET, *HOST, '--parallel', '4')
         self.assertEqual((figures['restored_positions'], log), (len(whole) * CHUNK, ''))
         self.assertEqual(after, self.run_once(TARGET, *HOST, '--parallel', '4', keep=False)[0])
+
+    def kept_positions(self):
+        """Of the target and of the draft."""
+        r = subprocess.run([TANDEM, 'prefix', 'list', self.kept, '--json'], capture_output=True, text=True)
+        groups = json.loads(r.stdout or '[]')
+        return [sum(g['positions'] for g in groups if g['cache'].startswith('draft, ') == is_draft)
+                for is_draft in (False, True)]
+
+    def test_a_killed_batch_goes_on_without_reading_its_prompts_again(self):
+        self.write_prompts(*('Line %d' % i for i in range(8)), text=TEXT * 10)
+        with open(self.prompts) as f:  # no two begin alike
+            lines = [dict(line, prompt=line['id'] + line['prompt']) for line in map(json.loads, f)]
+        with open(self.prompts, 'w') as f:
+            f.writelines(json.dumps(line) + '\n' for line in lines)
+        args = [*HOST, '--parallel', '4', '--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3']
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        whole = self.run_once(TARGET, *args, keep=False)
+        batch = self.command(TARGET, [*args, '--prefix-cache', self.kept, '--out', out])
+        p = subprocess.Popen(batch, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and (not os.path.isdir(self.kept) or len(os.listdir(self.kept)) < 8):
+            time.sleep(0.001)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        with open(out) as f:
+            self.assertEqual(f.read().count('tokens'), 0, 'killed before any line was done')
+        target, draft = self.kept_positions()
+        self.assertGreaterEqual(target, 2 * CHUNK)
+        r = subprocess.run(batch, capture_output=True, text=True, timeout=600)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(self.stats) as f:
+            stats = json.load(f)
+        with open(out) as f:
+            self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, whole[0])
+        self.assertEqual(stats['prefix_cache']['restored_positions'], target)
+        self.assertEqual(stats['stages'][0]['prefill_rows'], whole[2] - target)
+        self.assertEqual(stats['draft']['restored_positions'], draft)
 
     def test_the_folder_stays_within_its_bound(self):
         self.write_prompts('a', 'b', text=TEXT * 12)

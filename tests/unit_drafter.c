@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -18,6 +19,7 @@
 static td_model *model;
 static uint32_t n_vocab = TOY_VOCAB; /* the model's */
 static td_drafter *fresh;            /* is emptied before each use */
+static td_prefix_store *kept;        /* of those that are created; or NULL */
 
 static td_drafter *create_on(const char *spec, uint32_t n_ctx)
 {
@@ -27,7 +29,8 @@ static td_drafter *create_on(const char *spec, uint32_t n_ctx)
                                                            .spec = spec,
                                                            .kv = {.k = f16, .v = f16},
                                                            .n_slots = N_SLOTS,
-                                                           .n_ctx = n_ctx},
+                                                           .n_ctx = n_ctx,
+                                                           .prompts = kept},
                                       &err);
     if (!d)
         fail_msg("%s", err.message);
@@ -318,6 +321,61 @@ static void test_ahead_is_as_if_asked_at_once(void **state)
     check_ahead(400, 130);
 }
 
+/* Proposes behind a prompt; returns the positions that came from the disk, which were not run. */
+static uint32_t propose_kept(td_drafter *d, uint32_t sequence, const uint32_t *tokens, uint32_t n)
+{
+    uint32_t ids[8], want[8];
+    td_drafter_stats before = *td_drafter_get_stats(d);
+    open_sequence(d, sequence);
+    feed(d, sequence, 0, tokens, n);
+    assert_int_equal(propose(d, sequence, n, 8, ids), 8);
+    td_drafter_stats after = *td_drafter_get_stats(d);
+    uint32_t n_restored = (uint32_t)(after.n_restored - before.n_restored);
+    uint32_t n_shared = (uint32_t)(after.n_shared - before.n_shared);
+    assert_true(after.n_evaluated - before.n_evaluated <= n + 7 - n_restored - n_shared);
+    propose_fresh(sequence, tokens, n, 8, want);
+    assert_memory_equal(ids, want, sizeof ids);
+    return n_restored;
+}
+
+/* What another drafter has read of a prompt is found, and nothing that begins otherwise. */
+static void check_kept(bool forgets)
+{
+    char folder[] = "/tmp/tandem-drafter-XXXXXX", command[64];
+    uint32_t tokens[N_CTX], others[N_CTX];
+    for (uint32_t i = 0; i < N_CTX; i++)
+        tokens[i] = others[i] = random_below(n_vocab);
+    others[100] = (others[100] + 1) % n_vocab;
+    assert_non_null(mkdtemp(folder));
+    kept = td_prefix_store_open(folder, 1000000000, NULL);
+    td_drafter *d = create(N_CTX);
+    assert_int_equal(propose_kept(d, 1, tokens, 150), 0);
+    td_drafter_destroy(&d); /* when all is written */
+    d = create(N_CTX);
+    assert_int_equal(propose_kept(d, 2, tokens, 150), 128);
+    assert_int_equal(propose_kept(d, 3, others, 150), forgets ? 64 : 0); /* or shared */
+    td_drafter_close(d, 2);
+    assert_int_equal(propose_kept(d, 4, others, 128), forgets ? 64 : 0);
+    td_drafter_destroy(&d);
+    d = create(N_CTX);
+    assert_int_equal(propose_kept(d, 5, others, 129), 128); /* the last row is always run */
+    assert_int_equal(propose_kept(d, 6, tokens, N_CTX - 8), forgets ? 128 : 64);
+    td_drafter_destroy(&d);
+    d = create(N_CTX); /* the first two chunks are shared, the third is not */
+    assert_int_equal(propose_kept(d, 7, tokens, 130), 128);
+    assert_int_equal(propose_kept(d, 8, tokens, N_CTX - 8), forgets ? 128 : 0);
+    td_drafter_destroy(&d);
+    td_prefix_store_close(&kept);
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_kept_prompts_are_as_if_computed(void **state)
+{
+    (void)state;
+    check_kept(false);
+}
+
 /* Models that forget: layers of a window, of a chunk, recurrent ones. Prompts that are read as a
  * prefill may round otherwise than rows, so they are short. */
 static void test_ahead_with_a_cache_that_forgets(void **state)
@@ -341,6 +399,7 @@ static void test_ahead_with_a_cache_that_forgets(void **state)
         n_vocab = td_model_hparams(model)->n_vocab;
         fresh = create(N_CTX);
         check_ahead(150, 60);
+        check_kept(true);
         td_drafter_destroy(&fresh);
         td_model_close(&model);
         n_done++;
@@ -662,6 +721,7 @@ int main(void)
         cmocka_unit_test(test_proposals_do_not_depend_on_the_past),
         cmocka_unit_test(test_ahead_is_as_if_asked_at_once),
         cmocka_unit_test(test_ahead_with_a_cache_that_forgets),
+        cmocka_unit_test(test_kept_prompts_are_as_if_computed),
         cmocka_unit_test(test_the_tail_is_kept_and_has_a_limit),
         cmocka_unit_test(test_together_is_as_one_after_another),
         cmocka_unit_test(test_a_common_beginning_is_computed_once),
