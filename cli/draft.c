@@ -90,6 +90,7 @@ static bool serve(const fields *f, td_err *err)
     if (!td_cache_choose(&kv, model, err) ||
         (f->prefix && !(prompts = td_prefix_option_open(f->prefix, err))))
         goto done;
+    td_cache_warn(&kv, model);
     drafter = td_drafter_create(&(td_drafter_params){.model = model,
                                                      .spec = f->device,
                                                      .kv = kv,

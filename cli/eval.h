@@ -74,6 +74,7 @@ typedef struct {
     td_cache_types types;
     /* "k=q8_0,v=f16", then ",rotate=on" where that is not auto and ",keep=0+27:f16" by layers */
     char name[EVAL_NAME_BYTES];
+    double size; /* bytes of an element of keys and one of values, of all layers; td_eval_list */
 } eval_kv;
 
 typedef struct {
@@ -165,8 +166,10 @@ typedef struct {
     double bound;  /* the fewest bytes of a mean divergence of at most this */
 } eval_goal;
 
-/* The base, and every pair of types that is smaller than f32 and that the devices take, the largest
- * first: kvs[*n], by td_alloc. params: its model and devices. Errors: as layout.h. */
+/* The base, and every pair of types that is smaller than f32 and at least what the model's family
+ * is known to need (cache_choice.h; what that leaves out is told), each as td_cache_choose has it,
+ * and where both are quantized also with the first and last layers in f16, the largest first:
+ * kvs[*n], by td_alloc. Errors: as cache_choice.h. */
 eval_kv *td_eval_list(const eval_params *params, const eval_kv *base, uint32_t *n, td_err *err);
 void td_eval_write_name(eval_kv *kv); /* of its types */
 /* lines[n_kvs], by bytes; *choice: the cache within the bound, 0: none is, but *nearest comes

@@ -9,7 +9,9 @@
 #include "cli/eval.h"
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "model/cache_choice.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,56 +21,118 @@
 
 /* -- what there is to choose from -------------------------------------------------------------- */
 
-/* Bytes of an element of keys and one of values. */
-static double size_of(const td_cache_types *t)
+/* First and last of more layers than this have types of their own: of fewer they are most of it. */
+#define LAYERS_MIN 3u
+
+static uint32_t n_attention(const td_model *m)
 {
-    return (double)t->k->block_bytes / t->k->block_elements +
-           (double)t->v->block_bytes / t->v->block_elements;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < td_model_hparams(m)->n_layer; i++)
+        n += !td_layer_is_recurrent(m, i);
+    return n;
+}
+
+static double size_of(const td_type_info *type)
+{
+    return (double)type->block_bytes / type->block_elements;
+}
+
+static double size_of_all(const td_model *m, const td_cache_types *t)
+{
+    const td_hparams *h = td_model_hparams(m);
+    double n = 0;
+    for (uint32_t i = 0; i < h->n_layer; i++) {
+        td_kv_params kv = {.head_dim_k = h->head_dim_k,
+                           .head_dim_v = h->head_dim_v,
+                           .is_latent = td_model_arch(m)->is_mla};
+        td_cache_types_apply(t, i, &kv);
+        if (!td_layer_is_recurrent(m, i))
+            n += size_of(kv.type_k) + size_of(kv.type_v);
+    }
+    return n;
 }
 
 static int by_size(const void *a, const void *b)
 {
     const eval_kv *x = a, *y = b;
-    double size_x = size_of(&x->types), size_y = size_of(&y->types);
-    return size_x != size_y ? (size_x < size_y ? 1 : -1) : strcmp(x->name, y->name);
+    return x->size != y->size ? (x->size < y->size ? 1 : -1) : strcmp(x->name, y->name);
 }
 
-static bool is_same(const eval_kv *a, const eval_kv *b)
-{
-    return a->types.k == b->types.k && a->types.v == b->types.v && !a->types.n_rules &&
-           !b->types.n_rules;
-}
-
-/* The types of caches that are smaller than f32: their number. */
-static uint32_t list_types(const td_type_info *types[TYPE_IDS])
+/* The types of caches that are smaller than f32, of those that `least` allows: their number. */
+static uint32_t list_types(const td_type_info *least, const td_type_info *types[TYPE_IDS])
 {
     uint32_t n = 0;
     for (uint32_t id = 0; id < TYPE_IDS; id++) {
         const td_type_info *t = td_type_find(id);
-        if (t && t->is_cache_type && t->block_bytes < 4 * t->block_elements)
+        if (t && t->is_cache_type && t->block_bytes < 4 * t->block_elements &&
+            !(least && td_cache_is_less(t, least)))
             types[n++] = t;
     }
     return n;
 }
 
+typedef struct {
+    const td_model *model;
+    eval_kv *kvs; /* [*n], the base first */
+    uint32_t *n;
+} list;
+
+/* Adds a cache, but for one that is there. */
+static bool add(const list *l, const td_cache_types *types, td_err *err)
+{
+    eval_kv *kv = &l->kvs[*l->n];
+    *kv = (eval_kv){.types = *types};
+    if (!td_cache_choose(&kv->types, l->model, err))
+        return false;
+    td_eval_write_name(kv);
+    kv->size = size_of_all(l->model, &kv->types);
+    bool is_there = false;
+    for (uint32_t i = 0; i < *l->n; i++)
+        is_there |= !strcmp(l->kvs[i].name, kv->name);
+    *l->n += !is_there;
+    return true;
+}
+
+/* A pair, and with the first and last layers in f16. */
+static bool add_pair(const list *l, const td_type_info *k, const td_type_info *v, td_err *err)
+{
+    const td_type_info *f16 = td_type_find(TD_TYPE_F16);
+    td_cache_types t = {.k = k, .v = v};
+    if (!add(l, &t, err))
+        return false;
+    if (!td_cache_is_less(k, f16) || !td_cache_is_less(v, f16) ||
+        n_attention(l->model) <= LAYERS_MIN)
+        return true;
+    t.rules[t.n_rules++] = (td_cache_rule){TD_CACHE_LAYER_FIRST, TD_CACHE_LAYER_FIRST, f16, f16};
+    t.rules[t.n_rules++] = (td_cache_rule){TD_CACHE_LAYER_LAST, TD_CACHE_LAYER_LAST, f16, f16};
+    return add(l, &t, err);
+}
+
 eval_kv *td_eval_list(const eval_params *p, const eval_kv *base, uint32_t *n, td_err *err)
 {
-    const td_type_info *types[TYPE_IDS];
-    bool is_latent = td_model_arch(p->model)->is_mla;
-    uint32_t n_types = list_types(types);
-    eval_kv *kvs = td_alloc(1 + n_types * n_types, sizeof *kvs, err);
+    const td_type_info *types_k[TYPE_IDS], *types_v[TYPE_IDS];
+    bool is_latent = td_model_arch(p->model)->is_mla, is_ok = true;
+    td_cache_advice advice = {.k = NULL};
+    if (td_cache_find_advice(p->model, &advice))
+        td_log_info(
+            "--kv auto: caches below K %s, V %s are left out, as of %s (%s); those named by "
+            "--kv are tried",
+            advice.k->name, advice.v->name, advice.name, advice.figure);
+    uint32_t n_k = list_types(advice.k, types_k), n_v = list_types(advice.v, types_v);
+    eval_kv *kvs = td_alloc(1 + 2 * n_k * n_v, sizeof *kvs, err);
     if (!kvs)
         return NULL;
+    list l = {.model = p->model, .kvs = kvs, .n = n};
     kvs[0] = *base;
     *n = 1;
-    for (uint32_t k = 0; k < n_types; k++)
-        for (uint32_t v = 0; v < n_types; v++) {
-            kvs[*n] = (eval_kv){.types = {.k = types[k], .v = types[v]}};
-            if ((!is_latent || k == v) && !is_same(&kvs[*n], base))
-                td_eval_write_name(&kvs[(*n)++]);
-        }
+    for (uint32_t k = 0; is_ok && k < n_k; k++)
+        for (uint32_t v = 0; is_ok && v < n_v; v++)
+            if (!is_latent || types_k[k] == types_v[v])
+                is_ok = add_pair(&l, types_k[k], types_v[v], err);
     qsort(kvs + 1, *n - 1, sizeof *kvs, by_size);
-    return kvs;
+    if (!is_ok)
+        td_free(kvs);
+    return is_ok ? kvs : NULL;
 }
 
 /* -- the search -------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 #include "model/cache_choice.h"
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/order.h"
 #include "model/tensors.h"
@@ -23,7 +24,7 @@ static const struct {
     {NULL, 0, TD_TYPE_F16, TD_TYPE_F16, "a model with attention sinks",
      "gpt-oss-20b, which has them too, with q8_0 at 8k: median divergence 0.055, same top token "
      "74.9 %"},
-    {"gemma3", 0, TD_TYPE_F16, TD_TYPE_F16, "Gemma 3",
+    {"gemma3", 0, TD_TYPE_F16, TD_TYPE_Q8_0, "Gemma 3",
      "Gemma 4 31B with q8_0: mean divergence 0.108; Gemma 3 is milder"},
     {"qwen3", 700000000, TD_TYPE_Q8_0, TD_TYPE_Q5_0, "a small Qwen3",
      "Qwen3 0.6B with q4_0, rotated: perplexity 47.8"},
@@ -41,7 +42,7 @@ static uint64_t n_params(const td_model *m)
     uint64_t n = 0;
     for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++) {
         const td_gguf_tensor *t = td_gguf_tensor_at(g, i);
-        n += t->n_bytes / t->type->block_bytes * t->type->block_elements;
+        n += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
     }
     return n;
 }
@@ -65,6 +66,15 @@ bool td_cache_find_advice(const td_model *m, td_cache_advice *out)
         return true;
     }
     return false;
+}
+
+void td_cache_warn(const td_cache_types *t, const td_model *m)
+{
+    td_cache_advice a;
+    if (td_cache_find_advice(m, &a) && (td_cache_is_less(t->k, a.k) || td_cache_is_less(t->v, a.v)))
+        td_log_warn("%s: cache K %s, V %s; advised for %s: K %s, V %s or better (%s)",
+                    td_model_name(m), t->k->name, t->v->name, a.name, a.k->name, a.v->name,
+                    a.figure);
 }
 
 bool td_cache_is_less(const td_type_info *type, const td_type_info *than)

@@ -42,6 +42,8 @@ typedef struct {
     const td_type_info *k, *v;
 } td_cache_advice;
 bool td_cache_find_advice(const td_model *m, td_cache_advice *out);
+/* One line of a cache that has less, for who insists on it. */
+void td_cache_warn(const td_cache_types *t, const td_model *m);
 /* Whether a type has less bits than another. */
 bool td_cache_is_less(const td_type_info *type, const td_type_info *than);
 

@@ -258,17 +258,6 @@ bool td_setup_keep_prompts(session *r, td_target *target, td_err *err)
     return td_target_keep_prompts(target, r->prompts_kept, text, what, r->prefill_rows, err);
 }
 
-/* Tells once what is insisted on. */
-static void warn_of_types(const td_cache_types *kv, const td_model *m)
-{
-    td_cache_advice advice;
-    if (td_cache_find_advice(m, &advice) &&
-        (td_cache_is_less(kv->k, advice.k) || td_cache_is_less(kv->v, advice.v)))
-        td_log_warn("%s: cache K %s, V %s; advised for %s: K %s, V %s or better (%s)",
-                    td_model_name(m), kv->k->name, kv->v->name, advice.name, advice.k->name,
-                    advice.v->name, advice.figure);
-}
-
 static bool choose_caches(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
@@ -277,11 +266,11 @@ static bool choose_caches(session *r, td_err *err)
         return td_err_prepend(err, "draft");
     bool is_ok = !draft || td_cache_choose_draft(&p->draft_kv, &p->kv, draft, err);
     if (is_ok && draft)
-        warn_of_types(&p->draft_kv, draft);
+        td_cache_warn(&p->draft_kv, draft);
     td_model_close(&draft);
     is_ok = is_ok && td_cache_choose(&p->kv, r->model, err);
     if (is_ok)
-        warn_of_types(&p->kv, r->model);
+        td_cache_warn(&p->kv, r->model);
     return is_ok;
 }
 

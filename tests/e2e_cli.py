@@ -150,8 +150,19 @@ class Cli(unittest.TestCase):
         self.assertIn('  layers 0=f16 3-4=-/f32 9=f16/-\n', r.stdout)
         r = run('bench', '--model', TARGET, '--device', 'host:1', '--pp', '8', '--tg', '1', '--repeat', '1', '--widths',
                 '1', '--kv-k', 'q8_0', '--kv-keep', 'last=f16', '--json')
+        self.assertEqual(r.stderr, '')
         row = json.loads(r.stdout)
         self.assertEqual((row['kv_k'], row['kv_v'], row['kv_keep']), ('q8_0+keep', 'f16', '9=f16/-'))
+
+    def test_types_that_a_family_does_not_bear_are_told_once(self):
+        family = ['generate', '--device', 'host:1', '--no-measure', '--prompt', 'a', '-n', '1', '--quiet', '--target']
+        line = 'cache K Q8_0, V F16; advised for gpt-oss: K F16, V F16 or better (gpt-oss-20b with q8_0 at 8k: median'
+        for model, args, n in (('gpt-oss', ['--kv-k', 'q8_0'], 1), ('gpt-oss', [], 0), ('gpt-oss', ['--kv-k', 'bf16'], 0),
+                               ('llama', ['--kv-k', 'q8_0'], 0)):
+            r = run(*family, 'tests/data/golden/models/%s/model.gguf' % model, *args)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertEqual(r.stderr.count(line), n, r.stderr)
+            self.assertEqual(len(r.stderr.splitlines()), n, r.stderr)
 
     def test_a_prompt_is_text_on_stdout(self):
         r = generate('--prompt', 'The fox said', '-n', '8', '--temp', '0')

@@ -343,8 +343,10 @@ class Eval(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             out = os.path.join(folder, 'out')
             want = evaluate(*args, '--out', out)
-            self.assertEqual({row['kv'] for row in want},
-                             {'k=f32,v=f32', *[f'k={k},v={v}' for k in types for v in types]})
+            small = [name for name in types if name not in ('f16', 'bf16')]
+            self.assertEqual(sorted(row['kv'] for row in want), sorted(
+                ['k=f32,v=f32', *[f'k={k},v={v}' for k in types for v in types],
+                 *[f'k={k},v={v},keep=0+9:f16' for k in small for v in small]]))
             with open(out, 'rb') as file:
                 lines = file.readlines()
             with open(out, 'wb') as file:
@@ -357,6 +359,32 @@ class Eval(unittest.TestCase):
             if hasty.returncode == 0:
                 self.assertEqual({row['windows'] for row in json.loads(hasty.stdout)}, {1})
             self.assertEqual(timeless(evaluate(*args, '--out', out)), timeless(want))
+
+    def test_a_search_leaves_out_what_a_family_is_known_not_to_bear(self):
+        model = 'tests/data/golden/models/gpt-oss/model.gguf'
+        args = ['--window', '16', '--chunks', '1', '--kv', 'auto:KLD=9']
+        r = run(*args, '--json', model=model)
+        self.assertIn('caches below K F16, V F16 are left out, as of gpt-oss (gpt-oss-20b with q8_0', r.stderr)
+        self.assertEqual(sorted(row['kv'] for row in json.loads(r.stdout)),
+                         sorted(['k=f32,v=f32', *[f'k={k},v={v}' for k in ('f16', 'bf16') for v in ('f16', 'bf16')]]))
+        named = evaluate(*args, '--kv', 'k=q8_0,v=q8_0', model=model)  # who names one has it tried
+        self.assertEqual([row['kv'] for row in named if row['chosen']], ['k=q8_0,v=q8_0'])
+
+    def test_layers_kept_otherwise_may_be_the_choice(self):
+        plain, kept = ('k=q8_0,v=q8_0', 'k=q8_0,v=q8_0,keep=0+9:f16')
+        with tempfile.TemporaryDirectory() as folder:
+            config, out = (os.path.join(folder, name) for name in ('config', 'out'))
+            args = ['--window', '64', '--chunks', '2', '--out', out]
+            _, q8_0, ends = evaluate(*args, '--kv', plain, '--kv', kept)
+            self.assertLess(ends['kld_mean'], q8_0['kld_mean'])
+            # More bytes than pairs of a bound between the two have, and less than those of f16.
+            rows = evaluate(*args, '--kv', 'auto:BYTES=%d' % ends['bytes_per_position'], '--write-config', config)
+            chosen, = [row for row in rows if row['chosen']]
+            self.assertLessEqual(chosen['kld_mean'], ends['kld_mean'])
+            self.assertIn(kept, [row['kv'] for row in rows])
+            rows = evaluate(*args, '--kv', 'auto:KLD=9', '--kv', kept, '--write-config', config)
+            with open(config, encoding='utf-8') as file:
+                self.assertEqual(json.load(file), {'cache': {'k': 'q8_0', 'v': 'q8_0', 'keep': ['0,9=f16']}})
 
     def test_a_bound_that_no_cache_reaches_is_told(self):
         given = ['--window', '64', '--chunks', '2', *kvs(('q8_0', 'q4_0'), ('q4_0', 'q4_0'))]

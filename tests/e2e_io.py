@@ -649,11 +649,13 @@ class Messages(Base):
     def test_a_terminal_is_told_what_was_chosen(self):
         stats = self.path('stats.json')
         args = ['--device', 'host:1@0-3', '--device', 'host:1', '--draft', DRAFT, '--draft-device', 'host:1', '--ctx',
-                '200', '--kv-k', 'q8_0', '--stats', stats]
+                '200', '--kv-k', 'q8_0', '--kv-keep', 'first,last=f16/-', '--stats', stats]
         said = self.on_terminal(*args)
         self.assertRegex(said, r'loading: [0-9.]+ of [0-9.]+ GB, [0-9.]+ GB/s, \d+ s left')
         table = said.split('s left')[-1]
         self.assertRegex(table, r'(?i)K q8_0, V f16, context 200, 1 at once')
+        self.assertIn('\n  layers 0,9=f16/- (K/V)\r\n', table)
+        self.assertIn('\n  its cache: K F16, V F16\r\n', table)
         self.assertRegex(table, r'host:1 +layers 0\.\.3 +[0-9.]+ MiB of +[0-9.]+ MiB')
         self.assertRegex(table, r'host:1 +layers 4\.\.9 +[0-9.]+ MiB of +[0-9.]+ MiB')
         self.assertRegex(table, r'host:1 +draft +[0-9.]+ MiB')
