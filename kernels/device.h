@@ -201,7 +201,7 @@ typedef struct {
      * type_k then. */
     bool is_latent;
     /* Heads of keys, of values, are rotated before they are kept, which spreads outliers over a
-     * head; so are queries when they meet them, and what attention gives is rotated back. The
+     * head; so are queries, maybe in place, and what attention gives is rotated back. The
      * rotation is a Walsh-Hadamard transform, its own inverse, of groups of columns: each the
      * largest power of two that fits into what is left of the head. Of a latent cache both are
      * rotated or neither, and values are whole groups. */

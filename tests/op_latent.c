@@ -38,11 +38,11 @@ static float *attend(td_device *dev, const latent_case *c, bool is_latent, uint3
     td_op_kv_store(b.p, kv, td_all(k), td_columns(k, 0, c->dim_v), &batch);
     td_op_attention(b.p, kv, td_all(q), td_all(y), &params, &batch);
     bench_end(&b);
-    fill_random(f32_data(q), (size_t)ROWS_MAX * N_HEAD * c->dim_k, 5);
     for (uint32_t at = 0; at < N_POSITIONS;) {
         uint32_t left = N_POSITIONS - at, n = left > n_rows ? ROWS_MAX : left;
         if (left > n_rows && left - n_rows < n)
             n = left - n_rows;
+        fill_random(f32_data(q), (size_t)ROWS_MAX * N_HEAD * c->dim_k, 5); /* it may be rotated */
         for (uint32_t r = 0; r < n; r++) {
             i32_data(batch.positions)[r] = (int32_t)(at + r);
             for (uint32_t d = 0; d < c->dim_k; d++)

@@ -25,6 +25,7 @@ typedef struct {
     bool has_gate;                           /* what is attended is gated */
     bool has_post;                           /* what is added to the stream is normed before */
     bool is_last;                            /* nothing is normed at the end */
+    bool rotates;                            /* the cache's keys and values */
     td_rope_kind rope;
     uint32_t n_rot, col0;         /* of a head */
     uint32_t n_pages;             /* columns of the table; 32 and more: strands */
@@ -262,7 +263,7 @@ static layer begin_layer(td_device *dev, const layer_case *c)
     l.out_rows = inputs[4];
     l.kv = bench_kv(&l.b, &(td_kv_params){type, type, c->n_head_kv, c->dim,
                                           c->is_latent ? c->col0 : c->dim, c->n_pages, c->is_latent,
-                                          false, false});
+                                          c->rotates, c->rotates});
     record_attention(&l, c);
     record_feed_forward(&l, c);
     bench_end(&l.b);
@@ -355,8 +356,9 @@ static void check_case(const layer_case *c)
     uint32_t n_steps = td_vulkan_count_dispatches(fused.b.p, ROWS_FEW, ROWS_FEW);
     uint32_t n_alone = td_vulkan_count_dispatches(alone.b.p, ROWS_FEW, ROWS_FEW);
     uint32_t n_barriers = td_vulkan_count_barriers(fused.b.p, ROWS_FEW, ROWS_FEW);
-    printf("%s: %u dispatches and %u barriers; alone %u and %u\n", c->name, n_steps, n_barriers,
-           n_alone, td_vulkan_count_barriers(alone.b.p, ROWS_FEW, ROWS_FEW));
+    printf("%s%s: %u dispatches and %u barriers; alone %u and %u\n", c->name,
+           c->rotates ? ", rotated" : "", n_steps, n_barriers, n_alone,
+           td_vulkan_count_barriers(alone.b.p, ROWS_FEW, ROWS_FEW));
     assert_in_range(n_steps, 1, c->n_steps);
     if (is_told_of_columns())
         assert_in_range(n_barriers, 1, c->n_barriers);
@@ -520,6 +522,24 @@ static void test_layers_are_the_same_in_fewer_dispatches(void **state)
             check_case(&cases[i]);
 }
 
+/* Of a rotated cache q is turned by what stores k, and what is attended by the join; without
+ * strands there is a join for that. */
+static void test_rotation_has_no_dispatch_of_its_own(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TD_COUNT(cases); i++) {
+        layer_case c = cases[i];
+        if (wants_brief() && !c.has_gate && !c.is_absorbed)
+            continue;
+        c.rotates = true;
+        bool had_strands = c.n_pages >= 8;
+        c.n_steps += !had_strands;
+        c.n_barriers += !had_strands || c.is_absorbed; /* q's head is whole when it is turned */
+        c.n_alone++;                                   /* q's */
+        check_case(&c);
+    }
+}
+
 /* As on a card without a window into its memory: what the host writes is copied when a run begins,
  * and no step reads the host's copy. */
 static void test_inputs_are_copied_once_where_they_would_be_far(void **state)
@@ -544,6 +564,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layers_are_the_same_in_fewer_dispatches),
+        cmocka_unit_test(test_rotation_has_no_dispatch_of_its_own),
         cmocka_unit_test(test_inputs_are_copied_once_where_they_would_be_far),
     };
     fusing = open_with("fusedOps=9");

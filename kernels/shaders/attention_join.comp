@@ -6,7 +6,8 @@
  * partials [n_rows][n_head][n_strands][2 + head_dim_v], y [n_rows][n_head][head_dim_v], sinks
  * [n_head]. Grid: x = head, y = row. Specialization: 0 HAS_INT8: y is quantized too, as quantize.comp
  * does it; heads are of whole blocks and rows of whole quads of them then. 1 IS_GATED: y is glu of
- * its gate and that. */
+ * its gate and that. 2 ROTATED_DIM: columns of heads that are rotated back (inc/rotate.glsl), which
+ * comes before both; 0: they are not. Of 0 strands y has what they make, for that. */
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -19,18 +20,25 @@
 layout(local_size_x = 64) in;
 layout(push_constant) uniform push_block { push_attention_join p; };
 layout(set = 0, binding = 0) readonly buffer partial_floats { float partials[]; };
-layout(set = 0, binding = 1) writeonly buffer y_floats { float y[]; };
+layout(set = 0, binding = 1) buffer y_floats { float y[]; };
 layout(set = 0, binding = 2) readonly buffer sink_floats { float sinks[]; };
 layout(set = 0, binding = 3) writeonly buffer q_words { uint q[]; };
 layout(set = 0, binding = 3) writeonly buffer q_uvec4s { uvec4 q4[]; };
 layout(set = 0, binding = 4) readonly buffer gate_floats { float gates[]; };
 layout(constant_id = 0) const bool HAS_INT8 = false;
 layout(constant_id = 1) const bool IS_GATED = false;
+layout(constant_id = 2) const uint ROTATED_DIM = 0u;
 
 #define TD_INT8_LANES 64u
 #include "inc/int8_encode.glsl"
 
-shared float joined[TD_VK_JOIN_DIM];
+const bool IS_ROTATED = ROTATED_DIM != 0u;
+const uint AT_ONCE = ROTATED_DIM > TD_VK_JOIN_DIM ? ROTATED_DIM : TD_VK_JOIN_DIM; /* columns */
+
+shared float joined[AT_ONCE];
+
+#define TD_ROTATE_ROW joined
+#include "inc/rotate.glsl"
 
 /* The blocks of columns begin..end-1 of a head, out of shared memory. */
 void quantize(uint row, uint head, uint begin, uint end)
@@ -52,10 +60,28 @@ void quantize(uint row, uint head, uint begin, uint end)
     }
 }
 
+/* Column i of the head, of the strands. */
+float join_column(uint row, uint head, uint from, uint i, float top, float sink_weight)
+{
+    if (IS_ROTATED && p.n_strands == 0u)
+        return y[row * p.y_stride + p.y_col0 + head * p.head_dim_v + i];
+    precise float sum = 0.0, total = sink_weight;
+    for (uint s = 0u; s < p.n_strands; s++) {
+        uint at = from + s * (p.head_dim_v + 2u);
+        if (partials[at + 1u] == 0.0)
+            continue;
+        precise float factor = exp(partials[at] - top);
+        total = fma(factor, partials[at + 1u], total);
+        sum = fma(factor, partials[at + 2u + i], sum);
+    }
+    precise float value = sum / total;
+    return value;
+}
+
 void main()
 {
     uint head = gl_WorkGroupID.x, row = gl_WorkGroupID.y, pitch = p.head_dim_v + 2u;
-    uint from = (row * p.n_head + head) * p.n_strands * pitch;
+    uint from = (row * p.n_head + head) * p.n_strands * pitch, t = gl_LocalInvocationID.x;
     float top = uintBitsToFloat(0xff800000u); /* -inf */
     for (uint s = 0u; s < p.n_strands; s++)
         top = max(top, partials[from + s * pitch]);
@@ -64,20 +90,18 @@ void main()
         top = max(top, sinks[head]);
         sink_weight = exp(sinks[head] - top);
     }
-    uint n_at_once = HAS_INT8 ? TD_VK_JOIN_DIM : p.head_dim_v;
+    uint n_at_once = HAS_INT8 || IS_ROTATED ? AT_ONCE : p.head_dim_v;
     for (uint begin = 0u; begin < p.head_dim_v; begin += n_at_once) {
         uint end = min(begin + n_at_once, p.head_dim_v);
-        for (uint i = begin + gl_LocalInvocationID.x; i < end; i += 64u) {
-            precise float sum = 0.0, total = sink_weight;
-            for (uint s = 0u; s < p.n_strands; s++) {
-                uint at = from + s * pitch;
-                if (partials[at + 1u] == 0.0)
-                    continue;
-                precise float factor = exp(partials[at] - top);
-                total = fma(factor, partials[at + 1u], total);
-                sum = fma(factor, partials[at + 2u + i], sum);
-            }
-            precise float value = sum / total;
+        if (IS_ROTATED) { /* a head is as many columns as are joined at once, at most */
+            for (uint i = t; i < end; i += 64u)
+                joined[i] = join_column(row, head, from, i, top, sink_weight);
+            td_rotate(t, ROTATED_DIM);
+        }
+        for (uint i = begin + t; i < end; i += 64u) {
+            precise float value = IS_ROTATED
+                                      ? joined[i]
+                                      : join_column(row, head, from, i, top, sink_weight);
             uint column = head * p.head_dim_v + i;
             if (IS_GATED)
                 value = td_glu(SIGMOID, gates[row * p.gate_stride + p.gate_col0 + column], value);

@@ -6,7 +6,7 @@
  * Grid: heads of q, then of k, then of v; rows. Specialization: 0 TYPE_K, 1 TYPE_V, 2 HEAD_DIM_K,
  * 3 HEAD_DIM_V, 4 N_NORM: columns of a head of k that are normed, or 0; where that is all of
  * them, so are those of q; 5 ROTATED: heads of keys (1) and of values (2) are rotated as they are
- * stored (inc/rotate.glsl).
+ * stored (inc/rotate.glsl), those of q (4) in place, behind rope.
  *
  * Law 1: rms_norm adds 256 sums as a balanced tree; of fewer columns most are zeros, and adding
  * those changes nothing. */
@@ -120,7 +120,8 @@ void main()
     if (is_q || is_k) {
         uint at = (is_q ? r * p.q_stride + p.q_col0 : r * p.k_stride + p.k_col0) + head * HEAD_DIM_K;
         bool has_norm = N_NORM != 0u && (!is_q || N_NORM == HEAD_DIM_K);
-        uint begin = has_norm ? 0u : p.col0, end = has_norm ? HEAD_DIM_K : p.col0 + p.n_rot;
+        bool is_whole = has_norm || (is_q && (ROTATED & 4u) != 0u);
+        uint begin = is_whole ? 0u : p.col0, end = is_whole ? HEAD_DIM_K : p.col0 + p.n_rot;
         for (uint c = t; c < ROW; c += 64u) {
             row[c] = 0.0;
             if (!is_q && c < HEAD_DIM_K)
@@ -132,15 +133,16 @@ void main()
         if (has_norm)
             norm(t, is_q);
         rotate(t, r);
-        for (uint c = begin + t; c < end; c += 64u)
-            if (is_q)
-                q[at + c] = row[c];
-            else
+        if (!is_q)
+            for (uint c = begin + t; c < end; c += 64u)
                 k[at + c] = row[c];
-        if (is_q)
-            return;
-        if ((ROTATED & 1u) != 0u)
+        if ((ROTATED & (is_q ? 4u : 1u)) != 0u)
             td_rotate(t, HEAD_DIM_K);
+        if (is_q) {
+            for (uint c = begin + t; c < end; c += 64u)
+                q[at + c] = row[c];
+            return;
+        }
     } else {
         uint at = r * p.v_stride + p.v_col0 + head * HEAD_DIM_V;
         for (uint c = t; c < ROW; c += 64u)

@@ -10,6 +10,7 @@
  *     rms_norm, glu                      heads of a delta net are gated as they are normed
  *     [2 rms_norm,] 2 rope, kv_store     heads of q and k, and what is stored of them
  *     [rms_norm,] 2 rope, kv_store       the same of a latent, which is k's first columns
+ *     kv_store | attention               the store of a rotated cache rotates the queries, too
  *     attention, glu                     its join gates what it joins
  *     mat_mul, glu                       gates and what they gate are outputs of one workgroup, if
  *                                        the rows are few
@@ -155,7 +156,7 @@ static bool is_gated_attention(const td_program *p, uint32_t i)
     return glu->u.glu.kind == TD_GLU_SIGMOID && !glu->u.glu.n_scales && glu->u.glu.n_groups == 1 &&
            is_same(op->out, glu->in[1]) && is_same(glu->in[1], glu->out) &&
            glu->in[0].n_cols == glu->out.n_cols && glu->in[0].t != glu->out.t &&
-           has_same_rows(op, glu) && is_whole && td_vk_has_join(p, op) && !op->kv->params.rotates_v;
+           has_same_rows(op, glu) && is_whole && td_vk_has_join(p, op);
 }
 
 /* A product whose outputs, or each expert's, are gates and then as many that they gate. */
@@ -215,6 +216,7 @@ static bool is_rope_store(const td_program *p, uint32_t i, uint32_t n_norms)
                   is_same(q->in[1], k->in[1]) && is_v_apart && is_same(store->in[0], k->out) &&
                   q->u.rope.head_dim == kv->head_dim_k && k->u.rope.head_dim == kv->head_dim_k &&
                   !is_overlapping(q->out, k->out) && !is_overlapping(q->out, store->in[1]) &&
+                  (!td_vk_rotates_q(p, first + 2) || is_same(q->out, store[1].in[0])) &&
                   has_same_rows(q, k) &&
                   td_max_u32(kv->head_dim_k, kv->head_dim_v) <= TD_VK_ROPE_DIM_MAX;
     for (uint32_t k_op = i; k_op < first; k_op++)
@@ -246,6 +248,18 @@ td_vk_fusion td_vk_fuse(const td_program *p, uint32_t i_op)
     return (td_vk_fusion){TD_VK_FUSE_NONE, 1};
 }
 
+bool td_vk_rotates_q(const td_program *p, uint32_t i_op)
+{
+    if (fused_ops(p) < 2 || !is_kind(p, i_op, TD_OP_KV_STORE) ||
+        !is_kind(p, i_op + 1, TD_OP_ATTENTION))
+        return false;
+    const td_op *store = &p->ops[i_op], *reader = store + 1;
+    td_view q = reader->in[0];
+    return store->kv == reader->kv && store->kv->params.rotates_k &&
+           store->batch.positions == reader->batch.positions && !is_overlapping(q, store->in[0]) &&
+           !is_overlapping(q, store->in[1]);
+}
+
 /* A product that writes whole blocks, side by side. */
 static bool is_of_blocks(const td_program *p, const td_op *mul)
 {
@@ -270,9 +284,8 @@ static bool can_quantize(const td_program *p, const td_op *a, const td_op *reade
         return n_k == x.n_cols && x.n_cols / a->u.rms_norm.n_groups % 32 == 0;
     case TD_OP_MAT_MUL:
         return is_one_row(x, reader) && is_of_blocks(p, a);
-    case TD_OP_ATTENTION: /* what is rotated back comes after it */
-        return is_one_row(x, reader) && !a->kv->params.rotates_v &&
-               a->kv->params.head_dim_v % 32 == 0 && td_vk_has_join(p, a);
+    case TD_OP_ATTENTION:
+        return is_one_row(x, reader) && a->kv->params.head_dim_v % 32 == 0 && td_vk_has_join(p, a);
     default:
         return false;
     }

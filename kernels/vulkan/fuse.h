@@ -28,6 +28,9 @@ typedef struct {
 td_vk_addition td_vk_find_addition(const td_program *p, uint32_t i_op);
 /* The product that op i's step quantizes its output for; NULL: none. */
 const td_op *td_vk_quantizes_for(const td_program *p, uint32_t i_op);
+/* Whether the step of op i, a kv_store, or of the rope it is done with, also rotates the queries of
+ * op i + 1, an attention. */
+bool td_vk_rotates_q(const td_program *p, uint32_t i_op);
 /* Whether op i, a route, lists who chose whom for a product by expert. */
 bool td_vk_lists_choices(const td_program *p, uint32_t i_op);
 

@@ -451,7 +451,7 @@ bool td_vk_lower(td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s, td_err
         lower_rope(op, s);
         break;
     case TD_OP_KV_STORE:
-        td_vk_lower_kv_store(d, op, s);
+        td_vk_lower_kv_store(p, i_op, s);
         break;
     case TD_OP_ATTENTION:
         return td_vk_lower_attention(p, i_op, i, s, err);

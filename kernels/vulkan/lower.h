@@ -135,8 +135,9 @@ bool td_vk_lower_glu(const td_program *p, uint32_t i_op, td_vk_step *s, td_err *
 /* Binds the quants that an op's step makes for a reader, or the dummy. False: no memory. */
 bool td_vk_bind_int8(td_vk_device *d, td_vk_step *s, const td_op *reader, td_err *err);
 
-/* lower_attention.c: the list of tiles, where no op before has made it; attention; its strands'
- * join, where there are several. */
+/* lower_attention.c: the list of tiles, where no op before has made it; q's rotation, where no
+ * store does it; attention; its join, which adds up strands and rotates values back, where there
+ * is something to do for it. */
 uint32_t td_vk_count_attention(const td_program *p, uint32_t i_op);
 bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
                            td_err *err);
@@ -144,7 +145,7 @@ bool td_vk_has_join(const td_program *p, const td_op *op);
 td_vk_dispatch td_vk_attention_dispatch(const td_vk_step *s, uint32_t n_rows);
 
 /* lower_sequence.c: the other ops that know of sequences. */
-void td_vk_lower_kv_store(td_vk_device *d, const td_op *op, td_vk_step *s);
+void td_vk_lower_kv_store(const td_program *p, uint32_t i_op, td_vk_step *s);
 /* i_op is the first of them: a norm, where there are any. */
 void td_vk_lower_rope_store(const td_program *p, uint32_t i_op, uint32_t n_norms, td_vk_step *s);
 void td_vk_lower_delta_net(const td_op *op, td_vk_step *s);

@@ -188,15 +188,20 @@ static bool lower_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err
     bool is_gated = td_vk_fuse(p, i_op).kind == TD_VK_FUSE_ATTEND_GATE;
     td_view none = {0}, gate = is_gated ? op[1].in[0] : none;
     const td_op *reader = td_vk_quantizes_for(p, i_op + is_gated);
-    td_vk_buffer *partials = partials_of(p, op, err);
-    if (!partials)
+    bool has_strands = n_strands(p, op) > 1;
+    td_vk_buffer *partials = has_strands ? partials_of(p, op, err) : NULL;
+    if (has_strands && !partials)
         return false;
     s->key.shader = "attention_join";
-    s->key.n_spec = 2;
+    s->key.n_spec = 3;
     s->key.spec[0] = reader != NULL;
     s->key.spec[1] = is_gated;
-    bind_in(s, partials);
-    bind_view_out(s, op->out);
+    s->key.spec[2] = op->kv->params.rotates_v ? op->kv->params.head_dim_v : 0;
+    if (partials)
+        bind_in(s, partials);
+    else
+        bind(s, &d->dummy);
+    bind_view_out(s, op->out); /* it may be read too, but being written orders it with both */
     bind_vector(d, s, op->u.attention.sinks);
     if (!td_vk_bind_int8(d, s, reader, err))
         return false;
@@ -207,7 +212,7 @@ static bool lower_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err
     struct push_attention_join push = {
         .n_head = op->u.attention.n_head,
         .head_dim_v = op->kv->params.head_dim_v,
-        .n_strands = n_strands(p, op),
+        .n_strands = has_strands ? n_strands(p, op) : 0,
         .has_sinks = op->u.attention.sinks != NULL,
         VIEW(y, op->out),
         .gate_col0 = gate.col0,
@@ -219,44 +224,17 @@ static bool lower_join(const td_program *p, uint32_t i_op, td_vk_step *s, td_err
     return true;
 }
 
-/* Queries for rotated keys, side by side, beside the tensor that attention writes. */
-static td_vk_buffer *rotated_of(const td_op *op, td_err *err)
+static void lower_rotate(const td_op *op, td_vk_step *s)
 {
-    td_vk_tensor *t = (td_vk_tensor *)op->out.t;
-    return td_vk_side_buffer(op->out.t, t->rotated,
-                             4ull * op->out.t->params.n_rows * op->in[0].n_cols, err);
-}
-
-static void lower_rotate(const td_op *op, uint32_t head_dim, const struct push_rotate *push,
-                         td_vk_step *s)
-{
+    uint32_t head_dim = op->kv->params.head_dim_k;
     s->key.shader = "rotate";
     s->key.n_spec = 1;
     s->key.spec[0] = head_dim;
-    set_push(s, push, sizeof *push);
+    bind_view_out(s, op->in[0]); /* it is read too, but being written orders it with both */
+    struct push_rotate push = {VIEW(y, op->in[0])};
+    set_push(s, &push, sizeof push);
     s->groups_x = op->u.attention.n_head;
     s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * head_dim * op->u.attention.n_head;
-}
-
-static bool lower_rotate_q(const td_op *op, td_vk_step *s, td_err *err)
-{
-    td_vk_buffer *q = rotated_of(op, err);
-    if (!q)
-        return false;
-    bind_view_in(s, op->in[0]);
-    bind_out(s, q);
-    lower_rotate(op, op->kv->params.head_dim_k,
-                 &(struct push_rotate){VIEW(x, op->in[0]), .y_stride = op->in[0].n_cols}, s);
-    return true;
-}
-
-static bool lower_rotate_y(const td_op *op, td_vk_step *s)
-{
-    bind_view_out(s, op->out); /* it is read too, but being written orders it with both */
-    bind_view_out(s, op->out);
-    lower_rotate(op, op->kv->params.head_dim_v,
-                 &(struct push_rotate){VIEW(x, op->out), VIEW(y, op->out)}, s);
-    return true;
 }
 
 /* The push constants but n_rows, which comes with the recording. */
@@ -274,8 +252,7 @@ static void set_attention_push(const td_op *op, uint32_t strands, td_vk_step *s)
         .chunk = a->chunk,
         .softcap = a->softcap,
         .has_sinks = a->sinks != NULL,
-        .q_col0 = kv->head.params.rotates_k ? 0 : op->in[0].col0,
-        .q_stride = kv->head.params.rotates_k ? op->in[0].n_cols : stride(op->in[0]),
+        VIEW(q, op->in[0]),
         VIEW(y, op->out),
         .n_pages_max = op->batch.pages->params.n_cols,
         .n_slots = s->tiling.n_slots,
@@ -296,8 +273,7 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     uint32_t strands = n_strands(program, op);
     td_vk_buffer *partials = strands > 1 ? partials_of(program, op, err) : NULL;
     td_vk_buffer *tiles = tiles_of(op->batch.slots, err);
-    td_vk_buffer *rotated = p->rotates_k ? rotated_of(op, err) : NULL;
-    if (!tiles || (strands > 1 && !partials) || (p->rotates_k && !rotated))
+    if (!tiles || (strands > 1 && !partials))
         return false;
     s->key.shader = "attention";
     set_cache_types(s, p);
@@ -305,10 +281,7 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     s->key.spec[7] = p->is_latent;
     s->tiling.n_head_kv = p->n_head_kv;
     s->tiling.n_slots = op->batch.pages->params.n_rows;
-    if (rotated)
-        bind_in(s, rotated);
-    else
-        bind_view_in(s, op->in[0]);
+    bind_view_in(s, op->in[0]);
     bind_in(s, &kv->k);
     bind_in(s, p->is_latent ? &kv->k : &kv->v);
     bind_in(s, buffer_of(op->batch.positions));
@@ -327,13 +300,21 @@ static bool lower_attention(const td_program *program, const td_op *op, td_vk_st
     return true;
 }
 
-bool td_vk_has_join(const td_program *p, const td_op *op) { return n_strands(p, op) > 1; }
+bool td_vk_has_join(const td_program *p, const td_op *op)
+{
+    return n_strands(p, op) > 1 || op->kv->params.rotates_v;
+}
+
+/* Whether no store has rotated the queries for rotated keys. */
+static bool has_rotation(const td_program *p, uint32_t i_op)
+{
+    return p->ops[i_op].kv->params.rotates_k && !(i_op > 0 && td_vk_rotates_q(p, i_op - 1));
+}
 
 uint32_t td_vk_count_attention(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
-    return 1u + !is_listed(p, i_op) + td_vk_has_join(p, op) + op->kv->params.rotates_k +
-           op->kv->params.rotates_v;
+    return 1u + !is_listed(p, i_op) + has_rotation(p, i_op) + td_vk_has_join(p, op);
 }
 
 bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk_step *s,
@@ -345,9 +326,9 @@ bool td_vk_lower_attention(const td_program *p, uint32_t i_op, uint32_t i, td_vk
             return lower_list_tiles(p, op, s, err);
         i--;
     }
-    if (op->kv->params.rotates_k && i-- == 0)
-        return lower_rotate_q(op, s, err);
-    if (i == 0)
-        return lower_attention(p, op, s, err);
-    return i == 1 && td_vk_has_join(p, op) ? lower_join(p, i_op, s, err) : lower_rotate_y(op, s);
+    if (has_rotation(p, i_op) && i-- == 0) {
+        lower_rotate(op, s);
+        return true;
+    }
+    return i == 0 ? lower_attention(p, op, s, err) : lower_join(p, i_op, s, err);
 }

@@ -8,32 +8,43 @@
 #define STORE_UNITS 8u  /* encodes so many */
 
 /* The rows of a latent cache are keys that lie as values do (inc/README). */
-static uint32_t rotated(const td_kv_params *p)
+static uint32_t rotated(const td_kv_params *p, bool has_q)
 {
-    return (p->rotates_k ? 1u : 0u) | (p->rotates_v ? 2u : 0u);
+    return (p->rotates_k ? 1u : 0u) | (p->rotates_v ? 2u : 0u) | (has_q ? 4u : 0u);
 }
 
-/* A head is a workgroup's, as rope_store has it; there is nothing else for it to do. */
-static void lower_rotated_store(td_vk_device *d, const td_op *op, td_vk_step *s)
+/* A head is a workgroup's, as rope_store has it, of q too; there is no more for it to do. */
+static void lower_rotated_store(const td_program *program, uint32_t i_op, td_vk_step *s)
 {
+    td_vk_device *d = (td_vk_device *)program->dev;
+    const td_op *op = &program->ops[i_op];
     const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const td_kv_params *p = &kv->head.params;
-    td_view k = op->in[0], v = op->in[1];
+    bool has_q = td_vk_rotates_q(program, i_op);
+    td_view k = op->in[0], v = op->in[1], q = has_q ? op[1].in[0] : (td_view){0};
     s->key.shader = "rope_store";
     set_cache_types(s, p);
     if (p->is_latent)
         s->key.spec[3] = p->head_dim_k;
     s->key.spec[s->key.n_spec++] = 0;
-    s->key.spec[s->key.n_spec++] = rotated(p);
+    s->key.spec[s->key.n_spec++] = rotated(p, has_q);
     bind_view_in(s, k);
     bind_view_in(s, v);
     bind_out(s, &kv->k);
     bind_out(s, p->is_latent ? &kv->k : &kv->v);
     bind_batch(s, &op->batch);
-    for (uint32_t i = 0; i < 4; i++) /* angles, q, weights of norms */
+    bind(s, &d->dummy); /* angles */
+    if (has_q)
+        bind_view_out(s, q);
+    else
         bind(s, &d->dummy);
+    bind(s, &d->dummy); /* weights of norms */
+    bind(s, &d->dummy);
     struct push_rope_store push = {
+        .n_head = q.n_cols / p->head_dim_k,
         .n_head_kv = p->n_head_kv,
+        .q_col0 = q.col0,
+        .q_stride = has_q ? stride(q) : 0,
         .k_words = p->is_latent ? 0 : kv->k_words,
         .v_words = kv->v_words,
         VIEW(k, k),
@@ -43,16 +54,17 @@ static void lower_rotated_store(td_vk_device *d, const td_op *op, td_vk_step *s)
         .n_pages = p->n_pages,
     };
     set_push(s, &push, sizeof push);
-    s->groups_x = (p->is_latent ? 1 : 2) * p->n_head_kv;
-    s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (k.n_cols + v.n_cols);
+    s->groups_x = push.n_head + (p->is_latent ? 1 : 2) * p->n_head_kv;
+    s->work_per_row = 4 * TD_VK_WORK_PER_ELEMENT * (q.n_cols + k.n_cols + v.n_cols);
 }
 
-void td_vk_lower_kv_store(td_vk_device *d, const td_op *op, td_vk_step *s)
+void td_vk_lower_kv_store(const td_program *program, uint32_t i_op, td_vk_step *s)
 {
+    const td_op *op = &program->ops[i_op];
     const td_vk_kv *kv = (const td_vk_kv *)op->kv;
     const td_kv_params *p = &kv->head.params;
-    if (rotated(p)) {
-        lower_rotated_store(d, op, s);
+    if (p->rotates_k || p->rotates_v) {
+        lower_rotated_store(program, i_op, s);
         return;
     }
     td_view v = op->in[p->is_latent ? 0 : 1];
@@ -100,14 +112,15 @@ void td_vk_lower_rope_store(const td_program *program, uint32_t i_op, uint32_t n
     s->key.spec[s->key.n_spec++] = n_norms == 1   ? first->out.n_cols
                                    : n_norms == 2 ? p->head_dim_k
                                                   : 0;
-    s->key.spec[s->key.n_spec++] = rotated(p);
+    bool has_q = td_vk_rotates_q(program, i_op + n_norms + 2);
+    s->key.spec[s->key.n_spec++] = rotated(p, has_q);
     bind_view_out(s, k); /* it is read too, but being written orders it with both */
     bind_view_in(s, v);
     bind_out(s, &kv->k);
     bind_out(s, p->is_latent ? &kv->k : &kv->v);
     bind_batch(s, &store->batch);
     bind_view_in(s, cos_sin);
-    if (n_norms == 2)
+    if (n_norms == 2 || has_q)
         bind_view_out(s, q->out);
     else
         bind_parts(s, q->out, p->head_dim_k, q->u.rope.col0, q->u.rope.n_rot, true);

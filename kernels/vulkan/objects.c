@@ -45,7 +45,6 @@ void td_vk_tensor_free(td_tensor *tensor)
     for (uint32_t i = 0; i < TD_VK_SIDES_MAX; i++) {
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->int8[i]);
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->partials[i]);
-        td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->rotated[i]);
         td_vk_buffer_destroy((td_vk_device *)tensor->dev, &t->lists[i]);
     }
 }

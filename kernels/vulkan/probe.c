@@ -246,7 +246,7 @@ static bool compile_cache_pair(const compile_run *run, const td_shader *shader, 
     td_vk_pipeline_key key = {
         .shader = shader->name,
         .n_bindings = TD_VK_BINDINGS_MAX,
-        .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1], is_rotated ? 3 : 0},
+        .spec = {type_k, type_v, head_dims[0], head_dims[1], head_dims[1], is_rotated ? 7 : 0},
         .n_spec = strcmp(shader->name, "rope_store") ? 4 : 6};
     return strcmp(shader->name, "attention") ? compile_one(run, &key, err)
                                              : compile_attention(run, &key, type_k == type_v, err);
@@ -328,7 +328,9 @@ static bool compile_shader(const compile_run *run, const td_shader *shader, td_e
                  {"glu", {0, 1}, 2},
                  {"route", {true}, 1},
                  {"attention_join", {1}, 1},
-                 {"attention_join", {1, 1}, 2}};
+                 {"attention_join", {1, 1}, 2},
+                 {"attention_join", {1, 1, 128}, 3},
+                 {"attention_join", {1, 0, 512}, 3}};
     for (size_t i = 0; i < TD_COUNT(fused); i++) {
         td_vk_pipeline_key k = {.shader = shader->name,
                                 .n_bindings = TD_VK_BINDINGS_MAX,

@@ -237,7 +237,6 @@ typedef struct {
     /* Made for the programs that want them (lower.h), by size: */
     td_vk_buffer int8[TD_VK_SIDES_MAX];     /* its rows as inc/int8.glsl says */
     td_vk_buffer partials[TD_VK_SIDES_MAX]; /* of the attention that writes it */
-    td_vk_buffer rotated[TD_VK_SIDES_MAX];  /* the queries of that */
     /* Of experts: who chose which; of slots: whose rows stand together. inc/push.glsl */
     td_vk_buffer lists[TD_VK_SIDES_MAX];
 } td_vk_tensor;

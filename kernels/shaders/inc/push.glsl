@@ -19,6 +19,7 @@
  *     attention  0 q     1 K  2 V  3 positions  4 tiles  5 pages  6 y, partials  7 sinks
  *     rope_store 0 k     1 v  2 K  3 V  4 positions  5 slots  6 pages  7 cos_sin  8 q
  *                9 q's weight  10 k's weight
+ *     rotate     0 y
  *     attention_join  0 partials  1 y        2 sinks  3 q  4 gate
  *     glu        0 gate  1 up  2 scales      3 y  4 q
  *     add        0 a     1 b                 2 y
@@ -158,7 +159,6 @@ struct push_rope {
 /* Grid: x = heads, y = row. */
 struct push_rotate {
     uint n_rows;
-    uint x_col0, x_stride;
     uint y_col0, y_stride;
 };
 
@@ -177,8 +177,8 @@ struct push_kv_store {
 };
 
 /* Grid: x = heads of q, k and v, y = row. Specialization constants as kv_store has them; 4: how many
- * columns of a head are normed; 5: what is rotated (td_kv_params), 1: keys, 2: values. Without
- * heads of q and columns to rotate by position it is a kv_store that rotates. */
+ * columns of a head are normed; 5: what is rotated (td_kv_params), 1: keys, 2: values, 4: q. Without
+ * columns to rotate by position it is a kv_store that rotates. */
 #define TD_VK_ROPE_DIM_MAX 1024u /* of heads, as they lie in shared memory */
 struct push_rope_store {
     uint n_rows;
