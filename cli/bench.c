@@ -37,8 +37,9 @@ static const option options[] = {
      "of activations between machines: f32 or f16 (default: f32)"},
     {"--key", NULL, OPT_TEXT, AT(p.key), 0, 0, "NAME",
      "our own pair of `tandem keys`, shown to workers (default: the only one)"},
-    {"--place", NULL, OPT_TEXT, AT(p.place), 0, 0, "experts=SPEC",
-     "the experts of a mixture on another device, say experts=host"},
+    {"--place", NULL, OPT_TEXT, AT(p.place), 0, 0, "experts=HOW",
+     "the experts of a mixture: on a device, say experts=host, or dealt over all of them by "
+     "experts=auto, shares (60,40) or lists (0-3/4-7)"},
     {"--each", NULL, OPT_FLAG, AT(p.is_each), 0, 0, NULL,
      "no split: each device holds the whole model, one after another"},
     {"--together", NULL, OPT_FLAG, AT(p.is_together), 0, 0, NULL,

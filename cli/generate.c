@@ -44,8 +44,9 @@ static const option options[] = {
     {"--wire", "target.wire", OPT_WIRE_TYPE, AT(run.wire), 0, 0, "TYPE",
      "of activations from one machine to the next: f32, with the bits of one machine, or f16, half "
      "the bytes (default: f32)"},
-    {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=SPEC",
-     "the experts of a mixture on another device, say experts=host"},
+    {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=HOW",
+     "the experts of a mixture: on a device, say experts=host, or dealt over all of them by "
+     "experts=auto, shares (60,40) or lists (0-3/4-7)"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",
      "what layers are placed for: one text at a time, or many (default: by --parallel)"},
     {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,

@@ -31,8 +31,9 @@ static const option options[] = {
     {"--tokens", NULL, OPT_TEXT, AT(tokens), 0, 0, "1,2,3|@FILE",
      "token ids, or a file of them (required)"},
     {"--device", NULL, OPT_LIST, AT(devices), 0, 0, "SPEC", "as in generate; several make a split"},
-    {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
-     "the experts of a mixture on another device, say experts=host"},
+    {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=HOW",
+     "the experts of a mixture: on a device, say experts=host, or dealt over all of them by "
+     "experts=auto, shares (60,40) or lists (0-3/4-7)"},
     {"--ctx", NULL, OPT_U32, AT(n_ctx), 1, TD_CTX_MAX, "N",
      "positions of a sequence, which chooses long RoPE factors (default: as many as tokens)"},
     {"--kv-k", NULL, OPT_CACHE_TYPE, AT(kv.k), 0, 0, "TYPE",

@@ -1,5 +1,5 @@
 /* A part of a model: what it owns, and its runs. layers.c records its programs. */
-#include "model/forward_private.h"
+#include "model/seats.h"
 
 #include "base/check.h"
 #include "base/mem.h"
@@ -114,9 +114,24 @@ bool td_forward_check(const td_forward_params *p, td_err *err)
         if (!td_cache_check(p->dev, &cache, err))
             return false;
     }
-    return td_weights_check_pieces(p->model, td_part_has_head(p) ? p->head : NULL, p->dev,
-                                   p->experts_dev ? p->experts_dev : p->dev, p->first, p->last,
-                                   err);
+    const td_model *head = td_part_has_head(p) ? p->head : NULL;
+    for (uint32_t i = 1; p->dealing && i < p->dealing->n_seats; i++)
+        if (!td_weights_check_pieces(p->model, NULL, p->dev, p->seats[i], p->first, p->last, err))
+            return false;
+    return td_weights_check_pieces(p->model, head, p->dev, p->experts_dev ? p->experts_dev : p->dev,
+                                   p->first, p->last, err);
+}
+
+/* On the part's device. */
+static td_weights_params weights_params(const td_forward_params *p)
+{
+    return (td_weights_params){.model = p->model,
+                               .head = td_part_has_head(p) ? p->head : NULL,
+                               .dev = p->dev,
+                               .first = p->first,
+                               .last = p->last,
+                               .share = p->experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL,
+                               .dealing = p->dealing};
 }
 
 uint64_t td_forward_bytes(const td_forward_params *params)
@@ -130,12 +145,12 @@ uint64_t td_forward_bytes(const td_forward_params *params)
         n_bytes += td_weight_bytes(params->dev, &table);
     n_bytes += td_weights_end_bytes(params->model, td_part_has_head(params) ? params->head : NULL,
                                     params->dev, params->first, params->last);
+    td_weights_params weights = weights_params(params);
     for (uint32_t k = 0; k < td_part_n_layers(params); k++) {
         td_part_layer l = td_part_layer_at(params, k);
-        n_bytes += td_weights_layer_bytes(l.model, params->dev, l.layer,
-                                          params->experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL);
+        n_bytes += td_weights_bytes_of(&weights, l.model, l.layer);
     }
-    return n_bytes;
+    return n_bytes + (params->dealing ? td_seats_bytes(params, 0) : 0);
 }
 
 uint64_t td_forward_experts_bytes(const td_forward_params *params)
@@ -146,6 +161,11 @@ uint64_t td_forward_experts_bytes(const td_forward_params *params)
         n_bytes += td_weights_layer_bytes(l.model, params->experts_dev, l.layer, TD_SHARE_EXPERTS);
     }
     return n_bytes;
+}
+
+uint64_t td_forward_seat_bytes(const td_forward_params *params, uint32_t seat)
+{
+    return td_seats_bytes(params, seat);
 }
 
 td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
@@ -220,7 +240,8 @@ static bool record(td_forward *f, program_kind kind, td_pass *pass, td_err *err)
         .params = {.name = names[kind], .mode = mode, .n_rows_max = n_rows, .n_out_max = n_out},
         .pass = pass,
         .err = err};
-    pass->capacity = params->experts_dev ? 2 * td_part_n_layers(params) + 1 : 1;
+    bool is_cut = params->experts_dev || params->dealing;
+    pass->capacity = is_cut ? 2 * td_part_n_layers(params) + 1 : 1;
     pass->items = td_alloc(pass->capacity, sizeof(td_program *), err);
     td_tensor *out_rows = kind == STEP ? f->step_rows : f->out_rows;
     if (!pass->items || !td_recorder_cut(&r, params->dev) ||
@@ -256,7 +277,7 @@ static bool record_all(td_forward *f, td_err *err)
     uint64_t table_bytes = td_weight_bytes(f->params.dev, &table);
     uint64_t max_bytes = td_device_get_info(f->params.dev)->max_buffer_bytes;
     bool is_too_large = max_bytes && table_bytes > max_bytes; /* not worth a shader */
-    if (!f->params.n_steps_max || f->params.experts_dev || is_too_large)
+    if (!f->params.n_steps_max || f->params.experts_dev || f->params.dealing || is_too_large)
         return true; /* step by step */
     return load_table(f, err) && record(f, DRAFT, &f->draft, err) && record(f, STEP, &f->step, err);
 }
@@ -291,12 +312,12 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
     td_forward *lender = params->lender;
     TD_ASSERT(!lender || !params->n_steps_max);
     TD_ASSERT(!params->head || (!lender && !params->n_steps_max));
-    td_device *experts_dev = params->experts_dev ? params->experts_dev : params->dev;
-    f->weights =
-        lender ? lender->weights
-               : td_weights_load(params->model, td_part_has_head(params) ? params->head : NULL,
-                                 params->dev, experts_dev, params->first, params->last,
-                                 params->progress, params->user, err);
+    td_weights_params weights = weights_params(params);
+    weights.share = TD_SHARE_ALL;
+    weights.experts_dev = params->experts_dev;
+    weights.progress = params->progress;
+    weights.user = params->user;
+    f->weights = lender ? lender->weights : td_weights_load(&weights, err);
     if (!f->weights)
         goto fail;
     td_cache_kind kinds[TD_LAYERS_MAX];
@@ -313,7 +334,9 @@ td_forward *td_forward_create(const td_forward_params *params, td_err *err)
         goto fail;
     f->local_batch = f->batch;
     f->local_batch.pages = td_cache_pages(f->cache, TD_CACHE_LOCAL);
-    if (!record_all(f, err))
+    if (params->dealing)
+        f->seats = lender ? lender->seats : td_seats_create(f, err);
+    if ((params->dealing && !f->seats) || !record_all(f, err))
         goto fail;
     return f;
 fail:
@@ -336,6 +359,7 @@ void td_forward_destroy(td_forward **f)
     td_weight_destroy(&(*f)->table);
     td_cache_destroy(&(*f)->cache);
     if (!(*f)->params.lender) {
+        td_seats_destroy(&(*f)->seats);
         td_forward_tensor rows[TD_FORWARD_TENSORS_MAX];
         uint32_t n = td_forward_tensors(*f, rows);
         for (uint32_t i = 0; i < n; i++)
@@ -351,6 +375,8 @@ void td_forward_get_load(const td_forward *f, uint64_t *n_file_bytes, uint64_t *
 {
     *n_file_bytes = f->weights->n_file_bytes;
     *us = f->weights->load_us;
+    if (f->seats)
+        td_seats_add_load(f->seats, n_file_bytes);
 }
 
 bool td_forward_profile(td_forward *f, bool is_on, td_err *err)
@@ -534,8 +560,33 @@ void td_forward_expect(td_forward *f, td_mode mode, uint32_t n_rows, uint32_t n_
     f->n_expected_out = is_last(&f->params) ? n_out : 0;
 }
 
+static bool run_one(td_forward *f, const td_pass *pass, uint32_t i, uint32_t n_rows, td_err *err)
+{
+    if (f->expected)
+        td_program_expect(f->expected->items[i], f->n_expected_rows, f->n_expected_out);
+    return td_program_run(pass->items[i], n_rows, f->n_out, err);
+}
+
+/* Where experts are dealt the seats' turn comes after each program but the last; beside it runs
+ * that of a shared expert. */
+static bool run_dealt_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err *err)
+{
+    td_mode mode = pass == &f->verify ? TD_MODE_VERIFY : TD_MODE_PREFILL;
+    uint32_t n_each = f->h->n_ff_shared ? 2 : 1;
+    for (uint32_t i = 0; i < pass->n; i += n_each) {
+        td_program *beside = n_each > 1 && i + 1 < pass->n ? pass->items[i + 1] : NULL;
+        if (!run_one(f, pass, i, n_rows, err) ||
+            (i + 1 < pass->n && !td_seats_run(f, mode, i / n_each, beside, n_rows, err)))
+            return false;
+    }
+    f->expected = NULL;
+    return true;
+}
+
 static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err *err)
 {
+    if (f->params.dealing && (pass == &f->verify || pass == &f->prefill))
+        return run_dealt_pass(f, pass, n_rows, err);
     for (uint32_t i = 0; i < pass->n; i++) {
         if (i % 2) {
             hand_over(f->handed, f->far_in, n_rows);
@@ -544,9 +595,7 @@ static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err
         } else if (i) {
             hand_over(f->far_out, f->returned, n_rows);
         }
-        if (f->expected)
-            td_program_expect(f->expected->items[i], f->n_expected_rows, f->n_expected_out);
-        if (!td_program_run(pass->items[i], n_rows, f->n_out, err))
+        if (!run_one(f, pass, i, n_rows, err))
             return false;
     }
     f->expected = NULL;
@@ -556,8 +605,8 @@ static bool run_pass(td_forward *f, const td_pass *pass, uint32_t n_rows, td_err
 bool td_forward_run(td_forward *f, td_mode mode, const td_forward_row *rows, uint32_t n_rows,
                     td_err *err)
 {
-    if (!fill_inputs(f, mode, rows, n_rows, err) ||
-        !run_pass(f, mode == TD_MODE_VERIFY ? &f->verify : &f->prefill, n_rows, err))
+    const td_pass *pass = mode == TD_MODE_VERIFY ? &f->verify : &f->prefill;
+    if (!fill_inputs(f, mode, rows, n_rows, err) || !run_pass(f, pass, n_rows, err))
         return false;
     if (mode == TD_MODE_PREFILL && td_cache_forgets(f->cache))
         td_cache_commit(f->cache, rows[0].slot, rows[n_rows - 1].position + 1);

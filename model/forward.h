@@ -23,8 +23,14 @@ typedef struct {
     td_device *dev;
     td_device *experts_dev; /* where the experts' weights are and their products are made; NULL:
                              * dev. Then td_forward_draft gives nothing */
-    uint32_t first, last;   /* layers, inclusive */
-    const td_model *head;   /* whose head (td_model_check_head) the last part has too; NULL: none */
+    /* Experts dealt over devices, seats[0] being dev: each computes its own of all rows at the same
+     * time, on a thread of its own; dev adds them up in each row's order, so that nothing depends
+     * on who has which, where devices compute alike. Not with experts_dev; all layers are of the
+     * part, and a head's experts are dev's; td_forward_draft gives nothing. NULL: not dealt. */
+    const td_dealing *dealing;
+    td_device *seats[TD_SEATS_MAX];
+    uint32_t first, last; /* layers, inclusive */
+    const td_model *head; /* whose head (td_model_check_head) the last part has too; NULL: none */
     td_cache_types kv;
     uint32_t n_slots, n_ctx;
     uint32_t n_pages;   /* td_cache_params; 0: enough for every slot's context */
@@ -70,9 +76,11 @@ td_forward_params td_forward_drafting(const td_model *model, td_device *dev,
 td_forward *td_forward_create(const td_forward_params *params, td_err *err);
 void td_forward_destroy(td_forward **f);
 
-/* Bytes on the device for such a part: weights, cache, activations; and on experts_dev. */
+/* Bytes on the device for such a part: weights, cache, activations; on experts_dev; and on the
+ * device of a seat but 0. */
 uint64_t td_forward_bytes(const td_forward_params *params);
 uint64_t td_forward_experts_bytes(const td_forward_params *params);
+uint64_t td_forward_seat_bytes(const td_forward_params *params, uint32_t seat);
 
 /* Whether all that is one buffer is one that the devices take: TD_E_NOMEM says which is not. */
 bool td_forward_check(const td_forward_params *params, td_err *err);

@@ -6,14 +6,18 @@
 #include "model/shortlist.h"
 
 /* A pass through the layers: one program, or with experts elsewhere programs that take turns, the
- * even ones on the part's device. Between two the hand-over tensors are copied. */
+ * even ones on the part's device. Between two the hand-over tensors are copied. With dealt experts
+ * all are on the part's device (seats.h). */
 typedef struct {
     td_program **items; /* [n] */
     uint32_t n, capacity;
 } td_pass;
 
+typedef struct td_seats td_seats; /* seats.h */
+
 struct td_forward {
     td_forward_params params;
+    td_seats *seats; /* where experts are dealt; or NULL */
     const td_hparams *h;
     td_weights *weights;
     td_cache *cache;
@@ -116,6 +120,12 @@ static inline td_part_layer td_part_layer_at(const td_forward_params *p, uint32_
     return (td_part_layer){p->head, td_model_hparams(p->head)->n_layer};
 }
 
+/* Whether the experts of layer k are dealt; the head's never are. */
+static inline bool td_part_is_dealt(const td_forward_params *p, uint32_t k)
+{
+    return p->dealing && p->first + k <= p->last;
+}
+
 /* Programs being recorded, p the last of them. */
 typedef struct {
     td_forward *f;
@@ -133,5 +143,17 @@ bool td_recorder_end(td_recorder *r);
 bool td_forward_record(td_recorder *r, td_tensor *out_rows);
 /* The same of the head alone. */
 bool td_forward_record_head(td_recorder *r, td_tensor *out_rows);
+
+/* The tensors of the experts' part, on the device where it runs, for the n_used experts that a row
+ * of it asks. */
+typedef struct {
+    uint32_t n_used;
+    td_tensor *in, *experts, *weights, *gate_up, *gated, *parts, *factor;
+} td_expert_tensors;
+
+/* in -> parts: each of the experts that were asked, not weighed yet but where the architecture
+ * scales their input. w: of the layer. */
+void td_forward_record_experts(td_program *p, const td_model *m, td_weight *const *w,
+                               const td_expert_tensors *t);
 
 #endif

@@ -24,7 +24,10 @@ static needs needs_of(const td_forward_params *p)
         n.recurrent |= is_recurrent;
         n.attention |= !is_recurrent;
         n.experts |= has_experts;
-        n.ff = td_max_u32(n.ff, has_experts ? h->n_expert_used * h->n_ff_expert : h->n_ff);
+        uint32_t n_ff = h->n_expert_used * h->n_ff_expert;
+        if (!has_experts || td_part_is_dealt(p, k))
+            n_ff = has_experts ? 1 : h->n_ff;
+        n.ff = td_max_u32(n.ff, n_ff);
     }
     n.shared = n.experts && h->n_ff_shared;
     return n;
@@ -73,6 +76,12 @@ static void list_stream(tensor_list *l)
     ROW(logits, TD_ELEM_F32, TD_ROWS_OUT, h->n_vocab, READS(!p->is_choosing), last);
 }
 
+/* Whether a layer's experts are all on the part's device. */
+static bool has_near_experts(const td_forward_params *p)
+{
+    return !p->experts_dev && !td_part_is_dealt(p, td_part_n_layers(p) - 1);
+}
+
 static void list_layers(tensor_list *l)
 {
     const td_hparams *h = l->f->h;
@@ -89,7 +98,7 @@ static void list_layers(tensor_list *l)
     ACT(q_nope, h->n_head * h->mla_nope, is.mla);
     ACT(values, h->n_head * h->mla_v, is.mla);
     ACT(gate_up, 2 * is.ff, true);
-    ACT(gated, h->n_expert_used * h->n_ff_expert, is.experts && !l->f->params.experts_dev);
+    ACT(gated, h->n_expert_used * h->n_ff_expert, is.experts && has_near_experts(&l->f->params));
     ACT(shared, h->n_embd, is.shared);
     /* of its own, so that it need not wait until the routed experts are done with theirs */
     ACT(shared_gate_up, 2 * h->n_ff_shared, is.shared);
@@ -104,12 +113,14 @@ static void list_experts(tensor_list *l)
     const td_hparams *h = l->f->h;
     const needs is = l->is;
     ACT(router, h->n_expert + 1, is.experts); /* and the gate of the shared expert */
-    const bool far = is.experts && p->experts_dev;
-    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
-    ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, READS(far), is.experts);
-    ACT(expert_out, h->n_expert_used * h->n_embd, is.experts && !far);
-    ACT(expert_factor, 1, is.experts && !far);
-    ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far);
+    const bool far = is.experts && p->experts_dev, dealt = is.experts && p->dealing;
+    const td_host_access seen = READS(far || dealt);
+    ROW(experts, TD_ELEM_I32, TD_ROWS_BATCH, h->n_expert_used, seen, is.experts);
+    ROW(expert_weights, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used, seen, is.experts);
+    ROW(expert_out, TD_ELEM_F32, TD_ROWS_BATCH, h->n_expert_used * h->n_embd,
+        dealt ? TD_HOST_WRITES : TD_HOST_NONE, is.experts && !far);
+    ACT(expert_factor, 1, is.experts && has_near_experts(p));
+    ROW(handed, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_READS, far || dealt);
     ROW(returned, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, far);
     const uint32_t first_far = l->n;
     ROW(far_in, TD_ELEM_F32, TD_ROWS_BATCH, h->n_embd, TD_HOST_WRITES, far);
@@ -342,68 +353,83 @@ static void feed_forward(const block *b, const td_layer_weight *of, td_tensor *g
     project(b, of[2], of[5], gate, y);
 }
 
-/* The tensors of the experts' part, on the device where it runs. */
-typedef struct {
-    td_tensor *in, *experts, *weights, *gate_up, *gated, *parts, *out, *factor;
-} expert_tensors;
-
 /* y's columns of each chosen expert, times that expert's factor. */
-static void scale_experts(const block *b, const expert_tensors *t, td_weight *factors, td_view y)
+static void scale_experts(td_program *p, const td_expert_tensors *t, td_weight *factors, td_view y)
 {
-    uint32_t n_used = b->f->h->n_expert_used, n = y.n_cols / n_used;
-    for (uint32_t i = 0; factors && i < n_used; i++) {
+    uint32_t n = y.n_cols / t->n_used;
+    for (uint32_t i = 0; factors && i < t->n_used; i++) {
         td_view part = td_columns(y.t, y.col0 + i * n, n);
-        td_op_embed(b->p, factors, td_columns(t->experts, i, 1), td_all(t->factor));
-        td_op_scale(b->p, part, 1.0f, td_all(t->factor), part);
+        td_op_embed(p, factors, td_columns(t->experts, i, 1), td_all(t->factor));
+        td_op_scale(p, part, 1.0f, td_all(t->factor), part);
     }
 }
 
-/* parts -> out, where the weights are in them already, and there are several. */
-static void add_experts(const block *b, const expert_tensors *t)
+void td_forward_record_experts(td_program *p, const td_model *m, td_weight *const *w,
+                               const td_expert_tensors *t)
 {
-    uint32_t n = b->f->h->n_embd;
-    td_view out = td_all(t->out), sum = td_columns(t->parts, 0, n);
-    for (uint32_t i = 1; i < b->f->h->n_expert_used; i++) {
-        td_op_add(b->p, sum, td_columns(t->parts, i * n, n), out);
-        sum = out;
-    }
-}
-
-/* in -> out: the experts that were chosen, weighed. */
-static void run_experts(const block *b, const expert_tensors *t)
-{
-    const td_hparams *h = b->f->h;
-    const td_arch *arch = td_model_arch(b->f->params.model);
-    td_weight **w = b->w;
-    uint32_t n = h->n_expert_used, n_ff = h->n_ff_expert;
-    bool is_sum = n == 1 && arch->is_expert_input_scaled; /* the part is */
-    td_view in = td_all(t->in), parts = td_all(is_sum ? t->out : t->parts);
-    td_view gated = td_all(t->gated);
+    const td_arch *arch = td_model_arch(m);
+    uint32_t n = t->n_used, n_ff = td_model_hparams(m)->n_ff_expert;
+    td_view in = td_all(t->in), parts = td_all(t->parts), gated = td_all(t->gated);
     td_tensor *scales = arch->is_expert_input_scaled ? t->weights : NULL;
     td_view gate = td_columns(t->gate_up, 0, n * n_ff),
             up = td_columns(t->gate_up, n * n_ff, n * n_ff);
     bool is_joined = !w[TD_W_EX_UP]; /* an expert's gate and up stand side by side then */
     if (is_joined)
         gate = td_columns(t->gate_up, 0, 2 * n * n_ff);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
+    td_op_mat_mul_experts(p, w[TD_W_EX_GATE], w[TD_W_EX_B_GATE], t->experts, in, gate);
     if (!is_joined)
-        td_op_mat_mul_experts(b->p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
-    scale_experts(b, t, w[TD_W_EX_S_GATE], gate);
-    scale_experts(b, t, w[TD_W_EX_S_UP], up);
+        td_op_mat_mul_experts(p, w[TD_W_EX_UP], w[TD_W_EX_B_UP], t->experts, in, up);
+    scale_experts(p, t, w[TD_W_EX_S_GATE], gate);
+    scale_experts(p, t, w[TD_W_EX_S_UP], up);
     /* Gate and up are linear in their input: a router weight that scales the input may as well
      * scale them. */
     uint32_t span = (n - 1) * 2 * n_ff + n_ff;
     if (is_joined)
-        td_op_glu_groups(b->p, arch->glu, td_columns(t->gate_up, 0, span),
+        td_op_glu_groups(p, arch->glu, td_columns(t->gate_up, 0, span),
                          td_columns(t->gate_up, n_ff, span), n, 2 * n_ff, scales, gated);
     else
-        td_op_glu(b->p, arch->glu, gate, up, scales, gated);
-    td_op_mat_mul_experts(b->p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gated, parts);
-    scale_experts(b, t, w[TD_W_EX_S_DOWN], parts);
-    if (arch->is_expert_input_scaled)
-        add_experts(b, t);
-    else
-        td_op_experts_sum(b->p, parts, t->weights, td_all(t->out));
+        td_op_glu(p, arch->glu, gate, up, scales, gated);
+    td_op_mat_mul_experts(p, w[TD_W_EX_DOWN], w[TD_W_EX_B_DOWN], t->experts, gated, parts);
+    scale_experts(p, t, w[TD_W_EX_S_DOWN], parts);
+}
+
+/* parts -> out: added up in each row's order, weighed unless they are already. */
+static void add_experts(const block *b, td_tensor *parts, td_tensor *weights, td_tensor *out)
+{
+    uint32_t n = b->f->h->n_embd, n_used = b->f->h->n_expert_used;
+    td_view sum = td_columns(parts, 0, n);
+    if (!td_model_arch(b->f->params.model)->is_expert_input_scaled) {
+        td_op_experts_sum(b->p, td_all(parts), weights, td_all(out));
+        return;
+    }
+    for (uint32_t i = 1; i < n_used; i++) {
+        td_op_add(b->p, sum, td_columns(parts, i * n, n), td_all(out));
+        sum = td_all(out);
+    }
+}
+
+/* Whether the one part of a row is what the experts add. */
+static bool is_part_sum(const td_forward *f)
+{
+    return f->h->n_expert_used == 1 && td_model_arch(f->params.model)->is_expert_input_scaled;
+}
+
+/* in -> out: the experts that were chosen, weighed. */
+static void run_experts(const block *b, const td_expert_tensors *t, td_tensor *out)
+{
+    td_expert_tensors own = *t;
+    if (is_part_sum(b->f))
+        own.parts = out;
+    td_forward_record_experts(b->p, b->f->params.model, b->w, &own);
+    if (!is_part_sum(b->f))
+        add_experts(b, t->parts, t->weights, out);
+}
+
+static bool cut(block *b, td_device *dev)
+{
+    bool is_ok = td_recorder_cut(b->r, dev);
+    b->p = b->r->p;
+    return is_ok;
 }
 
 /* The same on another device, in a program of its own. */
@@ -412,16 +438,47 @@ static bool run_far_experts(block *b)
     td_forward *f = b->f;
     const td_view none = {NULL, 0, 0};
     td_op_scale(b->p, td_all(f->normed), 1.0f, none, td_all(f->handed));
-    if (!td_recorder_cut(b->r, f->params.experts_dev))
+    if (!cut(b, f->params.experts_dev))
         return false;
-    b->p = b->r->p;
-    const expert_tensors far = {f->far_in,    f->far_experts, f->far_weights, f->far_gate_up,
-                                f->far_gated, f->far_parts,   f->far_out,     f->far_factor};
-    run_experts(b, &far);
-    if (!td_recorder_cut(b->r, f->params.dev))
+    const td_expert_tensors far = {.n_used = f->h->n_expert_used,
+                                   .in = f->far_in,
+                                   .experts = f->far_experts,
+                                   .weights = f->far_weights,
+                                   .gate_up = f->far_gate_up,
+                                   .gated = f->far_gated,
+                                   .parts = f->far_parts,
+                                   .factor = f->far_factor};
+    run_experts(b, &far, f->far_out);
+    if (!cut(b, f->params.dev))
         return false;
-    b->p = b->r->p;
     td_op_scale(b->p, td_all(f->returned), 1.0f, none, td_all(f->delta));
+    return true;
+}
+
+static void run_shared(const block *b)
+{
+    static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
+    if (b->f->h->n_ff_shared)
+        feed_forward(b, of, b->f->shared_gate_up, b->f->h->n_ff_shared, td_all(b->f->shared));
+}
+
+/* The same where they are dealt: the program ends where the seats begin, beside which one with the
+ * shared expert runs, if there is one; and the next goes on with what they have left in expert_out
+ * (seats.h). */
+static bool run_dealt_experts(block *b)
+{
+    td_forward *f = b->f;
+    const td_view none = {NULL, 0, 0};
+    td_op_scale(b->p, td_all(f->normed), 1.0f, none, td_all(f->handed));
+    if (!cut(b, f->params.dev))
+        return false;
+    run_shared(b);
+    if (f->h->n_ff_shared && !cut(b, f->params.dev))
+        return false;
+    if (is_part_sum(f))
+        td_op_scale(b->p, td_all(f->expert_out), 1.0f, none, td_all(f->delta));
+    else
+        add_experts(b, f->expert_out, f->expert_weights, f->delta);
     return true;
 }
 
@@ -438,15 +495,21 @@ static bool experts(block *b)
     project_all(b, routers, biases, (const uint32_t[]){h->n_expert, 1}, 2, normed,
                 td_all(f->router));
     td_op_route(b->p, logits, w[TD_W_ROUTER_CHOICE], &h->route, f->experts, f->expert_weights);
-    const expert_tensors near = {f->normed, f->experts,    f->expert_weights, f->gate_up,
-                                 f->gated,  f->expert_out, f->delta,          f->expert_factor};
-    static const td_layer_weight of[6] = {TD_W_SH_GATE, TD_W_SH_UP, TD_W_SH_DOWN};
-    if (h->n_ff_shared) /* first, so that what is left to add stands together */
-        feed_forward(b, of, f->shared_gate_up, h->n_ff_shared, td_all(f->shared));
-    if (!f->params.experts_dev)
-        run_experts(b, &near);
-    else if (!run_far_experts(b))
+    const td_expert_tensors near = {.n_used = h->n_expert_used,
+                                    .in = f->normed,
+                                    .experts = f->experts,
+                                    .weights = f->expert_weights,
+                                    .gate_up = f->gate_up,
+                                    .gated = f->gated,
+                                    .parts = f->expert_out,
+                                    .factor = f->expert_factor};
+    bool is_dealt = td_part_is_dealt(&f->params, b->index);
+    if (!is_dealt) /* first, so that what is left to add stands together */
+        run_shared(b);
+    if (is_dealt ? !run_dealt_experts(b) : f->params.experts_dev && !run_far_experts(b))
         return false;
+    if (!is_dealt && !f->params.experts_dev)
+        run_experts(b, &near, f->delta);
     if (!h->n_ff_shared)
         return true;
     td_view shared = td_all(f->shared), gate = td_columns(f->router, h->n_expert, 1);

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "kernels/ops.h"
 #include "model/arch.h"
+#include "model/dealing.h"
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
@@ -175,19 +176,29 @@ typedef struct {
 
 /* Every tensor the model needs is there with its shape and a usable type. Extra ones are logged. */
 bool td_weights_check(const td_model *m, td_err *err);
-/* Reads, repacks and uploads; the weights of experts to experts_dev. Source pages are dropped as
- * they are consumed. head: whose head is loaded too, m itself or a file of only that; NULL: none;
- * for the last part. progress may be NULL: called with bytes done and total; when it
- * says false loading ends (TD_E_AGAIN). */
-td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *dev,
-                            td_device *experts_dev, uint32_t first, uint32_t last,
-                            bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                            td_err *err);
-void td_weights_destroy(td_weights **w);
 typedef enum { TD_SHARE_ALL, TD_SHARE_OTHERS, TD_SHARE_EXPERTS } td_weight_share;
-/* Bytes a device would take for layer i, or for its experts or all but them; and for the ends a
- * part of first..last needs. */
-uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer,
+typedef struct {
+    const td_model *model;
+    const td_model *head; /* whose head is loaded too, by the last part: the model itself or a file
+                           * of only that, which is not dealt; NULL: none */
+    td_device *dev, *experts_dev; /* experts_dev: of the experts' weights; NULL: dev */
+    uint32_t first, last;
+    td_weight_share share;     /* of the layers' weights; the ends are no experts */
+    const td_dealing *dealing; /* of the experts only those of `seat`; NULL: all */
+    uint32_t seat;
+    /* May be NULL: called with bytes done and total; when it says false loading ends
+     * (TD_E_AGAIN). */
+    bool (*progress)(void *user, uint64_t done, uint64_t total);
+    void *user;
+} td_weights_params;
+/* Reads, repacks and uploads. Source pages are dropped as they are consumed. */
+td_weights *td_weights_load(const td_weights_params *params, td_err *err);
+void td_weights_destroy(td_weights **w);
+/* Bytes params->dev would take for the share of a layer (`of`: model or head); of a whole layer, or
+ * for its experts or all but them, that are not dealt; and for the ends a part of first..last
+ * needs. */
+uint64_t td_weights_bytes_of(const td_weights_params *params, const td_model *of, uint32_t layer);
+uint64_t td_weights_layer_bytes(const td_model *m, td_device *dev, uint32_t layer,
                                 td_weight_share share);
 uint64_t td_weights_end_bytes(const td_model *m, const td_model *head, const td_device *dev,
                               uint32_t first, uint32_t last);

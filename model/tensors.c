@@ -532,6 +532,33 @@ uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_W
     return n;
 }
 
+bool td_wanted_is_of_experts(const td_wanted *w)
+{
+    return w->slot >= TD_W_EX_GATE && w->slot <= TD_W_EX_S_DOWN;
+}
+
+void td_wanted_deal(td_wanted *w, const uint8_t *seats, uint32_t n_expert, uint32_t seat)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < n_expert; e++)
+        n += seats[e] == seat;
+    if (w->is_vector &&
+        !w->is_bias) { /* one that stands alone is loaded as those that are joined */
+        w->is_bias = true;
+        w->n_joined = w->n_cols;
+    }
+    w->seats = seats;
+    w->n_dealt = n_expert;
+    w->seat = seat;
+    w->n_joined = w->n_joined / n_expert * n;
+    if (!w->is_vector && !w->n_groups)
+        w->n_joined = td_max_u32(w->n_joined, 2); /* factors: one row would be a vector */
+    if (!w->is_vector)
+        w->n_rows = w->n_rows / n_expert * n;
+    if (w->n_groups || w->is_vector)
+        w->n_groups = n;
+}
+
 td_weight_params td_wanted_params(const td_wanted *w)
 {
     td_weight_params p = {.name = w->tensor->name,

@@ -24,6 +24,10 @@ typedef struct {
     bool is_bias;                  /* one of several that are joined */
     /* Its rows are `count` of every `period` rows of the tensor, from `offset` on. */
     uint32_t period, offset, count;
+    /* Of experts that are dealt: whose each of the file's n_dealt is, and which seat's are meant;
+     * those stand in the weight in the file's order. NULL: all. */
+    const uint8_t *seats;
+    uint32_t n_dealt, seat;
 } td_wanted;
 
 /* The wanted tensors of layer `layer`, or of the model's ends (layer UINT32_MAX), of which the file
@@ -31,6 +35,10 @@ typedef struct {
 #define TD_WANTED_MAX 64u
 #define TD_ENDS       UINT32_MAX
 uint32_t td_tensors_wanted(const td_model *m, uint32_t layer, td_wanted out[TD_WANTED_MAX]);
+
+bool td_wanted_is_of_experts(const td_wanted *w);
+/* Of a tensor of experts no more than those of one seat. seats: [n_expert]. */
+void td_wanted_deal(td_wanted *w, const uint8_t *seats, uint32_t n_expert, uint32_t seat);
 
 /* Of a weight that a wanted tensor begins; none where row0 > 0. */
 td_weight_params td_wanted_params(const td_wanted *w);

@@ -21,16 +21,11 @@ typedef struct {
     float *factor;
 } item;
 
-static bool is_of_experts(const td_wanted *w)
-{
-    return w->slot >= TD_W_EX_GATE && w->slot <= TD_W_EX_S_DOWN;
-}
-
 /* State of a load: what there is to load, a bounded staging buffer and the progress so far. */
 typedef struct {
+    const td_weights_params *params;
     const td_gguf *gguf; /* of the item being loaded */
-    td_device *dev, *experts_dev;
-    item *items; /* [n_items] in the order they are loaded */
+    item *items;         /* [n_items] in the order they are loaded */
     uint32_t n_items, capacity;
     uint32_t i_ahead; /* item up to which the kernel was told to read, and byte of it */
     uint64_t from_ahead;
@@ -38,8 +33,6 @@ typedef struct {
     uint8_t *staging;
     size_t staging_bytes;
     uint64_t done, total;
-    bool (*progress)(void *user, uint64_t done, uint64_t total);
-    void *user;
 } loader;
 
 /* Tells the kernel to read on, so that the disk works while this thread repacks. */
@@ -119,8 +112,12 @@ static bool load_vector(loader *l, td_weight *w, const td_wanted *wanted, float 
 /* Of a bias that is the first of several: all of them, which are items of the same slot. */
 static bool load_biases(loader *l, td_weight *w, const item *first, td_err *err)
 {
+    const td_wanted *dealt = first->wanted.seats ? &first->wanted : NULL;
     uint32_t n = first->wanted.n_joined, n_groups = td_max_u32(first->wanted.n_groups, 1);
-    float *values = td_alloc(n, 2 * sizeof *values, err), *joined = values ? values + n : NULL;
+    uint32_t n_of_file = dealt ? dealt->n_dealt : n_groups;
+    size_t n_read = (size_t)n / n_groups * n_of_file; /* at most */
+    float *values = td_alloc(n_read + n, sizeof *values, err);
+    float *joined = values ? values + n_read : NULL;
     bool is_ok = values;
     for (const item *it = first; is_ok && it < l->items + l->n_items; it++) {
         const td_wanted *bias = &it->wanted;
@@ -131,10 +128,11 @@ static bool load_biases(loader *l, td_weight *w, const item *first, td_err *err)
         if (is_ok)
             t->type->dequantize(l->staging + td_row_bytes(t->type, bias->offset), values,
                                 bias->n_cols);
-        uint32_t n_own = bias->n_cols / n_groups;
-        for (uint32_t g = 0; is_ok && g < n_groups; g++)
-            memcpy(joined + g * (n / n_groups) + bias->row0, values + g * n_own,
-                   n_own * sizeof *values);
+        uint32_t n_own = bias->n_cols / n_of_file;
+        for (uint32_t g = 0, i = 0; is_ok && g < n_of_file; g++)
+            if (!dealt || dealt->seats[g] == dealt->seat)
+                memcpy(joined + i++ * (n / n_groups) + bias->row0, values + g * n_own,
+                       n_own * sizeof *values);
     }
     is_ok = is_ok && td_weight_write(w, 0, 1, joined, err);
     td_free(values);
@@ -189,10 +187,49 @@ static bool load_rows(loader *l, td_weight *w, const td_wanted *wanted, td_err *
     return true;
 }
 
+/* Of experts those of one seat: rows of each stand together. Of factors each has one; the last is
+ * repeated where the weight has a row more. */
+static bool load_dealt(loader *l, td_weight *w, const td_wanted *wanted, td_err *err)
+{
+    const td_gguf_tensor *t = wanted->tensor;
+    size_t row_bytes = td_row_bytes(t->type, wanted->n_cols);
+    uint32_t n_at_once = td_max_u32(1, (uint32_t)(l->staging_bytes / row_bytes));
+    bool is_matrix = wanted->n_groups;
+    uint32_t n_each = is_matrix ? wanted->count : 1, period = is_matrix ? wanted->period : 1;
+    uint32_t stride = is_matrix ? wanted->n_joined / wanted->n_groups : 1, i = 0;
+    for (uint32_t e = 0; e < wanted->n_dealt; e++) {
+        if (wanted->seats[e] != wanted->seat)
+            continue;
+        for (uint32_t r = 0, n; r < n_each; r += n) {
+            uint64_t row = (uint64_t)e * period + wanted->offset + r;
+            n = td_min_u32(n_at_once, n_each - r);
+            if (!read_bytes(l, t, row * row_bytes, n * row_bytes, err) ||
+                !td_weight_write(w, i * stride + wanted->row0 + r, n, l->staging, err))
+                return false;
+            td_gguf_drop(l->gguf, t, row * row_bytes, n * row_bytes);
+        }
+        i++;
+    }
+    for (; !is_matrix && i < wanted->n_joined; i++)
+        if (!td_weight_write(w, i, 1, l->staging, err))
+            return false;
+    return true;
+}
+
 /* Bytes of the file that an item reads. */
 static uint64_t item_bytes(const td_wanted *w)
 {
+    if (w->seats && !w->is_vector)
+        return w->n_rows * (uint64_t)td_row_bytes(w->tensor->type, w->n_cols);
     return w->is_vector ? w->tensor->n_bytes : w->tensor->n_bytes / w->period * w->count;
+}
+
+/* Of a tensor whose rest somebody else reads, that rest was told for them. */
+static void forget_rest(loader *l, const td_wanted *w)
+{
+    uint64_t rest = w->tensor->n_bytes - item_bytes(w);
+    if (w->seats)
+        l->ahead -= rest < l->ahead ? rest : l->ahead;
 }
 
 static td_weight *load_one(loader *l, const item *it, td_err *err)
@@ -207,10 +244,12 @@ static td_weight *load_one(loader *l, const item *it, td_err *err)
     is_ok = is_ok && (wanted->is_bias     ? wanted->row0 || load_biases(l, w, it, err)
                       : wanted->is_vector ? load_vector(l, w, wanted, *it->factor, err)
                       : wanted->is_turned ? load_turned(l, w, wanted, err)
+                      : wanted->seats     ? load_dealt(l, w, wanted, err)
                                           : load_rows(l, w, wanted, err));
+    forget_rest(l, wanted);
     if (is_ok) {
         l->done += item_bytes(wanted);
-        if (!l->progress || l->progress(l->user, l->done, l->total))
+        if (!l->params->progress || l->params->progress(l->params->user, l->done, l->total))
             return w;
         td_err_set(err, TD_E_AGAIN, "loading was stopped");
     }
@@ -260,23 +299,42 @@ static void add_item(loader *l, const td_model *m, const td_wanted *wanted, td_d
         l->staging_bytes = staging_of(wanted);
 }
 
-/* Counts what a part needs, or lists it once there is room for it. */
-static void add_items(loader *l, const td_model *m, const td_model *head, td_weights *w)
+/* The tensor as the part that is loaded has it; false where it has none of it. */
+static bool take(const td_weights_params *p, const td_model *of, uint32_t layer, td_wanted *w)
 {
+    bool is_of_experts = layer != TD_ENDS && td_wanted_is_of_experts(w);
+    if (layer == TD_ENDS && !needs_end(p->model, p->head, w->slot, p->first, p->last))
+        return false;
+    if (p->share != TD_SHARE_ALL && is_of_experts != (p->share == TD_SHARE_EXPERTS))
+        return false;
+    if (is_of_experts && p->dealing && of == p->model && layer < p->dealing->n_layer)
+        td_wanted_deal(w, td_dealing_layer(p->dealing, layer), p->dealing->n_expert, p->seat);
+    return true;
+}
+
+/* Counts what a part needs, or lists it once there is room for it. */
+static void add_items(loader *l, td_weights *w)
+{
+    const td_weights_params *p = l->params;
+    const td_model *m = p->model;
     td_wanted wanted[TD_WANTED_MAX];
     uint32_t n = td_tensors_wanted(m, TD_ENDS, wanted);
     for (uint32_t i = 0; i < n; i++)
-        if (needs_end(m, head, wanted[i].slot, w->first, w->last))
-            add_item(l, m, &wanted[i], l->dev, &w->ends[wanted[i].slot],
+        if (take(p, m, TD_ENDS, &wanted[i]))
+            add_item(l, m, &wanted[i], p->dev, &w->ends[wanted[i].slot],
                      &w->end_factors[wanted[i].slot]);
     for (uint32_t k = 0; k < w->n_layers; k++) {
         bool is_head = w->first + k > w->last;
-        const td_model *of = is_head ? head : m;
-        n = td_tensors_wanted(of, is_head ? of->hparams.n_layer : w->first + k, wanted);
+        const td_model *of = is_head ? p->head : m;
+        uint32_t layer = is_head ? of->hparams.n_layer : w->first + k;
+        n = td_tensors_wanted(of, layer, wanted);
         for (uint32_t i = 0; i < n; i++)
-            add_item(l, of, &wanted[i], is_of_experts(&wanted[i]) ? l->experts_dev : l->dev,
-                     l->items ? &w->layers[k][wanted[i].into] : NULL,
-                     l->items ? &w->factors[k][wanted[i].slot] : NULL);
+            if (take(p, of, layer, &wanted[i]))
+                add_item(l, of, &wanted[i],
+                         td_wanted_is_of_experts(&wanted[i]) && p->experts_dev ? p->experts_dev
+                                                                               : p->dev,
+                         l->items ? &w->layers[k][wanted[i].into] : NULL,
+                         l->items ? &w->factors[k][wanted[i].slot] : NULL);
     }
 }
 
@@ -300,25 +358,21 @@ static void log_load(const td_weights *w, const char *spec)
                  gb, s, gb / s);
 }
 
-td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *dev,
-                            td_device *experts_dev, uint32_t first, uint32_t last,
-                            bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                            td_err *err)
+td_weights *td_weights_load(const td_weights_params *params, td_err *err)
 {
+    const td_model *m = params->model;
+    uint32_t first = params->first, last = params->last;
     TD_ASSERT(first <= last && last < m->hparams.n_layer);
+    const td_model *head = params->head;
     TD_ASSERT(!head || last + 1 == m->hparams.n_layer);
-    loader l = {.dev = dev,
-                .experts_dev = experts_dev,
-                .staging_bytes = CHUNK_BYTES,
-                .progress = progress,
-                .user = user};
+    loader l = {.params = params, .staging_bytes = CHUNK_BYTES};
     td_weights *w = td_alloc(1, sizeof *w, err);
     if (!w)
         return NULL;
     w->first = first;
     w->last = last;
     w->n_layers = last - first + (head ? 2 : 1);
-    add_items(&l, m, head, w);
+    add_items(&l, w);
     w->layers = td_alloc(w->n_layers, sizeof *w->layers, err);
     w->factors = td_alloc(w->n_layers, sizeof *w->factors, err);
     l.staging = td_alloc(l.staging_bytes, 1, err);
@@ -327,9 +381,9 @@ td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *
     uint64_t start_us = td_clock_now_us(&clock);
     bool is_ok = w->layers && w->factors && l.staging && l.items;
     if (is_ok)
-        add_items(&l, m, head, w);
+        add_items(&l, w);
     if (!is_ok || !load_all(&l, err)) {
-        td_err_prepend(err, "%s on %s", m->path, td_device_get_info(dev)->spec);
+        td_err_prepend(err, "%s on %s", m->path, td_device_get_info(params->dev)->spec);
         td_weights_destroy(&w);
     }
     td_free(l.items);
@@ -337,7 +391,7 @@ td_weights *td_weights_load(const td_model *m, const td_model *head, td_device *
     if (w) {
         w->n_file_bytes = l.total;
         w->load_us = td_clock_now_us(&clock) - start_us;
-        log_load(w, td_device_get_info(dev)->spec);
+        log_load(w, td_device_get_info(params->dev)->spec);
     }
     return w;
 }
@@ -358,21 +412,25 @@ void td_weights_destroy(td_weights **w)
     *w = NULL;
 }
 
-uint64_t td_weights_layer_bytes(const td_model *m, const td_device *dev, uint32_t layer,
-                                td_weight_share share)
+uint64_t td_weights_bytes_of(const td_weights_params *p, const td_model *of, uint32_t layer)
 {
     uint64_t n_bytes = 0;
     td_wanted wanted[TD_WANTED_MAX];
-    uint32_t n = td_tensors_wanted(m, layer, wanted);
+    uint32_t n = td_tensors_wanted(of, layer, wanted);
     for (uint32_t i = 0; i < n; i++) {
-        bool is_other =
-            share != TD_SHARE_ALL && is_of_experts(&wanted[i]) != (share == TD_SHARE_EXPERTS);
-        if (is_other || wanted[i].row0)
+        if (wanted[i].row0 || !take(p, of, layer, &wanted[i]))
             continue;
         td_weight_params params = td_wanted_params(&wanted[i]);
-        n_bytes += td_weight_bytes(dev, &params);
+        n_bytes += td_weight_bytes(p->dev, &params);
     }
     return n_bytes;
+}
+
+uint64_t td_weights_layer_bytes(const td_model *m, td_device *dev, uint32_t layer,
+                                td_weight_share share)
+{
+    const td_weights_params params = {.model = m, .dev = dev, .share = share};
+    return td_weights_bytes_of(&params, m, layer);
 }
 
 uint64_t td_weights_end_bytes(const td_model *m, const td_model *head, const td_device *dev,
@@ -404,7 +462,8 @@ bool td_weights_check_pieces(const td_model *m, const td_model *head, const td_d
         for (uint32_t i = 0; i < n; i++) {
             if (wanted[i].row0)
                 continue;
-            const td_device *on = !is_end && is_of_experts(&wanted[i]) ? experts_dev : dev;
+            const td_device *on =
+                !is_end && td_wanted_is_of_experts(&wanted[i]) ? experts_dev : dev;
             td_weight_params params = td_wanted_params(&wanted[i]);
             uint64_t piece = td_weight_piece_bytes(on, &params);
             uint64_t most = td_device_get_info(on)->max_buffer_bytes;

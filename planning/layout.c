@@ -26,20 +26,24 @@ typedef struct {
 td_forward_params td_layout_forward_params(const td_layout *l, const td_layout_params *p,
                                            uint32_t i)
 {
-    return (td_forward_params){.model = p->model,
-                               .head = p->head,
-                               .dev = l->parts[i].dev,
-                               .experts_dev = l->parts[i].experts_dev,
-                               .first = l->parts[i].first,
-                               .last = l->parts[i].last,
-                               .kv = p->kv,
-                               .n_slots = p->n_slots,
-                               .n_ctx = l->n_ctx,
-                               .n_pages = l->n_pages,
-                               .is_all_logits = p->is_all_logits,
-                               .is_choosing = p->is_choosing,
-                               .beside = p->beside,
-                               .n_beside = p->n_beside};
+    td_forward_params out = {.model = p->model,
+                             .head = p->head,
+                             .dev = l->parts[i].dev,
+                             .experts_dev = l->parts[i].experts_dev,
+                             .dealing = l->deal.dealing,
+                             .first = l->parts[i].first,
+                             .last = l->parts[i].last,
+                             .kv = p->kv,
+                             .n_slots = p->n_slots,
+                             .n_ctx = l->n_ctx,
+                             .n_pages = l->n_pages,
+                             .is_all_logits = p->is_all_logits,
+                             .is_choosing = p->is_choosing,
+                             .beside = p->beside,
+                             .n_beside = p->n_beside};
+    for (uint32_t k = 0; k < TD_SEATS_MAX; k++)
+        out.seats[k] = k ? l->deal.seats[k].dev : out.dev;
+    return out;
 }
 
 /* Parts on the GPU of `info`. The host's threads are devices of their own with one memory, the
@@ -99,6 +103,13 @@ static bool charge_experts(builder *b, const td_device_spec *specs, td_err *err)
     const td_model *m = b->params.model;
     uint32_t n_layer = td_model_hparams(m)->n_layer;
     td_forward_params p = td_layout_forward_params(b->layout, &b->params, 0);
+    p.last = n_layer - 1;
+    for (uint32_t i = 1; p.dealing && i < p.dealing->n_seats; i++) {
+        b->layout->deal.seats[i].n_bytes = td_forward_seat_bytes(&p, i);
+        if (!charge(b, td_device_get_info(p.seats[i]), b->layout->deal.seats[i].n_bytes,
+                    "the experts", err))
+            return false;
+    }
     if (!p.experts_dev)
         return true;
     uint64_t all = 0;
@@ -151,9 +162,12 @@ static td_place_device describe_place(const builder *b, uint32_t i, const td_dev
     p.first = p.last = h->n_layer / 2;        /* a layer in the middle, where there is one */
     bool is_alone = p.last + 1 == h->n_layer; /* else the logits are counted on top */
     uint64_t one_part = td_forward_bytes(&p);
-    td_weight_share share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL;
+    td_weights_params weights = {.model = p.model,
+                                 .dev = p.dev,
+                                 .share = p.experts_dev ? TD_SHARE_OTHERS : TD_SHARE_ALL,
+                                 .dealing = p.dealing};
     for (uint32_t k = 0; k < h->n_layer; k++)
-        bytes[k] = td_weights_layer_bytes(p.model, p.dev, k, share) + td_forward_cache_bytes(&p, k);
+        bytes[k] = td_weights_bytes_of(&weights, p.model, k) + td_forward_cache_bytes(&p, k);
     uint64_t ends = td_weights_end_bytes(p.model, NULL, p.dev, p.first, p.last);
     uint64_t first = td_weights_end_bytes(p.model, NULL, p.dev, 0, h->n_layer > 1 ? 0 : p.last);
     uint64_t last = td_weights_end_bytes(p.model, NULL, p.dev, h->n_layer > 1 ? h->n_layer - 1 : 0,
@@ -263,11 +277,46 @@ static bool place_with_context(builder *b, const td_device_spec *specs, td_err *
 
 static bool open_experts_device(td_layout_part *part, const char *place, td_err *err)
 {
-    static const char key[] = "experts=";
-    if (strncmp(place, key, strlen(key)) || !place[strlen(key)])
-        return td_err_set(err, TD_E_USAGE, "place \"%.64s\"; allowed: experts=DEVICE", place);
-    part->experts_dev = td_device_create(place + strlen(key), err);
+    if (!td_place_experts(place))
+        return td_err_set(err, TD_E_USAGE,
+                          "place \"%.64s\"; allowed: experts=DEVICE, or experts=auto, "
+                          "experts=SHARES, experts=LISTS for experts dealt over the devices",
+                          place);
+    part->experts_dev = td_device_create(td_place_experts(place), err);
     return part->experts_dev || td_err_prepend(err, "place");
+}
+
+/* Where experts are dealt: what is possible, and the devices behind the first. */
+static bool open_seats(builder *b, const td_device_spec *specs, td_err *err)
+{
+    const td_layout_params *p = &b->params;
+    td_layout_deal *deal = &b->layout->deal;
+    const char *texts[TD_SEATS_MAX];
+    td_device *devs[TD_SEATS_MAX];
+    if (!td_model_hparams(p->model)->n_expert)
+        return td_err_set(err, TD_E_USAGE,
+                          "place \"%.64s\": the model is dense; allowed: a mixture of experts",
+                          p->place);
+    if (p->n_specs < 2 || p->n_specs > TD_SEATS_MAX || p->is_partial || p->is_unplaced)
+        return td_err_set(err, TD_E_USAGE,
+                          "place \"%.64s\": experts are dealt over %u devices; allowed: 2..%u, of "
+                          "one machine, the first of which has all layers",
+                          p->place, p->n_specs, TD_SEATS_MAX);
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        if (specs[i].is_pinned)
+            return td_err_set(err, TD_E_USAGE,
+                              "place \"%.64s\": device \"%.64s\" names layers; allowed: devices "
+                              "without, the first has all layers",
+                              p->place, p->specs[i]);
+        memcpy(deal->seats[i].spec, specs[i].device, sizeof deal->seats[i].spec);
+        if (i && !(deal->seats[i].dev = td_device_create(specs[i].device, err)))
+            return false;
+        texts[i] = specs[i].device;
+        devs[i] = i ? deal->seats[i].dev : b->layout->parts[0].dev;
+    }
+    const td_dealing_params params = {.specs = texts, .devs = devs, .n_seats = p->n_specs};
+    deal->dealing = td_dealing_create(p->model, p->place, &params, deal->text, err);
+    return deal->dealing;
 }
 
 static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
@@ -276,6 +325,7 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
     if (p->n_specs < 1 || p->n_specs > TD_STAGES_MAX)
         return td_err_set(err, TD_E_USAGE, "%u target devices; allowed: 1..%u", p->n_specs,
                           TD_STAGES_MAX);
+    bool is_dealt = td_place_is_dealt(p->place);
     for (uint32_t i = 0; i < p->n_specs; i++) {
         td_layout_part *part = &b->layout->parts[i];
         if (!td_device_spec_parse(p->specs[i], &specs[i], err))
@@ -289,15 +339,19 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
             (!specs[i].is_pinned || specs[i].last >= td_model_hparams(p->model)->n_layer))
             return td_err_set(err, TD_E_USAGE, "device \"%.128s\": allowed: layers of 0..%u",
                               p->specs[i], td_model_hparams(p->model)->n_layer - 1);
+        if (is_dealt && i) /* a seat, no part */
+            continue;
         memcpy(part->spec, specs[i].device, sizeof part->spec);
         part->dev = td_device_create(specs[i].device, err);
         if (!part->dev)
             return false;
         /* counted, so that it is destroyed if opening the experts' device fails */
         b->layout->n_parts++;
-        if (p->place && !open_experts_device(part, p->place, err))
+        if (p->place && !is_dealt && !open_experts_device(part, p->place, err))
             return false;
     }
+    if (is_dealt && !open_seats(b, specs, err))
+        return false;
     const char *draft_spec = p->draft ? p->draft_spec : p->guest.spec;
     b->draft_dev = draft_spec ? td_device_create(draft_spec, err) : NULL;
     return !draft_spec || b->draft_dev || td_err_prepend(err, "the draft");
@@ -333,6 +387,9 @@ void td_layout_destroy(td_layout **layout)
         td_device_destroy(&(*layout)->parts[i].experts_dev);
         td_device_destroy(&(*layout)->parts[i].dev);
     }
+    for (uint32_t i = 1; i < TD_SEATS_MAX; i++)
+        td_device_destroy(&(*layout)->deal.seats[i].dev);
+    td_dealing_destroy(&(*layout)->deal.dealing);
     td_free((*layout)->layer_bytes);
     td_free(*layout);
     *layout = NULL;

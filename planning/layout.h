@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "model/forward.h"
+#include "planning/dealing.h"
 #include "planning/placement.h"
 
 #define TD_STAGES_MAX 16u
@@ -30,7 +31,9 @@ typedef struct {
     const td_model *head;     /* td_forward_params: of the last part; NULL: none */
     const char *const *specs; /* SPEC[@a-b], in order */
     uint32_t n_specs;
-    const char *place; /* "experts=SPEC": the experts' weights on that device; NULL: none so */
+    /* "experts=SPEC": the experts' weights on that device. Or they are dealt (dealing.h) over the
+     * devices of specs, the first of which has all else. NULL: neither. */
+    const char *place;
     /* Other machines that specs may name, for target/ alone: a layout is of this one. Our own pair
      * of keys, shown there; NULL: the only one. And the type of activations between machines, F32
      * or F16; NULL: F32. */
@@ -83,8 +86,20 @@ typedef struct {
                              * be named that others may have instead */
 } td_layout_part;
 
+/* Experts dealt over devices. Seat 0 is the only part's, which has its device and its bytes. */
+typedef struct {
+    td_dealing *dealing;       /* NULL: they are not */
+    char text[TD_PLACE_BYTES]; /* deals them the same */
+    struct {
+        char spec[128];
+        td_device *dev;
+        uint64_t n_bytes; /* of others than seat 0 */
+    } seats[TD_SEATS_MAX];
+} td_layout_deal;
+
 struct td_layout {
     uint32_t n_parts, n_ctx;
+    td_layout_deal deal;
     /* Cache pages of all sequences together, where not all can have a full context at once (then at
      * least one can); 0: enough for all. */
     uint32_t n_pages;

@@ -240,6 +240,11 @@ static bool open_devices(planner *p, td_err *err)
         if (is_far)
             memcpy(p->places[i].host, spec.host, sizeof spec.host);
     }
+    if (td_place_is_dealt(l->place))
+        return td_err_set(err, TD_E_USAGE,
+                          "place \"%.64s\": plans of dealt experts are not made; allowed: "
+                          "experts=DEVICE",
+                          l->place);
     if (!p->is_far)
         return open_here(p, err);
     if (l->n_specs > TD_STAGES_MAX)

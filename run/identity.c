@@ -1,5 +1,6 @@
 #include "run/identity.h"
 
+#include "base/rng.h"
 #include "base/sha256.h"
 
 #include <stdio.h>
@@ -30,6 +31,28 @@ static void add_number(char *text, const char *key, uint32_t value)
     add(text, number);
 }
 
+/* Experts may be dealt among devices of one kind without changing a bit; of others it counts who
+ * has which. */
+static void add_dealing(const td_layout_deal *deal, char *kind, size_t n_bytes)
+{
+    char first[TD_DEVICE_KIND_BYTES], place[TD_DEVICE_KIND_BYTES];
+    const td_dealing *d = deal->dealing;
+    bool is_alike = true;
+    snprintf(first, sizeof first, "%s", kind);
+    size_t n = strlen(kind);
+    for (uint32_t i = 1; i < d->n_seats; i++) {
+        td_device_write_kind(td_device_get_info(deal->seats[i].dev), place, sizeof place);
+        is_alike &= !strcmp(place, first);
+        if (n < n_bytes)
+            n += (size_t)snprintf(kind + n, n_bytes - n, " + %s", place);
+    }
+    uint64_t hash = td_hash64(0, d->seats, (size_t)d->n_layer * d->n_expert);
+    if (is_alike)
+        kind[strlen(first)] = 0;
+    else if (n < n_bytes)
+        snprintf(kind + n, n_bytes - n, " with experts dealt as %016llx", (unsigned long long)hash);
+}
+
 /* Layers may be cut anywhere among devices of one kind without changing a bit. */
 static void add_layers(char *text, const td_target *target)
 {
@@ -44,6 +67,8 @@ static void add_layers(char *text, const td_target *target)
             td_device_write_kind(info.experts_device, place, sizeof place);
             snprintf(kind + n, sizeof kind - n, " with experts on %s", place);
         }
+        if (info.deal)
+            add_dealing(info.deal, kind, sizeof kind);
         snprintf(first, sizeof first, "%s%u on ", i ? ", " : "", info.first);
         if (strcmp(kind, previous) != 0) {
             add(text, first);

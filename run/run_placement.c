@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define SEPARATOR  " + "
+#define DEALT      " with " /* "experts=20,12 on host:1 + host:1" */
 #define PLAN_TRIES 3u
 
 /* Two SPECs mean one device by one driver, whatever they say of layers. A GPU may have been named
@@ -172,9 +173,27 @@ static bool plan_in_time(td_run_placement *p, td_run_params *params, const td_mo
     return true;
 }
 
+/* What experts=auto was at first stays. */
+static void take_dealing(td_run_placement *p, td_run_params *params, const char *recorded)
+{
+    const char *dealt = recorded ? strstr(recorded, DEALT) : NULL;
+    if (!dealt || strcmp(params->place, "experts=auto") != 0)
+        return;
+    dealt += strlen(DEALT);
+    snprintf(p->place, sizeof p->place, "%.*s", (int)strcspn(dealt, " "), dealt);
+    if (!td_place_is_dealt(p->place))
+        return;
+    params->place = p->place;
+    td_log_info("experts as in the results so far: %s", p->place);
+}
+
 bool td_run_placement_choose(td_run_placement *p, td_run_params *params, const td_model *model,
                              bool is_default, const char *recorded, td_err *err)
 {
+    if (td_place_is_dealt(params->place)) {
+        take_dealing(p, params, recorded);
+        return true; /* where is said, or found when devices are opened */
+    }
     if (recorded && !is_pinned(params) && take_recorded(p, params, recorded)) {
         td_log_info("layers as in the results so far: %s", recorded);
         return true;
@@ -208,5 +227,19 @@ void td_run_placement_write(const td_target *target, char *out, size_t n_bytes)
         bool is_host = info.device->kind == TD_DEVICE_HOST || info.host;
         n += (size_t)snprintf(out + n, n_bytes - n, "%s%s@%u-%u", i ? SEPARATOR : "",
                               is_host ? info.spec : info.device->id, info.first, info.last);
+        const td_layout_deal *deal = info.deal;
+        for (uint32_t k = 0; deal && k < deal->dealing->n_seats && n < n_bytes; k++)
+            n += (size_t)snprintf(out + n, n_bytes - n, "%s%s%s%s", k ? SEPARATOR : DEALT,
+                                  k ? "" : deal->text, k ? "" : " on ", deal->seats[k].spec);
     }
+}
+
+void td_run_placement_keep(td_run_placement *p, const td_target *target, td_run_params *params)
+{
+    td_stage_info info;
+    td_target_get_stage_info(target, 0, &info);
+    if (!info.deal)
+        return;
+    memcpy(p->place, info.deal->text, sizeof p->place);
+    params->place = p->place;
 }

@@ -84,12 +84,12 @@ static bool choose_draft_device(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
     td_device_info infos[TD_DEVICES_MAX], used[TD_RUN_SPECS_MAX + 1];
-    const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
+    const char *experts = td_place_experts(p->place);
     bool is_host_used = false;
     uint32_t n_used = 0;
     for (uint32_t i = 0; i < p->n_specs + (experts != NULL); i++) {
         td_device_spec spec;
-        if (!td_device_spec_parse(i < p->n_specs ? p->specs[i] : experts + 1, &spec, err))
+        if (!td_device_spec_parse(i < p->n_specs ? p->specs[i] : experts, &spec, err))
             return false;
         if (spec.host[0])
             continue;
@@ -233,8 +233,8 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
             (!spec.host[0] && !td_verdict_ask_spec(p->specs[i], err)))
             return false;
     }
-    const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
-    return (!experts || td_verdict_ask_spec(experts + 1, err)) &&
+    const char *experts = td_place_experts(p->place);
+    return (!experts || td_verdict_ask_spec(experts, err)) &&
            (!p->draft_spec || td_draft_client_is_on_host(p) ||
             td_verdict_ask_spec(p->draft_spec, err));
 }
@@ -299,6 +299,7 @@ bool td_setup_load(session *r, td_err *err)
     if (!load_both(r, err))
         return false;
     td_run_placement_write(r->target, r->placement, sizeof r->placement);
+    td_run_placement_keep(&r->placing, r->target, p);
     r->prefill_rows = choose_prefill_rows(r->target);
     td_identity_write(p, r->model, r->target, r->prefill_rows, &r->identity);
     if (!td_setup_keep_prompts(r, r->target, err))
@@ -346,6 +347,9 @@ void td_setup_show(const session *r)
         show_memory(s.spec, layers, s.n_bytes, s.n_usable_bytes, s.name);
         if (s.experts_spec[0])
             show_memory(s.experts_spec, "their experts", s.n_experts_bytes, 0, "");
+        for (uint32_t k = 1; s.deal && k < s.deal->dealing->n_seats; k++)
+            show_memory(s.deal->seats[k].spec, "experts", s.deal->seats[k].n_bytes, 0,
+                        s.deal->text);
     }
     if (p->draft_endpoint)
         fprintf(stderr, "  draft at %s\n", p->draft_endpoint);

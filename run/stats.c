@@ -149,6 +149,20 @@ static void write_energy(td_json_writer *w, const td_stats *s)
     td_json_end_array(w);
 }
 
+static void write_deal(td_json_writer *w, const td_layout_deal *deal)
+{
+    td_json_put_string(w, "dealt", deal->text);
+    td_json_write_key(w, "seats");
+    td_json_begin_array(w);
+    for (uint32_t i = 1; i < deal->dealing->n_seats; i++) {
+        td_json_begin_object(w);
+        td_json_put_string(w, "device", deal->seats[i].spec);
+        td_json_put_u64(w, "bytes", deal->seats[i].n_bytes);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+}
+
 static void write_stages(td_json_writer *w, const td_stats *stats)
 {
     const td_target *target = stats->target;
@@ -170,6 +184,8 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
             td_json_put_string(w, "experts_device", s.experts_spec);
             td_json_put_u64(w, "experts_bytes", s.n_experts_bytes);
         }
+        if (s.deal)
+            write_deal(w, s.deal);
         td_json_put_u64(w, "load_bytes", s.n_file_bytes);
         td_json_put_double(w, "load_ms", (double)s.load_us * 1e-3);
         td_json_put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);

@@ -15,6 +15,11 @@ fill the vocabulary; the last two tokens are <|begin|> and <|end|>.
   make_model.py --n-embd 4096 --layers 32 --heads 32 --kv-heads 8 --ffn 14336 --vocab 128256 \\
       --type Q4_K_M --out target.gguf
 
+A mixture of experts, --experts of them as wide as --ffn:
+
+  make_model.py --arch qwen3moe --n-embd 1024 --layers 12 --ffn 512 --experts 64 --experts-used 8 \\
+      --type Q4_K --out mixture.gguf
+
 A pair whose draft is right often: layers from --faint-from on add F times what others do, and the
 model that ends before them is the same but for those (all other options alike, no Q4_K_M):
 
@@ -274,6 +279,10 @@ def metadata(a):
         ("tokenizer.ggml.eos_token_id", U32, a.vocab - 1),
         ("tokenizer.ggml.add_bos_token", BOOL, arch == "llama"),
     ]
+    if arch == "qwen3moe":
+        entries += [(arch + ".expert_count", U32, a.experts),
+                    (arch + ".expert_used_count", U32, a.experts_used),
+                    (arch + ".expert_feed_forward_length", U32, a.ffn)]
     if a.chat_template is not None:
         entries.append(("tokenizer.chat_template", STRING, a.chat_template))
     return len(entries), b"".join(entry(*e) for e in entries)
@@ -301,6 +310,10 @@ def tensors(a):
     def matrix(name, n_in, n_out, type_name, sigma=None):
         return name, (n_in, n_out), fitting_type(type_name, n_in), sigma or n_in ** -0.5
 
+    def experts(name, n_in, n_out, type_name):
+        name, dims, type_name, sigma = matrix(name, n_in, n_out, type_name)
+        return name, (*dims, a.experts), type_name, sigma
+
     def vector(name, n, kind):
         return name, (n,), "F32", kind
 
@@ -318,11 +331,17 @@ def tensors(a):
             yield vector(p + "attn_q.bias", n_q, "bias")
             yield vector(p + "attn_k.bias", n_kv, "loud" if i in a.loud_keys else "bias")
             yield vector(p + "attn_v.bias", n_kv, "bias")
-        if a.arch == "qwen3":
+        if a.arch.startswith("qwen3"):
             yield vector(p + "attn_q_norm.weight", a.head_dim, "norm")
             yield vector(p + "attn_k_norm.weight", a.head_dim, "norm")
         yield matrix(p + "attn_output.weight", n_q, a.n_embd, base, faint * n_q ** -0.5)
         yield vector(p + "ffn_norm.weight", a.n_embd, "norm")
+        if a.arch == "qwen3moe":
+            yield matrix(p + "ffn_gate_inp.weight", a.n_embd, a.experts, "F32")
+            yield experts(p + "ffn_gate_exps.weight", a.n_embd, a.ffn, base)
+            yield experts(p + "ffn_up_exps.weight", a.n_embd, a.ffn, base)
+            yield experts(p + "ffn_down_exps.weight", a.ffn, a.n_embd, more)
+            continue
         yield matrix(p + "ffn_gate.weight", a.n_embd, a.ffn, base)
         yield matrix(p + "ffn_up.weight", a.n_embd, a.ffn, base)
         yield matrix(p + "ffn_down.weight", a.ffn, a.n_embd, more, faint * a.ffn ** -0.5)
@@ -375,13 +394,15 @@ def write_model(a, f):
 def parse_args(argv):
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--arch", choices=("llama", "qwen2", "qwen3"), default="llama")
+    p.add_argument("--arch", choices=("llama", "qwen2", "qwen3", "qwen3moe"), default="llama")
     p.add_argument("--n-embd", type=int, default=256)
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("--heads", type=int, default=4)
     p.add_argument("--kv-heads", type=int, help="default: as many as heads")
     p.add_argument("--head-dim", type=int, help="default: n-embd / heads")
     p.add_argument("--ffn", type=int, help="default: 3 * n-embd")
+    p.add_argument("--experts", type=int, default=32, help="of qwen3moe, each as wide as --ffn")
+    p.add_argument("--experts-used", type=int, default=4)
     p.add_argument("--vocab", type=int, default=1024)
     p.add_argument("--ctx", type=int, default=4096)
     p.add_argument("--rope-base", type=float, help="default: 10000 (llama), 1000000 (qwen)")
@@ -407,7 +428,8 @@ def parse_args(argv):
         p.error("--faint is %g; 0.001..1 are allowed" % a.faint)
     limits = {"n_embd": (32, 1 << 16), "layers": (1, 512), "heads": (1, 1024),
               "kv_heads": (1, 1024), "head_dim": (2, 1024), "ffn": (32, 1 << 18),
-              "vocab": (258, 1 << 20), "ctx": (1, 1 << 24), "faint_from": (1, a.layers)}
+              "vocab": (258, 1 << 20), "ctx": (1, 1 << 24), "faint_from": (1, a.layers),
+              "experts": (1, 1024), "experts_used": (1, min(a.experts, 64))}
     for name, (low, high) in limits.items():
         value = getattr(a, name)
         if not low <= value <= high:

@@ -267,11 +267,13 @@ uint32_t td_chain_op_times(const td_chain *chain, td_op_time *out, uint32_t max)
 td_device_counts td_chain_device_counts(const td_chain *chain)
 {
     const td_layout *l = chain->layout;
-    const td_device *devices[2 * TD_STAGES_MAX];
+    const td_device *devices[2 * TD_STAGES_MAX + TD_SEATS_MAX];
     td_device_counts sum = {0};
     uint32_t n = 0;
-    for (uint32_t i = 0; i < 2 * l->n_parts; i++) {
-        const td_device *dev = i % 2 ? l->parts[i / 2].experts_dev : l->parts[i / 2].dev;
+    for (uint32_t i = 0; i < 2 * l->n_parts + TD_SEATS_MAX; i++) {
+        const td_device *dev = i >= 2 * l->n_parts ? l->deal.seats[i - 2 * l->n_parts].dev
+                               : i % 2             ? l->parts[i / 2].experts_dev
+                                                   : l->parts[i / 2].dev;
         bool is_new = dev;
         for (uint32_t k = 0; k < n; k++)
             is_new &= devices[k] != dev;

@@ -80,6 +80,11 @@ bool td_split_create(const td_layout_params *p, td_split **out, td_err *err)
         else
             s->stages[i].local = n_local++;
     }
+    if (is_ok && s->n_workers && td_place_is_dealt(p->place))
+        is_ok = td_err_set(err, TD_E_USAGE,
+                           "place \"%.64s\": \"%.64s\" is on another machine; allowed: devices "
+                           "of this one",
+                           p->place, p->specs[s->workers[0].first_stage]);
     /* Before anybody is connected to, for it may take a while. */
     is_ok = is_ok && (!s->n_workers || td_models_id(p->model, s->model_id, err));
     if (is_ok && s->n_workers)
@@ -328,7 +333,7 @@ static bool share_layers(td_split *s, const td_model *m, td_err *err)
 static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_ctx,
                        const td_remotes *remotes, td_stage_plan *plans, td_err *err)
 {
-    const char *experts = p->place ? strchr(p->place, '=') : NULL; /* "experts=SPEC" */
+    const char *experts = td_place_experts(p->place);
     for (uint32_t w = 0; w < s->n_workers; w++) {
         td_stage_plan *plan = &plans[w];
         uint32_t first = s->workers[w].first_stage;
@@ -346,9 +351,8 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
             plan->parts[k].last = (uint16_t)s->stages[first + k].spec.last;
         }
         /* "experts=host" is meant on each machine for itself. */
-        if (experts &&
-            !find_device(s->workers[w].host.name, experts + 1, td_remotes_hello(remotes, w),
-                         p->is_trusting, &plan->experts_device, err))
+        if (experts && !find_device(s->workers[w].host.name, experts, td_remotes_hello(remotes, w),
+                                    p->is_trusting, &plan->experts_device, err))
             return false;
     }
     return true;

@@ -397,6 +397,91 @@ static void test_experts_may_be_elsewhere(void **state)
     for_each_case(far_experts);
 }
 
+/* The prompt's logits, [n_tokens][n_vocab]. n_rows 0: as prefill. */
+static float *keep_logits(const golden_case *c, td_chain *chain, uint32_t n_rows)
+{
+    uint32_t step = n_rows ? n_rows : TD_PREFILL_ROWS_MAX;
+    float *out = malloc((size_t)c->n_tokens * c->n_vocab * sizeof *out);
+    assert_non_null(out);
+    td_chain_rewind(chain, 0, 0);
+    for (uint32_t at = 0; at < c->n_tokens; at += step) {
+        uint32_t n = td_min_u32(step, c->n_tokens - at);
+        run_rows(chain, n_rows ? TD_MODE_VERIFY : TD_MODE_PREFILL, c->tokens + at, at, n);
+        memcpy(out + (size_t)at * c->n_vocab, td_chain_logits(chain),
+               (size_t)n * c->n_vocab * sizeof *out);
+    }
+    return out;
+}
+
+/* Every second expert on each of two devices; and three that have one, two and the others. */
+static void write_dealings(uint32_t n_expert, char lists[512], char *shares, size_t n_bytes)
+{
+    size_t n = 0;
+    for (uint32_t odd = 0; odd < 2; odd++)
+        for (uint32_t e = odd; e < n_expert; e += 2)
+            n += (size_t)snprintf(lists + n, 512 - n, "%s%u",
+                                  e > 1 ? ","
+                                  : odd ? "/"
+                                        : "experts=",
+                                  e);
+    assert_true(n < 512);
+    snprintf(shares, n_bytes, "experts=1,2,%u", n_expert - 3);
+}
+
+/* The same bits with the experts dealt over devices of one kind, and near the reference over
+ * others. */
+static void dealt_experts(const golden_case *c, const placement *p)
+{
+    uint32_t n_expert = td_model_hparams(c->model)->n_expert;
+    if (!n_expert || c->n_tokens > 100 || p->n_specs > 1)
+        return;
+    static const uint32_t widths[] = {0, 1, 5, 64};
+    float *wanted[TD_COUNT(widths)], *got;
+    td_chain *chain = load(c, p, TD_TYPE_F32, TD_TYPE_F32, c->n_tokens);
+    for (size_t i = 0; i < TD_COUNT(widths); i++)
+        wanted[i] = keep_logits(c, chain, widths[i]);
+    td_chain_destroy(&chain);
+    char lists[512], shares[64];
+    write_dealings(n_expert, lists, shares, sizeof shares);
+    const char *places[] = {lists, n_expert > 3 ? shares : "experts=1,1"};
+    size_t n_bytes = (size_t)c->n_tokens * c->n_vocab * sizeof(float);
+    for (uint32_t k = 0; k < TD_COUNT(places); k++) {
+        placement dealt = {
+            .name = p->name, .n_specs = k && n_expert > 3 ? 3 : 2, .is_host = p->is_host};
+        for (uint32_t i = 0; i < dealt.n_specs; i++)
+            dealt.specs[i] = p->is_host && i ? "host:1" : p->specs[0];
+        chain = load_with(c, &dealt, TD_TYPE_F32, TD_TYPE_F32, c->n_tokens, places[k]);
+        for (size_t i = 0; i < TD_COUNT(widths); i++) {
+            got = keep_logits(c, chain, widths[i]);
+            if (memcmp(got, wanted[i], n_bytes) != 0)
+                fail_msg("%s on %s: %s: other logits, %u rows at once", c->name, p->name, places[k],
+                         widths[i]);
+            free(got);
+        }
+        td_chain_destroy(&chain);
+    }
+    printf("%-18s %-16s the same bits dealt as %s and %s\n", c->name, p->name, places[0],
+           places[1]);
+    for (size_t i = 0; i < TD_COUNT(widths); i++)
+        free(wanted[i]);
+    double tol_max = c->is_f32 ? c->tol_f32 : c->tol_quantised_max;
+    double tol_rms = c->is_f32 ? c->tol_f32 : c->tol_quantised_rms;
+    placement mixed = {.name = p->name, .n_specs = 2, .specs = {p->specs[0], "host:1"}};
+    if (p->is_host)
+        return;
+    chain = load_with(c, &mixed, TD_TYPE_F32, TD_TYPE_F32, c->n_tokens, lists);
+    for (uint32_t n_rows = 0; n_rows <= 5; n_rows += 5)
+        check(c, p, "every second expert on the host",
+              run_prompt(c, chain, n_rows, tol_max, !c->is_f32), tol_max, tol_rms);
+    td_chain_destroy(&chain);
+}
+
+static void test_experts_may_be_dealt(void **state)
+{
+    (void)state;
+    for_each_case(dealt_experts);
+}
+
 /* A long story of a trained model, token by token from BOS. */
 static void story(const golden_case *c, const placement *p)
 {
@@ -481,6 +566,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_match_the_reference),
         cmocka_unit_test(test_experts_may_be_elsewhere),
+        cmocka_unit_test(test_experts_may_be_dealt),
         cmocka_unit_test(test_story_from_bos_matches_the_reference),
         cmocka_unit_test(test_quantized_caches_are_as_good_as_the_reference),
     };

@@ -87,6 +87,8 @@ td_script_test(e2e_stage e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_stage.py
                $<TARGET_FILE:tandem>)
 td_script_test(e2e_stage_faults e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_stage_faults.py
                $<TARGET_FILE:tandem>)
+td_script_test(e2e_experts e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_experts.py
+               $<TARGET_FILE:tandem>)
 td_script_test(e2e_weights e2e python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e_weights.py
                $<TARGET_FILE:tandem>)
 # All but the drift, which would be timed.

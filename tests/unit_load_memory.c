@@ -53,8 +53,9 @@ static void check_device(const td_model *m, const char *spec)
     }
     assert_true(reset_peak());
     uint64_t before = read_status("VmRSS"), used, budget;
-    td_weights *w =
-        td_weights_load(m, NULL, dev, dev, 0, td_model_hparams(m)->n_layer - 1, NULL, NULL, &err);
+    td_weights *w = td_weights_load(
+        &(td_weights_params){.model = m, .dev = dev, .last = td_model_hparams(m)->n_layer - 1},
+        &err);
     if (!w)
         fail_msg("%s", err.message);
     uint64_t peak = read_status("VmHWM");

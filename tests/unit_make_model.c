@@ -113,6 +113,16 @@ static void test_makes_every_architecture(void **state)
     assert_true(td_gguf_get_u32(g, "qwen3.attention.key_length", &head_dim, NULL));
     assert_int_equal(head_dim, 64);
     td_gguf_close(&g);
+    g = make("--arch qwen3moe --layers 1 --ffn 512 --experts 6 --experts-used 2 --type Q4_K "
+             "--vocab 300");
+    check_shape(g, "blk.0.ffn_gate_inp.weight", 256, 6, "F32");
+    const td_gguf_tensor *down = td_gguf_find_tensor(g, "blk.0.ffn_down_exps.weight");
+    assert_non_null(down);
+    assert_int_equal(down->ne[0], 512);
+    assert_int_equal(down->ne[1], 256);
+    assert_int_equal(down->ne[2], 6);
+    assert_null(td_gguf_find_tensor(g, "blk.0.ffn_down.weight"));
+    td_gguf_close(&g);
 }
 
 static void test_merges_make_the_tokens(void **state)

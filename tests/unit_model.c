@@ -263,7 +263,8 @@ static void test_tied_embeddings_stand_at_both_ends(void **state)
         assert_true(first >= 4ull * 64 * TOY_VOCAB);
         assert_true(last > first);                              /* the norm too */
         assert_int_equal(all, is_untied ? first + last : last); /* tied: loaded once */
-        td_weights *w = td_weights_load(m, NULL, dev, dev, 3, 3, NULL, NULL, NULL);
+        td_weights *w = td_weights_load(
+            &(td_weights_params){.model = m, .dev = dev, .first = 3, .last = 3}, NULL);
         assert_non_null(w);
         assert_int_equal(w->ends[TD_W_OUT] != NULL, is_untied);
         assert_int_equal(w->ends[TD_W_EMBD] != NULL, !is_untied);
@@ -297,7 +298,9 @@ static void test_loading_tells_its_progress(void **state)
     td_model *m = open_toy(&t);
     td_device *dev = open_host();
     progress p = {0};
-    td_weights *w = td_weights_load(m, NULL, dev, dev, 0, 3, on_progress, &p, NULL);
+    const td_weights_params params = {
+        .model = m, .dev = dev, .last = 3, .progress = on_progress, .user = &p};
+    td_weights *w = td_weights_load(&params, NULL);
     assert_non_null(w);
     assert_int_equal(p.done, p.total);
     assert_int_equal(p.n_calls, t.n_tensors);
@@ -307,7 +310,7 @@ static void test_loading_tells_its_progress(void **state)
     td_weights_destroy(&w);
     td_err err = {0};
     p = (progress){.n_calls_max = 5};
-    assert_null(td_weights_load(m, NULL, dev, dev, 0, 3, on_progress, &p, &err)); /* told to stop */
+    assert_null(td_weights_load(&params, &err)); /* told to stop */
     assert_int_equal(err.code, TD_E_AGAIN);
     assert_int_equal(p.n_calls, 5);
     assert_int_equal(used_bytes(dev), 0);
@@ -326,7 +329,7 @@ static void test_a_file_that_shrinks_is_an_error(void **state)
     assert_non_null(m);
     assert_int_equal(truncate(path, 30000), 0);
     td_device *dev = open_host();
-    td_weights *w = td_weights_load(m, NULL, dev, dev, 0, 3, NULL, NULL, &err);
+    td_weights *w = td_weights_load(&(td_weights_params){.model = m, .dev = dev, .last = 3}, &err);
     assert_null(w);
     assert_true(err.code == TD_E_IO || err.code == TD_E_DATA);
     assert_non_null(strstr(err.message, path));

@@ -1,0 +1,269 @@
+#include "planning/dealing.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char key[] = "experts=";
+#define NOBODY UINT8_MAX
+
+static const char *value_of(const char *place)
+{
+    return place && !strncmp(place, key, strlen(key)) ? place + strlen(key) : "";
+}
+
+bool td_place_is_dealt(const char *place)
+{
+    const char *value = value_of(place);
+    return !strcmp(value, "auto") || isdigit((unsigned char)*value);
+}
+
+const char *td_place_experts(const char *place)
+{
+    const char *value = value_of(place);
+    return *value && !td_place_is_dealt(place) ? value : NULL;
+}
+
+typedef struct {
+    const td_model *m;
+    const td_hparams *h;
+    const char *place;
+    const td_dealing_params *params;
+    uint32_t n_expert, counts[TD_SEATS_MAX]; /* of each layer's */
+    uint8_t seats[TD_EXPERTS_MAX];
+} dealer;
+
+static bool fail(const dealer *d, td_err *err, const char *why)
+{
+    return td_err_set(err, TD_E_USAGE,
+                      "place %s: %s; allowed: experts=auto, shares as in experts=60,40 or lists as "
+                      "in experts=0-3/4-7, one for each of %u devices, of %u experts",
+                      td_text_quote(d->place, strlen(d->place)).text, why, d->params->n_seats,
+                      d->n_expert);
+}
+
+/* One number of digits, at most 9 of them. */
+static bool read_number(const char **at, uint32_t *out)
+{
+    uint32_t n = 0;
+    for (*out = 0; isdigit((unsigned char)**at) && n < 9; n++, ++*at)
+        *out = *out * 10 + (uint32_t)(**at - '0');
+    return n > 0 && !isdigit((unsigned char)**at);
+}
+
+/* "0-3,8/4-7" */
+static bool read_lists(dealer *d, const char *at, td_err *err)
+{
+    uint32_t seat = 0, first, last;
+    memset(d->seats, NOBODY, sizeof d->seats);
+    for (;;) {
+        bool is_ok = read_number(&at, &first);
+        last = first;
+        if (is_ok && *at == '-') {
+            at++;
+            is_ok = read_number(&at, &last);
+        }
+        if (!is_ok || (*at && *at != ',' && *at != '/') || first > last)
+            return fail(d, err, "it is no list of experts");
+        if (last >= d->n_expert)
+            return fail(d, err, "there is no such expert");
+        if (seat >= d->params->n_seats)
+            return fail(d, err, "it has more lists than there are devices");
+        for (uint32_t e = first; e <= last; e++) {
+            if (d->seats[e] != NOBODY)
+                return fail(d, err, "an expert is dealt twice");
+            d->seats[e] = (uint8_t)seat;
+        }
+        seat += *at == '/';
+        if (!*at++)
+            break;
+    }
+    if (seat + 1 < d->params->n_seats)
+        return fail(d, err, "it has fewer lists than there are devices");
+    for (uint32_t e = 0; e < d->n_expert; e++)
+        if (d->seats[e] == NOBODY)
+            return fail(d, err, "an expert is dealt to nobody");
+    return true;
+}
+
+/* Counts near those wanted, whose sum is n_expert: one at least each. */
+static void round_counts(dealer *d, const double *wanted)
+{
+    uint32_t n = d->params->n_seats, sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += d->counts[i] = td_max_u32(1, (uint32_t)floor(wanted[i] + 1e-9));
+    while (sum != d->n_expert) { /* to who lacks most, from who has most too many */
+        bool is_more = sum < d->n_expert;
+        uint32_t best = UINT32_MAX;
+        for (uint32_t i = 0; i < n; i++) {
+            if (!is_more && d->counts[i] == 1)
+                continue;
+            double lack = wanted[i] - d->counts[i];
+            double best_lack = best < n ? wanted[best] - d->counts[best] : 0;
+            if (best == UINT32_MAX || (is_more ? lack > best_lack : lack < best_lack))
+                best = i;
+        }
+        is_more ? d->counts[best]++ : d->counts[best]--;
+        sum += is_more ? 1u : -1u;
+    }
+}
+
+/* "60,40" */
+static bool read_shares(dealer *d, const char *at, td_err *err)
+{
+    double shares[TD_SEATS_MAX], sum = 0;
+    uint32_t n = 0, share;
+    for (bool is_last = false; !is_last; n++) {
+        if (!read_number(&at, &share) || (*at && *at != ','))
+            return fail(d, err, "it is no list of shares");
+        if (!share)
+            return fail(d, err, "a share is 0");
+        if (n == d->params->n_seats)
+            return fail(d, err, "it has more shares than there are devices");
+        sum += shares[n] = share;
+        is_last = !*at++;
+    }
+    if (n < d->params->n_seats)
+        return fail(d, err, "it has fewer shares than there are devices");
+    for (uint32_t i = 0; i < n; i++)
+        shares[i] *= d->n_expert / sum;
+    round_counts(d, shares);
+    return true;
+}
+
+/* Bytes of all layers' experts on a device, of one of each. */
+static double expert_bytes(const dealer *d, uint32_t seat)
+{
+    double n_bytes = 0;
+    for (uint32_t i = 0; i < d->h->n_layer; i++)
+        n_bytes += (double)td_weights_layer_bytes(d->m, d->params->devs[seat], i, TD_SHARE_EXPERTS);
+    return n_bytes / d->n_expert;
+}
+
+/* Experts by time: seat 0 also reads the shared expert. Time T is looked for at which all of them
+ * have found a place, none having more than fit in what its device has. */
+static void share_time(dealer *d, const double *rates)
+{
+    uint32_t n = d->params->n_seats;
+    double wanted[TD_SEATS_MAX], most[TD_SEATS_MAX], low = 0, high = 1, sum = 0, fits = 0;
+    double asked = (double)d->h->n_expert_used / d->n_expert; /* share of them, by a row */
+    double shared = (double)d->h->n_ff_shared / d->h->n_ff_expert;
+    for (uint32_t i = 0; i < n; i++) {
+        double room = (double)td_device_get_info(d->params->devs[i])->capacity.usable_bytes;
+        most[i] = fmax(1, room / expert_bytes(d, i));
+        fits += most[i];
+    }
+    for (uint32_t i = 0; i < n && fits < d->n_expert; i++)
+        most[i] = d->n_expert; /* what is missing is said when it is counted */
+    for (int step = 0; step < 200; step++) {
+        double t = (low + high) / 2;
+        sum = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            wanted[i] = (t * rates[i] - (i ? 0 : shared)) / asked;
+            wanted[i] = fmin(fmax(wanted[i], 1), most[i]);
+            sum += wanted[i];
+        }
+        if (sum >= d->n_expert)
+            high = t;
+        else if (step < 100 && high - low > high / 4) /* not bracketed yet */
+            high *= 2;
+        else
+            low = t;
+    }
+    round_counts(d, wanted);
+}
+
+static bool measure(dealer *d, td_err *err)
+{
+    double rates[TD_SEATS_MAX], best = 0;
+    for (uint32_t i = 0; i < d->params->n_seats; i++) {
+        uint32_t k = 0; /* one of its kind that is measured already: noise shall not part them */
+        while (k < i && strcmp(d->params->specs[k], d->params->specs[i]) != 0)
+            k++;
+        if (k < i)
+            rates[i] = rates[k];
+        else if (!td_device_measure_bandwidth(d->params->devs[i], &rates[i], err))
+            return td_err_prepend(err, "%s", d->params->specs[i]);
+        rates[i] = fmax(rates[i], 1);
+        best = fmax(best, rates[i]);
+    }
+    for (uint32_t i = 0; i < d->params->n_seats; i++)
+        rates[i] /= best;
+    share_time(d, rates);
+    return true;
+}
+
+static void write_counts(const dealer *d, char text[TD_PLACE_BYTES])
+{
+    size_t n = (size_t)snprintf(text, TD_PLACE_BYTES, "%s", key);
+    for (uint32_t i = 0; i < d->params->n_seats; i++)
+        n += (size_t)snprintf(text + n, TD_PLACE_BYTES - n, "%s%u", i ? "," : "", d->counts[i]);
+}
+
+/* By counts: the first so many to the first, and so on. */
+static void deal_in_order(dealer *d)
+{
+    for (uint32_t i = 0, e = 0; i < d->params->n_seats; i++)
+        for (uint32_t k = 0; k < d->counts[i]; k++)
+            d->seats[e++] = (uint8_t)i;
+}
+
+static bool choose(dealer *d, char text[TD_PLACE_BYTES], td_err *err)
+{
+    const char *value = value_of(d->place);
+    bool is_auto = !strcmp(value, "auto"), is_list = strpbrk(value, "/-");
+    if (strlen(d->place) >= TD_PLACE_BYTES)
+        return fail(d, err, "it is too long");
+    if (d->n_expert < d->params->n_seats)
+        return fail(d, err, "there are fewer experts than devices");
+    bool is_ok = is_auto   ? measure(d, err)
+                 : is_list ? read_lists(d, value, err)
+                           : read_shares(d, value, err);
+    if (!is_ok)
+        return false;
+    if (is_list) {
+        snprintf(text, TD_PLACE_BYTES, "%s", d->place);
+    } else {
+        write_counts(d, text);
+        deal_in_order(d);
+    }
+    return true;
+}
+
+td_dealing *td_dealing_create(const td_model *m, const char *place, const td_dealing_params *params,
+                              char text[TD_PLACE_BYTES], td_err *err)
+{
+    const td_hparams *h = td_model_hparams(m);
+    dealer d = {.m = m, .h = h, .place = place, .params = params, .n_expert = h->n_expert};
+    TD_ASSERT(params->n_seats <= TD_SEATS_MAX);
+    if (!choose(&d, text, err))
+        return NULL;
+    td_dealing *out = td_alloc(1, sizeof *out, err);
+    if (out)
+        out->seats = td_alloc((size_t)h->n_layer * h->n_expert, 1, err);
+    if (!out || !out->seats) {
+        td_dealing_destroy(&out);
+        return NULL;
+    }
+    out->n_seats = params->n_seats;
+    out->n_layer = h->n_layer;
+    out->n_expert = h->n_expert;
+    for (uint32_t i = 0; i < h->n_layer; i++)
+        memcpy(out->seats + (size_t)i * h->n_expert, d.seats, h->n_expert);
+    return out;
+}
+
+void td_dealing_destroy(td_dealing **dealing)
+{
+    if (*dealing)
+        td_free((*dealing)->seats);
+    td_free(*dealing);
+    *dealing = NULL;
+}

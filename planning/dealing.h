@@ -1,0 +1,27 @@
+/* How experts are dealt over devices: what --place says of it, or as is fastest by what the devices
+ * read of their memory in a second. Errors: TD_E_USAGE, TD_E_NOMEM, those of measuring. */
+#ifndef TD_PLANNING_DEALING_H
+#define TD_PLANNING_DEALING_H
+
+#include "model/model.h"
+
+#define TD_PLACE_BYTES 512u
+
+/* "experts=SPEC": the SPEC. NULL: it is none such, or of dealt experts. */
+const char *td_place_experts(const char *place);
+/* "experts=auto", "experts=60,40" (shares) or "experts=0-3,8/4-7" (lists), one for each device. */
+bool td_place_is_dealt(const char *place);
+
+typedef struct {
+    const char *const *specs; /* [n_seats], for messages */
+    td_device *const *devs;
+    uint32_t n_seats;
+} td_dealing_params;
+
+/* text: what deals them the same without measuring, "experts=20,12". */
+td_dealing *td_dealing_create(const td_model *model, const char *place,
+                              const td_dealing_params *params, char text[TD_PLACE_BYTES],
+                              td_err *err);
+void td_dealing_destroy(td_dealing **dealing);
+
+#endif

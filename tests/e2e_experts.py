@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Experts dealt over devices, as a user meets them: the text is the undealt one's whoever has which,
+with drafts and without; a run says how it dealt, and one that goes on deals so again; what cannot be
+dealt is refused.
+
+usage: e2e_experts.py TANDEM   (run from the source root; standard library only)"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TANDEM = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else 'build/tandem'
+DENSE = 'configs/tales/tales-target.q8_0.gguf'
+N_EXPERTS = 12
+TWO = ('--device', 'host:1', '--device', 'host:1')
+FIELDS = ('status', 'text', 'tokens', 'reason', 'prompt_tokens', 'config', 'config_sha')
+
+
+class Experts(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.shared = tempfile.TemporaryDirectory()
+        cls.model = os.path.join(cls.shared.name, 'moe.gguf')
+        subprocess.run([sys.executable, 'scripts/make_model.py', '--arch', 'qwen3moe', '--n-embd', '256', '--layers', '3',
+                        '--ffn', '256', '--heads', '4', '--kv-heads', '2', '--experts', str(N_EXPERTS), '--experts-used',
+                        '3', '--vocab', '600', '--type', 'Q4_K', '--out', cls.model], check=True, capture_output=True)
+        cls.prompts = os.path.join(cls.shared.name, 'in.jsonl')
+        with open(cls.prompts, 'w') as f:
+            for i in range(8):
+                f.write(json.dumps({'id': 'line %d' % i, 'prompt': 'a tale of %d hills ' % i * (1 + 6 * i)}) + '\n')
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.shared.cleanup()
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+
+    def run_tandem(self, *args, model=None):
+        return subprocess.run([TANDEM, 'generate', '--target', model or self.model, '--quiet', '--ignore-eos', *args],
+                              capture_output=True, text=True, timeout=300)
+
+    def lines(self, *args, out='out.jsonl'):
+        """What must not differ of the result lines, by id."""
+        path = os.path.join(self.dir.name, out)
+        r = self.run_tandem('--in', self.prompts, '--out', path, '-n', '24', '--ctx', '1024', '--seed', '7', *args)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(path) as f:
+            self.results = [json.loads(line) for line in f]
+        self.assertEqual(len(self.results), 8)
+        return {line['id']: {k: line[k] for k in FIELDS} for line in self.results}
+
+    def test_the_text_is_the_undealt_one_whoever_has_which(self):
+        wanted = self.lines('--device', 'host:1', '--parallel', '3')
+        self.assertEqual({line['status'] for line in wanted.values()}, {'ok'})
+        for i, place in enumerate(('experts=auto', 'experts=5,1', 'experts=0,2,4,6,8,10/1,3,5,7,9,11', 'experts=7-11,0/1-6')):
+            got = self.lines(*TWO, '--place', place, '--parallel', '3', out='%d.jsonl' % i)
+            self.assertEqual(got, wanted, place)
+        got = self.lines(*TWO, '--device', 'host:2', '--place', 'experts=1,1,1', '--parallel', '1', out='three.jsonl')
+        self.assertEqual(got, wanted)
+
+    def test_drafts_do_not_change_it(self):
+        dealt = (*TWO, '--place', 'experts=2,1', '--temp', '0.9')
+        wanted = self.lines(*dealt, '--draft', 'none')
+        for i, draft in enumerate((('--draft', self.model, '--draft-device', 'host:1', '--draft-fixed', '5'),
+                                   ('--draft', self.model, '--draft-device', 'host:1', '--draft-fixed', '40', '--parallel', '4'),
+                                   ('--draft-ngram', '--draft-fixed', '3'))):
+            got = self.lines(*dealt, *draft, out='%d.jsonl' % i)
+            self.assertEqual(got, wanted, draft)
+            self.assertGreater(sum(line['drafted'] for line in self.results), 0)
+
+    def test_a_run_says_how_it_dealt_and_goes_on_so(self):
+        path, stats = (os.path.join(self.dir.name, name) for name in ('out.jsonl', 'stats.json'))
+        auto = ('--in', self.prompts, '--out', path, '-n', '8', '--ctx', '1024', *TWO, '--place', 'experts=auto', '--stats', stats)
+        r = self.run_tandem(*auto)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(path) as f:
+            lines = f.readlines()
+        placement = json.loads(lines[0])['placement']
+        self.assertRegex(placement, r'^host:1@0-2 with experts=\d+,\d+ on host:1 \+ host:1$')
+        with open(stats) as f:
+            stage, = json.load(f)['stages']
+        self.assertIn(stage['dealt'], placement)
+        counts = [int(n) for n in stage['dealt'].partition('=')[2].split(',')]
+        self.assertEqual((len(counts), sum(counts)), (2, N_EXPERTS))
+        seat, = stage['seats']
+        self.assertEqual(seat['device'], 'host:1')
+        self.assertGreater(seat['bytes'], 0)
+        with open(path, 'w') as f: # as if an earlier run had measured something else
+            f.write(''.join(lines[:3]).replace(stage['dealt'], 'experts=11,1'))
+        r = self.run_tandem(*auto)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(path) as f:
+            self.assertEqual({json.loads(line)['placement'] for line in f}, {'host:1@0-2 with experts=11,1 on host:1 + host:1'})
+
+    def test_what_cannot_be_dealt_is_refused(self):
+        def fails(needle, *args, model=None):
+            r = self.run_tandem('--prompt', 'a', '-n', '1', *args, model=model)
+            self.assertEqual(r.returncode, 2, (args, r.stderr))
+            self.assertIn(needle, r.stderr)
+            self.assertIn('allowed: ', r.stderr)
+
+        for value, needle in (('', 'place'), ('60', 'fewer shares'), ('1,1,1', 'more shares'), ('0,5', 'a share is 0'),
+                              ('1,x', 'no list of shares'), ('1,1.5', 'no list of shares'), ('1,', 'no list of shares'),
+                              ('1,99999999999999999999', 'no list of shares'), ('0-5/6-12', 'no such expert'),
+                              ('0-5/5-11', 'dealt twice'), ('0-5/7-11', 'dealt to nobody'), ('0-11/', 'no list of experts'),
+                              ('0-11', 'fewer lists'), ('0-3/4-7/8-11', 'more lists'), ('5-0/6-11', 'no list of experts'),
+                              ('0-5//6-11', 'no list of experts'), ('0-5/6-1' + '1' * 600, 'place'), ('1-\n/2', 'place')):
+            with self.subTest(value):
+                fails(needle, *TWO, '--place', 'experts=' + value)
+        fails('dense', *TWO, '--place', 'experts=auto', model=DENSE)
+        fails('2..8', '--device', 'host:1', '--place', 'experts=auto')
+        fails('2..8', *['--device', 'host:1'] * 9, '--place', 'experts=auto')
+        fails('names layers', '--device', 'host:1@0-1', '--device', 'host:1', '--place', 'experts=1,1')
+        fails('another machine', '--device', 'host:1', '--device', 'a/host:1', '--host', 'a=tcp://127.0.0.1:9', '--place',
+              'experts=1,1')
+        r = subprocess.run([TANDEM, 'plan', '--target', self.model, *TWO, '--place', 'experts=auto'], capture_output=True, text=True)
+        self.assertEqual(r.returncode, 2, r.stderr)
+        self.assertIn('allowed: ', r.stderr)
+
+
+if __name__ == '__main__':
+    unittest.main()
