@@ -37,8 +37,8 @@ static const option options[] = {
      "bytes on the disk, in units of 10^9, for weights that coordinators send of models that are "
      "not there; 0: none are taken (default: 100)"},
     {"--prefix-cache", "stage.prefix", OPT_TEXT, AT(prefix), 0, 0, "DIR[:SIZE]",
-     "a folder where prompts are kept as drafts here read them, up to SIZE, as 500M or 20G "
-     "(default: none; SIZE: 20G)"},
+     "a folder where prompts are kept as layers and drafts here read them, up to SIZE, as 500M or "
+     "20G (default: none; SIZE: 20G)"},
     {"--key", "stage.key", OPT_TEXT, AT(key), 0, 0, "NAME",
      "our own pair of `tandem keys`, for tcp (default: the only one, where the endpoint is off "
      "loopback)"},

@@ -54,7 +54,7 @@ td_prefix *td_prefix_create(const td_prefix_params *params, td_err *err)
         if (!(p->chains[i].names =
                   td_alloc(params->n_ctx / params->chunk_rows + 1, sizeof(hash), err)))
             goto fail;
-    for (uint32_t i = 0; i < params->n_reading + TD_PREFIX_WRITING; i++) {
+    for (uint32_t i = 0; params->chunk_bytes && i < params->n_reading + TD_PREFIX_WRITING; i++) {
         td_prefix_blob *b = &p->blobs[i];
         b->home = &p->free;
         b->capacity = params->chunk_bytes;
@@ -135,21 +135,45 @@ void td_prefix_name(td_prefix *p, uint32_t slot, const uint32_t *tokens, uint32_
         name_chunk(p, c, c->n, tokens + (size_t)c->n * p->params.chunk_rows);
 }
 
-td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
-                               uint64_t n_bytes, bool is_wanted)
+bool td_prefix_ask(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
+                   td_prefix_head *out)
 {
     chain *c = &p->chains[slot];
     uint32_t n_rows = p->params.chunk_rows, i = first / n_rows;
     TD_ASSERT(first % n_rows == 0 && first + n_rows <= p->params.n_ctx);
-    TD_ASSERT(n_bytes <= p->params.chunk_bytes);
     if (i > c->n) /* nobody asked for what is before it */
+        return false;
+    *out = name_chunk(p, c, i, tokens);
+    return true;
+}
+
+void td_prefix_behind(const td_prefix *p, const uint8_t before[TD_PREFIX_HASH_BYTES],
+                      uint32_t first, const uint32_t *tokens, td_prefix_head *out)
+{
+    td_sha256 s;
+    *out = p->head;
+    out->first = first;
+    out->n_tokens = p->params.chunk_rows;
+    td_sha256_begin(&s);
+    td_sha256_add(&s, p->root, sizeof p->root);
+    td_sha256_add(&s, before, TD_PREFIX_HASH_BYTES);
+    td_sha256_end(&s, out->before);
+    memcpy(out->tokens, tokens, out->n_tokens * sizeof *tokens);
+    td_prefix_head_name(out);
+}
+
+td_prefix_blob *td_prefix_look(td_prefix *p, const td_prefix_head *head, uint64_t n_bytes,
+                               bool is_wanted)
+{
+    TD_ASSERT(n_bytes <= p->params.chunk_bytes);
+    if (!p->n_blobs)
         return NULL;
-    td_prefix_head head = name_chunk(p, c, i, tokens);
-    head.n_bytes = n_bytes;
     uint32_t n_free = atomic_load(&p->free.n_items);
-    td_prefix_blob *b = (td_prefix_blob *)td_queue_try_pop(&p->free);
+    td_prefix_blob *b =
+        (td_prefix_blob *)(is_wanted ? td_queue_pop(&p->free) : td_queue_try_pop(&p->free));
     if (b) {
-        b->head = head;
+        b->head = *head;
+        b->head.n_bytes = n_bytes;
         b->is_loaded = b->is_replacing = false;
         if ((is_wanted && td_prefix_store_read(p->params.store, b)) || n_free > p->params.n_reading)
             return b;
@@ -157,6 +181,15 @@ td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, cons
     }
     p->n_dropped++;
     return NULL;
+}
+
+td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
+                               uint64_t n_bytes, bool is_wanted)
+{
+    td_prefix_head head;
+    return td_prefix_ask(p, slot, first, tokens, &head)
+               ? td_prefix_look(p, &head, n_bytes, is_wanted)
+               : NULL;
 }
 
 void td_prefix_done(td_prefix *p, td_prefix_blob **blob, bool is_whole)

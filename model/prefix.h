@@ -23,13 +23,13 @@
 typedef struct td_prefix td_prefix;
 
 typedef struct {
-    td_prefix_store *store;
+    td_prefix_store *store;   /* not used where chunk_bytes is 0: then there are only names */
     const char *identity;     /* all that decides a chunk's bits beside its tokens */
     const char *model, *what; /* for people (prefix_file.h), cut off; copied */
     uint32_t chunk_rows;      /* positions of a chunk, at most TD_PREFIX_TOKENS_MAX */
     uint64_t chunk_bytes;     /* of one, at most */
     uint32_t n_slots, n_ctx;
-    uint32_t n_reading; /* chunks that were found and not done with, at most */
+    uint32_t n_reading; /* chunks that were found and not done with; who looks for more waits */
 } td_prefix_params;
 
 td_prefix *td_prefix_create(const td_prefix_params *params, td_err *err);
@@ -51,6 +51,14 @@ void td_prefix_name(td_prefix *p, uint32_t slot, const uint32_t *tokens, uint32_
 td_prefix_blob *td_prefix_find(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
                                uint64_t n_bytes, bool is_wanted);
 /* is_whole: what was to be filled is, and can be kept. */
+/* The same in two steps, for who names chunks for others too. False: what is before it has no name.
+ * behind() names one for who does: before[] is theirs. */
+bool td_prefix_ask(td_prefix *p, uint32_t slot, uint32_t first, const uint32_t *tokens,
+                   td_prefix_head *out);
+void td_prefix_behind(const td_prefix *p, const uint8_t before[TD_PREFIX_HASH_BYTES],
+                      uint32_t first, const uint32_t *tokens, td_prefix_head *out);
+td_prefix_blob *td_prefix_look(td_prefix *p, const td_prefix_head *head, uint64_t n_bytes,
+                               bool is_wanted);
 void td_prefix_done(td_prefix *p, td_prefix_blob **blob, bool is_whole);
 
 uint64_t td_prefix_n_dropped(const td_prefix *p); /* chunks that found no room */

@@ -242,20 +242,24 @@ static bool ask_verdicts(const td_run_params *p, td_err *err)
 bool td_setup_keep_prompts(session *r, td_target *target, td_err *err)
 {
     char text[TD_IDENTITY_BYTES], what[TD_PREFIX_WHAT_BYTES], kind[TD_DEVICE_KIND_BYTES], cache[80];
+    const char *without;
     td_stage_info info;
     if (!r->prompts_kept)
         return true;
-    if (td_target_n_hosts(target) > 0) {
-        td_log_warn(
-            "--prefix-cache: layers are on other machines, so no prompts of the target are kept");
-        return true;
-    }
     td_target_get_stage_info(target, 0, &info);
     td_device_write_kind(info.device, kind, sizeof kind);
     td_identity_read(r->identity.text, "cache", cache, sizeof cache);
     snprintf(what, sizeof what, "%s on %.150s", cache, kind);
     td_identity_write_prompts(&r->identity, r->model, td_target_n_ctx(target), text);
-    return td_target_keep_prompts(target, r->prompts_kept, text, what, r->prefill_rows, err);
+    if (!td_target_keep_prompts(target, r->prompts_kept, text, what, r->prefill_rows, &without,
+                                err))
+        return false;
+    if (without && !r->has_said_unkept)
+        td_log_warn("--prefix-cache: host %s keeps none (`tandem stage --prefix-cache DIR` there), "
+                    "so no prompts of the target are kept",
+                    without);
+    r->has_said_unkept |= without != NULL;
+    return true;
 }
 
 static bool choose_caches(session *r, td_err *err)

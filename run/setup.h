@@ -34,6 +34,7 @@ typedef struct td_run_session {
     td_run_placement placing;
     td_target *target;
     td_prefix_store *prompts_kept; /* NULL: none are */
+    bool has_said_unkept;          /* that a host has no folder for them */
     td_draft_client *drafting;
     uint64_t draft_bytes; /* what a draft of this process takes on its device */
     td_ngram *ngram;      /* NULL: none */

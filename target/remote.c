@@ -208,6 +208,12 @@ static void take_message(td_remotes *r, session *s, const td_stage_msg *m)
         s->met = m->met;
         set_state(r, s, SESSION_MEETING, SESSION_IDLE);
         break;
+    case TD_STAGE_KEPT:
+        td_remote_take_kept(r, s, m->kept);
+        break;
+    case TD_STAGE_FOUND:
+        td_remote_take_found(r, s, &m->found);
+        break;
     case TD_STAGE_EVENTS:
         td_remote_take_events(r, s, &m->events);
         break;
@@ -271,9 +277,12 @@ static void mind_time(td_remotes *r, session *s)
         return;
     }
     if (s->is_due) {
-        s->is_due = false;
-        if (!td_stage_way_send(&s->way, &s->due, &err))
+        s->is_due = !td_stage_way_send(&s->way, &s->due, &err);
+        if (s->is_due && s->due.type == TD_STAGE_FIND && err.code == TD_E_AGAIN)
+            return; /* the stream has filled the link: later */
+        if (s->is_due)
             td_remote_lose(r, s, err.message);
+        s->is_due = false;
         return;
     }
     if (now < s->next_us)

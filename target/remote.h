@@ -64,6 +64,15 @@ bool td_remotes_next_event(td_remotes *r, td_target_event *out);
 bool td_remotes_await_events(td_remotes *r, uint64_t within_us);
 void td_remotes_get_clock(td_remotes *r, uint32_t worker, td_target_clock *out);
 
+/* Once all are loaded and before any job: has the workers keep chunks of so many positions. False
+ * where one is lost; *without: the name of a host that has no folder for them, or NULL. */
+bool td_remotes_keep(td_remotes *r, uint32_t chunk_rows, const char **without, td_err *err);
+/* Asks all workers for a chunk; found_chunk() waits until they have said whether they have it:
+ * false where one has not, or is lost. *damaged: of one whose file is, or NULL; *late: of one that
+ * has not said it for so long that nobody waits any more, or NULL. One thread, in turns. */
+void td_remotes_find_chunk(td_remotes *r, const td_stage_find *find);
+bool td_remotes_found_chunk(td_remotes *r, const char **damaged, const char **late);
+
 /* Tells the thread that a queue has a batch, or that one was cancelled. Any thread. */
 void td_remotes_wake(void *remotes);
 

@@ -38,7 +38,7 @@ typedef struct {
     td_stage_way way;
     uint64_t n_seen, heard_us, next_us; /* next_us: the next greeting or ping */
     session_state state;
-    td_stage_msg due;                  /* a PLAN, LOAD, CHECK or MEET to be sent, */
+    td_stage_msg due;                  /* a PLAN, LOAD, CHECK, MEET, KEEP or FIND to be sent, */
     bool is_due;                       /* if so */
     char busy[TD_WIRE_REASON_MAX + 1]; /* why it is not free, by its last word; or "" */
     td_stage_hello_ok hello;
@@ -57,6 +57,9 @@ typedef struct {
      * all there was; what the worker had no room for. */
     bool is_asked;
     uint64_t asked_us, told_us, n_dropped;
+    /* Of chunks of prompts: a KEEP or FIND is not answered; what was answered last. */
+    bool is_keep_asked, is_kept, is_find_asked;
+    td_stage_found found;
     uint64_t progress;
     uint32_t n_pending; /* by its last word: batches done, and held */
     td_err err;         /* of a lost one */
@@ -119,6 +122,9 @@ bool td_remote_write_next(const session *s, char out[TD_STAGE_ENDPOINT_MAX + 1],
 /* Has a worker tell what it did, if that is wanted and there is room for the answer. */
 void td_remote_ask_events(td_remotes *r, session *s);
 void td_remote_take_events(td_remotes *r, session *s, const td_stage_events *told);
+
+void td_remote_take_kept(td_remotes *r, session *s, bool is_kept);
+void td_remote_take_found(td_remotes *r, session *s, const td_stage_found *found);
 
 /* Sets up a run whose sessions have been planned. */
 void td_remote_begin_run(td_remotes *r, run *at, const td_remote_run *params,

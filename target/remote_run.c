@@ -73,6 +73,7 @@ static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *e
     bool is_known = j && j->batch->id == told->id && j->batch->is_sent && at->out.b != j->batch &&
                     told->n_out == j->batch->n_out && told->n_rows <= j->batch->n_rows &&
                     told->n_spans == at->end_stage &&
+                    (!told->is_restored || j->batch->is_restored) &&
                     told->is_prefill == (j->batch->mode == TD_MODE_PREFILL);
     if (!is_known) {
         td_err_set(err, TD_E_DATA, "it answers batch %llu; allowed: %llu, as it was sent",

@@ -7,6 +7,7 @@
 
 #include "target/job.h"
 #include "target/target.h"
+#include "transport/stage_wire.h"
 
 /* NULL: all are in use. */
 micro_batch *td_ring_take_batch(td_target *t);
@@ -18,6 +19,13 @@ void td_ring_give_back(td_target *t, job *j);
 /* Marks a batch that was pushed. */
 bool td_ring_cancel(td_target *t, uint64_t batch);
 const td_model *td_target_model(const td_target *t);
+/* After load and before any job: chunks of prompts are kept in a store. Then the coordinator's
+ * questions are answered one by one, and each batch is given what is held for it before it is
+ * pushed. TD_E_DATA for what makes no sense. */
+bool td_ring_keep(td_target *t, td_prefix_store *store, uint32_t chunk_rows, td_err *err);
+bool td_ring_find(td_target *t, const td_stage_find *find, td_err *err);
+bool td_ring_found(td_target *t, td_stage_found *out); /* td_target_fd tells when */
+bool td_ring_join(td_target *t, micro_batch *b, td_err *err);
 /* Of all batches nothing is wanted any more. */
 void td_ring_drop(td_target *t);
 /* After open, until load: */

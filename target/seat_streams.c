@@ -46,6 +46,8 @@ static bool take_job(void *user, const job *j, td_err *err)
     s->n_taken += j->kind == JOB_FORWARD;
     if (j->kind == JOB_FORWARD)
         j->batch->received.end_us = told_now_us(s);
+    if (j->kind == JOB_FORWARD && !td_ring_join(s->at.target, j->batch, err))
+        return false;
     return td_ring_push(s->at.target, j) ||
            td_err_set(err, TD_E_DATA, "more jobs than batches can need");
 }
@@ -187,8 +189,20 @@ static bool mind_neighbour(td_seat_neighbour *n, bool is_met, const char *who, u
     return true;
 }
 
+/* What was found of a chunk, as soon as the link takes it. */
+static void tell_found(td_seat_streams *s)
+{
+    td_stage_msg m = {.type = TD_STAGE_FOUND};
+    if (!s->has_found)
+        s->has_found = td_ring_found(s->at.target, &s->found);
+    m.found = s->found;
+    if (s->has_found && td_stage_way_send(s->at.way, &m, NULL))
+        s->has_found = false;
+}
+
 bool td_seat_streams_step(td_seat_streams *s, uint64_t now_us, td_err *err)
 {
+    tell_found(s);
     td_trace_seat_answer(&s->trace, s->at.way);
     return send_finished(s, now_us, err) && hear_behind(s, now_us, err) &&
            mind_neighbour(&s->before, s->before.way.link, "worker before", now_us, err) &&

@@ -46,6 +46,8 @@ typedef struct {
     uint64_t cancelled[TD_SEAT_CANCELLED];
     uint32_t n_cancelled;
     uint64_t n_taken, n_done; /* batches */
+    td_stage_found found;     /* not told yet, */
+    bool has_found;           /* if so */
 } td_seat_streams;
 
 /* Whether a worker at `own` may dial what a coordinator calls the next one. */

@@ -161,27 +161,9 @@ static void hand_on_activations(stage *s, micro_batch *b)
     s->info.n_copied_bytes += 4ull * b->n_rows * s->n_embd;
 }
 
-/* -- chunks of prompts on the disk (model/prefix.h) ---------------------------------------------
- * The first stage looks for a full chunk before it is computed. What was found is put into the
- * caches, stage by stage; what was not is computed and taken out of them, stage by stage, to be
- * written when the last one is done. */
-
-static void find_chunk(stage *s, micro_batch *b)
-{
-    const stage_prompts *p = s->prompts;
-    uint32_t first = b->rows[0].position, tokens[TD_PREFILL_ROWS_MAX];
-    b->chunk = NULL;
-    b->chunk_at = 0;
-    if (!p || b->mode != TD_MODE_PREFILL || b->n_rows != p->chunk_rows || first % p->chunk_rows)
-        return;
-    uint64_t n_bytes = 0;
-    for (uint32_t i = 0; i < p->n_parts; i++)
-        n_bytes += td_cache_chunk_bytes(p->parts[i], first, first + b->n_rows);
-    for (uint32_t i = 0; i < b->n_rows; i++)
-        tokens[i] = b->rows[i].token;
-    b->chunk = td_prefix_find(p->prefix, b->rows[0].slot, first, tokens, n_bytes, b->n_out == 0);
-    b->is_restored = b->chunk && b->chunk->is_loaded;
-}
+/* -- chunks of prompts on the disk (target/prompts.h) -------------------------------------------
+ * What was found is put into the caches, stage by stage; what was not is computed and taken out of
+ * them, stage by stage, to be written when the last one here is done. */
 
 /* The stage's part of a chunk that was found, or of one that was not. One that cannot be taken out
  * is not kept. */
@@ -202,8 +184,8 @@ static bool move_chunk(stage *s, micro_batch *b)
 static void end_chunk(stage *s, micro_batch *b)
 {
     bool is_whole = b->chunk && b->chunk_at == b->chunk->head.n_bytes && b->err.code == TD_OK;
-    if (b->chunk && td_forward_is_last(s->forward))
-        td_prefix_done(s->prompts->prefix, &b->chunk, is_whole);
+    if (b->chunk && s->prefix)
+        td_prefix_done(s->prefix, &b->chunk, is_whole);
 }
 
 static bool compute(stage *s, micro_batch *b)
@@ -238,8 +220,6 @@ static void run_batch(stage *s, micro_batch *b)
         s->failure = b->err;
         return;
     }
-    if (td_forward_is_first(s->forward))
-        find_chunk(s, b);
     if (td_forward_is_last(s->forward))
         prepare_rows(s, b);
     if ((!b->is_restored && !compute(s, b)) || (b->chunk && !move_chunk(s, b))) {
@@ -268,8 +248,6 @@ static void open_slot(stage *s, const job *j)
         td_cache_share(cache, j->from_slot, j->slot, length);
     if (length && is_other && to->tokens)
         memcpy(to->tokens, s->slots[j->from_slot].tokens, length * sizeof *to->tokens);
-    if (s->prompts && td_forward_is_first(s->forward))
-        td_prefix_open(s->prompts->prefix, j->slot, j->from_slot, length);
     to->has_hole = false;
     to->is_open = true;
     to->stream = j->stream;

@@ -6,13 +6,6 @@
 #include "target/job.h"
 #include "target/target.h"
 
-/* Prompts kept on the disk, by a target whose stages are all here. */
-typedef struct {
-    td_prefix *prefix; /* of the first stage's thread, but for td_prefix_done */
-    uint32_t chunk_rows, n_parts;
-    const td_cache *parts[TD_STAGES_MAX]; /* the caches of all stages, for their sizes */
-} stage_prompts;
-
 typedef struct stage {
     td_forward *forward; /* borrowed from the chain */
     td_err failure;      /* of the first batch that failed here or before; later ones get it too */
@@ -27,7 +20,7 @@ typedef struct stage {
     bool is_serving; /* jobs come from another machine, whose word is not taken for anything */
     /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */
     td_sampler *sampler;
-    const stage_prompts *prompts; /* NULL: none are kept */
+    td_prefix *prefix; /* of the last stage here, which is done with chunks; else NULL */
     struct stage_slot {
         uint64_t stream;
         td_sampling_params sampling;

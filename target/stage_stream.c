@@ -65,6 +65,7 @@ static void describe(const micro_batch *b, const td_stage_form *form, td_stage_b
     out->is_prefill = b->mode == TD_MODE_PREFILL;
     out->is_skipped = b->is_skipped;
     out->is_cancelled = atomic_load_explicit(&b->is_cancelled, memory_order_acquire);
+    out->is_restored = b->is_restored && b->n_rows && !form->is_result;
     out->n_rows = (uint16_t)b->n_rows;
     out->n_out = (uint16_t)b->n_out;
     out->n_spans = (uint8_t)form->n_spans;
@@ -86,7 +87,8 @@ static void describe(const micro_batch *b, const td_stage_form *form, td_stage_b
                                       .sequence = b->rows[i].sequence,
                                       .position = b->rows[i].position,
                                       .token = b->rows[i].token};
-    out->n_bytes = b->is_skipped ? 0 : b->n_rows * td_stage_row_bytes(form->n_embd, form->wire);
+    bool is_empty = b->is_skipped || out->is_restored;
+    out->n_bytes = is_empty ? 0 : b->n_rows * td_stage_row_bytes(form->n_embd, form->wire);
     out->bytes = (const uint8_t *)b->activations;
 }
 
@@ -123,7 +125,8 @@ bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form
     if (out->is_due || out->b)
         return false;
     bool is_half = j->kind == JOB_FORWARD && !form->is_result && form->wire == TD_STAGE_F16;
-    if (is_half && !j->batch->is_skipped && out->packed != j->batch) {
+    bool is_empty = j->kind == JOB_FORWARD && (j->batch->is_skipped || j->batch->is_restored);
+    if (is_half && !is_empty && out->packed != j->batch) {
         td_stage_pack(j->batch->activations, (size_t)j->batch->n_rows * form->n_embd);
         out->packed = j->batch;
     }
@@ -221,6 +224,7 @@ static void fill(micro_batch *b, const td_stage_batch *from, bool is_result)
         memcpy(b->bad, from->bad, from->n_bad * sizeof *b->bad);
         return;
     }
+    b->is_restored = from->is_restored;
     for (uint32_t i = 0; i < from->n_rows; i++) {
         const td_stage_row *r = &from->rows[i];
         b->rows[i] = (td_forward_row){.slot = r->slot,

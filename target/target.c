@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "target/prompts.h"
 #include "target/remote.h"
 #include "target/ring.h"
 #include "target/split.h"
@@ -34,7 +35,7 @@ struct td_target {
     td_remotes *remotes;
     uint32_t n_stages, n_local, n_slots, n_ctx, n_pages, n_jobs;
     bool forgets, is_started;
-    stage_prompts prompts;
+    td_prompts *prompts;                       /* NULL: none are kept */
     stage stages[TD_STAGES_MAX];               /* here, [n_local] */
     td_queue runs[TD_STAGES_MAX];              /* of remote runs, into which their jobs go */
     td_stage_info remote_infos[TD_STAGES_MAX]; /* by stage */
@@ -271,7 +272,7 @@ bool td_target_poll(td_target *t, td_target_result *out)
                               .spans = b->spans};
     for (uint32_t i = 0; i < t->n_stages; i++) {
         uint64_t us = b->spans[i].end_us - b->spans[i].start_us;
-        if (us && t->split && t->split->stages[i].is_remote)
+        if (us && t->split && t->split->stages[i].is_remote && !b->is_restored)
             td_stage_add_busy(&t->remote_infos[i], b, us);
         out->sum_us += us;
         out->waited_us += b->spans[i].waited_us;
@@ -548,38 +549,86 @@ fail:
     return td_err_prepend(err, "target");
 }
 
-bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
-                            const char *what, uint32_t chunk_rows, td_err *err)
+/* What both ends have in common. */
+static bool keep_prompts(td_target *t, td_prompts_params *p, td_err *err)
 {
-    stage_prompts *p = &t->prompts;
-    td_prefix_params params = {.store = store,
-                               .model = td_model_name(t->params.model),
-                               .what = what,
-                               .chunk_rows = chunk_rows,
-                               .n_slots = t->n_slots,
-                               .n_ctx = t->n_ctx,
-                               .n_reading = t->n_local + 1};
-    char *text = NULL;
-    TD_ASSERT(!t->split && !t->params.is_partial && chunk_rows % TD_PAGE_POSITIONS == 0);
-    p->chunk_rows = chunk_rows;
+    p->model = td_model_name(t->params.model);
+    p->n_slots = t->n_slots;
+    p->n_ctx = t->n_ctx;
+    p->n_stages = t->n_stages;
     p->n_parts = t->n_local;
-    for (uint32_t i = 0; i < t->n_local; i++) {
+    for (uint32_t i = 0; i < t->n_local; i++)
         p->parts[i] = td_forward_cache(t->stages[i].forward);
-        params.chunk_bytes += td_cache_chunk_bytes_max(p->parts[i], chunk_rows);
-    }
-    if (!td_prefix_write_identity(identity, p->parts, p->n_parts, &text, err))
+    TD_ASSERT(!t->prompts && p->chunk_rows % TD_PAGE_POSITIONS == 0);
+    t->prompts = td_prompts_create(p, err);
+    if (t->prompts && t->n_local) /* it waits for its first job */
+        t->stages[t->n_local - 1].prefix = td_prompts_prefix(t->prompts);
+    return t->prompts;
+}
+
+bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
+                            const char *what, uint32_t chunk_rows, const char **without,
+                            td_err *err)
+{
+    td_prompts_params p = {.store = store,
+                           .identity = identity,
+                           .what = what,
+                           .chunk_rows = chunk_rows,
+                           .remotes = t->remotes,
+                           .out = t->first};
+    TD_ASSERT(!t->params.is_partial);
+    *without = NULL;
+    if (t->remotes && !td_remotes_keep(t->remotes, chunk_rows, without, err))
         return false;
-    params.identity = text;
-    p->prefix = td_prefix_create(&params, err);
-    td_free(text);
-    for (uint32_t i = 0; i < t->n_local && p->prefix; i++) /* they wait for their first job */
-        t->stages[i].prompts = p;
-    return p->prefix;
+    if (*without)
+        return true;
+    p.wake = wake_of(t, 0, &p.user);
+    if (!keep_prompts(t, &p, err))
+        return false;
+    t->first = td_prompts_in(t->prompts);
+    return true;
+}
+
+bool td_ring_keep(td_target *t, td_prefix_store *store, uint32_t chunk_rows, td_err *err)
+{
+    td_prompts_params p = {.store = store, .chunk_rows = chunk_rows, .wake = wake, .user = t};
+    char *identity = NULL, what[TD_PREFIX_WHAT_BYTES];
+    const td_layout *l = t->chain->layout;
+    if (!td_prompts_describe(l, t->params.model, &t->params.kv, &identity, err))
+        return false;
+    snprintf(what, sizeof what, "layers %u..%u on %.120s", l->parts[0].first,
+             l->parts[l->n_parts - 1].last, td_device_get_info(l->parts[0].dev)->name);
+    p.identity = identity;
+    p.what = what;
+    bool is_ok = keep_prompts(t, &p, err);
+    td_free(identity);
+    return is_ok;
+}
+
+bool td_ring_find(td_target *t, const td_stage_find *find, td_err *err)
+{
+    return (t->prompts || td_err_set(err, TD_E_DATA, "a chunk is asked for where none is kept")) &&
+           td_prompts_ask(t->prompts, find, err);
+}
+
+bool td_ring_found(td_target *t, td_stage_found *out)
+{
+    return t->prompts && td_prompts_answer(t->prompts, out);
+}
+
+bool td_ring_join(td_target *t, micro_batch *b, td_err *err)
+{
+    if (!t->free_jobs) /* what it is given would be lost */
+        return td_err_set(err, TD_E_DATA, "more jobs than batches can need");
+    if (t->prompts)
+        return td_prompts_join(t->prompts, b, err);
+    return !b->is_restored ||
+           td_err_set(err, TD_E_DATA, "a chunk that was found, where none is kept");
 }
 
 uint64_t td_target_n_unkept(const td_target *t)
 {
-    return t->prompts.prefix ? td_prefix_n_dropped(t->prompts.prefix) : 0;
+    return t->prompts ? td_prefix_n_dropped(td_prompts_prefix(t->prompts)) : 0;
 }
 
 td_target *td_target_create(const td_layout_params *params, td_err *err)
@@ -599,8 +648,8 @@ void td_target_destroy(td_target **target)
         submit(t, &(job){.kind = JOB_STOP});
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
         td_stage_stop(&t->stages[i]);
+    td_prompts_destroy(&t->prompts); /* it wakes the remotes */
     td_remotes_destroy(&t->remotes);
-    td_prefix_destroy(&t->prompts.prefix);
     bool is_left = true; /* by devices */
     for (uint32_t i = 0; i < t->n_local; i++) {
         stage *s = &t->stages[i];

@@ -137,12 +137,14 @@ bool td_target_load(td_target *t, td_err *err);     /* destroy it when it fails 
 uint64_t td_target_draft_bytes(const td_target *t); /* for which room was kept */
 void td_target_destroy(td_target **t);
 
-/* Once loaded and before any job, where all stages are here (td_target_n_hosts): full chunks of
- * prompts, of chunk_rows, are read from a store where they are there, and kept there when they were
- * computed. identity: what the bits depend on beside tokens and the caches' sizes; what: of it, for
- * people. The store is borrowed. TD_E_NOMEM. */
+/* Once loaded and before any job: full chunks of prompts, of chunk_rows, are read from a store
+ * where they are there, and kept there when they were computed; by stages elsewhere, in stores of
+ * their own. identity: what the bits depend on beside tokens and the caches' sizes; what: of it,
+ * for people. The store is borrowed. *without: a host that has no store, and so nothing is kept; or
+ * NULL. TD_E_NOMEM, and where a host is lost. */
 bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
-                            const char *what, uint32_t chunk_rows, td_err *err);
+                            const char *what, uint32_t chunk_rows, const char **without,
+                            td_err *err);
 uint64_t td_target_n_unkept(const td_target *t); /* chunks that found the disk too slow */
 
 uint32_t td_target_n_ctx(const td_target *t);

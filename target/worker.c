@@ -74,6 +74,7 @@ struct td_worker_seat {
     bool is_measured;
     td_meet_seat meet;
     td_seat_streams streams; /* once layers are loaded */
+    bool is_keeping;         /* a KEEP came */
     /* The helper. */
     pthread_t thread;
     bool is_thread;
@@ -296,6 +297,7 @@ static void clean_up(worker *w)
     td_draft_seat_close(&w->draft);
     td_target_destroy(&w->target);
     td_seat_streams_end(&w->streams);
+    w->is_keeping = false;
     td_meet_seat_end(&w->meet);
     if (w->kept)
         td_kept_release(w->kept, NULL);
@@ -500,6 +502,34 @@ static void take_trace(worker *w)
         end_streams(w, &err);
 }
 
+/* Before there is any work. */
+static void take_keep(worker *w, uint32_t chunk_rows)
+{
+    td_err err = {0};
+    bool is_right = has_streams(w) && !w->is_keeping && !w->streams.n_taken &&
+                    chunk_rows % TD_PAGE_POSITIONS == 0;
+    if (!is_right) {
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a KEEP at the wrong time, or of broken pages",
+                    true);
+        return;
+    }
+    w->is_keeping = true;
+    bool is_kept =
+        w->params->prompts && td_ring_keep(w->target, w->params->prompts, chunk_rows, &err);
+    if (err.code != TD_OK)
+        td_log_warn("stage worker: prompts are not kept: %s", err.message);
+    tell(w, &(td_stage_msg){.type = TD_STAGE_KEPT, .kept = is_kept});
+}
+
+static void take_find(worker *w, const td_stage_find *f)
+{
+    td_err err = {0};
+    if (!has_streams(w))
+        end_session(w, TD_STAGE_FAIL_PROTOCOL, "a FIND at the wrong time", true);
+    else if (!td_ring_find(w->target, f, &err))
+        end_streams(w, &err);
+}
+
 static void take_stream(worker *w, const td_stage_msg *m)
 {
     td_err err = {0};
@@ -533,6 +563,12 @@ static void take_message(worker *w, const td_stage_msg *m)
         break;
     case TD_STAGE_TRACE:
         take_trace(w);
+        break;
+    case TD_STAGE_KEEP:
+        take_keep(w, m->keep);
+        break;
+    case TD_STAGE_FIND:
+        take_find(w, &m->find);
         break;
     case TD_STAGE_CANCEL:
         if (has_streams(w))
@@ -752,8 +788,9 @@ size_t td_worker_seat_look(const td_worker_seat *w, td_link_poll_item *items)
 
 bool td_worker_seat_is_sending(const td_worker_seat *w)
 {
-    return w->state == READY && ((w->target && !td_stage_out_is_idle(&w->streams.out)) ||
-                                 (w->draft && td_draft_seat_is_sending(w->draft)));
+    return w->state == READY &&
+           ((w->target && (!td_stage_out_is_idle(&w->streams.out) || w->streams.has_found)) ||
+            (w->draft && td_draft_seat_is_sending(w->draft)));
 }
 
 bool td_worker_seat_step(td_worker_seat *w, bool is_woken, td_err *err)

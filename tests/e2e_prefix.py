@@ -22,7 +22,7 @@ TEXT = 'Once upon a time there was a king who had three sons and a garden with a
 HOST = ['--device', 'host:1', '--no-measure']
 
 
-class Prefix(unittest.TestCase):
+class Case(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
@@ -30,10 +30,12 @@ class Prefix(unittest.TestCase):
         self.stats = os.path.join(self.dir.name, 'stats.json')
         self.prompts = os.path.join(self.dir.name, 'in.jsonl')
 
-    def write_prompts(self, *ends, text=TEXT * 2):
+    def write_prompts(self, *ends, text=TEXT * 2, alike=True):
+        """alike: all begin with the text; else no two begin alike."""
         with open(self.prompts, 'w') as f:
             for i, end in enumerate(ends):
-                f.write(json.dumps({'id': str(i), 'prompt': text + end, 'seed': i}) + '\n')
+                prompt = text + end if alike else end + text
+                f.write(json.dumps({'id': str(i), 'prompt': prompt, 'seed': i}) + '\n')
 
     def command(self, model, args):
         return [TANDEM, 'generate', '--target', model, '--in', self.prompts, '-n', '6', '--quiet', '--ignore-eos',
@@ -52,6 +54,8 @@ class Prefix(unittest.TestCase):
     def files(self):
         return sorted(os.path.join(self.kept, name) for name in os.listdir(self.kept))
 
+
+class Prefix(Case):
     def check(self, model, *args):
         """Off, cold, warm and damaged. Only full chunks are kept, and the last row of a prompt is run."""
         self.write_prompts('Then the first son', 'Then the second', text=TEXT * (8 if model == TARGET else 2))
@@ -197,11 +201,7 @@ class Prefix(unittest.TestCase):
         self.assertEqual(figures['restored_positions'], 0)
 
     def test_a_killed_run_leaves_what_it_read(self):
-        self.write_prompts(*('Line %d' % i for i in range(40)), text=TEXT * 10)
-        with open(self.prompts) as f:  # no two begin alike
-            lines = [dict(line, prompt=line['id'] + line['prompt']) for line in map(json.loads, f)]
-        with open(self.prompts, 'w') as f:
-            f.writelines(json.dumps(line) + '\n' for line in lines)
+        self.write_prompts(*('%d. ' % i for i in range(40)), text=TEXT * 10, alike=False)
         args = [*HOST, '--prefix-cache', self.kept, '--parallel', '4']
         p = subprocess.Popen(self.command(TARGET, args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while p.poll() is None and (not os.path.isdir(self.kept) or len(os.listdir(self.kept)) < 6):
@@ -222,11 +222,7 @@ class Prefix(unittest.TestCase):
                 for is_draft in (False, True)]
 
     def test_a_killed_batch_goes_on_without_reading_its_prompts_again(self):
-        self.write_prompts(*('Line %d' % i for i in range(8)), text=TEXT * 10)
-        with open(self.prompts) as f:  # no two begin alike
-            lines = [dict(line, prompt=line['id'] + line['prompt']) for line in map(json.loads, f)]
-        with open(self.prompts, 'w') as f:
-            f.writelines(json.dumps(line) + '\n' for line in lines)
+        self.write_prompts(*('%d. ' % i for i in range(8)), text=TEXT * 10, alike=False)
         args = [*HOST, '--parallel', '4', '--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3']
         out = os.path.join(self.dir.name, 'out.jsonl')
         whole = self.run_once(TARGET, *args, keep=False)
@@ -269,6 +265,184 @@ class Prefix(unittest.TestCase):
             self.assertIn(r.returncode, (2, 74), r.stderr)
             self.assertIn(word, r.stderr)
 
+
+class Hosts(Case):
+    """Stages on other machines, each with a folder of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.workers, self.started = {}, []
+        self.addCleanup(self.stop)
+
+    def stop(self):
+        for worker in self.started:
+            worker.kill()
+            worker.wait()
+            worker.stderr.close()
+        self.workers, self.started = {}, []
+
+    def start(self, name, *args, model=TARGET, keep=True):
+        """Its log is read by nobody, and short."""
+        options = ['--prefix-cache', os.path.join(self.dir.name, 'kept by ' + name)] if keep else []
+        self.workers[name] = subprocess.Popen(
+            [TANDEM, 'stage', '--bind', self.end(name), '--model', model, '--device', 'host:1', *options, *args],
+            stderr=subprocess.PIPE, text=True)
+        self.started.append(self.workers[name])
+        for line in self.workers[name].stderr:
+            if ': at ' in line:
+                return
+        self.fail('the worker did not start')
+
+    def end(self, name):
+        return 'ipc://%s/%s.sock' % (self.dir.name, name)
+
+    def args(self, split, *args):
+        return [*(x for name in self.workers for x in ('--host', '%s=%s' % (name, self.end(name)))),
+                *(x for spec in split for x in ('--device', spec)), '--no-measure', *args]
+
+    def files(self, name=None):
+        kept = os.path.join(self.dir.name, 'kept by ' + name) if name else self.kept
+        return sorted(os.path.join(kept, f) for f in os.listdir(kept)) if os.path.isdir(kept) else []
+
+    def forget(self):
+        for kept in [self.kept, *(os.path.join(self.dir.name, 'kept by ' + name) for name in self.workers)]:
+            for f in os.listdir(kept) if os.path.isdir(kept) else ():
+                os.unlink(os.path.join(kept, f))
+
+    def wait_for(self, name, n):
+        """Writers may still be at work when a run is over."""
+        for _ in range(500):
+            if len([f for f in self.files(name) if f.endswith('.prefix')]) >= n:
+                return
+            time.sleep(0.01)
+        self.fail('%s has kept %d files; wanted: %d' % (name, len(self.files(name)), n))
+
+    def check_split(self, model, split, *args, text):
+        """Off, cold and warm, with the same text as of one machine; returns what was restored."""
+        self.write_prompts('Then the first son', 'Then the second', text=text)
+        wanted = self.run_once(model, *HOST, *args, keep=False)[0]
+        off, _, n_off, _ = self.run_once(model, *self.args(split, *args), keep=False)
+        cold, figures, n_cold, log = self.run_once(model, *self.args(split, *args))
+        self.assertEqual((off if '--wire' in args else wanted, log), (cold, ''))
+        self.assertEqual(n_cold + figures['restored_positions'], n_off)
+        for name in {spec.split('/')[0] for spec in split if '/' in spec}:
+            self.wait_for(name, 2)
+        warm, figures, n_warm, log = self.run_once(model, *self.args(split, *args))
+        self.assertEqual((warm, log), (cold, ''))
+        self.assertEqual(n_warm + figures['restored_positions'], n_off)
+        self.assertGreaterEqual(figures['restored_positions'], 2 * CHUNK)
+        return figures['restored_positions']
+
+    def test_every_split(self):
+        self.start('a')
+        self.start('b')
+        for split in (['a/host:1'], ['a/host:1', 'b/host:1'], ['host:1', 'a/host:1'], ['a/host:1', 'host:1'],
+                      ['a/host:1', 'a/host:1', 'host:1', 'b/host:1'],
+                      ['host:1@0-2', 'b/host:1@3-4', 'a/host:1@5-6', 'host:1@7-9']):
+            with self.subTest(split):
+                self.check_split(TARGET, split, '--kv-k', 'q8_0', text=TEXT * 8)
+
+    def test_with_drafts_and_halves_on_the_way(self):
+        self.start('a')
+        self.start('b')
+        split = ['host:1', 'a/host:1', 'b/host:1']
+        draft = ['--draft', DRAFT, '--draft-device', 'host:1', '--draft-fixed', '3', '--parallel', '2']
+        self.check_split(TARGET, split, *draft, text=TEXT * 8)
+        with open(self.stats) as f:
+            self.assertGreaterEqual(json.load(f)['draft']['restored_positions'], 2 * CHUNK)
+        self.check_split(TARGET, split, '--wire', 'f16', text=TEXT * 8)
+        _, figures, _, _ = self.run_once(TARGET, *self.args(split[::-1]))
+        self.assertEqual(figures['restored_positions'], 0, 'other cuts')
+
+    def test_a_draft_of_a_stage(self):
+        self.start('a', model=DRAFT)
+        self.write_prompts('Then', text=TEXT * 8)
+        wanted = self.run_once(TARGET, *HOST, keep=False)[0]
+        args = self.args(['host:1'], '--draft', DRAFT, '--draft-device', 'a/host:1', '--draft-fixed', '3')
+        for n in range(2):
+            self.assertEqual(self.run_once(TARGET, *args, keep=False)[0], wanted)
+            self.wait_for('a', 2)
+        r = subprocess.run([TANDEM, 'prefix', 'list', os.path.join(self.dir.name, 'kept by a'), '--json'],
+                           capture_output=True, text=True)
+        self.assertTrue(json.loads(r.stdout)[0]['cache'].startswith('draft, '))
+
+    def test_every_kind_of_layer(self):
+        for name in ('gemma3', 'llama4', 'qwen35moe', 'deepseek2', 'gpt-oss'):
+            with self.subTest(name):
+                self.stop()
+                self.start('a', model=GOLDEN % name)
+                self.check_split(GOLDEN % name, ['host:1@0-0', 'a/host:1'], text=TEXT * 2)
+                self.forget()
+                self.check_split(GOLDEN % name, ['a/host:1'], text=TEXT * 2)
+                self.forget()
+
+    def test_damage_is_said_once_and_computed(self):
+        self.start('a')
+        self.start('b')
+        split = ['a/host:1', 'host:1', 'b/host:1']
+        n_restored = self.check_split(TARGET, split, text=TEXT * 8)
+        wanted = self.run_once(TARGET, *HOST, keep=False)[0]
+        for path in self.files('b')[:3]:
+            with open(path, 'r+b') as f:
+                f.seek(-9, os.SEEK_END)
+                byte = f.read(1)
+                f.seek(-9, os.SEEK_END)
+                f.write(bytes([byte[0] ^ 0x40]))
+        got, figures, _, log = self.run_once(TARGET, *self.args(split))
+        self.assertEqual(got, wanted)
+        self.assertLess(figures['restored_positions'], n_restored)
+        self.assertEqual(log.count('host b: a prompt kept there is damaged'), 1, log)
+        for _ in range(500):  # replaced by then
+            bad = subprocess.run([TANDEM, 'prefix', 'verify', os.path.join(self.dir.name, 'kept by b')],
+                                 capture_output=True, text=True)
+            if bad.returncode == 0:
+                break
+            time.sleep(0.01)
+        self.assertEqual(bad.stdout, '')
+        got, figures, _, log = self.run_once(TARGET, *self.args(split))
+        self.assertEqual((got, figures['restored_positions'], log), (wanted, n_restored, ''))
+        for path in self.files('a'):  # what one lacks, all compute
+            os.unlink(path)
+        got, figures, _, log = self.run_once(TARGET, *self.args(split))
+        self.assertEqual((got, log), (wanted, ''))
+        self.assertLess(figures['restored_positions'], n_restored)
+
+    def test_one_that_keeps_none_is_said_once(self):
+        self.start('a')
+        self.start('b', keep=False)
+        split = ['a/host:1', 'host:1', 'b/host:1']
+        self.write_prompts('Then', text=TEXT * 8)
+        wanted, _, n_off, _ = self.run_once(TARGET, *self.args(split), keep=False)
+        for _ in range(2):
+            got, figures, n_rows, log = self.run_once(TARGET, *self.args(split))
+            self.assertEqual((got, n_rows, figures['restored_positions']), (wanted, n_off, 0))
+            self.assertEqual(log.count('host b keeps none'), 1, log)
+        self.assertEqual((self.files(), self.files('a')), ([], []))
+
+    def test_a_worker_that_is_started_again_reads_its_prompts_from_its_disk(self):
+        self.start('a')
+        self.start('b')
+        split = ['a/host:1', 'host:1', 'b/host:1']
+        self.write_prompts(*('%d. ' % i for i in range(4)), text=TEXT * 8, alike=False)
+        wanted = self.run_once(TARGET, *HOST, '--parallel', '4', '-n', '300', '--ctx', '1024', keep=False)[0]
+        out = os.path.join(self.dir.name, 'out.jsonl')
+        args = self.args(split, '--prefix-cache', self.kept, '--parallel', '4', '-n', '300', '--ctx', '1024', '--trace',
+                         os.path.join(self.dir.name, 'trace.json'), '--out', out)
+        p = subprocess.Popen(self.command(TARGET, args), stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and len(self.files('b')) < 8:
+            time.sleep(0.001)
+        time.sleep(0.3)  # they are read, and texts under way
+        self.workers['b'].kill()
+        self.workers['b'].wait()
+        self.start('b')
+        log = p.communicate(timeout=300)[1]
+        self.assertEqual(p.returncode, 0, log)
+        with open(out) as f:
+            self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, f)}, wanted)
+        with open(self.stats) as f:
+            stats = json.load(f)
+        self.assertEqual(stats['totals']['target_losses'], 1, log)
+        self.assertGreaterEqual(stats['prefix_cache']['restored_positions'], 4 * 2 * CHUNK)
 
 if __name__ == '__main__':
     unittest.main()

@@ -108,6 +108,12 @@ static uint32_t make_samples(td_stage_msg *m)
     m[n++] = (td_stage_msg){
         .type = TD_STAGE_MET,
         .met = {.idle_ns = 5, .loaded_ns = 6, .bytes_per_s = 1ull << 40, .why = "no answer"}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_KEEP, .keep = TD_STAGE_ROWS_MAX};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_KEPT, .kept = true};
+    m[n++] = (td_stage_msg){
+        .type = TD_STAGE_FIND,
+        .find = {.batch = 1ull << 40, .first = 512, .before = {9}, .n = 3, .tokens = {5, 6, 7}}};
+    m[n++] = (td_stage_msg){.type = TD_STAGE_FOUND, .found = {1ull << 40, TD_STAGE_DAMAGED}};
     for (uint32_t i = 0; i < n; i++) {
         m[i].session = 0x1122334455667788u;
         m[i].seq = i + 1;

@@ -23,7 +23,7 @@ static td_model *model;
 static int stop_fd;
 static pthread_t thread;
 static td_transport *transport;
-static td_stage_worker_params hooks; /* check, has_failed */
+static td_stage_worker_params hooks; /* check, has_failed, prompts */
 static uint32_t toy_n_ctx;           /* of the model; 0: that of TOY_SHAPE */
 
 static inline void *worker_main(void *arg)
@@ -39,6 +39,7 @@ static inline void *worker_main(void *arg)
                                                       .transport = transport,
                                                       .endpoint = endpoint,
                                                       .stop_fd = stop_fd,
+                                                      .prompts = hooks.prompts,
                                                       .check = hooks.check,
                                                       .has_failed = hooks.has_failed},
                             &err);
@@ -55,6 +56,8 @@ typedef struct {
     td_stage_fail_code code;
     char reason[TD_WIRE_REASON_MAX + 1]; /* of a FAIL */
     td_stage_met met;
+    bool is_kept;         /* by its last KEPT */
+    td_stage_found found; /* the last */
 } peer;
 
 static inline void say(peer *p, td_stage_msg m)
@@ -96,6 +99,10 @@ static inline void hear(peer *p, td_stage_type type, int ms)
                 p->is_greeted |= m.type == TD_STAGE_HELLO_OK;
                 if (m.type == TD_STAGE_MET)
                     p->met = m.met;
+                if (m.type == TD_STAGE_KEPT)
+                    p->is_kept = m.kept;
+                if (m.type == TD_STAGE_FOUND)
+                    p->found = m.found;
                 if (m.type == TD_STAGE_FAIL) {
                     p->code = m.fail.code;
                     memcpy(p->reason, m.fail.reason, sizeof p->reason);

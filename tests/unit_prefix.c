@@ -437,6 +437,38 @@ static void test_a_chunk_goes_by_all_tokens_before_it(void **state)
     td_prefix_store_close(&s);
 }
 
+/* Chunks need not be asked for one by one; and others may name them by what is before. */
+static void test_names_go_by_tokens_however_they_came(void **state)
+{
+    (void)state;
+    uint32_t a[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    td_prefix_store *s = td_prefix_store_open(folder, GB, NULL);
+    td_prefix *p = open_prefix(s, "x"), *q = open_prefix(s, "y");
+    td_prefix_head one, two, first, other;
+    assert_int_equal(ask(p, 0, 0, 0, a, 3), 0);
+    td_prefix_store_flush(s);
+    td_prefix_open(p, 1, 1, 0);
+    assert_false(td_prefix_ask(p, 1, 8, a + 8, &one)); /* nothing before it has a name */
+    td_prefix_name(p, 1, a, 8);
+    assert_true(td_prefix_ask(p, 1, 8, a + 8, &one));
+    td_prefix_blob *b = td_prefix_look(p, &one, N_BYTES, true);
+    assert_true(b && b->is_loaded);
+    td_prefix_done(p, &b, false);
+    assert_true(td_prefix_ask(p, 0, 8, a + 8, &two));
+    assert_memory_equal(one.name, two.name, sizeof one.name);
+    td_prefix_behind(q, one.before, 8, a + 8, &first); /* of theirs and of its own identity */
+    td_prefix_behind(p, one.before, 8, a + 8, &other);
+    assert_memory_not_equal(first.name, one.name, sizeof one.name);
+    assert_memory_not_equal(first.name, other.name, sizeof one.name);
+    td_prefix_behind(q, two.before, 8, a + 8, &other);
+    assert_memory_equal(first.name, other.name, sizeof one.name);
+    td_prefix_behind(q, two.name, 8, a + 8, &other);
+    assert_memory_not_equal(first.name, other.name, sizeof one.name);
+    td_prefix_destroy(&p);
+    td_prefix_destroy(&q);
+    td_prefix_store_close(&s);
+}
+
 /* Room for one that is read and three that are written: what finds none is not kept. */
 static void test_nobody_waits_for_a_slow_disk(void **state)
 {
@@ -482,6 +514,7 @@ int main(void)
         IN_FOLDER(test_damage_is_replaced),
         IN_FOLDER(test_writers_at_once_leave_whole_files),
         IN_FOLDER(test_a_chunk_goes_by_all_tokens_before_it),
+        IN_FOLDER(test_names_go_by_tokens_however_they_came),
         IN_FOLDER(test_nobody_waits_for_a_slow_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

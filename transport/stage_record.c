@@ -13,7 +13,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "activations travel as
 
 extern const td_wire_types td_stage_types;
 
-enum { FLAG_PREFILL = 1, FLAG_SKIPPED = 2, FLAG_CANCELLED = 4, FLAG_ALL = 7 };
+enum { FLAG_PREFILL = 1, FLAG_SKIPPED = 2, FLAG_CANCELLED = 4, FLAG_RESTORED = 8, FLAG_ALL = 15 };
 
 /* --- Writing -------------------------------------------------------------------------------- */
 
@@ -26,7 +26,7 @@ void td_stage_writer_begin(td_stage_writer *w, void *bytes, td_err *err)
 static uint8_t flags_of(const td_stage_batch *b)
 {
     return (uint8_t)((b->is_prefill ? FLAG_PREFILL : 0) | (b->is_skipped ? FLAG_SKIPPED : 0) |
-                     (b->is_cancelled ? FLAG_CANCELLED : 0));
+                     (b->is_cancelled ? FLAG_CANCELLED : 0) | (b->is_restored ? FLAG_RESTORED : 0));
 }
 
 static void write_span(td_cursor_out *c, const td_stage_span *s)
@@ -228,6 +228,7 @@ static bool read_head(td_cursor *c, td_stage_batch *b)
     b->is_prefill = flags & FLAG_PREFILL;
     b->is_skipped = flags & FLAG_SKIPPED;
     b->is_cancelled = flags & FLAG_CANCELLED;
+    b->is_restored = flags & FLAG_RESTORED;
     uint32_t max = b->is_prefill ? TD_STAGE_ROWS_MAX : TD_STAGE_OUT_MAX;
     if (b->n_rows > max)
         return td_cursor_fail(c, "n_rows is %u; allowed: 0..%u", b->n_rows, max);
@@ -273,6 +274,14 @@ static bool check_rows(td_cursor *c, const td_stage_batch *b)
     return true;
 }
 
+/* A chunk that was found is one of a prompt, and nothing comes of it. */
+static bool check_restored(td_cursor *c, const td_stage_batch *b)
+{
+    return !b->is_restored || (b->is_prefill && b->n_rows >= 1 && b->n_out == 0) ||
+           td_cursor_fail(c, "%u rows and %u outputs of a chunk that was found; allowed: some, 0",
+                          b->n_rows, b->n_out);
+}
+
 static bool read_batch(td_cursor *c, const td_stage_limits *l, td_stage_batch *b)
 {
     if (!read_head(c, b))
@@ -280,10 +289,10 @@ static bool read_batch(td_cursor *c, const td_stage_limits *l, td_stage_batch *b
     for (uint32_t i = 0; i < b->n_rows; i++)
         if (!read_row(c, l, b, &b->rows[i]))
             return false;
-    if (!check_rows(c, b) || !td_cursor_read_u32(c, &b->n_bytes))
+    if (!check_rows(c, b) || !check_restored(c, b) || !td_cursor_read_u32(c, &b->n_bytes))
         return false;
     uint32_t row_bytes = td_stage_row_bytes(l->n_embd, l->wire);
-    uint32_t n_bytes = b->is_skipped ? 0 : b->n_rows * row_bytes; /* <= 2^26 */
+    uint32_t n_bytes = b->is_skipped || b->is_restored ? 0 : b->n_rows * row_bytes; /* <= 2^26 */
     if (b->n_bytes != n_bytes)
         return td_cursor_fail(c, "%" PRIu32 " bytes of activations; allowed: %" PRIu32, b->n_bytes,
                               n_bytes);
@@ -297,6 +306,8 @@ static bool read_result(td_cursor *c, const td_stage_limits *l, td_stage_batch *
 {
     if (!read_head(c, b))
         return false;
+    if (b->is_restored)
+        return td_cursor_fail(c, "a result that says that it was found; allowed: a batch");
     for (uint32_t i = 0; i < b->n_out; i++) {
         if (!td_cursor_read_u32(c, &b->chosen[i]))
             return false;

@@ -10,11 +10,13 @@
 
 #define HELLO_OK_MAX 16384u /* bytes with the header */
 #define PLAN_MAX     2048u
+#define FIND_MAX     (TD_WIRE_HEADER_BYTES + 44u + 4u * TD_STAGE_ROWS_MAX)
 
 static const char *const type_names[TD_STAGE_END - TD_STAGE_HELLO] = {
-    "HELLO",  "HELLO_OK", "PLAN",   "PLANNED", "LOAD",   "LOADING", "READY",  "FAIL", "ATTACH",
-    "STREAM", "PIECE",    "CANCEL", "PING",    "PONG",   "BYE",     "WANT",   "DATA", "HELLO_DRAFT",
-    "CHECK",  "CHECKING", "REPORT", "PROBE",   "PROBED", "TRACE",   "EVENTS", "MEET", "MET",
+    "HELLO",  "HELLO_OK",    "PLAN",  "PLANNED",  "LOAD",   "LOADING", "READY",  "FAIL",
+    "ATTACH", "STREAM",      "PIECE", "CANCEL",   "PING",   "PONG",    "BYE",    "WANT",
+    "DATA",   "HELLO_DRAFT", "CHECK", "CHECKING", "REPORT", "PROBE",   "PROBED", "TRACE",
+    "EVENTS", "MEET",        "MET",   "KEEP",     "KEPT",   "FIND",    "FOUND",
 };
 
 const char *td_stage_type_name(td_stage_type type)
@@ -29,6 +31,8 @@ static size_t max_bytes(uint8_t type)
         return HELLO_OK_MAX;
     case TD_STAGE_PLAN:
         return PLAN_MAX;
+    case TD_STAGE_FIND:
+        return FIND_MAX;
     case TD_STAGE_STREAM:
     case TD_STAGE_PIECE:
     case TD_STAGE_DATA:
@@ -186,6 +190,13 @@ static bool check_payload(const td_stage_msg *m, td_err *err)
         return check_meet(&m->meet, err);
     case TD_STAGE_MET:
         return td_wire_check_text("why", m->met.why, TD_WIRE_REASON_MAX, err);
+    case TD_STAGE_KEEP:
+        return td_wire_check_u32("keep", m->keep, 1, TD_STAGE_ROWS_MAX, err);
+    case TD_STAGE_FIND:
+        return td_wire_check_u32("n", m->find.n, 1, TD_STAGE_ROWS_MAX, err) &&
+               td_wire_check_u32("first", m->find.first, 0, TD_WIRE_POSITION_MAX, err);
+    case TD_STAGE_FOUND:
+        return td_wire_check_u32("found", m->found.what, 0, TD_STAGE_FOUND_END - 1, err);
     case TD_STAGE_REPORT:
         return td_wire_check_u32("n", (uint32_t)m->stream.n, 1, TD_STAGE_REPORT_MAX, err);
     default:
@@ -297,6 +308,15 @@ static void write_data(td_cursor_out *c, const td_stage_msg *m)
         td_cursor_write_bytes(c, m->data.bytes, m->data.n);
 }
 
+static void write_find(td_cursor_out *c, const td_stage_find *f)
+{
+    td_cursor_write_u64(c, f->batch);
+    td_cursor_write_u32(c, f->first);
+    td_cursor_write_bytes(c, f->before, sizeof f->before);
+    for (uint32_t i = 0; i < f->n; i++)
+        td_cursor_write_u32(c, f->tokens[i]);
+}
+
 static void write_payload(td_cursor_out *c, const td_stage_msg *m)
 {
     switch (m->type) {
@@ -388,6 +408,19 @@ static void write_payload(td_cursor_out *c, const td_stage_msg *m)
         td_cursor_write_u32(c, m->met.loaded_ns);
         td_cursor_write_u64(c, m->met.bytes_per_s);
         td_wire_write_text(c, m->met.why);
+        break;
+    case TD_STAGE_KEEP:
+        td_cursor_write_u16(c, m->keep);
+        break;
+    case TD_STAGE_KEPT:
+        td_cursor_write_u8(c, m->kept);
+        break;
+    case TD_STAGE_FIND:
+        write_find(c, &m->find);
+        break;
+    case TD_STAGE_FOUND:
+        td_cursor_write_u64(c, m->found.batch);
+        td_cursor_write_u8(c, (uint8_t)m->found.what);
         break;
     case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
@@ -555,6 +588,16 @@ static bool read_events(td_cursor *c, td_stage_events *e)
     return e->bytes != NULL;
 }
 
+/* As many tokens as there are; what is left over is too much (td_stage_decode). */
+static bool read_find(td_cursor *c, td_stage_find *f)
+{
+    bool ok = td_cursor_read_u64(c, &f->batch) && td_cursor_read_u32(c, &f->first) &&
+              td_cursor_read_bytes(c, f->before, sizeof f->before);
+    while (ok && f->n < TD_STAGE_ROWS_MAX && td_cursor_left(c) >= sizeof f->tokens[0])
+        ok = td_cursor_read_u32(c, &f->tokens[f->n++]);
+    return ok;
+}
+
 static bool read_payload(td_cursor *c, td_stage_msg *m)
 {
     uint8_t code = 0;
@@ -617,6 +660,17 @@ static bool read_payload(td_cursor *c, td_stage_msg *m)
         return td_cursor_read_u32(c, &m->met.idle_ns) && td_cursor_read_u32(c, &m->met.loaded_ns) &&
                td_cursor_read_u64(c, &m->met.bytes_per_s) &&
                td_wire_read_text(c, "why", m->met.why, TD_WIRE_REASON_MAX);
+    case TD_STAGE_KEEP:
+        return td_cursor_read_u16(c, &m->keep);
+    case TD_STAGE_KEPT:
+        return read_bool(c, &m->kept);
+    case TD_STAGE_FIND:
+        return read_find(c, &m->find);
+    case TD_STAGE_FOUND:
+        if (!td_cursor_read_u64(c, &m->found.batch) || !td_cursor_read_u8(c, &code))
+            return false;
+        m->found.what = (td_stage_there)code; /* checked with the rest */
+        return true;
     case TD_STAGE_TRACE:
     case TD_STAGE_ATTACH:
     case TD_STAGE_BYE:

@@ -19,6 +19,12 @@
  * session number is the ticket: the worker at its end is told that first, by a MEET that leads
  * nowhere, then the one that is to dial. MET answers either.
  *
+ * KEEP, once layers are there and before any stream, has chunks of prompts kept on the worker's own
+ * disk, and KEPT says whether they are. Then each full chunk is asked for before its batch is sent:
+ * FIND names it by all that comes before it, and FOUND says whether the worker has it, read and
+ * checked, and holds it until that batch comes. Where all have it the batch says so and brings no
+ * activations; else each computes it and keeps what it has not.
+ *
  * TRACE asks for what was done with batches since the TRACE before; the first has it noted from
  * then on. Each is answered by one EVENTS, as much as goes into it; whoever asks nothing is told
  * nothing.
@@ -43,7 +49,7 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     8u
+#define TD_STAGE_PROTOCOL     9u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
@@ -97,6 +103,10 @@ typedef enum {
     TD_STAGE_EVENTS,
     TD_STAGE_MEET, /* coordinator: what does your way to that worker bring? */
     TD_STAGE_MET,
+    TD_STAGE_KEEP, /* coordinator: keep chunks of prompts */
+    TD_STAGE_KEPT,
+    TD_STAGE_FIND, /* coordinator: have you this chunk? */
+    TD_STAGE_FOUND,
     TD_STAGE_END /* one past the last */
 } td_stage_type;
 
@@ -232,6 +242,27 @@ typedef struct {
 } td_stage_met;
 
 typedef struct {
+    uint64_t batch; /* in which it is to come */
+    uint32_t first; /* its position */
+    uint8_t
+        before[TD_STAGE_HASH_BYTES]; /* a hash of all tokens before, and of what bits depend on */
+    uint16_t n;                      /* 1..TD_STAGE_ROWS_MAX */
+    uint32_t tokens[TD_STAGE_ROWS_MAX]; /* [n] */
+} td_stage_find;
+
+typedef enum {
+    TD_STAGE_MISSING,
+    TD_STAGE_THERE,
+    TD_STAGE_DAMAGED,
+    TD_STAGE_FOUND_END
+} td_stage_there;
+
+typedef struct {
+    uint64_t batch;
+    td_stage_there what;
+} td_stage_found;
+
+typedef struct {
     uint64_t n_dropped;   /* since the first TRACE: there was no room for them */
     uint32_t n_left;      /* that did not go into this message */
     uint8_t n_parts;      /* of the PLAN */
@@ -274,6 +305,10 @@ typedef struct {
         td_stage_events events;
         td_stage_meet meet;
         td_stage_met met;
+        uint16_t keep; /* KEEP: positions of a chunk, 1..TD_STAGE_ROWS_MAX */
+        bool kept;
+        td_stage_find find;
+        td_stage_found found;
         char checking[TD_STAGE_TEXT_MAX]; /* what is being tried */
         uint64_t cancel;                  /* the batch */
         struct {
@@ -319,8 +354,9 @@ typedef struct {
     uint64_t id;
     bool is_prefill, is_skipped; /* skipped: cancelled, no later stage does anything */
     bool is_cancelled;
-    uint16_t n_rows; /* 1..TD_STAGE_ROWS_MAX; to verify 1..TD_STAGE_OUT_MAX; left may be 0 */
-    uint16_t n_out;  /* of all rows, also of those that were left out */
+    bool is_restored; /* a chunk that all have found: there are no activations, and no outputs */
+    uint16_t n_rows;  /* 1..TD_STAGE_ROWS_MAX; to verify 1..TD_STAGE_OUT_MAX; left may be 0 */
+    uint16_t n_out;   /* of all rows, also of those that were left out */
     td_stage_row rows[TD_STAGE_ROWS_MAX];
     uint8_t n_spans; /* of the stages 0..n-1 */
     td_stage_span spans[TD_STAGE_PARTS_MAX];

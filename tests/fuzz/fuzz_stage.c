@@ -38,6 +38,7 @@ static void check_batch(const td_stage_record *r, const td_stage_limits *l, cons
         TD_ASSERT(row->slot < l->n_slots && row->position < l->n_ctx && row->token < l->n_vocab);
         TD_ASSERT(!row->is_output || row->i_out < b->n_out);
     }
+    TD_ASSERT(!b->is_restored || (b->is_prefill && b->n_rows && !b->n_out && !b->n_bytes));
     TD_ASSERT(b->n_here <= b->n_bytes &&
               b->n_bytes <= (uint64_t)b->n_rows * td_stage_row_bytes(l->n_embd, l->wire));
     TD_ASSERT(b->bytes >= begin && b->n_here <= (size_t)(end - b->bytes));
@@ -199,6 +200,18 @@ static td_stage_msg sample(td_stage_type type)
         break;
     case TD_STAGE_MET:
         m.met = (td_stage_met){.idle_ns = 1, .loaded_ns = 2, .bytes_per_s = 3, .why = "no"};
+        break;
+    case TD_STAGE_KEEP:
+        m.keep = 64;
+        break;
+    case TD_STAGE_KEPT:
+        m.kept = true;
+        break;
+    case TD_STAGE_FIND:
+        m.find = (td_stage_find){.batch = 5, .first = 64, .before = {1}, .n = 2, .tokens = {3, 4}};
+        break;
+    case TD_STAGE_FOUND:
+        m.found = (td_stage_found){.batch = 5, .what = TD_STAGE_THERE};
         break;
     case TD_STAGE_REPORT:
         m.stream.bytes = piece;
