@@ -151,6 +151,11 @@ bool td_eval_run_speeds(td_eval_runner *r, td_eval_results *results, const uint3
 bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, uint32_t kv,
                         int *signal, td_err *err);
 
+/* Writes tokens as a prompt, a line of JSON with a number for its id; characters that the ends cut
+ * are not whole. */
+bool td_eval_write_prompt(int fd, const td_tokenizer *t, const uint32_t *ids, uint32_t n_ids,
+                          uint32_t number, td_err *err);
+
 typedef enum { EVAL_PLAIN, EVAL_BASE, EVAL_DOMINATED, EVAL_ON_FRONT, EVAL_CHOSEN } eval_mark;
 
 typedef struct {

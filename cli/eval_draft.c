@@ -54,47 +54,50 @@ static void on_error(void *user, const char *id, const char *message)
     snprintf(d->problem, sizeof d->problem, "window %.16s: %.200s", id, message);
 }
 
-/* The first half of a window as a line of JSON; characters that its ends cut are not whole. */
-static void write_prompt(td_json_writer *w, const eval_params *p, uint32_t window, char *text)
+bool td_eval_write_prompt(int fd, const td_tokenizer *t, const uint32_t *ids, uint32_t n_ids,
+                          uint32_t number, td_err *err)
 {
-    const uint32_t *ids = p->ids + (size_t)window * p->window;
-    char id[16];
+    char id[16], *text = td_alloc((size_t)n_ids + 1, TD_DETOKENIZE_MAX, err);
+    td_json_writer *w = td_json_writer_create(false, err);
     td_detokenizer d = {.n_held = 0};
     size_t n_bytes = 0, n;
-    for (uint32_t i = 0; i < p->window / 2; i++) {
-        td_detokenize(&d, td_model_tokenizer(p->model), ids[i], text + n_bytes, TD_DETOKENIZE_MAX,
-                      &n);
+    const char *line;
+    bool is_ok = text && w;
+    for (uint32_t i = 0; is_ok && i < n_ids; i++) {
+        td_detokenize(&d, t, ids[i], text + n_bytes, TD_DETOKENIZE_MAX, &n);
         n_bytes += n;
     }
-    snprintf(id, sizeof id, "%u", window);
-    td_json_begin_object(w);
-    td_json_put_string(w, "id", id);
-    td_json_write_key(w, "prompt");
-    td_json_write_bytes(w, text, n_bytes);
-    td_json_end_object(w);
+    snprintf(id, sizeof id, "%u", number);
+    if (is_ok) {
+        td_json_begin_object(w);
+        td_json_put_string(w, "id", id);
+        td_json_write_key(w, "prompt");
+        td_json_write_bytes(w, text, n_bytes);
+        td_json_end_object(w);
+    }
+    is_ok = is_ok && td_json_writer_end(w, &line, &n, err) &&
+            td_io_write_all(fd, "prompts", line, n, err) &&
+            td_io_write_all(fd, "prompts", "\n", 1, err);
+    td_json_writer_destroy(&w);
+    td_free(text);
+    return is_ok;
 }
 
 /* Writes a line for each place that the results lack; their number. */
 static bool write_prompts(const drafted *d, int fd, uint32_t *n, td_err *err)
 {
     const eval_params *p = d->params;
-    td_json_writer *w = td_json_writer_create(false, err);
-    char *text = td_alloc((size_t)p->window / 2 + 1, TD_DETOKENIZE_MAX, err);
-    bool is_ok = w && text;
+    bool is_ok = true;
     *n = 0;
     for (uint32_t i = 0; is_ok && i < n_places(p); i++) {
-        const char *line;
-        size_t n_bytes;
-        if (td_eval_results_drafting(d->results, d->kv, window_of(p, i)).n_rounds)
+        uint32_t window = window_of(p, i);
+        if (td_eval_results_drafting(d->results, d->kv, window).n_rounds)
             continue;
-        write_prompt(w, p, window_of(p, i), text);
-        is_ok = td_json_writer_end(w, &line, &n_bytes, err) &&
-                td_io_write_all(fd, "prompts", line, n_bytes, err) &&
-                td_io_write_all(fd, "prompts", "\n", 1, err);
+        is_ok =
+            td_eval_write_prompt(fd, td_model_tokenizer(p->model),
+                                 p->ids + (size_t)window * p->window, p->window / 2, window, err);
         ++*n;
     }
-    td_free(text);
-    td_json_writer_destroy(&w);
     return is_ok;
 }
 

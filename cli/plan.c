@@ -22,6 +22,7 @@
 
 typedef struct {
     const char *config, *target, *draft, *place, *use, *hardware, *machine;
+    const char *drafts, *text, *write_config;
     option_list devices, draft_devices;
     option_hosts hosts;
     const char *key;
@@ -53,6 +54,13 @@ static const option options[] = {
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
     {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
+    {"--drafts", NULL, OPT_TEXT, AT(drafts), 0, 0, "DIR",
+     "measures each *.gguf of a folder as a draft, the best first"},
+    {"--text", NULL, OPT_READ, AT(text), 0, 0, "FILE",
+     "with --drafts: a text in UTF-8 that is gone on from to see what of a draft is accepted "
+     "(default: a few prompts)"},
+    {"--write-config", NULL, OPT_WRITE, AT(write_config), 0, 0, "FILE",
+     "with --drafts: writes the best draft and its length, for generate --config"},
     {"--draft-device", NULL, OPT_LIST, AT(draft_devices), 0, 0, "SPEC",
      "where it may run; several are compared (default: any device of the target, and host:1)"},
     {"--draft-max", NULL, OPT_U32, AT(draft_max), 1, TD_SPEED_DRAFT_MAX, "K",
@@ -117,9 +125,21 @@ static bool check(fields *f, td_err *err)
                           "--place");
     if (!f->target && !f->hardware && !f->machine)
         return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-    if (!f->draft && (f->draft_devices.n || f->draft_max || f->draft_fixed))
+    if (!f->draft && !f->drafts && (f->draft_devices.n || f->draft_max || f->draft_fixed))
         return td_err_set(err, TD_E_USAGE,
-                          "--draft-device, --draft-max and --draft-fixed need --draft D.gguf");
+                          "--draft-device, --draft-max and --draft-fixed need --draft D.gguf or "
+                          "--drafts DIR");
+    if (!f->drafts && (f->text || f->write_config))
+        return td_err_set(err, TD_E_USAGE, "--text and --write-config need --drafts DIR");
+    if (f->drafts && f->config)
+        f->draft = NULL; /* the file's */
+    if (f->drafts &&
+        (f->draft || f->hardware || f->machine || f->hosts.n || f->is_no_measure || f->accept >= 0))
+        return td_err_set(err, TD_E_USAGE,
+                          "--drafts: drafts are those of the folder, and they are measured here; "
+                          "no --draft, --accept, --hardware, --machine, --host or --no-measure");
+    if (f->write_config && !strcmp(f->write_config, "-"))
+        return td_err_set(err, TD_E_USAGE, "--write-config: -; allowed: a file");
     if (!f->n_parallel)
         f->n_parallel = is_batch ? 8 : 1;
     return true;
@@ -341,7 +361,7 @@ static bool lay_out(shown *s, td_layout_params params, const td_model *draft, td
     return is_ok;
 }
 
-static bool plan(const fields *f, td_err *err)
+static bool plan(const fields *f, int *signal, td_err *err)
 {
     td_default_specs defaults;
     td_host hosts[TD_OPTION_LIST_MAX];
@@ -387,6 +407,12 @@ static bool plan(const fields *f, td_err *err)
                              .acceptance = f->accept >= 0 ? (double)f->accept : 0,
                              .uses_all = f->devices.n > 0};
     s.model = model;
+    if (is_ok && f->drafts) {
+        plan_drafts asked = {f->drafts, f->text, f->write_config, params, f->is_json};
+        is_ok = td_plan_drafts(&asked, signal, err);
+        td_model_close(&model);
+        return is_ok;
+    }
     if (is_ok && f->hosts.n && (is_ok = (remote = td_remote_measure_create(&params.layout, err)))) {
         far = td_remote_measure_far(remote);
         params.far = &far;
@@ -441,6 +467,7 @@ int td_command_plan(int argc, char **argv, td_err *err)
     fields f = {.kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
                 .accept = -1};
     bool is_help;
+    int signal = 0;
     td_json *document = NULL;
     const char *config = td_options_find_config(&help, argc, argv);
     if ((config && !read_config(config, &f, &document, err)) ||
@@ -451,8 +478,8 @@ int td_command_plan(int argc, char **argv, td_err *err)
     else if (check(&f, err) && td_options_check_files(&help, &f, NULL, true, err))
         (void)(f.hardware  ? td_plan_hardware(f.hardware, f.is_json, err)
                : f.machine ? td_plan_machine(f.machine, f.target, f.draft, f.is_json, err)
-                           : plan(&f, err));
+                           : plan(&f, &signal, err));
 done:
     td_json_destroy(&document);
-    return 0;
+    return signal ? 128 + signal : 0;
 }

@@ -33,6 +33,7 @@ typedef struct {
     td_costs costs[TD_STAGES_MAX];
     td_speed_device devices[TD_STAGES_MAX];
     td_speed_draft drafts[TD_PLAN_DRAFTS_MAX];
+    uint64_t draft_bytes[TD_PLAN_DRAFTS_MAX]; /* all that it takes there */
     td_speed_hop hops[TD_STAGES_MAX];
     bool is_pinned;
     td_measure measure;
@@ -374,7 +375,7 @@ static bool list_draft_specs(const planner *p, td_plan *out, td_err *err)
 /* A place of the draft on another machine. Where it may be in the way of layers, it takes of what
  * their device has. */
 static bool describe_far_draft(planner *p, const td_device_spec *spec, const char *text,
-                               td_speed_draft *d, td_err *err)
+                               td_speed_draft *d, uint64_t *n_bytes, td_err *err)
 {
     const td_far *far = p->params->far;
     const td_hparams *h = td_model_hparams(p->params->draft);
@@ -403,6 +404,7 @@ static bool describe_far_draft(planner *p, const td_device_spec *spec, const cha
         d->n_bytes = at.far.place.fixed_bytes + at.far.place.first_bytes + at.far.place.last_bytes;
         for (uint32_t i = 0; i < h->n_layer; i++)
             d->n_bytes += at.far.layer_bytes[i];
+        *n_bytes = d->n_bytes;
         if (d->n_bytes > at.far.place.budget_bytes)
             td_err_set(err, TD_E_NOMEM, "the draft: %llu MiB on %s, where %llu MiB are there",
                        (unsigned long long)(d->n_bytes >> 20), text,
@@ -418,7 +420,8 @@ static bool describe_far_draft(planner *p, const td_device_spec *spec, const cha
 }
 
 /* One place of the draft. False: not known, or an error. */
-static bool describe_draft(planner *p, const char *text, td_speed_draft *d, td_err *err)
+static bool describe_draft(planner *p, const char *text, td_speed_draft *d, uint64_t *n_bytes,
+                           td_err *err)
 {
     const td_model *model = p->params->draft;
     const td_hparams *h = td_model_hparams(model);
@@ -426,7 +429,7 @@ static bool describe_draft(planner *p, const char *text, td_speed_draft *d, td_e
     if (!td_device_spec_parse(text, &spec, err))
         return td_err_prepend(err, "the draft");
     if (spec.host[0])
-        return describe_far_draft(p, &spec, text, d, err);
+        return describe_far_draft(p, &spec, text, d, n_bytes, err);
     td_device *dev = td_device_create(text, err);
     if (!dev)
         return td_err_prepend(err, "the draft");
@@ -442,7 +445,7 @@ static bool describe_draft(planner *p, const char *text, td_speed_draft *d, td_e
         td_forward_params forward =
             td_forward_drafting(model, dev, td_layout_kv(&p->params->layout, model),
                                 p->params->layout.n_slots, td_min_u32(p->n_ctx, h->n_ctx_train));
-        d->n_bytes = td_forward_bytes(&forward);
+        *n_bytes = d->n_bytes = td_forward_bytes(&forward);
         uint64_t own =
             td_capacity_is_shared(at.info->kind) ? at.info->capacity.own_bytes : UINT64_MAX;
         if (d->device < 0) /* only what it takes of the system's memory is missed elsewhere */
@@ -460,7 +463,7 @@ static bool find_draft_costs(planner *p, td_plan *out, td_err *err)
     if (!list_draft_specs(p, out, err))
         return false;
     for (uint32_t i = 0; i < out->n_drafts; i++)
-        if (!describe_draft(p, out->draft_specs[i], &p->drafts[i], err))
+        if (!describe_draft(p, out->draft_specs[i], &p->drafts[i], &p->draft_bytes[i], err))
             return false;
     return true;
 }
@@ -476,6 +479,7 @@ static td_speed_use use_of(const td_plan_params *q, double hop_us)
                           .hop_us = hop_us,
                           .link_us = q->link_us > 0 ? q->link_us : 2 * hop_us,
                           .acceptance = q->acceptance > 0 ? q->acceptance : TD_SPEED_ACCEPTANCE,
+                          .survival = q->survival,
                           .draft_max = q->draft_max ? q->draft_max : 8,
                           .is_draft_fixed = q->is_draft_fixed,
                           .n_stages_min = q->uses_all ? q->layout.n_specs : 0};
@@ -541,9 +545,20 @@ static void write_choice(const planner *p, td_plan *out)
             out->parts[out->n_parts++] =
                 part_of(p, row->stages[i].device, row->stages[i].first, row->stages[i].last);
     }
+    uint32_t i_draft = row->i_draft >= 0 ? (uint32_t)row->i_draft : 0;
     if (out->n_drafts)
-        memcpy(out->draft_spec, out->draft_specs[row->i_draft >= 0 ? row->i_draft : 0],
-               TD_PLAN_SPEC_MAX);
+        memcpy(out->draft_spec, out->draft_specs[i_draft], TD_PLAN_SPEC_MAX);
+    if (!out->n_rows)
+        return;
+    td_speed_use use = use_of(p->params, out->hop_us);
+    use.hops = p->hops;
+    use.n_hops = out->n_hops;
+    for (uint32_t i = 1; i <= TD_SPEED_DRAFT_MAX + 1; i++)
+        out->verify_us[i] = td_speed_verify_us(p->devices, &use, row, i);
+    if (out->n_drafts) {
+        out->step_us = td_cost_rows(&p->drafts[i_draft].step, use.n_sequences);
+        out->draft_bytes = p->draft_bytes[i_draft];
+    }
 }
 
 bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err)

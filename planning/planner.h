@@ -28,12 +28,13 @@ typedef struct {
     const char *const
         *draft_specs; /* where it may run; none given: any device of the target, host:1 */
     uint32_t n_draft_specs;
-    uint32_t draft_max;  /* 0: 8 */
-    bool is_draft_fixed; /* always so many */
-    double acceptance;   /* 0: TD_SPEED_ACCEPTANCE */
-    double link_us;      /* to the draft and back; 0: two hops */
-    bool uses_all;       /* no device is left out */
-    const td_far *far;   /* who reaches other machines that SPECs name; NULL: nobody */
+    uint32_t draft_max;     /* 0: 8 */
+    bool is_draft_fixed;    /* always so many */
+    double acceptance;      /* 0: TD_SPEED_ACCEPTANCE */
+    const double *survival; /* measured (td_speed_use); NULL: it is not */
+    double link_us;         /* to the draft and back; 0: two hops */
+    bool uses_all;          /* no device is left out */
+    const td_far *far;      /* who reaches other machines that SPECs name; NULL: nobody */
 } td_plan_params;
 
 /* Where layers of the placement chosen are. */
@@ -50,6 +51,10 @@ typedef struct {
     bool is_measured;
     uint32_t n_ctx, n_pages; /* as td_layout has them */
     double hop_us;
+    /* Of the placement chosen, where it was measured: a verification of i rows; a step of the draft
+     * for a token of each sequence, and all that the draft takes where it is. */
+    double verify_us[TD_SPEED_DRAFT_MAX + 2], step_us;
+    uint64_t draft_bytes;
     /* The placement chosen, each with its layers: "host:1@0-11". */
     uint32_t n_specs;
     char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX];

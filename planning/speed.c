@@ -94,22 +94,43 @@ static uint32_t find_shared(const td_speed_device *devices, const td_speed_draft
     return UINT32_MAX;
 }
 
+/* Tokens of a round with drafts of k; the probability that one more would have been right. */
+static double expected(const td_speed_use *use, uint32_t k)
+{
+    double sum = 1;
+    for (uint32_t i = 0; use->survival && i < k; i++)
+        sum += use->survival[i];
+    return use->survival ? sum : td_speed_expected(use->acceptance, k);
+}
+
+static double hit(const td_speed_use *use, uint32_t k)
+{
+    return use->survival ? use->survival[k] : pow(use->acceptance, k + 1);
+}
+
+double td_speed_verify_us(const td_speed_device *devices, const td_speed_use *use,
+                          const td_speed_row *row, uint32_t n_rows)
+{
+    double us = way_us(devices, use, row, n_rows);
+    for (uint32_t i = 0; i < row->n_stages; i++)
+        us += part_us(&devices[row->stages[i].device], row->stages[i].first, row->stages[i].last,
+                      n_rows);
+    return us;
+}
+
 /* Microseconds a token, one sequence, drafts of k. */
 static double stream_us(const td_speed_device *devices, const td_speed_draft *draft,
                         const td_speed_use *use, const td_speed_row *row, uint32_t k)
 {
-    double tv = way_us(devices, use, row, k + 1);
-    for (uint32_t i = 0; i < row->n_stages; i++)
-        tv += part_us(&devices[row->stages[i].device], row->stages[i].first, row->stages[i].last,
-                      k + 1);
+    double tv = td_speed_verify_us(devices, use, row, k + 1);
     if (!k)
         return tv;
-    double td = td_cost_rows(&draft->step, 1), h = pow(use->acceptance, k + 1);
+    double td = td_cost_rows(&draft->step, 1), h = hit(use, k);
     double apart = k * td + draft_link_us(draft, use) + tv;
     double together = fmax((k + 1) * td, tv);
     double round =
         find_shared(devices, draft, row) != UINT32_MAX ? apart : h * together + (1 - h) * apart;
-    return round / td_speed_expected(use->acceptance, k);
+    return round / expected(use, k);
 }
 
 /* The time of the busiest unit, given the stages' times. */
@@ -152,7 +173,7 @@ static double batch_us(const td_speed_device *devices, const td_speed_draft *dra
     /* With a draft of its own device half the sequences can be drafted while the others are
      * verified; the way of one group is hidden when there are two. */
     double round = fmax(groups * slowest, groups > 1 || !k || shared != UINT32_MAX ? sum : slowest);
-    return round / (n * td_speed_expected(use->acceptance, k));
+    return round / (n * expected(use, k));
 }
 
 static bool is_all_host(const td_speed_device *devices, const td_speed_row *row)
@@ -204,7 +225,7 @@ void td_speed_predict(const td_speed_device *devices, const td_speed_draft *draf
         sum += work[i];
     }
     row->busiest = find_slowest(devices, row, work) / sum;
-    row->verify_us = stream_us(devices, NULL, use, row, 0);
+    row->verify_us = td_speed_verify_us(devices, use, row, 1);
     row->takes_turns = find_shared(devices, draft, row) != UINT32_MAX;
     double prompt_us = read_us(devices, use, row, chunks);
     row->decode_per_s = 1e6 / best;

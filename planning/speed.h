@@ -60,6 +60,9 @@ typedef struct {
     double link_us;               /* to the draft and back */
     double round_us;              /* of a round, where some stage is on another machine */
     double acceptance;
+    /* [TD_SPEED_DRAFT_MAX + 1] or NULL: measured, the probability that tokens 0..i of a draft are
+     * all right, in place of powers of acceptance; borrowed. */
+    const double *survival;
     uint32_t draft_max;       /* tokens of a draft at most */
     bool is_draft_fixed;      /* always so many */
     uint32_t n_stages_min;    /* fewer only where all layers are on one device; 0: any number */
@@ -83,6 +86,10 @@ typedef struct {
 
 /* E(a, k), as above. */
 double td_speed_expected(double a, uint32_t k);
+
+/* Microseconds of n_rows rows of a verification through all of a row's stages. */
+double td_speed_verify_us(const td_speed_device *devices, const td_speed_use *use,
+                          const td_speed_row *row, uint32_t n_rows);
 
 /* Fills in the figures of a row whose stages are given. draft: NULL for none. */
 void td_speed_predict(const td_speed_device *devices, const td_speed_draft *draft,

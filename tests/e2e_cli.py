@@ -341,6 +341,67 @@ class Cli(unittest.TestCase):
             g.write(f.read(3_000_000))
         self.fails(run('generate', '--target', cut, '--prompt', 'x'), 65, 'cut.gguf')
 
+    def test_plan_ranks_the_drafts_of_a_folder(self):
+        folder = self.path('drafts')
+        os.mkdir(folder)
+        plan = ['plan', '--target', TARGET, '--device', 'host:1', '--draft-device', 'host:1', '--drafts', folder]
+        self.fails(run(*plan), 65, folder, '.gguf')
+        self.fails(run(*plan[:-1], folder + '/none'), 74, folder + '/none')
+        self.fails(run(*plan, '--draft', DRAFT), 2, '--drafts')
+        self.fails(run('plan', '--target', TARGET, '--text', __file__), 2, '--drafts')
+        with open(os.path.join(folder, 'a-broken.gguf'), 'w') as f:
+            f.write('x')
+        other = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'other_vocab.py')
+        for name, flags in ('foreign', ['--replace', '0.5']), ('nonsense', ['--scramble']):
+            subprocess.run([sys.executable, other, DRAFT, os.path.join(folder, name + '.gguf'), *flags], check=True,
+                           capture_output=True)
+        nonsense, hidden = os.path.join(folder, 'nonsense.gguf'), os.path.join(folder, 'nonsense')
+        os.rename(nonsense, hidden)
+        self.fails(run(*plan), 69, 'none of 2 files', 'a-broken.gguf')
+        os.rename(hidden, nonsense)
+        for name, path in ('tales.gguf', DRAFT), ('itself.gguf', TARGET):
+            os.symlink(os.path.abspath(path), os.path.join(folder, name))
+        config = self.path('best.json')
+        for text in ['--text', 'tests/data/tale.txt'], []:
+            r = run(*plan, *text, '--json', '--write-config', config)
+            self.assertEqual((r.returncode, r.stderr), (0, ''))
+            j = json.loads(r.stdout)
+            drafts = {os.path.basename(d['file']): d for d in j['drafts']}
+            self.assertEqual([os.path.basename(d['file']) for d in j['not_used']], ['a-broken.gguf', 'foreign.gguf'])
+            self.assertIn('two thirds', j['not_used'][1]['why'])
+            # What they are worth depends on times, but not what the target makes of them.
+            self.assertEqual(list(drafts)[-1], 'nonsense.gguf')
+            self.assertEqual(drafts['nonsense.gguf']['draft_tokens'], 0)
+            self.assertLess(drafts['nonsense.gguf']['acceptance'], 0.05)
+            self.assertEqual(drafts['itself.gguf']['survival'], [1.0] * 8)
+            survival = drafts['tales.gguf']['survival']
+            self.assertEqual(survival, sorted(survival, reverse=True))
+            self.assertTrue(0.4 < survival[0] < 0.95, survival)
+            self.assertTrue(0.02 < survival[7] < 0.5, survival)
+            for d in drafts.values():
+                k = d['draft_tokens']
+                tokens = 1 + sum(d['survival'][:k])
+                self.assertAlmostEqual(d['tokens_per_verification'], tokens)
+                verify = j['verify_ms'][k]
+                # Of a draft that goes on meanwhile no more than the slower of the two.
+                most = tokens * 1e3 / max(verify, k * d['step_ms'])
+                self.assertLessEqual(d['tokens_per_second'], most * 1.0001)
+            self.assertEqual([d['draft_tokens'] > 0 for d in j['drafts']],
+                             sorted((d['draft_tokens'] > 0 for d in j['drafts']), reverse=True))
+            paying = [d['tokens_per_second'] for d in j['drafts'] if d['draft_tokens']]
+            self.assertEqual(paying, sorted(paying, reverse=True))
+            with open(config) as f:
+                written = json.load(f)
+            self.assertEqual(written['target']['model'], TARGET)
+            if paying:
+                self.assertEqual(written['draft'], {'model': j['drafts'][0]['file'], 'device': 'host:1',
+                                                    'max': j['drafts'][0]['draft_tokens']})
+            r = run('generate', '--config', config, '--prompt', 'Once', '-n', '8', '--quiet')
+            self.assertEqual(r.returncode, 0, r.stderr)
+        table = run(*plan, '--text', 'tests/data/tale.txt').stdout
+        self.assertIn('not used: foreign.gguf: ', table)
+        self.assertTrue(table.index('tales.gguf') < table.index('nonsense.gguf') < table.index('a-broken.gguf'))
+
     def test_inspect_and_plan(self):
         j = json.loads(run('inspect', TARGET, '--json').stdout)
         self.assertEqual((j['architecture'], j['parameters']['layers'], j['runnable']), ('llama', 10, True))

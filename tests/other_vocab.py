@@ -2,9 +2,10 @@
 """Gives a GGUF model another vocabulary without changing what it computes (standard library only):
 its tokens are renumbered, and some are replaced by words nobody writes.
 
-usage: other_vocab.py IN.gguf OUT.gguf [--permute] [--replace SHARE]
+usage: other_vocab.py IN.gguf OUT.gguf [--permute] [--scramble] [--replace SHARE]
 
---permute renumbers all tokens but the first and last 16; --replace SHARE gives new texts to so many
+--permute renumbers all tokens but the first and last 16; --scramble has the model take them for others,
+with the vocabulary as it was: what it says is nonsense; --replace SHARE gives new texts to so many
 of the tokens."""
 import argparse
 import random
@@ -56,6 +57,7 @@ def main():
     parser.add_argument('input')
     parser.add_argument('output')
     parser.add_argument('--permute', action='store_true')
+    parser.add_argument('--scramble', action='store_true')
     parser.add_argument('--replace', type=float, default=0)
     args = parser.parse_args()
     rng = random.Random(5)
@@ -79,7 +81,7 @@ def main():
     types = keys[b'tokenizer.ggml.token_type'][1][1]
     n = len(tokens)
     order = list(range(n))  # new id -> old id
-    if args.permute:
+    if args.permute or args.scramble:
         middle = order[16:n - 16]
         rng.shuffle(middle)
         order[16:n - 16] = middle
@@ -87,11 +89,12 @@ def main():
     chosen = rng.sample(free, min(len(free), round(args.replace * n)))
     for i in chosen:
         tokens[i] = b'zqx%dxqz' % i
+    named = list(range(n)) if args.scramble else order
     for key in (b'tokenizer.ggml.tokens', b'tokenizer.ggml.token_type', b'tokenizer.ggml.scores'):
         if key in keys:
             old = keys[key][1][1]
-            keys[key][1][1][:] = [old[i] for i in order]
-    new_id = {old: new for new, old in enumerate(order)}
+            keys[key][1][1][:] = [old[i] for i in named]
+    new_id = {old: new for new, old in enumerate(named)}
     for key, (kind, v) in keys.items():
         if key.startswith(b'tokenizer.ggml.') and key.endswith(b'_token_id'):
             keys[key] = (kind, struct.pack('<I', new_id[struct.unpack('<I', v)[0]]))

@@ -190,6 +190,40 @@ static void test_draft_on_the_same_device_takes_turns_on_another_it_overlaps(voi
     assert_near(r.decode_per_s, 1e6 / verify_us(&w, &r, 1, &slowest));
 }
 
+/* Measured agreement that is the powers of one number says what that does; else it is summed. */
+static void test_measured_agreement_takes_the_place_of_powers(void **state_)
+{
+    (void)state_;
+    world w;
+    make_world(&w, 6);
+    double survival[TD_SPEED_DRAFT_MAX + 1], slowest;
+    td_speed_row a = all_on(0, w.n_layers), b = a;
+    td_speed_draft draft = {.unit = 7, .device = -1};
+    for (uint32_t i = 0; i < TD_COST_WIDTHS; i++)
+        draft.step.verify_us[i] = verify_us(&w, &a, 1, &slowest) / 20;
+    for (uint32_t tenths = 0; tenths < 10; tenths++) {
+        td_speed_use use = stream, measured = stream;
+        use.acceptance = tenths / 10.0;
+        measured.survival = survival;
+        for (uint32_t i = 0; i <= TD_SPEED_DRAFT_MAX; i++)
+            survival[i] = pow(use.acceptance, i + 1);
+        td_speed_predict(w.devices, &draft, &use, &a);
+        td_speed_predict(w.devices, &draft, &measured, &b);
+        assert_int_equal(a.k, b.k);
+        assert_near(a.decode_per_s, b.decode_per_s);
+    }
+    td_speed_use use = stream; /* two tokens that are right half of the time, and never a third */
+    use.survival = survival;
+    use.draft_max = 2;
+    use.is_draft_fixed = true;
+    for (uint32_t i = 0; i <= TD_SPEED_DRAFT_MAX; i++)
+        survival[i] = i < 2 ? 0.5 : 0;
+    td_speed_predict(w.devices, &draft, &use, &a);
+    double td = draft.step.verify_us[0], tv = verify_us(&w, &a, 3, &slowest);
+    assert_near(td_speed_verify_us(w.devices, &use, &a, 3), tv);
+    assert_near(a.decode_per_s, 2e6 / (2 * td + 30 + tv));
+}
+
 static void test_batch_is_bound_by_the_slowest_stage(void **state_)
 {
     (void)state_;
@@ -521,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_expected_tokens_are_the_closed_form),
         cmocka_unit_test(test_stream_without_a_draft_is_the_sum_of_the_stages),
         cmocka_unit_test(test_draft_on_the_same_device_takes_turns_on_another_it_overlaps),
+        cmocka_unit_test(test_measured_agreement_takes_the_place_of_powers),
         cmocka_unit_test(test_batch_is_bound_by_the_slowest_stage),
         cmocka_unit_test(test_search_finds_the_best_cut_of_all),
         cmocka_unit_test(test_shared_memory_is_counted_once),
