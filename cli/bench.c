@@ -70,6 +70,10 @@ static const option options[] = {
      "and n-grams"},
     {"--draft-device", NULL, OPT_TEXT, AT(p.draft_device), 0, 0, "SPEC",
      "where the draft runs (default: as in generate)"},
+    {"--draft-kv-k", NULL, OPT_CACHE_TYPE, AT(p.draft_kv.k), 0, 0, "TYPE",
+     "type of the draft's cached keys (default: as in generate)"},
+    {"--draft-kv-v", NULL, OPT_CACHE_TYPE, AT(p.draft_kv.v), 0, 0, "TYPE",
+     "type of the draft's cached values (default: likewise)"},
     {"--draft-max", NULL, OPT_TEXT, AT(draft_max), 0, 0, "1,2,4",
      "draft lengths, 1..63 each (default: 1,2,4,8; with --prompts only chosen ones, up to 8)"},
     {"--in", NULL, OPT_READ, AT(p.in_path), 0, 0, "FILE.jsonl",
@@ -147,9 +151,11 @@ static bool check_combination(const fields *f, td_err *err)
     if (p->is_ops && (p->format == BENCH_CSV || p->is_together))
         return td_err_set(err, TD_E_USAGE, "--ops: not with %s",
                           p->is_together ? "--together" : "--format csv; use json");
-    if (!p->draft && (p->draft_device || p->in_path || p->accept >= 0 || p->n_parallel))
+    if (!p->draft && (p->draft_device || p->in_path || p->accept >= 0 || p->n_parallel ||
+                      p->draft_kv.k || p->draft_kv.v))
         return td_err_set(err, TD_E_USAGE,
-                          "--draft-device, --in, --parallel and --accept need --draft D.gguf");
+                          "--draft-device, --draft-kv-k, --draft-kv-v, --in, --parallel and "
+                          "--accept need --draft D.gguf");
     if (!p->draft && !p->is_prompts && (f->draft_max || p->n_predict || p->temperature >= 0))
         return td_err_set(err, TD_E_USAGE,
                           "--draft-max, -n and --temp need --draft D.gguf or --prompts");

@@ -40,6 +40,7 @@ typedef struct {
     bench_format format;
     /* A pair. */
     const char *draft, *draft_device, *in_path;
+    td_cache_types draft_kv; /* td_run_params */
     uint32_t n_predict, n_parallel;
     float temperature, accept; /* accept < 0: the draft's own */
     uint64_t seed;

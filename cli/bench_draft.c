@@ -169,6 +169,7 @@ static td_run_params run_params(const bench_params *b)
                        .seed = b->seed,
                        .ignore_eos = !b->is_prompts,
                        .kv = td_bench_cache(b, 0),
+                       .draft_kv = b->draft_kv,
                        .n_parallel = b->n_parallel};
     memcpy(p.specs, b->devices.items, sizeof p.specs);
     p.sampling.temperature = b->temperature;

@@ -149,8 +149,10 @@ bool td_generate_check_texts(td_run_params *r, const option_list *stops, td_err 
 static bool check(fields *f, td_err *err)
 {
     td_run_params *r = &f->run;
-    if (r->draft_path && !strcmp(r->draft_path, "none")) /* whatever else a file says of drafts */
+    if (r->draft_path && !strcmp(r->draft_path, "none")) { /* whatever else a file says of drafts */
         r->draft_path = r->draft_spec = r->draft_endpoint = NULL;
+        r->draft_kv.k = r->draft_kv.v = NULL;
+    }
     if (!r->target_path)
         return td_err_set(err, TD_E_USAGE,
                           "--target M.gguf is needed; see `tandem generate --help`");
@@ -176,6 +178,10 @@ static bool check(fields *f, td_err *err)
                           "give either --draft D.gguf or --draft-endpoint EP, not both");
     if (r->draft_spec && !r->draft_path)
         return td_err_set(err, TD_E_USAGE, "--draft-device needs --draft D.gguf");
+    if ((r->draft_kv.k || r->draft_kv.v) && !r->draft_path)
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft-kv-k and --draft-kv-v need --draft D.gguf; a worker has its own "
+                          "--kv-k and --kv-v");
     if (f->use && strcmp(f->use, "stream") && strcmp(f->use, "batch"))
         return td_err_set(err, TD_E_USAGE, "--for: %.64s; allowed: stream, batch", f->use);
     bool is_batch = f->use ? !strcmp(f->use, "batch") : r->n_parallel > 1;

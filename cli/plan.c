@@ -125,10 +125,11 @@ static bool check(fields *f, td_err *err)
                           "--place");
     if (!f->target && !f->hardware && !f->machine)
         return td_err_set(err, TD_E_USAGE, "usage: %s", help.usage);
-    if (!f->draft && !f->drafts && (f->draft_devices.n || f->draft_max || f->draft_fixed))
+    if (!f->draft && !f->drafts &&
+        (f->draft_devices.n || f->draft_max || f->draft_fixed || f->draft_kv.k || f->draft_kv.v))
         return td_err_set(err, TD_E_USAGE,
-                          "--draft-device, --draft-max and --draft-fixed need --draft D.gguf or "
-                          "--drafts DIR");
+                          "--draft-device, --draft-max, --draft-fixed, --draft-kv-k and "
+                          "--draft-kv-v need --draft D.gguf or --drafts DIR");
     if (!f->drafts && (f->text || f->write_config))
         return td_err_set(err, TD_E_USAGE, "--text and --write-config need --drafts DIR");
     if (f->drafts && f->config)
@@ -448,12 +449,12 @@ static bool read_config(const char *path, fields *f, td_json **document, td_err 
     f->use = c.use ? c.use : r->n_parallel > 1 ? "batch" : "stream";
     f->is_no_measure = c.is_no_measure;
     f->kv = r->kv;
-    f->draft_kv = r->draft_kv;
     f->n_ctx = r->n_ctx;
     f->n_parallel = r->n_parallel;
     f->n_predict = td_min_u32(r->n_predict, N_MAX);
     f->draft = r->draft_path;
     if (r->draft_path) { /* else a worker's, whose model is not known here */
+        f->draft_kv = r->draft_kv;
         f->draft_max = td_min_u32(r->draft_max, TD_SPEED_DRAFT_MAX);
         f->draft_fixed = td_min_u32(r->draft_fixed, TD_SPEED_DRAFT_MAX);
     }

@@ -73,6 +73,8 @@ class Cli(unittest.TestCase):
         for keep, *needles in (('first', 'allowed: LAYERS=TYPE'), ('7-4=f16', '"7-4"', 'a range as 4-7'),
                                ('0=q5_k', '"q5_k"', 'q8_0'), ('10=f16', 'layer 10 of', '0..9, first, last')):
             self.fails(generate('--prompt', 'x', '--kv-keep', keep), 2, '--kv-keep', *needles)
+        self.fails(generate('--prompt', 'x', '--draft-kv-k', 'q8_0'), 2, '--draft-kv-k', 'need --draft')
+        self.fails(run('plan', '--target', TARGET, '--draft-kv-v', 'q8_0'), 2, '--draft-kv-v need --draft D.gguf or --drafts')
         layers = self.path('layers.json', '{"0-1": {"k": "f17"}}')
         self.fails(generate('--prompt', 'x', '--kv-layers', layers), 2, 'layers.json: 0-1.k: "f17"; allowed: f32')
         self.fails(generate('--prompt', 'x', '--tmep', '1'), 2, '--tmep', '--temp')

@@ -125,10 +125,12 @@ class Stage(Case):
             worker = self.start(end, '--model', model, '--device', 'host:1')
             texts = [subprocess.run([TANDEM, 'generate', '--target', model, '--prompt', 'Once upon a time', '-n', '40',
                                      '--temp', '0.9', '--ignore-eos', '--draft-ngram', '--quiet', '--no-measure',
-                                     '--host', 's=' + end, '--device', first, '--device', second],
+                                     '--host', 's=' + end, '--device', first, '--device', second, *keep],
                                     capture_output=True, timeout=60, check=True).stdout
+                     for keep in ([], ['--kv-k', 'q4_0', '--kv-v', 'q4_0', '--kv-keep', 'first,last=f32'])
                      for first, second in (('host:1', 'host:1'), ('host:1', 's/host'), ('s/host', 's/host'))]
-            self.assertEqual(set(texts), {texts[0]}, family)
+            self.assertEqual(set(texts[:3]), {texts[0]}, family)
+            self.assertEqual(set(texts[3:]), {texts[3]}, family)
             worker.kill()
 
     def test_what_a_run_over_machines_takes(self):
