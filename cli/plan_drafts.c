@@ -252,7 +252,8 @@ static bool choose(const ranking *r, const td_model *draft, const double *surviv
     return td_plan_choose(&params, out, err) &&
            (out->is_measured ||
             td_err_set(err, TD_E_UNAVAILABLE,
-                       "its times are not known; a software driver is measured on --measure"));
+                       "times on these devices are not known; software drivers are measured on "
+                       "--measure"));
 }
 
 /* False: it cannot be used, and err says why. */

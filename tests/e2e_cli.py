@@ -364,39 +364,38 @@ class Cli(unittest.TestCase):
         for name, path in ('tales.gguf', DRAFT), ('itself.gguf', TARGET):
             os.symlink(os.path.abspath(path), os.path.join(folder, name))
         config = self.path('best.json')
-        for text in ['--text', 'tests/data/tale.txt'], []:
-            r = run(*plan, *text, '--json', '--write-config', config)
-            self.assertEqual((r.returncode, r.stderr), (0, ''))
-            j = json.loads(r.stdout)
-            drafts = {os.path.basename(d['file']): d for d in j['drafts']}
-            self.assertEqual([os.path.basename(d['file']) for d in j['not_used']], ['a-broken.gguf', 'foreign.gguf'])
-            self.assertIn('two thirds', j['not_used'][1]['why'])
-            # What they are worth depends on times, but not what the target makes of them.
-            self.assertEqual(list(drafts)[-1], 'nonsense.gguf')
-            self.assertEqual(drafts['nonsense.gguf']['draft_tokens'], 0)
-            self.assertLess(drafts['nonsense.gguf']['acceptance'], 0.05)
-            self.assertEqual(drafts['itself.gguf']['survival'], [1.0] * 8)
-            survival = drafts['tales.gguf']['survival']
-            self.assertEqual(survival, sorted(survival, reverse=True))
-            self.assertTrue(0.4 < survival[0] < 0.95, survival)
-            self.assertTrue(0.02 < survival[7] < 0.5, survival)
-            for d in drafts.values():
-                tokens = 1 + sum(d['survival'][:d['draft_tokens']])
-                self.assertAlmostEqual(d['tokens_per_verification'], tokens)
-                self.assertTrue(d['step_ms'] > 0 and d['bytes'] > 0, d)
-            self.assertEqual([d['draft_tokens'] > 0 for d in j['drafts']],
-                             sorted((d['draft_tokens'] > 0 for d in j['drafts']), reverse=True))
-            paying = [d['tokens_per_second'] for d in j['drafts'] if d['draft_tokens']]
-            self.assertEqual(paying, sorted(paying, reverse=True))
-            with open(config) as f:
-                written = json.load(f)
-            self.assertEqual(written['target']['model'], TARGET)
-            if paying:
-                self.assertEqual(written['draft'], {'model': j['drafts'][0]['file'], 'device': 'host:1',
-                                                    'max': j['drafts'][0]['draft_tokens']})
-            r = run('generate', '--config', config, '--prompt', 'Once', '-n', '8', '--quiet')
-            self.assertEqual(r.returncode, 0, r.stderr)
-        table = run(*plan, '--text', 'tests/data/tale.txt').stdout
+        r = run(*plan, '--text', 'tests/data/tale.txt', '--json', '--write-config', config)
+        self.assertEqual((r.returncode, r.stderr), (0, ''))
+        j = json.loads(r.stdout)
+        drafts = {os.path.basename(d['file']): d for d in j['drafts']}
+        self.assertEqual([os.path.basename(d['file']) for d in j['not_used']], ['a-broken.gguf', 'foreign.gguf'])
+        self.assertIn('two thirds', j['not_used'][1]['why'])
+        # What they are worth depends on times, but not what the target makes of them.
+        self.assertEqual(list(drafts)[-1], 'nonsense.gguf')
+        self.assertEqual(drafts['nonsense.gguf']['draft_tokens'], 0)
+        self.assertLess(drafts['nonsense.gguf']['acceptance'], 0.05)
+        self.assertEqual(drafts['itself.gguf']['survival'], [1.0] * 8)
+        survival = drafts['tales.gguf']['survival']
+        self.assertEqual(survival, sorted(survival, reverse=True))
+        self.assertTrue(0.4 < survival[0] < 0.95, survival)
+        self.assertTrue(0.02 < survival[7] < 0.5, survival)
+        for d in drafts.values():
+            tokens = 1 + sum(d['survival'][:d['draft_tokens']])
+            self.assertAlmostEqual(d['tokens_per_verification'], tokens)
+            self.assertTrue(d['step_ms'] > 0 and d['bytes'] > 0, d)
+        self.assertEqual([d['draft_tokens'] > 0 for d in j['drafts']],
+                         sorted((d['draft_tokens'] > 0 for d in j['drafts']), reverse=True))
+        paying = [d['tokens_per_second'] for d in j['drafts'] if d['draft_tokens']]
+        self.assertEqual(paying, sorted(paying, reverse=True))
+        with open(config) as f:
+            written = json.load(f)
+        self.assertEqual(written['target']['model'], TARGET)
+        if paying:
+            self.assertEqual(written['draft'], {'model': j['drafts'][0]['file'], 'device': 'host:1',
+                                                'max': j['drafts'][0]['draft_tokens']})
+        r = run('generate', '--config', config, '--prompt', 'Once', '-n', '8', '--quiet')
+        self.assertEqual(r.returncode, 0, r.stderr)
+        table = run(*plan).stdout
         self.assertIn('not used: foreign.gguf: ', table)
         self.assertTrue(table.index('tales.gguf') < table.index('nonsense.gguf') < table.index('a-broken.gguf'))
 
