@@ -117,7 +117,8 @@ static td_run_params run_params(drafted *d, const char *path)
                        .n_predict = td_min_u32(PREDICT_MAX, p->window / 4),
                        .sampling = TD_SAMPLING_DEFAULTS,
                        .kv = p->kvs[d->kv].types,
-                       .draft_kv = p->kvs[d->kv].types,
+                       /* layers of other types are the target's own */
+                       .draft_kv = {.k = p->kvs[d->kv].types.k, .v = p->kvs[d->kv].types.v},
                        .n_ctx = p->window, /* a text may take more tokens by itself than it did */
                        .n_parallel = 1,
                        .draft_deadline_us = DEADLINE_US,

@@ -298,6 +298,9 @@ class Eval(unittest.TestCase):
             # A draft that is the target is always right: 32 tokens take a prompt's and four of 8.
             for row in evaluate(*args, '--draft', MODEL, *out):
                 self.assertEqual((row['acceptance'], row['tokens_per_verification']), (1, 32 / 5))
+        # Layers of other types are the target's: the draft has none of that number.
+        row = evaluate('--window', '128', '--chunks', '1', *draft, '--kv', 'k=q8_0,v=q8_0,keep=9:f16')[1]
+        self.assertTrue(0.05 < row['acceptance'] < 0.95, row)
         self.fails(74, 'cannot be opened', args=['--draft', '/nonexistent'])
         self.fails(65, 'is no GGUF file', args=['--draft', TEXT])
 
