@@ -1,7 +1,11 @@
 /* Encoders of the cache's types of 4, 5 and 6 bits. A block's scale (and minimum) is searched for:
  * a candidate, at or near what makes the extremes fit, gives integers; the scale of least squares
  * for those, as the half it is stored as, competes by the error it leaves. The best is refined once
- * in the same way. The quants are those nearest to the values with what was kept.
+ * in the same way. The quants are those nearest to the values with it.
+ *
+ * Least squares make a block smaller than it was, by as much as its error: a sum over many rows,
+ * as attention makes of values, averages errors out but not that. So the scale that is stored is
+ * larger by what makes the block's product with its values that of the values with themselves.
  *
  * Everything is f32 arithmetic in this order, which lanes of a block each or four lanes for its
  * quarters do too (host/body_encode.h): sums run over the 8 elements of a quarter in ascending
@@ -26,6 +30,7 @@ const float td_grid_ends[TD_GRID_ENDS][2] = {
 typedef struct {
     float d, m;
     float error; /* of squares, less the sum of the values' own */
+    float stored_d, stored_m;
 } fit;
 
 typedef struct {
@@ -91,6 +96,26 @@ static void try_scale(const sums *s, fit *best)
     keep_better(f, best);
 }
 
+/* What is stored, so that the block is as large as it was. Values are less `middle`, as the error
+ * is: `x_sum` and `squares` of them. */
+static void grow(fit *f, float squares, float x_sum, float middle)
+{
+    float apart = x_sum * x_sum * (1.0f / N), mean = mul_add(x_sum, 1.0f / N, middle);
+    float growth = (squares - apart) * inverse_of(-f->error - apart);
+    growth = growth > 1 ? growth : 1;
+    growth = growth < TD_GRID_GROWTH_MAX ? growth : TD_GRID_GROWTH_MAX;
+    f->stored_d = f->d * growth;
+    f->stored_m = mul_add(growth, f->m - mean, mean);
+}
+
+static float sum_squares(const float *x)
+{
+    float squares[4] = {0};
+    for (int j = 0; j < N; j++)
+        squares[j / 8] = mul_add(x[j], x[j], squares[j / 8]);
+    return sum_quarters(squares);
+}
+
 static fit fit_scale(const td_grid *g, const float *x)
 {
     float extreme = 0;
@@ -109,6 +134,7 @@ static fit fit_scale(const td_grid *g, const float *x)
     }
     sums s = sum_up(g, x, 0, inverse_of(best.d));
     try_scale(&s, &best);
+    grow(&best, sum_squares(x), 0, 0);
     return best;
 }
 
@@ -153,6 +179,7 @@ static fit fit_line(const td_grid *g, const float *in)
     }
     sums s = sum_up(g, x, best.m - middle, inverse_of(best.d));
     try_line(&s, x_sum, middle, &best);
+    grow(&best, sum_squares(x), x_sum, middle);
     return best;
 }
 
@@ -168,7 +195,7 @@ static void encode_block(const td_grid *g, const float *x, uint8_t *block)
         n[j] = g->is_levels ? find_level(v) : (int32_t)(round_to(g, v) - g->low);
         poison = mul_add(0, x[j], poison); /* NaN, if one of them is not finite */
     }
-    td_grid_pack(g, f.d + poison, f.m, n, 1, block);
+    td_grid_pack(g, f.stored_d + poison, f.stored_m, n, 1, block);
 }
 
 static void store_f16(uint8_t *p, float f)

@@ -22,6 +22,9 @@ extern const float td_grid_steps[TD_GRID_STEPS];
 #define TD_GRID_ENDS 11u
 extern const float td_grid_ends[TD_GRID_ENDS][2];
 
+/* How much larger the stored scale may be than that of least squares. */
+#define TD_GRID_GROWTH_MAX 1.25f
+
 /* A block of a scale, a minimum if there is one, and the numbers of its 32 quants, `stride` from
  * one to the next: 0 is `low`. */
 void td_grid_pack(const td_grid *g, float d, float m, const int32_t *n, size_t stride,

@@ -8,7 +8,7 @@
 #define N TD_PART_ELEMENTS
 
 typedef struct {
-    vf d, m, error;
+    vf d, m, error, stored_d, stored_m;
 } lane_fit;
 
 typedef struct {
@@ -121,6 +121,25 @@ INLINE void lane_try(const lane_blocks *b, const lane_sums *s, lane_fit *best)
     lane_keep_better(&f, best);
 }
 
+INLINE void lane_grow(const lane_blocks *b, lane_fit *f)
+{
+    vf squares[4], n = vf_set1(1.0f / N), most = vf_set1(TD_GRID_GROWTH_MAX), one = vf_set1(1);
+    for (uint32_t k = 0; k < 4; k++) {
+        squares[k] = vf_zero();
+        for (uint32_t j = 8 * k; j < 8 * k + 8; j++) {
+            vf x = lane_value(b, j);
+            squares[k] = lane_mul_add(x, x, squares[k]);
+        }
+    }
+    vf apart = vf_mul(vf_mul(b->x_sum, b->x_sum), n), mean = lane_mul_add(b->x_sum, n, b->middle);
+    vf growth = lane_inverse(vf_sub(lane_negative(f->error), apart));
+    growth = vf_mul(vf_sub(add_quarters(squares), apart), growth);
+    growth = vf_if_below(one, growth, growth, one);
+    growth = vf_if_below(growth, most, growth, most);
+    f->stored_d = vf_mul(f->d, growth);
+    f->stored_m = lane_mul_add(growth, vf_sub(f->m, mean), mean);
+}
+
 INLINE lane_fit lane_fit_scale(lane_blocks *b)
 {
     const td_grid *g = b->g;
@@ -144,6 +163,7 @@ INLINE lane_fit lane_fit_scale(lane_blocks *b)
     }
     lane_sums s = lane_sum_up(b, vf_zero(), lane_inverse(best.d));
     lane_try(b, &s, &best);
+    lane_grow(b, &best);
     return best;
 }
 
@@ -180,6 +200,7 @@ INLINE lane_fit lane_fit_line(lane_blocks *b)
     }
     lane_sums s = lane_sum_up(b, vf_sub(best.m, b->middle), lane_inverse(best.d));
     lane_try(b, &s, &best);
+    lane_grow(b, &best);
     return best;
 }
 
@@ -195,8 +216,8 @@ INLINE void encode_lanes(lane_blocks *b, const bool has_minimum, float *d, float
         vf_store((float *)(void *)(n + j * TD_ENCODE_LANES), vf_bits(vi_of_vf(v)));
         poison = lane_mul_add(vf_zero(), x, poison);
     }
-    vf_store(d, vf_add(f.d, poison));
-    vf_store(m, f.m);
+    vf_store(d, vf_add(f.stored_d, poison));
+    vf_store(m, f.stored_m);
 }
 
 static void encode_blocks(const td_grid *g, const float *x, float *d, float *m, int32_t *n)

@@ -109,6 +109,7 @@ vec2 td_kv_range(uint type)
 
 /* Candidates for the scale of a block (or for scale and minimum), and sums that lanes tell of each. */
 const uint TD_KV_STEPS = 10u, TD_KV_INWARD = 11u;
+const float TD_KV_GROWTH_MAX = 1.25;
 #define TD_KV_TRIES(type)                                                                          \
     (TD_KV_BLOCK(type) != 32u || (type) == TD_KV_Q8_0 ? 0u                                         \
      : TD_KV_HAS_MINIMUM(type)                        ? TD_KV_INWARD                               \
@@ -211,6 +212,18 @@ vec3 td_kv_fit(uint type, vec3 sum, float x_sum, float middle)
     d = td_kv_rounded(d);
     m = middle + td_kv_mad(-d, sum.z, x_sum) * 0.03125;
     return td_kv_judge(type, sum, x_sum, middle, d, td_kv_rounded(m));
+}
+
+/* Scale and minimum to store, so that the block is as large as its values; `best`: d, m, error. */
+vec2 td_kv_grown(vec3 best, float squares, float x_sum, float middle)
+{
+    precise float apart = x_sum * x_sum * 0.03125, mean = td_kv_mad(x_sum, 0.03125, middle);
+    precise float met = -best.z - apart, all = squares - apart;
+    precise float growth = all * td_kv_inverse(met);
+    growth = growth > 1.0 ? growth : 1.0;
+    growth = growth < TD_KV_GROWTH_MAX ? growth : TD_KV_GROWTH_MAX;
+    precise float d = best.x * growth, below = best.y - mean;
+    return vec2(d, td_kv_mad(growth, below, mean));
 }
 
 /* Quants as they are stored. */

@@ -8,8 +8,9 @@ const uint LANES = 8u; /* of a unit of 64 elements */
  * its high bits and halves. */
 const uint ENDS = 0u, HIGH_BITS = 0u, HALVES = 1u, SUMS = 2u;
 #define X_SUM(type) (SUMS + TD_KV_TRIES(type) * TD_KV_SUMS(type)) /* of the elements themselves */
+#define SQUARES(type) (X_SUM(type) + (TD_KV_HAS_MINIMUM(type) ? 1u : 0u))
 #define TOLD(type)                                                                                 \
-    (TD_KV_BLOCK(type) != 32u ? 1u : TD_KV_HAS_MINIMUM(type) ? X_SUM(type) + 1u : X_SUM(type))
+    (TD_KV_BLOCK(type) != 32u ? 1u : SQUARES(type) + 1u)
 const uint N_TOLD = TOLD(TYPE_K) > TOLD(TYPE_V) ? TOLD(TYPE_K) : TOLD(TYPE_V);
 
 shared uint told[64u * N_TOLD];
@@ -120,8 +121,8 @@ void tell_sums(uint type, uint i, vec4 a, vec4 b, vec2 by)
 }
 
 /* Scale and minimum of this lane's block, whose ends these are: of all candidates the best, refined
- * once. */
-vec2 fit_block(uint type, vec2 ends)
+ * once; and what is stored of them. */
+vec4 fit_block(uint type, vec2 ends)
 {
     const uint N = TD_KV_TRIES(type);
     bool has_minimum = TD_KV_HAS_MINIMUM(type);
@@ -135,11 +136,16 @@ vec2 fit_block(uint type, vec2 ends)
             x_sum += (i < 4u ? a : b)[i % 4u];
         tell(X_SUM(type), x_sum);
     }
+    precise float squares = 0.0;
+    [[unroll]] for (uint i = 0u; i < 8u; i++)
+        squares = td_kv_mad((i < 4u ? a : b)[i % 4u], (i < 4u ? a : b)[i % 4u], squares);
+    tell(SQUARES(type), squares);
     [[dont_unroll]] for (uint i = 0u; i < N; i++)
         tell_sums(type, i, a, b, td_kv_try(type, ends, middle, i));
     barrier();
     if (has_minimum)
         x_sum = heard_sum(X_SUM(type));
+    squares = heard_sum(SQUARES(type));
     vec3 best = td_kv_plain(type, ends, heard_sums(type, 0u), x_sum, middle);
     [[dont_unroll]] for (uint i = 0u; i <= N; i++) {
         if (i == N) { /* what the best itself rounds to */
@@ -151,7 +157,7 @@ vec2 fit_block(uint type, vec2 ends)
         vec3 fit = td_kv_fit(type, heard_sums(type, i % N), x_sum, middle);
         best = fit.z < best.z ? fit : best;
     }
-    return best.xy;
+    return vec4(best.xy, td_kv_grown(best, squares, x_sum, middle));
 }
 
 /* The side of a row: high bits, and the scales of this lane's block. */
@@ -178,7 +184,8 @@ void store_side(uint type, uint n, uint lane, uint cell, uint slot)
 void store_quants(uint type, uint n, uint lane, bool is_there, uint cell, uint slot)
 {
     uint n_chunks = td_kv_chunks(type, n), n_high = TD_KV_HIGH(type);
-    vec2 ends = block_ends(type), fit;
+    vec2 ends = block_ends(type);
+    vec4 fit;
     bool is_finite = td_kv_is_finite(ends.x);
     if (!is_finite) { /* its scale tells */
         ends = vec2(0.0);
@@ -186,7 +193,8 @@ void store_quants(uint type, uint n, uint lane, bool is_there, uint cell, uint s
     }
     uvec4 a, b;
     if (type == TD_KV_Q8_0) {
-        fit = vec2(td_kv_div_127(abs(ends.x)), 0.0);
+        fit = vec4(td_kv_div_127(abs(ends.x)), 0.0, 0.0, 0.0);
+        fit.z = fit.x;
         float inverse = td_kv_inverse(fit.x);
         a = td_kv_bytes_of(lo, inverse);
         b = td_kv_bytes_of(hi, inverse);
@@ -195,7 +203,7 @@ void store_quants(uint type, uint n, uint lane, bool is_there, uint cell, uint s
         a = td_kv_quants(type, lo, fit.x, fit.y);
         b = td_kv_quants(type, hi, fit.x, fit.y);
     }
-    uvec4 halves = is_finite ? td_kv_half(fit.xyxy) : uvec4(0x7e00u);
+    uvec4 halves = is_finite ? td_kv_half(fit.zwzw) : uvec4(0x7e00u);
     tell(HALVES, TD_KV_HAS_MINIMUM(type) ? halves.x | halves.y << 16 : halves.x);
     if (n_high != 0u)
         tell(HIGH_BITS, (td_kv_pack(a >> 4) | td_kv_pack(b >> 4) << n_high)
