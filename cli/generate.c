@@ -47,6 +47,8 @@ static const option options[] = {
     {"--place", "target.place", OPT_TEXT, AT(run.place), 0, 0, "experts=HOW",
      "the experts of a mixture: on a device, say experts=host, or dealt over all of them by "
      "experts=auto, shares (60,40) or lists (0-3/4-7)"},
+    {"--expert-stats", "target.expert_stats", OPT_READ, AT(run.expert_stats), 0, 0, "FILE.json",
+     "deal experts by how often they were asked: --stats of a run whose were dealt"},
     {"--for", "target.for", OPT_TEXT, AT(use), 0, 0, "stream|batch",
      "what layers are placed for: one text at a time, or many (default: by --parallel)"},
     {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,

@@ -461,6 +461,11 @@ bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_
     return true;
 }
 
+const uint64_t *td_forward_asked(const td_forward *f)
+{
+    return f->seats ? td_seats_asked(f->seats) : NULL;
+}
+
 static td_draw draw_of(const td_forward *f, const td_forward_row *r)
 {
     TD_ASSERT(r->sampling && (r->history || r->sampling->repeat_penalty == 1.0f));

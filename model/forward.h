@@ -160,6 +160,9 @@ void td_forward_get_counts(const td_forward *f, td_program_counts *verify,
  * no layer has any. */
 bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_err *err);
 
+/* Of dealt experts: rows of all runs that asked each, [n_layer][n_expert]; else NULL. */
+const uint64_t *td_forward_asked(const td_forward *f);
+
 /* After a run. Last part, unless it chooses: logits [n_out][n_vocab], in row order; else
  * activations [n_rows][n_embd]. */
 const float *td_forward_output(td_forward *f);

@@ -44,6 +44,7 @@ struct td_seats {
     const td_dealing *dealing;
     uint32_t *begin; /* [n_expert + 1] scratch */
     pair *sorted;    /* [TD_PREFILL_ROWS_MAX * n_expert_used] */
+    uint64_t *asked; /* [n_layer][n_expert] rows of all runs that asked it */
     td_pool *pool;
     seat seats[TD_SEATS_MAX];
 };
@@ -176,7 +177,9 @@ td_seats *td_seats_create(td_forward *f, td_err *err)
     seats->n = p->dealing->n_seats;
     seats->begin = td_alloc(f->h->n_expert + 1, sizeof *seats->begin, err);
     seats->sorted = td_alloc((size_t)TD_PREFILL_ROWS_MAX * f->h->n_expert_used, sizeof(pair), err);
-    bool is_ok = seats->begin && seats->sorted && list_layers(seats, p, err) &&
+    seats->asked =
+        td_alloc((size_t)p->dealing->n_layer * f->h->n_expert, sizeof *seats->asked, err);
+    bool is_ok = seats->begin && seats->sorted && seats->asked && list_layers(seats, p, err) &&
                  (seats->pool = td_pool_create(seats->n, err));
     for (uint32_t i = 0; is_ok && i < seats->n; i++)
         is_ok = create_seat(seats, f, i, err);
@@ -212,9 +215,12 @@ void td_seats_destroy(td_seats **seats)
     td_free(s->layers);
     td_free(s->begin);
     td_free(s->sorted);
+    td_free(s->asked);
     td_free(s);
     *seats = NULL;
 }
+
+const uint64_t *td_seats_asked(const td_seats *seats) { return seats->asked; }
 
 void td_seats_add_load(const td_seats *seats, uint64_t *n_file_bytes)
 {
@@ -247,8 +253,11 @@ static void deal(const turn *t)
         TD_ASSERT(chosen[k] >= 0 && (uint32_t)chosen[k] < n_expert);
         begin[chosen[k] + 1]++;
     }
-    for (uint32_t e = 0; e < n_expert; e++)
+    uint64_t *asked = s->asked + (size_t)s->layers[t->i] * n_expert;
+    for (uint32_t e = 0; e < n_expert; e++) {
+        asked[e] += begin[e + 1];
         begin[e + 1] += begin[e];
+    }
     for (uint32_t k = 0; k < t->n_rows * n_used; k++) {
         uint32_t e = (uint32_t)chosen[k];
         s->sorted[begin[e]++] = (pair){(uint16_t)(k / n_used), (uint16_t)(k % n_used), (uint16_t)e};

@@ -24,6 +24,8 @@ uint64_t td_seats_bytes(const td_forward_params *params, uint32_t seat);
 bool td_seats_run(td_forward *f, td_mode mode, uint32_t i, td_program *beside, uint32_t n_rows,
                   td_err *err);
 
+/* [n_layer][n_expert] of the model: rows so far that asked each expert. */
+const uint64_t *td_seats_asked(const td_seats *seats);
 void td_seats_add_load(const td_seats *seats, uint64_t *n_file_bytes);
 
 #endif

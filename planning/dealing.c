@@ -1,6 +1,7 @@
 #include "planning/dealing.h"
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -37,6 +38,7 @@ typedef struct {
     const char *place;
     const td_dealing_params *params;
     uint32_t n_expert, counts[TD_SEATS_MAX]; /* of each layer's */
+    double work[TD_SEATS_MAX];               /* share that each is meant to have, 0..1 */
     uint8_t seats[TD_EXPERTS_MAX];
 } dealer;
 
@@ -132,8 +134,10 @@ static bool read_shares(dealer *d, const char *at, td_err *err)
     }
     if (n < d->params->n_seats)
         return fail(d, err, "it has fewer shares than there are devices");
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        d->work[i] = shares[i] / sum;
         shares[i] *= d->n_expert / sum;
+    }
     round_counts(d, shares);
     return true;
 }
@@ -162,6 +166,12 @@ static void share_time(dealer *d, const double *rates)
     }
     for (uint32_t i = 0; i < n && fits < d->n_expert; i++)
         most[i] = d->n_expert; /* what is missing is said when it is counted */
+    double sum_rates = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum_rates += rates[i];
+    double time = (d->h->n_expert_used + shared) / sum_rates; /* of a row */
+    for (uint32_t i = 0; i < n; i++)
+        d->work[i] = fmax(0, time * rates[i] - (i ? 0 : shared)) / d->h->n_expert_used;
     for (int step = 0; step < 200; step++) {
         double t = (low + high) / 2;
         sum = 0;
@@ -215,12 +225,106 @@ static void deal_in_order(dealer *d)
             d->seats[e++] = (uint8_t)i;
 }
 
+/* -- by how often they were asked -------------------------------------------------------------- */
+
+/* Experts of a layer, the hottest first, ties in their order. */
+static void sort_by_heat(const td_json_object *o, size_t from, uint32_t n, uint16_t *order)
+{
+    for (uint32_t e = 0; e < n; e++) {
+        int64_t heat = td_json_get_int_at(o, "asked", from + e);
+        uint32_t i = e;
+        for (; i && td_json_get_int_at(o, "asked", from + order[i - 1]) < heat; i--)
+            order[i] = order[i - 1];
+        order[i] = (uint16_t)e;
+    }
+}
+
+/* Each device in turn, the one with the largest share of the work first, takes as many experts as
+ * it has room for, that follow one another by heat: of all such runs the one whose heat is nearest
+ * its share. The last has those that are left. */
+static void deal_layer(const dealer *d, const td_json_object *o, uint32_t layer, uint8_t *seats)
+{
+    uint16_t order[TD_EXPERTS_MAX];
+    uint32_t n_left = d->n_expert, n = d->params->n_seats;
+    size_t from = (size_t)layer * d->n_expert;
+    bool is_done[TD_SEATS_MAX] = {false};
+    sort_by_heat(o, from, n_left, order);
+    double all = 0, heat[TD_EXPERTS_MAX];
+    for (uint32_t e = 0; e < d->n_expert; e++)
+        all += heat[e] = (double)td_json_get_int_at(o, "asked", from + e);
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t to = UINT32_MAX, best = 0;
+        for (uint32_t i = 0; i < n; i++)
+            if (!is_done[i] && (to == UINT32_MAX || d->work[i] > d->work[to]))
+                to = i;
+        is_done[to] = true;
+        uint32_t count = k + 1 < n ? d->counts[to] : n_left;
+        double best_off = INFINITY;
+        for (uint32_t i = 0; i + count <= n_left; i++) {
+            double sum = 0;
+            for (uint32_t j = i; j < i + count; j++)
+                sum += heat[order[j]];
+            double off = fabs(sum - d->work[to] * all);
+            if (off < best_off) {
+                best_off = off;
+                best = i;
+            }
+        }
+        for (uint32_t j = best; j < best + count; j++)
+            seats[order[j]] = (uint8_t)to;
+        memmove(order + best, order + best + count, (n_left - best - count) * sizeof *order);
+        n_left -= count;
+    }
+}
+
+/* The stage of a file of --stats that has dealt. */
+static bool find_counts(const dealer *d, const td_json *doc, td_json_object *out, td_err *err)
+{
+    static const td_json_field root_fields[] = {
+        {.key = "stages", .type = TD_JSON_OBJECT_LIST, .required = true, .n_max = 64}};
+    static const td_json_field fields[] = {{.key = "asked",
+                                            .type = TD_JSON_INT_LIST,
+                                            .max = 1ll << 50,
+                                            .n_max = TD_LAYERS_MAX * TD_EXPERTS_MAX}};
+    static const td_json_schema root_schema = {root_fields, TD_COUNT(root_fields), true};
+    static const td_json_schema schema = {fields, TD_COUNT(fields), true};
+    td_json_object root;
+    size_t n = (size_t)d->h->n_layer * d->n_expert;
+    if (!td_json_read_root(doc, &root_schema, &root, err))
+        return false;
+    for (size_t i = 0; i < td_json_count(&root, "stages"); i++) {
+        if (!td_json_read_element(&root, "stages", i, &schema, out, err))
+            return false;
+        size_t n_there = td_json_count(out, "asked");
+        if (n_there && n_there != n)
+            return td_json_fail(out, "asked", err, "%zu counts; allowed: %zu, of %u layers",
+                                n_there, n, d->h->n_layer);
+        if (n_there)
+            return true;
+    }
+    return td_json_fail(&root, "stages", err,
+                        "no counts; allowed: of a run that has dealt its experts");
+}
+
+static bool deal_by_heat(const dealer *d, td_dealing *out, td_err *err)
+{
+    td_json_object o;
+    td_json *doc = td_json_read_file(d->params->stats, err);
+    bool is_ok = doc && find_counts(d, doc, &o, err);
+    for (uint32_t i = 0; is_ok && i < out->n_layer; i++)
+        deal_layer(d, &o, i, out->seats + (size_t)i * out->n_expert);
+    td_json_destroy(&doc);
+    return is_ok || td_err_prepend(err, "expert_stats");
+}
+
 static bool choose(dealer *d, char text[TD_PLACE_BYTES], td_err *err)
 {
     const char *value = value_of(d->place);
     bool is_auto = !strcmp(value, "auto"), is_list = strpbrk(value, "/-");
     if (strlen(d->place) >= TD_PLACE_BYTES)
         return fail(d, err, "it is too long");
+    if (is_list && d->params->stats)
+        return fail(d, err, "lists leave nothing to deal by counts");
     if (d->n_expert < d->params->n_seats)
         return fail(d, err, "there are fewer experts than devices");
     bool is_ok = is_auto   ? measure(d, err)
@@ -257,6 +361,8 @@ td_dealing *td_dealing_create(const td_model *m, const char *place, const td_dea
     out->n_expert = h->n_expert;
     for (uint32_t i = 0; i < h->n_layer; i++)
         memcpy(out->seats + (size_t)i * h->n_expert, d.seats, h->n_expert);
+    if (params->stats && !deal_by_heat(&d, out, err))
+        td_dealing_destroy(&out);
     return out;
 }
 

@@ -1,5 +1,6 @@
 /* How experts are dealt over devices: what --place says of it, or as is fastest by what the devices
- * read of their memory in a second. Errors: TD_E_USAGE, TD_E_NOMEM, those of measuring. */
+ * read of their memory in a second. Errors: TD_E_USAGE, TD_E_NOMEM, those of measuring,
+ * TD_E_DATA and TD_E_IO of a file of counts. */
 #ifndef TD_PLANNING_DEALING_H
 #define TD_PLANNING_DEALING_H
 
@@ -16,6 +17,10 @@ typedef struct {
     const char *const *specs; /* [n_seats], for messages */
     td_device *const *devs;
     uint32_t n_seats;
+    /* File of counts by layer and expert (`asked` of generate's --stats): not the first experts go
+     * to the first device, but those by which each has its share of the work, the hottest to the
+     * fastest. NULL: none; not with lists. */
+    const char *stats;
 } td_dealing_params;
 
 /* text: what deals them the same without measuring, "experts=20,12". */

@@ -314,7 +314,8 @@ static bool open_seats(builder *b, const td_device_spec *specs, td_err *err)
         texts[i] = specs[i].device;
         devs[i] = i ? deal->seats[i].dev : b->layout->parts[0].dev;
     }
-    const td_dealing_params params = {.specs = texts, .devs = devs, .n_seats = p->n_specs};
+    const td_dealing_params params = {
+        .specs = texts, .devs = devs, .n_seats = p->n_specs, .stats = p->expert_stats};
     deal->dealing = td_dealing_create(p->model, p->place, &params, deal->text, err);
     return deal->dealing;
 }
@@ -347,6 +348,11 @@ static bool open_devices(builder *b, td_device_spec *specs, td_err *err)
             return false;
         /* counted, so that it is destroyed if opening the experts' device fails */
         b->layout->n_parts++;
+        if (p->expert_stats && !is_dealt)
+            return td_err_set(
+                err, TD_E_USAGE,
+                "expert_stats: no experts are dealt; allowed: with place experts=auto "
+                "or shares");
         if (p->place && !is_dealt && !open_experts_device(part, p->place, err))
             return false;
     }

@@ -34,6 +34,7 @@ typedef struct {
     /* "experts=SPEC": the experts' weights on that device. Or they are dealt (dealing.h) over the
      * devices of specs, the first of which has all else. NULL: neither. */
     const char *place;
+    const char *expert_stats; /* dealing.h; NULL: none */
     /* Other machines that specs may name, for target/ alone: a layout is of this one. Our own pair
      * of keys, shown there; NULL: the only one. And the type of activations between machines, F32
      * or F16; NULL: F32. */

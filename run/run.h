@@ -39,7 +39,8 @@ typedef struct {
     const td_type_info *wire;             /* of activations between machines; NULL: f32 */
     const char *spares[TD_RUN_SPECS_MAX]; /* SPECs that take a lost stage's layers (recover.h) */
     uint32_t n_spares;
-    const char *place;  /* td_layout_params; NULL: none */
+    const char *place;        /* td_layout_params; NULL: none */
+    const char *expert_stats; /* likewise */
     td_measure measure; /* whether devices are measured to place the layers (planning/costs.h) */
     td_use use;         /* what the placement shall be good for (planning/speed.h) */
 

@@ -129,6 +129,7 @@ td_layout_params td_setup_layout_params(const session *r)
                               .specs = p->specs,
                               .n_specs = p->n_specs,
                               .place = p->place,
+                              .expert_stats = p->expert_stats,
                               .hosts = p->hosts,
                               .n_hosts = p->n_hosts,
                               .host_key = p->key,

@@ -149,8 +149,15 @@ static void write_energy(td_json_writer *w, const td_stats *s)
     td_json_end_array(w);
 }
 
-static void write_deal(td_json_writer *w, const td_layout_deal *deal)
+static void write_deal(td_json_writer *w, const td_stage_info *s)
 {
+    const td_layout_deal *deal = s->deal;
+    const uint32_t n = deal->dealing->n_layer * deal->dealing->n_expert;
+    td_json_write_key(w, "asked");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < n; i++)
+        td_json_write_u64(w, s->asked[i]);
+    td_json_end_array(w);
     td_json_put_string(w, "dealt", deal->text);
     td_json_write_key(w, "seats");
     td_json_begin_array(w);
@@ -185,7 +192,7 @@ static void write_stages(td_json_writer *w, const td_stats *stats)
             td_json_put_u64(w, "experts_bytes", s.n_experts_bytes);
         }
         if (s.deal)
-            write_deal(w, s.deal);
+            write_deal(w, &s);
         td_json_put_u64(w, "load_bytes", s.n_file_bytes);
         td_json_put_double(w, "load_ms", (double)s.load_us * 1e-3);
         td_json_put_double(w, "load_gb_per_second", ratio(s.n_file_bytes, s.load_us) * 1e-3);

@@ -96,6 +96,29 @@ class Experts(unittest.TestCase):
         with open(path) as f:
             self.assertEqual({json.loads(line)['placement'] for line in f}, {'host:1@0-2 with experts=11,1 on host:1 + host:1'})
 
+    def test_hot_experts_are_dealt_by_their_counts(self):
+        """A file in which layer 0's are asked by place: experts 3 and 9 as often as all others together."""
+        stats, hot = (os.path.join(self.dir.name, name) for name in ('stats.json', 'hot.json'))
+        wanted = self.lines(*TWO, '--place', 'experts=1,1', '--stats', stats)
+        with open(stats) as f:
+            stage, = json.load(f)['stages']
+        asked = stage['asked']
+        self.assertEqual(len(asked), 3 * N_EXPERTS)
+        rows = [sum(asked[i:i + N_EXPERTS]) for i in range(0, len(asked), N_EXPERTS)]
+        self.assertEqual(set(rows), {3 * (stage['prefill_rows'] + stage['verify_rows'])})
+        self.assertEqual(self.lines(*TWO, '--place', 'experts=2,1', '--expert-stats', stats, out='counted.jsonl'), wanted)
+        with open(hot, 'w') as f:
+            json.dump({'stages': [{'asked': [500 if e in (3, 9) else 100 for e in range(N_EXPERTS)] * 3}]}, f)
+        self.assertEqual(self.lines(*TWO, '--place', 'experts=1,5', '--expert-stats', hot, '--stats', stats, out='hot.jsonl'),
+                         wanted)
+        for text, needle, place in (('{"stages": []}', 'no counts', 'auto'), ('{"stages": [{"asked": [1, 2]}]}', '2 counts', '1,1'),
+                                    ('{"stages": [{"asked": [-1]}]}', 'asked', '1,1'), ('{}', 'stages', '1,1'), ('[', 'json', '1,1')):
+            with open(hot, 'w') as f:
+                f.write(text)
+            r = self.run_tandem('--prompt', 'a', '-n', '1', *TWO, '--place', 'experts=' + place, '--expert-stats', hot)
+            self.assertEqual(r.returncode, 65, r.stderr)
+            self.assertIn(needle, r.stderr)
+
     def test_what_cannot_be_dealt_is_refused(self):
         def fails(needle, *args, model=None):
             r = self.run_tandem('--prompt', 'a', '-n', '1', *args, model=model)
@@ -111,6 +134,8 @@ class Experts(unittest.TestCase):
                               ('0-5//6-11', 'no list of experts'), ('0-5/6-1' + '1' * 600, 'place'), ('1-\n/2', 'place')):
             with self.subTest(value):
                 fails(needle, *TWO, '--place', 'experts=' + value)
+        fails('lists leave nothing', *TWO, '--place', 'experts=0-5/6-11', '--expert-stats', self.prompts)
+        fails('no experts are dealt', '--device', 'host:1', '--expert-stats', self.prompts)
         fails('dense', *TWO, '--place', 'experts=auto', model=DENSE)
         fails('2..8', '--device', 'host:1', '--place', 'experts=auto')
         fails('2..8', *['--device', 'host:1'] * 9, '--place', 'experts=auto')
