@@ -340,12 +340,13 @@ static int tell_choice(const evaluation *e, td_err *err)
 
 static bool name_draft(const fields *f, eval_params *p, td_err *err)
 {
-    td_model *draft = f->draft ? td_model_open(f->draft, err) : NULL;
+    const char *head = td_head_name(f->draft), *path = !head ? f->draft : *head ? head : f->model;
+    td_gguf *draft = f->draft ? td_gguf_open(path, err) : NULL;
     if (draft)
         snprintf(p->draft_sha, sizeof p->draft_sha, "%016llx",
-                 (unsigned long long)td_gguf_hash(td_model_gguf(draft)));
+                 (unsigned long long)td_gguf_hash(draft));
     p->draft = f->draft;
-    td_model_close(&draft);
+    td_gguf_close(&draft);
     return !f->draft || *p->draft_sha;
 }
 

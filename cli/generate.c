@@ -53,8 +53,10 @@ static const option options[] = {
      "what layers are placed for: one text at a time, or many (default: by --parallel)"},
     {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
      "do not time the devices first: layers go by bytes"},
-    {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|none",
-     "a small model that proposes tokens, of the target's vocabulary or near it (default: none)"},
+    {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|mtp[:FILE]|none",
+     "a small model that proposes tokens, of the target's vocabulary or near it; or mtp, the head "
+     "for "
+     "multi-token prediction in the target's file or in FILE (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
      "where the draft runs, on another machine HOST/SPEC (default: the fastest device where "
      "devices were measured; else a GPU that has no layers of the target; else host, or host:1 "
@@ -125,7 +127,7 @@ static const option options[] = {
 };
 static const command_help help = {
     "generate",
-    "tandem generate --target M.gguf [--draft D.gguf] (--prompt TEXT | --in FILE.jsonl | --job "
+    "tandem generate --target M.gguf [--draft D.gguf|mtp] (--prompt TEXT | --in FILE.jsonl | --job "
     "URL) [options]",
     "Generates text. A draft model only makes it faster: the text is the same with any draft and "
     "with none.",
@@ -184,6 +186,13 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--draft-kv-k and --draft-kv-v need --draft D.gguf; a worker has its own "
                           "--kv-k and --kv-v");
+    if ((r->draft_spec || r->draft_kv.k || r->draft_kv.v) && td_head_name(r->draft_path))
+        return td_err_set(err, TD_E_USAGE,
+                          "%s does not go with --draft %s: a head drafts where the target's last "
+                          "layers are, with their types of the cache",
+                          r->draft_spec ? "--draft-device" : "--draft-kv-k or -v", r->draft_path);
+    if (td_head_name(r->draft_path) && r->draft_path[3] && !r->draft_path[4])
+        return td_err_set(err, TD_E_USAGE, "--draft mtp:FILE without FILE; allowed: mtp, mtp:FILE");
     if (f->use && strcmp(f->use, "stream") && strcmp(f->use, "batch"))
         return td_err_set(err, TD_E_USAGE, "--for: %.64s; allowed: stream, batch", f->use);
     bool is_batch = f->use ? !strcmp(f->use, "batch") : r->n_parallel > 1;

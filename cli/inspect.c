@@ -125,9 +125,14 @@ static void print_text(const td_gguf *g, const td_model *m, const td_err *why)
         const td_hparams *h = td_model_hparams(m);
         for (size_t i = 0; i < TD_COUNT(params); i++)
             printf("%-13s %u\n", params[i].name, param(h, i));
+        td_err why_not = {0};
+        bool has_head = h->n_nextn && td_model_check_head(m, &why_not);
         if (h->n_nextn)
-            printf("left out      %u layer(s) that predict further tokens (MTP), from blk.%u\n",
-                   h->n_nextn, h->n_layer);
+            printf("left out      %u layer(s) that predict further tokens (MTP), from blk.%u\n"
+                   "head          %s%s\n",
+                   h->n_nextn, h->n_layer,
+                   has_head ? "drafts with --draft mtp" : "none that drafts: ",
+                   has_head ? "" : why_not.message);
         const td_tokenizer_info *t = td_tokenizer_get_info(td_model_tokenizer(m));
         printf("rope          base %g, scaling %s, factor %g\n", (double)h->rope_base,
                h->is_yarn               ? "yarn"
@@ -157,6 +162,7 @@ static void write_model(td_json_writer *w, const td_model *m)
     for (size_t i = 0; i < TD_COUNT(params); i++)
         td_json_put_u64(w, params[i].name, param(h, i));
     td_json_put_u64(w, "mtp_layers", h->n_nextn);
+    td_json_put_bool(w, "mtp_drafts", h->n_nextn && td_model_check_head(m, NULL));
     td_json_put_double(w, "rms_eps", (double)h->rms_eps);
     td_json_put_double(w, "rope_base", (double)h->rope_base);
     td_json_put_bool(w, "tied_output", h->is_tied);

@@ -53,7 +53,8 @@ static const option options[] = {
      "go on with devices there that have failed `tandem check`"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
-    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf", "a small model that proposes tokens"},
+    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf|mtp[:FILE]",
+     "a small model that proposes tokens, or the target's head"},
     {"--drafts", NULL, OPT_TEXT, AT(drafts), 0, 0, "DIR",
      "measures each *.gguf of a folder as a draft, the best first"},
     {"--text", NULL, OPT_READ, AT(text), 0, 0, "FILE",
@@ -373,13 +374,20 @@ static bool plan(const fields *f, int *signal, td_err *err)
     if (!td_options_read_hosts(&f->hosts, f->key, hosts, err))
         return false;
     td_model *model = td_model_open(f->target, err);
-    td_model *draft = model && f->draft ? td_model_open(f->draft, err) : NULL;
+    const char *head_name = td_head_name(f->draft);
+    td_model *head_file = NULL, *draft = NULL;
+    const td_model *head = NULL;
+    if (model && head_name)
+        head = td_head_find(head_name, model, &head_file, err);
+    else if (model && f->draft)
+        draft = td_model_open(f->draft, err);
     td_cache_types kv = f->kv, draft_kv = f->draft_kv;
-    bool is_ok = model && (draft || !f->draft) &&
+    bool is_ok = model && (draft || head || !f->draft) &&
                  (!draft || td_cache_choose_draft(&draft_kv, &kv, draft, err)) &&
                  td_cache_choose(&kv, model, err);
     td_cache_types_list_kept(&kv, s.kept, sizeof s.kept);
     td_plan_params params = {.layout = {.model = model,
+                                        .head = head,
                                         .specs = s.specs,
                                         .n_specs = f->devices.n ? f->devices.n : defaults.n,
                                         .place = f->place,
@@ -429,6 +437,7 @@ static bool plan(const fields *f, int *signal, td_err *err)
     else if (is_ok)
         print_plan(&s);
     td_model_close(&draft);
+    td_model_close(&head_file);
     td_model_close(&model);
     return is_ok;
 }

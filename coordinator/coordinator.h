@@ -99,6 +99,7 @@ typedef struct {
      * processing unit, so that what one does slows the other down? */
     float draft_share;
     bool is_one_unit;
+    bool reads_along; /* it has read what the target has, at the target's side */
     /* Guesses by looking up what followed the same tokens before (draft/ngram.h); NULL: none. ids
      * that may follow tokens[n_tokens] of the slot's sequence, `max` at most: their number, and the
      * length of the match. */

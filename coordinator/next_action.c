@@ -101,7 +101,7 @@ static bool next_proposal(const td_coordinator *c, sequence *s, td_action *actio
     ask next;
     if (!td_round_next_ask(c, s, &next))
         return false;
-    next.is_reading = !s->has_proposed;
+    next.is_reading = !s->has_proposed && !c->params.reads_along;
     next.is_alone = !td_round_is_any_asked(c);
     next.sent_us = c->now_us;
     s->has_proposed = true;

@@ -26,6 +26,8 @@ td_source td_round_source(const sequence *s)
 
 double td_round_read_us(const td_coordinator *c, const sequence *s)
 {
+    if (c->params.reads_along)
+        return 0;
     uint32_t n_unread = sequence_length(s) - (s->is_draft_open ? s->n_fed : 0);
     double row_us = c->read_row_us > 0 ? c->read_row_us : c->prompt_row_us * c->trial.draft_share;
     return row_us * n_unread;

@@ -51,7 +51,7 @@ static bool is_of(const td_model *head, const td_model *target)
            td_vocab_is_same(head->tokenizer, target->tokenizer);
 }
 
-td_model *td_model_open_head(const char *path, const td_model *target, td_err *err)
+static td_model *open_head(const char *path, const td_model *target, td_err *err)
 {
     td_model *m = td_alloc(1, sizeof *m, err);
     if (!m)
@@ -68,6 +68,20 @@ td_model *td_model_open_head(const char *path, const td_model *target, td_err *e
         td_model_close(&m);
     }
     return m;
+}
+
+const char *td_head_name(const char *draft)
+{
+    if (!draft || strncmp(draft, "mtp", 3) || (draft[3] && draft[3] != ':'))
+        return NULL;
+    return draft + (draft[3] ? 4 : 3);
+}
+
+const td_model *td_head_find(const char *name, const td_model *target, td_model **file, td_err *err)
+{
+    if (*name)
+        return *file = open_head(name, target, err);
+    return td_model_check_head(target, err) ? target : NULL;
 }
 
 void td_model_close(td_model **m)

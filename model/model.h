@@ -80,9 +80,12 @@ const char *td_model_name(const td_model *m); /* general.name or the file's name
  * of n_nextn, which drafts for the model (forward.h). Files are opened without a look at it; here
  * its tensors are checked. TD_E_DATA names what is missing, or says that there is none. */
 bool td_model_check_head(const td_model *m, td_err *err);
-/* A file of which only the head is wanted, for a target; whatever else it has is not used.
- * TD_E_DATA if the head is none of such a model. */
-td_model *td_model_open_head(const char *path, const td_model *target, td_err *err);
+/* As a draft is named: of "mtp" "", of "mtp:FILE" FILE, else NULL. */
+const char *td_head_name(const char *draft);
+/* The head of that name: target, or a file of which only the head is wanted, opened into *file (to
+ * be closed; whatever else it has is not used). TD_E_DATA if it is none of such a model. */
+const td_model *td_head_find(const char *name, const td_model *target, td_model **file,
+                             td_err *err);
 
 /* What a layer (0-based) is. */
 bool td_layer_is_recurrent(const td_model *m, uint32_t layer);

@@ -151,8 +151,45 @@ static void mind_silence(session *r)
     }
 }
 
+/* Asks the target's head for what has been gathered, of all sequences at once. */
+static void ask_head(session *r)
+{
+    uint32_t n = r->n_asks;
+    r->n_asks = 0;
+    if (!n || td_target_propose(r->target, r->asks, r->ask_slots, r->ask_tokens, n))
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        answer_for_draft(r, r->asks[i].sequence, r->asks[i].epoch, r->asks[i].position);
+}
+
+/* The head knows of a sequence what the target does, but for its last token. */
+static void gather_ask(session *r, const td_action *a)
+{
+    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, a->sequence);
+    uint32_t last = a->position - 1;
+    if (a->kind != TD_ACT_DRAFT_PROPOSE)
+        return;
+    TD_ASSERT(a->position >= 1);
+    if (last >= info->n_prompt + info->n_tokens) { /* a guess: it goes on from the text alone */
+        answer_for_draft(r, a->sequence, a->epoch, a->position);
+        return;
+    }
+    if (r->n_asks == TD_SEQUENCES_MAX)
+        ask_head(r);
+    r->asks[r->n_asks] = (td_proposal){.sequence = a->sequence,
+                                       .epoch = a->epoch,
+                                       .position = a->position,
+                                       .k = td_min_u32(a->k, TD_WIRE_DRAFT_MAX)};
+    r->ask_slots[r->n_asks] = a->slot;
+    r->ask_tokens[r->n_asks++] = info->prompt[last]; /* what was generated stands behind it */
+}
+
 static void send_to_draft(session *r, const td_action *a)
 {
+    if (td_setup_uses_head(r)) {
+        gather_ask(r, a);
+        return;
+    }
     if (!r->is_draft_joined)
         return;
     if (a->kind == TD_ACT_DRAFT_PROPOSE && td_draft_client_is_beyond(r->drafting, a->position)) {
@@ -212,6 +249,7 @@ static bool perform(session *r, const td_action *a, td_err *err)
         return true;
     }
     case TD_ACT_FORWARD:
+        ask_head(r);
         forward(r, a);
         return true;
     case TD_ACT_CANCEL:
@@ -260,6 +298,7 @@ static bool perform_all(session *r, td_err *err)
         if (!perform(r, &action, err))
             return false;
     }
+    ask_head(r);
     say_who_waits(r);
     return true;
 }
@@ -324,8 +363,22 @@ static void take_draft(session *r, const td_draft_client_event *e)
                             e->busy_us, now_us(r));
 }
 
+static void take_proposals(session *r)
+{
+    td_proposal p;
+    while (td_target_next_proposal(r->target, &p))
+        take_draft(r, &(td_draft_client_event){.type = TD_DRAFTING_DRAFT,
+                                               .sequence = p.sequence,
+                                               .epoch = p.epoch,
+                                               .position = p.position,
+                                               .n = p.n,
+                                               .busy_us = p.busy_us,
+                                               .ids = p.ids});
+}
+
 static bool take_draft_events(session *r, td_err *err)
 {
+    take_proposals(r);
     if (!r->drafting || !r->is_draft_due)
         return true;
     if (r->rejoin_us && now_us(r) >= r->rejoin_us)

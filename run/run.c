@@ -98,7 +98,8 @@ static bool begin(session *r, td_err *err)
     const td_tokenizer *tokenizer = td_model_tokenizer(r->model);
     bool is_seen = isatty(STDERR_FILENO); /* else nobody needs the count */
     /* A session may have a draft that this run does without. */
-    bool is_drafting = r->drafting && (p->draft_path || p->draft_endpoint);
+    bool is_drafting =
+        (r->drafting && (p->draft_path || p->draft_endpoint)) || td_setup_uses_head(r);
     r->show = td_show_create(p, tokenizer, is_seen ? td_prompts_count(r->prompts) : 0, err);
     if (r->show && p->is_ngram)
         r->ngram =
@@ -115,6 +116,7 @@ static bool begin(session *r, td_err *err)
         .is_ahead = is_drafting && td_setup_drafts_ahead(r),
         .is_one_unit = td_setup_is_one_unit(r),
         .draft_share = td_setup_draft_share(r),
+        .reads_along = td_setup_uses_head(r),
         .n_batches_max = is_far(r->target) ? TD_BATCHES_MAX : td_target_n_stages(r->target),
         .n_stages = td_target_n_stages(r->target),
         .verify_rows_max = TD_VERIFY_ROWS_MAX,
@@ -131,7 +133,7 @@ static bool begin(session *r, td_err *err)
     memcpy(params.verify_us, r->verify_us, sizeof params.verify_us);
     params.draft_us = r->draft_us;
     r->coordinator = td_coordinator_create(&params, err);
-    if (r->coordinator && is_drafting && r->is_draft_joined) /* by an earlier run */
+    if (r->coordinator && is_drafting && (r->is_draft_joined || r->head)) /* by an earlier run */
         td_loop_join_draft(r);
     td_setup_choose_date(r);
     td_results_set_identity(r->results, r->identity.text);
@@ -153,15 +155,18 @@ static bool begin(session *r, td_err *err)
 static void read_meters(session *r, td_run_totals *t)
 {
     const td_drafter_stats *draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL;
+    uint64_t head_us = 0, n_head_tokens = 0;
     for (uint32_t i = 0; i < td_target_n_stages(r->target); i++) {
         td_stage_info s;
         td_target_get_stage_info(r->target, i, &s);
         t->prefill_us += s.busy_prefill_us;
         t->verify_us += s.busy_verify_us;
         t->stage_us[i] = s.busy_prefill_us + s.busy_verify_us;
+        head_us += s.busy_draft_us;
+        n_head_tokens += s.n_draft_tokens;
     }
-    t->draft_us = draft ? draft->busy_us : 0;
-    t->n_proposed = draft ? draft->n_tokens : 0;
+    t->draft_us = draft ? draft->busy_us : head_us;
+    t->n_proposed = draft ? draft->n_tokens : n_head_tokens;
     t->loop_cpu_us = td_stats_cpu_us(r->drafting);
     td_energy_read(r->energy, t->joules);
 }
@@ -169,8 +174,7 @@ static void read_meters(session *r, td_run_totals *t)
 static bool open_trace(session *r, td_err *err)
 {
     const char *draft = r->params->draft_endpoint ? r->params->draft_endpoint
-                        : r->drafting             ? td_draft_client_device(r->drafting)
-                                                  : NULL;
+                                                  : td_setup_draft_device(r, r->head_spec);
     if (r->params->trace_path)
         r->trace = td_trace_open(&(td_trace_params){.path = r->params->trace_path,
                                                     .target = r->target,
@@ -223,7 +227,10 @@ static bool go(session *r, td_err *err)
                         .coordinator = td_coordinator_get_stats(r->coordinator),
                         .target = r->target,
                         .model = r->model,
-                        .draft_device = r->drafting ? td_draft_client_device(r->drafting) : NULL,
+                        .draft_name = !r->head   ? NULL
+                                      : *r->head ? r->head
+                                                 : "mtp",
+                        .draft_device = td_setup_draft_device(r, r->head_spec),
                         .draft_info = r->drafting ? td_draft_client_get_device(r->drafting) : NULL,
                         .draft_bytes = r->draft_bytes,
                         .draft = r->drafting ? td_draft_client_get_stats(r->drafting) : NULL,
@@ -253,6 +260,7 @@ static bool end(session *r, td_err *err)
     td_prompts_close(&r->prompts);
     td_json_destroy(&r->job_config);
     td_show_destroy(&r->show);
+    r->n_asks = 0;
     r->is_input_done = r->has_said_who_waits = r->is_draft_silent = false;
     r->n_missed = r->n_committed_at_loss = r->n_in_vain = 0;
     r->is_token_due = false;

@@ -24,7 +24,9 @@
 
 typedef struct {
     const char *target_path;
-    const char *draft_path;     /* NULL: no draft model here */
+    /* A model that drafts here, or "mtp": the head in the target's file (td_model_check_head), or
+     * "mtp:FILE": that of FILE, beside the target's last layers; NULL: none. */
+    const char *draft_path;
     const char *draft_spec;     /* its device, here or on one of the hosts; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */
     const char *key;            /* our own pair; NULL: the only one, where one is needed */
@@ -138,7 +140,7 @@ void td_run_close(td_run_session **session);
 const td_model *td_run_model(const td_run_session *session);       /* the target's */
 const td_cache_types *td_run_cache(const td_run_session *session); /* chosen for it */
 const td_chat *td_run_chat(const td_run_session *session);
-const char *td_run_draft_device(const td_run_session *session); /* SPEC; "" when elsewhere */
+const char *td_run_draft_device(td_run_session *session); /* SPEC; "" when elsewhere */
 /* The target's devices, SPECs joined by '+'. */
 void td_run_device(const td_run_session *session, char *out, size_t n_bytes);
 

@@ -107,6 +107,7 @@ static bool plan(td_run_placement *p, td_run_params *params, const td_model *mod
     if (is_planned && !(draft = td_model_open(params->draft_path, err)))
         return td_err_prepend(err, "draft");
     td_plan_params q = {.layout = {.model = model,
+                                   .head = p->head,
                                    .specs = params->specs,
                                    .n_specs = params->n_specs,
                                    .place = params->place,

@@ -10,6 +10,8 @@
 #define TD_PLACEMENT_BYTES (TD_STAGES_MAX * (TD_PLAN_SPEC_MAX + 3u) + TD_PLACE_BYTES)
 
 typedef struct {
+    const td_model
+        *head; /* set before: the last layers shall have it (td_layout_params); or NULL */
     td_plan plan;
     char specs[TD_STAGES_MAX][TD_PLAN_SPEC_MAX]; /* what params->specs point to afterwards */
     char place[TD_PLACE_BYTES]; /* what params->place points to, where a record says it */

@@ -32,6 +32,8 @@ static bool is_a_stage(const session *r, const char *spec)
 
 bool td_setup_is_one_unit(const session *r)
 {
+    if (r->head)
+        return true;
     const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
     if (r->drafting && td_draft_client_is_on_host(&r->opened))
         return is_a_stage(r, td_draft_client_device(r->drafting));
@@ -60,8 +62,26 @@ bool td_setup_drafts_ahead(const session *r)
     return !r->params->is_turns && !td_setup_is_one_unit(r);
 }
 
+/* The head's tensors, and the matrix that makes its logits. */
+static uint64_t head_bytes(const session *r)
+{
+    const td_model *head = r->placing.head;
+    const td_gguf *g = td_model_gguf(head);
+    const char *out = td_model_hparams(r->model)->is_tied ? "token_embd.weight" : "output.weight";
+    const td_gguf_tensor *logits = td_gguf_find_tensor(td_model_gguf(r->model), out);
+    uint64_t n_bytes = logits ? logits->n_bytes : 0;
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "blk.%u.", td_model_hparams(head)->n_layer);
+    for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
+        if (!strncmp(td_gguf_tensor_at(g, i)->name, prefix, strlen(prefix)))
+            n_bytes += td_gguf_tensor_at(g, i)->n_bytes;
+    return n_bytes;
+}
+
 float td_setup_draft_share(const session *r)
 {
+    if (r->head)
+        return (float)head_bytes(r) / (float)td_gguf_n_bytes(td_model_gguf(r->model));
     uint64_t n_bytes = r->drafting ? td_draft_client_file_bytes(r->drafting) : 0;
     return (float)n_bytes / (float)td_gguf_n_bytes(td_model_gguf(r->model));
 }
@@ -112,6 +132,9 @@ void td_setup_init(session *r, const td_run_params *params)
     r->clock = td_clock_real();
     td_run_params *p = &r->opened;
     *p = *params;
+    r->head = td_head_name(p->draft_path);
+    if (r->head)
+        p->draft_path = NULL;
     if (!p->n_specs) {
         td_layout_default_specs(&r->defaults);
         p->n_specs = r->defaults.n;
@@ -126,6 +149,7 @@ td_layout_params td_setup_layout_params(const session *r)
 {
     const td_run_params *p = &r->opened;
     return (td_layout_params){.model = r->model,
+                              .head = r->placing.head,
                               .specs = p->specs,
                               .n_specs = p->n_specs,
                               .place = p->place,
@@ -279,6 +303,24 @@ static bool choose_caches(session *r, td_err *err)
     return is_ok;
 }
 
+/* The head that drafts, and whether it can: beside the last layers, which must be here. */
+static bool open_head(session *r, td_err *err)
+{
+    const td_run_params *p = &r->opened;
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        td_device_spec spec;
+        if (!td_device_spec_parse(p->specs[i], &spec, err))
+            return false;
+        if (spec.host[0])
+            return td_err_set(err, TD_E_USAGE,
+                              "mtp: a head drafts in the process of the target's last layers, and "
+                              "%s is elsewhere; allowed: devices of this machine, or another draft",
+                              p->specs[i]);
+    }
+    r->placing.head = td_head_find(r->head, r->model, &r->head_file, err);
+    return r->placing.head;
+}
+
 bool td_setup_load(session *r, td_err *err)
 {
     td_run_params *p = &r->opened;
@@ -293,6 +335,8 @@ bool td_setup_load(session *r, td_err *err)
             return false;
     }
     r->model = td_model_open(p->target_path, err);
+    if (r->model && r->head && !open_head(r, err))
+        return td_err_prepend(err, "draft");
     const char *recorded = r->results ? td_results_placement(r->results) : NULL;
     if (!r->model || !open_chat(r, err) || !choose_caches(r, err) ||
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))
@@ -358,6 +402,9 @@ void td_setup_show(const session *r)
     }
     if (p->draft_endpoint)
         fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
+    else if (r->head)
+        fprintf(stderr, "  drafts by the head for multi-token prediction%s%s\n",
+                *r->head ? " of " : "", r->head);
     else if (r->drafting) {
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
         td_cache_types_list_kept(&p->draft_kv, kept, sizeof kept);
@@ -402,6 +449,7 @@ void td_run_close(td_run_session **opened)
     td_target_destroy(&r->target);
     td_prefix_store_close(&r->prompts_kept);
     td_chat_close(&r->chat);
+    td_model_close(&r->head_file);
     td_model_close(&r->model);
     td_energy_close(&r->energy);
     td_free(r);
@@ -414,9 +462,20 @@ const td_cache_types *td_run_cache(const td_run_session *r) { return &r->opened.
 
 const td_chat *td_run_chat(const td_run_session *r) { return r->chat; }
 
-const char *td_run_draft_device(const td_run_session *r)
+const char *td_setup_draft_device(const session *r, char spec[128])
 {
-    return r->drafting ? td_draft_client_device(r->drafting) : "";
+    td_stage_info info;
+    if (!r->head || !r->target)
+        return r->drafting ? td_draft_client_device(r->drafting) : NULL;
+    td_target_get_stage_info(r->target, td_target_n_stages(r->target) - 1, &info);
+    memcpy(spec, info.spec, sizeof info.spec);
+    return spec;
+}
+
+const char *td_run_draft_device(td_run_session *r)
+{
+    const char *device = td_setup_draft_device(r, r->head_spec);
+    return device ? device : "";
 }
 
 void td_run_device(const td_run_session *r, char *out, size_t n_bytes)

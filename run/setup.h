@@ -36,6 +36,9 @@ typedef struct td_run_session {
     td_prefix_store *prompts_kept; /* NULL: none are */
     bool has_said_unkept;          /* that a host has no folder for them */
     td_draft_client *drafting;
+    const char *head;     /* that drafts: "" the target's own, or a file of it; NULL: none does */
+    td_model *head_file;  /* that file, opened */
+    char head_spec[128];  /* its device */
     uint64_t draft_bytes; /* what a draft of this process takes on its device */
     td_ngram *ngram;      /* NULL: none */
     uint32_t prefill_rows;
@@ -64,11 +67,20 @@ typedef struct td_run_session {
     uint64_t n_committed_at_loss; /* tokens, when the target was lost last */
     bool is_token_due;            /* none was chosen since */
     uint32_t n_in_vain;           /* losses in a row with nothing committed between */
-    bool is_draft_due;            /* its link has something, or wants to say something */
-    uint64_t rejoin_us;           /* when to offer an unsendable draft again; 0: not waiting */
+    td_proposal asks[TD_SEQUENCES_MAX]; /* of the target's head, not handed over yet, */
+    uint32_t ask_slots[TD_SEQUENCES_MAX], ask_tokens[TD_SEQUENCES_MAX], n_asks;
+    bool is_draft_due;  /* its link has something, or wants to say something */
+    uint64_t rejoin_us; /* when to offer an unsendable draft again; 0: not waiting */
 } session;
 
-/* Takes the params, with devices chosen where they were left open. */
+/* Does the target's head draft in this run? A session may have one that it does without. */
+static inline bool td_setup_uses_head(const session *r)
+{
+    return r->head && (r->params == &r->opened || r->params->draft_path);
+}
+
+/* Takes the params, with devices chosen where they were left open; what is said of a head is in
+ * `head` then, as if there were no draft. */
 void td_setup_init(session *r, const td_run_params *params);
 /* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
 bool td_setup_load(session *r, td_err *err);
@@ -80,6 +92,9 @@ void td_setup_choose_date(session *r);
 bool td_setup_keep_prompts(session *r, td_target *target, td_err *err);
 /* On a terminal, before any text: what was chosen. */
 void td_setup_show(const session *r);
+/* Where the draft runs, as td_draft_client_device; of a head, the last stage's device; NULL: there
+ * is none. */
+const char *td_setup_draft_device(const session *r, char spec[128]);
 /* Do draft and target take each other's time: one device, or more threads than CPUs? */
 bool td_setup_is_one_unit(const session *r);
 /* What a row costs the draft by what it costs the target, by their sizes; 0: not known. */

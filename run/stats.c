@@ -261,7 +261,7 @@ static void write_config(td_json_writer *w, const td_stats *s)
     td_json_write_key(w, "config");
     td_json_begin_object(w);
     td_json_put_string(w, "target", p->target_path);
-    td_json_put_string(w, "draft", p->draft_path);
+    td_json_put_string(w, "draft", s->draft_name ? s->draft_name : p->draft_path);
     td_json_put_string(w, "draft_device",
                        s->draft_device && *s->draft_device ? s->draft_device : NULL);
     td_json_put_string(w, "draft_endpoint", p->draft_endpoint);

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/queue.h"
+#include "draft/proposal.h"
 #include "model/forward.h"
 #include "model/prefix.h"
 #include "model/sampling.h"
@@ -11,7 +12,15 @@
 
 #include <stdatomic.h>
 
-typedef enum { JOB_FORWARD, JOB_OPEN, JOB_TRUNCATE, JOB_COMMIT, JOB_CLOSE, JOB_STOP } job_kind;
+typedef enum {
+    JOB_FORWARD,
+    JOB_OPEN,
+    JOB_TRUNCATE,
+    JOB_COMMIT,
+    JOB_CLOSE,
+    JOB_DRAFT,
+    JOB_STOP
+} job_kind;
 
 typedef struct {
     td_queue_item item; /* first: what a queue gives back is the job */
@@ -21,7 +30,17 @@ typedef struct {
     uint64_t stream;             /* OPEN */
     td_sampling_params sampling; /* OPEN */
     struct micro_batch *batch;   /* FORWARD */
+    struct draft_batch *drafts;  /* DRAFT */
 } job;
+
+/* Proposals that a head is asked for at once, of different sequences. */
+typedef struct draft_batch {
+    struct draft_batch *next;
+    uint32_t n, n_taken; /* taken: handed out */
+    td_proposal proposals[TD_VERIFY_ROWS_MAX];
+    uint32_t slots[TD_VERIFY_ROWS_MAX];
+    uint32_t tokens[TD_VERIFY_ROWS_MAX]; /* the last before the proposal */
+} draft_batch;
 
 /* What a FORWARD job carries; few of them, each with room for a prefill chunk. */
 typedef struct micro_batch {

@@ -33,7 +33,7 @@ struct td_prompts {
 
 static uint64_t chunk_bytes(const td_prompts *p, uint32_t first)
 {
-    uint64_t n_bytes = 0;
+    uint64_t n_bytes = p->at.row_bytes;
     for (uint32_t i = 0; i < p->at.n_parts; i++)
         n_bytes += td_cache_chunk_bytes(p->at.parts[i], first, first + p->at.chunk_rows);
     return n_bytes;
@@ -252,6 +252,7 @@ td_prompts *td_prompts_create(const td_prompts_params *at, td_err *err)
                                .n_slots = at->n_slots,
                                .n_ctx = at->n_ctx,
                                .n_reading = at->n_stages + 1};
+    params.chunk_bytes = at->row_bytes;
     for (uint32_t i = 0; i < at->n_parts; i++)
         params.chunk_bytes += td_cache_chunk_bytes_max(at->parts[i], at->chunk_rows);
     p->n_helds = params.n_reading + TD_PREFIX_WRITING;

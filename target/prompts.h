@@ -26,9 +26,10 @@ typedef struct {
     uint32_t chunk_rows, n_slots, n_ctx, n_stages;
     const td_cache *parts[TD_STAGES_MAX]; /* of the stages here, */
     uint32_t n_parts;                     /* which may be none */
-    td_queue *out;                        /* of a gate: where jobs go on; NULL: a worker's */
-    td_remotes *remotes;                  /* of a gate, or NULL */
-    void (*wake)(void *user);             /* after a batch on `out`, or an answer; or NULL */
+    uint32_t row_bytes;  /* of a head's hidden row behind the last part's; 0: there is no head */
+    td_queue *out;       /* of a gate: where jobs go on; NULL: a worker's */
+    td_remotes *remotes; /* of a gate, or NULL */
+    void (*wake)(void *user); /* after a batch on `out`, or an answer; or NULL */
     void *user;
 } td_prompts_params;
 

@@ -5,7 +5,7 @@
  *
  * Of jobs from another machine nothing is taken on trust: what a cache or a sampler would hold for
  * a bug of ours is held against the caches as they are, and fails the stage. */
-#include "target/stage.h"
+#include "target/stage_head.h"
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -165,6 +165,19 @@ static void hand_on_activations(stage *s, micro_batch *b)
  * What was found is put into the caches, stage by stage; what was not is computed and taken out of
  * them, stage by stage, to be written when the last one here is done. */
 
+/* What the head goes on with behind a chunk. */
+static void move_row(stage *s, micro_batch *b, uint32_t end)
+{
+    uint32_t slot = b->rows[0].slot, n_bytes = s->n_embd * (uint32_t)sizeof(float);
+    uint8_t *bytes = b->chunk->bytes + b->chunk_at;
+    TD_ASSERT(b->chunk_at + n_bytes <= b->chunk->head.n_bytes);
+    if (b->is_restored)
+        td_stage_head_restore(s, slot, end, bytes);
+    else
+        memcpy(bytes, td_stage_head_row(s, slot, end - 1), n_bytes);
+    b->chunk_at += n_bytes;
+}
+
 /* The stage's part of a chunk that was found, or of one that was not. One that cannot be taken out
  * is not kept. */
 static bool move_chunk(stage *s, micro_batch *b)
@@ -176,8 +189,11 @@ static bool move_chunk(stage *s, micro_batch *b)
     TD_ASSERT(b->chunk_at + n_bytes <= b->chunk->head.n_bytes);
     if (b->is_restored && !td_cache_write_chunk(cache, slot, first, end, bytes, &b->err))
         return false;
-    if (b->is_restored || td_cache_read_chunk(cache, slot, first, end, bytes, NULL))
-        b->chunk_at += n_bytes;
+    if (!b->is_restored && !td_cache_read_chunk(cache, slot, first, end, bytes, NULL))
+        return true;
+    b->chunk_at += n_bytes;
+    if (s->head)
+        move_row(s, b, end);
     return true;
 }
 
@@ -196,6 +212,8 @@ static bool compute(stage *s, micro_batch *b)
     if (!td_forward_run(s->forward, b->mode, b->rows, b->n_rows, &b->err) ||
         (is_last && !choose_rows(s, b)))
         return false;
+    if (s->head)
+        td_stage_head_take(s, b->mode, b->rows, b->n_rows);
     if (!is_last)
         hand_on_activations(s, b);
     return true;
@@ -248,6 +266,8 @@ static void open_slot(stage *s, const job *j)
         td_cache_share(cache, j->from_slot, j->slot, length);
     if (length && is_other && to->tokens)
         memcpy(to->tokens, s->slots[j->from_slot].tokens, length * sizeof *to->tokens);
+    if (s->head)
+        td_stage_head_open(s, j->slot, j->from_slot, length);
     to->has_hole = false;
     to->is_open = true;
     to->stream = j->stream;
@@ -270,6 +290,8 @@ static void perform(stage *s, job *j)
     case JOB_TRUNCATE:
         td_cache_truncate(cache, j->slot, j->length);
         s->slots[j->slot].has_hole = false;
+        if (s->head)
+            td_stage_head_truncate(s, j->slot, j->length);
         break;
     case JOB_COMMIT: {
         /* After a failed batch the cache may be shorter than what was committed elsewhere; and a
@@ -282,6 +304,12 @@ static void perform(stage *s, job *j)
     case JOB_CLOSE:
         td_cache_clear(cache, j->slot);
         s->slots[j->slot].has_hole = false;
+        if (s->head)
+            td_stage_head_open(s, j->slot, j->slot, 0);
+        break;
+    case JOB_DRAFT:
+        if (s->head)
+            td_stage_head_propose(s, j->drafts);
         break;
     case JOB_STOP:
         break;
@@ -295,7 +323,7 @@ static void *stage_main(void *arg)
         job *j = (job *)td_queue_pop(&s->in);
         perform(s, j);
         is_stopped = j->kind == JOB_STOP;
-        bool is_awaited = j->kind == JOB_FORWARD || is_stopped;
+        bool is_awaited = j->kind == JOB_FORWARD || j->kind == JOB_DRAFT || is_stopped;
         td_queue_push(s->out, &j->item); /* the job is another's from here on */
         if (s->wake && is_awaited)
             s->wake(s->user);

@@ -6,6 +6,8 @@
 #include "target/job.h"
 #include "target/target.h"
 
+typedef struct stage_head stage_head; /* stage_head.h */
+
 typedef struct stage {
     td_forward *forward; /* borrowed from the chain */
     td_err failure;      /* of the first batch that failed here or before; later ones get it too */
@@ -21,6 +23,7 @@ typedef struct stage {
     /* The last stage samples: per slot the stream, the sampler's settings and all tokens. */
     td_sampler *sampler;
     td_prefix *prefix; /* of the last stage here, which is done with chunks; else NULL */
+    stage_head *head;  /* of the last stage of all; else NULL */
     struct stage_slot {
         uint64_t stream;
         td_sampling_params sampling;

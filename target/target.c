@@ -13,7 +13,7 @@
 #include "target/remote.h"
 #include "target/ring.h"
 #include "target/split.h"
-#include "target/stage.h"
+#include "target/stage_head.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,6 +26,7 @@
  * batches may have between them has room. */
 #define N_JOBS_SERVING (8u * N_JOBS)
 #define N_BATCHES      (TD_TARGET_BATCHES_MAX + 1) /* one more is in the caller's hands */
+#define N_DRAFTS       64u /* batches of proposals; a sequence is in few of them */
 
 struct td_target {
     td_layout_params params;
@@ -49,6 +50,9 @@ struct td_target {
     micro_batch *free_batches;
     micro_batch *results, *last_result; /* finished, not yet polled */
     micro_batch *polled;                /* handed out, freed by the next poll */
+    draft_batch *drafts;                /* [N_DRAFTS] with a head */
+    draft_batch *free_drafts;
+    draft_batch *drafted, *last_drafted; /* finished, not handed out */
 };
 
 static void wake(void *user)
@@ -76,6 +80,14 @@ static void take_back(td_target *t, job *j)
         else
             t->results = j->batch;
         t->last_result = j->batch;
+    }
+    if (j->kind == JOB_DRAFT) {
+        j->drafts->next = NULL;
+        if (t->last_drafted)
+            t->last_drafted->next = j->drafts;
+        else
+            t->drafted = j->drafts;
+        t->last_drafted = j->drafts;
     }
     j->item.next = t->free_jobs ? &t->free_jobs->item : NULL;
     t->free_jobs = j;
@@ -165,6 +177,39 @@ void td_target_forward(td_target *t, uint64_t id, bool is_prefill, const td_forw
     }
     memset(b->chosen, 0, b->n_out * sizeof *b->chosen);
     submit(t, &(job){.kind = JOB_FORWARD, .batch = b});
+}
+
+bool td_target_propose(td_target *t, const td_proposal *proposals, const uint32_t *slots,
+                       const uint32_t *tokens, uint32_t n)
+{
+    draft_batch *b = t->free_drafts;
+    TD_ASSERT(n >= 1 && n <= TD_VERIFY_ROWS_MAX);
+    if (!b)
+        return false;
+    t->free_drafts = b->next;
+    b->n = n;
+    b->n_taken = 0;
+    memcpy(b->proposals, proposals, n * sizeof *proposals);
+    memcpy(b->slots, slots, n * sizeof *slots);
+    memcpy(b->tokens, tokens, n * sizeof *tokens);
+    submit(t, &(job){.kind = JOB_DRAFT, .drafts = b});
+    return true;
+}
+
+bool td_target_next_proposal(td_target *t, td_proposal *out)
+{
+    draft_batch *b = t->drafted;
+    if (!b)
+        return false;
+    *out = b->proposals[b->n_taken++];
+    if (b->n_taken < b->n)
+        return true;
+    t->drafted = b->next;
+    if (!t->drafted)
+        t->last_drafted = NULL;
+    b->next = t->free_drafts;
+    t->free_drafts = b;
+    return true;
 }
 
 /* Those that are finished are left as they are: the mark would come too late. */
@@ -360,6 +405,8 @@ static bool build_stage(td_target *t, uint32_t k, const td_hparams *h, td_err *e
         for (uint32_t n = 0; n < s->n_slots; n++)
             if (!(s->slots[n].tokens = td_alloc((size_t)t->n_ctx + 1, sizeof(uint32_t), err)))
                 return false;
+        if (t->params.head && !td_stage_head_create(s, t->n_ctx, err))
+            return false;
     }
     s->out = queue_of(t, i + 1);
     s->wake = wake_of(t, i + 1, &s->user);
@@ -400,6 +447,12 @@ static bool build_pools(td_target *t, uint32_t n_embd, td_err *err)
     }
     for (uint32_t i = 0; i < N_BATCHES; i++)
         free_batch(t, &t->batches[i]);
+    if (t->params.head && !(t->drafts = td_alloc(N_DRAFTS, sizeof *t->drafts, err)))
+        return false;
+    for (uint32_t i = 0; t->drafts && i < N_DRAFTS; i++) {
+        t->drafts[i].next = t->free_drafts;
+        t->free_drafts = &t->drafts[i];
+    }
     return build_rooms(t, n_embd, err);
 }
 
@@ -434,6 +487,11 @@ static bool lay_out(td_target *t, td_err *err)
     td_layout_params *p = &t->params;
     if (!td_split_create(p, &t->split, err))
         return false;
+    if (t->split && p->head)
+        return td_err_set(
+            err, TD_E_USAGE,
+            "a head for multi-token prediction drafts beside the target's last layers; "
+            "allowed with it: devices of this machine alone");
     if (t->split) {
         td_host hosts[TD_STAGES_MAX];
         for (uint32_t i = 0; i < t->split->n_workers; i++)
@@ -558,6 +616,8 @@ static bool keep_prompts(td_target *t, td_prompts_params *p, td_err *err)
     p->n_ctx = t->n_ctx;
     p->n_stages = t->n_stages;
     p->n_parts = t->n_local;
+    p->row_bytes =
+        t->params.head ? td_model_hparams(t->params.model)->n_embd * (uint32_t)sizeof(float) : 0;
     for (uint32_t i = 0; i < t->n_local; i++)
         p->parts[i] = td_forward_cache(t->stages[i].forward);
     TD_ASSERT(!t->prompts && p->chunk_rows % TD_PAGE_POSITIONS == 0);
@@ -656,6 +716,7 @@ void td_target_destroy(td_target **target)
         stage *s = &t->stages[i];
         is_left &= td_home_destroy(&s->home);
         td_sampler_destroy(&s->sampler);
+        td_stage_head_destroy(s);
         if (s->slots)
             for (uint32_t k = 0; k < s->n_slots; k++)
                 td_free(s->slots[k].tokens);
@@ -667,6 +728,7 @@ void td_target_destroy(td_target **target)
     if (is_left)
         td_free(t->room);
     td_free(t->batches);
+    td_free(t->drafts);
     td_free(t->jobs);
     for (uint32_t i = 0; i < TD_STAGES_MAX; i++) {
         td_queue_destroy(&t->stages[i].in);
@@ -712,4 +774,7 @@ void td_target_add_figures(td_target *t, uint32_t stage_index, const td_stage_in
     info->n_prefills += before->n_prefills;
     info->n_verifies += before->n_verifies;
     info->n_copied_bytes += before->n_copied_bytes;
+    info->busy_draft_us += before->busy_draft_us;
+    info->n_draft_asks += before->n_draft_asks;
+    info->n_draft_tokens += before->n_draft_tokens;
 }

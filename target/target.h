@@ -29,6 +29,7 @@
 #define TD_TARGET_H
 
 #include "base/err.h"
+#include "draft/proposal.h"
 #include "model/forward.h"
 #include "model/prefix_store.h"
 #include "model/sampling.h"
@@ -57,6 +58,7 @@ typedef struct {
     uint64_t busy_prefill_us, busy_verify_us;
     uint64_t n_prefill_rows, n_verify_rows, n_prefills, n_verifies;
     uint64_t n_copied_bytes; /* of activations, by the host, on their way here and on */
+    uint64_t busy_draft_us, n_draft_asks, n_draft_tokens; /* of the head (params.head) */
 } td_stage_info;
 
 /* When a stage began and finished a batch, by the real clock (base/clock.h), and how long that had
@@ -184,6 +186,15 @@ uint32_t td_target_n_hosts(const td_target *t); /* 0: all stages are here */
 void td_target_get_clock(const td_target *t, uint32_t host, td_target_clock *out);
 bool td_target_next_event(td_target *t, td_target_event *out);
 bool td_target_await_events(td_target *t, uint64_t within_us);
+
+/* Where the last stage has a head (td_layout_params.head; all stages are here then): asks for
+ * proposals of different sequences at once, whose caches, by the jobs before, end right before the
+ * last token known. propose copies proposals[n] (sequence, epoch, position, k) and of each the slot
+ * and that token; false: too many are under way, and these get no answer. Each is answered once,
+ * with as many ids as could be found, in the order of jobs; wait as for poll. */
+bool td_target_propose(td_target *t, const td_proposal *proposals, const uint32_t *slots,
+                       const uint32_t *tokens, uint32_t n);
+bool td_target_next_proposal(td_target *t, td_proposal *out);
 
 /* Readable when td_target_poll has a result, and until it said that there is none. */
 int td_target_fd(const td_target *t);

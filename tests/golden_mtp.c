@@ -3,9 +3,7 @@
  * were accepted, and whole texts whose proposals and acceptances must be the reference's.
  *
  * What the cases are and what is in their files: tests/data/golden/README.md. */
-#include "tests/e2e_common.h"
-
-#include "target/chain.h"
+#include "tests/e2e_law1.h"
 
 #include <math.h>
 
@@ -377,13 +375,112 @@ static void check_case(const mtp_case *c, const placement *p)
     td_chain_destroy(&w.chain);
 }
 
+/* -- runs of the program ----------------------------------------------------------------------- */
+
+static td_run_params mtp_params(const mtp_case *c, const placement *p, const scratch *s)
+{
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/model.gguf", c->dir);
+    td_run_params params = base_params(s, path);
+    set_placement(&params, p);
+    params.ignore_eos = true;
+    params.n_ctx = 512;
+    return params;
+}
+
+/* As many are drafted and accepted as by the reference. */
+static void check_counts(const mtp_case *c, const placement *p)
+{
+    const json_t *all = json_object_get(c->golden, "end_to_end");
+    scratch s;
+    scratch_open(&s);
+    td_run_params params = mtp_params(c, p, &s);
+    params.in_path = NULL;
+    params.prompt = json_string_value(json_object_get(c->golden, "prompt_text"));
+    params.is_quiet = true;
+    params.n_predict = number(all, "n_predict");
+    params.kv.k = params.kv.v = td_type_find(TD_TYPE_F32);
+    params.draft_path = "mtp";
+    for (uint32_t k = 1; k < ROUND_MAX; k++) {
+        char key[16];
+        td_run_totals totals;
+        snprintf(key, sizeof key, "k%u", k);
+        const json_t *wanted = json_object_get(all, key);
+        params.draft_fixed = k;
+        json_t *lines = run_lines(&s, &params, &totals);
+        const json_t *line = json_object_iter_value(json_object_iter(lines));
+        assert_int_equal(line_count(line, "prompt_tokens"), c->n_prompt);
+        const json_t *tokens = json_object_get(line, "tokens");
+        assert_int_equal(json_array_size(tokens), c->n_greedy);
+        for (uint32_t i = 0; i < c->n_greedy; i++)
+            assert_int_equal(json_integer_value(json_array_get(tokens, i)), c->greedy[i]);
+        if (totals.n_drafted != number(wanted, "drafted") ||
+            totals.n_accepted != number(wanted, "accepted"))
+            fail_msg("%s on %s, k = %u: %llu of %llu accepted; the reference: %u of %u", c->name,
+                     p->name, k, (unsigned long long)totals.n_accepted,
+                     (unsigned long long)totals.n_drafted, number(wanted, "accepted"),
+                     number(wanted, "drafted"));
+        json_decref(lines);
+    }
+    scratch_close(&s);
+}
+
+/* Law 1: with the head as draft, every line is what it is with none. Some prompts begin alike for
+ * more than a chunk, which the later ones take over where the cache can share. */
+static void check_law1(const mtp_case *c, const placement *p)
+{
+    static const struct {
+        uint32_t k, n_parallel, kv; /* k 0: chosen */
+        bool is_brief;
+    } variants[] = {{3, 1, TD_TYPE_F16, true},  {1, 4, TD_TYPE_F16, false},
+                    {2, 3, TD_TYPE_F16, false}, {0, 2, TD_TYPE_F16, false},
+                    {3, 4, TD_TYPE_Q8_0, true}, {16, 2, TD_TYPE_Q4_0, false}};
+    scratch s;
+    scratch_open(&s);
+    char *words = many_words(60), line[1024];
+    write_law1_prompts(s.in, words, p->is_host ? 60 : 10);
+    for (int i = 0; i < 3; i++) {
+        snprintf(line, sizeof line, "{\"id\": \"like-%d\", \"prompt\": \"%s%d\", \"n\": 20}\n", i,
+                 words, i);
+        append_file(s.in, line);
+    }
+    json_t *wanted = NULL;
+    uint32_t kv = 0;
+    for (size_t i = 0; i < TD_COUNT(variants); i++) {
+        if (!p->is_host && !variants[i].is_brief)
+            continue;
+        char what_runs[320];
+        td_run_totals totals;
+        td_run_params params = mtp_params(c, p, &s);
+        params.kv.k = params.kv.v = td_type_find(variants[i].kv);
+        if (kv != variants[i].kv) {
+            json_decref(wanted);
+            wanted = run_lines(&s, &params, NULL);
+            kv = variants[i].kv;
+        }
+        params.draft_path = "mtp";
+        params.draft_fixed = variants[i].k;
+        params.n_parallel = variants[i].n_parallel;
+        snprintf(what_runs, sizeof what_runs, "%s on %s, k = %u, %u at once, %s cache", c->name,
+                 p->name, variants[i].k, variants[i].n_parallel, params.kv.k->name);
+        json_t *got = run_lines(&s, &params, &totals);
+        assert_same_texts(what_runs, wanted, got);
+        printf("%s: the same; accepted %llu of %llu\n", what_runs,
+               (unsigned long long)totals.n_accepted, (unsigned long long)totals.n_drafted);
+        assert_true(totals.n_drafted > 0 || !variants[i].k);
+        json_decref(got);
+    }
+    json_decref(wanted);
+    free(words);
+    scratch_close(&s);
+}
+
 /* -- tests ------------------------------------------------------------------------------------- */
 
 static char folder[512];
 
-static void test_heads_match_the_reference(void **state)
+static void for_each_case(void (*check)(const mtp_case *c, const placement *p), bool is_slow)
 {
-    (void)state;
     struct dirent **entries;
     uint32_t n_cases = 0;
     int n = scandir(folder, &entries, NULL, alphasort);
@@ -395,13 +492,32 @@ static void test_heads_match_the_reference(void **state)
         if (access(path, R_OK) || !is_chosen_model(entries[i]->d_name))
             continue;
         open_case(&c, folder, entries[i]->d_name);
-        for (size_t k = 0; k < n_placements; k++)
-            check_case(&c, &placements[k]);
-        close_case(&c);
         n_cases++;
+        for (size_t k = 0; k < n_placements; k++)
+            if (!is_slow || placements[k].is_host || strstr(c.name, "informed"))
+                check(&c, &placements[k]);
+        close_case(&c);
     }
     free(entries);
     assert_true(n_cases > 0);
+}
+
+static void test_heads_match_the_reference(void **state)
+{
+    (void)state;
+    for_each_case(check_case, false);
+}
+
+static void test_runs_draft_as_the_reference_does(void **state)
+{
+    (void)state;
+    for_each_case(check_counts, true);
+}
+
+static void test_lines_do_not_depend_on_the_head(void **state)
+{
+    (void)state;
+    for_each_case(check_law1, true);
 }
 
 int main(void)
@@ -421,6 +537,8 @@ int main(void)
         return SKIPPED;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_heads_match_the_reference),
+        cmocka_unit_test(test_runs_draft_as_the_reference_does),
+        cmocka_unit_test(test_lines_do_not_depend_on_the_head),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
