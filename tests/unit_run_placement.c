@@ -23,15 +23,17 @@ static char folder[] = "/tmp/tandem-placement-XXXXXX", path[] = "/tmp/tandem-dra
 
 static td_run_params params_of(void)
 {
-    return (td_run_params){.draft_path = path, /* its own draft */
-                           .draft_max = 4,
-                           .specs = {"host:1", "host:1"},
-                           .n_specs = 2,
-                           .measure = TD_MEASURE_MISSING,
-                           .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
-                           .n_predict = 16,
-                           .n_parallel = 4,
-                           .use = TD_FOR_BATCH};
+    return (td_run_params){
+        .draft_path = path, /* its own draft */
+        .draft_max = 4,
+        .specs = {"host:1", "host:1"},
+        .n_specs = 2,
+        .measure = TD_MEASURE_MISSING,
+        .kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+        .draft_kv = {.k = td_type_find(TD_TYPE_F16), .v = td_type_find(TD_TYPE_F16)},
+        .n_predict = 16,
+        .n_parallel = 4,
+        .use = TD_FOR_BATCH};
 }
 
 static void test_the_draft_runs_where_it_was_measured_to_be_best(void **state)
