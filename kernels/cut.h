@@ -12,8 +12,8 @@
 
 #include "kernels/device.h"
 
-/* Counts up with any change of what bytes on some device mean. */
-#define TD_CUT_LAYOUT 1u
+/* Counts up with any change of what bytes on some device mean, or of those stored for the same values. */
+#define TD_CUT_LAYOUT 2u
 
 typedef struct {
     td_kv *kv;         /* a page of it; NULL: */

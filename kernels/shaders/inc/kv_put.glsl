@@ -10,7 +10,7 @@ const uint ENDS = 0u, HIGH_BITS = 0u, HALVES = 1u, SUMS = 2u;
 #define X_SUM(type) (SUMS + TD_KV_TRIES(type) * TD_KV_SUMS(type)) /* of the elements themselves */
 #define SQUARES(type) (X_SUM(type) + (TD_KV_HAS_MINIMUM(type) ? 1u : 0u))
 #define TOLD(type)                                                                                 \
-    (TD_KV_BLOCK(type) != 32u ? 1u : SQUARES(type) + 1u)
+    (TD_KV_BLOCK(type) != 32u ? 1u : TD_KV_TRIES(type) == 0u ? SUMS : SQUARES(type) + 1u)
 const uint N_TOLD = TOLD(TYPE_K) > TOLD(TYPE_V) ? TOLD(TYPE_K) : TOLD(TYPE_V);
 
 shared uint told[64u * N_TOLD];
