@@ -154,12 +154,6 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
         ++c->next_sequence;
     if (!td_sequence_begin(s, c, params, err))
         return false;
-    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
-        sequence *o = &c->sequences[i];
-        if (o == s || !sequence_is_active(o))
-            continue;
-        o->has_company = s->has_company = true;
-    }
     s->id = c->next_sequence++;
     s->order = ++c->last_order;
     td_round_new_epoch(c, s);

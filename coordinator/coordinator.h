@@ -67,7 +67,7 @@
 #define TD_STOPS_MAX       16u        /* stop strings of a sequence */
 #define TD_STOP_BYTES_MAX  256u       /* bytes of one */
 #define TD_BATCHES_MAX     16u        /* micro-batches in flight */
-#define TD_ASKS_MAX        8u         /* unanswered proposals of a sequence */
+#define TD_ASKS_MAX        4u         /* unanswered proposals of a sequence */
 #define TD_AHEAD_MAX       128u       /* guesses behind the committed tokens of a sequence */
 #define TD_VERIFY_ROWS_MAX 64u        /* rows of a verify batch over all sequences */
 #define TD_BATCH_ROWS_MAX  256u       /* rows of a micro-batch (prefill chunk) */
