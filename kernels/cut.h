@@ -12,7 +12,8 @@
 
 #include "kernels/device.h"
 
-/* Counts up with any change of what bytes on some device mean, or of those stored for the same values. */
+/* Counts up with any change of what bytes on some device mean, or of what is stored of the same
+ * values. */
 #define TD_CUT_LAYOUT 2u
 
 typedef struct {
