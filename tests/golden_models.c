@@ -4,7 +4,7 @@
  * Tolerances come with the data. Quantized weights on the host quantize activations too, so there
  * the error is compared with what the reference's own integer kernels make of it. Models of
  * architectures or layer kinds that tandem does not run are printed as skipped. */
-#include "tests/e2e_common.h"
+#include "tests/golden_data.h"
 
 #include "target/chain.h"
 
@@ -36,25 +36,6 @@ typedef struct {
 
 /* -- data -------------------------------------------------------------------------------------- */
 
-static json_t *load_json(const char *path)
-{
-    json_error_t error;
-    json_t *document = json_load_file(path, 0, &error);
-    if (!document)
-        fail_msg("%s: %s", path, error.text);
-    return document;
-}
-
-static uint32_t *load_ids(const json_t *list, uint32_t *n)
-{
-    *n = (uint32_t)json_array_size(list);
-    uint32_t *ids = calloc(*n + 1u, sizeof *ids);
-    assert_non_null(ids);
-    for (uint32_t i = 0; i < *n; i++)
-        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
-    return ids;
-}
-
 static double number(const json_t *object, const char *key)
 {
     return json_number_value(json_object_get(object, key));
@@ -64,13 +45,7 @@ static void load_logits(golden_case *c)
 {
     char path[640];
     snprintf(path, sizeof path, "%s/%s", c->dir, c->is_exact ? "logits_exact.bin" : "logits.bin");
-    size_t n = (size_t)c->n_rows * c->n_vocab;
-    c->logits = calloc(n, sizeof *c->logits);
-    FILE *f = fopen(path, "re");
-    assert_non_null(c->logits);
-    if (!f || fread(c->logits, sizeof *c->logits, n, f) != n || fgetc(f) != EOF)
-        fail_msg("%s: not %zu floats", path, n);
-    fclose(f);
+    c->logits = load_floats(path, (size_t)c->n_rows * c->n_vocab);
 }
 
 static json_t *cases; /* index.json */

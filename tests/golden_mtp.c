@@ -4,6 +4,7 @@
  *
  * What the cases are and what is in their files: tests/data/golden/README.md. */
 #include "tests/e2e_law1.h"
+#include "tests/golden_data.h"
 
 #include <math.h>
 
@@ -29,24 +30,7 @@ static float *load_rows(const mtp_case *c, const char *name, size_t n_rows, uint
 {
     char path[1024];
     snprintf(path, sizeof path, "%s/%s.bin", c->dir, name);
-    size_t n = n_rows * n_cols;
-    float *rows = calloc(n, sizeof *rows);
-    FILE *f = fopen(path, "re");
-    assert_non_null(rows);
-    if (!f || fread(rows, sizeof *rows, n, f) != n || fgetc(f) != EOF)
-        fail_msg("%s: not %zu floats", path, n);
-    fclose(f);
-    return rows;
-}
-
-static uint32_t *load_ids(const json_t *list, uint32_t *n)
-{
-    *n = (uint32_t)json_array_size(list);
-    uint32_t *ids = calloc(*n + 1u, sizeof *ids);
-    assert_non_null(ids);
-    for (uint32_t i = 0; i < *n; i++)
-        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
-    return ids;
+    return load_floats(path, n_rows * n_cols);
 }
 
 static uint32_t number(const json_t *object, const char *key)
@@ -64,10 +48,7 @@ static void open_case(mtp_case *c, const char *folder, const char *name)
     snprintf(c->name, sizeof c->name, "%s", name);
     snprintf(c->dir, sizeof c->dir, "%s/%s", folder, name);
     snprintf(path, sizeof path, "%s/golden.json", c->dir);
-    json_error_t error;
-    c->golden = json_load_file(path, 0, &error);
-    if (!c->golden)
-        fail_msg("%s: %s", path, error.text);
+    c->golden = load_json(path);
     snprintf(path, sizeof path, "%s/model.gguf", c->dir);
     c->model = td_model_open(path, &err);
     if (!c->model || !td_model_check_head(c->model, &err))

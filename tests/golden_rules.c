@@ -1,6 +1,6 @@
 /* Rules of reading a file: what a missing key, a zero, a list or a shape means. Each case is a
  * golden model, edited, against logits of the reference for the same edited file. */
-#include "tests/e2e_common.h"
+#include "tests/golden_data.h"
 
 #include "target/chain.h"
 
@@ -15,15 +15,6 @@ typedef struct {
     td_model *model;
     uint32_t n_vocab, n_tokens, *tokens;
 } rule_case;
-
-static json_t *load_json(const char *path)
-{
-    json_error_t error;
-    json_t *document = json_load_file(path, 0, &error);
-    if (!document)
-        fail_msg("%s: %s", path, error.text);
-    return document;
-}
 
 /* The base model with the edits, as a file without a name. */
 static gw_file edited(const json_t *rule)
@@ -48,12 +39,8 @@ static void read_prompt(rule_case *c, const json_t *rule)
     char path[512];
     snprintf(path, sizeof path, "tests/data/golden/models/%s/golden.json",
              json_string_value(json_object_get(rule, "base")));
-    json_t *golden = load_json(path), *ids = json_object_get(golden, "prompt_tokens");
-    c->n_tokens = (uint32_t)json_array_size(ids);
-    c->tokens = calloc(c->n_tokens, sizeof *c->tokens);
-    assert_non_null(c->tokens);
-    for (uint32_t i = 0; i < c->n_tokens; i++)
-        c->tokens[i] = (uint32_t)json_integer_value(json_array_get(ids, i));
+    json_t *golden = load_json(path);
+    c->tokens = load_ids(json_object_get(golden, "prompt_tokens"), &c->n_tokens);
     json_decref(golden);
 }
 
