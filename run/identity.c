@@ -38,8 +38,8 @@ static void add_dealing(const td_layout_deal *deal, char *kind, size_t n_bytes)
     char first[TD_DEVICE_KIND_BYTES], place[TD_DEVICE_KIND_BYTES];
     const td_dealing *d = deal->dealing;
     bool is_alike = true;
-    snprintf(first, sizeof first, "%s", kind);
-    size_t n = strlen(kind);
+    size_t n = strlen(kind), n_own = n;
+    td_device_write_kind(td_device_get_info(deal->seats[0].dev), first, sizeof first);
     for (uint32_t i = 1; i < d->n_seats; i++) {
         td_device_write_kind(td_device_get_info(deal->seats[i].dev), place, sizeof place);
         is_alike &= !strcmp(place, first);
@@ -48,7 +48,7 @@ static void add_dealing(const td_layout_deal *deal, char *kind, size_t n_bytes)
     }
     uint64_t hash = td_hash64(0, d->seats, (size_t)d->n_layer * d->n_expert);
     if (is_alike)
-        kind[strlen(first)] = 0;
+        kind[n_own] = 0;
     else if (n < n_bytes)
         snprintf(kind + n, n_bytes - n, " with experts dealt as %016llx", (unsigned long long)hash);
 }

@@ -15,11 +15,20 @@ function(td_swiftshader_test name)
         return()
     endif()
     add_test(NAME ${name}_swiftshader WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
-             COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/if_stores_compile.sh $<TARGET_FILE:test_op_rotate>
+             COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/if_stores_compile.sh ${td_stores_mark}
                      $<TARGET_FILE:test_${name}>)
     td_set_up(${name}_swiftshader ${label} "TANDEM_CACHE_DIR=" TD_GOLDEN=${td_golden}
               ${td_swiftshader_alone} ${ARGN})
+    set_property(TEST ${name}_swiftshader PROPERTY DEPENDS stores_compile_swiftshader)
 endfunction()
+
+# What the four of these ask is tried once, for all of them.
+set(td_stores_mark ${TD_TEST_CACHE}/stores-do-not-compile)
+add_test(NAME stores_compile_swiftshader WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+         COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/if_stores_compile.sh ${td_stores_mark}
+                 $<TARGET_FILE:test_op_rotate> 120)
+td_set_up(stores_compile_swiftshader op "TANDEM_CACHE_DIR=" TD_GOLDEN=${td_golden}
+          ${td_swiftshader_alone} "TD_TEST_FILTER=test_a_rotated_cache_gives_*")
 
 foreach(source ${test_sources})
     get_filename_component(name ${source} NAME_WE)

@@ -183,11 +183,12 @@ static void check_same(const float *got, const float *want, size_t n, const td_d
                      (double)want[i]);
 }
 
-/* Every width with two threads, some with the others. */
+/* Every width with two threads, some with the others; in brief, some. */
 static void check_device(td_device *dev, const block_case *c, const float *want, uint32_t n_rows)
 {
     static const uint32_t widths[] = {5, 64, 1, 33, 2, 17, 16};
-    size_t n_widths = td_device_get_info(dev)->n_threads == 2 ? TD_COUNT(widths) : 2;
+    bool is_all = td_device_get_info(dev)->n_threads == 2 && !wants_brief();
+    size_t n_widths = is_all ? TD_COUNT(widths) : 2;
     block m = begin_block(dev, c);
     for (size_t i = 0; i < n_widths; i++) {
         uint64_t n_allocations = td_alloc_count();
@@ -202,7 +203,7 @@ static void check_device(td_device *dev, const block_case *c, const float *want,
 static void check_levels(const block_case *c)
 {
     static const char *const levels[] = {"generic", "avx2", "avxvnni", "avx512"};
-    const uint32_t n_rows = 64;
+    const uint32_t n_rows = wants_brief() ? 34 : 64;
     td_err err = {0};
     td_device *scalar = td_device_create("scalar", &err);
     must(scalar != NULL, &err);
@@ -217,7 +218,7 @@ static void check_levels(const block_case *c)
     td_device_destroy(&scalar);
     for (size_t l = 0; l < TD_COUNT(levels); l++)
         for (uint32_t n = 1; n <= 3; n++) {
-            if (l == 0 && n != 2) /* slow */
+            if (n != 2 && (l == 0 || wants_brief())) /* slow */
                 continue;
             td_device *dev = open_level(levels[l], n);
             if (!dev)
@@ -385,12 +386,12 @@ static void test_queries_that_share_keys_keep_their_bits(void **state)
     td_err err = {0};
     td_device *scalar = td_device_create("scalar", &err);
     must(scalar != NULL, &err);
-    for (size_t i = 0; i < TD_COUNT(cases); i++) {
+    for (size_t i = 0; i < TD_COUNT(cases); i += wants_brief() ? 2 : 1) {
         const deep_case *c = &cases[i];
         size_t n_y = (size_t)DEEP_SLOTS * n * c->n_head_kv * c->group * c->dim_v;
         float *want = new_deep(scalar, c, first, n, 1);
         for (size_t l = 0; l < TD_COUNT(levels); l++)
-            for (size_t w = 0; w < (l ? TD_COUNT(widths) : 1); w++) {
+            for (size_t w = 0; w < (l && !wants_brief() ? TD_COUNT(widths) : 1); w++) {
                 td_device *dev = open_level(levels[l], 1 + (uint32_t)w);
                 if (!dev)
                     break;
