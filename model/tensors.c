@@ -737,7 +737,7 @@ bool td_model_check_head(const td_model *m, td_err *err)
     const td_hparams *h = &m->hparams;
     if (!h->n_nextn)
         return td_err_set(err, TD_E_DATA,
-                          "%s has no head for multi-token prediction: %s.nextn_predict_layers is 0 "
+                          "%s: no head for multi-token prediction: %s.nextn_predict_layers is 0 "
                           "or missing",
                           m->path, m->arch->name);
     if (!m->arch->has_head)
