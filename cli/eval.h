@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "cli/options.h"
 #include "model/forward.h"
+#include "run/run.h"
 
 #define EVAL_BESIDE_MAX  TD_OPTION_LIST_MAX /* caches at once beside the base's */
 #define EVAL_NAME_BYTES  (TD_CACHE_TYPES_TEXT + 80u)
@@ -155,6 +156,11 @@ bool td_eval_run_drafts(const eval_params *params, td_eval_results *results, uin
  * are not whole. */
 bool td_eval_write_prompt(int fd, const td_tokenizer *t, const uint32_t *ids, uint32_t n_ids,
                           uint32_t number, td_err *err);
+/* Of a run that counts what is accepted of drafts of n_draft tokens: prompts go on greedily, one at
+ * a time, and the texts go nowhere. Every draft is waited for, so that figures do not depend on
+ * times. Devices, cache, lengths and who is called are to be filled in. */
+td_run_params td_eval_run_params(const td_model *target, const char *draft, uint32_t n_draft,
+                                 const char *prompts);
 
 typedef enum { EVAL_PLAIN, EVAL_BASE, EVAL_DOMINATED, EVAL_ON_FRONT, EVAL_CHOSEN } eval_mark;
 

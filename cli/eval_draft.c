@@ -13,7 +13,6 @@
 #include "base/json_writer.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "run/run.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -22,7 +21,7 @@
 
 #define PLACES_MAX  8u
 #define PREDICT_MAX 64u
-#define DEADLINE_US 600000000u /* a draft is waited for, or the figures would depend on times */
+#define DEADLINE_US 600000000u
 
 typedef struct {
     const eval_params *params;
@@ -83,6 +82,25 @@ bool td_eval_write_prompt(int fd, const td_tokenizer *t, const uint32_t *ids, ui
     return is_ok;
 }
 
+td_run_params td_eval_run_params(const td_model *target, const char *draft, uint32_t n_draft,
+                                 const char *prompts)
+{
+    td_run_params r = {.target_path = td_model_path(target),
+                       .draft_path = draft,
+                       .draft_max = n_draft,
+                       .draft_fixed = n_draft,
+                       .measure = TD_MEASURE_NEVER,
+                       .is_trusting = true, /* nothing of the texts is kept */
+                       .is_quiet = true,
+                       .in_path = prompts,
+                       .out_path = "/dev/null",
+                       .sampling = TD_SAMPLING_DEFAULTS,
+                       .n_parallel = 1,
+                       .draft_deadline_us = DEADLINE_US};
+    r.sampling.temperature = 0;
+    return r;
+}
+
 /* Writes a line for each place that the results lack; their number. */
 static bool write_prompts(const drafted *d, int fd, uint32_t *n, td_err *err)
 {
@@ -104,28 +122,16 @@ static bool write_prompts(const drafted *d, int fd, uint32_t *n, td_err *err)
 static td_run_params run_params(drafted *d, const char *path)
 {
     const eval_params *p = d->params;
-    td_run_params r = {.target_path = td_model_path(p->model),
-                       .draft_path = p->draft,
-                       .draft_max = EVAL_VERIFY_ROWS - 1,
-                       .draft_fixed = EVAL_VERIFY_ROWS - 1,
-                       .n_specs = p->n_specs,
-                       .measure = TD_MEASURE_NEVER,
-                       .is_trusting = true,
-                       .is_quiet = true,
-                       .in_path = path,
-                       .out_path = "/dev/null",
-                       .n_predict = td_min_u32(PREDICT_MAX, p->window / 4),
-                       .sampling = TD_SAMPLING_DEFAULTS,
-                       .kv = p->kvs[d->kv].types,
-                       /* layers of other types are the target's own */
-                       .draft_kv = {.k = p->kvs[d->kv].types.k, .v = p->kvs[d->kv].types.v},
-                       .n_ctx = p->window, /* a text may take more tokens by itself than it did */
-                       .n_parallel = 1,
-                       .draft_deadline_us = DEADLINE_US,
-                       .on_finish = on_finish,
-                       .on_error = on_error,
-                       .user = d};
-    r.sampling.temperature = 0;
+    td_run_params r = td_eval_run_params(p->model, p->draft, EVAL_VERIFY_ROWS - 1, path);
+    r.n_predict = td_min_u32(PREDICT_MAX, p->window / 4);
+    r.kv = p->kvs[d->kv].types;
+    r.draft_kv.k = r.kv.k; /* layers of other types are the target's own */
+    r.draft_kv.v = r.kv.v;
+    r.n_ctx = p->window; /* a text may take more tokens by itself than it did */
+    r.on_finish = on_finish;
+    r.on_error = on_error;
+    r.user = d;
+    r.n_specs = p->n_specs;
     memcpy(r.specs, p->specs, p->n_specs * sizeof *p->specs);
     return r;
 }

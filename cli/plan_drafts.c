@@ -19,7 +19,6 @@
 #include "base/utf8.h"
 #include "model/cache_choice.h"
 #include "model/vocab_map.h"
-#include "run/run.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -36,7 +35,6 @@
 #define PLACE_TOKENS  96u
 #define PREDICT       64u /* tokens of each prompt */
 #define CTX_MAX       2048u
-#define DEADLINE_US   600000000u /* a draft is waited for: figures shall not depend on times */
 #define DRAFT_DEFAULT 8u
 
 typedef struct {
@@ -165,30 +163,18 @@ static void on_error(void *user, const char *id, const char *message)
 static td_run_params run_params(ranking *r, const candidate *c)
 {
     const td_plan_params *p = &r->asked->params;
-    td_run_params run = {.target_path = td_model_path(p->layout.model),
-                         .draft_path = c->path,
-                         .draft_spec = c->spec,
-                         .draft_max = r->draft_max,
-                         .draft_fixed = r->draft_max,
-                         .is_turns = true,
-                         .n_specs = r->plain.n_specs,
-                         .place = p->layout.place,
-                         .measure = TD_MEASURE_NEVER,
-                         .is_trusting = true, /* nothing of the texts is kept */
-                         .is_quiet = true,
-                         .in_path = r->prompts,
-                         .out_path = "/dev/null",
-                         .n_predict = PREDICT,
-                         .sampling = TD_SAMPLING_DEFAULTS,
-                         .kv = p->layout.kv,
-                         .draft_kv = *p->layout.draft_kv,
-                         .n_ctx = td_min_u32(r->plain.n_ctx, CTX_MAX),
-                         .n_parallel = 1,
-                         .draft_deadline_us = DEADLINE_US,
-                         .on_finish = on_finish,
-                         .on_error = on_error,
-                         .user = r};
-    run.sampling.temperature = 0;
+    td_run_params run = td_eval_run_params(p->layout.model, c->path, r->draft_max, r->prompts);
+    run.draft_spec = c->spec;
+    run.is_turns = true;
+    run.n_specs = r->plain.n_specs;
+    run.place = p->layout.place;
+    run.n_predict = PREDICT;
+    run.kv = p->layout.kv;
+    run.draft_kv = *p->layout.draft_kv;
+    run.n_ctx = td_min_u32(r->plain.n_ctx, CTX_MAX);
+    run.on_finish = on_finish;
+    run.on_error = on_error;
+    run.user = r;
     for (uint32_t i = 0; i < run.n_specs; i++)
         run.specs[i] = r->plain.specs[i];
     return run;
