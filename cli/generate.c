@@ -53,10 +53,10 @@ static const option options[] = {
      "what layers are placed for: one text at a time, or many (default: by --parallel)"},
     {"--no-measure", "target.no_measure", OPT_FLAG, AT(is_no_measure), 0, 0, NULL,
      "do not time the devices first: layers go by bytes"},
-    {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|mtp[:FILE]|none",
+    {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|mtp[:FILE]|auto|none",
      "a small model that proposes tokens, of the target's vocabulary or near it; or mtp, the head "
-     "for "
-     "multi-token prediction in the target's file or in FILE (default: none)"},
+     "for multi-token prediction in the target's file or in FILE; or auto: mtp where the target's "
+     "file has a head and all layers are on this machine, else as --draft-ngram (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
      "where the draft runs, on another machine HOST/SPEC (default: the fastest device where "
      "devices were measured; else a GPU that has no layers of the target; else host, or host:1 "
@@ -127,8 +127,8 @@ static const option options[] = {
 };
 static const command_help help = {
     "generate",
-    "tandem generate --target M.gguf [--draft D.gguf|mtp] (--prompt TEXT | --in FILE.jsonl | --job "
-    "URL) [options]",
+    "tandem generate --target M.gguf [--draft D.gguf|mtp|auto] (--prompt TEXT | --in FILE.jsonl | "
+    "--job URL) [options]",
     "Generates text. A draft model only makes it faster: the text is the same with any draft and "
     "with none.",
     options, TD_COUNT(options)};
@@ -186,7 +186,8 @@ static bool check(fields *f, td_err *err)
         return td_err_set(err, TD_E_USAGE,
                           "--draft-kv-k and --draft-kv-v need --draft D.gguf; a worker has its own "
                           "--kv-k and --kv-v");
-    if ((r->draft_spec || r->draft_kv.k || r->draft_kv.v) && td_head_name(r->draft_path))
+    if ((r->draft_spec || r->draft_kv.k || r->draft_kv.v) &&
+        (td_head_name(r->draft_path) || td_head_is_auto(r->draft_path)))
         return td_err_set(err, TD_E_USAGE,
                           "%s does not go with --draft %s: a head drafts where the target's last "
                           "layers are, with their types of the cache",

@@ -53,8 +53,8 @@ static const option options[] = {
      "go on with devices there that have failed `tandem check`"},
     {"--place", NULL, OPT_TEXT, AT(place), 0, 0, "experts=SPEC",
      "the experts of a mixture on another device, say experts=host"},
-    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf|mtp[:FILE]",
-     "a small model that proposes tokens, or the target's head"},
+    {"--draft", NULL, OPT_READ, AT(draft), 0, 0, "D.gguf|mtp[:FILE]|auto",
+     "a small model that proposes tokens, or the target's head; auto: that, if there is one"},
     {"--drafts", NULL, OPT_TEXT, AT(drafts), 0, 0, "DIR",
      "measures each *.gguf of a folder as a draft, the best first"},
     {"--text", NULL, OPT_READ, AT(text), 0, 0, "FILE",
@@ -374,15 +374,17 @@ static bool plan(const fields *f, int *signal, td_err *err)
     if (!td_options_read_hosts(&f->hosts, f->key, hosts, err))
         return false;
     td_model *model = td_model_open(f->target, err);
-    const char *head_name = td_head_name(f->draft);
+    bool is_auto = td_head_is_auto(f->draft);
+    const char *head_name = is_auto ? "" : td_head_name(f->draft);
     td_model *head_file = NULL, *draft = NULL;
     const td_model *head = NULL;
     if (model && head_name)
-        head = td_head_find(head_name, model, &head_file, err);
+        head = td_run_find_head(head_name, model, s.specs, f->devices.n ? f->devices.n : defaults.n,
+                                &head_file, is_auto ? NULL : err);
     else if (model && f->draft)
         draft = td_model_open(f->draft, err);
     td_cache_types kv = f->kv, draft_kv = f->draft_kv;
-    bool is_ok = model && (draft || head || !f->draft) &&
+    bool is_ok = model && (draft || head || is_auto || !f->draft) &&
                  (!draft || td_cache_choose_draft(&draft_kv, &kv, draft, err)) &&
                  td_cache_choose(&kv, model, err);
     td_cache_types_list_kept(&kv, s.kept, sizeof s.kept);

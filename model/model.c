@@ -77,6 +77,8 @@ const char *td_head_name(const char *draft)
     return draft + (draft[3] ? 4 : 3);
 }
 
+bool td_head_is_auto(const char *draft) { return draft && !strcmp(draft, "auto"); }
+
 const td_model *td_head_find(const char *name, const td_model *target, td_model **file, td_err *err)
 {
     if (*name)

@@ -82,6 +82,8 @@ const char *td_model_name(const td_model *m); /* general.name or the file's name
 bool td_model_check_head(const td_model *m, td_err *err);
 /* As a draft is named: of "mtp" "", of "mtp:FILE" FILE, else NULL. */
 const char *td_head_name(const char *draft);
+/* "auto": "mtp" where that drafts, else another. */
+bool td_head_is_auto(const char *draft);
 /* The head of that name: target, or a file of which only the head is wanted, opened into *file (to
  * be closed; whatever else it has is not used). TD_E_DATA if it is none of such a model. */
 const td_model *td_head_find(const char *name, const td_model *target, td_model **file,

@@ -273,6 +273,7 @@ bool td_run(const td_run_params *params, td_run_totals *totals, int *signal, td_
     session *r = td_alloc(1, sizeof *r, err);
     if (!r)
         return false;
+    r->is_auto = td_head_is_auto(params->draft_path);
     td_setup_init(r, params);
     r->params = &r->opened;
     r->totals = totals;

@@ -25,7 +25,8 @@
 typedef struct {
     const char *target_path;
     /* A model that drafts here, or "mtp": the head in the target's file (td_model_check_head), or
-     * "mtp:FILE": that of FILE, beside the target's last layers; NULL: none. */
+     * "mtp:FILE": that of FILE, beside the target's last layers; or "auto", of td_run: "mtp" where
+     * it can draft, else is_ngram; NULL: none. */
     const char *draft_path;
     const char *draft_spec;     /* its device, here or on one of the hosts; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */
@@ -123,6 +124,11 @@ typedef struct {
     double joules[TD_ENERGY_SOURCES_MAX]; /* by source of td_energy_open(NULL), start to end; with
                                            * stats_path or on_finish only */
 } td_run_totals;
+
+/* The head of that name (td_head_find) for a target on devices that must all be here, as it drafts
+ * in the process of the last layers. NULL: none can, and err says why. */
+const td_model *td_run_find_head(const char *name, const td_model *target, const char *const *specs,
+                                 uint32_t n_specs, td_model **file, td_err *err);
 
 /* Runs to the end, or until a signal drained it (then *signal is its number). False with err set
  * when it could not start or go on. */

@@ -132,7 +132,7 @@ void td_setup_init(session *r, const td_run_params *params)
     r->clock = td_clock_real();
     td_run_params *p = &r->opened;
     *p = *params;
-    r->head = td_head_name(p->draft_path);
+    r->head = r->is_auto ? "" : td_head_name(p->draft_path);
     if (r->head)
         p->draft_path = NULL;
     if (!p->n_specs) {
@@ -303,22 +303,42 @@ static bool choose_caches(session *r, td_err *err)
     return is_ok;
 }
 
-/* The head that drafts, and whether it can: beside the last layers, which must be here. */
+const td_model *td_run_find_head(const char *name, const td_model *target, const char *const *specs,
+                                 uint32_t n_specs, td_model **file, td_err *err)
+{
+    for (uint32_t i = 0; i < n_specs; i++) {
+        td_device_spec spec;
+        if (!td_device_spec_parse(specs[i], &spec, err))
+            return NULL;
+        if (spec.host[0]) {
+            td_err_set(err, TD_E_USAGE,
+                       "mtp: a head drafts in the process of the target's last layers, and %s is "
+                       "elsewhere; allowed: devices of this machine, or another draft",
+                       specs[i]);
+            return NULL;
+        }
+    }
+    return td_head_find(name, target, file, err);
+}
+
+/* The head that drafts, if it can; if only that would do, it must. */
 static bool open_head(session *r, td_err *err)
 {
-    const td_run_params *p = &r->opened;
-    for (uint32_t i = 0; i < p->n_specs; i++) {
-        td_device_spec spec;
-        if (!td_device_spec_parse(p->specs[i], &spec, err))
-            return false;
-        if (spec.host[0])
-            return td_err_set(err, TD_E_USAGE,
-                              "mtp: a head drafts in the process of the target's last layers, and "
-                              "%s is elsewhere; allowed: devices of this machine, or another draft",
-                              p->specs[i]);
+    td_run_params *p = &r->opened;
+    td_err why = {0};
+    r->placing.head =
+        td_run_find_head(r->head, r->model, p->specs, p->n_specs, &r->head_file, &why);
+    if (!r->placing.head && !r->is_auto)
+        return td_err_set(err, why.code, "draft: %s", why.message);
+    if (!r->placing.head) {
+        r->head = NULL;
+        p->is_ngram = true;
+        td_log_info("draft: auto: from the texts so far; %s", why.message);
+    } else if (r->is_auto) {
+        td_log_info("draft: auto: mtp, for the target's file has a head that is whole, and all "
+                    "layers are on this machine");
     }
-    r->placing.head = td_head_find(r->head, r->model, &r->head_file, err);
-    return r->placing.head;
+    return true;
 }
 
 bool td_setup_load(session *r, td_err *err)
@@ -336,7 +356,7 @@ bool td_setup_load(session *r, td_err *err)
     }
     r->model = td_model_open(p->target_path, err);
     if (r->model && r->head && !open_head(r, err))
-        return td_err_prepend(err, "draft");
+        return false;
     const char *recorded = r->results ? td_results_placement(r->results) : NULL;
     if (!r->model || !open_chat(r, err) || !choose_caches(r, err) ||
         !td_run_placement_choose(&r->placing, p, r->model, r->is_default, recorded, err))

@@ -343,6 +343,40 @@ class Cli(unittest.TestCase):
             g.write(f.read(3_000_000))
         self.fails(run('generate', '--target', cut, '--prompt', 'x'), 65, 'cut.gguf')
 
+    def test_auto_drafts_by_the_head_of_the_file_or_else_by_the_texts(self):
+        head = 'tests/data/golden/mtp/qwen35-informed/model.gguf'
+        broken, stats = self.path('broken.gguf'), self.path('s.json')
+        with open(head, 'rb') as f, open(broken, 'wb') as g:
+            g.write(f.read().replace(b'nextn.eh_proj', b'nextn.eh_proc'))
+        config = self.path('auto.json', '{"draft": {"model": "auto"}}')
+        for model, is_mtp, why in ((head, True, 'has a head that is whole'), (broken, False, 'nextn.eh_proj'),
+                                   (TARGET, False, 'tales-target.q8_0.gguf: no head for multi-token prediction')):
+            args = ['generate', '--target', model, '--device', 'host:1', '--prompt',
+                    'the fox and the fox and the fox and', '-n', '100', '--temp', '0', '--ignore-eos', '--draft-fixed', '3',
+                    '--quiet', '--stats', stats]
+            plain = run(*args)
+            self.assertEqual((plain.returncode, plain.stderr), (0, ''))
+            for auto in (['--draft', 'auto'], ['--config', config]):
+                r = run(*args, *auto)
+                self.assertEqual((r.returncode, r.stdout), (0, plain.stdout), r.stderr)
+                self.assertEqual(r.stderr.count('draft: auto: ' + ('mtp' if is_mtp else 'from the texts')), 1, r.stderr)
+                self.assertIn(why, r.stderr)
+                s = json.loads(read(stats))
+                self.assertEqual(s['config']['draft'], 'mtp' if is_mtp else None)
+                self.assertGreater(s['totals']['drafted'], 0)
+                self.assertEqual(s['totals']['looked_up'], 0 if is_mtp else s['totals']['drafted'])
+            plan = ['plan', '--target', model, '--device', 'host:1', '--no-measure', '--json']
+            auto, none = (json.loads(run(*plan, *draft).stdout)['placement'][0]['bytes']
+                          for draft in (['--draft', 'auto'], []))
+            if is_mtp:
+                self.assertGreater(auto, none)
+                continue
+            self.assertEqual(auto, none)
+            r = run(*plan, '--draft', 'mtp:' + model)
+            self.fails(r, 65, why)
+            self.assertEqual(r.stderr.count(model), 1, r.stderr)
+        self.fails(generate('--prompt', 'x', '--draft', 'auto', '--draft-device', 'host:1'), 2, '--draft auto')
+
     def test_plan_ranks_the_drafts_of_a_folder(self):
         folder = self.path('drafts')
         os.mkdir(folder)

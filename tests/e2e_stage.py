@@ -156,6 +156,18 @@ class Stage(Case):
             if more:
                 self.assertIn(words, r.stderr)
 
+    def test_auto_drafts_by_no_head_of_layers_elsewhere(self):
+        model, end = 'tests/data/golden/mtp/qwen35-informed/model.gguf', self.ipc('a')
+        self.start(end, '--model', model, '--device', 'host:1')
+        texts = []
+        for args, said in (([], ''), (['--draft', 'auto'], 'draft: auto: from the texts so far; mtp: a head drafts')):
+            r = subprocess.run([TANDEM, 'generate', '--target', model, '--prompt', 'the fox', '-n', '40', '--ignore-eos',
+                                '--quiet', '--no-measure', '--host', 'a=' + end, '--device', 'host:1', '--device',
+                                'a/host:1', *args], capture_output=True, timeout=60, check=True)
+            self.assertIn(said, r.stderr.decode())
+            texts.append(r.stdout)
+        self.assertEqual(texts[0], texts[1])
+
     def test_what_is_not_there_is_said(self):
         a = self.ipc('a')
         text = self.generate('--device', 'a/host:1', code=2)
