@@ -20,6 +20,11 @@ A mixture of experts, --experts of them as wide as --ffn:
   make_model.py --arch qwen3moe --n-embd 1024 --layers 12 --ffn 512 --experts 64 --experts-used 8 \\
       --type Q4_K --out mixture.gguf
 
+A hybrid: every fourth layer attends, the others have a state (the gated delta rule), with as many
+heads, of the same size:
+
+  make_model.py --arch qwen35 --n-embd 1024 --layers 8 --heads 16 --kv-heads 4 --type Q8_0 --out hybrid.gguf
+
 A pair whose draft is right often: layers from --faint-from on add F times what others do, and the
 model that ends before them is the same but for those (all other options alike, no Q4_K_M):
 
@@ -49,6 +54,8 @@ TYPES = {
     "TQ2_0": (35, 256, 66), "MXFP4": (39, 32, 17), "NVFP4": (40, 64, 36), "Q1_0": (41, 128, 18),
     "Q2_0": (42, 64, 18),
 }
+N_CONV = 4      # positions that a hybrid's convolution sees
+INTERVAL = 4    # a hybrid's layers up to one of attention, with it
 LOUD = 30.0     # sigma of a bias of keys as the first and last layers of Qwen2.5 have it
 GUESSED = 1024  # a file type that says: look at the tensors
 FILE_TYPES = {
@@ -58,6 +65,7 @@ FILE_TYPES = {
     "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4": 38, "NVFP4": GUESSED, "Q1_0": GUESSED,
     "Q2_0": GUESSED,
 }
+VECTORS = {"norm": (1, 0.1), "bias": (0, 0.1), "loud": (0, LOUD), "decay": (-1, 0.2)}  # mean, sigma
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # value types of the format
 
 
@@ -271,7 +279,8 @@ def metadata(a):
         (arch + ".rope.freq_base", F32, a.rope_base),
         (arch + ".rope.dimension_count", U32, a.head_dim),
         ("tokenizer.ggml.model", STRING, "gpt2"),
-        ("tokenizer.ggml.pre", STRING, "llama-bpe" if arch == "llama" else "qwen2"),
+        ("tokenizer.ggml.pre", STRING,
+         {"llama": "llama-bpe", "qwen35": "qwen35"}.get(arch, "qwen2")),
         ("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)),
         ("tokenizer.ggml.token_type", ARRAY, (I32, [1] * (a.vocab - 2) + [3, 3])),
         ("tokenizer.ggml.merges", ARRAY, (STRING, merges)),
@@ -283,6 +292,16 @@ def metadata(a):
         entries += [(arch + ".expert_count", U32, a.experts),
                     (arch + ".expert_used_count", U32, a.experts_used),
                     (arch + ".expert_feed_forward_length", U32, a.ffn)]
+    if arch == "qwen35":
+        quarter = a.head_dim // 8
+        entries += [(arch + ".full_attention_interval", U32, INTERVAL),
+                    (arch + ".rope.dimension_sections", ARRAY,
+                     (I32, [a.head_dim // 2 - 2 * quarter, quarter, quarter, 0])),
+                    (arch + ".ssm.conv_kernel", U32, N_CONV),
+                    (arch + ".ssm.inner_size", U32, a.heads * a.head_dim),
+                    (arch + ".ssm.state_size", U32, a.head_dim),
+                    (arch + ".ssm.time_step_rank", U32, a.heads),
+                    (arch + ".ssm.group_count", U32, a.kv_heads)]
     if a.chat_template is not None:
         entries.append(("tokenizer.chat_template", STRING, a.chat_template))
     return len(entries), b"".join(entry(*e) for e in entries)
@@ -302,7 +321,7 @@ def fitting_type(name, n_in):
 
 
 def tensors(a):
-    """(name, dims, type, kind): kind is 'norm', 'bias', 'loud' or the sigma of the weights."""
+    """(name, dims, type, kind): kind is one of VECTORS or the sigma of the weights."""
     n_q, n_kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
     base = "Q4_K" if a.type == "Q4_K_M" else a.type
     better = "Q6_K" if a.type == "Q4_K_M" else a.type
@@ -323,19 +342,32 @@ def tensors(a):
         p = "blk.%d." % i
         more = better if gets_more_bits(i, a.layers) else base
         faint = a.faint if i >= a.faint_from else 1
+        is_hybrid = a.arch == "qwen35"
+        has_state = is_hybrid and (i + 1) % INTERVAL != 0
         yield vector(p + "attn_norm.weight", a.n_embd, "norm")
-        yield matrix(p + "attn_q.weight", a.n_embd, n_q, base)
-        yield matrix(p + "attn_k.weight", a.n_embd, n_kv, base)
-        yield matrix(p + "attn_v.weight", a.n_embd, n_kv, more)
+        if has_state:
+            yield matrix(p + "attn_qkv.weight", a.n_embd, n_q + 2 * n_kv, base)
+            yield matrix(p + "attn_gate.weight", a.n_embd, n_q, base)
+            yield matrix(p + "ssm_conv1d.weight", N_CONV, n_q + 2 * n_kv, "F32")
+            yield vector(p + "ssm_dt.bias", a.heads, "bias")
+            yield vector(p + "ssm_a", a.heads, "decay")
+            yield matrix(p + "ssm_alpha.weight", a.n_embd, a.heads, base)
+            yield matrix(p + "ssm_beta.weight", a.n_embd, a.heads, base)
+            yield vector(p + "ssm_norm.weight", a.head_dim, "norm")
+        else:
+            yield matrix(p + "attn_q.weight", a.n_embd, n_q * (2 if is_hybrid else 1), base)
+            yield matrix(p + "attn_k.weight", a.n_embd, n_kv, base)
+            yield matrix(p + "attn_v.weight", a.n_embd, n_kv, more)
         if a.arch == "qwen2":
             yield vector(p + "attn_q.bias", n_q, "bias")
             yield vector(p + "attn_k.bias", n_kv, "loud" if i in a.loud_keys else "bias")
             yield vector(p + "attn_v.bias", n_kv, "bias")
-        if a.arch.startswith("qwen3"):
+        if a.arch.startswith("qwen3") and not has_state:
             yield vector(p + "attn_q_norm.weight", a.head_dim, "norm")
             yield vector(p + "attn_k_norm.weight", a.head_dim, "norm")
-        yield matrix(p + "attn_output.weight", n_q, a.n_embd, base, faint * n_q ** -0.5)
-        yield vector(p + "ffn_norm.weight", a.n_embd, "norm")
+        output = "ssm_out" if has_state else "attn_output"
+        yield matrix(p + output + ".weight", n_q, a.n_embd, base, faint * n_q ** -0.5)
+        yield vector(p + ("post_attention" if is_hybrid else "ffn") + "_norm.weight", a.n_embd, "norm")
         if a.arch == "qwen3moe":
             yield matrix(p + "ffn_gate_inp.weight", a.n_embd, a.experts, "F32")
             yield experts(p + "ffn_gate_exps.weight", a.n_embd, a.ffn, base)
@@ -358,7 +390,7 @@ def size_of(dims, type_name):
 def write_tensor(f, a, pools, index, dims, type_name, kind):
     rng = random.Random("%d tensor %d" % (a.seed, index))
     if not isinstance(kind, float):
-        mean, sigma = {"norm": (1, 0.1), "bias": (0, 0.1), "loud": (0, LOUD)}[kind]
+        mean, sigma = VECTORS[kind]
         f.write(struct.pack("<%df" % dims[0], *(rng.gauss(mean, sigma) for _ in range(dims[0]))))
         return
     pool = memoryview(pools.get(type_name, kind))
@@ -394,7 +426,7 @@ def write_model(a, f):
 def parse_args(argv):
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--arch", choices=("llama", "qwen2", "qwen3", "qwen3moe"), default="llama")
+    p.add_argument("--arch", choices=("llama", "qwen2", "qwen3", "qwen3moe", "qwen35"), default="llama")
     p.add_argument("--n-embd", type=int, default=256)
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("--heads", type=int, default=4)
@@ -436,6 +468,8 @@ def parse_args(argv):
             p.error("--%s is %d; %d..%d are allowed" % (name.replace("_", "-"), value, low, high))
     if a.heads % a.kv_heads:
         p.error("--heads (%d) must be a multiple of --kv-heads (%d)" % (a.heads, a.kv_heads))
+    if a.arch == "qwen35" and a.faint_from < a.layers:
+        p.error("--faint-from is for models whose layers are alike; qwen35's are not")
     if a.head_dim % 2:
         p.error("--head-dim is %d; it must be even" % a.head_dim)
     return a

@@ -123,6 +123,14 @@ static void test_makes_every_architecture(void **state)
     assert_int_equal(down->ne[2], 6);
     assert_null(td_gguf_find_tensor(g, "blk.0.ffn_down.weight"));
     td_gguf_close(&g);
+    g = make("--arch qwen35 --layers 4 --heads 8 --kv-heads 2 --type Q8_0 --vocab 300");
+    check_shape(g, "blk.2.attn_qkv.weight", 256, 256 + 2 * 64, "Q8_0");
+    check_shape(g, "blk.2.ssm_conv1d.weight", 4, 256 + 2 * 64, "F32");
+    check_shape(g, "blk.2.ssm_a", 8, 1, "F32");
+    check_shape(g, "blk.3.attn_q.weight", 256, 2 * 256, "Q8_0"); /* queries and their gates */
+    check_shape(g, "blk.3.post_attention_norm.weight", 256, 1, "F32");
+    assert_null(td_gguf_find_tensor(g, "blk.2.attn_q.weight"));
+    td_gguf_close(&g);
 }
 
 static void test_merges_make_the_tokens(void **state)
