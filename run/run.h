@@ -25,8 +25,8 @@
 typedef struct {
     const char *target_path;
     /* A model that drafts here, or "mtp": the head in the target's file (td_model_check_head), or
-     * "mtp:FILE": that of FILE, beside the target's last layers; or "auto", of td_run: "mtp" where
-     * it can draft, else is_ngram; NULL: none. */
+     * "mtp:FILE": that of FILE, beside the target's last layers; or "auto", of td_run: is_ngram,
+     * with "mtp" where it can draft; NULL: none. */
     const char *draft_path;
     const char *draft_spec;     /* its device, here or on one of the hosts; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */

@@ -330,13 +330,13 @@ static bool open_head(session *r, td_err *err)
         td_run_find_head(r->head, r->model, p->specs, p->n_specs, &r->head_file, &why);
     if (!r->placing.head && !r->is_auto)
         return td_err_set(err, why.code, "draft: %s", why.message);
+    p->is_ngram |= r->is_auto;
     if (!r->placing.head) {
         r->head = NULL;
-        p->is_ngram = true;
         td_log_info("draft: auto: from the texts so far; %s", why.message);
     } else if (r->is_auto) {
-        td_log_info("draft: auto: mtp, for the target's file has a head that is whole, and all "
-                    "layers are on this machine");
+        td_log_info("draft: auto: by mtp and from the texts so far, whichever promises more; the "
+                    "target's file has a head that is whole, and all layers are on this machine");
     }
     return true;
 }

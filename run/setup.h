@@ -37,7 +37,7 @@ typedef struct td_run_session {
     bool has_said_unkept;          /* that a host has no folder for them */
     td_draft_client *drafting;
     const char *head;     /* that drafts: "" the target's own, or a file of it; NULL: none does */
-    bool is_auto;         /* set before init: the target's own, if it can, else the texts */
+    bool is_auto;         /* set before init: the texts, with the target's own if it can */
     td_model *head_file;  /* that file, opened */
     char head_spec[128];  /* its device */
     uint64_t draft_bytes; /* what a draft of this process takes on its device */
