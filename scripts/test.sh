@@ -7,10 +7,11 @@
 #   --quick    the main suite only, without the sanitizers
 #
 # The main suite is all of ctest, the Vulkan validation runs among it. Then the tests that feed the
-# program hostile input, the unit tests and the simulations (a quarter of their seeds) run again under
-# AddressSanitizer and UndefinedBehaviorSanitizer. What drivers keep on disk starts empty in every run
-# (build/cache), so that each sees what a newcomer's machine does. The ten longest tests of each suite
-# and ctest's closing lines come at the end.
+# program hostile input, the unit tests and the simulations (a quarter of their seeds; not those of
+# speed, which have no code of their own) run again under AddressSanitizer and
+# UndefinedBehaviorSanitizer. What drivers keep on disk starts empty in every run (build/cache), so
+# that each sees what a newcomer's machine does. The ten longest tests of each suite and ctest's
+# closing lines come at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +65,7 @@ if [ -z "$quick" ]; then
         -DTD_SHADERS_OF="$PWD/build/test" "${caches[@]}"
     UBSAN_OPTIONS=print_stacktrace=1 \
         suite "address and undefined-behaviour sanitizers" build/asan -L '^(unit|hostile|sim)$' \
-        -E '^unit_(shaders?_(valid|radv|stats)|vulkan_compile)$|_(own|swiftshader)$'
+        -E '^unit_(shaders?_(valid|radv|stats)|vulkan_compile)$|^sim_(draft|protocol_speed)|_(own|swiftshader)$'
 fi
 
 for name in "${names[@]}"; do
