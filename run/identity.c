@@ -33,13 +33,14 @@ static void add_number(char *text, const char *key, uint32_t value)
 
 /* Experts may be dealt among devices of one kind without changing a bit; of others it counts who
  * has which. */
-static void add_dealing(const td_layout_deal *deal, char *kind, size_t n_bytes)
+static void add_dealing(const td_layout_deal *deal, const td_device_info *own, char *kind,
+                        size_t n_bytes)
 {
     char first[TD_DEVICE_KIND_BYTES], place[TD_DEVICE_KIND_BYTES];
     const td_dealing *d = deal->dealing;
     bool is_alike = true;
     size_t n = strlen(kind), n_own = n;
-    td_device_write_kind(td_device_get_info(deal->seats[0].dev), first, sizeof first);
+    td_device_write_kind(own, first, sizeof first);
     for (uint32_t i = 1; i < d->n_seats; i++) {
         td_device_write_kind(td_device_get_info(deal->seats[i].dev), place, sizeof place);
         is_alike &= !strcmp(place, first);
@@ -68,7 +69,7 @@ static void add_layers(char *text, const td_target *target)
             snprintf(kind + n, sizeof kind - n, " with experts on %s", place);
         }
         if (info.deal)
-            add_dealing(info.deal, kind, sizeof kind);
+            add_dealing(info.deal, info.device, kind, sizeof kind);
         snprintf(first, sizeof first, "%s%u on ", i ? ", " : "", info.first);
         if (strcmp(kind, previous) != 0) {
             add(text, first);
