@@ -10,7 +10,7 @@
 #include "base/json_writer.h"
 #include "base/text.h"
 #include "model/cache_choice.h"
-#include "planning/planner.h"
+#include "planning/mixture.h"
 #include "target/remote_measure.h"
 
 #include <stddef.h>
@@ -154,7 +154,9 @@ typedef struct {
     const char *const *specs; /* as given */
     td_plan plan;             /* with the parts of the placement chosen */
     uint64_t draft_bytes;
-    char kept[256]; /* layers of other types (td_cache_types_list_kept) */
+    char kept[256];  /* layers of other types (td_cache_types_list_kept) */
+    bool is_mixture; /* compared, over several devices */
+    td_mixture mixture;
 } shown;
 
 static void print_part(const td_plan_part *p)
@@ -220,6 +222,69 @@ static void print_plan(const shown *s)
                    r->takes_turns ? " in turns" : "");
         printf("\n");
     }
+}
+
+static void print_best(const shown *s, td_use use)
+{
+    td_mixture_way best = td_mixture_choose(s->mixture.rows, use);
+    if (best == TD_MIXTURE_WAYS)
+        return;
+    const char *flags = s->mixture.rows[best].flags;
+    printf("Best for a %s: %s (%s)\n", use == TD_FOR_STREAM ? "stream" : "batch",
+           td_mixture_names[best], *flags ? flags : "no --place");
+}
+
+/* Behind the plan. */
+static void print_mixture(const shown *s)
+{
+    const td_mixture *m = &s->mixture;
+    if (s->f->hosts.n && td_model_hparams(s->model)->n_expert)
+        printf("Experts dealt or apart: not predicted with devices of other machines.\n");
+    if (!s->is_mixture)
+        return;
+    printf("Its experts, tokens/s without a draft:\n%10s %7s %2u\n", "stream", "batch of",
+           m->n_sequences);
+    for (uint32_t i = 0; i < TD_MIXTURE_WAYS; i++) {
+        const td_mixture_row *r = &m->rows[i];
+        if (r->why_not[0]) {
+            printf("%10s %10s  %s: not predicted: %s\n", "-", "-", td_mixture_names[i], r->why_not);
+            continue;
+        }
+        printf("%10.1f %10.1f  %s", r->tokens_per_s[TD_FOR_STREAM], r->tokens_per_s[TD_FOR_BATCH],
+               td_mixture_names[i]);
+        printf(r->dealt[0] ? ", %s\n" : "\n", r->dealt);
+    }
+    print_best(s, TD_FOR_STREAM);
+    print_best(s, TD_FOR_BATCH);
+}
+
+static void write_mixture(td_json_writer *w, const shown *s)
+{
+    static const char *const best_keys[] = {"best_for_stream", "best_for_batch"};
+    const td_mixture *m = &s->mixture;
+    td_json_write_key(w, "experts");
+    td_json_begin_object(w);
+    td_json_put_u64(w, "batch_sequences", m->n_sequences);
+    for (td_use use = TD_FOR_STREAM; use <= TD_FOR_BATCH; use++) {
+        td_mixture_way best = td_mixture_choose(m->rows, use);
+        td_json_put_string(w, best_keys[use],
+                           best < TD_MIXTURE_WAYS ? td_mixture_names[best] : NULL);
+    }
+    td_json_write_key(w, "ways");
+    td_json_begin_array(w);
+    for (uint32_t i = 0; i < TD_MIXTURE_WAYS; i++) {
+        const td_mixture_row *r = &m->rows[i];
+        td_json_begin_object(w);
+        td_json_put_string(w, "name", td_mixture_names[i]);
+        td_json_put_string(w, "flags", r->flags);
+        td_json_put_string(w, "dealt", r->dealt[0] ? r->dealt : NULL);
+        td_json_put_string(w, "not_predicted", r->why_not[0] ? r->why_not : NULL);
+        td_json_put_double(w, "stream_tokens_per_second", r->tokens_per_s[TD_FOR_STREAM]);
+        td_json_put_double(w, "batch_tokens_per_second", r->tokens_per_s[TD_FOR_BATCH]);
+        td_json_end_object(w);
+    }
+    td_json_end_array(w);
+    td_json_end_object(w);
 }
 
 static void write_row(td_json_writer *w, const shown *s, const td_speed_row *r)
@@ -317,6 +382,8 @@ static bool print_json(const shown *s, td_err *err)
     for (uint32_t i = 0; i < s->plan.n_rows; i++)
         write_row(w, s, &s->plan.rows[i]);
     td_json_end_array(w);
+    if (s->is_mixture)
+        write_mixture(w, s);
     td_json_end_object(w);
     bool is_ok = td_json_writer_end(w, &text, &n_bytes, err);
     if (is_ok)
@@ -434,10 +501,16 @@ static bool plan(const fields *f, int *signal, td_err *err)
         snprintf(s.plan.draft_spec, sizeof s.plan.draft_spec, "%s", f->draft_devices.items[0]);
     if (is_ok && !s.plan.n_parts)
         is_ok = lay_out(&s, params.layout, draft, err);
-    if (is_ok && f->is_json)
+    s.is_mixture = is_ok && s.plan.is_measured && td_model_hparams(model)->n_expert &&
+                   params.layout.n_specs > 1 && !f->place && !f->hosts.n;
+    if (s.is_mixture)
+        td_mixture_compare(&params, &s.mixture);
+    if (is_ok && f->is_json) {
         is_ok = print_json(&s, err);
-    else if (is_ok)
+    } else if (is_ok) {
         print_plan(&s);
+        print_mixture(&s);
+    }
     td_model_close(&draft);
     td_model_close(&head_file);
     td_model_close(&model);

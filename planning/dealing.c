@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/order.h"
 #include "base/text.h"
 
 #include <ctype.h>
@@ -316,6 +317,49 @@ static bool deal_by_heat(const dealer *d, td_dealing *out, td_err *err)
     td_json_destroy(&doc);
     return is_ok || td_err_prepend(err, "expert_stats");
 }
+
+/* -- what to expect ---------------------------------------------------------------------------- */
+
+/* The ways to ask n_asked experts so that nobody takes longer than us, of all ways: coefficients of
+ * the product of a polynomial for each device, whose i-th is the ways to ask i of its own. */
+static double share_within(const td_seat_load *loads, uint32_t n, uint32_t n_asked, double us)
+{
+    double ways[TD_EXPERTS_MAX + 1] = {1}, all = 1;
+    uint32_t n_all = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        double next[TD_EXPERTS_MAX + 1] = {0}, of_own = 1;
+        double most = floor((us - loads[k].us_fixed) / loads[k].us_each + 1e-9);
+        for (uint32_t i = 0; i <= loads[k].n_experts && i <= n_asked && i <= most; i++) {
+            for (uint32_t j = 0; i + j <= n_asked && j <= n_all; j++)
+                next[i + j] += of_own * ways[j];
+            of_own *= (double)(loads[k].n_experts - i) / (i + 1);
+        }
+        n_all += loads[k].n_experts;
+        memcpy(ways, next, sizeof ways);
+    }
+    for (uint32_t i = 0; i < n_asked; i++)
+        all *= (double)(n_all - i) / (i + 1);
+    return ways[n_asked] / all;
+}
+
+double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_asked)
+{
+    double times[TD_EXPERTS_MAX + TD_SEATS_MAX], sum;
+    uint32_t n_times = 0;
+    for (uint32_t k = 0; k < n; k++)
+        for (uint32_t i = 0; i <= loads[k].n_experts && i <= n_asked; i++) {
+            TD_ASSERT(n_times < TD_COUNT(times) && loads[k].us_each > 0);
+            times[n_times++] = loads[k].us_fixed + i * loads[k].us_each;
+        }
+    td_sort_doubles(times, n_times);
+    sum = times[0];
+    for (uint32_t i = 0; i + 1 < n_times; i++)
+        if (times[i + 1] > times[i])
+            sum += (times[i + 1] - times[i]) * (1 - share_within(loads, n, n_asked, times[i]));
+    return sum;
+}
+
+/* -- dealing ----------------------------------------------------------------------------------- */
 
 static bool choose(dealer *d, char text[TD_PLACE_BYTES], td_err *err)
 {

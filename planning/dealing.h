@@ -29,4 +29,14 @@ td_dealing *td_dealing_create(const td_model *model, const char *place,
                               td_err *err);
 void td_dealing_destroy(td_dealing **dealing);
 
+/* A device's part of a layer: experts, the time of one that is asked, and what it takes anyhow. */
+typedef struct {
+    uint32_t n_experts;
+    double us_each, us_fixed;
+} td_seat_load;
+
+/* Expected microseconds of the device that is done last, where n_asked of all experts are asked,
+ * any so many as likely as any others. n <= TD_SEATS_MAX; n_asked <= all. */
+double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_asked);
+
 #endif

@@ -243,7 +243,7 @@ static bool open_devices(planner *p, td_err *err)
     }
     if (td_place_is_dealt(l->place))
         return td_err_set(err, TD_E_USAGE,
-                          "place \"%.64s\": plans of dealt experts are not made; allowed: "
+                          "place \"%.64s\": dealt experts are compared without it; allowed: "
                           "experts=DEVICE",
                           l->place);
     if (!p->is_far)
@@ -470,7 +470,7 @@ static bool find_draft_costs(planner *p, td_plan *out, td_err *err)
 
 /* -- choosing ---------------------------------------------------------------------------------- */
 
-static td_speed_use use_of(const td_plan_params *q, double hop_us)
+td_speed_use td_plan_use(const td_plan_params *q, double hop_us)
 {
     return (td_speed_use){.use = q->use,
                           .n_sequences = q->n_sequences ? q->n_sequences : q->layout.n_slots,
@@ -499,7 +499,7 @@ static td_speed_row given_row(const planner *p)
 
 static bool search(planner *p, td_plan *out, td_err *err)
 {
-    td_speed_use use = use_of(p->params, out->hop_us);
+    td_speed_use use = td_plan_use(p->params, out->hop_us);
     use.hops = p->hops;
     use.n_hops = out->n_hops;
     uint32_t n_layer = td_model_hparams(p->params->layout.model)->n_layer;
@@ -550,7 +550,7 @@ static void write_choice(const planner *p, td_plan *out)
         memcpy(out->draft_spec, out->draft_specs[i_draft], TD_PLAN_SPEC_MAX);
     if (!out->n_rows)
         return;
-    td_speed_use use = use_of(p->params, out->hop_us);
+    td_speed_use use = td_plan_use(p->params, out->hop_us);
     use.hops = p->hops;
     use.n_hops = out->n_hops;
     for (uint32_t i = 1; i <= TD_SPEED_DRAFT_MAX + 1; i++)

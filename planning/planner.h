@@ -76,6 +76,9 @@ typedef struct {
 
 bool td_plan_choose(const td_plan_params *params, td_plan *out, td_err *err);
 
+/* What a plan predicts for, where a hop takes so long. */
+td_speed_use td_plan_use(const td_plan_params *params, double hop_us);
+
 /* Whether two SPECs (without layers) of opened devices take turns: one GPU, devices that read the
  * system's memory over one bus, or host threads for which there are not enough CPUs. */
 bool td_plan_is_one_unit(const char *spec_a, const td_device_info *a, const char *spec_b,

@@ -119,6 +119,32 @@ class Experts(unittest.TestCase):
             self.assertEqual(r.returncode, 65, r.stderr)
             self.assertIn(needle, r.stderr)
 
+    def test_a_plan_compares_layers_split_experts_dealt_and_experts_apart(self):
+        def plan(*args, model=None):
+            r = subprocess.run([TANDEM, 'plan', '--target', model or self.model, '--ctx', '1024', *args], capture_output=True,
+                               text=True, timeout=600, env={**os.environ, 'TANDEM_CACHE_DIR': self.dir.name})
+            self.assertEqual(r.returncode, 0, r.stderr)
+            return r.stdout
+
+        names = ['layers split', 'experts dealt', 'experts apart']
+        experts = json.loads(plan(*TWO, '--json'))['experts']
+        self.assertEqual([way['name'] for way in experts['ways']], names)
+        self.assertEqual([way['flags'] for way in experts['ways']],
+                         ['', '--place experts=auto', '--device host:1 --place experts=host:1'])
+        self.assertRegex(experts['ways'][1]['dealt'], r'^experts=\d+,\d+$')
+        for use in 'stream', 'batch':
+            speeds = {way['name']: way[use + '_tokens_per_second'] for way in experts['ways']}
+            self.assertGreater(min(speeds.values()), 0)
+            self.assertGreaterEqual(speeds[experts['best_for_' + use]], 0.94 * max(speeds.values()))
+        text = plan(*TWO)
+        for name in names:
+            self.assertRegex(text, r'(?m)^ +\d+\.\d +\d+\.\d  %s' % name)
+        self.assertRegex(text, r'Best for a stream: .*\nBest for a batch: ')
+        pinned = plan('--device', 'host:1@0-1', '--device', 'host:1@2-2')
+        self.assertRegex(pinned, r'(?m)^ +- +-  experts dealt: not predicted: .*names layers')
+        self.assertNotIn('experts', plan('--device', 'host:1'))
+        self.assertNotIn('experts', plan(*TWO, model=DENSE))
+
     def test_what_cannot_be_dealt_is_refused(self):
         def fails(needle, *args, model=None):
             r = self.run_tandem('--prompt', 'a', '-n', '1', *args, model=model)

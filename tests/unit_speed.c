@@ -1,5 +1,5 @@
-/* Predicted speeds against the closed forms, and the search for a cut
- * against trying all of them. */
+/* Predicted speeds against the closed forms, the search for a cut against
+ * trying all of them, and what is expected of dealt experts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
-#include "planning/speed.h"
+#include "planning/mixture.h"
 
 #include <math.h>
 #include <string.h>
@@ -548,6 +548,64 @@ static void test_a_hop_that_is_known_counts_in_place_of_the_slower_link(void **s
     assert_near(back.verify_us, without_us);
 }
 
+/* All subsets of asked experts, as bits. */
+static double try_all(const td_seat_load *loads, uint32_t n, uint32_t n_asked)
+{
+    uint32_t n_all = 0, n_ways = 0;
+    double sum = 0;
+    for (uint32_t k = 0; k < n; k++)
+        n_all += loads[k].n_experts;
+    for (uint32_t way = 0; way < 1u << n_all; way++) {
+        double most = 0;
+        uint32_t bits = way, n_bits = 0;
+        for (uint32_t k = 0; k < n; bits >>= loads[k].n_experts, k++) {
+            uint32_t own = 0;
+            for (uint32_t e = 0; e < loads[k].n_experts; e++)
+                own += bits >> e & 1;
+            most = fmax(most, loads[k].us_fixed + own * loads[k].us_each);
+            n_bits += own;
+        }
+        n_ways += n_bits == n_asked;
+        sum += n_bits == n_asked ? most : 0;
+    }
+    return sum / n_ways;
+}
+
+static void test_the_busier_device_has_more_than_its_share_of_experts(void **unused)
+{
+    (void)unused;
+    const td_seat_load halves[] = {{32, 1, 0}, {32, 1, 0}};
+    assert_true(fabs(td_dealing_expected_us(halves, 2, 8) - 5.0225387) < 1e-6);
+    assert_near(td_dealing_expected_us(halves, 2, 64), 32);
+    const td_seat_load alone[] = {{64, 3, 5}};
+    assert_near(td_dealing_expected_us(alone, 1, 8), 29);
+    const td_seat_load uneven[][3] = {{{6, 1, 0}, {4, 2.5, 0}},
+                                      {{5, 2, 1.5}, {4, 3, 0}, {3, 0.7, 4}},
+                                      {{10, 1, 0}, {1, 100, 0}, {1, 1, 30}}};
+    for (uint32_t i = 0; i < TD_COUNT(uneven); i++)
+        for (uint32_t n_asked = 0; n_asked <= 10; n_asked++)
+            assert_near(td_dealing_expected_us(uneven[i], i ? 3 : 2, n_asked),
+                        try_all(uneven[i], i ? 3 : 2, n_asked));
+    const td_seat_load many[] = {{600, 1, 0}, {424, 1, 0}}; /* of the most there may be */
+    double us = td_dealing_expected_us(many, 2, 512);
+    assert_true(us > 300 && us < 301);
+}
+
+static void test_of_three_ways_the_fastest_that_is_predicted_is_taken(void **unused)
+{
+    (void)unused;
+    td_mixture_row rows[TD_MIXTURE_WAYS] = {
+        {.tokens_per_s = {10, 100}}, {.tokens_per_s = {12, 104}}, {.tokens_per_s = {11, 120}}};
+    assert_int_equal(td_mixture_choose(rows, TD_FOR_STREAM), TD_MIXTURE_DEALT);
+    assert_int_equal(td_mixture_choose(rows, TD_FOR_BATCH), TD_MIXTURE_APART);
+    rows[TD_MIXTURE_APART].why_not[0] = '?';
+    assert_int_equal(td_mixture_choose(rows, TD_FOR_BATCH), TD_MIXTURE_LAYERS); /* within 5 % */
+    rows[TD_MIXTURE_LAYERS].why_not[0] = '?';
+    assert_int_equal(td_mixture_choose(rows, TD_FOR_BATCH), TD_MIXTURE_DEALT);
+    rows[TD_MIXTURE_DEALT].why_not[0] = '?';
+    assert_int_equal(td_mixture_choose(rows, TD_FOR_STREAM), TD_MIXTURE_WAYS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -564,6 +622,8 @@ int main(void)
         cmocka_unit_test(test_chunks_are_as_long_as_the_devices_use_them),
         cmocka_unit_test(test_a_link_is_on_the_way_and_may_be_the_slowest_stage),
         cmocka_unit_test(test_a_hop_that_is_known_counts_in_place_of_the_slower_link),
+        cmocka_unit_test(test_the_busier_device_has_more_than_its_share_of_experts),
+        cmocka_unit_test(test_of_three_ways_the_fastest_that_is_predicted_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
