@@ -71,7 +71,8 @@ static double layer_us(dealt *d, uint32_t layer, uint32_t i)
             us += fmax(0, whole - (asked + shared) * each) + pass;
         l->us_fixed += pass * fmax(1, ceil(n_rows * n_used * count / n_expert / most)) +
                        (k ? 0 : shared * each);
-        l->us_each = (l->us_each * l->n_experts + each * count) / (l->n_experts + count);
+        if (count)
+            l->us_each = (l->us_each * l->n_experts + each * count) / (l->n_experts + count);
         l->n_experts += count;
     }
     uint32_t n = 0; /* of units */
