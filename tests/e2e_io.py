@@ -504,6 +504,14 @@ class Liveness(Base):
         with CoProcess('--draft-endpoint', self.endpoint, '--draft-fixed', '4') as c:
             self.joins(c, 'first')
 
+    def drafts_again(self, c):
+        for i in range(200):
+            c.write(prompt('again%d' % i, 40))
+            if c.line()['drafted'] > 0:
+                return
+            time.sleep(0.05)
+        self.fail('nothing drafted in 200 lines')
+
     def test_a_stopped_draft_costs_one_deadline(self):
         """One that is there and silent: the connection stands, pings find it in the end."""
         w = self.worker()
@@ -514,11 +522,7 @@ class Liveness(Base):
             for i in range(1, 5):
                 self.ask(c, 'p%d' % i)
             w.send_signal(signal.SIGCONT)
-            for i in range(200):
-                c.write(prompt('again%d' % i, 40))
-                if c.line()['drafted'] > 0:
-                    break
-                time.sleep(0.05)
+            self.drafts_again(c)
             self.assertGreater(self.ask(c, 'p5')['drafted'], 0)
             c.p.stdin.close()
             self.assertEqual(c.p.wait(60), 0)
@@ -559,13 +563,7 @@ class Liveness(Base):
             self.assertLess(longest, 1, n_lines)  # of the 2 s that a round would have waited
             self.assertTrue(1.9 < told < 4, told)
             w.send_signal(signal.SIGCONT)
-            for i in range(200):
-                c.write(prompt('again%d' % i, 40))
-                if c.line()['drafted'] > 0:
-                    break
-                time.sleep(0.05)
-            else:
-                self.fail('nothing drafted in 200 lines')
+            self.drafts_again(c)
             c.p.stdin.close()
             self.assertEqual(c.p.wait(60), 0)
             c.p.stdin = None
