@@ -17,8 +17,6 @@ static void note_ask(world *w, const td_action *a)
     uint32_t i = find_prompt(w, a->sequence);
     CHECK(w, w->asks[i].n < TD_ASKS_MAX);
     w->asks[i].at[w->asks[i].n].epoch = a->epoch;
-    w->asks[i].at[w->asks[i].n].goes_on = a->goes_on;
-    w->n_going_on += a->goes_on;
     w->asks[i].at[w->asks[i].n++].position = a->position;
 }
 
@@ -28,8 +26,7 @@ static void check_answer(world *w, const td_wire_draft *d)
         return;
     uint32_t i = find_prompt(w, d->sequence);
     CHECK(w, w->asks[i].n > 0 && w->asks[i].at[0].epoch == d->epoch);
-    CHECK(w, d->position == w->asks[i].at[0].position ||
-                 (w->asks[i].at[0].goes_on && d->position < w->asks[i].at[0].position));
+    CHECK(w, w->asks[i].at[0].position == d->position);
     memmove(w->asks[i].at, w->asks[i].at + 1, --w->asks[i].n * sizeof *w->asks[i].at);
 }
 
@@ -59,7 +56,7 @@ static void send_to_drafter(world *w, const td_action *a)
                             .feed = {a->sequence, a->epoch, a->position, a->n_tokens, a->tokens}};
     else if (a->kind == TD_ACT_DRAFT_PROPOSE)
         msg = (td_wire_msg){.type = TD_WIRE_PROPOSE,
-                            .propose = {a->sequence, a->epoch, a->position, a->k, a->goes_on}};
+                            .propose = {a->sequence, a->epoch, a->position, a->k}};
     else
         msg = (td_wire_msg){.type = TD_WIRE_CLOSE, .close = {a->sequence}};
     if (td_peer_send(w->client, &msg, &err)) {
@@ -301,7 +298,6 @@ static void create(world *w)
                                     .draft_max = p->draft_max,
                                     .is_draft_fixed = !p->is_free,
                                     .is_ahead = p->is_ahead,
-                                    .is_draft_elsewhere = p->is_elsewhere,
                                     .n_batches_max = p->n_stages,
                                     .verify_rows_max = p->verify_rows_max,
                                     .prefill_rows = p->prefill_rows,

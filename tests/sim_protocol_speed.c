@@ -220,40 +220,6 @@ static void test_a_miss_pays_one_round_trip(void **state)
         }
 }
 
-/* A drafter 5 ms away, of which verifications take two or one: rounds go on without it until its
- * words are there, so that it is a gain all the same. By a model of such a wait: a text is at hand
- * again when for the length of a way there and back no plain token was another than its guess. */
-static void test_a_far_draft_is_a_gain(void **state)
-{
-    (void)state;
-    static const struct {
-        uint32_t verify_us, draft_us;
-        double over_plain[2], of_near[2]; /* fixed, chosen */
-    } machines[] = {{2740, 750, {1.3, 1.29}, {0.84, 0.81}},
-                    {5500, 1700, {1.45, 1.43}, {0.92, 0.84}}};
-    for (uint32_t i = 0; i < TD_COUNT(machines); ++i)
-        for (uint32_t is_free = 0; is_free < 2; ++is_free) {
-            world_params params = make_params(0.8, is_free ? 16 : 4, machines[i].draft_us, true);
-            params.seed = 3;
-            params.is_elsewhere = true;
-            params.is_free = is_free;
-            params.row_us = 300;
-            params.stage_us = machines[i].verify_us - 300;
-            double near_us = run(&params);
-            params.link.delay_min_us = params.link.delay_max_us = 2500;
-            double far_us = run(&params);
-            params.has_drafter = false;
-            params.draft_max = 0;
-            double plain_us = run(&params);
-            printf("verifications of %u us, lengths %s: %.2f of plain decoding's speed, %.2f of a "
-                   "near draft's\n",
-                   machines[i].verify_us, is_free ? "chosen" : "fixed", plain_us / far_us,
-                   near_us / far_us);
-            assert_true(plain_us / far_us > machines[i].over_plain[is_free]);
-            assert_true(near_us / far_us > machines[i].of_near[is_free]);
-        }
-}
-
 /* m chunks of a prompt pass s stages in m + s - 1 steps. */
 static void test_chunks_pass_the_stages_one_behind_the_other(void **state)
 {
@@ -302,7 +268,6 @@ int main(void)
         cmocka_unit_test(test_chosen_lengths_are_near_the_best_fixed_one),
         cmocka_unit_test(test_latency_is_hidden_in_the_overlap),
         cmocka_unit_test(test_a_miss_pays_one_round_trip),
-        cmocka_unit_test(test_a_far_draft_is_a_gain),
         cmocka_unit_test(test_chunks_pass_the_stages_one_behind_the_other),
         cmocka_unit_test(test_groups_of_sequences_fill_the_stages),
     };
