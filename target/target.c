@@ -627,12 +627,26 @@ static bool keep_prompts(td_target *t, td_prompts_params *p, td_err *err)
     return t->prompts;
 }
 
+/* What was said, and which layers are here, where others are elsewhere: of those there is nothing
+ * in a chunk that is kept here. */
+static char *describe_here(const td_target *t, const char *said, td_err *err)
+{
+    size_t n = strlen(said), room = n + 16 + TD_STAGES_MAX * 24;
+    char *text = td_alloc(room, 1, err);
+    if (!text)
+        return NULL;
+    n = (size_t)snprintf(text, room, "%s%s", said, t->split ? "; here=" : "");
+    for (uint32_t i = 0; t->split && i < t->n_local; i++)
+        n += (size_t)snprintf(text + n, room - n, "%u-%u,", t->stages[i].info.first,
+                              t->stages[i].info.last);
+    return text;
+}
+
 bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *identity,
                             const char *what, uint32_t chunk_rows, const char **without,
                             td_err *err)
 {
     td_prompts_params p = {.store = store,
-                           .identity = identity,
                            .what = what,
                            .chunk_rows = chunk_rows,
                            .remotes = t->remotes,
@@ -644,10 +658,13 @@ bool td_target_keep_prompts(td_target *t, td_prefix_store *store, const char *id
     if (*without)
         return true;
     p.wake = wake_of(t, 0, &p.user);
-    if (!keep_prompts(t, &p, err))
-        return false;
-    t->first = td_prompts_in(t->prompts);
-    return true;
+    char *here = describe_here(t, identity, err);
+    p.identity = here;
+    bool is_ok = here && keep_prompts(t, &p, err);
+    td_free(here);
+    if (is_ok)
+        t->first = td_prompts_in(t->prompts);
+    return is_ok;
 }
 
 bool td_ring_keep(td_target *t, td_prefix_store *store, uint32_t chunk_rows, td_err *err)

@@ -342,6 +342,12 @@ class Hosts(Case):
             with self.subTest(split):
                 self.check_split(TARGET, split, '--kv-k', 'q8_0', text=TEXT * 8)
 
+    def test_other_layers_here_are_other_chunks(self):
+        self.start('a')
+        for split in (['a/host:1@0-4', 'host:1@5-9'], ['host:1@0-4', 'a/host:1@5-9']):
+            with self.subTest(split):
+                self.check_split(TARGET, split, text=TEXT * 8)
+
     def test_with_drafts_and_halves_on_the_way(self):
         self.start('a')
         self.start('b')
