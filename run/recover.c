@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/signals.h"
+#include "run/loop.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -339,6 +340,8 @@ bool td_recover_target(session *r, const td_err *loss, td_err *err)
     td_trace_set_target(r->trace, r->target);
     uint64_t n_before = td_coordinator_get_stats(r->coordinator)->n_replayed;
     td_coordinator_on_target_lost(r->coordinator, now_us(r));
+    if (td_setup_uses_head(r)) /* what it was asked for was lost with it */
+        td_loop_join_draft(r);
     td_coordinator_set_pages(r->coordinator, td_target_n_pages(r->target));
     note_loss(r, back, start_us, loss->message,
               td_coordinator_get_stats(r->coordinator)->n_replayed - n_before);

@@ -306,17 +306,15 @@ static bool choose_caches(session *r, td_err *err)
 const td_model *td_run_find_head(const char *name, const td_model *target, const char *const *specs,
                                  uint32_t n_specs, td_model **file, td_err *err)
 {
-    for (uint32_t i = 0; i < n_specs; i++) {
-        td_device_spec spec;
-        if (!td_device_spec_parse(specs[i], &spec, err))
-            return NULL;
-        if (spec.host[0]) {
-            td_err_set(err, TD_E_USAGE,
-                       "mtp: a head drafts in the process of the target's last layers, and %s is "
-                       "elsewhere; allowed: devices of this machine, or another draft",
-                       specs[i]);
-            return NULL;
-        }
+    td_device_spec last;
+    if (!td_device_spec_parse(specs[n_specs - 1], &last, err))
+        return NULL;
+    if (last.host[0]) {
+        td_err_set(err, TD_E_USAGE,
+                   "mtp: a head drafts beside the target's last layers, and %s is elsewhere; "
+                   "allowed: the last layers on this machine, or another draft",
+                   specs[n_specs - 1]);
+        return NULL;
     }
     return td_head_find(name, target, file, err);
 }
@@ -335,8 +333,9 @@ static bool open_head(session *r, td_err *err)
         r->head = NULL;
         td_log_info("draft: auto: from the texts so far; %s", why.message);
     } else if (r->is_auto) {
-        td_log_info("draft: auto: by mtp and from the texts so far, whichever promises more; the "
-                    "target's file has a head that is whole, and all layers are on this machine");
+        td_log_info(
+            "draft: auto: by mtp and from the texts so far, whichever promises more; the "
+            "target's file has a head that is whole, and the last layers are on this machine");
     }
     return true;
 }

@@ -22,6 +22,12 @@ typedef enum {
     JOB_STOP
 } job_kind;
 
+/* Whoever is behind looks at its queue at once; others wait there for one that is. */
+static inline bool job_is_awaited(job_kind kind)
+{
+    return kind == JOB_FORWARD || kind == JOB_DRAFT || kind == JOB_STOP;
+}
+
 typedef struct {
     td_queue_item item; /* first: what a queue gives back is the job */
     job_kind kind;

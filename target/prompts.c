@@ -96,7 +96,7 @@ static void *gate_main(void *arg)
     for (bool is_stopped = false; !is_stopped;) {
         job *j = (job *)td_queue_pop(&p->in);
         is_stopped = j->kind == JOB_STOP;
-        bool is_awaited = j->kind == JOB_FORWARD || is_stopped;
+        bool is_awaited = job_is_awaited(j->kind);
         if (j->kind == JOB_OPEN)
             td_prefix_open(p->prefix, j->slot, j->from_slot, j->length);
         else if (j->kind == JOB_FORWARD)

@@ -50,7 +50,7 @@ static void pass_run(run *at, const micro_batch *answered)
             at->tail = NULL;
         if (is_batch)
             j->batch->came_us = td_remote_now_us(at->all);
-        bool is_awaited = is_batch || j->kind == JOB_STOP;
+        bool is_awaited = job_is_awaited(j->kind);
         td_queue_push(at->at.out, &j->item);
         if (is_awaited && at->at.wake)
             at->at.wake(at->at.user);
@@ -111,7 +111,7 @@ static void send_jobs(run *at)
                                 .n_spans = at->first_stage};
     while (at->unsent) {
         job *j = at->unsent;
-        bool is_sent = is_lost(at) || j->kind == JOB_STOP ||
+        bool is_sent = is_lost(at) || j->kind == JOB_STOP || j->kind == JOB_DRAFT ||
                        (j->kind == JOB_FORWARD && j->batch->err.code != TD_OK);
         if (!is_sent) {
             is_sent = td_stage_out_put(&at->out, j, &form);

@@ -296,9 +296,23 @@ static void count_layers(const td_model *m, uint64_t *layers, uint64_t *others)
     }
 }
 
-/* Layers to the stages whose SPECs name none. */
-static bool share_layers(td_split *s, const td_model *m, td_err *err)
+/* Of the layer behind the last. */
+static uint64_t head_bytes(const td_model *head)
 {
+    const td_gguf *g = td_model_gguf(head);
+    char prefix[32];
+    uint64_t n_bytes = 0;
+    int n = snprintf(prefix, sizeof prefix, "blk.%u.", td_model_hparams(head)->n_layer);
+    for (uint32_t i = 0; i < td_gguf_n_tensors(g); i++)
+        if (!strncmp(td_gguf_tensor_at(g, i)->name, prefix, (size_t)n))
+            n_bytes += td_gguf_tensor_at(g, i)->n_bytes;
+    return n_bytes;
+}
+
+/* Layers to the stages whose SPECs name none. */
+static bool share_layers(td_split *s, const td_layout_params *p, td_err *err)
+{
+    const td_model *m = p->model;
     uint32_t n_layer = td_model_hparams(m)->n_layer;
     uint64_t others, *layers = td_alloc(n_layer, sizeof *layers, err);
     td_place_device places[TD_STAGES_MAX];
@@ -307,13 +321,14 @@ static bool share_layers(td_split *s, const td_model *m, td_err *err)
     count_layers(m, layers, &others);
     for (uint32_t i = 0; i < s->n_stages; i++) {
         const td_split_stage *stage = &s->stages[i];
-        places[i] = (td_place_device){.budget_bytes = stage->device_info.capacity.usable_bytes,
-                                      .first_bytes = others / 2,
-                                      .last_bytes = others / 2,
-                                      .layer_bytes = layers,
-                                      .is_pinned = stage->spec.is_pinned,
-                                      .first = stage->spec.first,
-                                      .last = stage->spec.last};
+        places[i] =
+            (td_place_device){.budget_bytes = stage->device_info.capacity.usable_bytes,
+                              .first_bytes = others / 2,
+                              .last_bytes = others / 2 + (p->head ? head_bytes(p->head) : 0),
+                              .layer_bytes = layers,
+                              .is_pinned = stage->spec.is_pinned,
+                              .first = stage->spec.first,
+                              .last = stage->spec.last};
         /* Where it is not told, devices count alike; what does not fit shows when it is counted. */
         if (!places[i].budget_bytes || stage->spec.is_pinned)
             places[i].budget_bytes = 1ull << 50;
@@ -409,7 +424,7 @@ bool td_split_lay_out(td_split *s, const td_layout_params *p, td_remotes *remote
     td_stage_plan plans[TD_STAGES_MAX];
     td_stage_planned planned[TD_STAGES_MAX];
     *out = (td_split_plan){0};
-    if (!find_devices(s, remotes, p->is_trusting, err) || !share_layers(s, p->model, err))
+    if (!find_devices(s, remotes, p->is_trusting, err) || !share_layers(s, p, err))
         return false;
     uint32_t n_ctx = p->n_ctx;
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {

@@ -323,7 +323,7 @@ static void *stage_main(void *arg)
         job *j = (job *)td_queue_pop(&s->in);
         perform(s, j);
         is_stopped = j->kind == JOB_STOP;
-        bool is_awaited = j->kind == JOB_FORWARD || j->kind == JOB_DRAFT || is_stopped;
+        bool is_awaited = job_is_awaited(j->kind);
         td_queue_push(s->out, &j->item); /* the job is another's from here on */
         if (s->wake && is_awaited)
             s->wake(s->user);

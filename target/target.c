@@ -118,7 +118,7 @@ static void submit(td_target *t, const job *what)
     take_all_back(t);
     while (!td_ring_push(t, what))
         take_back(t, (job *)td_queue_pop(&t->done));
-    if (t->first == &t->runs[0] && (what->kind == JOB_FORWARD || what->kind == JOB_STOP))
+    if (t->first == &t->runs[0] && job_is_awaited(what->kind))
         td_remotes_wake(t->remotes);
 }
 
@@ -487,11 +487,10 @@ static bool lay_out(td_target *t, td_err *err)
     td_layout_params *p = &t->params;
     if (!td_split_create(p, &t->split, err))
         return false;
-    if (t->split && p->head)
-        return td_err_set(
-            err, TD_E_USAGE,
-            "a head for multi-token prediction drafts beside the target's last layers; "
-            "allowed with it: devices of this machine alone");
+    if (t->split && p->head && t->split->stages[t->split->n_stages - 1].is_remote)
+        return td_err_set(err, TD_E_USAGE,
+                          "a head for multi-token prediction drafts beside the target's last "
+                          "layers; allowed with it: those on this machine");
     if (t->split) {
         td_host hosts[TD_STAGES_MAX];
         for (uint32_t i = 0; i < t->split->n_workers; i++)
@@ -616,10 +615,10 @@ static bool keep_prompts(td_target *t, td_prompts_params *p, td_err *err)
     p->n_ctx = t->n_ctx;
     p->n_stages = t->n_stages;
     p->n_parts = t->n_local;
-    p->row_bytes =
-        t->params.head ? td_model_hparams(t->params.model)->n_embd * (uint32_t)sizeof(float) : 0;
-    for (uint32_t i = 0; i < t->n_local; i++)
+    for (uint32_t i = 0; i < t->n_local; i++) {
         p->parts[i] = td_forward_cache(t->stages[i].forward);
+        p->row_bytes = t->stages[i].head ? t->stages[i].n_embd * (uint32_t)sizeof(float) : 0;
+    }
     TD_ASSERT(!t->prompts && p->chunk_rows % TD_PAGE_POSITIONS == 0);
     t->prompts = td_prompts_create(p, err);
     if (t->prompts && t->n_local) /* it waits for its first job */

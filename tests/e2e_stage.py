@@ -156,11 +156,11 @@ class Stage(Case):
             if more:
                 self.assertIn(words, r.stderr)
 
-    def test_auto_drafts_by_no_head_of_layers_elsewhere(self):
+    def test_auto_drafts_by_no_head_of_last_layers_elsewhere(self):
         model, end = 'tests/data/golden/mtp/qwen35-informed/model.gguf', self.ipc('a')
         self.start(end, '--model', model, '--device', 'host:1')
         texts = []
-        for args, said in (([], ''), (['--draft', 'auto'], 'draft: auto: from the texts so far; mtp: a head drafts')):
+        for args, said in (([], ''), (['--draft', 'auto'], "draft: auto: from the texts so far; mtp: a head drafts")):
             r = subprocess.run([TANDEM, 'generate', '--target', model, '--prompt', 'the fox', '-n', '40', '--ignore-eos',
                                 '--quiet', '--no-measure', '--host', 'a=' + end, '--device', 'host:1', '--device',
                                 'a/host:1', *args], capture_output=True, timeout=60, check=True)
@@ -387,6 +387,73 @@ class Stage(Case):
         self.assertEqual(r.returncode, 0, r.stderr)
         wanted = self.generate('--device', 'host:1', '--device', 'host:1', n=8)
         self.assertEqual({line['id']: line['tokens'] for line in map(json.loads, r.stdout.splitlines())}, wanted)
+
+
+class Head(Case):
+    """A head of the target's own drafts beside its last layers, wherever those before them are."""
+    model = 'tests/data/golden/mtp/qwen35-informed/model.gguf'
+    texts = ['the fox and the fox and', 'a stone on a stone', ' '.join(['the house in the wood'] * 30)]
+
+    def command(self, *args, n=40):
+        return [TANDEM, 'generate', '--target', self.model, '--in', self.prompts, '-n', str(n), '--ctx', '512',
+                '--ignore-eos', '--no-measure', *args]
+
+    def serve(self, *names):
+        for name in names:
+            self.start(self.ipc(name), '--model', self.model, '--device', 'host:1')
+        return [x for name in names for x in ('--host', '%s=%s' % (name, self.ipc(name)))]
+
+    def count(self, *args, **more):
+        """Texts, and how much of what was drafted was right."""
+        path = os.path.join(self.dir.name, 'stats.json')
+        texts = self.generate(*args, '--stats', path, **more)
+        with open(path) as f:
+            totals = json.load(f)['totals']
+        return texts, totals['drafted'], totals['accepted']
+
+    def test_it_drafts_as_in_one_process(self):
+        hosts, here = self.serve('a'), ['--device', 'host:1', '--device', 'host:1']
+        there = [*hosts, '--device', 'a/host:1', '--device', 'host:1']
+        for cache in ([], ['--kv-k', 'q8_0', '--kv-v', 'q4_0']):
+            wanted = self.generate(*here, *cache)
+            for k in '1', '3':
+                draft = ['--draft', 'mtp', '--draft-fixed', k, '--parallel', '1', *cache]
+                counted = self.count(*here, *draft)
+                self.assertEqual(counted[0], wanted)
+                self.assertGreater(counted[2], 0)
+                self.assertEqual(self.count(*there, *draft), counted, draft)
+            for way in (['--draft', 'mtp', '--parallel', '3', '--draft-fixed', '2'], ['--draft', 'auto', '--parallel', '4']):
+                texts, drafted, _ = self.count(*there, *way, *cache)
+                self.assertEqual(texts, wanted, way)
+                self.assertGreater(drafted, 0)
+        wanted = self.generate(*there, '--wire', 'f16')
+        self.assertEqual(self.generate(*there, '--wire', 'f16', '--draft', 'mtp', '--parallel', '4'), wanted)
+
+    def lose(self, name, devices, *hosts):
+        """The worker is killed and started again in the middle of a run: the text, and that drafting goes on."""
+        out, stats = (os.path.join(self.dir.name, x) for x in ('out.jsonl', 'stats.json'))
+        args = [*hosts, *(x for d in devices for x in ('--device', d)), '--parallel', '2', '--draft', 'mtp', '--draft-fixed', '2']
+        p = subprocess.Popen(self.command(*args, '--stats', stats, '--out', out, n=300), stderr=subprocess.PIPE, text=True)
+        while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
+            time.sleep(0.01)  # until it is under way
+        self.workers[name].kill()
+        self.workers[name].wait()
+        self.start(self.ipc('ab'[name]), '--model', self.model, '--device', 'host:1')
+        _, text = p.communicate(timeout=180)
+        self.assertEqual(p.returncode, 0, text)
+        with open(out) as f:
+            lines = [json.loads(line) for line in f]
+        here = [x for _ in devices for x in ('--device', 'host:1')]
+        self.assertEqual({line['id']: line['tokens'] for line in lines}, self.generate(*here, n=300))
+        with open(stats) as f:
+            totals = json.load(f)['totals']
+        self.assertGreaterEqual(totals['target_losses'], 1)
+        self.assertEqual(totals['draft_joins'], 1 + totals['target_losses'])
+        for line in lines:  # of which the last began behind the loss; the last round has no guess
+            self.assertGreaterEqual(line['drafted'], line['rounds'], line['id'])
+
+    def test_it_goes_on_behind_a_lost_stage(self):
+        self.lose(0, ['a/host:1', 'host:1'], *self.serve('a'))
 
 
 class Trace(Case):
