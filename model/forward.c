@@ -466,6 +466,11 @@ const uint64_t *td_forward_asked(const td_forward *f)
     return f->seats ? td_seats_asked(f->seats) : NULL;
 }
 
+const uint64_t *td_forward_dealt(const td_forward *f)
+{
+    return f->seats ? td_seats_done(f->seats) : NULL;
+}
+
 static td_draw draw_of(const td_forward *f, const td_forward_row *r)
 {
     TD_ASSERT(r->sampling && (r->history || r->sampling->repeat_penalty == 1.0f));

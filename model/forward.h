@@ -162,6 +162,8 @@ bool td_forward_touched(td_forward *f, uint32_t n_rows, uint32_t *n_touched, td_
 
 /* Of dealt experts: rows of all runs that asked each, [n_layer][n_expert]; else NULL. */
 const uint64_t *td_forward_asked(const td_forward *f);
+/* Likewise: pairs of a row and an expert that each device has computed, [n_seats]; else NULL. */
+const uint64_t *td_forward_dealt(const td_forward *f);
 
 /* After a run. Last part, unless it chooses: logits [n_out][n_vocab], in row order; else
  * activations [n_rows][n_embd]. */

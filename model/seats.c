@@ -45,6 +45,7 @@ struct td_seats {
     uint32_t *begin; /* [n_expert + 1] scratch */
     pair *sorted;    /* [TD_PREFILL_ROWS_MAX * n_expert_used] */
     uint64_t *asked; /* [n_layer][n_expert] rows of all runs that asked it */
+    uint64_t done[TD_SEATS_MAX];
     td_pool *pool;
     seat seats[TD_SEATS_MAX];
 };
@@ -222,6 +223,8 @@ void td_seats_destroy(td_seats **seats)
 
 const uint64_t *td_seats_asked(const td_seats *seats) { return seats->asked; }
 
+const uint64_t *td_seats_done(const td_seats *seats) { return seats->done; }
+
 void td_seats_add_load(const td_seats *seats, uint64_t *n_file_bytes)
 {
     for (uint32_t i = 1; i < seats->n; i++)
@@ -307,6 +310,7 @@ static void run_seat(void *arg, uint32_t phase, uint32_t i)
     for (uint32_t k = 0, n; is_ok && k < s->n_pairs; k += n) {
         n = td_min_u32(most, s->n_pairs - k);
         is_ok = run_pairs(t, s, s->pairs + k, n);
+        t->seats->done[i] += is_ok ? n : 0;
     }
 }
 

@@ -26,6 +26,8 @@ bool td_seats_run(td_forward *f, td_mode mode, uint32_t i, td_program *beside, u
 
 /* [n_layer][n_expert] of the model: rows so far that asked each expert. */
 const uint64_t *td_seats_asked(const td_seats *seats);
+/* [n_seats]: pairs that each has computed so far. */
+const uint64_t *td_seats_done(const td_seats *seats);
 void td_seats_add_load(const td_seats *seats, uint64_t *n_file_bytes);
 
 #endif

@@ -228,53 +228,53 @@ static void deal_in_order(dealer *d)
 
 /* -- by how often they were asked -------------------------------------------------------------- */
 
-/* Experts of a layer, the hottest first, ties in their order. */
-static void sort_by_heat(const td_json_object *o, size_t from, uint32_t n, uint16_t *order)
+/* The hottest first, ties in their order. */
+static void sort_by_heat(const double *heat, uint32_t n, uint16_t *order)
 {
     for (uint32_t e = 0; e < n; e++) {
-        int64_t heat = td_json_get_int_at(o, "asked", from + e);
         uint32_t i = e;
-        for (; i && td_json_get_int_at(o, "asked", from + order[i - 1]) < heat; i--)
+        for (; i && heat[order[i - 1]] < heat[e]; i--)
             order[i] = order[i - 1];
         order[i] = (uint16_t)e;
     }
 }
 
-/* Each device in turn, the one with the largest share of the work first, takes as many experts as
- * it has room for, that follow one another by heat: of all such runs the one whose heat is nearest
- * its share. The last has those that are left. */
+/* Whose an expert of so much heat is: of the devices with room that lack as much, the one that
+ * lacks most for each expert it has room for; where none does, the one that lacks most. */
+static uint32_t find_taker(const double *lacks, const uint32_t *room, uint32_t n, double heat)
+{
+    uint32_t to = n;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!room[i])
+            continue;
+        bool is_short = lacks[i] >= heat, is_best = to < n && lacks[to] >= heat;
+        if (to == n || is_short > is_best ||
+            (is_short == is_best &&
+             (is_short ? lacks[i] / room[i] > lacks[to] / room[to] : lacks[i] > lacks[to])))
+            to = i;
+    }
+    return to;
+}
+
+/* Each device has as many experts as it has room for, whose heat is near its share of the work.
+ * The hottest go first, since those that follow can still even out what they were too much. */
 static void deal_layer(const dealer *d, const td_json_object *o, uint32_t layer, uint8_t *seats)
 {
     uint16_t order[TD_EXPERTS_MAX];
-    uint32_t n_left = d->n_expert, n = d->params->n_seats;
-    size_t from = (size_t)layer * d->n_expert;
-    bool is_done[TD_SEATS_MAX] = {false};
-    sort_by_heat(o, from, n_left, order);
-    double all = 0, heat[TD_EXPERTS_MAX];
+    uint32_t room[TD_SEATS_MAX], n = d->params->n_seats;
+    double all = 0, heat[TD_EXPERTS_MAX], lacks[TD_SEATS_MAX];
     for (uint32_t e = 0; e < d->n_expert; e++)
-        all += heat[e] = (double)td_json_get_int_at(o, "asked", from + e);
-    for (uint32_t k = 0; k < n; k++) {
-        uint32_t to = UINT32_MAX, best = 0;
-        for (uint32_t i = 0; i < n; i++)
-            if (!is_done[i] && (to == UINT32_MAX || d->work[i] > d->work[to]))
-                to = i;
-        is_done[to] = true;
-        uint32_t count = k + 1 < n ? d->counts[to] : n_left;
-        double best_off = INFINITY;
-        for (uint32_t i = 0; i + count <= n_left; i++) {
-            double sum = 0;
-            for (uint32_t j = i; j < i + count; j++)
-                sum += heat[order[j]];
-            double off = fabs(sum - d->work[to] * all);
-            if (off < best_off) {
-                best_off = off;
-                best = i;
-            }
-        }
-        for (uint32_t j = best; j < best + count; j++)
-            seats[order[j]] = (uint8_t)to;
-        memmove(order + best, order + best + count, (n_left - best - count) * sizeof *order);
-        n_left -= count;
+        all += heat[e] = (double)td_json_get_int_at(o, "asked", (size_t)layer * d->n_expert + e);
+    for (uint32_t i = 0; i < n; i++) {
+        room[i] = d->counts[i];
+        lacks[i] = d->work[i] * all;
+    }
+    sort_by_heat(heat, d->n_expert, order);
+    for (uint32_t k = 0; k < d->n_expert; k++) {
+        uint32_t e = order[k], to = find_taker(lacks, room, n, heat[e]);
+        seats[e] = (uint8_t)to;
+        lacks[to] -= heat[e];
+        room[to]--;
     }
 }
 

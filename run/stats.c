@@ -159,12 +159,14 @@ static void write_deal(td_json_writer *w, const td_stage_info *s)
         td_json_write_u64(w, s->asked[i]);
     td_json_end_array(w);
     td_json_put_string(w, "dealt", deal->text);
+    td_json_put_u64(w, "expert_rows", s->dealt[0]);
     td_json_write_key(w, "seats");
     td_json_begin_array(w);
     for (uint32_t i = 1; i < deal->dealing->n_seats; i++) {
         td_json_begin_object(w);
         td_json_put_string(w, "device", deal->seats[i].spec);
         td_json_put_u64(w, "bytes", deal->seats[i].n_bytes);
+        td_json_put_u64(w, "expert_rows", s->dealt[i]);
         td_json_end_object(w);
     }
     td_json_end_array(w);

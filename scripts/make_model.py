@@ -20,6 +20,10 @@ A mixture of experts, --experts of them as wide as --ffn:
   make_model.py --arch qwen3moe --n-embd 1024 --layers 12 --ffn 512 --experts 64 --experts-used 8 \\
       --type Q4_K --out mixture.gguf
 
+with --router-skew S some of them are hot: of a layer's, in an order of its own, the r-th is asked about
+r^-S times as often as the first, but none by more than 45 % of the rows (the router has no bias, so
+the rows of its matrix are scaled, and a logit of any width is below 0 half of the time).
+
 A hybrid: every fourth layer attends, the others have a state (the gated delta rule), with as many
 heads, of the same size:
 
@@ -37,6 +41,7 @@ import bisect
 import math
 import os
 import random
+import statistics
 import struct
 import sys
 
@@ -56,6 +61,7 @@ TYPES = {
 }
 N_CONV = 4      # positions that a hybrid's convolution sees
 INTERVAL = 4    # a hybrid's layers up to one of attention, with it
+HOTTEST = 0.45  # of rows that ask an expert, where routers are skewed
 LOUD = 30.0     # sigma of a bias of keys as the first and last layers of Qwen2.5 have it
 GUESSED = 1024  # a file type that says: look at the tensors
 FILE_TYPES = {
@@ -369,7 +375,8 @@ def tensors(a):
         yield matrix(p + output + ".weight", n_q, a.n_embd, base, faint * n_q ** -0.5)
         yield vector(p + ("post_attention" if is_hybrid else "ffn") + "_norm.weight", a.n_embd, "norm")
         if a.arch == "qwen3moe":
-            yield matrix(p + "ffn_gate_inp.weight", a.n_embd, a.experts, "F32")
+            router = matrix(p + "ffn_gate_inp.weight", a.n_embd, a.experts, "F32")
+            yield router[:3] + ("router",) if a.router_skew else router
             yield experts(p + "ffn_gate_exps.weight", a.n_embd, a.ffn, base)
             yield experts(p + "ffn_up_exps.weight", a.n_embd, a.ffn, base)
             yield experts(p + "ffn_down_exps.weight", a.ffn, a.n_embd, more)
@@ -387,8 +394,38 @@ def size_of(dims, type_name):
     return math.prod(dims) // n_block * n_bytes
 
 
+def router_scales(skew, n_experts, n_used):
+    """Of the router's rows, by rank: an expert whose logit is s times as wide as others' is above a
+    threshold of 1 with probability P(|normal| > 1 / s) / 2."""
+    shares = [rank ** -skew for rank in range(1, n_experts + 1)]
+    low, high = 0, n_experts ** (1 + skew)
+    for _ in range(100):  # a row asks n_used of them
+        middle = (low + high) / 2
+        if sum(min(middle * share, HOTTEST) for share in shares) < n_used:
+            low = middle
+        else:
+            high = middle
+    normal = statistics.NormalDist()
+    return [-1 / normal.inv_cdf(min(high * share, HOTTEST)) for share in shares]
+
+
+def write_router(f, a, pools, rng, dims):
+    n_embd, n_experts = dims
+    pool = [value for value, in struct.iter_unpack("<f", pools.get("F32", n_embd ** -0.5))]
+    scales = router_scales(a.router_skew, n_experts, a.experts_used)
+    rng.shuffle(scales)
+    at = rng.randrange(len(pool))
+    for scale in scales:
+        row = (scale * pool[(at + i) % len(pool)] for i in range(n_embd))
+        f.write(struct.pack("<%df" % n_embd, *row))
+        at += n_embd
+
+
 def write_tensor(f, a, pools, index, dims, type_name, kind):
     rng = random.Random("%d tensor %d" % (a.seed, index))
+    if kind == "router":
+        write_router(f, a, pools, rng, dims)
+        return
     if not isinstance(kind, float):
         mean, sigma = VECTORS[kind]
         f.write(struct.pack("<%df" % dims[0], *(rng.gauss(mean, sigma) for _ in range(dims[0]))))
@@ -435,6 +472,8 @@ def parse_args(argv):
     p.add_argument("--ffn", type=int, help="default: 3 * n-embd")
     p.add_argument("--experts", type=int, default=32, help="of qwen3moe, each as wide as --ffn")
     p.add_argument("--experts-used", type=int, default=4)
+    p.add_argument("--router-skew", type=float, default=0, metavar="S",
+                   help="0..4: how much hotter some experts are (default: 0)")
     p.add_argument("--vocab", type=int, default=1024)
     p.add_argument("--ctx", type=int, default=4096)
     p.add_argument("--rope-base", type=float, help="default: 10000 (llama), 1000000 (qwen)")
@@ -458,6 +497,10 @@ def parse_args(argv):
         a.faint_from = a.layers
     if not 0.001 <= a.faint <= 1:
         p.error("--faint is %g; 0.001..1 are allowed" % a.faint)
+    if not 0 <= a.router_skew <= 4:
+        p.error("--router-skew is %g; 0..4 are allowed" % a.router_skew)
+    if a.router_skew and (a.arch != "qwen3moe" or a.experts_used > 0.4 * a.experts):
+        p.error("--router-skew is for qwen3moe with no more than 2 of 5 experts asked")
     limits = {"n_embd": (32, 1 << 16), "layers": (1, 512), "heads": (1, 1024),
               "kv_heads": (1, 1024), "head_dim": (2, 1024), "ffn": (32, 1 << 18),
               "vocab": (258, 1 << 20), "ctx": (1, 1 << 24), "faint_from": (1, a.layers),

@@ -389,6 +389,7 @@ static bool build_stage(td_target *t, uint32_t k, const td_hparams *h, td_err *e
         snprintf(s->info.experts_spec, sizeof s->info.experts_spec, "%s",
                  td_device_get_info(part->experts_dev)->spec);
     s->info.asked = td_forward_asked(s->forward);
+    s->info.dealt = td_forward_dealt(s->forward);
     s->info.deal = t->chain->layout->deal.dealing ? &t->chain->layout->deal : NULL;
     td_forward_get_load(s->forward, &s->info.n_file_bytes, &s->info.load_us);
     memcpy(s->info.spec, part->spec, sizeof s->info.spec);

@@ -48,7 +48,8 @@ typedef struct {
     char name[256];   /* the device's */
     const td_device_info *device, *experts_device; /* NULL: none of their own; the target's */
     const td_layout_deal *deal; /* where experts are dealt over devices; NULL: they are not */
-    const uint64_t *asked;      /* then td_forward_asked, exact once no batch is in flight */
+    const uint64_t *asked;      /* then td_forward_asked, exact once no batch is in flight, */
+    const uint64_t *dealt;      /* and td_forward_dealt */
     uint32_t first, last;
     uint64_t n_bytes;               /* weights, cache and activations */
     uint64_t n_usable_bytes;        /* what the device has for them (td_layout_part) */

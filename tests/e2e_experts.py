@@ -43,10 +43,11 @@ class Experts(unittest.TestCase):
         return subprocess.run([TANDEM, 'generate', '--target', model or self.model, '--quiet', '--ignore-eos', *args],
                               capture_output=True, text=True, timeout=300)
 
-    def lines(self, *args, out='out.jsonl'):
+    def lines(self, *args, out='out.jsonl', model=None):
         """What must not differ of the result lines, by id."""
         path = os.path.join(self.dir.name, out)
-        r = self.run_tandem('--in', self.prompts, '--out', path, '-n', '24', '--ctx', '1024', '--seed', '7', *args)
+        r = self.run_tandem('--in', self.prompts, '--out', path, '-n', '24', '--ctx', '1024', '--seed', '7', *args,
+                            model=model)
         self.assertEqual(r.returncode, 0, r.stderr)
         with open(path) as f:
             self.results = [json.loads(line) for line in f]
@@ -118,6 +119,61 @@ class Experts(unittest.TestCase):
             r = self.run_tandem('--prompt', 'a', '-n', '1', *TWO, '--place', 'experts=' + place, '--expert-stats', hot)
             self.assertEqual(r.returncode, 65, r.stderr)
             self.assertIn(needle, r.stderr)
+
+    def test_a_skewed_router_is_shared_as_the_devices_are(self):
+        """Hot experts as in texts, about as Zipf has it: three quarters of the rows for the first device. Which
+        experts it has is settled when a run begins, and the same until it ends."""
+        n, n_first, stats = 32, 24, os.path.join(self.dir.name, 'stats.json')
+        model = os.path.join(self.dir.name, 'skewed.gguf')
+        subprocess.run([sys.executable, 'scripts/make_model.py', '--arch', 'qwen3moe', '--n-embd', '256', '--layers', '3', '--ffn',
+                        '256', '--heads', '4', '--kv-heads', '2', '--experts', str(n), '--experts-used', '4', '--router-skew',
+                        '1.0', '--vocab', '600', '--type', 'Q4_K', '--out', model], check=True, capture_output=True)
+        place = (*TWO, '--place', 'experts=3,1', '--parallel', '4', '--temp', '0.9', '--stats', stats)
+
+        def rows(*args, out):
+            """What was asked of each layer, and rows that each device has computed."""
+            lines = self.lines(*place, *args, out=out, model=model)
+            with open(stats) as f:
+                stage, = json.load(f)['stages']
+            asked = [stage['asked'][i:i + n] for i in range(0, 3 * n, n)]
+            computed = [stage['expert_rows'], stage['seats'][0]['expert_rows']]
+            self.assertEqual(sum(computed), sum(map(sum, asked)))
+            return lines, asked, computed
+
+        def by_heat(asked):
+            """Experts of the first device: the hottest first, each for the device that lacks most rows for an expert
+            that it has room for, of those that lack so many."""
+            own, room, lacks = [], [n_first, n - n_first], [0.75 * sum(asked), 0.25 * sum(asked)]
+            for e in sorted(range(n), key=lambda e: (-asked[e], e)):
+                rank = lambda k: (lacks[k] >= asked[e], lacks[k] / (room[k] if lacks[k] >= asked[e] else 1), -k)
+                to = max((k for k in (0, 1) if room[k]), key=rank)
+                room[to] -= 1
+                lacks[to] -= asked[e]
+                own += [e] if to == 0 else []
+            return own
+
+        wanted, asked, computed = rows(out='first.jsonl')
+        for layer in asked:
+            self.assertGreater(max(layer), 4 * sorted(layer)[n // 2], layer)
+        self.assertEqual(computed[0], sum(sum(layer[:n_first]) for layer in asked))
+        learned = os.path.join(self.dir.name, 'learned.json')
+        os.rename(stats, learned)
+        first = [by_heat(layer) for layer in asked]
+        lines, again, computed = rows('--expert-stats', learned, out='second.jsonl')
+        self.assertEqual((lines, again), (wanted, asked))
+        self.assertEqual(computed[0], sum(layer[e] for layer, own in zip(asked, first) for e in own))
+        self.assertAlmostEqual(computed[0] / sum(computed), 0.75, delta=0.005)
+        with open(self.prompts) as f:
+            others = f.read().replace('tale of', 'word on').replace('hills', 'wells')
+        prompts = os.path.join(self.dir.name, 'others.jsonl')
+        with open(prompts, 'w') as f:
+            f.write(others)
+        _, other, computed = rows('--expert-stats', learned, '--in', prompts, '--seed', '8', out='third.jsonl')
+        self.assertNotEqual(other, asked)
+        self.assertEqual(computed[0], sum(layer[e] for layer, own in zip(other, first) for e in own))
+        self.assertAlmostEqual(computed[0] / sum(computed), 0.75, delta=0.06)
+        _, other, computed = rows('--in', prompts, '--seed', '8', out='fourth.jsonl')
+        self.assertEqual(computed[0], sum(sum(layer[:n_first]) for layer in other))
 
     def test_a_plan_compares_layers_split_experts_dealt_and_experts_apart(self):
         def plan(*args, model=None):

@@ -123,6 +123,10 @@ static void test_makes_every_architecture(void **state)
     assert_int_equal(down->ne[2], 6);
     assert_null(td_gguf_find_tensor(g, "blk.0.ffn_down.weight"));
     td_gguf_close(&g);
+    g = make("--arch qwen3moe --layers 2 --ffn 512 --experts 6 --experts-used 2 --type Q4_K "
+             "--vocab 300 --router-skew 1");
+    check_shape(g, "blk.1.ffn_gate_inp.weight", 256, 6, "F32");
+    td_gguf_close(&g);
     g = make("--arch qwen35 --layers 4 --heads 8 --kv-heads 2 --type Q8_0 --vocab 300");
     check_shape(g, "blk.2.attn_qkv.weight", 256, 256 + 2 * 64, "Q8_0");
     check_shape(g, "blk.2.ssm_conv1d.weight", 4, 256 + 2 * 64, "F32");
