@@ -34,14 +34,17 @@ bool td_cache_options_rotate(const char *flag, const char *text, td_cache_types 
         out->rotate_k = out->rotate_v = both;
         return true;
     }
-    for (const char *p = text; *p;) {
-        size_t n = strcspn(p, ",");
-        bool is_k = !strncmp(p, "k=", 2), is_v = !strncmp(p, "v=", 2);
-        bool is_ok = is_k || is_v;
-        if (!td_cache_options_mode(flag, is_ok ? p + 2 : p, is_ok ? n - 2 : n,
-                                   is_k ? &out->rotate_k : &out->rotate_v, err))
+    bool is_set[2] = {false, false};
+    for (const char *p = text, *end; p; p = *end ? end + 1 : NULL) {
+        end = p + strcspn(p, ",");
+        bool is_v = !strncmp(p, "v=", 2), is_ok = is_v || !strncmp(p, "k=", 2);
+        if (is_ok && is_set[is_v])
+            return td_err_set(err, TD_E_USAGE, "%s: %s twice in \"%.96s\"; allowed: k=on,v=off",
+                              flag, is_v ? "v" : "k", text);
+        if (!td_cache_options_mode(flag, is_ok ? p + 2 : p, (size_t)(end - p) - (is_ok ? 2 : 0),
+                                   is_v ? &out->rotate_v : &out->rotate_k, err))
             return false;
-        p += n + (p[n] == ',');
+        is_set[is_v] = true;
     }
     return true;
 }

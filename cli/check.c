@@ -262,8 +262,7 @@ int td_command_check(int argc, char **argv, td_err *err)
         td_options_print_help(&help);
         return 0;
     }
-    if (!td_options_check_files(&help, &f, NULL, true, err) || !td_check_only(f.only, err) ||
-        (f.report && strcmp(f.report, "-") && !td_files_check_writable(f.report, err)))
+    if (!td_options_check_files(&help, &f, NULL, true, err) || !td_check_only(f.only, err))
         return 0;
     session *s = td_alloc(1, sizeof *s, err);
     if (s) {

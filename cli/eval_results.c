@@ -62,16 +62,32 @@ static const td_json_field fields[] = {
     {.key = "drafted", .type = TD_JSON_INT, .min = 0, .max = 1 << 28},
     {.key = "accepted", .type = TD_JSON_INT, .min = 0, .max = 1 << 28},
 };
-static const td_json_schema schema = {fields, TD_COUNT(fields), true};
+
+/* What is missing in a line was there: nothing is made up for it. */
+static bool has_all(const td_json_object *o, const char *const *keys, td_err *err)
+{
+    for (; *keys; keys++)
+        if (!td_json_has(o, *keys))
+            return td_json_fail(o, *keys, err, "is missing; wanted: the line as it was written");
+    return true;
+}
 
 static bool read_score(td_eval_results *r, const td_json_object *o, uint32_t kv, td_err *err)
 {
+    static const char *const keys[] = {"window", "bytes_per_position", "same_top", "right", NULL};
+    static const char *const counts[] = {"same_top", "right"};
     uint32_t window = (uint32_t)td_json_get_int(o, "window", 0);
     uint32_t n = r->params->n_scored;
-    if (td_json_count(o, "kld_bits") != n || td_json_get_int(o, "same_top", 0) > n ||
-        td_json_get_int(o, "right", 0) > n)
+    if (!has_all(o, keys, err))
+        return false;
+    if (td_json_count(o, "kld_bits") != n)
         return td_json_fail(o, "kld_bits", err, "%zu positions; wanted: the %u of a window",
                             td_json_count(o, "kld_bits"), n);
+    for (size_t i = 0; i < TD_COUNT(counts); i++)
+        if (td_json_get_int(o, counts[i], 0) > n)
+            return td_json_fail(o, counts[i], err,
+                                "%lld positions; allowed: 0..%u, as a window has",
+                                (long long)td_json_get_int(o, counts[i], 0), n);
     r->bytes[kv] = td_json_get_double(o, "bytes_per_position", 0);
     if (window >= r->params->n_windows || at(r, kv, window)->n)
         return true;
@@ -92,8 +108,11 @@ static bool read_score(td_eval_results *r, const td_json_object *o, uint32_t kv,
     return klds;
 }
 
-static void read_drafting(td_eval_results *r, const td_json_object *o, uint32_t kv)
+static bool read_drafting(td_eval_results *r, const td_json_object *o, uint32_t kv, td_err *err)
 {
+    static const char *const keys[] = {"window", "tokens", "rounds", "drafted", "accepted", NULL};
+    if (!has_all(o, keys, err))
+        return false;
     uint32_t window = (uint32_t)td_json_get_int(o, "window", 0);
     if (window < r->params->n_windows &&
         !strcmp(td_json_get_string(o, "draft", ""), r->params->draft_sha))
@@ -101,6 +120,7 @@ static void read_drafting(td_eval_results *r, const td_json_object *o, uint32_t 
                                                       (uint32_t)td_json_get_int(o, "rounds", 0),
                                                       (uint32_t)td_json_get_int(o, "drafted", 0),
                                                       (uint32_t)td_json_get_int(o, "accepted", 0)};
+    return true;
 }
 
 static bool read_identity(td_eval_results *r, const td_json_object *o, td_err *err)
@@ -126,15 +146,16 @@ static bool read_line(td_eval_results *r, const td_json_object *o, td_err *err)
         return td_json_fail(o, "kv", err,
                             "no file of `tandem eval`: its first line does not say "
                             "what it is of");
+    static const char *const speeds[] = {"verify_ms", NULL};
     const char *name = td_json_get_string(o, "kv", "");
     for (uint32_t kv = 0; kv < r->params->n_kvs; kv++) {
         if (strcmp(name, r->params->kvs[kv].name) != 0)
             continue;
-        if (td_json_has(o, "decode_ms"))
+        if (td_json_has(o, "decode_ms") && has_all(o, speeds, err))
             r->speeds[kv] = (eval_speeds){td_json_get_double(o, "decode_ms", NAN),
                                           td_json_get_double(o, "verify_ms", NAN)};
-        if (td_json_has(o, "draft"))
-            read_drafting(r, o, kv);
+        if (td_json_has(o, "draft") && !read_drafting(r, o, kv, err))
+            return false;
         if (td_json_has(o, "kld_bits") && !read_score(r, o, kv, err))
             return false;
     }
@@ -144,6 +165,8 @@ static bool read_line(td_eval_results *r, const td_json_object *o, td_err *err)
 static td_jsonl_verdict scan(void *context, const td_jsonl_line *line, uint64_t offset_bytes,
                              td_err *err)
 {
+    const td_eval_results *r = context;
+    const td_json_schema schema = {fields, TD_COUNT(fields), !r->has_identity};
     char name[64];
     snprintf(name, sizeof name, "line %llu at byte %llu", (unsigned long long)line->number,
              (unsigned long long)offset_bytes);

@@ -128,8 +128,7 @@ int td_command_logits(int argc, char **argv, td_err *err)
         return 0;
     }
     const char *ids_file = *f.tokens == '@' ? f.tokens + 1 : NULL;
-    if (!td_options_check_files(&help, &f, ids_file, false, err) ||
-        !td_files_check_writable(f.out, err))
+    if (!td_options_check_files(&help, &f, ids_file, false, err))
         return 0;
     td_model *model = td_model_open(f.model, err);
     if (model)

@@ -441,7 +441,10 @@ bool td_options_check_files(const command_help *help, void *fields, const char *
     uses[n++] = (td_file_use){.name = "the file", .path = also_read};
     if (is_printing)
         uses[n++] = (td_file_use){.name = "standard output", .path = "-", .is_written = true};
-    return td_files_check(uses, n, err);
+    bool is_ok = td_files_check(uses, n, err);
+    for (size_t i = 0; is_ok && i < n; i++)
+        is_ok = !uses[i].is_written || !uses[i].path || td_files_check_writable(uses[i].path, err);
+    return is_ok;
 }
 
 /* Writes the help of an option with its range, which the table alone knows: at the end, before the

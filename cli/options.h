@@ -92,8 +92,8 @@ bool td_options_read_config(const command_help *help, const char *path, void *fi
 const char *td_options_find_config(const command_help *help, int argc, char **argv);
 
 /* After all of them are known, before anything is opened: no file of OPT_WRITE is another of them
- * or one of OPT_READ. Also of what the table does not know: `also_read`, or NULL, and standard
- * output where `is_printing`. TD_E_USAGE. */
+ * or one of OPT_READ, TD_E_USAGE, and each can be written as far as may be seen, TD_E_IO. Also of
+ * what the table does not know: `also_read`, or NULL, and standard output where `is_printing`. */
 bool td_options_check_files(const command_help *help, void *fields, const char *also_read,
                             bool is_printing, td_err *err);
 

@@ -28,16 +28,15 @@ bool td_prefix_option_read(const char *text, char path[PATH_MAX], uint64_t *n_by
     const char *colon = strrchr(text, ':'), *unit = NULL;
     size_t n = strlen(text), n_digits = colon ? strspn(colon + 1, "0123456789") : 0;
     *n_bytes = DEFAULT_BYTES;
-    if (n_digits > 0 && n_digits < sizeof number) {
+    if (colon && !strchr(colon, '/')) { /* else it is in a folder's name */
         char last = colon[1 + n_digits];
         unit = last ? strchr(units, last) : NULL;
-        bool is_size = unit && !colon[2 + n_digits];
+        bool is_size = n_digits > 0 && n_digits < sizeof number && unit && !colon[2 + n_digits];
         if (!is_size)
-            return td_err_set(
-                err, TD_E_USAGE,
-                "--prefix-cache: size \"%.32s\"; allowed: a whole number with K, M, G "
-                "or T behind it",
-                colon + 1);
+            return td_err_set(err, TD_E_USAGE,
+                              "--prefix-cache: size %s; allowed: a whole number with K, M, G or T "
+                              "behind it (a folder with ':' in its name: with '/' behind it)",
+                              td_text_quote(colon + 1, strlen(colon + 1)).text);
         snprintf(number, sizeof number, "%.*s", (int)n_digits, colon + 1);
         bool is_ok = td_text_read_u64(number, n_bytes);
         for (const char *u = units; u <= unit; u++) {
@@ -225,19 +224,19 @@ static bool drop(const char *path, const fields *f, int *code, td_err *err)
     (void)code;
     listing l;
     uint32_t n = 0;
-    bool is_ok = open_listing(path, &l, err);
-    for (uint32_t i = 0; is_ok && i < l.n; i++) {
+    bool is_open = open_listing(path, &l, err), is_ok = is_open;
+    for (uint32_t i = 0; is_open && i < l.n; i++) {
         td_prefix_head head;
         const char *name = l.entries[i].name;
         if (f->model && (!td_prefix_file_read_head(l.folder, name, &head, NULL) ||
                          strcmp(head.model, f->model) != 0))
             continue;
-        if (unlinkat(l.folder, name, 0) != 0 && errno != ENOENT)
-            is_ok = td_err_set(err, TD_E_IO, "%.300s/%s: %s", path, name, strerror(errno));
-        else
+        if (unlinkat(l.folder, name, 0) == 0 || errno == ENOENT)
             n++;
+        else
+            is_ok = td_err_set(err, TD_E_IO, "%.300s/%s: %s", path, name, strerror(errno));
     }
-    if (is_ok)
+    if (is_open)
         td_log_info("%s: %u of %u files removed", path, n, l.n);
     close_listing(&l);
     return is_ok;

@@ -165,6 +165,8 @@ void td_cache_write_outliers(const td_cache_types *t, const td_model *m, char *o
 
 /* -- the rules --------------------------------------------------------------------------------- */
 
+#define KEPT "layers kept otherwise (--kv-keep, --kv-layers or keep=): "
+
 typedef struct {
     const td_type_info *k, *v;
 } pair;
@@ -185,8 +187,8 @@ static bool apply_rule(const td_cache_rule *r, const td_model *m, pair *layers, 
     uint32_t first = resolve(m, r->first), last = resolve(m, r->last);
     uint32_t n = td_model_hparams(m)->n_layer, n_kept = 0;
     if (last >= n)
-        return td_err_set(err, TD_E_USAGE, "--kv-keep: layer %u of %s; allowed: 0..%u, first, last",
-                          last, td_model_name(m), n - 1);
+        return td_err_set(err, TD_E_USAGE, KEPT "layer %u of %s; allowed: 0..%u, first, last", last,
+                          td_model_name(m), n - 1);
     for (uint32_t i = first; i <= last; i++) {
         if (td_layer_is_recurrent(m, i))
             continue;
@@ -194,11 +196,12 @@ static bool apply_rule(const td_cache_rule *r, const td_model *m, pair *layers, 
         layers[i].v = r->v ? r->v : layers[i].v;
         n_kept++;
     }
-    return n_kept || td_err_set(err, TD_E_USAGE,
-                                "--kv-keep: layer %u of %s is recurrent and has no keys; allowed: "
-                                "%u, %u and others of attention, first, last",
-                                first, td_model_name(m), resolve(m, TD_CACHE_LAYER_FIRST),
-                                resolve(m, TD_CACHE_LAYER_LAST));
+    return n_kept ||
+           td_err_set(err, TD_E_USAGE,
+                      KEPT "layer %u of %s is recurrent and has no keys; allowed: those of "
+                           "attention, the first of which is %u and the last %u",
+                      first, td_model_name(m), resolve(m, TD_CACHE_LAYER_FIRST),
+                      resolve(m, TD_CACHE_LAYER_LAST));
 }
 
 /* Runs of layers that are kept otherwise; layers without keys in between do not end one. */
@@ -219,8 +222,7 @@ static bool write_rules(td_cache_types *t, const td_model *m, const pair *layers
             open->last = (uint16_t)i;
         } else if (t->n_rules == TD_CACHE_RULES_MAX) {
             return td_err_set(err, TD_E_USAGE,
-                              "--kv-keep: layers change their types more often; allowed: %u runs "
-                              "of layers that are kept otherwise than the rest",
+                              KEPT "their types change more often; allowed: %u runs of layers",
                               TD_CACHE_RULES_MAX);
         } else {
             open = &t->rules[t->n_rules++];

@@ -85,9 +85,10 @@ bool td_prefix_store_list(int folder, td_prefix_entry **entries, uint32_t *n, ui
         struct stat st;
         bool is_begun = !strncmp(d->d_name, TD_PREFIX_TEMPORARY, strlen(TD_PREFIX_TEMPORARY));
         if ((!is_begun && !td_prefix_file_is_name(d->d_name)) ||
-            fstatat(folder, d->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode))
+            fstatat(folder, d->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+            (is_begun && !S_ISREG(st.st_mode)))
             continue;
-        td_prefix_entry e = {.n_bytes = (uint64_t)st.st_size,
+        td_prefix_entry e = {.n_bytes = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0,
                              .used_s =
                                  (double)st.st_mtim.tv_sec + (double)st.st_mtim.tv_nsec * 1e-9};
         if (is_begun && e.used_s < td_clock_utc_s() - LEFT_S) {

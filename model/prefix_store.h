@@ -61,9 +61,9 @@ typedef struct {
     double used_s; /* when it was used last, since 1970 */
 } td_prefix_entry;
 
-/* Of files that have names of chunks, the least recently used first; *entries is the caller's,
- * td_free. *n_bytes: of all of them and of what is being written. Removes what was begun an hour
- * ago and never finished. */
+/* What has a name of a chunk, the least recently used first: a link or a folder too, of no bytes,
+ * which is of no use and is to be told of. *entries is the caller's, td_free. *n_bytes: of all of
+ * them and of what is being written. Removes what was begun an hour ago and never finished. */
 bool td_prefix_store_list(int folder, td_prefix_entry **entries, uint32_t *n, uint64_t *n_bytes,
                           td_err *err);
 

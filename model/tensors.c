@@ -707,13 +707,38 @@ static bool check_extra(const td_model *m, const bool *is_used, td_err *err)
     return true;
 }
 
+/* Layers that are not run, as the key of heads says: each has what only a head has, or nothing at
+ * all where it was left out. Else the key is wrong, and layers of the model would be missed. */
+static bool check_heads(const td_model *m, td_err *err)
+{
+    const td_hparams *h = &m->hparams;
+    for (uint32_t k = h->n_layer; k < h->n_layer + h->n_nextn; k++) {
+        bool is_there = false, is_head = false;
+        for (uint32_t i = 0; i < td_gguf_n_tensors(m->gguf); i++) {
+            const char *rest;
+            unsigned long layer;
+            if (split_name(td_gguf_tensor_at(m->gguf, i)->name, &layer, &rest) && layer == k) {
+                is_there = true;
+                is_head |= !strncmp(rest, "nextn.", 6);
+            }
+        }
+        if (is_there && !is_head)
+            return td_err_set(
+                err, TD_E_DATA,
+                "%s.nextn_predict_layers is %u, but layer %u has no tensors of a head "
+                "(blk.%u.nextn.*); allowed: the number of layers that are heads",
+                m->arch->name, h->n_nextn, k, k);
+    }
+    return true;
+}
+
 bool td_weights_check(const td_model *m, td_err *err)
 {
     bool *is_used = td_alloc(td_gguf_n_tensors(m->gguf) + 1, sizeof *is_used, err);
     bool is_ok = is_used && check_layer(m, TD_ENDS, is_used, err);
     for (uint32_t layer = 0; is_ok && layer < m->hparams.n_layer; layer++)
         is_ok = check_layer(m, layer, is_used, err);
-    is_ok = is_ok && check_extra(m, is_used, err);
+    is_ok = is_ok && check_heads(m, err) && check_extra(m, is_used, err);
     td_free(is_used);
     return is_ok;
 }

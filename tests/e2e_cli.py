@@ -67,7 +67,8 @@ class Cli(unittest.TestCase):
         self.fails(generate('--prompt', 'x', '--draft-max', '64'), 2, '--draft-max', '"64"', '1..63')
         self.fails(generate('--prompt', 'x', '-n', '0'), 2, '-n', '"0"')
         self.fails(generate('--prompt', 'x', '--kv-k', 'q5_k'), 2, '--kv-k', '"q5_k"', 'q8_0')
-        for rotate in 'of', 'k=off,v=', 'k=of', 'on,off', ',', 'k':
+        self.fails(generate('--prompt', 'x', '--kv-rotate', 'k=on,k=off'), 2, '--kv-rotate', 'k twice')
+        for rotate in 'of', 'k=off,v=', 'k=of', 'on,off', ',', 'k', 'k=on,', 'v=on,k=off,':
             self.fails(generate('--prompt', 'x', '--kv-rotate', rotate), 2, '--kv-rotate',
                        'allowed: auto, on, off')
         for keep, *needles in (('first', 'allowed: LAYERS=TYPE'), ('7-4=f16', '"7-4"', 'a range as 4-7'),

@@ -263,7 +263,11 @@ class Eval(unittest.TestCase):
             lines = before.splitlines(keepends=True)
             for content, needle in ((lines[1] + lines[0], 'does not say what it is of'), (b'{"id": "a"}\n', 'first line'),
                                     (b'something else\n', path),
-                                    (lines[0] + lines[1].replace(b'"same_top":255', b'"same_top":256'), '255 of a window'),
+                                    (lines[0] + lines[1].replace(b'"same_top":255', b'"same_top":256'), '0..255'),
+                                    (lines[0] + lines[1].replace(b'"same_top":255,', b''), 'same_top: is missing'),
+                                    (lines[0] + lines[1].replace(b'"window":0,', b''), 'window: is missing'),
+                                    (lines[0] + lines[1].replace(b'"kld":', b'"Kld":'), 'did you mean "kld"'),
+                                    (lines[0] + lines[2].replace(b'verify_ms', b'verify_mz'), 'verify_ms'),
                                     (lines[0] + lines[1].replace(b'"kld_bits":[0,', b'"kld_bits":['), '255 of a window'),
                                     (lines[0] + lines[1].replace(b'"kld_bits":[0,', b'"kld_bits":[-1,'), 'kld_bits'),
                                     (lines[0] + lines[1].replace(b'"window":0', b'"window":-1'), 'window')):
@@ -274,6 +278,13 @@ class Eval(unittest.TestCase):
                     self.assertEqual(file.read(), content)
         self.fails(2, '--out', args=['--out', TEXT])
         self.fails(2, '--out', args=['--out', '-'])
+
+    def test_a_choice_that_cannot_be_written_is_told_before_it_is_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, 'out')
+            self.fails(74, folder + ': cannot be written: Is a directory',
+                       args=['--kv', 'auto:KLD=1', '--chunks', '1', '--write-config', folder, '--out', out])
+            self.assertFalse(os.path.exists(out))
 
     def test_a_draft_is_accepted_as_often_as_it_is_right(self):
         args = ['--window', '128', '--chunks', '3', *kvs(('f32', 'f32'), ('q4_0', 'q4_0'))]

@@ -257,9 +257,34 @@ class Prefix(Case):
         self.assertLessEqual(len(self.files()), 2)
         self.assertGreater(figures['stored_positions'], 2 * CHUNK)
 
+    def test_what_is_no_file_is_named(self):
+        self.write_prompts('a', text=TEXT * 12)
+        want = self.run_once(TARGET, *HOST)[0]
+        files = self.files()
+        self.assertGreater(len(files), 2)
+        for path, make in zip(files, (os.mkdir, lambda path: os.symlink('/dev/zero', path), os.mkfifo)):
+            os.remove(path)
+            make(path)
+        bad = subprocess.run([TANDEM, 'prefix', 'verify', self.kept], capture_output=True, text=True, timeout=60)
+        self.assertEqual(bad.returncode, 65)
+        self.assertEqual(sorted(line.split(':')[0] for line in bad.stdout.splitlines()), files[:3])
+        r = subprocess.run([TANDEM, 'prefix', 'list', self.kept], capture_output=True, text=True, timeout=60)
+        self.assertEqual(r.returncode, 65)
+        self.assertEqual(self.run_once(TARGET, *HOST)[0], want)
+        r = subprocess.run([TANDEM, 'prefix', 'drop', self.kept], capture_output=True, text=True, timeout=60)
+        self.assertEqual(r.returncode, 74)  # a folder is not removed, all else is
+        self.assertIn(files[0], r.stderr)
+        self.assertEqual(self.files(), files[:1])
+
     def test_what_cannot_be(self):
         self.write_prompts('a')
-        for value, word in ((self.kept + ':5Q', 'size'), (':5G', 'path'), (self.prompts, 'Not a directory'),
+        for size in '5Q', '', 'x', '-1', ' 1G', '1.5G', '0K', '5', '9' * 30 + 'G':
+            r = subprocess.run(self.command(TARGET, [*HOST, '--prefix-cache', self.kept + ':' + size]),
+                               capture_output=True, text=True)
+            self.assertEqual(r.returncode, 2, r.stderr)
+            self.assertIn('size', r.stderr)
+            self.assertEqual(os.listdir(self.dir.name), ['in.jsonl'])
+        for value, word in ((self.kept + ':a/b', 'No such file'), (':5G', 'path'), (self.prompts, 'Not a directory'),
                             (self.kept + '/a/b', 'No such file')):
             r = subprocess.run(self.command(TARGET, [*HOST, '--prefix-cache', value]), capture_output=True, text=True)
             self.assertIn(r.returncode, (2, 74), r.stderr)

@@ -6,6 +6,8 @@
 #include "tests/e2e_law1.h"
 #include "tests/golden_data.h"
 
+#include "gguf_edit.h"
+
 #include <math.h>
 
 #define TOL       1e-3 /* of an f32 engine with an f32 cache */
@@ -501,6 +503,43 @@ static void test_lines_do_not_depend_on_the_head(void **state)
     for_each_case(check_law1, true);
 }
 
+/* A key that calls layers of the model heads would leave them out; a file may leave out heads. */
+static void check_number(const mtp_case *c, const placement *p)
+{
+    (void)p;
+    char path[1024], part[32];
+    snprintf(path, sizeof path, "%s/model.gguf", c->dir);
+    snprintf(part, sizeof part, "/blk.%u.", td_model_hparams(c->model)->n_layer);
+    const struct {
+        json_t *edit;
+        bool is_fine;
+    } edits[] = {{json_pack("[sssi]", "set", "nextn_predict_layers", "u32", 2), false},
+                 {json_pack("[ss]", "drop", part), true}};
+    for (size_t i = 0; i < TD_COUNT(edits); i++) {
+        td_err err = {0};
+        ge *g = ge_load(path);
+        ge_apply(g, edits[i].edit);
+        gw w = ge_save(g);
+        gw_file f = gw_file_create();
+        gw_file_set(&f, w.bytes, w.n);
+        td_model *m = td_model_open(f.path, &err);
+        assert_int_equal(m != NULL, edits[i].is_fine);
+        if (!m)
+            assert_non_null(strstr(err.message, "nextn_predict_layers is 2, but layer"));
+        td_model_close(&m);
+        close(f.fd);
+        gw_free(&w);
+        ge_free(g);
+        json_decref(edits[i].edit);
+    }
+}
+
+static void test_only_heads_are_left_out(void **state)
+{
+    (void)state;
+    for_each_case(check_number, true);
+}
+
 int main(void)
 {
     bool has_host = false;
@@ -520,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_heads_match_the_reference),
         cmocka_unit_test(test_runs_draft_as_the_reference_does),
         cmocka_unit_test(test_lines_do_not_depend_on_the_head),
+        cmocka_unit_test(test_only_heads_are_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
