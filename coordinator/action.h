@@ -50,10 +50,14 @@ typedef struct {
     td_action_kind kind;
     uint32_t sequence, slot;
     uint32_t epoch, position, k; /* DRAFT_* */
-    uint32_t length;             /* OPEN, TRUNCATE, COMMIT */
-    uint32_t from_slot;          /* OPEN, with length above 0 */
-    const uint32_t *tokens;      /* DRAFT_FEED, TOKENS */
-    const bool *is_draft;        /* TOKENS: it was proposed by the drafter and accepted */
+    /* DRAFT_PROPOSE: where the drafter has been told other tokens than it proposed, its answer
+     * begins at the first of them and has k tokens beside those it was told; where its text ends
+     * before `position`, it begins there. */
+    bool goes_on;
+    uint32_t length;        /* OPEN, TRUNCATE, COMMIT */
+    uint32_t from_slot;     /* OPEN, with length above 0 */
+    const uint32_t *tokens; /* DRAFT_FEED, TOKENS */
+    const bool *is_draft;   /* TOKENS: it was proposed by the drafter and accepted */
     uint32_t n_tokens;
     uint64_t batch;         /* FORWARD, CANCEL */
     bool is_prefill;        /* FORWARD: one sequence's prompt chunk; else verify rows */

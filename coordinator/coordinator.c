@@ -65,6 +65,7 @@ td_coordinator *td_coordinator_create(const td_coordinator_params *params, td_er
     if (!c)
         return NULL;
     c->params = *params;
+    c->owed_until_us = UINT64_MAX;
     c->params.page_positions = td_max_u32(params->page_positions, 1);
     c->params.can_share &= params->prefill_rows % c->params.page_positions == 0;
     if (!c->params.n_stages)
@@ -105,6 +106,7 @@ static void advance_clock(td_coordinator *c, uint64_t now_us)
 {
     if (now_us > c->now_us)
         c->now_us = now_us;
+    td_round_mind_owed(c);
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
         if (s->deadline_us > c->now_us || !td_round_is_awaiting(c, s))
@@ -154,6 +156,12 @@ bool td_coordinator_add(td_coordinator *c, const td_sequence_params *params, uin
         ++c->next_sequence;
     if (!td_sequence_begin(s, c, params, err))
         return false;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i) {
+        sequence *o = &c->sequences[i];
+        if (o == s || !sequence_is_active(o))
+            continue;
+        o->has_company = s->has_company = true;
+    }
     s->id = c->next_sequence++;
     s->order = ++c->last_order;
     td_round_new_epoch(c, s);
@@ -206,6 +214,7 @@ void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_u
 {
     advance_clock(c, now_us);
     c->has_drafter = is_joined;
+    c->owed_until_us = UINT64_MAX;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         sequence *s = &c->sequences[i];
         s->is_draft_open = s->is_mute = s->is_reading = s->is_exhausted = false;
@@ -230,7 +239,9 @@ void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uin
         td_round_take_draft(c, s, epoch, position, ids, n_ids, busy_us, now_us);
     else
         ++*(was_issued(id, c->next_sequence) ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
+    c->owed_until_us = UINT64_MAX; /* it has said something */
     advance_clock(c, now_us);
+    td_round_note_owed(c);
 }
 
 /* A chunk takes longer while the drafter is at work beside it: that is known of the widest ones. */
@@ -373,7 +384,7 @@ void td_coordinator_on_tick(td_coordinator *c, uint64_t now_us) { advance_clock(
 
 uint64_t td_coordinator_deadline_us(const td_coordinator *c)
 {
-    uint64_t first_us = UINT64_MAX;
+    uint64_t first_us = c->owed_until_us;
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *s = &c->sequences[i];
         if (s->deadline_us < first_us && td_round_is_awaiting(c, s))

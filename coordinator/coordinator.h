@@ -23,9 +23,10 @@
  * Epochs are unique over the coordinator's life, so that no message of a closed sequence can pass
  * for one of its successor. A draft that misses its deadline means that the round goes without it,
  * and the drafter gets neither feed nor proposal for that sequence until it answers or is lost and
- * joins again: a silent drafter costs one deadline a sequence, not one a round. Unanswered
- * proposals of a sequence and guesses behind its committed tokens are bounded (TD_ASKS_MAX,
- * TD_AHEAD_MAX).
+ * joins again: a silent drafter costs one deadline a sequence, not one a round. Rounds do not wait
+ * for one that is far: it is silent when it owes something and nothing has come for as long.
+ * Unanswered proposals of a sequence and guesses behind its committed tokens are bounded
+ * (TD_ASKS_MAX, TD_AHEAD_MAX).
  *
  * Whether anything is drafted is found by trial: a run begins with the drafter silent, and drafting
  * goes on for as long as it saves time, all its costs included (trial.h). How much is chosen by
@@ -67,7 +68,7 @@
 #define TD_STOPS_MAX       16u        /* stop strings of a sequence */
 #define TD_STOP_BYTES_MAX  256u       /* bytes of one */
 #define TD_BATCHES_MAX     16u        /* micro-batches in flight */
-#define TD_ASKS_MAX        4u         /* unanswered proposals of a sequence */
+#define TD_ASKS_MAX        16u        /* unanswered proposals of a sequence */
 #define TD_AHEAD_MAX       128u       /* guesses behind the committed tokens of a sequence */
 #define TD_VERIFY_ROWS_MAX 64u        /* rows of a verify batch over all sequences */
 #define TD_BATCH_ROWS_MAX  256u       /* rows of a micro-batch (prefill chunk) */
@@ -89,6 +90,7 @@ typedef struct {
     uint32_t verify_rows_max;   /* rows of a verify batch, 1..TD_VERIFY_ROWS_MAX */
     uint32_t prefill_rows;      /* of a chunk, <= TD_BATCH_ROWS_MAX; chunks start at multiples */
     uint64_t draft_deadline_us; /* how long a round waits for a draft */
+    bool is_draft_elsewhere;    /* on another machine: rounds may go on without it (round.c) */
     /* The cache: pages in all (0: no limit), positions of one, and whether a sequence may take over
      * the first positions of another. */
     uint32_t n_pages, page_positions;

@@ -96,25 +96,30 @@ static bool next_feed(const td_coordinator *c, sequence *s, td_action *action)
     return true;
 }
 
-static bool next_proposal(const td_coordinator *c, sequence *s, td_action *action)
+static bool next_proposal(td_coordinator *c, sequence *s, td_action *action)
 {
     ask next;
     if (!td_round_next_ask(c, s, &next))
         return false;
     next.is_reading = !s->has_proposed && !c->params.reads_along;
     next.is_alone = !td_round_is_any_asked(c);
+    next.is_first = td_round_is_first_ask(c, s);
+    next.is_behind = s->n_asks > 0;
     next.sent_us = c->now_us;
     s->has_proposed = true;
     s->is_reading = next.is_reading && !c->params.is_draft_fixed;
     s->asks[s->n_asks++] = next;
-    s->asked_end = next.position + next.k;
+    if (c->owed_until_us == UINT64_MAX)
+        td_round_note_owed(c);
+    s->asked_end = td_max_u32(s->asked_end, next.position + next.k);
     action->kind = TD_ACT_DRAFT_PROPOSE;
     action->position = next.position;
     action->k = next.k;
+    action->goes_on = next.goes_on;
     return true;
 }
 
-static bool next_of_sequence(const td_coordinator *c, sequence *s, td_action *action)
+static bool next_of_sequence(td_coordinator *c, sequence *s, td_action *action)
 {
     if (s->phase == PHASE_DONE)
         return false;

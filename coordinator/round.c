@@ -9,14 +9,20 @@
 
 #include "base/check.h"
 
+#include <math.h>
 #include <string.h>
+
+#define ASKS_NEAR 4u   /* unanswered proposals of a sequence where the drafter is near */
+#define FAR_FIRST 0.55 /* of a verification of one row, that an answer takes beside its steps */
+#define FAR_LEAST 0.45 /* where it was far before */
 
 void td_round_new_epoch(td_coordinator *c, sequence *s)
 {
     if (++c->last_epoch == 0) /* 0 is never an epoch */
         ++c->last_epoch;
     s->epoch = c->last_epoch;
-    s->asked_end = 0;
+    s->asked_end = s->n_said = 0;
+    s->is_astray = false;
 }
 
 td_source td_round_source(const sequence *s)
@@ -131,10 +137,112 @@ static uint64_t wait_at_most_us(const td_coordinator *c, const sequence *s)
     return is_known && answer_us <= (double)patience_us ? patience_us : 0;
 }
 
+/* -- a drafter that is far ----------------------------------------------------------------- */
+
+/* The drafter is on another machine, one sequence all alone, one stage, and an answer takes long
+ * beside a verification. Near ones may seem so where a target is faster than a thread wakes up. */
+static bool is_far(const td_coordinator *c, const sequence *s)
+{
+    double share = s->is_far ? FAR_LEAST : FAR_FIRST;
+    if (!c->params.is_draft_elsewhere || !c->params.is_ahead || c->params.is_one_unit ||
+        c->params.lookup || c->params.n_stages > 1 || s->has_company)
+        return false;
+    double verify_us = td_times_verify_us(&c->times, 1), trip_us = td_times_trip_us(&c->times);
+    return verify_us > 0 && td_times_draft_us(&c->times) > 0 && trip_us >= share * verify_us;
+}
+
+static void choose_far(td_coordinator *c, sequence *s)
+{
+    bool was_far = s->is_far;
+    s->is_far = is_far(c, s);
+    if (was_far && !s->is_far) /* what was asked for is answered otherwise */
+        td_round_new_epoch(c, s);
+}
+
+/* Guesses that nobody has to wait for cost but their rows. */
+static uint32_t choose_far_length(td_coordinator *c, sequence *s, uint32_t limit)
+{
+    td_times times = c->times;
+    times.draft.us = times.wait.us = 0;
+    return td_length_of_draft(&s->length, &s->acceptance, &times, limit, NULL, true);
+}
+
+/* What is asked for in time for the rounds that begin until an answer can be there. */
+static bool next_far_ask(const td_coordinator *c, const sequence *s, ask *out)
+{
+    uint32_t length = sequence_length(s), from = sequence_end(s);
+    if (s->n_guesses > 0 && s->n_said < from) /* not of this epoch's drafter */
+        return false;
+    for (uint32_t i = 0; i < s->n_asks; ++i)
+        from += s->asks[i].epoch == s->epoch ? s->asks[i].k : 0;
+    double n_rounds =
+        1.5 + td_times_trip_us(&c->times) / td_times_verify_us(&c->times, 1 + (double)s->k);
+    uint32_t n = (uint32_t)ceil(fmin((s->k + 1) * n_rounds, TD_AHEAD_MAX));
+    uint32_t end = td_min_u32(length + n, s->info.n_prompt + s->n_generate_max - 1);
+    if (from >= end)
+        return false;
+    /* As small as they may be for the drafter to have one at hand whenever it is done. */
+    double n_under_way = 2 + td_times_trip_us(&c->times) / td_times_draft_us(&c->times);
+    uint32_t k = td_min_u32((uint32_t)ceil(fmin(n_under_way, n) / TD_ASKS_MAX), end - from);
+    *out = (ask){.epoch = s->epoch, .position = from, .k = k, .goes_on = true};
+    return true;
+}
+
+/* Adds what follows what is known. The drafter was astray when it said what stands behind a token
+ * that it had not been told yet, and what does not begin where it may have learnt of it. */
+static void take_far_draft(td_coordinator *c, sequence *s, uint32_t position, const uint32_t *ids,
+                           uint32_t n_ids)
+{
+    uint32_t length = sequence_length(s);
+    bool is_lost = position > sequence_end(s) || (s->is_astray && position > s->stray_at);
+    for (uint32_t i = 0; i < n_ids && !is_lost; ++i) {
+        uint32_t p = position + i;
+        if (p < length && s->tokens[p] != ids[i]) {
+            s->is_astray = is_lost = true;
+            s->stray_at = p;
+        } else if (p < length) {
+            s->is_astray &= p != s->stray_at;
+        } else if (p == sequence_end(s) && s->n_guesses < TD_AHEAD_MAX) {
+            s->guesses[s->n_guesses++] = ids[i];
+        }
+    }
+    if (is_lost && n_asked(s) == 0)
+        td_round_new_epoch(c, s);
+}
+
+/* Does it owe something that was asked for without waiting? Reading a prompt may take long. */
+static bool owes_words(const sequence *s)
+{
+    return sequence_is_active(s) && s->n_asks > 0 && s->asks[s->n_asks - 1].goes_on &&
+           !s->is_mute && !s->is_reading;
+}
+
+void td_round_note_owed(td_coordinator *c)
+{
+    c->owed_until_us = UINT64_MAX;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        if (owes_words(&c->sequences[i]) &&
+            !td_add_u64(c->now_us, c->params.draft_deadline_us, &c->owed_until_us))
+            c->owed_until_us = UINT64_MAX;
+}
+
+void td_round_mind_owed(td_coordinator *c)
+{
+    if (c->owed_until_us > c->now_us)
+        return;
+    c->owed_until_us = UINT64_MAX;
+    ++c->stats.n_deadlines;
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        c->sequences[i].is_mute |= owes_words(&c->sequences[i]);
+}
+
+/* -- rounds -------------------------------------------------------------------------------- */
+
 void td_round_begin(td_coordinator *c, sequence *s)
 {
     uint32_t limit = k_limit(c, s);
     s->begin_us = c->now_us;
+    choose_far(c, s);
     s->is_exhausted = s->is_hasty = false;
     s->k = limit;
     s->n_match = s->n_guesses ? s->n_match : 0;
@@ -144,6 +252,8 @@ void td_round_begin(td_coordinator *c, sequence *s)
     bool is_model = td_round_may_draft(c, s);
     if (!is_model)
         s->k = s->n_guesses;
+    else if (!c->params.is_draft_fixed && s->is_far)
+        s->k = choose_far_length(c, s, limit);
     else if (!c->params.is_draft_fixed && !s->n_match)
         s->k = td_length_of_draft(&s->length, &s->acceptance, &c->times, limit, &others,
                                   c->params.is_ahead);
@@ -166,9 +276,17 @@ void td_round_begin(td_coordinator *c, sequence *s)
 
 bool td_round_is_awaiting(const td_coordinator *c, const sequence *s)
 {
-    return s->phase == PHASE_DECODE && !sequence_is_in_flight(s) && s->n_guesses < s->k &&
-           !s->n_match && td_round_may_draft(c, s) && !s->is_exhausted && !s->is_hasty &&
-           (n_asked(s) > 0 || s->n_asks == TD_ASKS_MAX);
+    return s->phase == PHASE_DECODE && !s->is_far && !sequence_is_in_flight(s) &&
+           s->n_guesses < s->k && !s->n_match && td_round_may_draft(c, s) && !s->is_exhausted &&
+           !s->is_hasty && (n_asked(s) > 0 || s->n_asks >= ASKS_NEAR);
+}
+
+bool td_round_is_first_ask(const td_coordinator *c, const sequence *s)
+{
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        if (&c->sequences[i] != s && c->sequences[i].n_asks > 0)
+            return false;
+    return s->has_proposed && n_asked(s) == 0;
 }
 
 static uint32_t n_decoding(const td_coordinator *c)
@@ -182,8 +300,10 @@ static uint32_t n_decoding(const td_coordinator *c)
 bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out)
 {
     if (s->phase != PHASE_DECODE || s->k == 0 || s->n_match || s->is_exhausted ||
-        s->n_asks == TD_ASKS_MAX)
+        s->n_asks >= (s->is_far ? TD_ASKS_MAX : ASKS_NEAR))
         return false;
+    if (s->is_far)
+        return next_far_ask(c, s, out);
     uint32_t length = sequence_length(s), from = td_max_u32(s->asked_end, length);
     /* Guesses that are not of this epoch's drafter: it cannot go on from them. */
     if (from < length + s->n_guesses)
@@ -215,7 +335,8 @@ static bool are_tokens(const td_coordinator *c, const uint32_t *ids, uint32_t n_
 static uint32_t find_ask(const sequence *s, uint32_t epoch, uint32_t position)
 {
     uint32_t i = 0;
-    while (i < s->n_asks && (s->asks[i].epoch != epoch || s->asks[i].position != position))
+    while (i < s->n_asks && (s->asks[i].epoch != epoch || s->asks[i].position < position ||
+                             (!s->asks[i].goes_on && s->asks[i].position != position)))
         ++i;
     return i;
 }
@@ -248,6 +369,11 @@ static void take_draft_time(td_coordinator *c, const ask *asked, uint32_t n_ids,
     /* What the drafter had at hand already says nothing of a step. */
     if ((double)busy_us > td_times_draft_us(&c->times) * n_ids / 4)
         td_times_add_draft(&c->times, n_ids, 1, (double)busy_us);
+    double trip_us = (double)now_us - (double)asked->sent_us - (double)busy_us;
+    if (asked->is_behind) /* a step for one that was overtaken */
+        trip_us -= td_times_draft_us(&c->times);
+    if (asked->is_first && n_ids == asked->k)
+        td_times_add_trip(&c->times, trip_us);
     if (asked->is_alone && n_ids == asked->k && !td_round_is_any_asked(c) &&
         now_us > asked->sent_us + busy_us)
         td_times_add_wait(&c->times, (double)(now_us - asked->sent_us - busy_us));
@@ -256,7 +382,7 @@ static void take_draft_time(td_coordinator *c, const ask *asked, uint32_t n_ids,
 void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
                          const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us)
 {
-    uint32_t i = find_ask(s, epoch, position);
+    uint32_t i = find_ask(s, epoch, position), length = sequence_length(s);
     if (i == s->n_asks) {
         bool is_old = c->last_epoch - epoch < 1u << 31 &&
                       (epoch != s->epoch || position <= td_max_u32(s->asked_end, sequence_end(s)));
@@ -264,7 +390,8 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
         return;
     }
     ask asked = s->asks[i];
-    if (n_ids > asked.k || !are_tokens(c, ids, n_ids)) {
+    uint32_t n_told = asked.goes_on && position < length ? length - position : 0;
+    if (n_ids > asked.k + n_told || !are_tokens(c, ids, n_ids)) {
         ++c->stats.n_bad_drafts;
         return;
     }
@@ -279,7 +406,12 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     }
     if (s->phase != PHASE_DECODE || s->n_match)
         return;
-    if (!add_guesses(s, position, ids, n_ids)) { /* the last answer was another than its guess */
+    s->n_said = td_max_u32(s->n_said, position + n_ids);
+    if (s->is_far) {
+        s->is_exhausted |= n_ids < asked.k;
+        take_far_draft(c, s, position, ids, n_ids);
+    } else if (!add_guesses(s, position, ids,
+                            n_ids)) { /* the last answer was another than its guess */
         TD_ASSERT(s->n_guesses == 0);
         td_round_new_epoch(c, s);
     } else {
@@ -320,6 +452,20 @@ static void count_guess(sequence *s, td_source source, uint32_t index, bool is_a
     info->n_lookup_accepted += source != TD_SOURCE_MODEL && is_accepted;
 }
 
+/* The last token was another than its guess. A drafter that is far has been asked for more already,
+ * and begins again by itself when it is told. */
+static void drop_wrong_guesses(td_coordinator *c, sequence *s)
+{
+    uint32_t at = sequence_length(s) - 1;
+    if (!s->is_far || s->n_said <= at) {
+        td_round_drop_guesses(c, s);
+        return;
+    }
+    s->n_guesses = 0;
+    s->is_astray = true;
+    s->stray_at = at;
+}
+
 td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
                                  const uint32_t *chosen)
 {
@@ -340,7 +486,7 @@ td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows
         if (is_agreed)
             pop_guess(s);
         else if (is_guessed)
-            td_round_drop_guesses(c, s);
+            drop_wrong_guesses(c, s);
     }
     for (; i + 1 < n_rows; ++i) /* verified in vain */
         count_guess(s, source, i, false);

@@ -16,6 +16,11 @@ bool td_round_is_awaiting(const td_coordinator *c, const sequence *s);
 bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out);
 void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
                          const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us);
+/* While rounds do not wait for a drafter: something has come of it, or it owes something now. */
+void td_round_note_owed(td_coordinator *c);
+void td_round_mind_owed(td_coordinator *c); /* time has passed */
+/* Would an ask be answered before all else? */
+bool td_round_is_first_ask(const td_coordinator *c, const sequence *s);
 /* Has the drafter an answer to give, of any sequence? */
 bool td_round_is_any_asked(const td_coordinator *c);
 td_source td_round_source(const sequence *s); /* of its guesses */

@@ -48,6 +48,9 @@ typedef struct {
     uint32_t epoch, position, k;
     bool is_reading; /* the drafter has to read the prompt first */
     bool is_alone;   /* nobody else waited for an answer when it was sent */
+    bool is_first;   /* there was nothing before it that had still to be computed */
+    bool is_behind;  /* of others that were overtaken */
+    bool goes_on;    /* action.h */
     uint64_t sent_us;
 } ask;
 
@@ -89,6 +92,10 @@ typedef struct {
     uint32_t n_asks;
     uint32_t asked_end; /* positions below were guessed or asked for in this epoch */
     uint32_t n_fed;
+    /* While the drafter is far (round.c): positions below n_said it has said in this epoch. */
+    bool has_company;       /* other sequences beside it, now or before */
+    bool is_far, is_astray; /* astray: what it says of positions behind stray_at is of no use */
+    uint32_t n_said, stray_at;
     uint64_t begin_us, deadline_us; /* of the round that is being prepared */
 
     td_acceptance acceptance;
@@ -127,6 +134,7 @@ struct td_coordinator {
     uint32_t next_sequence, last_epoch;
     uint64_t last_order;
     bool has_drafter;
+    uint64_t owed_until_us; /* when a far drafter is silent; UINT64_MAX: it owes nothing */
 
     batch batches[TD_BATCHES_MAX];
     uint32_t n_in_flight;

@@ -131,6 +131,12 @@ void td_times_add_wait(td_times *times, double us)
         add_time(&times->wait, (float)us);
 }
 
+void td_times_add_trip(td_times *times, double us)
+{
+    if (is_time(us))
+        add_time(&times->trip, (float)us);
+}
+
 double td_times_verify_us(const td_times *times, double n_rows)
 {
     double n = fmin(fmax(n_rows, 1), TD_TIMES_ROWS_MAX);
@@ -145,4 +151,9 @@ double td_times_draft_us(const td_times *times) { return (double)times->draft.us
 double td_times_wait_us(const td_times *times)
 {
     return times->wait.n < 3 ? 0 : (double)times->wait.us;
+}
+
+double td_times_trip_us(const td_times *times)
+{
+    return times->trip.n < 3 ? 0 : (double)times->trip.us;
 }

@@ -28,7 +28,7 @@ typedef struct {
 typedef struct {
     td_time verify[TD_TIMES_ROWS_MAX + 1];
     float fit_us[TD_TIMES_ROWS_MAX + 1]; /* of all widths, never decreasing */
-    td_time draft, wait;
+    td_time draft, wait, trip;
 } td_times;
 
 /* verify_us: [65] by number of rows, 0 = unknown; or NULL. draft_us: of one token; 0 = unknown. */
@@ -38,6 +38,8 @@ void td_times_add_verify(td_times *times, uint32_t n_rows, double us);
 void td_times_add_draft(td_times *times, uint32_t n_tokens, uint32_t n_sequences, double us);
 /* What it took until the answer was here, beside the drafter's own time: the link, waking. */
 void td_times_add_wait(td_times *times, double us);
+/* The same of one that nothing was before: the way there and back. */
+void td_times_add_trip(td_times *times, double us);
 /* 0 while nothing was measured. Widths between measured ones are interpolated; wider ones go on
  * with the mean slope from the narrowest to the widest (a tenth of a row's time a row while there
  * is one only). A cliff that was measured is kept. n_rows need not be whole: a mean. */
@@ -46,5 +48,6 @@ double td_times_verify_us(const td_times *times, double n_rows);
 double td_times_draft_us(const td_times *times);
 /* 0 until three were measured: the first may be cold, and nothing would be asked again. */
 double td_times_wait_us(const td_times *times);
+double td_times_trip_us(const td_times *times); /* the same */
 
 #endif

@@ -24,6 +24,7 @@ typedef struct {
     uint32_t n_tokens;    /* known */
     uint32_t n_committed; /* of these */
     uint32_t n_cached;    /* above n_tokens: left there by the slot's last sequence */
+    uint32_t told_other;  /* the first position at which another token was told than proposed */
     uint64_t closed_at;   /* orders free slots by age */
 } drafter_sequence;
 
@@ -279,6 +280,7 @@ bool td_drafter_open(td_drafter *d, uint32_t sequence, uint64_t stream,
     s->noise_shift = 0;
     s->is_read = false;
     s->n_tokens = s->n_committed = 0;
+    s->told_other = UINT32_MAX;
     return true;
 }
 
@@ -312,6 +314,8 @@ bool td_drafter_feed(td_drafter *d, uint32_t sequence, uint32_t position, const 
     uint32_t n_held = td_max_u32(s->n_tokens, s->n_cached), n_equal = position;
     while (n_equal < end && n_equal < n_held && s->tokens[n_equal] == ids[n_equal - position])
         n_equal++;
+    if (n_equal < td_min_u32(end, s->n_tokens))
+        s->told_other = td_min_u32(s->told_other, n_equal);
     if (n_equal < end) { /* a difference, or nothing more to compare with */
         roll_back(d, s, n_equal);
         if (d->prefix) /* names of chunks go by these tokens */
@@ -508,12 +512,16 @@ static bool step_ahead(td_drafter *d, decode_job *j, td_err *err)
 bool td_drafter_begin(td_drafter *d, td_proposal *p, td_err *err)
 {
     drafter_sequence *s;
-    p->n = p->busy_us = 0;
+    p->n = 0;
     p->is_done = true;
     if (!find_open(d, p->sequence, &s, err))
         return false;
     d->counts.n_proposals++;
-    if (p->position < 1 || p->position < s->n_committed || p->position > s->n_tokens)
+    if (p->goes_on)
+        td_proposal_resume(p, s->n_tokens, s->n_committed, s->told_other);
+    s->told_other = UINT32_MAX;
+    if (p->position < 1 || (p->position < s->n_committed && !p->goes_on) ||
+        p->position > s->n_tokens)
         return true;
     uint32_t end = td_min_u32(d->n_ctx, s->n_committed + TD_DRAFTER_AHEAD_MAX);
     p->k = td_min_u32(p->k, end > p->position ? end - p->position : 0);

@@ -38,6 +38,13 @@ static void list_add(list *l, uint16_t i)
     l->at[l->n++] = i;
 }
 
+static void list_insert(list *l, uint32_t k, uint16_t i)
+{
+    TD_ASSERT(k <= l->n && l->n < TD_REQUESTS_MAX);
+    memmove(l->at + k + 1, l->at + k, (l->n++ - k) * sizeof *l->at);
+    l->at[k] = i;
+}
+
 /* Takes out the k-th; returns it. */
 static uint16_t list_take(list *l, uint32_t k)
 {
@@ -113,6 +120,21 @@ static void overtake(td_requests *in, const list *l, uint32_t sequence, bool has
     }
 }
 
+static bool goes_on(const place *p, uint32_t sequence)
+{
+    return p->msg.type == TD_WIRE_PROPOSE && p->sequence == sequence && p->proposal.goes_on &&
+           !p->is_overtaken;
+}
+
+/* Before the first that waits and goes on: what that will be about depends on what is told. */
+static uint32_t place_of_feed(const td_requests *in, const place *feed)
+{
+    uint32_t k = 0;
+    while (k < in->waiting.n && !goes_on(&in->places[in->waiting.at[k]], feed->sequence))
+        k++;
+    return k;
+}
+
 void td_requests_put(td_requests *in, const td_wire_msg *msg)
 {
     uint32_t sequence, epoch;
@@ -135,8 +157,9 @@ void td_requests_put(td_requests *in, const td_wire_msg *msg)
         p->proposal = (td_proposal){.sequence = sequence,
                                     .epoch = epoch,
                                     .position = msg->propose.position,
-                                    .k = td_min_u32(msg->propose.k, TD_WIRE_DRAFT_MAX)};
-    list_add(&in->waiting, i);
+                                    .k = td_min_u32(msg->propose.k, TD_WIRE_DRAFT_MAX),
+                                    .goes_on = msg->propose.goes_on};
+    list_insert(&in->waiting, msg->type == TD_WIRE_FEED ? place_of_feed(in, p) : in->waiting.n, i);
 }
 
 static bool is_in_hand(const td_requests *in, const list *l, uint16_t i)
@@ -201,6 +224,28 @@ static bool is_contradicted(const td_requests *in, const td_proposal *p)
     return false;
 }
 
+/* A proposal that goes on makes way for tokens that are told, and begins again behind them: what it
+ * has found is there at once if it still holds. */
+static void make_way(td_requests *in)
+{
+    for (uint32_t k = in->running.n; k-- > 0;) {
+        place *p = &in->places[in->running.at[k]];
+        uint32_t first = 0;
+        while (first < in->waiting.n && in->places[in->waiting.at[first]].sequence != p->sequence)
+            first++;
+        if (!goes_on(p, p->sequence) || first == in->waiting.n ||
+            in->places[in->waiting.at[first]].msg.type != TD_WIRE_FEED)
+            continue;
+        while (first < in->waiting.n &&
+               (in->places[in->waiting.at[first]].sequence != p->sequence ||
+                in->places[in->waiting.at[first]].msg.type == TD_WIRE_FEED))
+            first++;
+        p->proposal.k = td_min_u32(p->msg.propose.k, TD_WIRE_DRAFT_MAX);
+        p->proposal.n = 0;
+        list_insert(&in->waiting, first, list_take(&in->running, k));
+    }
+}
+
 /* Answers what is overtaken and has nothing before it. */
 static void answer_overtaken(td_requests *in)
 {
@@ -232,6 +277,7 @@ bool td_requests_next(td_requests *in, td_work *work)
         in->is_reset_due = false;
         return hand_out(in, work, TD_WORK_RESET);
     }
+    make_way(in);
     answer_overtaken(in);
     for (uint32_t k = 0; k < in->waiting.n; k++) {
         if (is_blocked(in, k))

@@ -13,7 +13,8 @@
  * Every proposal is answered exactly once, in order within its sequence. It is overtaken as soon as
  * there is a later message of its sequence of another epoch, or that opens or closes it, or
  * feeds tokens other than those found: then nothing more is computed for it, and its answer has the
- * tokens found so far, mostly none. A reset (a coordinator came or was lost) drops everything,
+ * tokens found so far, mostly none. One that goes on (wire.h) is not overtaken by a FEED: that
+ * comes before it, and it begins again. A reset (a coordinator came or was lost) drops everything,
  * answers too.
  *
  * Bounds: TD_REQUESTS_MAX messages, proposals and answers held together. Allocates in create only.

@@ -14,6 +14,9 @@ typedef struct {
     uint32_t *starts; /* [n_ctx + 1]: draft position at which target position i begins */
     uint32_t n;       /* target tokens known; starts[n] is where the next one goes */
     uint32_t n_committed;
+    uint32_t told_other; /* as in the drafter */
+    uint32_t
+        n_given; /* of the proposal under way: committed ones, which the drafter is not asked for */
     td_proposal inner; /* what the drafter is asked while the sequence has a proposal under way */
 } vocab_sequence;
 
@@ -88,6 +91,7 @@ bool td_vocab_drafter_open(td_vocab_drafter *t, uint32_t sequence, uint64_t stre
     s->is_open = true;
     s->sequence = sequence;
     s->n = s->n_committed = 0;
+    s->told_other = UINT32_MAX;
     return true;
 }
 
@@ -118,6 +122,8 @@ bool td_vocab_drafter_feed(td_vocab_drafter *t, uint32_t sequence, uint32_t posi
         memcpy(t->chunk + n, pieces, n_pieces * sizeof pieces[0]);
         n += n_pieces;
         is_same = is_same && at < s->n && s->tokens[at] == ids[i] && s->starts[at + 1] == begin + n;
+        if (!is_same && at < s->n && s->tokens[at] != ids[i])
+            s->told_other = td_min_u32(s->told_other, at);
         s->tokens[at] = ids[i];
         s->starts[++at] = begin + n;
         if (!is_same)
@@ -136,15 +142,15 @@ bool td_vocab_drafter_feed(td_vocab_drafter *t, uint32_t sequence, uint32_t posi
 /* Hands on what the drafter has found since. */
 static void take_over(td_vocab_drafter *t, vocab_sequence *s, td_proposal *p)
 {
-    for (; p->n < s->inner.n && s->n < t->n_ctx; s->n++) {
-        uint32_t id = td_vocab_map_to_target(t->map, s->inner.ids[p->n]);
+    for (; p->n - s->n_given < s->inner.n && s->n < t->n_ctx; s->n++) {
+        uint32_t id = td_vocab_map_to_target(t->map, s->inner.ids[p->n - s->n_given]);
         if (id == TD_NO_TOKEN)
             break;
         s->tokens[s->n] = p->ids[p->n++] = id;
         s->starts[s->n + 1] = s->starts[s->n] + 1;
     }
     p->busy_us = s->inner.busy_us;
-    p->is_done = s->inner.is_done || p->n < s->inner.n;
+    p->is_done = s->inner.is_done || p->n - s->n_given < s->inner.n;
 }
 
 bool td_vocab_drafter_begin(td_vocab_drafter *t, td_proposal *p, td_err *err)
@@ -152,21 +158,35 @@ bool td_vocab_drafter_begin(td_vocab_drafter *t, td_proposal *p, td_err *err)
     if (t->map == NULL)
         return td_drafter_begin(t->drafter, p, err);
     vocab_sequence *s = find(t, p->sequence);
-    p->n = p->busy_us = 0;
+    p->n = 0;
     p->is_done = true;
     if (s == NULL)
         return td_err_set(err, TD_E_DATA, "sequence %u is not open", p->sequence);
+    if (p->goes_on)
+        td_proposal_resume(p, s->n, s->n_committed, s->told_other);
+    s->told_other = UINT32_MAX;
+    s->n_given = 0;
+    if (p->goes_on && p->position < s->n_committed) {
+        s->n_given = td_min_u32(p->k, s->n_committed - p->position);
+        memcpy(p->ids, s->tokens + p->position, s->n_given * sizeof p->ids[0]);
+        p->n = s->n_given;
+        if (p->n == p->k)
+            return true;
+    }
+    uint32_t from = p->position + s->n_given;
     /* Nothing to follow, or nothing that the draft has read. */
-    if (p->position < s->n_committed || p->position > s->n || s->starts[p->position] == 0)
+    if (from < s->n_committed || from > s->n || s->starts[from] == 0)
         return true;
     if (!td_vocab_map_get_info(t->map).is_aligned) /* those that are have one noise */
         td_drafter_set_noise(t->drafter, p->sequence, td_vocab_map_targets(t->map),
-                             (int64_t)p->position - s->starts[p->position]);
-    s->inner =
-        (td_proposal){.sequence = p->sequence, .position = s->starts[p->position], .k = p->k};
+                             (int64_t)from - s->starts[from]);
+    s->inner = (td_proposal){.sequence = p->sequence,
+                             .position = s->starts[from],
+                             .k = p->k - s->n_given,
+                             .busy_us = p->busy_us};
     if (!td_drafter_begin(t->drafter, &s->inner, err))
         return false;
-    s->n = p->position;
+    s->n = from;
     take_over(t, s, p);
     return true;
 }

@@ -138,6 +138,11 @@ static const char *endpoint_of(const td_draft_client *d)
                                        : INPROC_ENDPOINT;
 }
 
+bool td_draft_client_is_elsewhere(const td_draft_client *d)
+{
+    return !strncmp(endpoint_of(d), "tcp://", 6);
+}
+
 td_draft_client *td_draft_client_create(const td_run_params *params, const td_model *target,
                                         uint32_t n_ctx, td_err *err)
 {
@@ -336,7 +341,7 @@ bool td_draft_client_send(td_draft_client *d, const td_action *a)
         TD_ASSERT(room > 0);
         return send(d, &(td_wire_msg){.type = TD_WIRE_PROPOSE,
                                       .propose = {a->sequence, a->epoch, a->position,
-                                                  td_min_u32(a->k, room)}});
+                                                  td_min_u32(a->k, room), a->goes_on}});
     case TD_ACT_DRAFT_CLOSE:
         return send(d, &(td_wire_msg){.type = TD_WIRE_CLOSE, .close = {a->sequence}});
     default:

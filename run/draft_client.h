@@ -66,6 +66,9 @@ bool td_draft_client_is_beyond(const td_draft_client *d, uint32_t position);
 /* Is the draft to run on one of the hosts, by a stage worker there? */
 bool td_draft_client_is_on_host(const td_run_params *params);
 
+/* Is it on another machine, reached by tcp? */
+bool td_draft_client_is_elsewhere(const td_draft_client *d);
+
 /* Where the draft runs, for stats: "host:1", "strix2/host:1"; "" at a worker of its own. */
 const char *td_draft_client_device(const td_draft_client *d);
 const td_device_info *td_draft_client_get_device(const td_draft_client *d); /* or NULL */

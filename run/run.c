@@ -125,6 +125,7 @@ static bool begin(session *r, td_err *err)
         .n_pages = td_target_n_pages(r->target),
         .can_share = !td_target_forgets(r->target),
         .lookup = r->ngram ? look_up : NULL,
+        .is_draft_elsewhere = r->drafting && td_draft_client_is_elsewhere(r->drafting),
         .draft_deadline_us = p->draft_deadline_us ? p->draft_deadline_us : TD_DRAFT_DEADLINE_US,
         .n_vocab = td_tokenizer_get_info(tokenizer)->n_vocab,
         .token_bytes = token_bytes,

@@ -649,7 +649,7 @@ static void test_a_draft_lives_through_nonsense(void **state)
             else if (m.type == TD_WIRE_FEED)
                 m.feed = (td_wire_feed){i % 6, 0, i % 3 ? 0 : at, 1 + i % 4, ids};
             else
-                m.propose = (td_wire_propose){i % 6, 0, at, 1 + i % 200};
+                m.propose = (td_wire_propose){i % 6, 0, at, 1 + i % 200, i % 3 == 0};
             uint64_t session = i % 7 ? STAGE_TICKET | n_hello : (uint64_t)i << 32;
             uint64_t flip = i % 5 ? 0 : td_noise_bits(draw, 1, 0) | 1u;
             send_wire(&p, m, session, round % 2 ? i : 1 + td_noise_bits(draw, 2, 0) % 9, flip);

@@ -27,7 +27,7 @@ typedef struct {
     uint32_t n_prompts, n_slots, n_stages, n_ctx, draft_max, verify_rows_max, prefill_rows;
     uint32_t n_prompt_max, n_predict_max, n_prefix, n_pages;
     bool is_exact, ignore_end, has_stops; /* exact: the lengths are the maxima */
-    bool is_free, is_ahead, can_share, has_lookup, has_drafter;
+    bool is_free, is_ahead, is_elsewhere, can_share, has_lookup, has_drafter;
     double agreement; /* of each position, independently */
     /* Times: of a stage for a micro-batch, of a draft step; what a round waits for a draft. */
     uint64_t stage_us, row_us, draft_us, deadline_us;
@@ -41,13 +41,16 @@ typedef struct {
     td_link_faults link;
     uint32_t slow_permille, forged_permille;
     uint64_t death_us, silence_us, cut_us, loss_us, cancel_us;
+    uint64_t hang_at_us, hang_us; /* a silence of the drafter at a given time, for so long */
+    uint32_t ping_us;             /* 0: short */
 } world_params;
 
 /* A cache of tokens: of a stage by slot, of the drafter by prompt (n_committed: what was fed). */
 typedef struct {
     bool is_open, has_hole;
     uint32_t sequence, n, n_committed;
-    uint32_t n_read;  /* of the drafter's: what its model has seen of it */
+    uint32_t n_read; /* of the drafter's: what its model has seen of it */
+    uint32_t told_other;
     uint32_t *tokens; /* [N_CTX_MAX] */
 } toy_cache;
 
@@ -95,12 +98,14 @@ typedef struct {
         uint32_t n;
         struct {
             uint32_t epoch, position;
+            bool goes_on;
         } at[TD_ASKS_MAX];
     } asks[N_PROMPTS_MAX]; /* proposals of this session without an answer, oldest first */
 
     uint64_t n_steps;
-    uint32_t n_joins, n_deaths, n_answers, n_cut_short; /* what was tried, to see that it was */
-    td_coordinator_stats stats;                         /* at the end */
+    uint32_t n_joins, n_deaths, n_answers, n_going_on,
+        n_cut_short;            /* what was tried, to see that it was */
+    td_coordinator_stats stats; /* at the end */
 } world;
 
 #define CHECK(w, condition)                                                                        \
@@ -384,8 +389,10 @@ static void take_feed(world *w, const td_wire_feed *f)
     for (uint32_t i = 0; i < f->n; ++i) {
         uint32_t at = f->position + i;
         CHECK(w, f->ids[i] == expected_at(&w->prompts[i_prompt], at));
-        if (at < m->n && m->tokens[at] != f->ids[i])
+        if (at < m->n && m->tokens[at] != f->ids[i]) {
             m->n = at; /* its own text was another */
+            m->told_other = td_min_u32(m->told_other, at);
+        }
         m->n_read = td_min_u32(m->n_read, m->n);
         m->tokens[at] = f->ids[i];
         m->n = td_max_u32(m->n, at + 1);
@@ -404,16 +411,20 @@ static void take_message(world *w, const td_wire_msg *msg)
     CHECK(w, is_open || m->is_open);
     m->is_open = is_open;
     m->n = m->n_committed = m->n_read = 0;
+    m->told_other = UINT32_MAX;
 }
 
 /* What the tail has already. */
 static void begin_proposal(world *w, td_proposal *p)
 {
-    const toy_cache *m = &w->memory[find_prompt(w, p->sequence)];
+    toy_cache *m = &w->memory[find_prompt(w, p->sequence)];
     CHECK(w, m->is_open && p->k >= 1);
     CHECK(w, p->position + p->k < w->params.n_ctx);
     CHECK(w, p->position + p->k <= m->n_committed + TD_AHEAD_MAX);
-    if (p->position < m->n_committed || p->position > m->n) {
+    if (p->goes_on)
+        td_proposal_resume(p, m->n, m->n_committed, m->told_other);
+    m->told_other = UINT32_MAX;
+    if ((p->position < m->n_committed && !p->goes_on) || p->position > m->n) {
         p->is_done = true;
         return;
     }
@@ -556,6 +567,7 @@ static uint64_t hash_vocab(void *user, uint32_t a, uint32_t b)
 static td_peer *create_peer(world *w, bool is_worker)
 {
     td_err err = {0};
+    uint32_t ping_us = w->params.ping_us ? w->params.ping_us : 5000;
     td_peer *peer =
         td_peer_create(&(td_peer_params){.is_worker = is_worker,
                                          .n_vocab = N_VOCAB,
@@ -564,10 +576,10 @@ static td_peer *create_peer(world *w, bool is_worker)
                                          .build = "toy",
                                          .hash = hash_vocab,
                                          .seed = random_u64(w) | 1,
-                                         .ping_us = 5000,
+                                         .ping_us = ping_us,
                                          .retry_min_us = 1000,
                                          .retry_max_us = 40000, /* above any way there and back */
-                                         .hung_us = is_worker ? 0 : 30000},
+                                         .hung_us = is_worker ? 0 : 6 * ping_us},
                        w->link[is_worker], &w->clock, &err);
     must(peer != NULL, &err);
     return peer;

@@ -67,6 +67,14 @@ static world_params draw_params(uint64_t seed)
     p.cut_us = DRAW(4) ? 0 : 10000 + DRAW(200000);
     p.loss_us = DRAW(4) ? 0 : 5000 + DRAW(200000);
     p.cancel_us = DRAW(4) ? 0 : 5000 + DRAW(100000);
+    if (DRAW(3) == 0) { /* one sequence at a time, and a drafter that is far */
+        p.n_slots = p.n_stages = 1;
+        p.is_ahead = p.is_elsewhere = p.has_drafter = true;
+        p.has_lookup = false;
+        p.link.delay_max_us = (uint32_t)p.stage_us + DRAW(4000);
+        p.link.delay_min_us = p.link.delay_max_us - DRAW((uint32_t)p.stage_us / 4);
+        p.draft_us = 20 + DRAW(300);
+    }
 #undef DRAW
     return p;
 }
@@ -77,7 +85,7 @@ static void test_faults_never_change_the_text(void **state)
     uint64_t first = read_number("SIM_SEED", 1), n = read_number("SIM_COUNT", N_SEEDS);
     uint64_t n_tokens = 0, n_joins = 0, n_deaths = 0, n_answers = 0, n_cancelled = 0, n_ahead = 0;
     uint64_t n_continued = 0, n_batches = 0, n_deadlines = 0, n_stale = 0, n_bad = 0, n_waits = 0;
-    uint64_t n_losses = 0, n_replayed = 0;
+    uint64_t n_losses = 0, n_replayed = 0, n_going_on = 0;
     for (uint64_t seed = first; seed < first + n; ++seed) {
         world_params params = draw_params(seed);
         world_run(&w, &params);
@@ -86,6 +94,7 @@ static void test_faults_never_change_the_text(void **state)
         n_joins += w.n_joins;
         n_deaths += w.n_deaths;
         n_answers += w.n_answers;
+        n_going_on += w.n_going_on;
         n_cancelled += w.stats.n_cancelled;
         n_ahead += w.stats.n_ahead;
         n_continued += w.stats.n_continued;
@@ -102,21 +111,24 @@ static void test_faults_never_change_the_text(void **state)
         }
     }
     printf("%llu seeds: %llu tokens, %llu micro-batches, %llu of them cancelled, %llu "
-           "continuations, %llu drafts answered, %llu rounds drafted ahead, %llu sessions, %llu "
+           "continuations, %llu drafts answered, %llu asked of a far drafter, %llu rounds drafted "
+           "ahead, %llu sessions, %llu "
            "deaths, %llu deadlines, %llu stale and %llu bad drafts, %llu waits for memory, %llu "
            "losses of the target, %llu positions computed again\n",
            (unsigned long long)n, (unsigned long long)n_tokens, (unsigned long long)n_batches,
            (unsigned long long)n_cancelled, (unsigned long long)n_continued,
-           (unsigned long long)n_answers, (unsigned long long)n_ahead, (unsigned long long)n_joins,
-           (unsigned long long)n_deaths, (unsigned long long)n_deadlines,
-           (unsigned long long)n_stale, (unsigned long long)n_bad, (unsigned long long)n_waits,
-           (unsigned long long)n_losses, (unsigned long long)n_replayed);
+           (unsigned long long)n_answers, (unsigned long long)n_going_on,
+           (unsigned long long)n_ahead, (unsigned long long)n_joins, (unsigned long long)n_deaths,
+           (unsigned long long)n_deadlines, (unsigned long long)n_stale, (unsigned long long)n_bad,
+           (unsigned long long)n_waits, (unsigned long long)n_losses,
+           (unsigned long long)n_replayed);
     if (n < N_SEEDS)
         return;
     /* All of it was tried. */
     assert_true(n_cancelled > n / 10 && n_continued > n / 10 && n_ahead > n);
     assert_true(n_joins > n && n_deaths > n / 10 && n_deadlines > n / 10);
     assert_true(n_stale > n && n_bad > n / 10 && n_waits > n / 10);
+    assert_true(n_going_on > n);
     assert_true(n_losses > n / 10 && n_replayed > n);
 }
 

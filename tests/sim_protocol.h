@@ -17,6 +17,8 @@ static void note_ask(world *w, const td_action *a)
     uint32_t i = find_prompt(w, a->sequence);
     CHECK(w, w->asks[i].n < TD_ASKS_MAX);
     w->asks[i].at[w->asks[i].n].epoch = a->epoch;
+    w->asks[i].at[w->asks[i].n].goes_on = a->goes_on;
+    w->n_going_on += a->goes_on;
     w->asks[i].at[w->asks[i].n++].position = a->position;
 }
 
@@ -26,7 +28,8 @@ static void check_answer(world *w, const td_wire_draft *d)
         return;
     uint32_t i = find_prompt(w, d->sequence);
     CHECK(w, w->asks[i].n > 0 && w->asks[i].at[0].epoch == d->epoch);
-    CHECK(w, w->asks[i].at[0].position == d->position);
+    CHECK(w, d->position == w->asks[i].at[0].position ||
+                 (w->asks[i].at[0].goes_on && d->position < w->asks[i].at[0].position));
     memmove(w->asks[i].at, w->asks[i].at + 1, --w->asks[i].n * sizeof *w->asks[i].at);
 }
 
@@ -56,7 +59,7 @@ static void send_to_drafter(world *w, const td_action *a)
                             .feed = {a->sequence, a->epoch, a->position, a->n_tokens, a->tokens}};
     else if (a->kind == TD_ACT_DRAFT_PROPOSE)
         msg = (td_wire_msg){.type = TD_WIRE_PROPOSE,
-                            .propose = {a->sequence, a->epoch, a->position, a->k}};
+                            .propose = {a->sequence, a->epoch, a->position, a->k, a->goes_on}};
     else
         msg = (td_wire_msg){.type = TD_WIRE_CLOSE, .close = {a->sequence}};
     if (td_peer_send(w->client, &msg, &err)) {
@@ -128,7 +131,7 @@ static void do_faults(world *w)
     }
     if (w->next_silence_us <= now(w)) {
         w->next_silence_us = random_time(w, p->silence_us);
-        w->silence_end_us = now(w) + 1 + random_below(w, 60000);
+        w->silence_end_us = now(w) + (p->hang_us ? p->hang_us : 1 + random_below(w, 60000));
     }
     if (w->next_loss_us <= now(w)) {
         lose_target(w);
@@ -298,6 +301,7 @@ static void create(world *w)
                                     .draft_max = p->draft_max,
                                     .is_draft_fixed = !p->is_free,
                                     .is_ahead = p->is_ahead,
+                                    .is_draft_elsewhere = p->is_elsewhere,
                                     .n_batches_max = p->n_stages,
                                     .verify_rows_max = p->verify_rows_max,
                                     .prefill_rows = p->prefill_rows,
@@ -361,6 +365,8 @@ static void world_run(world *w, const world_params *params)
     w->next_death_us = random_time(w, has_drafter ? params->death_us : 0);
     w->next_cut_us = random_time(w, has_drafter ? params->cut_us : 0);
     w->next_silence_us = random_time(w, has_drafter ? params->silence_us : 0);
+    if (has_drafter && params->hang_us)
+        w->next_silence_us = params->hang_at_us;
     w->next_loss_us = random_time(w, params->loss_us);
     w->next_cancel_us = random_time(w, params->cancel_us);
     for (;;) {

@@ -220,6 +220,99 @@ static void test_a_miss_pays_one_round_trip(void **state)
         }
 }
 
+/* 5 ms away, there and back. */
+static world_params make_far_params(uint32_t verify_us, uint32_t draft_us, bool is_free)
+{
+    world_params params = make_params(0.8, is_free ? 16 : 4, draft_us, true);
+    params.seed = 3;
+    params.is_elsewhere = true;
+    params.is_free = is_free;
+    params.row_us = 300;
+    params.stage_us = verify_us - 300;
+    params.link.delay_min_us = params.link.delay_max_us = 2500;
+    return params;
+}
+
+/* A drafter 5 ms away, of which verifications take two or one: rounds go on without it until its
+ * words are there, so that it is a gain all the same. By a model of such a wait: a text is at hand
+ * again when for the length of a way there and back no plain token was another than its guess. */
+static void test_a_far_draft_is_a_gain(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t verify_us, draft_us;
+        double over_plain[2], of_near[2]; /* fixed, chosen */
+    } machines[] = {{2740, 750, {1.3, 1.29}, {0.84, 0.81}},
+                    {5500, 1700, {1.45, 1.43}, {0.92, 0.84}}};
+    for (uint32_t i = 0; i < TD_COUNT(machines); ++i)
+        for (uint32_t is_free = 0; is_free < 2; ++is_free) {
+            world_params params =
+                make_far_params(machines[i].verify_us, machines[i].draft_us, is_free);
+            double far_us = run(&params);
+            params.link.delay_min_us = params.link.delay_max_us = 0;
+            double near_us = run(&params);
+            params.has_drafter = false;
+            params.draft_max = 0;
+            double plain_us = run(&params);
+            printf("verifications of %u us, lengths %s: %.2f of plain decoding's speed, %.2f of a "
+                   "near draft's\n",
+                   machines[i].verify_us, is_free ? "chosen" : "fixed", plain_us / far_us,
+                   near_us / far_us);
+            assert_true(plain_us / far_us > machines[i].over_plain[is_free]);
+            assert_true(near_us / far_us > machines[i].of_near[is_free]);
+        }
+}
+
+/* One that hung for far longer than its deadline is as good as ever when it goes on, for the text
+ * that was written meanwhile and for those behind it: nothing that was measured, nothing that it
+ * still had to answer stands in its way. */
+static void test_a_far_draft_that_hung_drafts_as_before(void **state)
+{
+    (void)state;
+    for (uint32_t is_free = 0; is_free < 2; ++is_free) {
+        world_params params = make_far_params(2740, 750, is_free);
+        uint32_t drafted[4];
+        params.seed = 5;
+        params.n_prompts = TD_COUNT(drafted);
+        params.n_predict_max = 1000;
+        params.deadline_us = 100000;
+        params.ping_us = 1000000;
+        world_run(&w, &params);
+        assert_int_equal(w.stats.n_deadlines, 0);
+        for (uint32_t i = 0; i < TD_COUNT(drafted); ++i)
+            drafted[i] = w.prompts[i].info.n_drafted;
+        params.hang_at_us = 300000;
+        params.hang_us = 800000;
+        world_run(&w, &params);
+        assert_int_equal(w.n_joins, 1);
+        assert_true(w.stats.n_deadlines > 0);
+        for (uint32_t i = 0; i < TD_COUNT(drafted); ++i) {
+            double share = (double)w.prompts[i].info.n_drafted / drafted[i];
+            printf("%u drafts, %.2f of those without the silence\n", drafted[i], share);
+            assert_true(share > (i == 0 ? 0.5 : 0.9));
+        }
+    }
+}
+
+/* Where a way there and back takes a dozen rounds, words are seldom in time: for as many tokens the
+ * draft has to be right. Nothing is lost by it: rounds go on as if there were no draft. */
+static void test_a_far_draft_costs_nothing_where_its_words_are_late(void **state)
+{
+    (void)state;
+    for (uint32_t is_free = 0; is_free < 2; ++is_free) {
+        world_params params = make_far_params(400, 60, is_free);
+        params.row_us = 20;
+        params.stage_us = 380;
+        double far_us = run(&params);
+        double share = w.prompts[0].info.n_drafted / (double)N_TOKENS;
+        params.has_drafter = false;
+        params.draft_max = 0;
+        double plain_us = run(&params);
+        printf("%.2f drafts a token, %.2f of plain decoding's speed\n", share, plain_us / far_us);
+        assert_true(share < 0.1 && plain_us / far_us > 0.98);
+    }
+}
+
 /* m chunks of a prompt pass s stages in m + s - 1 steps. */
 static void test_chunks_pass_the_stages_one_behind_the_other(void **state)
 {
@@ -268,6 +361,9 @@ int main(void)
         cmocka_unit_test(test_chosen_lengths_are_near_the_best_fixed_one),
         cmocka_unit_test(test_latency_is_hidden_in_the_overlap),
         cmocka_unit_test(test_a_miss_pays_one_round_trip),
+        cmocka_unit_test(test_a_far_draft_is_a_gain),
+        cmocka_unit_test(test_a_far_draft_that_hung_drafts_as_before),
+        cmocka_unit_test(test_a_far_draft_costs_nothing_where_its_words_are_late),
         cmocka_unit_test(test_chunks_pass_the_stages_one_behind_the_other),
         cmocka_unit_test(test_groups_of_sequences_fill_the_stages),
     };

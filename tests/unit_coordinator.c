@@ -249,6 +249,70 @@ static void test_coordinator_silence_mutes_until_an_answer(void **state)
     td_coordinator_destroy(&c);
 }
 
+/* An answer of the plain target after us, while nothing is heard of the drafter. */
+static void plain_round(td_coordinator *c, uint64_t now_us)
+{
+    td_action a;
+    bool is_begun = false;
+    while (!is_begun && td_coordinator_next(c, &a))
+        is_begun = a.kind == TD_ACT_FORWARD;
+    assert_true(is_begun && a.n_rows == 1);
+    td_coordinator_on_verified(c, a.batch, (uint32_t[]){20}, NULL, now_us);
+}
+
+/* Rounds wait for nobody where the drafter is far. What it owes is due all the same: by when it was
+ * asked, or last heard, whichever sequence it was of and whatever rounds there were since. */
+static void test_coordinator_far_silence_has_a_deadline(void **state)
+{
+    (void)state;
+    for (uint32_t is_elsewhere = 0; is_elsewhere < 2; ++is_elsewhere) {
+        td_coordinator_params params = params_of(1, 3);
+        params.is_ahead = true;
+        params.is_draft_elsewhere = is_elsewhere;
+        params.draft_us = 10;
+        params.verify_us[1] = 100;
+        td_coordinator *c = create(&params);
+        uint32_t q;
+        td_action p = first_proposal(c, &q), a;
+        uint64_t now_us = 30;
+        const uint32_t ids[] = {1, 2, 3, 4};
+        for (uint32_t i = 0; i < 4; ++i) { /* each takes long, and is wrong */
+            now_us += 200;
+            td_coordinator_on_draft(c, q, p.epoch, p.position, ids, p.k, 10 * p.k, now_us);
+            while (td_coordinator_next(c, &a) && a.kind != TD_ACT_FORWARD)
+                ;
+            assert_true(a.kind == TD_ACT_FORWARD && a.n_rows > 1);
+            td_coordinator_on_verified(c, a.batch, (uint32_t[]){20, 20, 20, 20}, NULL,
+                                       now_us += 100);
+            while (td_coordinator_next(c, &a) && a.kind != TD_ACT_DRAFT_PROPOSE)
+                ;
+            p = a;
+        }
+        assert_int_equal(p.goes_on, is_elsewhere);
+        uint64_t due_us = now_us + params.draft_deadline_us;
+        assert_int_equal(td_coordinator_deadline_us(c), due_us);
+        if (is_elsewhere) {
+            plain_round(c, now_us + 100);
+            plain_round(c, now_us + 200);
+            assert_int_equal(td_coordinator_deadline_us(c), due_us);
+            td_coordinator_on_draft(c, q, p.epoch, p.position, ids, 0, 0, now_us + 250);
+            plain_round(c, now_us + 300); /* and it has been asked for more by now */
+            assert_int_equal(td_coordinator_deadline_us(c), due_us += 250);
+        }
+        td_coordinator_on_tick(c, due_us - 1);
+        assert_int_equal(td_coordinator_get_stats(c)->n_deadlines, 0);
+        td_coordinator_on_tick(c, due_us);
+        assert_int_equal(td_coordinator_get_stats(c)->n_deadlines, 1);
+        assert_int_equal(td_coordinator_deadline_us(c), UINT64_MAX);
+        while (td_coordinator_next(c, &a)) /* not a word to it any more */
+            assert_true(a.kind != TD_ACT_DRAFT_PROPOSE && a.kind != TD_ACT_DRAFT_FEED);
+        td_coordinator_on_tick(c, due_us + 5000);
+        assert_int_equal(td_coordinator_get_stats(c)->n_deadlines, 1);
+        td_coordinator_on_drafter(c, false, due_us + 5000);
+        td_coordinator_destroy(&c);
+    }
+}
+
 static void test_coordinator_lost_drafter_leaves_plain_decoding(void **state)
 {
     (void)state;
@@ -891,6 +955,7 @@ int main(void)
         cmocka_unit_test(test_a_target_that_is_lost_again_and_again_gets_on),
         cmocka_unit_test(test_coordinator_drops_and_counts_bad_drafts),
         cmocka_unit_test(test_coordinator_silence_mutes_until_an_answer),
+        cmocka_unit_test(test_coordinator_far_silence_has_a_deadline),
         cmocka_unit_test(test_coordinator_lost_drafter_leaves_plain_decoding),
         cmocka_unit_test(test_coordinator_cancelled_rows_do_not_reach_the_next_sequence),
         cmocka_unit_test(test_coordinator_cancelled_sequence_takes_no_more_tokens),

@@ -438,6 +438,49 @@ static void test_the_tail_is_kept_and_has_a_limit(void **state)
     td_drafter_destroy(&d);
 }
 
+static td_proposal go_on(td_drafter *d, uint32_t sequence, uint32_t position, uint32_t k)
+{
+    td_proposal p = {.sequence = sequence, .position = position, .k = k, .goes_on = true};
+    td_proposal *jobs[] = {&p};
+    td_err err = {0};
+    bool is_ok = td_drafter_begin(d, &p, &err);
+    while (is_ok && !p.is_done)
+        is_ok = td_drafter_step(d, jobs, 1, &err);
+    if (!is_ok)
+        fail_msg("%s", err.message);
+    return p;
+}
+
+/* What goes on begins at the first token that was told to be another, or where its text ends. */
+static void test_what_goes_on_begins_where_it_was_told_otherwise(void **state)
+{
+    (void)state;
+    td_drafter *d = create(N_CTX);
+    uint32_t tokens[N_CTX] = {65, 66, 67}, n = 3, ids[64];
+    open_sequence(d, 1);
+    feed(d, 1, 0, tokens, n);
+    td_proposal p = go_on(d, 1, n, 8);
+    assert_int_equal(p.position, n);
+    assert_int_equal(p.n, 8);
+    memcpy(tokens + n, p.ids, 8 * sizeof *tokens);
+    feed(d, 1, 3, tokens + 3, 2); /* as said: it goes on behind its text */
+    p = go_on(d, 1, 40, 2);
+    assert_int_equal(p.position, 11);
+    assert_int_equal(p.n, 2);
+    tokens[5] = (tokens[5] + 1) % TOY_VOCAB;
+    feed(d, 1, 5, tokens + 5, 1);
+    tokens[6] = 3;
+    feed(d, 1, 6, tokens + 6, 1);
+    p = go_on(d, 1, 13, 4);
+    assert_int_equal(p.position, 5);
+    assert_int_equal(p.n, 6); /* two that it was told, four of its own */
+    assert_memory_equal(p.ids, tokens + 5, 2 * sizeof *tokens);
+    assert_int_equal(propose_fresh(1, tokens, 7, 4, ids), 4);
+    assert_memory_equal(p.ids + 2, ids, 4 * sizeof *ids);
+    assert_int_equal(go_on(d, 1, 12, 1).position, 11); /* told once, begun once */
+    td_drafter_destroy(&d);
+}
+
 /* Several at once, joining and leaving between steps, give what each gives alone. */
 static void test_together_is_as_one_after_another(void **state)
 {
@@ -723,6 +766,7 @@ int main(void)
         cmocka_unit_test(test_ahead_with_a_cache_that_forgets),
         cmocka_unit_test(test_kept_prompts_are_as_if_computed),
         cmocka_unit_test(test_the_tail_is_kept_and_has_a_limit),
+        cmocka_unit_test(test_what_goes_on_begins_where_it_was_told_otherwise),
         cmocka_unit_test(test_together_is_as_one_after_another),
         cmocka_unit_test(test_a_common_beginning_is_computed_once),
         cmocka_unit_test(test_known_tokens_are_not_evaluated_again),

@@ -232,6 +232,53 @@ static void test_other_tokens_than_those_found_overtake(void **state)
     nothing_to_do();
 }
 
+static void put_goes_on(uint32_t sequence, uint32_t epoch, uint32_t position, uint32_t k)
+{
+    td_requests_put(in, &(td_wire_msg){.type = TD_WIRE_PROPOSE,
+                                       .propose = {sequence, epoch, position, k, true}});
+}
+
+/* Asked for long before it is due: tokens that are told come before it, whatever has been found. */
+static void test_what_goes_on_makes_way_for_what_is_told(void **state)
+{
+    (void)state;
+    put_goes_on(1, 5, 20, 2);
+    put_goes_on(1, 5, 22, 2);
+    put_goes_on(1, 5, 24, 2);
+    next_begins(1, 20);
+    step(1);
+    put_feed(1, 5, 19, 1);
+    put_feed(1, 5, 20, 1); /* before those that wait, in their own order */
+    put_propose(2, 5, 7, 1);
+    next_is(TD_WORK_MESSAGE);
+    assert_int_equal(work.message->feed.position, 19);
+    td_requests_done(in);
+    next_is(TD_WORK_MESSAGE);
+    assert_int_equal(work.message->feed.position, 20);
+    td_requests_done(in);
+    no_answer();
+    next_is(TD_WORK_BEGIN); /* again: it finds what still holds, and begins where it must */
+    assert_int_equal(work.jobs[0]->sequence, 1);
+    assert_int_equal(work.jobs[0]->n, 0);
+    work.jobs[0]->position = 19;
+    work.jobs[0]->ids[0] = 19;
+    work.jobs[0]->n = 1;
+    td_requests_done(in);
+    next_begins(2, 7);
+    step(2);
+    const td_proposal *p = td_requests_answer(in);
+    assert_non_null(p);
+    assert_int_equal(p->position, 19);
+    assert_int_equal(p->n, 2);
+    td_requests_pop(in);
+    answer_is(2, 5, 7, 1);
+    put_feed(1, 6, 21, 1); /* of another epoch: they are overtaken all the same */
+    next_is_message(TD_WIRE_FEED, 1);
+    answer_is(1, 5, 22, 0);
+    answer_is(1, 5, 24, 0);
+    nothing_to_do();
+}
+
 static void test_a_proposal_of_another_epoch_overtakes_too(void **state)
 {
     (void)state;
@@ -537,6 +584,7 @@ int main(void)
         TEST(test_done_at_once_is_answered_at_once),
         TEST(test_another_epoch_overtakes),
         TEST(test_other_tokens_than_those_found_overtake),
+        TEST(test_what_goes_on_makes_way_for_what_is_told),
         TEST(test_a_proposal_of_another_epoch_overtakes_too),
         TEST(test_open_and_close_overtake),
         TEST(test_overtaken_in_the_middle_of_a_step),

@@ -176,6 +176,42 @@ static void test_a_right_tail_is_not_computed_again(void **state)
     destroy_side(&s);
 }
 
+/* As the drafter's: the tokens that it was told, then what a fresh one says after them. */
+static void test_what_goes_on_begins_where_it_was_told_otherwise(void **state)
+{
+    (void)state;
+    side s = create_side();
+    uint32_t tokens[64] = {'a', 257, 'b'}, want[8], n = 3, n_whole = 0;
+    for (uint32_t q = 0; q < 40; q++) {
+        open_sequence(&s, q);
+        feed(&s, q, 0, tokens, n);
+        if (propose(&s, q, n, 4, tokens + n) == 4) {
+            tokens[n + 1] = tokens[n + 1] == 'c' ? 'd' : 'c';
+            feed(&s, q, n, tokens + n, 2);
+            td_proposal p = {.sequence = q, .position = n + 4, .k = 3, .goes_on = true},
+                        *jobs[] = {&p};
+            td_err err = {0};
+            assert_true(td_vocab_drafter_begin(s.translator, &p, &err));
+            while (!p.is_done)
+                assert_true(td_vocab_drafter_step(s.translator, jobs, 1, &err));
+            side fresh = create_side();
+            open_sequence(&fresh, q);
+            feed(&fresh, q, 0, tokens, n + 2);
+            uint32_t n_want = propose(&fresh, q, n + 2, 3, want);
+            destroy_side(&fresh);
+            assert_int_equal(p.position, n + 1);
+            assert_int_equal(p.n, 1 + n_want);
+            assert_int_equal(p.ids[0], tokens[n + 1]);
+            assert_memory_equal(p.ids + 1, want, n_want * sizeof *want);
+            n_whole += n_want == 3;
+        }
+        td_vocab_drafter_close(s.translator, q);
+        tokens[0]++;
+    }
+    assert_true(n_whole > 5);
+    destroy_side(&s);
+}
+
 static void test_senseless_messages_are_refused(void **state)
 {
     (void)state;
@@ -225,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ahead_is_as_a_fresh_one),
         cmocka_unit_test(test_a_right_tail_is_not_computed_again),
+        cmocka_unit_test(test_what_goes_on_begins_where_it_was_told_otherwise),
         cmocka_unit_test(test_senseless_messages_are_refused),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,14 +39,15 @@ static void test_layout_is_as_written_down(void **state)
         0x54, 0x54, 0x44, 0x4d, 0x01, 0x00, 0x08, 0x00,                         /* PROPOSE */
         0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,                         /* session */
         0x05, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,                         /* seq */
-        0x10, 0x00, 0x00, 0x00, 0xed, 0x39, 0xdd, 0x32,                         /* length, crc */
+        0x11, 0x00, 0x00, 0x00, 0x3f, 0x22, 0x08, 0xd2,                         /* length, crc */
         0x02, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x39, 0x30, 0x00, 0x00, /* 12345 */
-        0x08, 0x00, 0x00, 0x00,
+        0x08, 0x00, 0x00, 0x00, 0x01,
     };
-    td_wire_msg m = {.type = TD_WIRE_PROPOSE,
-                     .session = 0x1122334455667788u,
-                     .seq = 5,
-                     .propose = {.sequence = 2, .epoch = 3, .position = 12345, .k = 8}};
+    td_wire_msg m = {
+        .type = TD_WIRE_PROPOSE,
+        .session = 0x1122334455667788u,
+        .seq = 5,
+        .propose = {.sequence = 2, .epoch = 3, .position = 12345, .k = 8, .goes_on = true}};
     size_t n;
     assert_true(td_wire_encode(&m, &limits, buffer, sizeof buffer, &n, NULL));
     assert_int_equal(n, sizeof want);

@@ -48,8 +48,9 @@ static inline int samples_make(td_wire_msg m[SAMPLES_MAX], uint32_t ids[TD_WIRE_
     m[n++] =
         (td_wire_msg){.type = TD_WIRE_FEED,
                       .feed = {.sequence = 7, .epoch = 2, .position = 11, .n = 13, .ids = ids}};
-    m[n++] = (td_wire_msg){.type = TD_WIRE_PROPOSE,
-                           .propose = {.sequence = 7, .epoch = UINT32_MAX, .position = 24, .k = 4}};
+    m[n++] = (td_wire_msg){
+        .type = TD_WIRE_PROPOSE,
+        .propose = {.sequence = 7, .epoch = UINT32_MAX, .position = 24, .k = 4, .goes_on = true}};
     m[n++] = (td_wire_msg){.type = TD_WIRE_DRAFT,
                            .draft = {.sequence = 7,
                                      .epoch = 3,
@@ -114,7 +115,11 @@ static inline void samples_assert_equal(const td_wire_msg *a, const td_wire_msg 
         assert_memory_equal(a->feed.ids, b->feed.ids, a->feed.n * sizeof *a->feed.ids);
         break;
     case TD_WIRE_PROPOSE:
-        assert_memory_equal(&a->propose, &b->propose, sizeof a->propose);
+        assert_int_equal(a->propose.sequence, b->propose.sequence);
+        assert_int_equal(a->propose.epoch, b->propose.epoch);
+        assert_int_equal(a->propose.position, b->propose.position);
+        assert_int_equal(a->propose.k, b->propose.k);
+        assert_int_equal(a->propose.goes_on, b->propose.goes_on);
         break;
     case TD_WIRE_DRAFT:
         assert_int_equal(a->draft.sequence, b->draft.sequence);

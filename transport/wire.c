@@ -222,6 +222,7 @@ static void write_payload(td_cursor_out *c, const td_wire_msg *m)
         td_cursor_write_u32(c, m->propose.epoch);
         td_cursor_write_u32(c, m->propose.position);
         td_cursor_write_u32(c, m->propose.k);
+        td_cursor_write_u8(c, m->propose.goes_on);
         break;
     case TD_WIRE_DRAFT:
         td_cursor_write_u32(c, m->draft.sequence);
@@ -299,6 +300,17 @@ static bool read_open(td_cursor *c, td_wire_open *o)
            td_cursor_read_f32(c, &o->repeat_penalty) && td_cursor_read_u32(c, &o->repeat_last_n);
 }
 
+static bool read_bool(td_cursor *c, bool *out)
+{
+    uint8_t value;
+    if (!td_cursor_read_u8(c, &value))
+        return false;
+    if (value > 1)
+        return td_cursor_fail(c, "a flag is %u; allowed: 0..1", (unsigned)value);
+    *out = value;
+    return true;
+}
+
 static bool read_payload(td_cursor *c, td_wire_msg *m, uint32_t *ids)
 {
     uint8_t code = 0;
@@ -326,7 +338,8 @@ static bool read_payload(td_cursor *c, td_wire_msg *m, uint32_t *ids)
     case TD_WIRE_PROPOSE:
         return td_cursor_read_u32(c, &m->propose.sequence) &&
                td_cursor_read_u32(c, &m->propose.epoch) &&
-               td_cursor_read_u32(c, &m->propose.position) && td_cursor_read_u32(c, &m->propose.k);
+               td_cursor_read_u32(c, &m->propose.position) &&
+               td_cursor_read_u32(c, &m->propose.k) && read_bool(c, &m->propose.goes_on);
     case TD_WIRE_DRAFT:
         m->draft.ids = ids;
         return td_cursor_read_u32(c, &m->draft.sequence) &&

@@ -26,7 +26,7 @@
 
 #define TD_WIRE_MAGIC        0x4d445454u /* the bytes "TTDM" */
 #define TD_WIRE_VERSION      1u          /* of the framing */
-#define TD_WIRE_PROTOCOL     2u          /* of the messages, told in HELLO */
+#define TD_WIRE_PROTOCOL     3u          /* of the messages, told in HELLO */
 #define TD_WIRE_HEADER_BYTES 32u
 #define TD_WIRE_HELLO_MAX    1024u  /* bytes of a HELLO family message with its header */
 #define TD_WIRE_MESSAGE_MAX  65536u /* bytes of any other */
@@ -112,16 +112,19 @@ typedef struct {
 } td_wire_feed;
 
 /* `position` may lie past the committed length: then the draft's own earlier proposals of this
- * epoch stand in between. */
+ * epoch stand in between. One that goes on is asked for long before it is due: where the draft has
+ * been told other tokens than it had proposed, its answer begins at the first of them, with those
+ * it was told and k of its own, and so does where the draft's text ends before `position`. */
 typedef struct {
     uint32_t sequence, epoch;
     uint32_t position; /* tokens that come before */
     uint32_t k;        /* 1..TD_WIRE_DRAFT_MAX */
+    bool goes_on;
 } td_wire_propose;
 
 typedef struct {
     uint32_t sequence, epoch;
-    uint32_t position;   /* absolute index of ids[0] */
+    uint32_t position;   /* absolute index of ids[0]; as asked, or lower where that goes on */
     uint32_t n;          /* 0..TD_WIRE_DRAFT_MAX */
     uint32_t busy_us;    /* the draft's device computed so long for this answer; of proposals that
                           * were computed together, each has its share */
