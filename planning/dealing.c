@@ -97,23 +97,23 @@ static bool read_lists(dealer *d, const char *at, td_err *err)
 }
 
 /* Counts near those wanted, whose sum is n_expert: one at least each. */
-static void round_counts(dealer *d, const double *wanted)
+static void round_counts(const double *wanted, uint32_t n, uint32_t n_expert, uint32_t *counts)
 {
-    uint32_t n = d->params->n_seats, sum = 0;
+    uint32_t sum = 0;
     for (uint32_t i = 0; i < n; i++)
-        sum += d->counts[i] = td_max_u32(1, (uint32_t)floor(wanted[i] + 1e-9));
-    while (sum != d->n_expert) { /* to who lacks most, from who has most too many */
-        bool is_more = sum < d->n_expert;
+        sum += counts[i] = td_max_u32(1, (uint32_t)floor(wanted[i] + 1e-9));
+    while (sum != n_expert) { /* to who lacks most, from who has most too many */
+        bool is_more = sum < n_expert;
         uint32_t best = UINT32_MAX;
         for (uint32_t i = 0; i < n; i++) {
-            if (!is_more && d->counts[i] == 1)
+            if (!is_more && counts[i] == 1)
                 continue;
-            double lack = wanted[i] - d->counts[i];
-            double best_lack = best < n ? wanted[best] - d->counts[best] : 0;
+            double lack = wanted[i] - counts[i];
+            double best_lack = best < n ? wanted[best] - counts[best] : 0;
             if (best == UINT32_MAX || (is_more ? lack > best_lack : lack < best_lack))
                 best = i;
         }
-        is_more ? d->counts[best]++ : d->counts[best]--;
+        is_more ? counts[best]++ : counts[best]--;
         sum += is_more ? 1u : -1u;
     }
 }
@@ -139,7 +139,7 @@ static bool read_shares(dealer *d, const char *at, td_err *err)
         d->work[i] = shares[i] / sum;
         shares[i] *= d->n_expert / sum;
     }
-    round_counts(d, shares);
+    round_counts(shares, n, d->n_expert, d->counts);
     return true;
 }
 
@@ -152,27 +152,17 @@ static double expert_bytes(const dealer *d, uint32_t seat)
     return n_bytes / d->n_expert;
 }
 
-/* Experts by time: seat 0 also reads the shared expert. Time T is looked for at which all of them
- * have found a place, none having more than fit in what its device has. */
-static void share_time(dealer *d, const double *rates)
+/* Time T is looked for at which all of them have found a place. */
+void td_dealing_share(const double *rates, const double *most, uint32_t n, uint32_t n_expert,
+                      uint32_t n_used, double shared, uint32_t *counts, double *work)
 {
-    uint32_t n = d->params->n_seats;
-    double wanted[TD_SEATS_MAX], most[TD_SEATS_MAX], low = 0, high = 1, sum = 0, fits = 0;
-    double asked = (double)d->h->n_expert_used / d->n_expert; /* share of them, by a row */
-    double shared = (double)d->h->n_ff_shared / d->h->n_ff_expert;
-    for (uint32_t i = 0; i < n; i++) {
-        double room = (double)td_device_get_info(d->params->devs[i])->capacity.usable_bytes;
-        most[i] = fmax(1, room / expert_bytes(d, i));
-        fits += most[i];
-    }
-    for (uint32_t i = 0; i < n && fits < d->n_expert; i++)
-        most[i] = d->n_expert; /* what is missing is said when it is counted */
-    double sum_rates = 0;
+    double wanted[TD_SEATS_MAX], low = 0, high = 1, sum = 0, sum_rates = 0;
+    double asked = (double)n_used / n_expert; /* share of them, by a row */
     for (uint32_t i = 0; i < n; i++)
         sum_rates += rates[i];
-    double time = (d->h->n_expert_used + shared) / sum_rates; /* of a row */
+    double time = (n_used + shared) / sum_rates; /* of a row */
     for (uint32_t i = 0; i < n; i++)
-        d->work[i] = fmax(0, time * rates[i] - (i ? 0 : shared)) / d->h->n_expert_used;
+        work[i] = fmax(0, time * rates[i] - (i ? 0 : shared)) / n_used;
     for (int step = 0; step < 200; step++) {
         double t = (low + high) / 2;
         sum = 0;
@@ -181,14 +171,31 @@ static void share_time(dealer *d, const double *rates)
             wanted[i] = fmin(fmax(wanted[i], 1), most[i]);
             sum += wanted[i];
         }
-        if (sum >= d->n_expert)
+        if (sum >= n_expert)
             high = t;
         else if (step < 100 && high - low > high / 4) /* not bracketed yet */
             high *= 2;
         else
             low = t;
     }
-    round_counts(d, wanted);
+    round_counts(wanted, n, n_expert, counts);
+}
+
+/* Experts by time: seat 0 also reads the shared expert. None has more than fit in what its device
+ * has. */
+static void share_time(dealer *d, const double *rates)
+{
+    uint32_t n = d->params->n_seats;
+    double most[TD_SEATS_MAX], fits = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double room = (double)td_device_get_info(d->params->devs[i])->capacity.usable_bytes;
+        most[i] = fmax(1, room / expert_bytes(d, i));
+        fits += most[i];
+    }
+    for (uint32_t i = 0; i < n && fits < d->n_expert; i++)
+        most[i] = d->n_expert; /* what is missing is said when it is counted */
+    td_dealing_share(rates, most, n, d->n_expert, d->h->n_expert_used,
+                     (double)d->h->n_ff_shared / d->h->n_ff_expert, d->counts, d->work);
 }
 
 static bool measure(dealer *d, td_err *err)
@@ -342,7 +349,7 @@ static double share_within(const td_seat_load *loads, uint32_t n, uint32_t n_ask
     return ways[n_asked] / all;
 }
 
-double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_asked)
+static double expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_asked)
 {
     double times[TD_EXPERTS_MAX + TD_SEATS_MAX], sum;
     uint32_t n_times = 0;
@@ -357,6 +364,13 @@ double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_
         if (times[i + 1] > times[i])
             sum += (times[i + 1] - times[i]) * (1 - share_within(loads, n, n_asked, times[i]));
     return sum;
+}
+
+double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, double n_asked)
+{
+    uint32_t low = (uint32_t)n_asked;
+    double share = n_asked - low, us = expected_us(loads, n, low);
+    return share < 1e-6 ? us : us + share * (expected_us(loads, n, low + 1) - us);
 }
 
 /* -- dealing ----------------------------------------------------------------------------------- */

@@ -29,6 +29,13 @@ td_dealing *td_dealing_create(const td_model *model, const char *place,
                               td_err *err);
 void td_dealing_destroy(td_dealing **dealing);
 
+/* How many of n_expert experts each of n devices gets, one at least and no more than most, so that
+ * all are done at the same time, rates[i] being what each reads of them in a while; the first one
+ * reads `shared` beside, in experts, and a row asks n_used. work: shares of rows, 0..1, were there
+ * room. */
+void td_dealing_share(const double *rates, const double *most, uint32_t n, uint32_t n_expert,
+                      uint32_t n_used, double shared, uint32_t *counts, double *work);
+
 /* A device's part of a layer: experts, the time of one that is asked, and what it takes anyhow. */
 typedef struct {
     uint32_t n_experts;
@@ -36,7 +43,8 @@ typedef struct {
 } td_seat_load;
 
 /* Expected microseconds of the device that is done last, where n_asked of all experts are asked,
- * any so many as likely as any others. n <= TD_SEATS_MAX; n_asked <= all. */
-double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, uint32_t n_asked);
+ * any so many as likely as any others; linear between whole numbers. n <= TD_SEATS_MAX; n_asked <=
+ * all. */
+double td_dealing_expected_us(const td_seat_load *loads, uint32_t n, double n_asked);
 
 #endif

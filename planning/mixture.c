@@ -40,14 +40,6 @@ static uint32_t rows_of(uint32_t i)
                                  : TD_PREFILL_ROWS_MAX;
 }
 
-/* Between whole numbers of experts it is linear. */
-static double expected_us(const td_seat_load *loads, uint32_t n, double n_asked)
-{
-    uint32_t low = (uint32_t)n_asked;
-    double share = n_asked - low, us = td_dealing_expected_us(loads, n, low);
-    return share < 1e-6 ? us : us + share * (td_dealing_expected_us(loads, n, low + 1) - us);
-}
-
 /* Of a layer with experts, the i-th time. */
 static double layer_us(dealt *d, uint32_t layer, uint32_t i)
 {
@@ -79,7 +71,7 @@ static double layer_us(dealt *d, uint32_t layer, uint32_t i)
     for (uint32_t k = 0; k < d->n; k++)
         if (loads[k].n_experts)
             loads[n++] = loads[k];
-    return us + expected_us(loads, n, asked);
+    return us + td_dealing_expected_us(loads, n, asked);
 }
 
 /* Costs of the first seat with what it waits for. Layers of a kind are computed once. */

@@ -12,7 +12,7 @@
 #include "base/io.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "planning/hardware.h"
+#include "planning/hardware_mixture.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -35,6 +35,7 @@ static const td_json_field row_fields[] = {
     {.key = "sequences", .type = TD_JSON_INT, .required = true, .min = 1, .max = 64},
     {.key = "prompt", .type = TD_JSON_INT, .min = 1, .max = 1 << 20},
     {.key = "layers", .type = TD_JSON_INT_LIST, .required = true, .max = 512, .n_max = 16},
+    {.key = "dealt", .type = TD_JSON_BOOL}, /* experts over all devices */
     {.key = "turns", .type = TD_JSON_INT, .required = true, .max = 100},
     {.key = "payload_kb", .type = TD_JSON_FLOAT, .required = true, .f_max = 1e5},
     {.key = "source", .type = TD_JSON_STRING, .required = true, .min = 1, .max = 256},
@@ -90,6 +91,16 @@ static void predict(const td_json_object *o, result *r)
                    td_hardware_turns_us(h, m, layers, n_rows, !is_prefill,
                                         (uint32_t)td_json_get_int(o, "turns", 0),
                                         1e3 * td_json_get_double(o, "payload_kb", 0));
+    if (td_json_get_bool(o, "dealt", false)) {
+        td_hardware_outlook outlook;
+        td_hardware_way ways[TD_MIXTURE_WAYS];
+        td_err err = {0};
+        assert_true(td_hardware_look(h, m, &outlook, &err));
+        td_hardware_compare(h, m, &outlook, ways);
+        r->predicted = ways[TD_MIXTURE_DEALT].decode_per_s[TD_FOR_STREAM];
+        snprintf(split, sizeof split, "dealt");
+        n_parts = 2;
+    }
     char what[32];
     snprintf(what, sizeof what, is_prefill ? "prefill" : "decode of %u", n_sequences);
     snprintf(r->line, sizeof r->line, "| %s | %s | %s | %s | %.2f | %.2f | %+.0f %% |", r->hardware,
@@ -216,6 +227,119 @@ static void test_the_manual_has_the_outlook(void **state)
     assert_int_equal(n_missing, 0);
 }
 
+/* Bytes that a row reads at least, over what all devices read in a second. */
+static double bound_us(const td_hardware *h, const td_hardware_model *m, uint32_t first,
+                       double n_rows)
+{
+    double rates = 0, touched = 1 - pow(1 - m->n_used / (double)m->n_experts, n_rows);
+    for (uint32_t i = 0; i < h->n_devices; i++)
+        rates += h->devices[i].bytes_per_s * h->devices[i].bandwidth_share;
+    const td_hardware_device *d = &h->devices[first];
+    return 1e6 * (m->experts_bytes * touched / rates +
+                  (m->other_bytes + m->output_bytes) / (d->bytes_per_s * d->bandwidth_share));
+}
+
+/* All experts on the first device are a pass of it; dealt ones are never faster than what all
+ * devices read together, those of a text never as fast as if each had its share of every row. */
+static void test_dealt_experts_are_bounded_by_bandwidth(void **state)
+{
+    (void)state;
+    static const char *const machines[] = {"strix-halo-3090", "strix-halo-4090",
+                                           "strix-halo-5070ti"};
+    uint32_t n_dealt = 0;
+    for (size_t k = 0; k < TD_COUNT(machines); k++) {
+        td_hardware *h = open_hardware(machines[k]);
+        for (uint32_t i = 0; i < h->n_models; i++) {
+            const td_hardware_model *m = &h->models[i];
+            td_hardware_outlook o;
+            td_hardware_way ways[TD_MIXTURE_WAYS];
+            td_err err = {0};
+            if (!td_hardware_has_ways(h, m))
+                continue;
+            for (uint32_t first = 0; first < h->n_devices; first++)
+                for (double n = 1; n <= 8; n += 7) {
+                    uint32_t counts[TD_SPEED_DEVICES_MAX] = {0};
+                    counts[first] = m->n_experts;
+                    double us = td_hardware_pass_us(&h->devices[first], m, m->n_layers, n, true);
+                    double alone = td_hardware_dealt_us(h, m, first, counts, n);
+                    if (!(fabs(alone / us - 1) < 1e-6))
+                        fail_msg("%s: %.1f us, a pass %.1f", m->name, alone, us);
+                }
+            assert_true(td_hardware_look(h, m, &o, &err));
+            td_hardware_compare(h, m, &o, ways);
+            const td_hardware_way *dealt = &ways[TD_MIXTURE_DEALT];
+            if (!dealt->fits[TD_FOR_STREAM])
+                continue;
+            n_dealt++;
+            uint32_t sum = 0;
+            for (uint32_t e = 0; e < h->n_devices; e++) {
+                assert_true(dealt->counts[e] > 0);
+                assert_true(dealt->counts[e] * m->experts_bytes / m->n_experts <=
+                            h->devices[e].memory_bytes);
+                sum += dealt->counts[e];
+            }
+            assert_int_equal(sum, m->n_experts);
+            assert_true(1e6 / dealt->decode_per_s[TD_FOR_STREAM] >
+                        1.05 * bound_us(h, m, dealt->first, 1));
+            for (uint32_t way = TD_MIXTURE_DEALT; way < TD_MIXTURE_WAYS; way++)
+                if (ways[way].fits[TD_FOR_STREAM])
+                    assert_true(1e6 / ways[way].decode_per_s[TD_FOR_STREAM] >
+                                bound_us(h, m, ways[way].first, 1));
+            if (dealt->fits[TD_FOR_BATCH])
+                assert_true(8e6 / dealt->decode_per_s[TD_FOR_BATCH] >
+                            fmin(bound_us(h, m, 0, 8), bound_us(h, m, 1, 8)));
+        }
+        td_hardware_close(&h);
+    }
+    assert_true(n_dealt >= 9);
+    td_hardware *h = open_hardware("strix-halo");
+    assert_false(td_hardware_has_ways(h, td_hardware_find(h, "gpt-oss-120b")));
+    td_hardware_close(&h);
+    h = open_hardware("strix-halo-x4"); /* other machines */
+    assert_false(td_hardware_has_ways(h, td_hardware_find(h, "gpt-oss-120b")));
+    td_hardware_close(&h);
+}
+
+/* The manual's table of the three ways. */
+static void test_the_manual_has_the_ways(void **state)
+{
+    (void)state;
+    static const char *const machines[] = {"strix-halo-3090", "strix-halo-5070ti"};
+    static const char *const models[] = {"gpt-oss-120b", "Qwen3.5-122B-A10B Q4_K",
+                                         "GLM-4.5-Air Q4_K", "DeepSeek V4 Flash 2-bit",
+                                         "DeepSeek V4 Flash 2-bit top 4"};
+    td_err err = {0};
+    char *page;
+    size_t n_bytes;
+    uint32_t n_missing = 0;
+    if (!td_io_read_file("docs/planning.md", 1 << 20, &page, &n_bytes, &err))
+        fail_msg("%s", err.message);
+    for (size_t i = 0; i < TD_COUNT(machines) * TD_COUNT(models); i++) {
+        td_hardware *h = open_hardware(machines[i % TD_COUNT(machines)]);
+        const td_hardware_model *m = td_hardware_find(h, models[i / TD_COUNT(machines)]);
+        td_hardware_outlook o;
+        td_hardware_way ways[TD_MIXTURE_WAYS];
+        char line[256];
+        assert_non_null(m);
+        assert_true(td_hardware_look(h, m, &o, &err));
+        td_hardware_compare(h, m, &o, ways);
+        int n = snprintf(line, sizeof line, "| %s | %s |", m->name, machines[i % 2]);
+        for (uint32_t k = 0; k < TD_MIXTURE_WAYS; k++)
+            for (td_use use = TD_FOR_STREAM; use <= TD_FOR_BATCH; use++)
+                n += snprintf(line + n, sizeof line - (size_t)n,
+                              ways[k].fits[use] ? " %.1f |" : " - |", ways[k].decode_per_s[use]);
+        snprintf(line + n, sizeof line - (size_t)n, " %u + %u |", ways[TD_MIXTURE_DEALT].counts[0],
+                 ways[TD_MIXTURE_DEALT].counts[1]);
+        if (!strstr(page, line)) {
+            print_message("docs/planning.md lacks: %s\n", line);
+            n_missing++;
+        }
+        td_hardware_close(&h);
+    }
+    td_free(page);
+    assert_int_equal(n_missing, 0);
+}
+
 /* -- hostile files ----------------------------------------------------------------------------- */
 
 static char changed_path[] = "/tmp/tandem-hardware-XXXXXX";
@@ -330,6 +454,8 @@ int main(void)
         cmocka_unit_test(test_the_manual_has_what_the_files_predict),
         cmocka_unit_test(test_overlap_is_no_slower_than_turns),
         cmocka_unit_test(test_the_manual_has_the_outlook),
+        cmocka_unit_test(test_dealt_experts_are_bounded_by_bandwidth),
+        cmocka_unit_test(test_the_manual_has_the_ways),
         cmocka_unit_test(test_hostile_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
