@@ -56,8 +56,7 @@ static const option options[] = {
     {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|mtp[:FILE]|auto|none",
      "a small model that proposes tokens, of the target's vocabulary or near it; or mtp, the head "
      "for multi-token prediction in the target's file or in FILE; or auto: as --draft-ngram, "
-     "with mtp where the target's file has a head and its last layers are on this machine "
-     "(default: none)"},
+     "with mtp where the target's file has a head (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
      "where the draft runs, on another machine HOST/SPEC (default: the fastest device where "
      "devices were measured; else a GPU that has no layers of the target; else host, or host:1 "

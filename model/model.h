@@ -208,8 +208,9 @@ uint64_t td_weights_layer_bytes(const td_model *m, td_device *dev, uint32_t laye
 uint64_t td_weights_end_bytes(const td_model *m, const td_model *head, const td_device *dev,
                               uint32_t first, uint32_t last);
 /* Which tensors of the file a part of first..last reads: is_read[td_gguf_n_tensors], the others'
- * stay as they are. */
-void td_weights_mark_read(const td_model *m, uint32_t first, uint32_t last, bool *is_read);
+ * stay as they are. head: the model, where the last part has its head too; else NULL. */
+void td_weights_mark_read(const td_model *m, const td_model *head, uint32_t first, uint32_t last,
+                          bool *is_read);
 /* Whether the device (the experts', for theirs) takes each weight, in pieces if need be. TD_E_NOMEM
  * names the first that it does not. */
 bool td_weights_check_pieces(const td_model *m, const td_model *head, const td_device *dev,

@@ -485,14 +485,17 @@ static void mark(const td_model *m, const td_gguf_tensor *t, bool *is_read)
         is_read[t - td_gguf_tensor_at(m->gguf, 0)] = true;
 }
 
-void td_weights_mark_read(const td_model *m, uint32_t first, uint32_t last, bool *is_read)
+void td_weights_mark_read(const td_model *m, const td_model *head, uint32_t first, uint32_t last,
+                          bool *is_read)
 {
     td_wanted wanted[TD_WANTED_MAX];
-    for (uint32_t layer = first; layer <= last + 1; layer++) { /* at last + 1: the ends */
-        bool is_end = layer == last + 1;
-        uint32_t n = td_tensors_wanted(m, is_end ? TD_ENDS : layer, wanted);
+    TD_ASSERT(!head || (head == m && last + 1 == m->hparams.n_layer));
+    for (uint32_t k = first; k <= last + (head ? 2 : 1); k++) { /* the ends; and the head */
+        bool is_end = k == last + 1;
+        uint32_t layer = is_end ? TD_ENDS : k == last + 2 ? m->hparams.n_layer : k;
+        uint32_t n = td_tensors_wanted(m, layer, wanted);
         for (uint32_t i = 0; i < n; i++) {
-            if (is_end && !needs_end(m, NULL, wanted[i].slot, first, last))
+            if (is_end && !needs_end(m, head, wanted[i].slot, first, last))
                 continue;
             mark(m, wanted[i].tensor, is_read);
             mark(m, wanted[i].factor, is_read);

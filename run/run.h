@@ -125,8 +125,8 @@ typedef struct {
                                            * stats_path or on_finish only */
 } td_run_totals;
 
-/* The head of that name (td_head_find) for a target on devices of which the last must be here, as
- * it drafts beside the last layers. NULL: none can, and err says why. */
+/* The head of that name (td_head_find) for a target on devices of which the last must be here where
+ * the head is of another file: it drafts beside the last layers. NULL: none can; err says why. */
 const td_model *td_run_find_head(const char *name, const td_model *target, const char *const *specs,
                                  uint32_t n_specs, td_model **file, td_err *err);
 

@@ -309,11 +309,11 @@ const td_model *td_run_find_head(const char *name, const td_model *target, const
     td_device_spec last;
     if (!td_device_spec_parse(specs[n_specs - 1], &last, err))
         return NULL;
-    if (last.host[0]) {
+    if (*name && last.host[0]) {
         td_err_set(err, TD_E_USAGE,
-                   "mtp: a head drafts beside the target's last layers, and %s is elsewhere; "
-                   "allowed: the last layers on this machine, or another draft",
-                   specs[n_specs - 1]);
+                   "mtp:%s: a head of another file drafts beside the target's last layers, and %s "
+                   "is elsewhere; allowed: the last layers on this machine, mtp, or another draft",
+                   name, specs[n_specs - 1]);
         return NULL;
     }
     return td_head_find(name, target, file, err);
@@ -333,9 +333,8 @@ static bool open_head(session *r, td_err *err)
         r->head = NULL;
         td_log_info("draft: auto: from the texts so far; %s", why.message);
     } else if (r->is_auto) {
-        td_log_info(
-            "draft: auto: by mtp and from the texts so far, whichever promises more; the "
-            "target's file has a head that is whole, and the last layers are on this machine");
+        td_log_info("draft: auto: by mtp and from the texts so far, whichever promises more; the "
+                    "target's file has a head that is whole");
     }
     return true;
 }

@@ -36,8 +36,9 @@ struct td_draft_seat {
 bool td_draft_seat_check(const td_stage_plan *p, const td_model *model, td_err *err)
 {
     uint32_t n_layer = td_model_hparams(model)->n_layer;
-    bool is_whole = p->n_parts == 1 && !p->measure && !p->first_stage && !p->parts[0].first &&
-                    p->parts[0].last + 1u == n_layer && p->experts_device == TD_STAGE_ANY;
+    bool is_whole = p->n_parts == 1 && !p->measure && !p->head && !p->first_stage &&
+                    !p->parts[0].first && p->parts[0].last + 1u == n_layer &&
+                    p->experts_device == TD_STAGE_ANY;
     return (is_whole && p->n_ctx) ||
            td_err_set(err, TD_E_DATA,
                       "a draft of layers %u..%u in %u parts, context %u; allowed: 0..%u in one, "

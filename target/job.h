@@ -43,6 +43,7 @@ typedef struct {
 typedef struct draft_batch {
     struct draft_batch *next;
     uint32_t n, n_taken; /* taken: handed out */
+    bool is_sent;        /* to a stage elsewhere, which answers */
     td_proposal proposals[TD_VERIFY_ROWS_MAX];
     uint32_t slots[TD_VERIFY_ROWS_MAX];
     uint32_t tokens[TD_VERIFY_ROWS_MAX]; /* the last before the proposal */

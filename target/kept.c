@@ -314,15 +314,18 @@ static bool need_layers(td_kept *k, const td_model *m, const td_stage_plan *p, t
     if (last >= td_model_hparams(m)->n_layer)
         return td_err_set(err, TD_E_DATA, "a plan with layer %u; allowed: 0..%u", last,
                           td_model_hparams(m)->n_layer - 1);
+    const td_model *head = p->head && last + 1 == td_model_hparams(m)->n_layer ? m : NULL;
+    if (head && !td_model_check_head(head, err))
+        return false;
     bool *is_read = td_alloc(td_gguf_n_tensors(g), sizeof *is_read, err);
     if (!is_read)
         return false;
     bool wanted[TD_LAYERS_MAX], is_ok = !p->measure || td_costs_mark_layers(m, wanted, err);
     if (!p->measure)
-        td_weights_mark_read(m, first, last, is_read);
+        td_weights_mark_read(m, head, first, last, is_read);
     for (uint32_t i = first; is_ok && p->measure && i <= last; i++)
         if (wanted[i])
-            td_weights_mark_read(m, i, i, is_read);
+            td_weights_mark_read(m, NULL, i, i, is_read);
     for (uint32_t i = 0; is_ok && i < td_gguf_n_tensors(g); i++) {
         const td_gguf_tensor *t = td_gguf_tensor_at(g, i);
         bool was_needed = t->n_bytes <= SMALL_BYTES && strncmp(t->name, "blk.", 4) != 0;

@@ -75,6 +75,7 @@ bool td_measured_run(const td_stage_plan *p, const td_model *model, const char *
     if (!td_cache_from_wire(&p->kv, &kv, err))
         return false;
     const td_layout_params params = {.model = model,
+                                     .head = p->head ? model : NULL,
                                      .specs = &spec,
                                      .n_specs = 1,
                                      .is_unplaced = true,

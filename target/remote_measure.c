@@ -123,6 +123,7 @@ static bool look(void *user, const char *text, const td_model *model, uint32_t n
                        .wire = TD_STAGE_F32,
                        .n_ctx = n_ctx,
                        .measure = (uint8_t)(measure + 1),
+                       .head = model == m->params.head,
                        .parts = {{0, 0, (uint16_t)(n_layer - 1)}}};
     if (!r || !td_split_find_device(spec.host, spec.device, td_remotes_hello(r, 0),
                                     m->params.is_trusting, &out->info, &p.parts[0].device, err))

@@ -4,6 +4,8 @@
 
 #include "base/check.h"
 
+#include <string.h>
+
 #define ASTRAY_US 30000000u  /* a batch is under way, and no worker has any */
 #define HUNG_US   300000000u /* a worker has one, and does not get on */
 
@@ -29,17 +31,23 @@ static bool is_over(const run *at, const micro_batch *b)
     return b->err.code != TD_OK || is_lost(at);
 }
 
+/* A job that comes back: others are passed on here as well. */
+static bool is_answered(const run *at, const job *j)
+{
+    return j->kind == JOB_FORWARD || (j->kind == JOB_DRAFT && at->is_last);
+}
+
 /* Gives the next stage what nothing waits for any more; `answered` has just come back. */
-static void pass_run(run *at, const micro_batch *answered)
+static void pass_run(run *at, const job *answered)
 {
     while (at->head) {
         job *j = at->head;
         bool is_batch = j->kind == JOB_FORWARD;
-        if (is_batch && j->batch != answered) {
-            if (!is_over(at, j->batch))
+        if (is_answered(at, j) && j != answered) {
+            if (is_batch ? !is_over(at, j->batch) : !is_lost(at))
                 return;
             const td_err *why = error_of(at);
-            if (j->batch->err.code == TD_OK)
+            if (is_batch && j->batch->err.code == TD_OK)
                 j->batch->err = *why;
         }
         if (j == at->unsent && !is_lost(at) && !(is_batch && j->batch->err.code))
@@ -63,21 +71,28 @@ void td_remote_pass_on(td_remotes *r)
         pass_run(&r->runs[i], NULL);
 }
 
-/* The oldest batch in transit, which is the one that comes back. */
+/* The oldest in transit of those that come back, which is the one that does. */
+static const job *oldest(const run *at)
+{
+    const job *j = at->head;
+    while (j && !is_answered(at, j))
+        j = (const job *)j->item.next;
+    return j;
+}
+
 static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *err)
 {
     const run *at = user;
-    const job *j = at->head;
-    while (j && j->kind != JOB_FORWARD)
-        j = (const job *)j->item.next;
-    bool is_known = j && j->batch->id == told->id && j->batch->is_sent && at->out.b != j->batch &&
-                    told->n_out == j->batch->n_out && told->n_rows <= j->batch->n_rows &&
-                    told->n_spans == at->end_stage &&
+    const job *j = oldest(at);
+    bool is_batch = j && j->kind == JOB_FORWARD;
+    bool is_known = is_batch && j->batch->id == told->id && j->batch->is_sent &&
+                    at->out.b != j->batch && told->n_out == j->batch->n_out &&
+                    told->n_rows <= j->batch->n_rows && told->n_spans == at->end_stage &&
                     (!told->is_restored || j->batch->is_restored) &&
                     told->is_prefill == (j->batch->mode == TD_MODE_PREFILL);
     if (!is_known) {
         td_err_set(err, TD_E_DATA, "it answers batch %llu; allowed: %llu, as it was sent",
-                   (unsigned long long)told->id, j ? (unsigned long long)j->batch->id : 0);
+                   (unsigned long long)told->id, is_batch ? (unsigned long long)j->batch->id : 0);
         return NULL;
     }
     for (uint32_t k = at->at.first; k < at->at.first + at->at.n; k++) { /* by our clock */
@@ -91,13 +106,35 @@ static micro_batch *begin_back(void *user, const td_stage_batch *told, td_err *e
     return j->batch;
 }
 
+/* What the head guessed, of as many sequences as were asked for and no more of each. */
+static bool take_guesses(const job *asked, const draft_batch *told, td_err *err)
+{
+    draft_batch *b = asked && asked->kind == JOB_DRAFT ? asked->drafts : NULL;
+    bool is_known = b && b->is_sent && told->n == b->n;
+    for (uint32_t i = 0; is_known && i < b->n; i++)
+        is_known = told->proposals[i].n <= b->proposals[i].k;
+    if (!is_known)
+        return td_err_set(err, TD_E_DATA, "it guesses for %u sequences; allowed: what was asked",
+                          told->n);
+    for (uint32_t i = 0; i < b->n; i++) {
+        td_proposal *p = &b->proposals[i];
+        p->n = told->proposals[i].n;
+        p->busy_us = told->proposals[i].busy_us;
+        memcpy(p->ids, told->proposals[i].ids, p->n * sizeof *p->ids);
+    }
+    return true;
+}
+
 static bool end_back(void *user, const job *j, td_err *err)
 {
     run *at = user;
-    if (j->kind != JOB_FORWARD)
+    const job *asked = oldest(at);
+    if (j->kind != JOB_FORWARD && j->kind != JOB_DRAFT)
         return td_err_set(err, TD_E_DATA, "it sends a job; allowed: answers");
+    if (j->kind == JOB_DRAFT && !take_guesses(asked, j->drafts, err))
+        return false;
     at->moved_us = td_remote_now_us(at->all);
-    pass_run(at, j->batch);
+    pass_run(at, asked);
     return true;
 }
 
@@ -111,12 +148,15 @@ static void send_jobs(run *at)
                                 .n_spans = at->first_stage};
     while (at->unsent) {
         job *j = at->unsent;
-        bool is_sent = is_lost(at) || j->kind == JOB_STOP || j->kind == JOB_DRAFT ||
+        bool is_sent = is_lost(at) || j->kind == JOB_STOP ||
+                       (j->kind == JOB_DRAFT && !at->is_last) ||
                        (j->kind == JOB_FORWARD && j->batch->err.code != TD_OK);
         if (!is_sent) {
             is_sent = td_stage_out_put(&at->out, j, &form);
             if (is_sent && j->kind == JOB_FORWARD)
                 j->batch->is_sent = true;
+            if (is_sent && j->kind == JOB_DRAFT)
+                j->drafts->is_sent = true;
             if (!td_stage_out_flush(&at->out, &err)) {
                 td_remote_lose(at->all, s, err.message);
                 return;
@@ -219,6 +259,7 @@ void td_remote_begin_run(td_remotes *r, run *at, const td_remote_run *params,
                            .begin = begin_back,
                            .done = end_back,
                            .user = at};
+    at->in.limits.has_head = limits->has_head && at->is_last;
 }
 
 bool td_remote_is_sending(const run *at) { return !is_lost(at) && !td_stage_out_is_idle(&at->out); }

@@ -13,6 +13,8 @@
 micro_batch *td_ring_take_batch(td_target *t);
 /* False: all jobs are in use, nothing was done. */
 bool td_ring_push(td_target *t, const job *what);
+/* Pushes what a head is asked, which is copied. False: too much is under way. */
+bool td_ring_ask(td_target *t, const draft_batch *what);
 /* The next finished job, or NULL. It is the caller's until it is given back, its batch with it. */
 job *td_ring_next(td_target *t);
 void td_ring_give_back(td_target *t, job *j);

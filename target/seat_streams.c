@@ -43,7 +43,10 @@ static micro_batch *begin_batch(void *user, const td_stage_batch *told, td_err *
 static bool take_job(void *user, const job *j, td_err *err)
 {
     td_seat_streams *s = user;
-    s->n_taken += j->kind == JOB_FORWARD;
+    s->n_taken += job_is_awaited(j->kind);
+    if (j->kind == JOB_DRAFT)
+        return td_ring_ask(s->at.target, j->drafts) ||
+               td_err_set(err, TD_E_DATA, "a head is asked more than a target asks at once");
     if (j->kind == JOB_FORWARD)
         j->batch->received.end_us = told_now_us(s);
     if (j->kind == JOB_FORWARD && !td_ring_join(s->at.target, j->batch, err))
@@ -129,19 +132,21 @@ static bool send_finished(td_seat_streams *s, uint64_t now_us, td_err *err)
         }
         job *j = s->sending;
         bool is_batch = j && j->kind == JOB_FORWARD;
+        bool is_guessed = j && j->kind == JOB_DRAFT && s->form.is_result;
         if (j)
             meet_next(s, now_us);
         if (is_batch && j->batch->err.code != TD_OK)
             return td_err_set(err, j->batch->err.code, "%s", j->batch->err.message);
         if (j && !s->is_put)
-            s->is_put = (!is_batch && !s->next) || td_stage_out_put(&s->out, j, &s->form);
+            s->is_put =
+                (!is_batch && !is_guessed && !s->next) || td_stage_out_put(&s->out, j, &s->form);
         if (!td_stage_out_flush(&s->out, err))
             return false;
         if (!j || !td_stage_out_is_idle(&s->out))
             return true;
         if (!s->is_put)
             continue; /* there is room now */
-        s->n_done += is_batch;
+        s->n_done += job_is_awaited(j->kind);
         if (is_batch)
             note_sent(s, j->batch);
         td_ring_give_back(s->at.target, j);
@@ -239,7 +244,8 @@ bool td_seat_streams_begin(td_seat_streams *s, const td_seat_streams_params *par
                                      .n_ctx = td_target_n_ctx(params->target),
                                      .n_vocab = h->n_vocab,
                                      .n_embd = is_first ? 0 : h->n_embd,
-                                     .wire = p->wire},
+                                     .wire = p->wire,
+                                     .has_head = p->head},
                           .begin = begin_batch,
                           .done = take_job,
                           .user = s};

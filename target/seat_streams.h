@@ -45,7 +45,7 @@ typedef struct {
     td_trace_seat trace;
     uint64_t cancelled[TD_SEAT_CANCELLED];
     uint32_t n_cancelled;
-    uint64_t n_taken, n_done; /* batches */
+    uint64_t n_taken, n_done; /* batches, and what a head was asked */
     td_stage_found found;     /* not told yet, */
     bool has_found;           /* if so */
 } td_seat_streams;

@@ -359,6 +359,7 @@ static bool make_plans(const td_split *s, const td_layout_params *p, uint32_t n_
                                 .kv = td_cache_to_wire(&p->kv),
                                 .wire = p->wire ? (uint8_t)p->wire->id : TD_STAGE_F32,
                                 .n_ctx = n_ctx};
+        plan->head = p->head && s->runs[s->stages[first].run].end_stage == s->n_stages;
         td_models_describe(p->model, s->model_id, plan);
         for (uint32_t k = 0; k < plan->n_parts; k++) {
             plan->parts[k].device = s->stages[first + k].device;

@@ -12,6 +12,8 @@ _Static_assert(TD_STAGE_F32 == TD_TYPE_F32 && TD_STAGE_F16 == TD_TYPE_F16, "ids 
 _Static_assert(TD_STAGES_MAX == TD_STAGE_PARTS_MAX, "spans");
 _Static_assert(TD_PREFILL_ROWS_MAX == TD_STAGE_ROWS_MAX, "rows of a chunk");
 _Static_assert(TD_VERIFY_ROWS_MAX == TD_STAGE_OUT_MAX, "rows of a verification");
+_Static_assert(TD_VERIFY_ROWS_MAX == TD_STAGE_SLOTS_MAX, "sequences of an ask");
+_Static_assert(TD_WIRE_DRAFT_MAX >= TD_STAGE_GUESSES_MAX, "guesses");
 
 bool td_stage_way_send(td_stage_way *way, td_stage_msg *msg, td_err *err)
 {
@@ -92,18 +94,33 @@ static void describe(const micro_batch *b, const td_stage_form *form, td_stage_b
     out->bytes = (const uint8_t *)b->activations;
 }
 
+static void describe_drafts(const draft_batch *b, bool is_answered, td_stage_asks *out)
+{
+    out->n = (uint8_t)b->n;
+    for (uint32_t i = 0; i < b->n; i++) {
+        const td_proposal *p = &b->proposals[i];
+        out->of[i].slot = (uint8_t)b->slots[i];
+        out->of[i].k = (uint8_t)td_min_u32(p->k, TD_STAGE_GUESSES_MAX);
+        out->of[i].position = p->position;
+        out->of[i].token = b->tokens[i];
+        out->of[i].n_ids = is_answered ? (uint8_t)p->n : 0;
+        out->of[i].busy_us = p->busy_us;
+        memcpy(out->of[i].ids, p->ids, out->of[i].n_ids * sizeof *p->ids);
+    }
+}
+
 static td_stage_record record_of(td_stage_out *out, const job *j, const td_stage_form *form)
 {
-    static const td_record_kind kinds[] = {[JOB_FORWARD] = TD_RECORD_BATCH,
-                                           [JOB_OPEN] = TD_RECORD_OPEN,
-                                           [JOB_TRUNCATE] = TD_RECORD_TRUNCATE,
-                                           [JOB_COMMIT] = TD_RECORD_COMMIT,
-                                           [JOB_CLOSE] = TD_RECORD_CLOSE};
+    static const td_record_kind kinds[] = {
+        [JOB_FORWARD] = TD_RECORD_BATCH,     [JOB_OPEN] = TD_RECORD_OPEN,
+        [JOB_TRUNCATE] = TD_RECORD_TRUNCATE, [JOB_COMMIT] = TD_RECORD_COMMIT,
+        [JOB_CLOSE] = TD_RECORD_CLOSE,       [JOB_DRAFT] = TD_RECORD_ASK};
     td_stage_record r = {.kind = kinds[j->kind],
                          .slot = (uint8_t)j->slot,
                          .from_slot = (uint8_t)j->from_slot,
                          .length = j->length,
-                         .batch = &out->batch};
+                         .batch = &out->batch,
+                         .asks = &out->asks};
     if (j->kind == JOB_OPEN)
         r.open = (td_wire_open){.stream = j->stream,
                                 .temperature = j->sampling.temperature,
@@ -115,6 +132,10 @@ static td_stage_record record_of(td_stage_out *out, const job *j, const td_stage
     if (j->kind == JOB_FORWARD) {
         r.kind = form->is_result ? TD_RECORD_RESULT : TD_RECORD_BATCH;
         describe(j->batch, form, &out->batch);
+    }
+    if (j->kind == JOB_DRAFT) {
+        r.kind = form->is_result ? TD_RECORD_GUESSES : TD_RECORD_ASK;
+        describe_drafts(j->drafts, form->is_result, &out->asks);
     }
     return r;
 }
@@ -135,8 +156,8 @@ bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form
         out->is_due = true; /* full */
         return false;
     }
+    out->is_due = job_is_awaited(j->kind);
     if (j->kind == JOB_FORWARD) {
-        out->is_due = true;
         out->packed = NULL;
         out->b = j->batch;
         out->n_done = out->batch.n_here;
@@ -196,7 +217,8 @@ static job job_of(const td_stage_record *r)
     static const job_kind kinds[TD_RECORD_END] = {
         [TD_RECORD_OPEN] = JOB_OPEN,     [TD_RECORD_TRUNCATE] = JOB_TRUNCATE,
         [TD_RECORD_COMMIT] = JOB_COMMIT, [TD_RECORD_CLOSE] = JOB_CLOSE,
-        [TD_RECORD_BATCH] = JOB_FORWARD, [TD_RECORD_RESULT] = JOB_FORWARD};
+        [TD_RECORD_BATCH] = JOB_FORWARD, [TD_RECORD_RESULT] = JOB_FORWARD,
+        [TD_RECORD_ASK] = JOB_DRAFT,     [TD_RECORD_GUESSES] = JOB_DRAFT};
     return (job){.kind = kinds[r->kind],
                  .slot = r->slot,
                  .from_slot = r->from_slot,
@@ -253,18 +275,36 @@ static bool add_bytes(td_stage_in *in, const uint8_t *bytes, uint32_t n, td_err 
     return in->n_there < in->n_bytes || end_batch(in, err);
 }
 
+static void fill_drafts(draft_batch *b, const td_stage_asks *from)
+{
+    b->n = from->n;
+    for (uint32_t i = 0; i < from->n; i++) {
+        td_proposal *p = &b->proposals[i];
+        b->slots[i] = from->of[i].slot;
+        b->tokens[i] = from->of[i].token;
+        p->position = from->of[i].position;
+        p->k = from->of[i].k;
+        p->n = from->of[i].n_ids;
+        p->busy_us = from->of[i].busy_us;
+        memcpy(p->ids, from->of[i].ids, p->n * sizeof *p->ids);
+    }
+}
+
 static bool take_record(td_stage_in *in, const td_stage_record *r, td_err *err)
 {
-    if (r->kind != TD_RECORD_BATCH && r->kind != TD_RECORD_RESULT) {
-        job j = job_of(r);
-        return in->done(in->user, &j, err);
-    }
-    if (in->is_of_results != (r->kind == TD_RECORD_RESULT))
+    bool is_result = r->kind == TD_RECORD_RESULT || r->kind == TD_RECORD_GUESSES;
+    job j = job_of(r);
+    if ((j.kind == JOB_FORWARD || j.kind == JOB_DRAFT) && in->is_of_results != is_result)
         return td_err_set(err, TD_E_DATA, "a batch where a result is due, or the other way round");
+    if (j.kind == JOB_DRAFT) {
+        fill_drafts(&in->drafts, r->asks);
+        j.drafts = &in->drafts;
+    }
+    if (j.kind != JOB_FORWARD)
+        return in->done(in->user, &j, err);
     in->b = in->begin(in->user, r->batch, err);
     if (!in->b)
         return false;
-    bool is_result = r->kind == TD_RECORD_RESULT;
     fill(in->b, r->batch, is_result);
     in->n_there = 0;
     in->n_bytes = is_result ? 0 : r->batch->n_bytes;
@@ -289,7 +329,7 @@ bool td_stage_in_take(td_stage_in *in, const td_stage_msg *msg, td_err *err)
         return td_err_set(err, TD_E_DATA, "a batch is not complete when another record comes");
     td_cursor c = td_cursor_begin("STREAM", msg->stream.bytes, msg->stream.n, err);
     while (td_cursor_left(&c) > 0) {
-        td_stage_record r = {.batch = &in->batch};
+        td_stage_record r = {.batch = &in->batch, .asks = &in->asks};
         if (in->b)
             return td_err_set(err, TD_E_DATA, "records behind a batch that is not complete");
         if (!td_stage_read_record(&c, &in->limits, &r) || !take_record(in, &r, err))

@@ -29,6 +29,7 @@ typedef struct {
     uint32_t n_done, n_bytes;
     const micro_batch *packed; /* whose activations are f16 by now, and not put yet; or NULL */
     td_stage_batch batch;      /* scratch */
+    td_stage_asks asks;        /* likewise */
     uint8_t bytes[TD_WIRE_MESSAGE_MAX];
 } td_stage_out;
 
@@ -42,7 +43,7 @@ typedef struct {
 } td_stage_form;
 /* Puts a job behind those before; a batch must stay as it is until td_stage_out_is_idle, and where
  * its activations go as f16 they mean nothing afterwards. False: not yet, flush and try again.
- * Small jobs wait for a batch to travel with. */
+ * Small jobs wait for a batch, or for what a head is asked, to travel with. */
 bool td_stage_out_put(td_stage_out *out, const job *j, const td_stage_form *form);
 /* Sends what is due, as far as the link takes it. */
 bool td_stage_out_flush(td_stage_out *out, td_err *err);
@@ -59,6 +60,8 @@ typedef struct {
     micro_batch *b; /* whose activations are not all there; or NULL */
     uint32_t n_there, n_bytes;
     td_stage_batch batch; /* as it was told */
+    td_stage_asks asks;   /* likewise, */
+    draft_batch drafts;   /* and as a job's */
 } td_stage_in;
 
 /* Rows on the wire as f16, each [n] in the place of the f32 and back. What f16 has no room for

@@ -189,6 +189,7 @@ bool td_target_propose(td_target *t, const td_proposal *proposals, const uint32_
     t->free_drafts = b->next;
     b->n = n;
     b->n_taken = 0;
+    b->is_sent = false;
     memcpy(b->proposals, proposals, n * sizeof *proposals);
     memcpy(b->slots, slots, n * sizeof *slots);
     memcpy(b->tokens, tokens, n * sizeof *tokens);
@@ -201,7 +202,14 @@ bool td_target_next_proposal(td_target *t, td_proposal *out)
     draft_batch *b = t->drafted;
     if (!b)
         return false;
+    const td_split_stage *last = t->split ? &t->split->stages[t->n_stages - 1] : NULL;
     *out = b->proposals[b->n_taken++];
+    if (last && last->is_remote) {
+        td_stage_info *info = &t->remote_infos[t->n_stages - 1];
+        info->busy_draft_us += out->busy_us;
+        info->n_draft_asks++;
+        info->n_draft_tokens += out->n;
+    }
     if (b->n_taken < b->n)
         return true;
     t->drafted = b->next;
@@ -250,6 +258,16 @@ micro_batch *td_ring_take_batch(td_target *t)
     return b;
 }
 
+bool td_ring_ask(td_target *t, const draft_batch *what)
+{
+    draft_batch *b = t->free_drafts;
+    if (!b || !t->free_jobs)
+        return false;
+    t->free_drafts = b->next;
+    *b = *what;
+    return td_ring_push(t, &(job){.kind = JOB_DRAFT, .drafts = b});
+}
+
 job *td_ring_next(td_target *t)
 {
     uint64_t count;
@@ -264,6 +282,10 @@ void td_ring_give_back(td_target *t, job *j)
     if (j->kind == JOB_FORWARD) {
         j->batch->is_in_flight = false;
         free_batch(t, j->batch);
+    }
+    if (j->kind == JOB_DRAFT) {
+        j->drafts->next = t->free_drafts;
+        t->free_drafts = j->drafts;
     }
     j->kind = JOB_STOP; /* no batch to take back with it */
     take_back(t, j);
@@ -488,10 +510,11 @@ static bool lay_out(td_target *t, td_err *err)
     td_layout_params *p = &t->params;
     if (!td_split_create(p, &t->split, err))
         return false;
-    if (t->split && p->head && t->split->stages[t->split->n_stages - 1].is_remote)
+    bool is_elsewhere = t->split && t->split->stages[t->split->n_stages - 1].is_remote;
+    if (is_elsewhere && p->head && p->head != p->model)
         return td_err_set(err, TD_E_USAGE,
-                          "a head for multi-token prediction drafts beside the target's last "
-                          "layers; allowed with it: those on this machine");
+                          "a head of another file drafts beside the target's last layers; allowed "
+                          "with it: those on this machine");
     if (t->split) {
         td_host hosts[TD_STAGES_MAX];
         for (uint32_t i = 0; i < t->split->n_workers; i++)
@@ -565,7 +588,8 @@ static bool load_stages(td_target *t, td_err *err)
                                   .n_ctx = t->n_ctx,
                                   .n_vocab = h->n_vocab,
                                   .n_embd = h->n_embd,
-                                  .wire = p.wire ? (uint8_t)p.wire->id : TD_STAGE_F32};
+                                  .wire = p.wire ? (uint8_t)p.wire->id : TD_STAGE_F32,
+                                  .has_head = p.head != NULL};
         if (!td_remotes_load(t->remotes, t->n_ctx, t->n_pages, runs, t->split->n_runs, &limits,
                              t->n_stages, err))
             return false;

@@ -188,7 +188,7 @@ void td_target_get_clock(const td_target *t, uint32_t host, td_target_clock *out
 bool td_target_next_event(td_target *t, td_target_event *out);
 bool td_target_await_events(td_target *t, uint64_t within_us);
 
-/* Where the last stage has a head (td_layout_params.head; that stage is here then): asks for
+/* Where the last stage has a head (td_layout_params.head; elsewhere the model's own): asks for
  * proposals of different sequences at once, whose caches, by the jobs before, end right before the
  * last token known. propose copies proposals[n] (sequence, epoch, position, k) and of each the slot
  * and that token; false: too many are under way, and these get no answer. Each is answered once,

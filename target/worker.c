@@ -114,6 +114,7 @@ static td_layout_params params_of(worker *w, const td_model *model)
     if (p->experts_device != TD_STAGE_ANY)
         snprintf(w->place, sizeof w->place, "experts=%.127s", w->params->specs[p->experts_device]);
     return (td_layout_params){.model = model,
+                              .head = p->head ? model : NULL,
                               .specs = w->spec_texts,
                               .n_specs = p->n_parts,
                               .place = p->experts_device != TD_STAGE_ANY ? w->place : NULL,
@@ -168,7 +169,7 @@ static void do_plan(worker *w)
         return;
     w->task_code = TD_STAGE_FAIL_MODEL;
     const td_model *model = find_model(w, err);
-    if (!model)
+    if (!model || (w->plan.head && !td_model_check_head(model, err)))
         return;
     if (w->is_draft) {
         w->task_code = TD_STAGE_FAIL_PROTOCOL;

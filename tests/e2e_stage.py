@@ -156,18 +156,6 @@ class Stage(Case):
             if more:
                 self.assertIn(words, r.stderr)
 
-    def test_auto_drafts_by_no_head_of_last_layers_elsewhere(self):
-        model, end = 'tests/data/golden/mtp/qwen35-informed/model.gguf', self.ipc('a')
-        self.start(end, '--model', model, '--device', 'host:1')
-        texts = []
-        for args, said in (([], ''), (['--draft', 'auto'], "draft: auto: from the texts so far; mtp: a head drafts")):
-            r = subprocess.run([TANDEM, 'generate', '--target', model, '--prompt', 'the fox', '-n', '40', '--ignore-eos',
-                                '--quiet', '--no-measure', '--host', 'a=' + end, '--device', 'host:1', '--device',
-                                'a/host:1', *args], capture_output=True, timeout=60, check=True)
-            self.assertIn(said, r.stderr.decode())
-            texts.append(r.stdout)
-        self.assertEqual(texts[0], texts[1])
-
     def test_what_is_not_there_is_said(self):
         a = self.ipc('a')
         text = self.generate('--device', 'a/host:1', code=2)
@@ -412,22 +400,42 @@ class Head(Case):
         return texts, totals['drafted'], totals['accepted']
 
     def test_it_drafts_as_in_one_process(self):
-        hosts, here = self.serve('a'), ['--device', 'host:1', '--device', 'host:1']
-        there = [*hosts, '--device', 'a/host:1', '--device', 'host:1']
+        hosts, here = self.serve('a', 'b'), ['--device', 'host:1', '--device', 'host:1']
+        splits = [[*hosts, *(x for d in split for x in ('--device', d))] for split in
+                  (['a/host:1', 'host:1'], ['host:1', 'a/host:1'], ['a/host:1', 'b/host:1'], ['a/host:1', 'a/host:1'], ['b/host:1'])]
         for cache in ([], ['--kv-k', 'q8_0', '--kv-v', 'q4_0']):
             wanted = self.generate(*here, *cache)
-            for k in '1', '3':
-                draft = ['--draft', 'mtp', '--draft-fixed', k, '--parallel', '1', *cache]
-                counted = self.count(*here, *draft)
-                self.assertEqual(counted[0], wanted)
-                self.assertGreater(counted[2], 0)
-                self.assertEqual(self.count(*there, *draft), counted, draft)
-            for way in (['--draft', 'mtp', '--parallel', '3', '--draft-fixed', '2'], ['--draft', 'auto', '--parallel', '4']):
+            draft = ['--draft', 'mtp', '--draft-fixed', '3', '--parallel', '1', *cache]
+            counted = self.count(*here, *draft)
+            self.assertEqual(counted[0], wanted)
+            self.assertGreater(counted[2], 0)
+            for i, there in enumerate(splits):
+                self.assertEqual(self.count(*there, *draft), counted, there)
+                way = (['--draft', 'mtp', '--parallel', '3', '--draft-fixed', '2'], ['--draft', 'auto', '--parallel', '4'])[i % 2]
                 texts, drafted, _ = self.count(*there, *way, *cache)
-                self.assertEqual(texts, wanted, way)
+                self.assertEqual(texts, wanted, (there, way))
                 self.assertGreater(drafted, 0)
-        wanted = self.generate(*there, '--wire', 'f16')
-        self.assertEqual(self.generate(*there, '--wire', 'f16', '--draft', 'mtp', '--parallel', '4'), wanted)
+        for there in splits[:3]:
+            wanted = self.generate(*there, '--wire', 'f16')
+            self.assertEqual(self.generate(*there, '--wire', 'f16', '--draft', 'mtp', '--parallel', '4'), wanted)
+
+    def test_its_weights_are_sent_with_the_layers(self):
+        env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache')}
+        for model in (self.model, 'tests/data/golden/mtp/glm4moe-own/model.gguf'):
+            self.model, name = model, 'c%d' % len(self.workers)
+            here = self.count('--device', 'host:1', '--device', 'host:1', '--draft', 'mtp', '--draft-fixed', '2')
+            self.start(self.ipc(name), '--models', self.dir.name, '--device', 'host:1', env=env)
+            there = ['--host', 'c=' + self.ipc(name), '--device', 'host:1', '--device', 'c/host:1']
+            self.generate(*there)  # without it, at first
+            self.assertEqual(self.count(*there, '--draft', 'mtp', '--draft-fixed', '2'), here)
+
+    def test_who_may_draft_is_said(self):
+        hosts = self.serve('a')
+        there = [*hosts, '--device', 'host:1', '--device', 'a/host:1']
+        text = self.generate(*there, '--draft', 'mtp:' + self.model, code=2)
+        self.assertIn('a head of another file', text)
+        self.model = TARGET
+        self.assertIn('no head', self.generate(*there, '--draft', 'mtp', code=65))
 
     def lose(self, name, devices, *hosts):
         """The worker is killed and started again in the middle of a run: the text, and that drafting goes on."""
@@ -454,6 +462,9 @@ class Head(Case):
 
     def test_it_goes_on_behind_a_lost_stage(self):
         self.lose(0, ['a/host:1', 'host:1'], *self.serve('a'))
+
+    def test_it_comes_back_with_a_lost_stage(self):
+        self.lose(1, ['a/host:1', 'b/host:1'], *self.serve('a', 'b'))
 
 
 class Trace(Case):

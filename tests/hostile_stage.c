@@ -26,7 +26,7 @@
 #define CRC_AT 28u /* of a header */
 
 static const td_stage_limits limits = {
-    .n_slots = 4, .n_ctx = 200, .n_vocab = 300, .n_embd = N_EMBD};
+    .n_slots = 4, .n_ctx = 200, .n_vocab = 300, .n_embd = N_EMBD, .has_head = true};
 
 /* -- the wire ---------------------------------------------------------------------------------- */
 
@@ -74,6 +74,7 @@ static uint32_t make_samples(td_stage_msg *m)
                                      .wire = TD_STAGE_F16,
                                      .n_ctx = 100,
                                      .parts = {{0, 2, 3}, {1, 4, 4}},
+                                     .head = 1,
                                      .n_files = 2,
                                      .files = {{5000, 100}, {1ull << 40, 5000}}}};
     m[n++] = (td_stage_msg){.type = TD_STAGE_PLANNED,
@@ -142,6 +143,9 @@ static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, b
                          .chosen = {5, 299},
                          .n_bad = 1,
                          .bad = {3}};
+    static td_stage_asks asks_made = {
+        .n = 2,
+        .of = {{2, TD_STAGE_GUESSES_MAX, 200, 299, 3, 40, {1, 299, 0}}, {0, 1, 1, 7, 0, 0, {0}}}};
     for (uint32_t i = 0; i < n_rows; i++)
         b.rows[i] = (td_stage_row){.slot = 3, .sequence = 9, .position = i % 200, .token = i};
     b.rows[n_rows - 2].is_output = b.rows[n_rows - 1].is_output = true;
@@ -155,6 +159,7 @@ static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, b
         {.kind = TD_RECORD_TRUNCATE, .slot = 1, .length = 70},
         {.kind = TD_RECORD_COMMIT, .slot = 1, .length = 69},
         {.kind = TD_RECORD_CLOSE, .slot = 0},
+        {.kind = is_result ? TD_RECORD_GUESSES : TD_RECORD_ASK, .asks = &asks_made},
         {.kind = is_result ? TD_RECORD_RESULT : TD_RECORD_BATCH, .batch = &b},
     };
     td_stage_writer_begin(&w, bytes, NULL);
@@ -164,6 +169,8 @@ static size_t make_stream(uint8_t bytes[TD_WIRE_MESSAGE_MAX], uint32_t n_rows, b
     return n;
 }
 
+static td_stage_asks read_asks; /* by read_within, the last */
+
 /* All records; false where one is refused. */
 static bool read_within(const td_stage_limits *l, const td_stage_msg *m, td_stage_record *records,
                         td_stage_batch *batch, uint32_t *n)
@@ -171,7 +178,7 @@ static bool read_within(const td_stage_limits *l, const td_stage_msg *m, td_stag
     td_err err = {0};
     td_cursor c = td_cursor_begin("STREAM", m->stream.bytes, m->stream.n, &err);
     for (*n = 0; td_cursor_left(&c) > 0 && *n < 8; ++*n) {
-        records[*n] = (td_stage_record){.batch = batch};
+        records[*n] = (td_stage_record){.batch = batch, .asks = &read_asks};
         if (!td_stage_read_record(&c, l, &records[*n]))
             return false;
     }
@@ -237,7 +244,12 @@ static void test_records_come_out_as_they_went_in(void **state)
     size_t n_bytes = make_stream(bytes, 20, false);
     assert_true(td_stage_decode(bytes, n_bytes, &m, NULL));
     assert_true(read_all(&m, r, &b, &n));
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 6);
+    assert_int_equal(r[4].kind, TD_RECORD_ASK);
+    assert_int_equal(read_asks.n, 2);
+    assert_int_equal(read_asks.of[0].k, TD_STAGE_GUESSES_MAX);
+    assert_int_equal(read_asks.of[0].position, 200);
+    assert_int_equal(read_asks.of[1].token, 7);
     assert_int_equal(r[0].open.stream, 4);
     assert_int_equal(r[0].from_slot, 2);
     assert_int_equal(r[1].length, 70);
@@ -252,7 +264,12 @@ static void test_records_come_out_as_they_went_in(void **state)
                      256 * N_EMBD * 4 + 4096 < TD_WIRE_MESSAGE_MAX ? n_bytes : TD_WIRE_MESSAGE_MAX);
     n_bytes = make_stream(bytes, 20, true);
     assert_true(td_stage_decode(bytes, n_bytes, &m, NULL) && read_all(&m, r, &b, &n));
-    assert_int_equal(r[4].kind, TD_RECORD_RESULT);
+    assert_int_equal(r[4].kind, TD_RECORD_GUESSES);
+    assert_int_equal(read_asks.of[0].n_ids, 3);
+    assert_int_equal(read_asks.of[0].ids[1], 299);
+    assert_int_equal(read_asks.of[0].busy_us, 40);
+    assert_int_equal(read_asks.of[1].n_ids, 0);
+    assert_int_equal(r[5].kind, TD_RECORD_RESULT);
     assert_int_equal(b.chosen[1], 299);
     assert_int_equal(b.bad[0], 3);
 }
@@ -435,9 +452,13 @@ static void test_wild_records_are_refused_or_in_bounds(void **state)
         uint32_t n;
         bool is_taken = read_all(&m, r, &b, &n);
         n_taken += is_taken;
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n; i++) {
             assert_true(r[i].slot < limits.n_slots && r[i].from_slot < limits.n_slots &&
                         r[i].length <= limits.n_ctx);
+            for (uint32_t k = 0; r[i].kind == TD_RECORD_ASK && k < read_asks.n; k++)
+                assert_true(read_asks.of[k].slot < limits.n_slots && read_asks.of[k].k >= 1 &&
+                            read_asks.of[k].k <= TD_STAGE_GUESSES_MAX);
+        }
         assert_true(!is_taken || (b.n_rows <= TD_STAGE_ROWS_MAX && b.n_out <= TD_STAGE_OUT_MAX));
     }
     assert_in_range(n_taken, 100, 19900); /* both happen */

@@ -18,7 +18,8 @@
 #define STAGE_TICKET 0x1234567800000000u
 
 static char folder[64], endpoint[96];
-static bool is_sent; /* the worker has no model */
+static bool is_sent;           /* the worker has no model */
+static const char *model_path; /* what the worker has instead of a toy, or NULL */
 static td_model *model;
 static int stop_fd;
 static pthread_t thread;
@@ -114,13 +115,16 @@ static inline void hear(peer *p, td_stage_type type, int ms)
 static inline td_stage_plan greet_as(peer *p, uint64_t session, uint32_t n_parts,
                                      td_stage_type type)
 {
+    uint32_t n_layer = td_model_hparams(model)->n_layer;
     td_stage_plan plan = {.model_name = "toy",
                           .n_parts = (uint8_t)n_parts,
                           .experts_device = TD_STAGE_ANY,
                           .n_slots = 4,
                           .kv = {.type_k = TD_TYPE_F16, .type_v = TD_TYPE_F16},
                           .n_ctx = 200,
-                          .parts = {{0, 0, n_parts == 1 ? 3 : 1}, {0, 2, 3}}};
+                          .head = model_path != NULL && type == TD_STAGE_HELLO,
+                          .parts = {{0, 0, (uint16_t)(n_layer / n_parts - 1)},
+                                    {0, (uint16_t)(n_layer / 2), (uint16_t)(n_layer - 1)}}};
     assert_true(td_models_id(model, plan.hash, NULL));
     *p = (peer){.session = session};
     p->link = td_link_open(transport, endpoint, TD_LINK_CONNECT, NULL);
@@ -175,7 +179,10 @@ static inline int begin(void **state)
     snprintf(endpoint, sizeof endpoint, "ipc://%s/w.sock", folder);
     snprintf(path, sizeof path, "%s/any.gguf", folder);
     gw w = toy_write(&t);
-    gw_save(&w, path);
+    if (!model_path)
+        gw_save(&w, path);
+    else if (symlink(model_path, path))
+        return -1;
     gw_free(&w);
     if (!(model = td_model_open(path, &err))) {
         print_error("%s\n", err.message);

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+_Static_assert(TD_STAGE_SLOTS_MAX <= 64, "a bit for each slot");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "activations travel as they lie");
 
 extern const td_wire_types td_stage_types;
@@ -92,6 +93,36 @@ static void write_result(td_cursor_out *c, const td_stage_batch *b)
         td_cursor_write_u32(c, b->bad[i]);
 }
 
+static void write_ask(td_cursor_out *c, const td_stage_asks *a)
+{
+    td_cursor_write_u8(c, a->n);
+    for (uint32_t i = 0; i < a->n; i++) {
+        td_cursor_write_u8(c, a->of[i].slot);
+        td_cursor_write_u8(c, a->of[i].k);
+        td_cursor_write_u32(c, a->of[i].position);
+        td_cursor_write_u32(c, a->of[i].token);
+    }
+}
+
+static void write_guesses(td_cursor_out *c, const td_stage_asks *a)
+{
+    td_cursor_write_u8(c, a->n);
+    for (uint32_t i = 0; i < a->n; i++) {
+        td_cursor_write_u32(c, a->of[i].busy_us);
+        td_cursor_write_u8(c, a->of[i].n_ids);
+        for (uint32_t k = 0; k < a->of[i].n_ids; k++)
+            td_cursor_write_u32(c, a->of[i].ids[k]);
+    }
+}
+
+static size_t guesses_bytes(const td_stage_asks *a)
+{
+    size_t n_bytes = 1 + 1 + 5u * a->n;
+    for (uint32_t i = 0; i < a->n; i++)
+        n_bytes += 4u * a->of[i].n_ids;
+    return n_bytes;
+}
+
 static size_t bytes_of(const td_stage_record *r)
 {
     const td_stage_batch *b = r->batch;
@@ -102,6 +133,10 @@ static size_t bytes_of(const td_stage_record *r)
         return 1 + 8 + 1 + 4 + 1 + 16u * b->n_spans + 16u * b->n_rows + 4;
     case TD_RECORD_RESULT:
         return 1 + 8 + 1 + 4 + 1 + 16u * b->n_spans + 4u * b->n_out + 2 + 4u * b->n_bad;
+    case TD_RECORD_ASK:
+        return 1 + 1 + 10u * r->asks->n;
+    case TD_RECORD_GUESSES:
+        return guesses_bytes(r->asks);
     default:
         return 2 + 4;
     }
@@ -137,6 +172,12 @@ bool td_stage_writer_put(td_stage_writer *w, const td_stage_record *r)
     }
     case TD_RECORD_RESULT:
         write_result(c, r->batch);
+        break;
+    case TD_RECORD_ASK:
+        write_ask(c, r->asks);
+        break;
+    case TD_RECORD_GUESSES:
+        write_guesses(c, r->asks);
         break;
     case TD_RECORD_END:
         break;
@@ -325,6 +366,61 @@ static bool read_result(td_cursor *c, const td_stage_limits *l, td_stage_batch *
     return true;
 }
 
+static bool read_n_asks(td_cursor *c, const td_stage_limits *l, uint8_t *n)
+{
+    if (!l->has_head)
+        return td_cursor_fail(c, "a head is asked, where there is none");
+    return td_cursor_read_u8(c, n) &&
+           ((*n >= 1 && *n <= TD_STAGE_SLOTS_MAX) ||
+            td_cursor_fail(c, "a head is asked of %u; allowed: 1..%u", *n, TD_STAGE_SLOTS_MAX));
+}
+
+static bool read_ask(td_cursor *c, const td_stage_limits *l, td_stage_asks *a)
+{
+    uint64_t seen = 0;
+    if (!read_n_asks(c, l, &a->n))
+        return false;
+    for (uint32_t i = 0; i < a->n; i++) {
+        uint8_t *slot = &a->of[i].slot, *k = &a->of[i].k;
+        uint32_t *position = &a->of[i].position, *token = &a->of[i].token;
+        if (!read_slot(c, l, slot) || !td_cursor_read_u8(c, k) ||
+            !td_cursor_read_u32(c, position) || !td_cursor_read_u32(c, token))
+            return false;
+        if (seen >> *slot & 1)
+            return td_cursor_fail(c, "a head is asked twice of slot %u; allowed: once", *slot);
+        seen |= 1ull << *slot;
+        if (*k < 1 || *k > TD_STAGE_GUESSES_MAX || *position < 1 || *position > l->n_ctx ||
+            *token >= l->n_vocab)
+            return td_cursor_fail(c,
+                                  "%u guesses at position %" PRIu32 " behind token %" PRIu32
+                                  "; allowed: 1..%u, 1..%" PRIu32 ", below %" PRIu32,
+                                  *k, *position, *token, TD_STAGE_GUESSES_MAX, l->n_ctx,
+                                  l->n_vocab);
+    }
+    return true;
+}
+
+static bool read_guesses(td_cursor *c, const td_stage_limits *l, td_stage_asks *a)
+{
+    if (!read_n_asks(c, l, &a->n))
+        return false;
+    for (uint32_t i = 0; i < a->n; i++) {
+        if (!td_cursor_read_u32(c, &a->of[i].busy_us) || !td_cursor_read_u8(c, &a->of[i].n_ids))
+            return false;
+        if (a->of[i].n_ids > TD_STAGE_GUESSES_MAX)
+            return td_cursor_fail(c, "%u guesses; allowed: 0..%u", a->of[i].n_ids,
+                                  TD_STAGE_GUESSES_MAX);
+        for (uint32_t k = 0; k < a->of[i].n_ids; k++) {
+            if (!td_cursor_read_u32(c, &a->of[i].ids[k]))
+                return false;
+            if (a->of[i].ids[k] >= l->n_vocab)
+                return td_cursor_fail(c, "token %" PRIu32 " is guessed; allowed: 0..%" PRIu32,
+                                      a->of[i].ids[k], l->n_vocab - 1);
+        }
+    }
+    return true;
+}
+
 bool td_stage_read_record(td_cursor *c, const td_stage_limits *l, td_stage_record *r)
 {
     uint8_t kind;
@@ -343,6 +439,10 @@ bool td_stage_read_record(td_cursor *c, const td_stage_limits *l, td_stage_recor
         return read_batch(c, l, r->batch);
     case TD_RECORD_RESULT:
         return read_result(c, l, r->batch);
+    case TD_RECORD_ASK:
+        return read_ask(c, l, r->asks);
+    case TD_RECORD_GUESSES:
+        return read_guesses(c, l, r->asks);
     case TD_RECORD_END:
         break;
     }

@@ -99,7 +99,8 @@ static bool check_plan(const td_stage_plan *p, td_err *err)
     ok = ok && td_wire_check_u32("measure", p->measure, 0, 3, err) &&
          (!p->measure || (td_wire_check_u32("n_parts", p->n_parts, 1, 1, err) &&
                           td_wire_check_u32("n_ctx", p->n_ctx, 1, TD_WIRE_POSITION_MAX, err)));
-    ok = ok && td_wire_check_u32("n_files", p->n_files, 0, TD_STAGE_FILES_MAX, err);
+    ok = ok && td_wire_check_u32("head", p->head, 0, 1, err) &&
+         td_wire_check_u32("n_files", p->n_files, 0, TD_STAGE_FILES_MAX, err);
     for (uint32_t i = 0; ok && i < p->n_files; i++) {
         uint64_t n = p->files[i].n_bytes;
         ok = n >= 1 && n <= TD_STAGE_FILE_MAX;
@@ -269,6 +270,7 @@ static void write_plan(td_cursor_out *c, const td_stage_plan *p)
         td_cursor_write_u16(c, p->parts[i].last);
     }
     td_cursor_write_u8(c, p->measure);
+    td_cursor_write_u8(c, p->head);
     td_cursor_write_u8(c, p->n_files);
     for (uint32_t i = 0; i < p->n_files; i++) {
         td_cursor_write_u64(c, p->files[i].n_bytes);
@@ -520,7 +522,7 @@ static bool read_plan(td_cursor *c, td_stage_plan *p)
     for (uint32_t i = 0; ok && i < p->n_parts; i++)
         ok = td_cursor_read_u8(c, &p->parts[i].device) &&
              td_cursor_read_u16(c, &p->parts[i].first) && td_cursor_read_u16(c, &p->parts[i].last);
-    ok = ok && td_cursor_read_u8(c, &p->measure) &&
+    ok = ok && td_cursor_read_u8(c, &p->measure) && td_cursor_read_u8(c, &p->head) &&
          read_count(c, "n_files", &p->n_files, TD_STAGE_FILES_MAX);
     for (uint32_t i = 0; ok && i < p->n_files; i++)
         ok = td_cursor_read_u64(c, &p->files[i].n_bytes) &&

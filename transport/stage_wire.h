@@ -34,7 +34,9 @@
  * of its own whose session number is the ticket that the coordinator gave both, and whose first
  * message is ATTACH; from then on each says PING to the other every second, which nobody answers. A
  * batch is one record; what of its activations does not fit behind the record
- * follows in PIECEs, before any other record. CANCEL alone goes beside the stream, and acts at
+ * follows in PIECEs, before any other record. Where the PLAN says that the last layers have the
+ * model's head, ASKs of what that would guess travel among the jobs, and GUESSES come back among
+ * the results, in that order. CANCEL alone goes beside the stream, and acts at
  * once.
  *
  * Activations are f32 rows [n_rows][n_embd], little-endian as they lie in memory (checked at
@@ -49,13 +51,14 @@
 #include "base/cursor.h"
 #include "transport/wire.h"
 
-#define TD_STAGE_PROTOCOL     9u
+#define TD_STAGE_PROTOCOL     10u
 #define TD_STAGE_DEVICES_MAX  16u
 #define TD_STAGE_PARTS_MAX    16u
 #define TD_STAGE_SLOTS_MAX    64u
 #define TD_STAGE_LAYERS_MAX   512u
 #define TD_STAGE_ROWS_MAX     256u /* of a batch: a chunk of a prompt */
 #define TD_STAGE_OUT_MAX      64u  /* rows of a batch that are outputs, and of one to verify */
+#define TD_STAGE_GUESSES_MAX  64u  /* of a sequence, of one ask */
 #define TD_STAGE_PAGES_MAX    (1u << 26)
 #define TD_STAGE_TEXT_MAX     128u
 #define TD_STAGE_ENDPOINT_MAX 319u
@@ -171,6 +174,7 @@ typedef struct {
     /* 0; else nothing is to be loaded: only how fast the one part's device is with layers of each
      * kind, what they take and what is there; td_measure + 1. */
     uint8_t measure;
+    uint8_t head;    /* 1: the last layer's stage has the model's head, and is asked; else 0 */
     uint8_t n_files; /* of the model; 0: it is not sent */
     struct {
         uint64_t n_bytes;
@@ -335,6 +339,8 @@ typedef enum {
     TD_RECORD_CLOSE,
     TD_RECORD_BATCH,  /* on its way through the stages */
     TD_RECORD_RESULT, /* what the last stage chose */
+    TD_RECORD_ASK,    /* what would its head guess? */
+    TD_RECORD_GUESSES,
     TD_RECORD_END
 } td_record_kind;
 
@@ -370,12 +376,24 @@ typedef struct {
     uint32_t bad[TD_STAGE_OUT_MAX];
 } td_stage_batch;
 
+/* What a head is asked at once, and what it answers. */
+typedef struct {
+    uint8_t n; /* 1..TD_STAGE_SLOTS_MAX, of different slots */
+    struct {
+        uint8_t slot, k;          /* ASK: k wanted, 1..TD_STAGE_GUESSES_MAX, */
+        uint32_t position, token; /* behind so many tokens, 1..n_ctx, of which this is the last */
+        uint8_t n_ids;            /* GUESSES: 0..TD_STAGE_GUESSES_MAX */
+        uint32_t busy_us, ids[TD_STAGE_GUESSES_MAX]; /* [n_ids] */
+    } of[TD_STAGE_SLOTS_MAX];
+} td_stage_asks;
+
 typedef struct {
     td_record_kind kind;
     uint8_t slot, from_slot;
     uint32_t length;
     td_wire_open open; /* of OPEN: stream and sampler; its `sequence` is not used */
     td_stage_batch *batch;
+    td_stage_asks *asks;
 } td_stage_record;
 
 /* What a worker did with a batch, by its clock: in this order, none before the one ahead of it was
@@ -397,7 +415,8 @@ bool td_stage_read_event(td_cursor *c, uint32_t n_parts, td_stage_event *event);
 /* What both ends know. n_embd 0: no activations here, the stage embeds tokens or chose them. */
 typedef struct {
     uint32_t n_slots, n_ctx, n_vocab, n_embd;
-    uint8_t wire; /* of the PLAN */
+    uint8_t wire;  /* of the PLAN */
+    bool has_head; /* likewise */
 } td_stage_limits;
 
 /* Of a row's activations. */
@@ -419,8 +438,8 @@ void td_stage_writer_begin(td_stage_writer *w, void *bytes, td_err *err);
 bool td_stage_writer_put(td_stage_writer *w, const td_stage_record *record);
 void td_stage_writer_end(td_stage_writer *w, uint64_t session, uint64_t seq, size_t *n_bytes);
 
-/* The next record of a STREAM's payload, into *record and record->batch, which the caller sets. The
- * cursor is begun over msg.stream. */
+/* The next record of a STREAM's payload, into *record, record->batch and record->asks, which the
+ * caller sets. The cursor is begun over msg.stream. */
 bool td_stage_read_record(td_cursor *c, const td_stage_limits *limits, td_stage_record *record);
 
 #endif

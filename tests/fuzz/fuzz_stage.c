@@ -8,9 +8,13 @@
 #include "transport/stage_wire.h"
 
 static const td_stage_limits all_limits[] = {
-    {.n_slots = 8, .n_ctx = 4096, .n_vocab = 1000, .n_embd = 16},
+    {.n_slots = 8, .n_ctx = 4096, .n_vocab = 1000, .n_embd = 16, .has_head = true},
     {.n_slots = 1, .n_ctx = 1, .n_vocab = 1, .n_embd = 0},
-    {.n_slots = TD_STAGE_SLOTS_MAX, .n_ctx = TD_WIRE_POSITION_MAX, .n_vocab = 32000, .n_embd = 0},
+    {.n_slots = TD_STAGE_SLOTS_MAX,
+     .n_ctx = TD_WIRE_POSITION_MAX,
+     .n_vocab = 32000,
+     .n_embd = 0,
+     .has_head = true},
     {.n_slots = 4,
      .n_ctx = 20000,
      .n_vocab = TD_WIRE_VOCAB_MAX,
@@ -44,10 +48,29 @@ static void check_batch(const td_stage_record *r, const td_stage_limits *l, cons
     TD_ASSERT(b->bytes >= begin && b->n_here <= (size_t)(end - b->bytes));
 }
 
+static void check_asks(const td_stage_record *r, const td_stage_limits *l)
+{
+    const td_stage_asks *a = r->asks;
+    TD_ASSERT(l->has_head && a->n >= 1 && a->n <= TD_STAGE_SLOTS_MAX);
+    for (uint32_t i = 0; i < a->n; i++) {
+        if (r->kind == TD_RECORD_ASK) {
+            TD_ASSERT(a->of[i].slot < l->n_slots && a->of[i].k <= TD_STAGE_GUESSES_MAX);
+            TD_ASSERT(a->of[i].k && a->of[i].position <= l->n_ctx && a->of[i].token < l->n_vocab);
+            for (uint32_t k = 0; k < i; k++)
+                TD_ASSERT(a->of[i].slot != a->of[k].slot);
+            continue;
+        }
+        TD_ASSERT(a->of[i].n_ids <= TD_STAGE_GUESSES_MAX);
+        for (uint32_t k = 0; k < a->of[i].n_ids; k++)
+            TD_ASSERT(a->of[i].ids[k] < l->n_vocab);
+    }
+}
+
 /* Reads a stream to its end or to what is wrong in it; what was read is written again. */
 static void read_stream(const td_stage_msg *m, const td_stage_limits *l)
 {
     static td_stage_batch batch;
+    static td_stage_asks asks;
     static uint8_t again[TD_WIRE_MESSAGE_MAX];
     td_err err = {0}, bug = {0};
     td_cursor c = td_cursor_begin("STREAM", m->stream.bytes, m->stream.n, &err);
@@ -55,7 +78,7 @@ static void read_stream(const td_stage_msg *m, const td_stage_limits *l)
     td_stage_writer_begin(&w, again, &bug);
     bool is_same = true;
     while (td_cursor_left(&c) > 0) {
-        td_stage_record r = {.batch = &batch};
+        td_stage_record r = {.batch = &batch, .asks = &asks};
         memset(&batch, 0, sizeof batch);
         if (!td_stage_read_record(&c, l, &r)) {
             TD_ASSERT(err.code == TD_E_DATA && err.message[0]);
@@ -65,6 +88,8 @@ static void read_stream(const td_stage_msg *m, const td_stage_limits *l)
         bool is_batch = r.kind == TD_RECORD_BATCH || r.kind == TD_RECORD_RESULT;
         if (is_batch)
             check_batch(&r, l, m->stream.bytes, m->stream.bytes + m->stream.n);
+        else if (r.kind == TD_RECORD_ASK || r.kind == TD_RECORD_GUESSES)
+            check_asks(&r, l);
         else
             TD_ASSERT(r.slot < l->n_slots);
         /* A peer may send less of the activations with a record than would fit. */
@@ -144,6 +169,7 @@ static td_stage_msg sample(td_stage_type type)
                                  .kv = {1, 1, 1, 0, 1, {{0, 2, 1, TD_STAGE_ANY}}},
                                  .wire = TD_STAGE_F16,
                                  .parts = {{0, 2, 3}, {1, 4, 9}},
+                                 .head = 1,
                                  .n_files = 2,
                                  .files = {{1000, 100}, {5000, 200}}};
         break;
@@ -230,6 +256,7 @@ static size_t put_stream(uint8_t *out, bool is_result)
     td_err bug = {0};
     td_stage_writer w;
     size_t n = 0;
+    static td_stage_asks asks = {2, {{1, 3, 10, 4, 2, 50, {5, 6}}, {0, 1, 1, 2, 0, 0, {0}}}};
     td_wire_open open = {.stream = 9, .temperature = 0.8f, .top_p = 1, .repeat_penalty = 1};
     batch = (td_stage_batch){.id = 5,
                              .n_rows = 2,
@@ -241,9 +268,14 @@ static size_t put_stream(uint8_t *out, bool is_result)
                              .bytes = activations,
                              .chosen = {3, 4}};
     td_stage_writer_begin(&w, message, &bug);
-    for (int kind = TD_RECORD_OPEN; kind < TD_RECORD_END; kind++) {
-        td_stage_record r = {
-            .kind = (td_record_kind)kind, .slot = 1, .length = 10, .open = open, .batch = &batch};
+    for (int i = TD_RECORD_END - 1; i >= TD_RECORD_OPEN; i--) { /* the batch is the last */
+        int kind = i < TD_RECORD_ASK ? TD_RECORD_ASK - i : i;
+        td_stage_record r = {.kind = (td_record_kind)kind,
+                             .slot = 1,
+                             .length = 10,
+                             .open = open,
+                             .batch = &batch,
+                             .asks = &asks};
         if (kind != (is_result ? TD_RECORD_BATCH : TD_RECORD_RESULT))
             TD_ASSERT(td_stage_writer_put(&w, &r));
     }
