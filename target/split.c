@@ -138,9 +138,8 @@ static bool find_any(const char *host, const char *spec, const td_stage_hello_ok
             n_found++;
         }
     }
-    return n_found == 1 ||
-           td_err_set(err, TD_E_USAGE, "device %s/%s: %u are meant; that host has: %s", host, spec,
-                      n_found, list);
+    return n_found == 1 || td_err_set(err, TD_E_USAGE, "device %s/%s: %s meant; that host has: %s",
+                                      host, spec, n_found ? "several are" : "none is", list);
 }
 
 /* The same, and it is not known to fail. */

@@ -177,7 +177,7 @@ static void test_files_are_read_strictly(void **state)
     char text[400], path[200], key[TD_KEY_TEXT];
     key_ring_make(&r);
     snprintf(path, sizeof path, "%s/k", r.parent);
-    const char *const good[] = {"%s\n", "%s", "public %s\n"};
+    const char *const good[] = {"%s\n", "%s", "public %s\n", "%s\r\n", "public %s\r\n"};
     const char *const bad[] = {"",         "\n",          "%s\n\n",    " %s",
                                "%s %s",    "Public %s",   "secret %s", "public %s\nsecret %s\n",
                                "%s\r\n\r", "public  %s\n"};
@@ -200,11 +200,15 @@ static void test_files_are_read_strictly(void **state)
     assert_false(td_keys_read_public(r.parent, key, NULL));
     unlink(path);
 
-    /* A pair whose halves are not of one, and one of the manual's. */
+    /* A pair with Windows' ends of lines, one of two halves, and one of the manual's. */
     td_key_pair a, b;
     td_err err = {0};
     char file[160];
     assert_true(td_keys_read_own("worker", &a, NULL) && td_keys_read_own("client", &b, NULL));
+    key_path(&r, "copied.key", file);
+    snprintf(text, sizeof text, "public %s\r\nsecret %s\r\n", a.public_key, a.secret);
+    write_text(file, text, 0600);
+    assert_true(td_keys_read_own("copied", &a, NULL));
     key_path(&r, "mixed.key", file);
     snprintf(text, sizeof text, "public %s\nsecret %s\n", a.public_key, b.secret);
     write_text(file, text, 0600);

@@ -187,18 +187,19 @@ static bool read_file(const char *path, bool is_secret, char text[FILE_BYTES_MAX
     return n >= 0;
 }
 
-/* The key behind "WORD " at *p; moves behind the end of its line. */
+/* The key behind "WORD " at *p; moves behind the end of its line, which may be one of Windows. */
 static bool read_line(const char **p, const char *word, char key[TD_KEY_TEXT])
 {
     size_t n_word = strlen(word);
     if (strncmp(*p, word, n_word) != 0)
         return false;
-    size_t n = strcspn(*p + n_word, "\n");
+    size_t n_line = strcspn(*p + n_word, "\n");
+    size_t n = n_line - (n_line > 0 && (*p)[n_word + n_line - 1] == '\r');
     if (n != KEY_CHARS)
         return false;
     memcpy(key, *p + n_word, n);
     key[n] = 0;
-    *p += n_word + n;
+    *p += n_word + n_line;
     *p += **p == '\n';
     return is_z85(key);
 }
