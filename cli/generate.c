@@ -20,7 +20,7 @@ typedef struct {
     option_list devices, spares, stops;
     option_hosts hosts;
     const char *config, *use, *prefix;
-    char prefix_path[PATH_MAX];
+    char prefix_path[PATH_MAX], head[PATH_MAX];
     float lease_s, drain_s;
     bool is_no_measure;
 } fields;
@@ -55,8 +55,9 @@ static const option options[] = {
      "do not time the devices first: layers go by bytes"},
     {"--draft", "draft.model", OPT_READ, AT(run.draft_path), 0, 0, "D.gguf|mtp[:FILE]|auto|none",
      "a small model that proposes tokens, of the target's vocabulary or near it; or mtp, the head "
-     "for multi-token prediction in the target's file or in FILE; or auto: as --draft-ngram, "
-     "with mtp where the target's file has a head (default: none)"},
+     "for multi-token prediction in the target's file or in FILE; or both, as mtp,D.gguf, of which "
+     "each round takes what promises most; or auto: as --draft-ngram, with mtp where the target's "
+     "file has a head (default: none)"},
     {"--draft-device", "draft.device", OPT_TEXT, AT(run.draft_spec), 0, 0, "SPEC",
      "where the draft runs, on another machine HOST/SPEC (default: the fastest device where "
      "devices were measured; else a GPU that has no layers of the target; else host, or host:1 "
@@ -150,6 +151,30 @@ bool td_generate_check_texts(td_run_params *r, const option_list *stops, td_err 
     return true;
 }
 
+/* A head and a model beside it: "mtp,D.gguf", "mtp:FILE,D.gguf", or one of them with a worker. */
+static bool read_head(fields *f, td_err *err)
+{
+    td_run_params *r = &f->run;
+    const char *draft = r->draft_path, *beside = td_head_beside(draft);
+    size_t n = draft ? strlen(draft) : 0;
+    bool is_turned = n > 4 && !strcmp(draft + n - 4, ",mtp");
+    if (!beside && !is_turned && !(td_head_name(draft) && r->draft_endpoint))
+        return true;
+    size_t n_head = beside ? (size_t)(beside - draft) - 1 : n;
+    bool is_model = !beside || (*beside && !td_head_name(beside) && !td_head_is_auto(beside) &&
+                                strcmp(beside, "none"));
+    if (is_turned || !is_model || n_head >= sizeof f->head)
+        return td_err_set(err, TD_E_USAGE,
+                          "--draft %s; allowed: D.gguf, mtp, mtp:FILE, auto, none, and of two at "
+                          "once mtp,D.gguf and mtp:FILE,D.gguf",
+                          draft);
+    memcpy(f->head, draft, n_head);
+    f->head[n_head] = 0;
+    r->draft_head = f->head;
+    r->draft_path = beside;
+    return true;
+}
+
 static bool check(fields *f, td_err *err)
 {
     td_run_params *r = &f->run;
@@ -177,6 +202,8 @@ static bool check(fields *f, td_err *err)
     if (r->is_special && !r->prompt)
         return td_err_set(err, TD_E_USAGE,
                           "--special goes with --prompt TEXT; lines of --in say \"special\": true");
+    if (!read_head(f, err))
+        return false;
     if (r->draft_path && r->draft_endpoint)
         return td_err_set(err, TD_E_USAGE,
                           "give either --draft D.gguf or --draft-endpoint EP, not both");
@@ -192,7 +219,8 @@ static bool check(fields *f, td_err *err)
                           "%s does not go with --draft %s: a head drafts where the target's last "
                           "layers are, with their types of the cache",
                           r->draft_spec ? "--draft-device" : "--draft-kv-k or -v", r->draft_path);
-    if (td_head_name(r->draft_path) && r->draft_path[3] && !r->draft_path[4])
+    const char *head = r->draft_head ? r->draft_head : r->draft_path;
+    if (td_head_name(head) && head[3] && !head[4])
         return td_err_set(err, TD_E_USAGE, "--draft mtp:FILE without FILE; allowed: mtp, mtp:FILE");
     if (f->use && strcmp(f->use, "stream") && strcmp(f->use, "batch"))
         return td_err_set(err, TD_E_USAGE, "--for: %.64s; allowed: stream, batch", f->use);
@@ -263,6 +291,8 @@ bool td_generate_read_config(const char *path, td_generate_config *out, td_json 
         return false;
     if (f.run.draft_path && !strcmp(f.run.draft_path, "none"))
         f.run.draft_path = f.run.draft_spec = NULL;
+    const char *beside = td_head_beside(f.run.draft_path); /* a plan is made for the model */
+    f.run.draft_path = beside ? beside : f.run.draft_path;
     *out = (td_generate_config){.run = f.run,
                                 .devices = f.devices,
                                 .hosts = f.hosts,

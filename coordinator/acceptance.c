@@ -15,6 +15,7 @@
 #define SEEN_MAX         4096.0f
 #define INDEX_DECAY      0.98f
 #define INDEX_PRIOR      8.0f
+#define ROUNDS_MAX       4096u
 #define INDEX_ROUNDS_MAX 64.0f /* what earlier sequences weigh by index */
 
 /* Probability per token that a text changes its level; and that it changes its rate of changing. */
@@ -48,6 +49,7 @@ void td_acceptance_init(td_acceptance *a, const td_acceptance *prior)
     for (uint32_t s = 0; s < TD_SOURCE_COUNT; ++s) {
         const float *seen = from->sources[s].seen, *seen_rate = from->sources[s].seen_rate;
         float sum = PRIOR_ROUNDS;
+        a->sources[s].n_rounds = from->sources[s].n_rounds;
         for (uint32_t l = 0; l < TD_ACCEPTANCE_LEVELS; ++l)
             sum += seen[l];
         for (uint32_t l = 0; l < TD_ACCEPTANCE_LEVELS; ++l) {
@@ -92,6 +94,7 @@ void td_acceptance_add(td_acceptance *a, td_source source, uint32_t n_drafted, u
     if (n == 0)
         return;
     float(*belief)[TD_ACCEPTANCE_LEVELS] = a->sources[source].belief;
+    a->sources[source].n_rounds = td_min_u32(a->sources[source].n_rounds + 1, ROUNDS_MAX);
     for (uint32_t i = 0; i < TD_ACCEPTANCE_CLASSES; ++i) {
         a->sources[source].expected[i] *= INDEX_DECAY;
         a->sources[source].accepted[i] *= INDEX_DECAY;
@@ -124,6 +127,7 @@ void td_acceptance_merge(td_acceptance *prior, const td_acceptance *a)
             prior->sources[s].seen_rate[r] += a->sources[s].seen_rate[r];
             prior->sources[s].seen_rate[r] *= sum > SEEN_MAX ? SEEN_MAX / sum : 1;
         }
+        prior->sources[s].n_rounds = td_max_u32(prior->sources[s].n_rounds, a->sources[s].n_rounds);
         memcpy(prior->sources[s].expected, a->sources[s].expected,
                sizeof(prior->sources[s].expected)); /* the sequence went on from those of `prior` */
         memcpy(prior->sources[s].accepted, a->sources[s].accepted,
@@ -131,10 +135,10 @@ void td_acceptance_merge(td_acceptance *prior, const td_acceptance *a)
     }
 }
 
-void td_acceptance_survival(const td_acceptance *a, td_source source, float *survival, uint32_t k)
+static void survive(const td_acceptance *a, td_source source, float belief[][TD_ACCEPTANCE_LEVELS],
+                    float *survival, uint32_t k)
 {
-    float belief[TD_ACCEPTANCE_RATES][TD_ACCEPTANCE_LEVELS], product = 1;
-    memcpy(belief, a->sources[source].belief, sizeof(belief));
+    float product = 1;
     for (uint32_t i = 0; i < k; ++i) {
         uint32_t class = class_of_index(i);
         float ratio = (a->sources[source].accepted[class] + INDEX_PRIOR) /
@@ -143,4 +147,24 @@ void td_acceptance_survival(const td_acceptance *a, td_source source, float *sur
         product *= fminf(chance * fminf(fmaxf(ratio, 0.5f), 1.5f), 0.995f);
         survival[i] = product;
     }
+}
+
+void td_acceptance_survival(const td_acceptance *a, td_source source, float *survival, uint32_t k)
+{
+    float belief[TD_ACCEPTANCE_RATES][TD_ACCEPTANCE_LEVELS];
+    memcpy(belief, a->sources[source].belief, sizeof(belief));
+    survive(a, source, belief, survival, k);
+}
+
+void td_acceptance_mean(const td_acceptance *a, td_source source, float *survival, uint32_t k)
+{
+    float belief[TD_ACCEPTANCE_RATES][TD_ACCEPTANCE_LEVELS], sum = PRIOR_ROUNDS;
+    for (uint32_t l = 0; l < TD_ACCEPTANCE_LEVELS; ++l)
+        sum += a->sources[source].seen[l];
+    for (uint32_t l = 0; l < TD_ACCEPTANCE_LEVELS; ++l) {
+        float n = PRIOR_ROUNDS * a->sources[source].prior[l] + a->sources[source].seen[l];
+        for (uint32_t r = 0; r < TD_ACCEPTANCE_RATES; ++r)
+            belief[r][l] = n / sum / TD_ACCEPTANCE_RATES;
+    }
+    survive(a, source, belief, survival, k);
 }

@@ -16,9 +16,11 @@
 
 #define TD_ACCEPTANCE_DRAFT_MAX 63u
 
-/* Where a draft came from: the draft model, or a match in the text by its length in tokens. */
+/* Where a draft came from: the draft model, the target's head beside it, or a match in the text by
+ * its length in tokens. */
 typedef enum {
     TD_SOURCE_MODEL,
+    TD_SOURCE_HEAD,
     TD_SOURCE_MATCH_3,  /* up to 4 */
     TD_SOURCE_MATCH_5,  /* 5..8 */
     TD_SOURCE_MATCH_9,  /* 9..16 */
@@ -41,6 +43,7 @@ typedef struct {
         float seen_rate[TD_ACCEPTANCE_RATES];
         float expected[TD_ACCEPTANCE_CLASSES],
             accepted[TD_ACCEPTANCE_CLASSES]; /* decayed, by index */
+        uint32_t n_rounds; /* of this sequence and those that `prior` was made of, up to a limit */
     } sources[TD_SOURCE_COUNT];
 } td_acceptance;
 
@@ -51,5 +54,8 @@ void td_acceptance_add(td_acceptance *a, td_source source, uint32_t n_drafted, u
 void td_acceptance_merge(td_acceptance *prior, const td_acceptance *a);
 /* survival: [k], the probability that the tokens 0..i of a draft are all accepted. */
 void td_acceptance_survival(const td_acceptance *a, td_source source, float *survival, uint32_t k);
+/* The same on the average of the rounds so far, whatever the text is like just now: to compare one
+ * source with another that was not asked lately. */
+void td_acceptance_mean(const td_acceptance *a, td_source source, float *survival, uint32_t k);
 
 #endif

@@ -28,14 +28,17 @@ typedef enum {
     TD_ACT_COMMIT,     /* target: positions 0..length-1 are committed */
     TD_ACT_CLOSE,      /* target: the slot is free */
     TD_ACT_DRAFT_OPEN, /* drafter: sequence begins */
-    /* drafter: committed tokens from `position` on; where its own differ, its own are wrong */
+    /* drafter: committed tokens from `position` on; where its own differ, its own are wrong. Or one
+     * token behind them that is the head's guess, to go on from: it may be told otherwise. */
     TD_ACT_DRAFT_FEED,
     /* drafter: k tokens after the first `position` ones, where its own proposals of this epoch
      * count among those; answer td_coordinator_on_draft */
     TD_ACT_DRAFT_PROPOSE,
     TD_ACT_DRAFT_CLOSE,
-    TD_ACT_TOKENS, /* run: these tokens were committed (in order, each once) */
-    TD_ACT_FINISH, /* run: the sequence ended, its last action; info stays until remove */
+    TD_ACT_HEAD_PROPOSE, /* target: k tokens after the first `position` ones, all committed, by its
+                          * head; answer td_coordinator_on_head */
+    TD_ACT_TOKENS,       /* run: these tokens were committed (in order, each once) */
+    TD_ACT_FINISH,       /* run: the sequence ended, its last action; info stays until remove */
 } td_action_kind;
 
 typedef struct {
@@ -49,7 +52,7 @@ typedef struct {
 typedef struct {
     td_action_kind kind;
     uint32_t sequence, slot;
-    uint32_t epoch, position, k; /* DRAFT_* */
+    uint32_t epoch, position, k; /* DRAFT_*, HEAD_PROPOSE */
     /* DRAFT_PROPOSE: where the drafter has been told other tokens than it proposed, its answer
      * begins at the first of them and has k tokens beside those it was told; where its text ends
      * before `position`, it begins there. */

@@ -303,7 +303,8 @@ static bool begin_continuation(td_coordinator *c, td_action *action)
             continue;
         uint32_t first = sequence_length(s) - 1;
         uint32_t n_known = sequence_end(s) - s->n_sent, n_room = first + c->params.verify_rows_max;
-        uint32_t n_wanted = td_min_u32(s->k + 1, n_room > s->n_sent ? n_room - s->n_sent : 0);
+        uint32_t k = s->plan.n_head ? s->plan.k : s->k;
+        uint32_t n_wanted = td_min_u32(k + 1, n_room > s->n_sent ? n_room - s->n_sent : 0);
         bool is_coming = s->n_asks > 0 && s->asked_end > sequence_end(s) && !s->is_mute;
         if (n_known == 0 || n_wanted == 0 || (n_known < n_wanted && is_coming))
             continue;

@@ -112,9 +112,10 @@ static void advance_clock(td_coordinator *c, uint64_t now_us)
         if (s->deadline_us > c->now_us || !td_round_is_awaiting(c, s))
             continue;
         bool is_late = c->now_us - s->begin_us >= c->params.draft_deadline_us;
-        s->is_mute = is_late || c->params.is_one_unit;
+        bool is_of_head = td_round_is_awaiting_head(c, s); /* which is late if the target is */
+        s->is_mute |= !is_of_head && (is_late || c->params.is_one_unit);
         s->is_hasty = true;
-        c->stats.n_deadlines += is_late;
+        c->stats.n_deadlines += is_late && !is_of_head;
     }
 }
 
@@ -244,6 +245,17 @@ void td_coordinator_on_draft(td_coordinator *c, uint32_t id, uint32_t epoch, uin
     td_round_note_owed(c);
 }
 
+void td_coordinator_on_head(td_coordinator *c, uint32_t id, uint32_t epoch, uint32_t position,
+                            const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us)
+{
+    sequence *s = find_sequence(c, id);
+    if (s && sequence_is_active(s))
+        td_round_take_head(c, s, epoch, position, ids, n_ids, busy_us, now_us);
+    else
+        ++*(was_issued(id, c->next_sequence) ? &c->stats.n_stale_drafts : &c->stats.n_bad_drafts);
+    advance_clock(c, now_us);
+}
+
 /* A chunk takes longer while the drafter is at work beside it: that is known of the widest ones. */
 static void take_prompt_time(td_coordinator *c, uint32_t n_rows, double us, bool is_quiet)
 {
@@ -266,7 +278,7 @@ static void take_time(td_coordinator *c, const batch *b, const td_outcome *outco
 {
     td_trial_round round = {
         .us = (double)(c->now_us - c->last_end_us),
-        .is_quiet = !td_round_is_any_asked(c),
+        .is_quiet = td_round_is_quiet(c),
     };
     for (uint32_t i = 0; i < b->n_parts && !b->is_prefill; ++i) {
         sequence *s = &c->sequences[b->parts[i].slot];
@@ -351,6 +363,7 @@ static void start_over(td_coordinator *c, sequence *s)
     s->phase = PHASE_PREFILL;
     s->is_begun = false;
     s->n_sent = s->n_full = 0;
+    s->head_ask.k = 0; /* its answer is lost too */
     td_round_drop_guesses(c, s);
 }
 

@@ -28,6 +28,11 @@
  * Unanswered proposals of a sequence and guesses behind its committed tokens are bounded
  * (TD_ASKS_MAX, TD_AHEAD_MAX).
  *
+ * A target may have a head that proposes, beside the drafter (has_head): it is asked about a round
+ * that has nothing at hand, in the target's queue, and knows what the target does. Which of the two
+ * drafts, or both as a chain (the head's first token, of which the drafter is told, to go on behind
+ * it while it is verified), is chosen with the length.
+ *
  * Whether anything is drafted is found by trial: a run begins with the drafter silent, and drafting
  * goes on for as long as it saves time, all its costs included (trial.h). How much is chosen by
  * goodput from measured times and acceptance (length.h). Neither is so where the length is fixed.
@@ -102,6 +107,7 @@ typedef struct {
     float draft_share;
     bool is_one_unit;
     bool reads_along; /* it has read what the target has, at the target's side */
+    bool has_head;    /* the target has a head that proposes, beside the drafter */
     /* Guesses by looking up what followed the same tokens before (draft/ngram.h); NULL: none. ids
      * that may follow tokens[n_tokens] of the slot's sequence, `max` at most: their number, and the
      * length of the match. */
@@ -136,6 +142,7 @@ typedef struct {
     uint32_t drafted_at[TD_DRAFT_MAX + 1]; /* the same by index in the draft */
     uint32_t accepted_at[TD_DRAFT_MAX + 1];
     uint32_t n_looked_up, n_lookup_accepted; /* of them, those of lookup */
+    uint32_t n_by_head, n_head_accepted;     /* and those of the head beside a drafter */
     uint32_t n_shared; /* positions of the prompt taken over instead of computed */
     uint64_t added_us, first_token_us, finished_us;
 } td_sequence_info;
@@ -190,6 +197,9 @@ void td_coordinator_on_drafter(td_coordinator *c, bool is_joined, uint64_t now_u
 void td_coordinator_on_draft(td_coordinator *c, uint32_t sequence, uint32_t epoch,
                              uint32_t position, const uint32_t *ids, uint32_t n_ids,
                              uint64_t busy_us, uint64_t now_us);
+/* Every HEAD_PROPOSE is answered once, unless the target is lost; no ids: it has none to give. */
+void td_coordinator_on_head(td_coordinator *c, uint32_t sequence, uint32_t epoch, uint32_t position,
+                            const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us);
 /* chosen: [n_out] of the batch, the token chosen after each output row, in row order. times: what
  * the stages took for it; NULL where that is not known. */
 void td_coordinator_on_verified(td_coordinator *c, uint64_t batch, const uint32_t *chosen,

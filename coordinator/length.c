@@ -19,6 +19,11 @@
 #define EXPLORE_GAIN   0.03
 #define EXPLORE_DEBT   3.0 /* tokens' time that trying new widths may cost a sequence in advance */
 #define PROBE_DEBT     4.0 /* probes that may be owed while they succeed */
+#define CHAIN_HEAD     1u  /* tokens of the head in a chain: of more the model is not told */
+#define TRY_FIRST      8u  /* rounds before a source that is not taken is tried, */
+#define TRY_RARER      4u  /* and as many more for each round that it was */
+#define TRY_ROUNDS     4u
+#define HEAD_UNKNOWN   0.2 /* of a plain round, a step of the head while none was measured */
 #define AGREEMENT_MAX  0.98
 #define AGREEMENT_MIN  0.04 /* about what is believed of a useless text */
 
@@ -191,6 +196,104 @@ uint32_t td_length_of_draft(td_length_state *state, const td_acceptance *a, cons
     return choose(&state->model, &t, survival, 0);
 }
 
+/* Rounds of a chain: tokens per time by the model's k, 1..t->k_max. */
+static void chain_goodputs(const terms *t, const terms *h, const float *by_model, double head,
+                           double *out)
+{
+    double n_sum = t->others.n_tokens + 1;
+    double head_us = h->wait_us + h->others.draft_us + CHAIN_HEAD * h->draft_us;
+    for (uint32_t k = 1; k <= t->k_max; ++k) {
+        n_sum += (double)by_model[k - 1];
+        double ahead_us = t->wait_us + t->others.draft_us + (k + 1) * t->draft_us;
+        double p_hit = head * (double)by_model[0], p_again = (double)by_model[k];
+        double first_us = h->verify_us[CHAIN_HEAD], hand_us = t->verify_us[k];
+        first_us = head_us + p_hit * fmax(first_us, ahead_us) + (1 - p_hit) * first_us;
+        hand_us = p_again * fmax(hand_us, ahead_us) + (1 - p_again) * hand_us;
+        double share = p_hit / (1 - p_again + p_hit); /* of rounds that have a draft at hand */
+        double n_first = t->others.n_tokens + 1 + head;
+        out[k] =
+            (share * n_sum + (1 - share) * n_first) / (share * hand_us + (1 - share) * first_us);
+    }
+}
+
+/* The k that promises most, 1..k_max; 0: none promises anything. */
+static uint32_t arg_best(const double *goodput, uint32_t k_max)
+{
+    uint32_t best = 0;
+    for (uint32_t k = 1; k <= k_max; ++k)
+        if (goodput[k] > (best ? goodput[best] : 0))
+            best = k;
+    return best;
+}
+
+td_length_plan td_length_of_sources(td_length_state *state, const td_acceptance *a,
+                                    const td_times *times, uint32_t k_max, const td_others *others,
+                                    bool is_ahead, bool has_model)
+{
+    terms t = begin_terms(times, others, is_ahead), h = begin_terms(times, others, false);
+    state->goodput = 0;
+    if (k_max == 0 || (t.others.n_rows < 0.5 && times->verify[1].n < 2))
+        return (td_length_plan){0};
+    h.draft_us = td_times_head_us(times);
+    /* It is the target's time, unlike the model's: not much is asked of it before it is known. */
+    if (!(h.draft_us > 0))
+        h.draft_us = HEAD_UNKNOWN * td_times_verify_us(times, 1);
+    h.wait_us = td_times_head_wait_us(times);
+    float by_model[TD_ACCEPTANCE_DRAFT_MAX + 1], by_head[TD_ACCEPTANCE_DRAFT_MAX + 1];
+    double model[TD_ACCEPTANCE_DRAFT_MAX + 1], head[TD_ACCEPTANCE_DRAFT_MAX + 1];
+    double chain[TD_ACCEPTANCE_DRAFT_MAX + 1] = {0}, most;
+    set_times(&t, has_model ? k_max : 0, false);
+    set_times(&h, k_max, false);
+    td_acceptance_mean(a, TD_SOURCE_MODEL, by_model, t.k_max + 1);
+    td_acceptance_mean(a, TD_SOURCE_HEAD, by_head, h.k_max + 1);
+    goodputs(&t, by_model, model);
+    goodputs(&h, by_head, head);
+    uint32_t k_model = arg_best(model, t.k_max), k_head = arg_best(head, h.k_max);
+    double most_model = k_model ? model[k_model] : 0, most_head = k_head ? head[k_head] : 0;
+    double single = fmax(head[0], fmax(most_model, most_head));
+    if (is_ahead && h.k_max >= CHAIN_HEAD) {
+        chain_goodputs(&t, &h, by_model, (double)by_head[CHAIN_HEAD - 1], chain);
+        uint32_t k_last = state->is_chain ? state->model.k : 0;
+        uint32_t k = find_best(k_last, chain, t.k_max, single, &most);
+        state->is_chain = k > 0;
+        if (k > 0) {
+            state->model.k = k;
+            state->head.k = CHAIN_HEAD;
+            state->model.was_probe = state->head.was_probe = false;
+            state->goodput = chain[k];
+            return (td_length_plan){CHAIN_HEAD, k};
+        }
+    }
+    state->is_chain = false;
+    /* One of them, the last one while it is as good; in turns where neither is worth its while. */
+    double keeps = state->is_head ? 1 + HYSTERESIS : 1 - HYSTERESIS;
+    bool is_head = single > head[0] ? most_head * keeps > most_model : state->n_probes % 2 == 0;
+    state->is_head = is_head || !has_model;
+    state->model.was_probe &= !state->is_head;
+    state->head.was_probe &= state->is_head;
+    state->goodput = single;
+    td_length_choice *last = state->is_head ? &state->head : &state->model;
+    td_source by = state->is_head ? TD_SOURCE_HEAD : TD_SOURCE_MODEL;
+    td_source other = state->is_head ? TD_SOURCE_MODEL : TD_SOURCE_HEAD;
+    td_acceptance_survival(a, by, by_head, (state->is_head ? h.k_max : t.k_max) + 1);
+    uint32_t k = choose(last, state->is_head ? &h : &t, by_head, 0);
+    state->n_probes += last->was_probe;
+    uint32_t every = TRY_FIRST + TRY_RARER * a->sources[other].n_rounds;
+    if (has_model && k > 0 && !last->was_probe && state->n_tries == 0 && ++state->n_untried > every)
+        state->n_tries = TRY_ROUNDS;
+    if (has_model && state->n_tries > 0) {
+        --state->n_tries;
+        state->n_untried = 0;
+        uint32_t k_chain = arg_best(chain, t.k_max);
+        if (k_chain > 0)
+            return (td_length_plan){CHAIN_HEAD, k_chain};
+        if (state->is_head)
+            return (td_length_plan){0, k_model};
+        return (td_length_plan){k_head, 0};
+    }
+    return state->is_head ? (td_length_plan){k, 0} : (td_length_plan){0, k};
+}
+
 uint32_t td_length_of_match(td_length_state *state, const td_acceptance *a, const td_times *times,
                             uint32_t n_match, uint32_t k_max, uint32_t k_model,
                             const td_others *others, bool is_ahead)
@@ -203,7 +306,7 @@ uint32_t td_length_of_match(td_length_state *state, const td_acceptance *a, cons
     set_times(&t, k_model, false);
     td_acceptance_survival(a, TD_SOURCE_MODEL, survival, t.k_max + 1);
     goodputs(&t, survival, goodput);
-    double other = goodput[t.k_max];
+    double other = fmax(goodput[t.k_max], state->goodput);
     t.draft_us = t.wait_us = 0;
     t.is_ahead = false;
     set_times(&t, k_max, false);

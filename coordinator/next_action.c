@@ -68,9 +68,9 @@ static bool next_ending(const td_coordinator *c, sequence *s, td_action *action)
     return true;
 }
 
-/* Tells the drafter what it lacks, when that is of use: it is asked for something, or
- * has not answered yet and may be on the wrong track. While nothing is drafted,
- * tokens are told in pieces. */
+/* Tells the drafter what it lacks, and the head's guess that it is to go on from, when that is of
+ * use: it is asked for something, or has not answered yet and may be on the wrong track. While
+ * nothing is drafted, tokens are told in pieces. */
 static bool next_feed(const td_coordinator *c, sequence *s, td_action *action)
 {
     ask next;
@@ -90,9 +90,28 @@ static bool next_feed(const td_coordinator *c, sequence *s, td_action *action)
         action->tokens = s->tokens + s->n_fed;
         action->n_tokens = td_min_u32(length - s->n_fed, TD_FEED_TOKENS_MAX);
         s->n_fed += action->n_tokens;
+    } else if (s->n_head == 1 && s->told_end != length + 1 && td_round_next_ask(c, s, &next) &&
+               next.position == length + 1) {
+        s->told_end = next.position;
+        action->kind = TD_ACT_DRAFT_FEED;
+        action->position = length;
+        action->tokens = s->guesses;
+        action->n_tokens = 1;
     } else {
         return false;
     }
+    return true;
+}
+
+static bool next_head(const td_coordinator *c, sequence *s, td_action *action)
+{
+    if (!td_round_is_head_due(c, s))
+        return false;
+    s->head_ask = (ask){
+        .epoch = s->epoch, .position = sequence_length(s), .k = s->head_k, .sent_us = c->now_us};
+    action->kind = TD_ACT_HEAD_PROPOSE;
+    action->position = s->head_ask.position;
+    action->k = s->head_ask.k;
     return true;
 }
 
@@ -127,7 +146,7 @@ static bool next_of_sequence(td_coordinator *c, sequence *s, td_action *action)
         return true;
     if (s->phase == PHASE_FREE || s->phase == PHASE_QUEUED)
         return false;
-    if (next_tokens(s, action) || next_ending(c, s, action))
+    if (next_tokens(s, action) || next_ending(c, s, action) || next_head(c, s, action))
         return true;
     return td_round_may_draft(c, s) && (next_feed(c, s, action) || next_proposal(c, s, action));
 }

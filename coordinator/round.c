@@ -4,7 +4,10 @@
  * when an answer has come: how many guesses it shall have (k) is chosen then, and if the drafter
  * went on in the meantime and guessed the last answer too, they are there at once. Else they are
  * asked for, in at most two proposals: those of this round, and those that come after, of which the
- * first is the guess of this round's last answer. */
+ * first is the guess of this round's last answer.
+ *
+ * Where the target has a head beside the drafter, the first guesses may be the head's (n_head):
+ * those of a round that had nothing at hand. The drafter is told of one, and goes on behind it. */
 #include "coordinator/round.h"
 
 #include "base/check.h"
@@ -21,13 +24,15 @@ void td_round_new_epoch(td_coordinator *c, sequence *s)
     if (++c->last_epoch == 0) /* 0 is never an epoch */
         ++c->last_epoch;
     s->epoch = c->last_epoch;
-    s->asked_end = s->n_said = 0;
+    s->asked_end = s->n_said = s->told_end = 0;
     s->is_astray = false;
 }
 
 td_source td_round_source(const sequence *s)
 {
-    return s->n_match ? td_source_of_match(s->n_match) : TD_SOURCE_MODEL;
+    return s->n_match  ? td_source_of_match(s->n_match)
+           : s->n_head ? TD_SOURCE_HEAD
+                       : TD_SOURCE_MODEL;
 }
 
 double td_round_read_us(const td_coordinator *c, const sequence *s)
@@ -58,6 +63,20 @@ bool td_round_may_draft(const td_coordinator *c, const sequence *s)
                             s->n_generate_max - s->info.n_tokens);
 }
 
+bool td_round_is_quiet(const td_coordinator *c)
+{
+    bool is_asked = td_round_is_any_asked(c);
+    for (uint32_t i = 0; i < c->params.n_slots; ++i)
+        is_asked |= c->sequences[i].head_ask.k > 0;
+    return !is_asked;
+}
+
+static bool may_ask_head(const td_coordinator *c, const sequence *s)
+{
+    return c->params.has_head && c->params.draft_max > 0 && !s->is_headless &&
+           (c->params.is_draft_fixed || td_trial_is_drafting(&c->trial));
+}
+
 /* Guesses of a round at most: it commits one token more. */
 static uint32_t k_limit(const td_coordinator *c, const sequence *s)
 {
@@ -74,7 +93,7 @@ static uint32_t n_asked(const sequence *s)
 
 void td_round_drop_guesses(td_coordinator *c, sequence *s)
 {
-    s->n_guesses = s->n_match = 0;
+    s->n_guesses = s->n_match = s->n_head = 0;
     td_round_new_epoch(c, s);
 }
 
@@ -82,7 +101,7 @@ void td_round_drop_guesses(td_coordinator *c, sequence *s)
 static td_others count_others(const td_coordinator *c, const sequence *s)
 {
     td_others others = {0};
-    double draft_us = td_times_draft_us(&c->times);
+    double draft_us = td_times_draft_us(&c->times), head_us = td_times_head_us(&c->times);
     for (uint32_t i = 0; i < c->params.n_slots; ++i) {
         const sequence *o = &c->sequences[i];
         if (o == s || o->phase != PHASE_DECODE)
@@ -92,7 +111,7 @@ static td_others count_others(const td_coordinator *c, const sequence *s)
         others.n_rows += 1 + k;
         others.n_tokens +=
             o->info.n_rounds > 1 ? (double)o->info.n_tokens / (double)o->info.n_rounds : 1;
-        others.draft_us += o->n_match ? 0 : k * draft_us;
+        others.draft_us += o->n_match ? 0 : k * (o->head_k ? head_us : draft_us);
     }
     /* Of groups in flight at the same time only one is in the batch. */
     others.n_sequences /= c->pipeline.n_groups;
@@ -121,6 +140,7 @@ static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_m
     td_round_drop_guesses(c, s); /* what the drafter was asked for has no place any more */
     memcpy(s->guesses, ids, k * sizeof *ids);
     s->n_guesses = s->k = td_min_u32(k, n);
+    s->head_k = 0;
     s->n_match = n_match;
     return true;
 }
@@ -129,9 +149,11 @@ static bool look_up(td_coordinator *c, sequence *s, uint32_t limit, uint32_t k_m
 static uint64_t wait_at_most_us(const td_coordinator *c, const sequence *s)
 {
     uint64_t patience_us = td_trial_patience_us(&c->trial);
-    double draft_us = td_times_draft_us(&c->times);
-    double answer_us = td_times_wait_us(&c->times) + s->k * draft_us;
-    bool is_known = draft_us > 0 || c->params.is_one_unit;
+    const td_times *t = &c->times;
+    double draft_us = s->head_k ? td_times_head_us(t) : td_times_draft_us(t);
+    double answer_us =
+        (s->head_k ? td_times_head_wait_us(t) : td_times_wait_us(t)) + s->k * draft_us;
+    bool is_known = draft_us > 0 || c->params.is_one_unit || s->head_k;
     if (c->params.is_draft_fixed || patience_us > c->params.draft_deadline_us)
         return c->params.draft_deadline_us;
     return is_known && answer_us <= (double)patience_us ? patience_us : 0;
@@ -145,7 +167,7 @@ static bool is_far(const td_coordinator *c, const sequence *s)
 {
     double share = s->is_far ? FAR_LEAST : FAR_FIRST;
     if (!c->params.is_draft_elsewhere || !c->params.is_ahead || c->params.is_one_unit ||
-        c->params.lookup || c->params.n_stages > 1 || s->has_company)
+        c->params.lookup || c->params.has_head || c->params.n_stages > 1 || s->has_company)
         return false;
     double verify_us = td_times_verify_us(&c->times, 1), trip_us = td_times_trip_us(&c->times);
     return verify_us > 0 && td_times_draft_us(&c->times) > 0 && trip_us >= share * verify_us;
@@ -238,11 +260,55 @@ void td_round_mind_owed(td_coordinator *c)
 
 /* -- rounds -------------------------------------------------------------------------------- */
 
+/* What is to be drafted where nothing is at hand, and by whom. */
+static td_length_plan choose_plan(td_coordinator *c, sequence *s, uint32_t limit,
+                                  const td_others *others, bool is_model)
+{
+    bool is_head = may_ask_head(c, s), is_ahead = c->params.is_ahead;
+    td_length_plan plan = {.k = is_model ? limit : 0};
+    s->length.goodput = 0;
+    if (c->params.is_draft_fixed && is_head)
+        plan.n_head = !is_model ? limit : is_ahead ? 1 : 0;
+    else if (c->params.is_draft_fixed || s->n_match)
+        return plan;
+    else if (is_head)
+        plan = td_length_of_sources(&s->length, &s->acceptance, &c->times, limit, others, is_ahead,
+                                    is_model);
+    else if (is_model && s->is_far)
+        plan.k = choose_far_length(c, s, limit);
+    else if (is_model)
+        plan.k = td_length_of_draft(&s->length, &s->acceptance, &c->times, limit, others, is_ahead);
+    s->is_probe = (is_model && s->length.model.was_probe) || (is_head && s->length.head.was_probe);
+    if ((is_model || is_head) && plan.k == 0 && plan.n_head == 0 && td_trial_insists(&c->trial)) {
+        plan.n_head = is_head;
+        plan.k = !is_head;
+        s->is_probe = true;
+    }
+    return plan;
+}
+
+/* A round that has nothing at hand, and nothing on its way, is begun by the head if that is the
+ * plan; the model's answers that it waits for else have until the deadline. */
+static void begin_draft(td_coordinator *c, sequence *s)
+{
+    bool is_free = s->n_guesses == 0 && (n_asked(s) == 0 || s->plan.k == 0);
+    s->head_k = is_free ? td_min_u32(s->plan.n_head, k_limit(c, s)) : 0;
+    s->k = s->head_k ? s->head_k : s->k;
+    if (s->head_k && n_asked(s) > 0) /* the model is not wanted any more */
+        td_round_new_epoch(c, s);
+    uint64_t deadline_us;
+    bool is_finite = td_add_u64(c->now_us, wait_at_most_us(c, s), &deadline_us);
+    s->deadline_us = is_finite ? deadline_us : UINT64_MAX;
+}
+
 void td_round_begin(td_coordinator *c, sequence *s)
 {
     uint32_t limit = k_limit(c, s);
     s->begin_us = c->now_us;
     choose_far(c, s);
+    s->plan = (td_length_plan){0};
+    s->head_k = 0;
+    s->is_probe = false;
     s->is_exhausted = s->is_hasty = false;
     s->k = limit;
     s->n_match = s->n_guesses ? s->n_match : 0;
@@ -250,32 +316,41 @@ void td_round_begin(td_coordinator *c, sequence *s)
         return;
     td_others others = count_others(c, s);
     bool is_model = td_round_may_draft(c, s);
-    if (!is_model)
-        s->k = s->n_guesses;
-    else if (!c->params.is_draft_fixed && s->is_far)
-        s->k = choose_far_length(c, s, limit);
-    else if (!c->params.is_draft_fixed && !s->n_match)
-        s->k = td_length_of_draft(&s->length, &s->acceptance, &c->times, limit, &others,
-                                  c->params.is_ahead);
-    s->is_probe = is_model && s->length.model.was_probe;
-    if (is_model && s->k == 0 && td_trial_insists(&c->trial)) {
-        s->k = 1;
-        s->is_probe = true;
-    }
-    uint64_t deadline_us, wait_us = wait_at_most_us(c, s);
-    bool is_finite = td_add_u64(c->now_us, wait_us, &deadline_us);
-    s->deadline_us = is_finite ? deadline_us : UINT64_MAX;
+    s->plan = choose_plan(c, s, limit, &others, is_model);
+    /* What the head or a model that is gone has left is at hand, whatever was chosen. */
+    bool is_left = !is_model || (s->plan.k == 0 && s->plan.n_head > 0);
+    s->k = is_left ? s->n_guesses : s->plan.k;
+    begin_draft(c, s);
     if (s->n_guesses) {
         s->k = td_min_u32(s->n_match ? s->n_guesses : s->k, limit);
         c->stats.n_ahead += s->n_match == 0;
         return;
     }
     if (c->params.lookup)
-        look_up(c, s, limit, is_model ? s->k : 0, &others);
+        look_up(c, s, limit, is_model ? s->plan.k : 0, &others);
+}
+
+/* The head is to begin this round and has not. */
+static bool is_heads_turn(const td_coordinator *c, const sequence *s)
+{
+    return s->phase == PHASE_DECODE && !sequence_is_in_flight(s) && s->head_k > 0 &&
+           s->n_guesses == 0 && !s->is_hasty && may_ask_head(c, s);
+}
+
+bool td_round_is_head_due(const td_coordinator *c, const sequence *s)
+{
+    return is_heads_turn(c, s) && s->head_ask.k == 0;
+}
+
+bool td_round_is_awaiting_head(const td_coordinator *c, const sequence *s)
+{
+    return is_heads_turn(c, s) && s->head_ask.k > 0;
 }
 
 bool td_round_is_awaiting(const td_coordinator *c, const sequence *s)
 {
+    if (s->head_k > 0 && s->n_guesses == 0)
+        return td_round_is_awaiting_head(c, s);
     return s->phase == PHASE_DECODE && !s->is_far && !sequence_is_in_flight(s) &&
            s->n_guesses < s->k && !s->n_match && td_round_may_draft(c, s) && !s->is_exhausted &&
            !s->is_hasty && (n_asked(s) > 0 || s->n_asks >= ASKS_NEAR);
@@ -299,13 +374,18 @@ static uint32_t n_decoding(const td_coordinator *c)
 
 bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out)
 {
-    if (s->phase != PHASE_DECODE || s->k == 0 || s->n_match || s->is_exhausted ||
-        s->n_asks >= (s->is_far ? TD_ASKS_MAX : ASKS_NEAR))
+    uint32_t k = s->plan.n_head ? s->plan.k : s->k; /* of a round of its own */
+    if (s->phase != PHASE_DECODE || k == 0 || s->n_match || s->is_exhausted ||
+        s->n_asks >= (s->is_far ? TD_ASKS_MAX : ASKS_NEAR) || is_heads_turn(c, s))
         return false;
     if (s->is_far)
         return next_far_ask(c, s, out);
     uint32_t length = sequence_length(s), from = td_max_u32(s->asked_end, length);
-    /* Guesses that are not of this epoch's drafter: it cannot go on from them. */
+    /* Guesses that are not of this epoch's drafter: it cannot go on from them, but from one of the
+     * head, which it is told; from no more, as it keeps for good all but the last of what it is
+     * told. */
+    if (s->n_head == 1 && s->n_guesses == 1)
+        from = td_max_u32(from, length + 1);
     if (from < length + s->n_guesses)
         return false;
     bool is_in_flight = sequence_is_in_flight(s);
@@ -313,7 +393,7 @@ bool td_round_next_ask(const td_coordinator *c, const sequence *s, ask *out)
     /* Ahead: what the next round needs, the guess of this one's last answer first. Before the rows
      * are sent only where nobody else waits for the drafter. */
     if (c->params.is_ahead && (is_in_flight || n_decoding(c) == 1) && (is_in_flight || from >= end))
-        end += s->k + 1;
+        end += k + 1;
     end = td_min_u32(end, s->info.n_prompt + s->n_generate_max - 1);
     end = td_min_u32(end, length + TD_AHEAD_MAX);
     if (from >= end)
@@ -414,6 +494,8 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
                             n_ids)) { /* the last answer was another than its guess */
         TD_ASSERT(s->n_guesses == 0);
         td_round_new_epoch(c, s);
+        if (!sequence_is_in_flight(s) && s->plan.n_head > 0 && !s->is_hasty)
+            begin_draft(c, s);
     } else {
         /* Its context is full, or an answer in between was lost. */
         s->is_exhausted |= n_ids < asked.k;
@@ -422,11 +504,42 @@ void td_round_take_draft(td_coordinator *c, sequence *s, uint32_t epoch, uint32_
     }
 }
 
+void td_round_take_head(td_coordinator *c, sequence *s, uint32_t epoch, uint32_t position,
+                        const uint32_t *ids, uint32_t n_ids, uint64_t busy_us, uint64_t now_us)
+{
+    ask asked = s->head_ask;
+    if (asked.k == 0 || asked.epoch != epoch || asked.position != position) {
+        ++c->stats.n_bad_drafts;
+        return;
+    }
+    s->head_ask.k = 0;
+    if (n_ids > asked.k || !are_tokens(c, ids, n_ids)) {
+        ++c->stats.n_bad_drafts;
+        n_ids = 0;
+    }
+    td_times_add_head(&c->times, n_ids, (double)busy_us,
+                      (double)now_us - (double)asked.sent_us - (double)busy_us);
+    if (epoch != s->epoch || position != sequence_length(s) || !is_heads_turn(c, s)) {
+        ++c->stats.n_stale_drafts;
+        return;
+    }
+    if (n_ids > 0) {
+        memcpy(s->guesses, ids, n_ids * sizeof *ids);
+        s->n_guesses = s->n_head = s->k = n_ids;
+        return;
+    }
+    s->is_headless = true; /* what it lacks now it never gets: the model takes the round */
+    s->head_k = s->plan.n_head = 0;
+    s->k = td_round_may_draft(c, s) ? s->plan.k : 0;
+    begin_draft(c, s);
+}
+
 /* -- answers ------------------------------------------------------------------------------- */
 
 static void pop_guess(sequence *s)
 {
     --s->n_guesses;
+    s->n_head -= s->n_head > 0;
     memmove(s->guesses, s->guesses + 1, s->n_guesses * sizeof *s->guesses);
 }
 
@@ -448,8 +561,10 @@ static void count_guess(sequence *s, td_source source, uint32_t index, bool is_a
     ++info->drafted_at[index];
     info->n_accepted += is_accepted;
     info->accepted_at[index] += is_accepted;
-    info->n_looked_up += source != TD_SOURCE_MODEL;
-    info->n_lookup_accepted += source != TD_SOURCE_MODEL && is_accepted;
+    info->n_looked_up += source >= TD_SOURCE_MATCH_3;
+    info->n_lookup_accepted += source >= TD_SOURCE_MATCH_3 && is_accepted;
+    info->n_by_head += source == TD_SOURCE_HEAD;
+    info->n_head_accepted += source == TD_SOURCE_HEAD && is_accepted;
 }
 
 /* The last token was another than its guess. A drafter that is far has been asked for more already,
@@ -469,13 +584,19 @@ static void drop_wrong_guesses(td_coordinator *c, sequence *s)
 td_outcome td_round_take_answers(td_coordinator *c, sequence *s, uint32_t n_rows,
                                  const uint32_t *chosen)
 {
-    td_source source = td_round_source(s);
+    td_source source = td_round_source(s), now = source;
     uint32_t n_verified = 0, n_accepted = 0, n_before = s->info.n_tokens;
     bool is_agreed = true;
     td_reason reason = TD_REASON_NONE;
     uint32_t i = 0;
     for (; i < n_rows && is_agreed && reason == TD_REASON_NONE; ++i) {
         bool is_guessed = s->n_guesses > 0, is_sent = s->n_sent > sequence_length(s);
+        now = is_guessed ? td_round_source(s) : now;
+        if (now != source) { /* the model's, behind the head's */
+            td_acceptance_add(&s->acceptance, source, n_verified, n_accepted);
+            n_verified = n_accepted = 0;
+            source = now;
+        }
         is_agreed = is_guessed && s->guesses[0] == chosen[i];
         reason = td_sequence_append(s, c, chosen[i], is_agreed && is_sent);
         if (is_sent) {

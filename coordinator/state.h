@@ -77,9 +77,16 @@ typedef struct {
 
     /* Guesses: tokens of positions L, L+1, ... */
     uint32_t guesses[TD_AHEAD_MAX], n_guesses;
+    uint32_t n_head;  /* the first of them: by the target's head, beside a drafter */
     uint32_t n_match; /* how long the match was that gave them; 0: the drafter did */
     uint32_t k;       /* guesses wanted for the round that is being prepared */
     bool is_probe;    /* to see whether they agree, although they do not seem to pay */
+    /* What the round was to be if nothing was at hand; what is wanted of the head for it, 0: it is
+     * another's; what it was asked and has not answered, k 0: nothing; it has nothing to say. */
+    td_length_plan plan;
+    uint32_t head_k;
+    ask head_ask;
+    bool is_headless;
 
     /* The drafter's side. An answer is awaited from the proposal on, past its deadline and its
      * epoch, which is what makes a silent drafter cost one deadline only. */
@@ -96,6 +103,7 @@ typedef struct {
     bool has_company;       /* other sequences beside it, now or before */
     bool is_far, is_astray; /* astray: what it says of positions behind stray_at is of no use */
     uint32_t n_said, stray_at;
+    uint32_t told_end; /* of this epoch: positions below are known by a guess of the head */
     uint64_t begin_us, deadline_us; /* of the round that is being prepared */
 
     td_acceptance acceptance;

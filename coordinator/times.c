@@ -137,6 +137,14 @@ void td_times_add_trip(td_times *times, double us)
         add_time(&times->trip, (float)us);
 }
 
+void td_times_add_head(td_times *times, uint32_t n_tokens, double us, double wait_us)
+{
+    if (n_tokens > 0 && is_time(us))
+        add_time(&times->head, (float)(us / n_tokens));
+    if (n_tokens > 0 && is_time(wait_us))
+        add_time(&times->head_wait, (float)wait_us);
+}
+
 double td_times_verify_us(const td_times *times, double n_rows)
 {
     double n = fmin(fmax(n_rows, 1), TD_TIMES_ROWS_MAX);
@@ -148,12 +156,9 @@ double td_times_verify_us(const td_times *times, double n_rows)
 }
 
 double td_times_draft_us(const td_times *times) { return (double)times->draft.us; }
-double td_times_wait_us(const td_times *times)
-{
-    return times->wait.n < 3 ? 0 : (double)times->wait.us;
-}
+static double wait_us(const td_time *t) { return t->n < 3 ? 0 : (double)t->us; }
 
-double td_times_trip_us(const td_times *times)
-{
-    return times->trip.n < 3 ? 0 : (double)times->trip.us;
-}
+double td_times_wait_us(const td_times *times) { return wait_us(&times->wait); }
+double td_times_trip_us(const td_times *times) { return wait_us(&times->trip); }
+double td_times_head_us(const td_times *times) { return (double)times->head.us; }
+double td_times_head_wait_us(const td_times *times) { return wait_us(&times->head_wait); }

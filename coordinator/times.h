@@ -29,6 +29,7 @@ typedef struct {
     td_time verify[TD_TIMES_ROWS_MAX + 1];
     float fit_us[TD_TIMES_ROWS_MAX + 1]; /* of all widths, never decreasing */
     td_time draft, wait, trip;
+    td_time head, head_wait; /* of the target's, beside a drafter */
 } td_times;
 
 /* verify_us: [65] by number of rows, 0 = unknown; or NULL. draft_us: of one token; 0 = unknown. */
@@ -40,6 +41,8 @@ void td_times_add_draft(td_times *times, uint32_t n_tokens, uint32_t n_sequences
 void td_times_add_wait(td_times *times, double us);
 /* The same of one that nothing was before: the way there and back. */
 void td_times_add_trip(td_times *times, double us);
+/* Likewise of the target's head: an answer of n_tokens that took it us, and wait_us beside. */
+void td_times_add_head(td_times *times, uint32_t n_tokens, double us, double wait_us);
 /* 0 while nothing was measured. Widths between measured ones are interpolated; wider ones go on
  * with the mean slope from the narrowest to the widest (a tenth of a row's time a row while there
  * is one only). A cliff that was measured is kept. n_rows need not be whole: a mean. */
@@ -49,5 +52,7 @@ double td_times_draft_us(const td_times *times);
 /* 0 until three were measured: the first may be cold, and nothing would be asked again. */
 double td_times_wait_us(const td_times *times);
 double td_times_trip_us(const td_times *times); /* the same */
+double td_times_head_us(const td_times *times);
+double td_times_head_wait_us(const td_times *times);
 
 #endif

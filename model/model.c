@@ -77,6 +77,13 @@ const char *td_head_name(const char *draft)
     return draft + (draft[3] ? 4 : 3);
 }
 
+const char *td_head_beside(const char *draft)
+{
+    bool is_list = draft && (!strncmp(draft, "mtp,", 4) || !strncmp(draft, "mtp:", 4));
+    const char *comma = is_list ? strrchr(draft, ',') : NULL;
+    return comma ? comma + 1 : NULL;
+}
+
 bool td_head_is_auto(const char *draft) { return draft && !strcmp(draft, "auto"); }
 
 const td_model *td_head_find(const char *name, const td_model *target, td_model **file, td_err *err)

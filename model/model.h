@@ -82,6 +82,8 @@ const char *td_model_name(const td_model *m); /* general.name or the file's name
 bool td_model_check_head(const td_model *m, td_err *err);
 /* As a draft is named: of "mtp" "", of "mtp:FILE" FILE, else NULL. */
 const char *td_head_name(const char *draft);
+/* Of "mtp,D" and "mtp:FILE,D", a head and a model D beside it, where D begins; else NULL. */
+const char *td_head_beside(const char *draft);
 /* "auto": "mtp" where that drafts, else another. */
 bool td_head_is_auto(const char *draft);
 /* The head of that name: target, or a file of which only the head is wanted, opened into *file (to

@@ -151,6 +151,15 @@ static void mind_silence(session *r)
     }
 }
 
+/* The same on behalf of a head. */
+static void answer_for_head(session *r, uint32_t sequence, uint32_t epoch, uint32_t position)
+{
+    if (td_setup_is_chain(r))
+        td_coordinator_on_head(r->coordinator, sequence, epoch, position, NULL, 0, 0, now_us(r));
+    else
+        answer_for_draft(r, sequence, epoch, position);
+}
+
 /* Asks the target's head for what has been gathered, of all sequences at once. */
 static void ask_head(session *r)
 {
@@ -159,7 +168,7 @@ static void ask_head(session *r)
     if (!n || td_target_propose(r->target, r->asks, r->ask_slots, r->ask_tokens, n))
         return;
     for (uint32_t i = 0; i < n; i++)
-        answer_for_draft(r, r->asks[i].sequence, r->asks[i].epoch, r->asks[i].position);
+        answer_for_head(r, r->asks[i].sequence, r->asks[i].epoch, r->asks[i].position);
 }
 
 /* The head knows of a sequence what the target does, but for its last token. */
@@ -167,11 +176,11 @@ static void gather_ask(session *r, const td_action *a)
 {
     const td_sequence_info *info = td_coordinator_get_info(r->coordinator, a->sequence);
     uint32_t last = a->position - 1;
-    if (a->kind != TD_ACT_DRAFT_PROPOSE)
+    if (a->kind != TD_ACT_DRAFT_PROPOSE && a->kind != TD_ACT_HEAD_PROPOSE)
         return;
     TD_ASSERT(a->position >= 1);
     if (last >= info->n_prompt + info->n_tokens) { /* a guess: it goes on from the text alone */
-        answer_for_draft(r, a->sequence, a->epoch, a->position);
+        answer_for_head(r, a->sequence, a->epoch, a->position);
         return;
     }
     if (r->n_asks == TD_SEQUENCES_MAX)
@@ -186,7 +195,7 @@ static void gather_ask(session *r, const td_action *a)
 
 static void send_to_draft(session *r, const td_action *a)
 {
-    if (td_setup_uses_head(r)) {
+    if (td_setup_uses_head(r) && !r->drafting) {
         gather_ask(r, a);
         return;
     }
@@ -270,6 +279,9 @@ static bool perform(session *r, const td_action *a, td_err *err)
     case TD_ACT_DRAFT_CLOSE:
         send_to_draft(r, a);
         return true;
+    case TD_ACT_HEAD_PROPOSE:
+        gather_ask(r, a);
+        return true;
     case TD_ACT_TOKENS:
         td_show_tokens(r->show, a->tokens, a->is_draft, a->n_tokens);
         return true;
@@ -341,17 +353,24 @@ static bool take_verified(session *r, td_err *err)
     return true;
 }
 
-static void take_draft(session *r, const td_draft_client_event *e)
+static void hear_draft(session *r, const td_draft_client_event *e)
 {
     r->totals->answers_us += e->busy_us;
     r->heard_us = now_us(r);
     if (r->is_draft_silent)
         td_log_info("the draft answers again");
     r->is_draft_silent = false;
-    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, e->sequence);
-    uint32_t ids[TD_DRAFT_MAX];
     if (r->trace)
         td_trace_draft(r->trace, e->sequence, e->epoch, e->position, e->n, e->busy_us, now_us(r));
+}
+
+/* by: td_coordinator_on_draft, or _on_head of a head beside a draft. */
+static void take_draft(session *r, const td_draft_client_event *e,
+                       void (*by)(td_coordinator *, uint32_t, uint32_t, uint32_t, const uint32_t *,
+                                  uint32_t, uint64_t, uint64_t))
+{
+    const td_sequence_info *info = td_coordinator_get_info(r->coordinator, e->sequence);
+    uint32_t ids[TD_DRAFT_MAX];
     const uint32_t *taken = e->ids;
     if (r->params->on_draft && info && e->n <= TD_DRAFT_MAX && e->position >= info->n_prompt) {
         memcpy(ids, e->ids, e->n * sizeof *ids);
@@ -359,21 +378,25 @@ static void take_draft(session *r, const td_draft_client_event *e)
                             e->position - info->n_prompt, ids, e->n);
         taken = ids;
     }
-    td_coordinator_on_draft(r->coordinator, e->sequence, e->epoch, e->position, taken, e->n,
-                            e->busy_us, now_us(r));
+    by(r->coordinator, e->sequence, e->epoch, e->position, taken, e->n, e->busy_us, now_us(r));
 }
 
 static void take_proposals(session *r)
 {
     td_proposal p;
-    while (td_target_next_proposal(r->target, &p))
-        take_draft(r, &(td_draft_client_event){.type = TD_DRAFTING_DRAFT,
-                                               .sequence = p.sequence,
-                                               .epoch = p.epoch,
-                                               .position = p.position,
-                                               .n = p.n,
-                                               .busy_us = p.busy_us,
-                                               .ids = p.ids});
+    bool is_chain = td_setup_is_chain(r);
+    while (td_target_next_proposal(r->target, &p)) {
+        td_draft_client_event e = {.type = TD_DRAFTING_DRAFT,
+                                   .sequence = p.sequence,
+                                   .epoch = p.epoch,
+                                   .position = p.position,
+                                   .n = p.n,
+                                   .busy_us = p.busy_us,
+                                   .ids = p.ids};
+        if (!is_chain)
+            hear_draft(r, &e);
+        take_draft(r, &e, is_chain ? td_coordinator_on_head : td_coordinator_on_draft);
+    }
 }
 
 static bool take_draft_events(session *r, td_err *err)
@@ -399,7 +422,8 @@ static bool take_draft_events(session *r, td_err *err)
             lose_draft(r);
             break;
         case TD_DRAFTING_DRAFT:
-            take_draft(r, &e);
+            hear_draft(r, &e);
+            take_draft(r, &e, td_coordinator_on_draft);
             break;
         }
     }

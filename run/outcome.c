@@ -44,6 +44,8 @@ static void add_to_totals(session *r, const td_sequence_info *info)
     t->n_prompt_tokens += info->n_prompt;
     t->n_rounds += info->n_rounds;
     t->n_drafted += info->n_drafted;
+    t->n_by_head += info->n_by_head;
+    t->n_head_accepted += info->n_head_accepted;
     t->n_accepted += info->n_accepted;
     t->n_shared += info->n_shared;
     t->n_looked_up += info->n_looked_up;

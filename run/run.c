@@ -116,7 +116,8 @@ static bool begin(session *r, td_err *err)
         .is_ahead = is_drafting && td_setup_drafts_ahead(r),
         .is_one_unit = td_setup_is_one_unit(r),
         .draft_share = td_setup_draft_share(r),
-        .reads_along = td_setup_uses_head(r),
+        .reads_along = td_setup_uses_head(r) && !r->drafting,
+        .has_head = td_setup_is_chain(r),
         .n_batches_max = is_far(r->target) ? TD_BATCHES_MAX : td_target_n_stages(r->target),
         .n_stages = td_target_n_stages(r->target),
         .verify_rows_max = TD_VERIFY_ROWS_MAX,
@@ -134,7 +135,8 @@ static bool begin(session *r, td_err *err)
     memcpy(params.verify_us, r->verify_us, sizeof params.verify_us);
     params.draft_us = r->draft_us;
     r->coordinator = td_coordinator_create(&params, err);
-    if (r->coordinator && is_drafting && (r->is_draft_joined || r->head)) /* by an earlier run */
+    bool is_head_alone = r->head && !r->drafting; /* which needs no session */
+    if (r->coordinator && is_drafting && (r->is_draft_joined || is_head_alone)) /* by one before */
         td_loop_join_draft(r);
     td_setup_choose_date(r);
     td_results_set_identity(r->results, r->identity.text);
@@ -228,9 +230,9 @@ static bool go(session *r, td_err *err)
                         .coordinator = td_coordinator_get_stats(r->coordinator),
                         .target = r->target,
                         .model = r->model,
-                        .draft_name = !r->head   ? NULL
-                                      : *r->head ? r->head
-                                                 : "mtp",
+                        .head_name = !r->head   ? NULL
+                                     : *r->head ? r->head
+                                                : "mtp",
                         .draft_device = td_setup_draft_device(r, r->head_spec),
                         .draft_info = r->drafting ? td_draft_client_get_device(r->drafting) : NULL,
                         .draft_bytes = r->draft_bytes,

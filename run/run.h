@@ -28,6 +28,8 @@ typedef struct {
      * "mtp:FILE": that of FILE, beside the target's last layers; or "auto", of td_run: is_ngram,
      * with "mtp" where it can draft; NULL: none. */
     const char *draft_path;
+    /* "mtp" or "mtp:FILE" beside draft_path or draft_endpoint, both to draft; NULL: none. */
+    const char *draft_head;
     const char *draft_spec;     /* its device, here or on one of the hosts; NULL: chosen */
     const char *draft_endpoint; /* a `tandem draft` worker, EP or EP,KEY; NULL: none */
     const char *key;            /* our own pair; NULL: the only one, where one is needed */
@@ -106,6 +108,7 @@ typedef struct {
     uint64_t n_restored; /* positions of prompts that the target had read from the disk */
     uint64_t n_shared;   /* prompt positions taken over, not computed */
     uint64_t n_looked_up, n_lookup_accepted; /* of n_drafted, n_accepted: found in the texts */
+    uint64_t n_by_head, n_head_accepted;     /* and by the head beside a draft model */
     uint64_t drafted_at[TD_DRAFT_MAX + 1], accepted_at[TD_DRAFT_MAX + 1];
     uint64_t start_us, end_us, ttft_sum_us;
     uint64_t n_draft_joins, n_draft_losses;

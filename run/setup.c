@@ -32,7 +32,7 @@ static bool is_a_stage(const session *r, const char *spec)
 
 bool td_setup_is_one_unit(const session *r)
 {
-    if (r->head)
+    if (r->head && !r->drafting)
         return true;
     const td_device_info *draft = r->drafting ? td_draft_client_get_device(r->drafting) : NULL;
     if (r->drafting && td_draft_client_is_on_host(&r->opened))
@@ -80,7 +80,7 @@ static uint64_t head_bytes(const session *r)
 
 float td_setup_draft_share(const session *r)
 {
-    if (r->head)
+    if (r->head && !r->drafting)
         return (float)head_bytes(r) / (float)td_gguf_n_bytes(td_model_gguf(r->model));
     uint64_t n_bytes = r->drafting ? td_draft_client_file_bytes(r->drafting) : 0;
     return (float)n_bytes / (float)td_gguf_n_bytes(td_model_gguf(r->model));
@@ -132,8 +132,8 @@ void td_setup_init(session *r, const td_run_params *params)
     r->clock = td_clock_real();
     td_run_params *p = &r->opened;
     *p = *params;
-    r->head = r->is_auto ? "" : td_head_name(p->draft_path);
-    if (r->head)
+    r->head = r->is_auto ? "" : td_head_name(p->draft_head ? p->draft_head : p->draft_path);
+    if (r->head && !p->draft_head)
         p->draft_path = NULL;
     if (!p->n_specs) {
         td_layout_default_specs(&r->defaults);
@@ -418,11 +418,11 @@ void td_setup_show(const session *r)
             show_memory(s.deal->seats[k].spec, "experts", s.deal->seats[k].n_bytes, 0,
                         s.deal->text);
     }
-    if (p->draft_endpoint)
-        fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
-    else if (r->head)
+    if (r->head)
         fprintf(stderr, "  drafts by the head for multi-token prediction%s%s\n",
                 *r->head ? " of " : "", r->head);
+    if (p->draft_endpoint)
+        fprintf(stderr, "  draft at %s\n", p->draft_endpoint);
     else if (r->drafting) {
         show_memory(td_draft_client_device(r->drafting), "draft", r->draft_bytes, 0, p->draft_path);
         td_cache_types_list_kept(&p->draft_kv, kept, sizeof kept);
@@ -483,7 +483,7 @@ const td_chat *td_run_chat(const td_run_session *r) { return r->chat; }
 const char *td_setup_draft_device(const session *r, char spec[128])
 {
     td_stage_info info;
-    if (!r->head || !r->target)
+    if (r->drafting || !r->head || !r->target)
         return r->drafting ? td_draft_client_device(r->drafting) : NULL;
     td_target_get_stage_info(r->target, td_target_n_stages(r->target) - 1, &info);
     memcpy(spec, info.spec, sizeof info.spec);

@@ -77,11 +77,17 @@ typedef struct td_run_session {
 /* Does the target's head draft in this run? A session may have one that it does without. */
 static inline bool td_setup_uses_head(const session *r)
 {
-    return r->head && (r->params == &r->opened || r->params->draft_path);
+    return r->head && (r->params == &r->opened || r->params->draft_path || r->params->draft_head);
+}
+
+/* Beside a draft model, both chosen from round by round? */
+static inline bool td_setup_is_chain(const session *r)
+{
+    return td_setup_uses_head(r) && r->drafting;
 }
 
 /* Takes the params, with devices chosen where they were left open; what is said of a head is in
- * `head` then, as if there were no draft. */
+ * `head` then, as if there were no draft or the model beside it alone. */
 void td_setup_init(session *r, const td_run_params *params);
 /* Loads target and draft and connects them. Half loaded on failure: td_run_close takes that. */
 bool td_setup_load(session *r, td_err *err);

@@ -95,6 +95,10 @@ static void write_totals(td_json_writer *w, const td_run_totals *t)
     td_json_put_u64(w, "rounds", t->n_rounds);
     td_json_put_u64(w, "drafted", t->n_drafted);
     td_json_put_u64(w, "accepted", t->n_accepted);
+    if (t->n_by_head) {
+        td_json_put_u64(w, "by_head", t->n_by_head);
+        td_json_put_u64(w, "by_head_accepted", t->n_head_accepted);
+    }
     td_json_put_u64(w, "looked_up", t->n_looked_up);
     td_json_put_u64(w, "lookup_accepted", t->n_lookup_accepted);
     td_json_put_u64(w, "shared_prompt_tokens", t->n_shared);
@@ -263,7 +267,10 @@ static void write_config(td_json_writer *w, const td_stats *s)
     td_json_write_key(w, "config");
     td_json_begin_object(w);
     td_json_put_string(w, "target", p->target_path);
-    td_json_put_string(w, "draft", s->draft_name ? s->draft_name : p->draft_path);
+    bool is_head_alone = s->head_name && !p->draft_head;
+    td_json_put_string(w, "draft", is_head_alone ? s->head_name : p->draft_path);
+    if (p->draft_head)
+        td_json_put_string(w, "draft_head", s->head_name);
     td_json_put_string(w, "draft_device",
                        s->draft_device && *s->draft_device ? s->draft_device : NULL);
     td_json_put_string(w, "draft_endpoint", p->draft_endpoint);

@@ -14,7 +14,7 @@ typedef struct {
     const td_coordinator_stats *coordinator;
     const td_target *target;
     const td_model *model;
-    const char *draft_name;   /* instead of the params', where a head drafts; or NULL */
+    const char *head_name;    /* of a head that drafts, or NULL */
     const char *draft_device; /* "" or NULL when elsewhere or none */
     uint64_t draft_bytes;
     const td_device_info *draft_info;

@@ -486,6 +486,8 @@ static const char *name_of(const td_action *a)
         return "epoch";
     case TD_ACT_DRAFT_PROPOSE:
         return "ask";
+    case TD_ACT_HEAD_PROPOSE:
+        return "ask head";
     case TD_ACT_FINISH:
         return "finish";
     default:
@@ -536,6 +538,7 @@ static void write_sequence(td_trace *t, const td_action *a)
         td_json_put_u64(t->w, "length", a->length);
         break;
     case TD_ACT_DRAFT_PROPOSE:
+    case TD_ACT_HEAD_PROPOSE:
         td_json_put_u64(t->w, "k", a->k);
         td_json_put_u64(t->w, "position", a->position);
         td_json_put_u64(t->w, "epoch", a->epoch);

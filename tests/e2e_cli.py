@@ -379,6 +379,33 @@ class Cli(unittest.TestCase):
             self.assertEqual(r.stderr.count(model), 1, r.stderr)
         self.fails(generate('--prompt', 'x', '--draft', 'auto', '--draft-device', 'host:1'), 2, '--draft auto')
 
+    def test_a_head_and_a_model_draft_together(self):
+        model, stats = 'tests/data/golden/mtp/qwen35-informed/model.gguf', self.path('s.json')
+        args = ['generate', '--target', model, '--device', 'host:1', '--prompt', 'the fox and the fox and the', '-n', '100',
+                '--temp', '0', '--ignore-eos', '--draft-fixed', '3', '--quiet', '--stats', stats]
+        plain = run(*args)
+        self.assertEqual((plain.returncode, plain.stderr), (0, ''))
+        for head in 'mtp', 'mtp:' + model:
+            both = f'{head},{model}'
+            config = self.path('both.json', json.dumps({'draft': {'model': both, 'device': 'host:1'}}))
+            for draft in ['--draft', both, '--draft-device', 'host:1'], ['--config', config], \
+                    ['--draft', both, '--draft-device', 'host:1', '--draft-ngram']:
+                r = run(*args, *draft)
+                self.assertEqual((r.returncode, r.stdout), (0, plain.stdout), r.stderr)
+                s = json.loads(read(stats))
+                self.assertEqual((s['config']['draft'], s['config']['draft_head']), (model, head.removeprefix('mtp:')))
+                self.assertGreaterEqual(s['totals']['drafted'], s['totals']['accepted'])
+                if os.cpu_count() > 1 and '--draft-ngram' not in draft:  # else they take turns, without a chain
+                    self.assertGreater(s['totals']['by_head'], 0)
+                    self.assertGreater(s['totals']['drafted'], s['totals']['by_head'])
+        plan = json.loads(run('plan', '--config', self.path('p.json', json.dumps(
+            {'target': {'model': model, 'devices': 'host:1'}, 'draft': {'model': 'mtp,' + model}})), '--no-measure', '--json').stdout)
+        self.assertIn('placement', plan)
+        for wrong in 'mtp,', 'mtp,mtp', 'mtp,auto', 'mtp,none', 'mtp,mtp:' + model, model + ',mtp':
+            self.fails(generate('--prompt', 'x', '--draft', wrong), 2, 'mtp,D.gguf')
+        self.fails(generate('--prompt', 'x', '--draft', 'mtp:,' + model), 2, 'without FILE')
+        self.fails(generate('--prompt', 'x', '--draft', 'mtp,' + model), 65, 'no head')
+
     def test_plan_ranks_the_drafts_of_a_folder(self):
         folder = self.path('drafts')
         os.mkdir(folder)

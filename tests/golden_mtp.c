@@ -408,16 +408,21 @@ static void check_counts(const mtp_case *c, const placement *p)
     scratch_close(&s);
 }
 
-/* Law 1: with the head as draft, every line is what it is with none. Some prompts begin alike for
+/* Law 1: with the head as draft, and with a model beside it (the target's own file, which is right
+ * about always), every line is what it is with none. Some prompts begin alike for
  * more than a chunk, which the later ones take over where the cache can share. */
 static void check_law1(const mtp_case *c, const placement *p)
 {
     static const struct {
         uint32_t k, n_parallel, kv; /* k 0: chosen */
-        bool is_brief;
-    } variants[] = {{3, 1, TD_TYPE_F16, true},  {1, 4, TD_TYPE_F16, false},
-                    {2, 3, TD_TYPE_F16, false}, {0, 2, TD_TYPE_F16, false},
-                    {3, 4, TD_TYPE_Q8_0, true}, {16, 2, TD_TYPE_Q4_0, false}};
+        bool is_brief, has_model;
+    } variants[] = {
+        {3, 1, TD_TYPE_F16, true, false},  {1, 4, TD_TYPE_F16, false, false},
+        {2, 3, TD_TYPE_F16, false, false}, {0, 2, TD_TYPE_F16, false, false},
+        {3, 1, TD_TYPE_F16, true, true},   {1, 4, TD_TYPE_F16, false, true},
+        {0, 2, TD_TYPE_F16, false, true},  {3, 4, TD_TYPE_Q8_0, true, false},
+        {4, 3, TD_TYPE_Q8_0, true, true},  {16, 2, TD_TYPE_Q4_0, false, false},
+    };
     scratch s;
     scratch_open(&s);
     char *words = many_words(60), line[1024];
@@ -441,15 +446,20 @@ static void check_law1(const mtp_case *c, const placement *p)
             wanted = run_lines(&s, &params, NULL);
             kv = variants[i].kv;
         }
-        params.draft_path = "mtp";
+        params.draft_path = variants[i].has_model ? params.target_path : "mtp";
+        params.draft_head = variants[i].has_model ? "mtp" : NULL;
+        params.draft_spec = variants[i].has_model ? "host:1" : NULL;
         params.draft_fixed = variants[i].k;
         params.n_parallel = variants[i].n_parallel;
-        snprintf(what_runs, sizeof what_runs, "%s on %s, k = %u, %u at once, %s cache", c->name,
-                 p->name, variants[i].k, variants[i].n_parallel, params.kv.k->name);
+        snprintf(what_runs, sizeof what_runs, "%s on %s, k = %u, %u at once, %s cache%s", c->name,
+                 p->name, variants[i].k, variants[i].n_parallel, params.kv.k->name,
+                 variants[i].has_model ? ", model and head" : "");
         json_t *got = run_lines(&s, &params, &totals);
         assert_same_texts(what_runs, wanted, got);
-        printf("%s: the same; accepted %llu of %llu\n", what_runs,
-               (unsigned long long)totals.n_accepted, (unsigned long long)totals.n_drafted);
+        printf("%s: the same; accepted %llu of %llu, of the head's in a chain %llu of %llu\n",
+               what_runs, (unsigned long long)totals.n_accepted,
+               (unsigned long long)totals.n_drafted, (unsigned long long)totals.n_head_accepted,
+               (unsigned long long)totals.n_by_head);
         assert_true(totals.n_drafted > 0 || !variants[i].k);
         json_decref(got);
     }

@@ -39,6 +39,7 @@ static world_params params_of(uint64_t seed, drafter_kind kind)
     p.n_prefix = (r >> 53) % 2 == 0 ? 32 : 0;
     p.can_share = (r >> 54) % 2 == 0;
     p.has_losses = mix(r) % 4 == 0;
+    p.has_head = (mix(r) >> 8) % 2 == 0;
     uint32_t n_least = td_div_up(p.n_ctx, PAGE_POSITIONS);
     p.n_pages = (r >> 55) % 2 == 0 ? n_least + (uint32_t)(r >> 56) % n_least : 0;
     return p;
@@ -49,11 +50,20 @@ static void test_any_drafter_gives_the_text_of_plain_decoding(void **state)
     (void)state;
     uint64_t n_by_reason[TD_REASON_CANCELLED + 1] = {0};
     td_coordinator_stats total = {0};
+    uint32_t n_heads = 0, n_told = 0, n_by_head = 0, n_accepted = 0;
     for (uint64_t seed = 0; seed < 1800; ++seed) {
         world_params params = params_of(seed, (drafter_kind)(seed / 6 % DRAFTER_KIND_COUNT));
         world_run(&w, &params);
-        for (uint32_t i = 0; i < params.n_prompts; ++i)
-            ++n_by_reason[w.prompts[i].info.reason];
+        for (uint32_t i = 0; i < params.n_prompts; ++i) {
+            const td_sequence_info *info = &w.prompts[i].info;
+            ++n_by_reason[info->reason];
+            assert_true(info->n_head_accepted <= info->n_by_head);
+            assert_true(info->n_by_head <= info->n_drafted);
+            n_by_head += info->n_by_head;
+            n_accepted += info->n_head_accepted;
+        }
+        n_heads += w.n_heads;
+        n_told += w.n_told;
         total.n_late_drafts += w.stats.n_late_drafts;
         total.n_stale_drafts += w.stats.n_stale_drafts;
         total.n_bad_drafts += w.stats.n_bad_drafts;
@@ -68,6 +78,7 @@ static void test_any_drafter_gives_the_text_of_plain_decoding(void **state)
     assert_true(total.n_late_drafts > 100 && total.n_stale_drafts > 100);
     assert_true(total.n_bad_drafts > 100 && total.n_deadlines > 100);
     assert_true(total.n_target_losses > 1000 && total.n_replayed > 10000);
+    assert_true(n_heads > 10000 && n_told > 1000 && n_by_head > 10000 && n_accepted > 1000);
 }
 
 static void test_silent_drafter_costs_one_deadline_a_sequence(void **state)

@@ -29,6 +29,9 @@ typedef struct {
     bool is_exact, ignore_end, has_stops; /* exact: the lengths are the maxima */
     bool is_free, is_ahead, is_elsewhere, can_share, has_lookup, has_drafter;
     double agreement; /* of each position, independently */
+    bool has_head;    /* of the target, beside the drafter: it agrees and takes a step as told */
+    double head_agreement;
+    uint64_t head_us;
     /* Times: of a stage for a micro-batch, of a draft step; what a round waits for a draft. */
     uint64_t stage_us, row_us, draft_us, deadline_us;
     /* What a row takes that the drafter has to read first; and how many times as long stage and
@@ -105,6 +108,7 @@ typedef struct {
     uint64_t n_steps;
     uint32_t n_joins, n_deaths, n_answers, n_going_on,
         n_cut_short;            /* what was tried, to see that it was */
+    uint32_t n_heads, n_told;   /* proposals of the head, guesses of it that the drafter is told */
     td_coordinator_stats stats; /* at the end */
 } world;
 
@@ -311,6 +315,34 @@ static void lose_target(world *w)
     WITHOUT_ALLOCATING(w, td_coordinator_on_target_lost(w->c, now(w)));
 }
 
+/* Is this position guessed right by the head, or by the drafter, if all before it is right? */
+static bool agrees_at(const world *w, uint32_t i_prompt, uint32_t position, bool is_head)
+{
+    uint64_t h = mix(w->params.seed * 1000 + i_prompt * 7 + (is_head ? 4 : 3)) + position;
+    double agreement = is_head ? w->params.head_agreement : w->params.agreement;
+    return (double)(mix(h) >> 11) < agreement * 9007199254740992.0;
+}
+
+/* The head knows what is in the last stage's cache, to which it goes behind all that came before:
+ * so it is asked about just that and the pending token. Now and then it has nothing to say. */
+static void answer_by_head(world *w, const td_action *a)
+{
+    uint32_t ids[TD_DRAFT_MAX], i_prompt = find_prompt(w, a->sequence);
+    const toy_cache *cache = &w->stages[w->params.n_stages - 1].slots[a->slot];
+    const prompt *p = &w->prompts[i_prompt];
+    CHECK(w, cache->is_open && !cache->has_hole && cache->sequence == a->sequence);
+    CHECK(w, a->position == cache->n + 1 && a->k >= 1 && a->k <= w->params.draft_max);
+    bool is_right = true, is_mute = random_below(w, 1000) < w->params.slow_permille;
+    for (uint32_t i = 0; i < a->k; ++i) {
+        is_right = is_right && agrees_at(w, i_prompt, a->position + i, true);
+        ids[i] = (expected_at(p, a->position + i) + !is_right) % N_VOCAB;
+    }
+    ++w->n_heads;
+    WITHOUT_ALLOCATING(w, td_coordinator_on_head(w->c, a->sequence, a->epoch, a->position, ids,
+                                                 is_mute ? 0 : a->k, a->k * w->params.head_us,
+                                                 now(w)));
+}
+
 /* A stage has done with a job. */
 static void pass_on(world *w, uint32_t i_stage, job *j)
 {
@@ -319,6 +351,9 @@ static void pass_on(world *w, uint32_t i_stage, job *j)
         return;
     }
     j->is_used = false;
+    if (j->action.kind == TD_ACT_HEAD_PROPOSE &&
+        !w->prompts[find_prompt(w, j->action.sequence)].is_done)
+        answer_by_head(w, &j->action);
     if (j->action.kind != TD_ACT_FORWARD)
         return;
     --w->n_in_flight;
@@ -333,7 +368,8 @@ static void step_stage(world *w, uint32_t i_stage)
     stage *s = &w->stages[i_stage];
     if (s->running && s->end_us <= now(w)) {
         job *j = s->running;
-        write_rows(w, s, j);
+        if (j->action.kind == TD_ACT_FORWARD)
+            write_rows(w, s, j);
         uint64_t us = s->end_us - s->start_us;
         j->times.sum_us += us;
         j->times.max_us = us > j->times.max_us ? us : j->times.max_us;
@@ -344,8 +380,17 @@ static void step_stage(world *w, uint32_t i_stage)
     while (!s->running && s->n_queued > 0) {
         job *j = &w->jobs[s->queue[0]];
         memmove(s->queue, s->queue + 1, --s->n_queued * sizeof *s->queue);
+        bool is_last = i_stage + 1 == w->params.n_stages;
+        bool is_heads = j->action.kind == TD_ACT_HEAD_PROPOSE;
+        if (is_heads && is_last) {
+            s->running = j;
+            s->start_us = now(w);
+            s->end_us = now(w) + random_duration(w, j->action.k * w->params.head_us);
+            break;
+        }
         if (j->action.kind != TD_ACT_FORWARD) {
-            control(w, s, &j->action);
+            if (!is_heads)
+                control(w, s, &j->action);
             pass_on(w, i_stage, j);
             continue;
         }
@@ -367,8 +412,7 @@ static void step_stage(world *w, uint32_t i_stage)
 /* Does the drafter guess this position right, if all before it is right? */
 static bool guesses_right(const world *w, uint32_t i_prompt, uint32_t position)
 {
-    uint64_t h = mix(w->params.seed * 1000 + i_prompt * 7 + 3) + position;
-    return (double)(mix(h) >> 11) < w->params.agreement * 9007199254740992.0;
+    return agrees_at(w, i_prompt, position, false);
 }
 
 static uint32_t guess(const world *w, uint32_t i_prompt)
@@ -376,7 +420,8 @@ static uint32_t guess(const world *w, uint32_t i_prompt)
     const toy_cache *m = &w->memory[i_prompt];
     const prompt *p = &w->prompts[i_prompt];
     bool is_right = guesses_right(w, i_prompt, m->n);
-    for (uint32_t i = m->n_committed; i < m->n && is_right; ++i)
+    uint32_t n_told = w->params.has_head && m->n_committed > 0; /* the last may be the head's */
+    for (uint32_t i = m->n_committed - n_told; i < m->n && is_right; ++i)
         is_right = m->tokens[i] == expected_at(p, i);
     return (expected_at(p, m->n) + !is_right) % N_VOCAB;
 }
@@ -385,10 +430,12 @@ static void take_feed(world *w, const td_wire_feed *f)
 {
     uint32_t i_prompt = find_prompt(w, f->sequence);
     toy_cache *m = &w->memory[i_prompt];
-    CHECK(w, m->is_open && f->position == m->n_committed);
+    /* What it was told last may have been a guess of the head, that is told otherwise now. */
+    bool is_told = w->params.has_head && f->position + 1 == m->n_committed;
+    CHECK(w, m->is_open && (f->position == m->n_committed || is_told));
     for (uint32_t i = 0; i < f->n; ++i) {
         uint32_t at = f->position + i;
-        CHECK(w, f->ids[i] == expected_at(&w->prompts[i_prompt], at));
+        CHECK(w, w->params.has_head || f->ids[i] == expected_at(&w->prompts[i_prompt], at));
         if (at < m->n && m->tokens[at] != f->ids[i]) {
             m->n = at; /* its own text was another */
             m->told_other = td_min_u32(m->told_other, at);
@@ -397,7 +444,7 @@ static void take_feed(world *w, const td_wire_feed *f)
         m->tokens[at] = f->ids[i];
         m->n = td_max_u32(m->n, at + 1);
     }
-    m->n_committed += f->n;
+    m->n_committed = f->position + f->n;
 }
 
 static void take_message(world *w, const td_wire_msg *msg)

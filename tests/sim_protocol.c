@@ -48,6 +48,9 @@ static world_params draw_params(uint64_t seed)
                       .deadline_us = 500 + DRAW(20000)};
     static const double agreements[] = {0, 0.3, 0.6, 0.8, 0.95, 1};
     p.agreement = agreements[DRAW(6)];
+    p.has_head = DRAW(2);
+    p.head_agreement = agreements[DRAW(6)];
+    p.head_us = 10 + DRAW(300);
     p.verify_rows_max = p.n_slots + DRAW(30);
     p.n_prefix = DRAW(2) ? DRAW(p.n_prompt_max) : 0;
     p.n_pages = DRAW(2) ? td_div_up(p.n_ctx, PAGE_POSITIONS) + 2 + DRAW(100) : 0;
@@ -86,11 +89,16 @@ static void test_faults_never_change_the_text(void **state)
     uint64_t n_tokens = 0, n_joins = 0, n_deaths = 0, n_answers = 0, n_cancelled = 0, n_ahead = 0;
     uint64_t n_continued = 0, n_batches = 0, n_deadlines = 0, n_stale = 0, n_bad = 0, n_waits = 0;
     uint64_t n_losses = 0, n_replayed = 0, n_going_on = 0;
+    uint64_t n_heads = 0, n_told = 0, n_head_accepted = 0;
     for (uint64_t seed = first; seed < first + n; ++seed) {
         world_params params = draw_params(seed);
         world_run(&w, &params);
-        for (uint32_t i = 0; i < params.n_prompts; ++i)
+        for (uint32_t i = 0; i < params.n_prompts; ++i) {
             n_tokens += w.prompts[i].info.n_tokens;
+            n_head_accepted += w.prompts[i].info.n_head_accepted;
+        }
+        n_heads += w.n_heads;
+        n_told += w.n_told;
         n_joins += w.n_joins;
         n_deaths += w.n_deaths;
         n_answers += w.n_answers;
@@ -114,14 +122,16 @@ static void test_faults_never_change_the_text(void **state)
            "continuations, %llu drafts answered, %llu asked of a far drafter, %llu rounds drafted "
            "ahead, %llu sessions, %llu "
            "deaths, %llu deadlines, %llu stale and %llu bad drafts, %llu waits for memory, %llu "
-           "losses of the target, %llu positions computed again\n",
+           "losses of the target, %llu positions computed again, %llu proposals of the head, %llu "
+           "of its guesses accepted and %llu told to the drafter\n",
            (unsigned long long)n, (unsigned long long)n_tokens, (unsigned long long)n_batches,
            (unsigned long long)n_cancelled, (unsigned long long)n_continued,
            (unsigned long long)n_answers, (unsigned long long)n_going_on,
            (unsigned long long)n_ahead, (unsigned long long)n_joins, (unsigned long long)n_deaths,
            (unsigned long long)n_deadlines, (unsigned long long)n_stale, (unsigned long long)n_bad,
            (unsigned long long)n_waits, (unsigned long long)n_losses,
-           (unsigned long long)n_replayed);
+           (unsigned long long)n_replayed, (unsigned long long)n_heads,
+           (unsigned long long)n_head_accepted, (unsigned long long)n_told);
     if (n < N_SEEDS)
         return;
     /* All of it was tried. */
@@ -130,6 +140,7 @@ static void test_faults_never_change_the_text(void **state)
     assert_true(n_stale > n && n_bad > n / 10 && n_waits > n / 10);
     assert_true(n_going_on > n);
     assert_true(n_losses > n / 10 && n_replayed > n);
+    assert_true(n_heads > n && n_head_accepted > n && n_told > n);
 }
 
 int main(void)

@@ -44,11 +44,25 @@ static void set_joined(world *w, bool is_joined)
     WITHOUT_ALLOCATING(w, td_coordinator_on_drafter(w->c, is_joined, now(w)));
 }
 
+/* What is committed, or one guess of the head behind it. */
+static void check_feed(world *w, const td_action *a)
+{
+    const prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    uint32_t length = p->n_prompt + p->n_seen;
+    bool is_guess = w->params.has_head && a->position == length && a->n_tokens == 1;
+    CHECK(w, is_guess || a->position + a->n_tokens <= length);
+    for (uint32_t i = 0; i < a->n_tokens && !is_guess; ++i)
+        CHECK(w, a->tokens[i] == expected_at(p, a->position + i));
+    w->n_told += is_guess;
+}
+
 static void send_to_drafter(world *w, const td_action *a)
 {
     td_wire_msg msg = {0};
     td_err err = {0};
     CHECK(w, w->params.has_drafter);
+    if (a->kind == TD_ACT_DRAFT_FEED)
+        check_feed(w, a);
     if (!w->is_joined)
         return;
     if (a->kind == TD_ACT_DRAFT_OPEN)
@@ -302,6 +316,7 @@ static void create(world *w)
                                     .is_draft_fixed = !p->is_free,
                                     .is_ahead = p->is_ahead,
                                     .is_draft_elsewhere = p->is_elsewhere,
+                                    .has_head = p->has_head,
                                     .n_batches_max = p->n_stages,
                                     .verify_rows_max = p->verify_rows_max,
                                     .prefill_rows = p->prefill_rows,

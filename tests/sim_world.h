@@ -45,6 +45,7 @@ typedef struct {
     uint32_t n_stages; /* 0 is 1 */
     uint32_t n_pages;  /* of PAGE_POSITIONS; 0: no limit */
     uint32_t n_prefix; /* tokens that all prompts begin with */
+    bool has_head;     /* of the target, beside the drafter; it agrees as often */
 } world_params;
 
 typedef struct {
@@ -55,7 +56,7 @@ typedef struct {
 
 typedef struct {
     uint64_t at_us, order;
-    bool is_verified, is_prefill;
+    bool is_verified, is_prefill, is_of_head;
     uint64_t batch;
     uint32_t sequence, epoch, position, n;
     uint32_t ids[TD_BATCH_ROWS_MAX];
@@ -69,7 +70,8 @@ typedef struct {
     event events[N_EVENTS_MAX];
     uint32_t n_events, n_in_flight, n_answers;
     uint64_t stage_free_us[N_STAGES_MAX];
-    uint32_t n_shared; /* positions taken over */
+    uint32_t n_shared;        /* positions taken over */
+    uint32_t n_heads, n_told; /* proposals of the head, and its guesses that the drafter was told */
     uint64_t n_pushed, now_us, random, next_kill_us, n_allocated, n_steps;
     bool is_joined, is_silent;
     td_coordinator_stats stats; /* at the end */
@@ -310,6 +312,29 @@ static void propose(world *w, const td_action *a)
         push_garbage(w, a);
 }
 
+/* The head knows what the target's cache holds, all but the pending token: it may only be asked
+ * about just that. Now and then it has nothing to say. */
+static void propose_by_head(world *w, const td_action *a)
+{
+    const prompt *p = &w->prompts[find_prompt(w, a->sequence)];
+    const toy_cache *cache = &w->target[a->slot];
+    CHECK(w, w->params.has_head && cache->is_open && cache->sequence == a->sequence);
+    CHECK(w, a->position == cache->n + 1 && a->position == p->n_prompt + p->n_seen);
+    CHECK(w, a->k >= 1 && a->k <= w->params.draft_max);
+    CHECK(w, a->position + a->k < w->params.n_ctx);
+    ++w->n_heads;
+    event *e = push_event(w, random_chance(w, 0.02) ? 3000 : 5 + random_below(w, 50));
+    e->is_of_head = true;
+    e->sequence = a->sequence;
+    e->epoch = a->epoch;
+    e->position = a->position;
+    e->n = random_chance(w, 0.02) ? 0 : a->k;
+    for (uint32_t i = 0; i < e->n; ++i) {
+        uint32_t right = expected_at(p, a->position + i);
+        e->ids[i] = random_chance(w, w->params.agreement) ? right : (right + 1) % N_VOCAB;
+    }
+}
+
 static void remember(world *w, const td_action *a)
 {
     uint32_t i_prompt = find_prompt(w, a->sequence);
@@ -328,15 +353,19 @@ static void remember(world *w, const td_action *a)
     }
     CHECK(w, a->n_tokens >= 1 && a->n_tokens <= TD_FEED_TOKENS_MAX);
     CHECK(w, a->position == memory->n_committed);
+    const prompt *p = &w->prompts[i_prompt];
+    bool is_guess = a->position == p->n_prompt + p->n_seen; /* the head's: one, all else is told */
+    CHECK(w, !is_guess || (w->params.has_head && a->n_tokens == 1));
     for (uint32_t i = 0; i < a->n_tokens; ++i) {
         uint32_t at = a->position + i;
-        CHECK(w, a->tokens[i] == expected_at(&w->prompts[i_prompt], at));
+        CHECK(w, is_guess || a->tokens[i] == expected_at(p, at));
         if (at < memory->n && memory->tokens[at] != a->tokens[i])
             memory->n = at; /* its own text was another */
         memory->tokens[at] = a->tokens[i];
         memory->n = td_max_u32(memory->n, at + 1);
     }
-    memory->n_committed += a->n_tokens;
+    memory->n_committed += is_guess ? 0 : a->n_tokens;
+    w->n_told += is_guess;
 }
 
 static void toggle_drafter(world *w)
@@ -400,6 +429,9 @@ static void perform(world *w, const td_action *a)
     case TD_ACT_DRAFT_CLOSE:
         remember(w, a);
         break;
+    case TD_ACT_HEAD_PROPOSE:
+        propose_by_head(w, a);
+        break;
     case TD_ACT_TOKENS:
         check_tokens(w, a);
         break;
@@ -457,6 +489,9 @@ static void deliver(world *w, uint32_t i_event)
         td_coordinator_on_verified(
             w->c, e.batch, e.ids,
             &(td_batch_times){.sum_us = 100 + 10 * e.n, .max_us = 100 + 10 * e.n}, w->now_us);
+    } else if (e.is_of_head) {
+        td_coordinator_on_head(w->c, e.sequence, e.epoch, e.position, e.ids, e.n, 5 * e.n,
+                               w->now_us);
     } else {
         td_coordinator_on_draft(w->c, e.sequence, e.epoch, e.position, e.ids, e.n, 5 * e.n,
                                 w->now_us);
@@ -477,7 +512,7 @@ static void lose_target(world *w)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->n_events; ++i)
-        if (!w->events[i].is_verified)
+        if (!w->events[i].is_verified && !w->events[i].is_of_head)
             w->events[n++] = w->events[i];
     w->n_events = n;
     w->n_in_flight = 0;
@@ -526,6 +561,7 @@ static void world_run(world *w, const world_params *params)
                                                        .draft_max = params->draft_max,
                                                        .is_draft_fixed = !params->is_free,
                                                        .is_ahead = params->is_ahead,
+                                                       .has_head = params->has_head,
                                                        .n_batches_max = w->params.n_stages,
                                                        .can_share = params->can_share,
                                                        .n_pages = params->n_pages,

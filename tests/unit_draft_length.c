@@ -469,6 +469,64 @@ static void test_matches_are_weighed_against_the_model(void **state)
     assert_true(match_length(0.01, 0, 0, 0) <= 1);     /* a probe at most */
 }
 
+/* ---- a head beside the model ---- */
+
+typedef enum { NOBODY, MODEL, HEAD, CHAIN, N_KINDS } plan_kind;
+
+static plan_kind kind_of(const td_length_plan *plan)
+{
+    return plan->n_head ? (plan->k ? CHAIN : HEAD) : plan->k ? MODEL : NOBODY;
+}
+
+/* What is planned most often once both are known, of a plain round of 1000 us. */
+static plan_kind usual_plan(double a_model, double model_us, double a_head, double head_us,
+                            bool is_ahead, bool has_model)
+{
+    uint32_t n[N_KINDS] = {0}, usual = 0;
+    td_times times;
+    td_acceptance a;
+    td_length_state length;
+    make_times(&times, 1000, 10, 0, model_us);
+    for (uint32_t i = 0; i < 4; ++i)
+        td_times_add_head(&times, 2, 2 * head_us, 0);
+    td_acceptance_init(&a, NULL);
+    td_length_init(&length);
+    for (uint32_t i = 0; i < 400; ++i) {
+        td_length_plan plan =
+            td_length_of_sources(&length, &a, &times, 12, NULL, is_ahead, has_model);
+        assert_true(plan.n_head <= 12 && plan.k <= 12 && (has_model || plan.k == 0));
+        assert_true(!plan.n_head || !plan.k || (is_ahead && plan.n_head == 1));
+        uint32_t k = plan.n_head ? plan.n_head : plan.k, n_right = 0;
+        double agreement = plan.n_head ? a_head : a_model;
+        while (n_right < k && td_noise_bits(8, i, n_right) < agreement * 4294967296.0)
+            ++n_right;
+        td_acceptance_add(&a, plan.n_head ? TD_SOURCE_HEAD : TD_SOURCE_MODEL, k, n_right);
+        if (kind_of(&plan) == CHAIN && n_right == 1) { /* the model's draft is at hand then */
+            for (n_right = 0;
+                 n_right < plan.k && td_noise_bits(9, i, n_right) < a_model * 4294967296.0;)
+                ++n_right;
+            td_acceptance_add(&a, TD_SOURCE_MODEL, plan.k, n_right);
+        }
+        n[kind_of(&plan)] += i >= 100;
+    }
+    for (uint32_t i = 0; i < N_KINDS; ++i)
+        usual = n[i] > n[usual] ? i : usual;
+    return (plan_kind)usual;
+}
+
+static void test_of_head_and_model_the_one_that_promises_most_is_taken(void **state)
+{
+    (void)state;
+    assert_int_equal(usual_plan(0.7, 50, 0.7, 200, true, true), MODEL); /* cheaper */
+    assert_int_equal(usual_plan(0.7, 300, 0.7, 40, true, true), HEAD);
+    assert_int_equal(usual_plan(0.9, 150, 0.3, 150, true, true), MODEL); /* knows better */
+    assert_int_equal(usual_plan(0.3, 150, 0.9, 150, true, true), HEAD);
+    assert_int_equal(usual_plan(0.7, 150, 0.7, 150, true, true), CHAIN);  /* both are dear */
+    assert_int_equal(usual_plan(0.7, 100, 0.7, 200, false, true), MODEL); /* in turns: no chain */
+    assert_int_equal(usual_plan(0.9, 50, 0.7, 100, true, false), HEAD);   /* no model is there */
+    assert_int_equal(usual_plan(0.02, 300, 0.02, 300, true, true), NOBODY);
+}
+
 /* ---- rows of a batch ---- */
 
 static void test_rows_are_dealt_by_survival(void **state)
@@ -592,6 +650,7 @@ int main(void)
         cmocka_unit_test(test_unknown_widths_are_tried_by_doubling),
         cmocka_unit_test(test_probes_stay_within_their_share),
         cmocka_unit_test(test_matches_are_weighed_against_the_model),
+        cmocka_unit_test(test_of_head_and_model_the_one_that_promises_most_is_taken),
         cmocka_unit_test(test_rows_are_dealt_by_survival),
         cmocka_unit_test(test_rows_get_over_a_cliff_or_stay_before_it),
         cmocka_unit_test(test_rows_are_the_best_choice),
