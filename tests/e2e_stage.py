@@ -419,6 +419,20 @@ class Head(Case):
             wanted = self.generate(*there, '--wire', 'f16')
             self.assertEqual(self.generate(*there, '--wire', 'f16', '--draft', 'mtp', '--parallel', '4'), wanted)
 
+    def test_a_model_goes_on_behind_it(self):
+        hosts = self.serve('a', 'b')
+        for split in (['a/host:1', 'host:1'], ['host:1', 'a/host:1'], ['a/host:1', 'b/host:1']):
+            there = [*hosts, *(x for d in split for x in ('--device', d))]
+            wanted, path = self.generate(*there), os.path.join(self.dir.name, 'both.json')
+            for way in (['--draft-fixed', '4', '--parallel', '1'], ['--draft-fixed', '3', '--parallel', '3'], ['--parallel', '2']):
+                way = [*way, '--draft', 'mtp,' + self.model, '--draft-device', 'host:1', '--stats', path]
+                self.assertEqual(self.generate(*there, *way), wanted, (there, way))
+                with open(path) as f:
+                    totals = json.load(f)['totals']
+                if '--draft-fixed' in way:
+                    self.assertGreater(totals['by_head_accepted'], 0, (there, way))
+                    self.assertGreater(totals['accepted'], totals['by_head_accepted'], (there, way))
+
     def test_its_weights_are_sent_with_the_layers(self):
         env = {**os.environ, 'TANDEM_CACHE_DIR': os.path.join(self.dir.name, 'cache')}
         for model in (self.model, 'tests/data/golden/mtp/glm4moe-own/model.gguf'):
@@ -437,10 +451,10 @@ class Head(Case):
         self.model = TARGET
         self.assertIn('no head', self.generate(*there, '--draft', 'mtp', code=65))
 
-    def lose(self, name, devices, *hosts):
+    def lose(self, name, devices, *hosts, draft=('mtp',)):
         """The worker is killed and started again in the middle of a run: the text, and that drafting goes on."""
         out, stats = (os.path.join(self.dir.name, x) for x in ('out.jsonl', 'stats.json'))
-        args = [*hosts, *(x for d in devices for x in ('--device', d)), '--parallel', '2', '--draft', 'mtp', '--draft-fixed', '2']
+        args = [*hosts, *(x for d in devices for x in ('--device', d)), '--parallel', '2', '--draft-fixed', '2', '--draft', *draft]
         p = subprocess.Popen(self.command(*args, '--stats', stats, '--out', out, n=300), stderr=subprocess.PIPE, text=True)
         while p.poll() is None and not (os.path.exists(out) and os.path.getsize(out)):
             time.sleep(0.01)  # until it is under way
@@ -456,7 +470,8 @@ class Head(Case):
         with open(stats) as f:
             totals = json.load(f)['totals']
         self.assertGreaterEqual(totals['target_losses'], 1)
-        self.assertEqual(totals['draft_joins'], 1 + totals['target_losses'])
+        if draft == ('mtp',):
+            self.assertEqual(totals['draft_joins'], 1 + totals['target_losses'])
         for line in lines:  # of which the last began behind the loss; the last round has no guess
             self.assertGreaterEqual(line['drafted'], line['rounds'], line['id'])
 
@@ -465,6 +480,9 @@ class Head(Case):
 
     def test_it_comes_back_with_a_lost_stage(self):
         self.lose(1, ['a/host:1', 'b/host:1'], *self.serve('a', 'b'))
+
+    def test_it_comes_back_before_a_model(self):
+        self.lose(1, ['a/host:1', 'b/host:1'], *self.serve('a', 'b'), draft=('mtp,' + self.model, '--draft-device', 'host:1'))
 
 
 class Trace(Case):
