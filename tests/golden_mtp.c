@@ -419,8 +419,8 @@ static void check_law1(const mtp_case *c, const placement *p)
     } variants[] = {
         {3, 1, TD_TYPE_F16, true, false},  {1, 4, TD_TYPE_F16, false, false},
         {2, 3, TD_TYPE_F16, false, false}, {0, 2, TD_TYPE_F16, false, false},
-        {3, 1, TD_TYPE_F16, true, true},   {1, 4, TD_TYPE_F16, false, true},
-        {0, 2, TD_TYPE_F16, false, true},  {3, 4, TD_TYPE_Q8_0, true, false},
+        {3, 1, TD_TYPE_F16, false, true},  {1, 4, TD_TYPE_F16, false, true},
+        {0, 2, TD_TYPE_F16, false, true},  {3, 4, TD_TYPE_Q8_0, false, false},
         {4, 3, TD_TYPE_Q8_0, true, true},  {16, 2, TD_TYPE_Q4_0, false, false},
     };
     scratch s;
