@@ -20,7 +20,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROFILED_RUNS 3u /* of each test for --ops */
+#define PROFILED_RUNS 3u    /* of each test for --ops */
+#define COMPUTED      2048u /* positions at most of those a test stands behind; see fill */
 
 /* Devices that run at once. */
 typedef struct {
@@ -136,6 +137,63 @@ static bool run_tokens(lane *l, td_mode mode, uint32_t position, uint32_t n, td_
     return true;
 }
 
+/* One chunk of every part's cache, taken out and put in again further on. */
+typedef struct {
+    uint8_t *bytes[TD_STAGES_MAX];
+    uint64_t n_bytes[TD_STAGES_MAX];
+} chunk;
+
+static bool take_chunk(const lane *l, uint32_t first, chunk *c, td_err *err)
+{
+    uint32_t end = first + TD_PREFILL_ROWS_MAX;
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++) {
+        td_cache *cache = td_forward_cache(l->chain->forwards[i]);
+        c->n_bytes[i] = td_cache_chunk_bytes(cache, first, end);
+        c->bytes[i] = td_alloc(1, c->n_bytes[i], err);
+        if (!c->bytes[i] || !td_cache_read_chunk(cache, 0, first, end, c->bytes[i], err))
+            return false;
+    }
+    return true;
+}
+
+static bool put_chunk(const lane *l, uint32_t first, const chunk *c, td_err *err)
+{
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++)
+        if (!td_cache_write_chunk(td_forward_cache(l->chain->forwards[i]), 0, first,
+                                  first + TD_PREFILL_ROWS_MAX, c->bytes[i], err))
+            return false;
+    return true;
+}
+
+/* What layers keep of a chunk may depend on where it ends. */
+static bool fits_chunk(const lane *l, uint32_t first, const chunk *c)
+{
+    bool fits = true;
+    for (uint32_t i = 0; i < l->chain->layout->n_parts; i++)
+        fits = fits && td_cache_chunk_bytes(td_forward_cache(l->chain->forwards[i]), first,
+                                            first + TD_PREFILL_ROWS_MAX) == c->n_bytes[i];
+    return fits;
+}
+
+/* The empty cache gets n positions: the first COMPUTED by a prompt, the others as copies of their
+ * last chunk. Speed depends on how many keys and values there are, not on what they say, and a
+ * prompt of 131,072 tokens can take an hour. */
+static bool fill(lane *l, uint32_t n, td_err *err)
+{
+    uint32_t at = td_min_u32(n, COMPUTED);
+    chunk c = {0};
+    bool is_ok = run_tokens(l, TD_MODE_PREFILL, 0, at, err);
+    if (is_ok && n - at >= TD_PREFILL_ROWS_MAX)
+        is_ok = take_chunk(l, at - TD_PREFILL_ROWS_MAX, &c, err);
+    for (; is_ok && n - at >= TD_PREFILL_ROWS_MAX; at += TD_PREFILL_ROWS_MAX)
+        is_ok = fits_chunk(l, at, &c)
+                    ? put_chunk(l, at, &c, err)
+                    : run_tokens(l, TD_MODE_PREFILL, at, TD_PREFILL_ROWS_MAX, err);
+    for (uint32_t i = 0; i < TD_STAGES_MAX; i++)
+        td_free(c.bytes[i]);
+    return is_ok && run_tokens(l, TD_MODE_PREFILL, at, n - at, err);
+}
+
 static bool decode_one(lane *l, uint32_t position, td_err *err)
 {
     if (!run_tokens(l, TD_MODE_VERIFY, position, 1, err))
@@ -163,8 +221,7 @@ static bool run_test(lane *l, bench_test *t, double *seconds, double *us, td_err
     uint32_t n = (uint32_t)t->n_tokens, start = l->what.depth;
     if (t->kind != BENCH_PREFILL)
         start += l->params->n_prefill;
-    uint32_t left = td_chain_rewind(l->chain, 0, start);
-    if (!run_tokens(l, TD_MODE_PREFILL, left, start - left, err))
+    if (td_chain_rewind(l->chain, 0, start) != start && !fill(l, start, err))
         return false;
     uint64_t begin_ns = td_clock_real_ns(), thread_ns = td_clock_thread_ns();
     bool is_ok = true;
@@ -302,7 +359,7 @@ static void measure_depth(lane *l)
 {
     plan_tests(l);
     td_chain_rewind(l->chain, 0, 0);
-    run_tokens(l, TD_MODE_PREFILL, 0, l->what.depth, &l->err);
+    fill(l, l->what.depth, &l->err);
     for (uint32_t r = 0; r <= l->params->n_repeats && (l->crew || l->err.code == TD_OK); r++) {
         show_progress(l, r);
         run_round(l, r == 0);

@@ -185,6 +185,19 @@ class Bench(unittest.TestCase):
             self.fails([*PAIR, '--in', f.name], 65, '1 of 3 prompts failed')
         self.fails([*PAIR, '--in', '/nonexistent.jsonl'], 74, 'nonexistent.jsonl')
 
+    def test_deep_caches_are_filled_with_copies(self):
+        with tempfile.TemporaryDirectory() as d:
+            for arch in ('llama', 'qwen35'):
+                subprocess.run([sys.executable, 'scripts/make_model.py', '--arch', arch, '--n-embd', '64', '--heads', '2',
+                                '--kv-heads', '1', '--layers', '4', '--ctx', '140000', '--type', 'Q8_0', '--out', d + '/m.gguf'],
+                               check=True, capture_output=True)
+                for devices in (['host:1'], ['host:1', 'host:2']):
+                    # behind a prompt alone; a whole chunk of copies; copies and a rest of a prompt
+                    seen = records('--model', d + '/m.gguf', *[a for dev in devices for a in ('--device', dev)], '--repeat', '1',
+                                   '--pp', '16', '--tg', '2', '--widths', '8', '--kv-k', 'q8_0', '--depth', '2047,2304,131000')
+                    self.assertEqual([(t['n_depth'], t['test']) for t in seen],
+                                     [(n, t) for n in (2047, 2304, 131000) for t in ('pp16', 'tg2', 'verify8')])
+
     def test_prompts_are_told_one_by_one(self):
         names = ['python', 'c', 'explanation', 'summary', 'facts', 'translation', 'story', 'mathematics', 'review']
         modes = ['plain', 'draft k=3', 'draft', 'n-gram k=3', 'n-gram']
