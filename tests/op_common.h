@@ -297,15 +297,17 @@ static inline float *new_decoded(const td_type_info *type, const unsigned char *
 #define cache_types   td_input_cache_types
 #define N_PLAIN_TYPES TD_INPUT_PLAIN_TYPES /* the first of them: any row length */
 
-/* Type t, or NULL where TD_TEST_TYPES (names, comma-separated) is set and lacks it. */
+/* Type t, or NULL where TD_TEST_TYPES (names, comma-separated; behind a '-': all but them) leaves it
+ * out. */
 static inline const td_type_info *chosen_type(size_t t)
 {
     const char *wanted = getenv("TD_TEST_TYPES");
     size_t n = strlen(weight_types[t]);
-    for (const char *at = wanted; at && *at; at += strcspn(at, ","), at += *at == ',')
-        if (!strncmp(at, weight_types[t], n) && (!at[n] || at[n] == ','))
-            wanted = NULL;
-    return wanted ? NULL : td_type_find_name(weight_types[t]);
+    bool is_all_but = wanted && *wanted == '-', is_named = false;
+    for (const char *at = wanted ? wanted + is_all_but : ""; *at;
+         at += strcspn(at, ","), at += *at == ',')
+        is_named |= !strncmp(at, weight_types[t], n) && (!at[n] || at[n] == ',');
+    return wanted && is_named == is_all_but ? NULL : td_type_find_name(weight_types[t]);
 }
 
 /* -- comparisons ---------------------------------------------------------------------------- */

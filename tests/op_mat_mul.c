@@ -164,7 +164,7 @@ static void check_device(td_device *dev, const mul_case *c, const mul_data *d)
 
 /* On a software GPU a program of its own is compiled for every type, shape and width, which takes
  * longer than all else: there, types beyond one of each kind of shader have one shape and few
- * widths. */
+ * widths (in CI few kernels, too: CMakeLists.txt). */
 static bool has_every_shape(const td_device *dev, const td_type_info *type)
 {
     static const char *const of_a_kind[] = {"F32",  "F16",  "Q4_0",  "Q8_0",

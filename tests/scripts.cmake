@@ -47,6 +47,10 @@ td_c_test(op_embed_staged_vulkan test_op_embed op TD_TEST_DEVICES=vulkan
 td_c_test(op_attention_gpu_vulkan test_op_attention op TD_TEST_DEVICES=vulkan
           TD_VK_LIMIT=loadsByLane=0 TD_TEST_FILTER=*stand_together*)
 
+# Law 1 with all kernels that a number of rows may take, of which the other tests of whole models have few.
+td_c_test(golden_law1_variants_vulkan test_golden_law1 golden TD_GOLDEN=${td_golden} TD_TEST_DEVICES=vulkan
+          TD_VK_LIMIT=fusedOps=9 TD_TEST_MODELS=llama,llama-q8_0)
+
 # Chat templates: what tandem makes of them against Python's jinja2, our own and any that are here.
 td_script_test(unit_chat_truth unit python3 ${CMAKE_CURRENT_SOURCE_DIR}/chat_truth.py
                $<TARGET_FILE:test_unit_jinja>)

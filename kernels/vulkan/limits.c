@@ -36,6 +36,7 @@ static const limit table[] = {
     {"timestampValidBits", LIMIT(timestamp_bits), 0, NULL},
     {"computeFullSubgroups", LIMIT(has_full_subgroups), 0, NULL},
     {"fusedOps", LIMIT(fused_ops), 0, NULL},
+    {"rowVariants", LIMIT(row_variants), 0, NULL},
     {"loadsByLane", LIMIT(loads_by_lane), 0, NULL},
     {"hostImport", LIMIT(host_import), 0, NULL},
     {"maxComputeWorkGroupCount", LIMIT(groups_x), TD_VK_PASSES_MAX, "rows of a chunk"},
@@ -73,6 +74,7 @@ void td_vk_limits_read(td_vk_physical *p, const VkPhysicalDeviceProperties *basi
     to->direct_write_bytes = UINT64_MAX;
     to->direct_input_bytes = UINT64_MAX;
     to->fused_ops = UINT64_MAX;
+    to->row_variants = UINT64_MAX;
     to->groups_x = from->maxComputeWorkGroupCount[0];
     to->groups_y = from->maxComputeWorkGroupCount[1];
     to->groups_z = from->maxComputeWorkGroupCount[2];

@@ -47,6 +47,7 @@ void td_vk_attention_shape(const td_vk_device *d, uint32_t head_dim_v, uint32_t 
     t->block_heads = td_min_u32(n_group, 4 * t->quads);
     t->n_blocks = td_div_up(n_group, t->block_heads);
     t->tile_rows = td_max_u32(4 * t->quads / n_group, 1);
+    t->has_one_variant = s->is_software && d->physical.limits.row_variants == 1;
     s->key.n_spec = 8;
     s->key.spec[6] = 0;
     if (s->is_software)
@@ -63,8 +64,10 @@ static uint32_t variant_slices(uint32_t i)
 uint32_t td_vk_attention_variant(const td_vk_tiling *t, uint32_t n_rows)
 {
     uint32_t n_units = td_div_up(n_rows, t->tile_rows) * t->n_blocks, i = 0;
+    if (n_units > 2 || t->has_one_variant)
+        return SLICE_VARIANTS + 1;
     if (n_units > 1)
-        return n_units > 2 ? SLICE_VARIANTS + 1 : SLICE_VARIANTS;
+        return SLICE_VARIANTS;
     while ((4u << i) < n_rows * t->block_heads)
         i++;
     return i;

@@ -24,6 +24,7 @@ typedef struct {
 
 #define GPU_VARIANTS      11u
 #define SOFTWARE_VARIANTS 9u
+#define FEW_VARIANTS      2u
 
 static const variant gpu_variants[GPU_VARIANTS] = {
     {.n_rows = 1},  {.n_rows = 2},  {.n_rows = 4},  {.n_rows = 6},  {.n_rows = 8},   {.n_rows = 10},
@@ -33,6 +34,8 @@ static const variant software_variants[SOFTWARE_VARIANTS] = {
     {.n_rows = 1},  {.n_rows = 2},  {.n_rows = 4},  {8, 8, 1, 4},    {16, 8, 2, 4},
     {32, 16, 2, 4}, {48, 16, 3, 4}, {64, 16, 4, 4}, {128, 8, 16, 8},
 };
+/* With TD_VK_LIMIT=rowVariants=1, for tests that are about other things than these. */
+static const variant few_variants[FEW_VARIANTS] = {{.n_rows = 4}, {128, 8, 16, 8}};
 
 bool td_vk_is_by_expert(const td_op *op)
 {
@@ -166,9 +169,14 @@ static bool lower_list_experts(const td_op *op, td_vk_step *s, td_err *err)
     return true;
 }
 
-static void count_variants(const td_type_info *type, td_vk_step *s)
+static void count_variants(const td_device *dev, const td_type_info *type, td_vk_step *s)
 {
-    s->n_row_variants = s->is_software ? SOFTWARE_VARIANTS : GPU_VARIANTS;
+    s->is_software = dev->info.kind == TD_DEVICE_SOFTWARE;
+    s->has_few_variants =
+        s->is_software && ((const td_vk_device *)dev)->physical.limits.row_variants == 1;
+    s->n_row_variants = s->has_few_variants ? FEW_VARIANTS
+                        : s->is_software    ? SOFTWARE_VARIANTS
+                                            : GPU_VARIANTS;
     if (type->id == TD_TYPE_Q2_K && !s->is_software) /* four scales leave eight rows no registers */
         s->n_row_variants--;
 }
@@ -181,7 +189,7 @@ void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32
 {
     s->key.shader = td_vk_variant("mat_vec", type);
     s->tile_shader = td_vk_variant("mat_tile", type);
-    s->is_software = d->head.info.kind == TD_DEVICE_SOFTWARE;
+    count_variants(&d->head, type, s);
     const td_vk_limits *l = &d->physical.limits;
     uint64_t n_most = (l->invocations < l->size_x ? l->invocations : l->size_x) / TD_VK_PANEL;
     uint32_t subgroup = d->head.info.subgroup_size;
@@ -191,7 +199,6 @@ void td_vk_mat_mul_shape(const td_vk_device *d, const td_type_info *type, uint32
     while (2 * n_slices <= n && 2 * n_slices <= n_most && n_slices < TD_VK_SLICES_MAX)
         n_slices *= 2;
     s->n_panels = td_div_up(n_o, TD_VK_PANEL);
-    count_variants(type, s);
     /* [4] stays 0, the plain kind, unless the caller sets another. What is unrolled, [5], is the
      * shader's choice on a GPU, and nothing on a software driver, whose compiler takes long. */
     s->key.n_spec = s->is_software ? 6 : 5;
@@ -319,7 +326,9 @@ static bool lower_product(const td_program *program, const td_op *op, uint32_t i
 static const variant *find_variant(const td_vk_step *s, uint32_t i)
 {
     TD_ASSERT(i < s->n_row_variants);
-    return s->is_software ? &software_variants[i] : &gpu_variants[i];
+    return s->has_few_variants ? &few_variants[i]
+           : s->is_software    ? &software_variants[i]
+                               : &gpu_variants[i];
 }
 
 uint32_t td_vk_variant_rows(const td_vk_step *s, uint32_t i) { return find_variant(s, i)->n_rows; }
@@ -390,8 +399,8 @@ static uint32_t rows_apart(const td_program *p, uint32_t i_op)
 {
     const td_op *op = &p->ops[i_op];
     uint32_t n = 1, n_passes;
-    td_vk_step s = {.is_software = p->dev->info.kind == TD_DEVICE_SOFTWARE};
-    count_variants(op->weight->params.type, &s);
+    td_vk_step s = {0};
+    count_variants(p->dev, op->weight->params.type, &s);
     if (td_vk_is_by_expert(op)) {
         s.n_used = op->in[1].n_cols;
         s.n_experts = op->weight->params.n_groups;

@@ -87,6 +87,7 @@ typedef struct { /* limits in force, lowered by TD_VK_LIMIT */
     uint64_t n_stage_buffers, n_set_buffers, n_stage_resources; /* its descriptors */
     uint64_t has_full_subgroups; /* 1: workgroups can be asked to be whole subgroups */
     uint64_t fused_ops;          /* that a dispatch does at most */
+    uint64_t row_variants;       /* 1: a software driver has one kernel of a kind for all rows */
     uint64_t loads_by_lane;      /* 1: a software driver, whose lanes load one after another */
     uint64_t host_import;        /* 1: it imports memory of the process */
     double timestamp_ns;         /* a tick; 0: no timestamps */
@@ -342,6 +343,7 @@ typedef struct {      /* how attention cuts its rows and query heads, inc/push.g
     uint32_t quads;   /* of pairs of a row and a head that a slice takes at most */
     uint32_t tile_rows, n_blocks, block_heads;
     uint32_t n_head_kv, n_slots;
+    bool has_one_variant;
 } td_vk_tiling;
 
 typedef struct { /* one dispatch */
@@ -355,7 +357,7 @@ typedef struct { /* one dispatch */
     uint32_t n_gate_panels;  /* the same where mat_vec gates or quantizes; 0: it does not */
     uint32_t n_used;         /* a product by expert: those a row chose; else 0 */
     uint32_t n_experts;      /* of them */
-    bool is_software;
+    bool is_software, has_few_variants;
     uint32_t subgroup; /* a product on a software driver: lanes that hand each other rows, or 0 */
     const td_vk_buffer *bindings[TD_VK_BINDINGS_MAX];
     VkDescriptorSet set;
