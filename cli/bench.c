@@ -51,9 +51,8 @@ static const option options[] = {
     {"--widths", NULL, OPT_TEXT, AT(widths), 0, 0, "1,2,4",
      "rows of a verification, 1..64 each (default: 1,2,4,8,9,16)"},
     {"--depth", NULL, OPT_TEXT, AT(depths), 0, 0, "0,4096",
-     "tokens in the cache before each test begins: a prompt's; past 2048, where all layers are "
-     "here, "
-     "copies of those (default: 0)"},
+     "tokens in the cache before each test begins; past 2048, unless a layer is elsewhere, copies "
+     "of those (default: 0)"},
     {"--repeat", NULL, OPT_U32, AT(p.n_repeats), 1, BENCH_REPEATS_MAX, "N",
      "repeats of each test (default: 5; with --prompts 1)"},
     {"--kv-k", NULL, OPT_TEXT, AT(types_k), 0, 0, "TYPE,..",
