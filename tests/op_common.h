@@ -297,8 +297,8 @@ static inline float *new_decoded(const td_type_info *type, const unsigned char *
 #define cache_types   td_input_cache_types
 #define N_PLAIN_TYPES TD_INPUT_PLAIN_TYPES /* the first of them: any row length */
 
-/* Type t, or NULL where TD_TEST_TYPES (names, comma-separated; behind a '-': all but them) leaves it
- * out. */
+/* Type t, or NULL where TD_TEST_TYPES leaves it out: names, comma-separated; behind a '-', all but
+ * them. */
 static inline const td_type_info *chosen_type(size_t t)
 {
     const char *wanted = getenv("TD_TEST_TYPES");
